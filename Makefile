@@ -1,0 +1,32 @@
+SANDBOX := python3 -m sandbox
+S ?= site
+
+.PHONY: help demo demo-env demo-down test lint unit sanity molecule
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## a kind cluster, the stand-in for Google, the cache, and a proof of each promise
+	@$(SANDBOX) up
+	@$(SANDBOX) run python -m sandbox.demo
+
+demo-env: ## shell exports to look around in the demo: eval "$(make demo-env)"
+	@$(SANDBOX) env
+
+demo-down: ## remove all that the demo started; builds stay in the cache
+	@$(SANDBOX) down
+
+test: ## everything, with the seconds of each stage
+	@python3 -m tests.run
+
+lint: ## ansible-lint (profile production), yamllint, shellcheck
+	@python3 -m tests.run lint
+
+unit: ## pytest
+	@python3 -m tests.run unit
+
+sanity: ## ansible-test sanity on the built collection
+	@python3 -m tests.run sanity
+
+molecule: ## one scenario on kind: make molecule S=site
+	@python3 -m tests.run molecule-$(S)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""python3 -m sandbox: see `--help`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import time
+
+from . import cluster, engine, environment, google, images, tools
+from .settings import CACHE, ROOT, Sandbox
+from .steps import say
+
+
+def _passwords(sandbox: Sandbox) -> None:
+    if not sandbox.password.exists():
+        descriptor = os.open(sandbox.password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(os.urandom(16).hex())
+
+
+def up(sandbox: Sandbox) -> None:
+    """Everything running: engine, images, cluster, stand-in."""
+    started = time.monotonic()
+    if os.environ.get("HTTPS_PROXY") == sandbox.proxy:  # inside `run`: the way out of this machine is another
+        del os.environ["HTTPS_PROXY"]
+    environment.ensure()
+    engine.ensure()
+    images.ensure_base_images()
+    cluster.ensure_network(sandbox)
+    cluster.ensure(sandbox)
+    google.ensure(sandbox)
+    _passwords(sandbox)
+    say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")
+
+
+def down(sandbox: Sandbox) -> None:
+    """Removes what `up` started and nothing else; builds stay in the cache."""
+    google.stop(sandbox)
+    if engine.attach():
+        cluster.delete(sandbox)
+    for name in ("kubeconfig", "kubeconfig.new", "password"):
+        (sandbox.state / name).unlink(missing_ok=True)
+    google.forget(sandbox)
+    others = [other for other in ("demo", "test") if (CACHE / "run" / other / "kubeconfig").exists()]
+    if engine.ours() and not others:
+        engine.stop()
+    say(f"sandbox '{sandbox.name}' is down")
+
+
+def exports(sandbox: Sandbox) -> dict[str, str]:
+    """What a shell needs to look around."""
+    return {
+        "PATH": f"{cluster.kubectl(sandbox).parent}:{os.environ['PATH']}",
+        "KUBECONFIG": str(sandbox.kubeconfig),
+        "REGISTRY_CACHE_ENDPOINT": cluster.endpoint(sandbox),
+        "REGISTRY_CACHE_USER": "nodes",
+        "REGISTRY_CACHE_PASSWORD": sandbox.password.read_text(),
+        "REGISTRY_CACHE_UPSTREAM": f"https://{sandbox.gateway}",
+        "REGISTRY_CACHE_UPSTREAM_CA": str(sandbox.ca),
+        "REGISTRY_CACHE_UPSTREAM_TOKEN": sandbox.operator_token.read_text().strip(),
+        "REGISTRY_CACHE_UPSTREAM_ADMIN": f"https://{sandbox.gateway}/standin",
+        **({"DOCKER_HOST": os.environ["DOCKER_HOST"]} if "DOCKER_HOST" in os.environ else {}),
+    }
+
+
+def _inside(sandbox: Sandbox) -> dict[str, str]:
+    """The environment of a control node whose way to Google is the stand-in."""
+    return {
+        "PATH": f"{environment.VENV}/bin:{tools.build('registry')}:{cluster.kubectl(sandbox).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "KUBECONFIG": str(sandbox.kubeconfig),
+        "SANDBOX": sandbox.name,
+        "SANDBOX_STATE": str(sandbox.state),
+        "KIND_EXPERIMENTAL_DOCKER_NETWORK": sandbox.cluster,
+        # As behind a company's inspecting proxy: its address, its CA, and what is reached without it.
+        "HTTPS_PROXY": sandbox.proxy,
+        "NO_PROXY": "127.0.0.1,localhost,198.18.0.0/15",
+        "REQUESTS_CA_BUNDLE": str(sandbox.ca),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m sandbox", description=__doc__)
+    parser.add_argument("--name", choices=("demo", "test"), default=os.environ.get("SANDBOX", "demo"))
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start everything")
+    commands.add_parser("down", help="remove what `up` started; builds stay in the cache")
+    commands.add_parser("env", help="print shell exports")
+    tool = commands.add_parser("tool", help="run a command with the project's Python environment alone")
+    run = commands.add_parser("run", help="run a command as the sandbox's control node")
+    for command in (tool, run):
+        command.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND ...")
+    arguments = parser.parse_args()
+    sandbox = Sandbox(arguments.name)
+    if arguments.command == "up":
+        up(sandbox)
+    elif arguments.command == "down":
+        down(sandbox)
+    elif arguments.command == "env":
+        if not (engine.attach() and cluster.exists(sandbox)):
+            sys.exit(f"the sandbox '{sandbox.name}' is not up: run 'make demo'")
+        say("\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports(sandbox).items()))
+    else:
+        environment.ensure()
+        if arguments.command == "run":
+            engine.attach()
+            os.environ.update(_inside(sandbox))
+        else:
+            os.environ["PATH"] = f"{environment.VENV}/bin:{os.environ['PATH']}"
+        argv = [word for word in arguments.argv if word != "--"]
+        os.execvp(argv[0], argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The kind cluster: creation, pod network where the node image has none, Google's names."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+
+from . import images, tools
+from .settings import GOOGLE_HOSTS, NODE_PORT, Sandbox
+from .steps import Log, step, wait
+
+Client = tuple[str | pathlib.Path, ...]  # kubectl with its kubeconfig
+
+_PODS, _SERVICES = "198.18.128.0/17", "198.18.64.0/18"
+# kind's own name for the network that it puts nodes on; ours keeps us apart from other clusters.
+_NETWORK_VARIABLE = "KIND_EXPERIMENTAL_DOCKER_NETWORK"
+
+
+def _kind() -> pathlib.Path:
+    return tools.build("registry") / "kind"
+
+
+def kubectl(sandbox: Sandbox) -> pathlib.Path:
+    return sandbox.state / "bin" / "kubectl"
+
+
+def _output(*argv: str | pathlib.Path) -> str:
+    return subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=True).stdout
+
+
+def nodes(sandbox: Sandbox) -> list[str]:
+    return _output(_kind(), "get", "nodes", "--name", sandbox.cluster).split()
+
+
+def exists(sandbox: Sandbox) -> bool:
+    return sandbox.cluster in _output(_kind(), "get", "clusters").split() and sandbox.kubeconfig.exists()
+
+
+def ensure_network(sandbox: Sandbox) -> None:
+    """The nodes' network, whose gateway address the stand-in listens on."""
+    os.environ[_NETWORK_VARIABLE] = sandbox.cluster
+    if sandbox.cluster in _output("docker", "network", "ls", "--format", "{{.Name}}").split():
+        return
+    with step(f"network {sandbox.subnet}") as log:
+        addresses = ("--subnet", sandbox.subnet, "--gateway", sandbox.gateway)
+        log.run("docker", "network", "create", *addresses, sandbox.cluster)
+
+
+def _config(image: str) -> dict[str, object]:
+    config: dict[str, object] = {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"podSubnet": _PODS, "serviceSubnet": _SERVICES},
+        "nodes": [{"role": "control-plane", "image": image}],
+    }
+    if image.startswith(images.NODE_IMAGE):
+        kubelet = {
+            "kind": "KubeletConfiguration",
+            "failCgroupV1": False,
+            "resolvConf": "/kind/resolv.conf",
+            "evictionHard": {"nodefs.available": "0%", "imagefs.available": "0%"},
+        }
+        config["featureGates"] = {"KubeletInUserNamespace": True}  # no CAP_SYS_RESOURCE, no /dev/kmsg
+        config["networking"] = {**config["networking"], "disableDefaultCNI": True}  # type: ignore[dict-item]
+        config["kubeadmConfigPatches"] = [json.dumps(kubelet)]
+    return config
+
+
+def _google_names(corefile: str, address: str) -> str:
+    """A Corefile in which Google's names are the stand-in's."""
+    hosts = f"    hosts {{\n        {address} {' '.join(GOOGLE_HOSTS)}\n        fallthrough\n    }}\n"
+    return re.sub(r"(?m)^    forward ", hosts + "    forward ", corefile, count=1)
+
+
+def _teach_dns(sandbox: Sandbox, log: Log, client: Client) -> None:
+    program = [*client, "--namespace", "kube-system"]
+    config_map = json.loads(_output(*program, "get", "configmap", "coredns", "--output", "json"))
+    patch = {"data": {"Corefile": _google_names(config_map["data"]["Corefile"], sandbox.gateway)}}
+    log.run(*program, "patch", "configmap", "coredns", "--patch", json.dumps(patch))
+    log.run(*program, "scale", "deployment", "coredns", "--replicas", "1")
+    log.run(*program, "rollout", "restart", "deployment", "coredns")
+
+
+def _connect_pods(log: Log, client: Client) -> None:
+    """A bridge on every node with the node's own pod range, and routes to the others'."""
+    get = (*client, "get", "nodes", "--output", "json")
+    wait(lambda: all("podCIDR" in item["spec"] for item in json.loads(_output(*get))["items"]), 60, "a pod range")
+    items = json.loads(_output(*get))["items"]
+    ranges = {item["metadata"]["name"]: item["spec"]["podCIDR"] for item in items}
+    addresses = {
+        item["metadata"]["name"]: next(a["address"] for a in item["status"]["addresses"] if a["type"] == "InternalIP")
+        for item in items
+    }
+    for node, pods in ranges.items():
+        network = {
+            "cniVersion": "0.3.1",
+            "name": "sandbox",
+            "plugins": [
+                {
+                    "type": "bridge",
+                    "bridge": "cni0",
+                    "isGateway": True,
+                    "ipMasq": True,
+                    "hairpinMode": True,
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": pods}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
+                },
+                {"type": "portmap", "capabilities": {"portMappings": True}},
+            ],
+        }
+        inside = ("docker", "exec", "--interactive", node)
+        for other in ranges.keys() - {node}:
+            log.run(*inside, "ip", "route", "replace", ranges[other], "via", addresses[other])
+        log.run(*inside, "mkdir", "--parents", "/etc/cni/net.d")
+        log.run(*inside, "tee", "/etc/cni/net.d/10-sandbox.conflist", stdin=json.dumps(network).encode())
+
+
+def ensure(sandbox: Sandbox) -> None:
+    """A Ready cluster whose pods resolve Google's names to the stand-in."""
+    os.environ[_NETWORK_VARIABLE] = sandbox.cluster
+    if exists(sandbox):
+        return
+    image = images.ensure_node_image()
+    with step(f"kind cluster {sandbox.cluster}", "kubeadm, then every node and CoreDNS Ready") as log:
+        sandbox.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)  # what an interrupted run left
+        new = sandbox.kubeconfig.with_suffix(".new")
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            json.dump(_config(image), file)
+            file.flush()
+            where = ("--name", sandbox.cluster, "--kubeconfig", new)
+            log.run(_kind(), "create", "cluster", "--config", file.name, *where)
+        kubectl(sandbox).parent.mkdir(exist_ok=True)
+        log.run("docker", "cp", f"{nodes(sandbox)[0]}:/usr/bin/kubectl", kubectl(sandbox))
+        client = (kubectl(sandbox), "--kubeconfig", new)
+        _teach_dns(sandbox, log, client)
+        if image.startswith(images.NODE_IMAGE):
+            _connect_pods(log, client)
+        log.run(*client, "wait", "nodes", "--all", "--for=condition=Ready", "--timeout=180s")
+        dns = ("--namespace", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=180s")
+        log.run(*client, *dns)
+        new.rename(sandbox.kubeconfig)  # only a finished cluster has its kubeconfig in place
+
+
+def endpoint(sandbox: Sandbox) -> str:
+    """The cache as this machine reaches it: the NodePort on the first node's address."""
+    template = "{{ (index .NetworkSettings.Networks \"%s\").IPAddress }}" % sandbox.cluster
+    address = _output("docker", "inspect", "--format", template, nodes(sandbox)[0]).strip()
+    return f"http://{address}:{NODE_PORT}"
+
+
+def delete(sandbox: Sandbox) -> None:
+    with step(f"removal of cluster {sandbox.cluster}") as log:
+        log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)
+        log.run("docker", "network", "rm", sandbox.cluster, check=False)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Starts the stand-in for Google and the real registry that holds its private images."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+
+from . import environment, processes, tools
+from .settings import PROJECT, PROJECT_NUMBER, SANDBOX, UPSTREAM_HOST, Sandbox
+from .steps import step, wait
+
+OPERATOR = "user:admin@example.com"
+
+
+def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
+    # No proxy: these are this machine's own addresses.
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    )
+    try:
+        with opener.open(url, timeout=2):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def ensure(sandbox: Sandbox) -> None:
+    """The registry on loopback, the stand-in on the cluster network's gateway address."""
+    binary = tools.build("registry") / "registry"
+    home = sandbox.state / "google"
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    registry, google = home / "registry.pid", home / "google.pid"
+    if processes.running(registry) and processes.running(google):
+        return
+    with step("stand-in for Google", "its health check") as log:
+        if not processes.running(registry):
+            config = {
+                "version": "0.1",
+                "log": {"level": "warn"},
+                "storage": {"filesystem": {"rootdirectory": str(home / "images")}, "delete": {"enabled": True}},
+                "http": {"addr": f"127.0.0.1:{sandbox.registry_port}", "relativeurls": True},
+            }
+            (home / "registry.json").write_text(json.dumps(config))
+            processes.start(registry, [str(binary), "serve", str(home / "registry.json")])
+        if not processes.running(google):
+            config = {
+                "address": sandbox.gateway,
+                "port": 443,
+                "proxy_port": 3128,
+                "state_dir": str(home),
+                "registry_url": f"http://127.0.0.1:{sandbox.registry_port}",
+                "operator": OPERATOR,
+                "operator_token_file": str(sandbox.operator_token),
+                "projects": {PROJECT: PROJECT_NUMBER},
+            }
+            (home / "google.json").write_text(json.dumps(config))
+            processes.start(
+                google,
+                [str(environment.PYTHON), "-m", "google_standin", "--config", str(home / "google.json")],
+                env={"PYTHONPATH": str(SANDBOX / "google")},
+            )
+        log.path = google.with_suffix(".log")
+        wait(lambda: _answers(f"http://127.0.0.1:{sandbox.registry_port}/"), 20, "the registry behind the stand-in")
+        wait(sandbox.ca.exists, 20, "the stand-in's CA")
+        context = ssl.create_default_context(cafile=str(sandbox.ca))
+        wait(lambda: _answers(f"https://{sandbox.gateway}/standin/health", context), 20, "the stand-in")
+    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the stand-in to take them") as log:
+        log.run(environment.PYTHON, SANDBOX / "seed.py", sandbox.name, env={"PYTHONPATH": str(SANDBOX.parent)})
+
+
+def stop(sandbox: Sandbox) -> None:
+    for name in ("google", "registry"):
+        processes.stop(sandbox.state / "google" / f"{name}.pid")
+
+
+def forget(sandbox: Sandbox) -> None:
+    """Remove the stand-in's resources, images, CA and tokens."""
+    shutil.rmtree(sandbox.state / "google", ignore_errors=True)

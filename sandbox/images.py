@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images under their ordinary names: pulled where that works, made from packages where it does not."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Iterable
+
+from . import debian, engine, tools
+from .settings import (
+    CACHE,
+    COREDNS_TAG,
+    DEBIAN_SUITE,
+    ETCD_TAG,
+    GO_IMAGE,
+    KIND_NODE_IMAGE,
+    KUBERNETES_VERSION,
+    PAUSE_TAG,
+    REGISTRY_IMAGE,
+    SANDBOX,
+    key,
+)
+from .steps import Log, StepFailed, step
+
+NODE_IMAGE = "registry-cache-sandbox/node"
+_CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
+_BUSYBOX = pathlib.Path("/bin/busybox")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_NODE_PACKAGES = (
+    "systemd,dbus,containerd,runc,iptables,nftables,iproute2,conntrack,ethtool,socat,kmod,procps,"
+    "ca-certificates,containernetworking-plugins,jq,curl"
+)
+
+
+def _pulled(name: str, log: Log) -> bool:
+    return log.run("docker", "pull", name, check=False).returncode == 0
+
+
+def _import(log: Log, name: str, stand_in_key: str, tree: pathlib.Path | bytes, *changes: str) -> None:
+    """`docker import` a folder or a tar under a name, labelled with the key that it was made for."""
+    flags = [word for change in (f"LABEL sandbox.key={stand_in_key}", *changes) for word in ("--change", change)]
+    if isinstance(tree, bytes):
+        log.run("docker", "import", *flags, "-", name, stdin=tree)
+    else:
+        log.pipe(["tar", "--create", "--directory", str(tree), "."], ["docker", "import", *flags, "-", name])
+
+
+def _tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple[str, str]] = ()) -> bytes:
+    """A tar of files (by path or content, 0755) and symbolic links."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for folder in ("tmp", "etc", "bin", "var/lib"):
+            info = tarfile.TarInfo(folder)
+            info.type, info.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
+            archive.addfile(info)
+        for name, source in files:
+            info = tarfile.TarInfo(name.lstrip("/"))
+            content = source if isinstance(source, bytes) else source.read_bytes()
+            info.size, info.mode = len(content), 0o755
+            archive.addfile(info, io.BytesIO(content))
+        for name, target in links:
+            info = tarfile.TarInfo(name.lstrip("/"))
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+    return buffer.getvalue()
+
+
+def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[str, str]]]:
+    """What an Alpine base offers that is used here: a shell, its applets, the CA bundle, a root user."""
+    applets = subprocess.run([_BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    files: list[tuple[str, pathlib.Path | bytes]] = [
+        ("bin/busybox", _BUSYBOX),
+        ("etc/ssl/certs/ca-certificates.crt", _CA_BUNDLE),
+        ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/group", b"root:x:0:\n"),
+    ]
+    return files, [(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"]
+
+
+def _make_registry(log: Log, stand_in_key: str) -> None:
+    files, links = _alpine_like()
+    files += [
+        ("bin/registry", tools.build("registry") / "registry"),
+        ("entrypoint.sh", b'#!/bin/sh\nexec registry serve "$@"\n'),
+    ]
+    _import(
+        log,
+        REGISTRY_IMAGE,
+        stand_in_key,
+        _tar(files, links),
+        f"ENV PATH={_PATH}",
+        'ENTRYPOINT ["/entrypoint.sh"]',
+        'CMD ["/etc/distribution/config.yml"]',
+        "EXPOSE 5000",
+    )
+
+
+def _make_go(log: Log, stand_in_key: str) -> None:
+    root = pathlib.Path(_output("go", "env", "GOROOT"))
+    tree = CACHE / "go-image"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    try:
+        files, links = _alpine_like()
+        with tarfile.open(fileobj=io.BytesIO(_tar(files, links))) as archive:
+            archive.extractall(tree, filter="tar")
+        unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
+        ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
+        shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
+        environment = (f"ENV PATH=/go/bin:/usr/local/go/bin:{_PATH}", "ENV GOPATH=/go", "ENV GOTOOLCHAIN=local")
+        _import(log, GO_IMAGE, stand_in_key, tree, *environment, "WORKDIR /go")
+    finally:
+        shutil.rmtree(tree)
+
+
+def _output(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def ensure_base_images() -> None:
+    """The product's base images, under the names that its Dockerfile has."""
+    debian.install({"busybox": "busybox-static", "go": "golang"})
+    keys = {
+        REGISTRY_IMAGE: key(SANDBOX / "images.py", SANDBOX / "tools" / "registry"),
+        GO_IMAGE: key(SANDBOX / "images.py", _output("go", "version")),
+    }
+    makers = {REGISTRY_IMAGE: _make_registry, GO_IMAGE: _make_go}
+    for name, make in makers.items():
+        if engine.has_image(name, keys[name]) or (engine.has_image(name) and not engine.is_stand_in(name)):
+            continue
+        tools.build("registry")
+        with step(f"base image {name}", "the registry that hosts it, or the making of a stand-in") as log:
+            if not _pulled(name, log):
+                make(log, keys[name])
+
+
+def _debian_root() -> pathlib.Path:
+    tree = CACHE / f"node-root-{key(_NODE_PACKAGES, DEBIAN_SUITE)}"
+    ready = tree.with_suffix(".ready")
+    if not ready.exists():
+        debian.install({"debootstrap": "debootstrap"})
+        with step("node image: Debian root", "the package mirror") as log:
+            shutil.rmtree(tree, ignore_errors=True)
+            log.run("debootstrap", "--variant=minbase", f"--include={_NODE_PACKAGES}", DEBIAN_SUITE, tree)
+            for archive in (tree / "var" / "cache" / "apt" / "archives").glob("*.deb"):
+                archive.unlink()
+            ready.touch()
+    return tree
+
+
+def _iptables(root: pathlib.Path) -> tuple[list[tuple[str, pathlib.Path]], list[tuple[str, str]]]:
+    """kube-proxy's userland: iptables on nftables with its libraries, out of the node's Debian root."""
+    multi = "/usr/sbin/xtables-nft-multi"
+    names = ("iptables", "ip6tables")
+    commands = [f"{name}{suffix}" for name in names for suffix in ("", "-save", "-restore")]
+    linked = _output("chroot", str(root), "ldd", multi).split()
+    paths = [multi, *(word for word in linked if word.startswith("/"))]
+    paths += [f"/{file.relative_to(root)}" for file in (root / "usr/lib/x86_64-linux-gnu/xtables").glob("*.so")]
+    files = [(path, (root / path.lstrip("/")).resolve()) for path in dict.fromkeys(paths)]
+    return files, [(f"/usr/sbin/{command}", multi) for command in commands]
+
+
+def _make_control_plane_images(log: Log, root: pathlib.Path) -> list[str]:
+    kubernetes, etcd, coredns = (tools.build(group) for group in ("kubernetes", "etcd", "coredns"))
+    names = []
+
+    def make(name: str, content: bytes, entrypoint: str) -> None:
+        _import(log, name, "", content, f"ENV PATH={_PATH}", f'ENTRYPOINT ["{entrypoint}"]')
+        names.append(name)
+
+    for program in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
+        binary = f"/usr/local/bin/{program}"
+        make(f"registry.k8s.io/{program}:{KUBERNETES_VERSION}", _tar([(binary, kubernetes / program)]), binary)
+    files, links = _iptables(root)
+    proxy = _tar([*files, ("/usr/local/bin/kube-proxy", kubernetes / "kube-proxy")], links)
+    make(f"registry.k8s.io/kube-proxy:{KUBERNETES_VERSION}", proxy, "/usr/local/bin/kube-proxy")
+    make(f"registry.k8s.io/etcd:{ETCD_TAG}", _tar([("/usr/local/bin/etcd", etcd / "server")]), "/usr/local/bin/etcd")
+    dns = _tar([("/coredns", coredns / "coredns")])
+    make(f"registry.k8s.io/coredns/coredns:{COREDNS_TAG}", dns, "/coredns")
+    pause = f"registry.k8s.io/pause:{PAUSE_TAG}"
+    _import(log, pause, "", _tar([("/bin/busybox", _BUSYBOX)]), 'ENTRYPOINT ["/bin/busybox", "sleep", "infinity"]')
+    return [*names, pause]
+
+
+def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> None:
+    kubernetes = tools.build("kubernetes")
+    container = f"registry-cache-sandbox-node-{os.getpid()}"
+    names = _make_control_plane_images(log, root)
+    _import(log, f"{NODE_IMAGE}:root", "", root)
+    how = ("--detach", "--privileged", "--stop-signal", "SIGRTMIN+3", "--name", container)
+    log.run("docker", "run", *how, f"{NODE_IMAGE}:root", "sleep", "infinity")
+    try:
+        log.run("docker", "cp", f"{SANDBOX}/node/rootfs/.", f"{container}:/")
+        for program in ("kubelet", "kubeadm", "kubectl"):
+            log.run("docker", "cp", kubernetes / program, f"{container}:/usr/bin/{program}")
+        inside = ["docker", "exec", "--interactive", container]
+        log.run(*inside, "tee", "/kind/version", stdin=KUBERNETES_VERSION.encode())
+        log.run("docker", "exec", "--detach", container, "containerd")
+        ready = "until ctr version >/dev/null 2>&1; do sleep 0.2; done"
+        log.run(*inside, "timeout", "30", "sh", "-c", ready)
+        log.pipe(["docker", "save", *names], [*inside, "ctr", "-n=k8s.io", "images", "import", "--no-unpack", "-"])
+        log.run(*inside, "pkill", "-TERM", "containerd")
+        log.run(*inside, "timeout", "30", "sh", "-c", "while pgrep -x containerd >/dev/null; do sleep 0.2; done")
+        changes = (
+            f"LABEL sandbox.key={stand_in_key}",
+            "ENV container=docker",
+            'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]',
+            "CMD []",
+        )
+        log.run("docker", "commit", *[word for change in changes for word in ("--change", change)], container, name)
+    finally:
+        log.run("docker", "rm", "--force", "--volumes", container, check=False)
+        log.run("docker", "image", "rm", f"{NODE_IMAGE}:root", *names, check=False)
+
+
+def ensure_node_image() -> str:
+    """The node image's name: kind's own where it can be pulled, else ours."""
+    stand_in_key = key(SANDBOX / "node", SANDBOX / "images.py", SANDBOX / "tools", KUBERNETES_VERSION, ETCD_TAG)
+    ours = f"{NODE_IMAGE}:{KUBERNETES_VERSION}"
+    if engine.has_image(KIND_NODE_IMAGE):
+        return KIND_NODE_IMAGE
+    if engine.has_image(ours, stand_in_key):
+        return ours
+    with step(f"node image {KIND_NODE_IMAGE}", "the registry that hosts it") as log:
+        if _pulled(KIND_NODE_IMAGE, log):
+            return KIND_NODE_IMAGE
+        log_line = "it cannot be pulled here: one is made from Debian's packages and Go modules"
+    print(f"   {log_line}", flush=True)
+    root = _debian_root()
+    for group in ("kubernetes", "etcd", "coredns"):
+        tools.build(group)
+    with step("node image", "docker import and commit") as log:
+        _make_node(log, ours, stand_in_key, root)
+    if not engine.has_image(ours, stand_in_key):
+        raise StepFailed("the node image was not made")
+    return ours
