@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 
-from . import cluster, engine, environment, google, images, tools
+from . import cluster, engine, environment, images, tools, upstream
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
@@ -31,19 +31,19 @@ def up(sandbox: Sandbox) -> None:
     images.ensure_base_images()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
-    google.ensure(sandbox)
+    upstream.ensure(sandbox)
     _passwords(sandbox)
     say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")
 
 
 def down(sandbox: Sandbox) -> None:
     """Removes what `up` started and nothing else; builds stay in the cache."""
-    google.stop(sandbox)
+    upstream.stop(sandbox)
     if engine.attach():
         cluster.delete(sandbox)
     for name in ("kubeconfig", "kubeconfig.new", "password"):
         (sandbox.state / name).unlink(missing_ok=True)
-    google.forget(sandbox)
+    upstream.forget(sandbox)
     others = [other for other in ("demo", "test") if (CACHE / "run" / other / "kubeconfig").exists()]
     if engine.ours() and not others:
         engine.stop()

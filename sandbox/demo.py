@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The demo: site.yml on an empty cluster, then a proof of each promise, measured in this run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+from .client import NAMESPACE, USER, Cache, Cluster, Google
+from .settings import NODE_PORT, PROJECT, REPOSITORY, ROOT, UPSTREAM_HOST, Sandbox
+
+_IMAGE = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/hello:1.0"
+_SITE = ("ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/site.yml")
+
+
+class NotProved(Exception):
+    """A promise that did not hold."""
+
+
+def prove(holds: bool, text: str) -> None:
+    """Print one measured line, or stop with it."""
+    if not holds:
+        raise NotProved(text)
+    print(f"  ✓ {text}", flush=True)
+
+
+def site(*arguments: str) -> tuple[int, float]:
+    """Run site.yml, shown as it runs; returns how many tasks changed and its seconds."""
+    started, changed = time.monotonic(), -1
+    print(f"\n$ {' '.join((*_SITE, *arguments))}", flush=True)
+    with subprocess.Popen([*_SITE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if not line.startswith(("ok:", "skipping:", "included:")) and line.strip():
+                print(f"  {line}", end="", flush=True)
+            if recap := re.search(r"changed=(\d+)", line):
+                changed = int(recap[1])
+    if process.returncode:
+        raise NotProved("site.yml failed")
+    return changed, time.monotonic() - started
+
+
+def pulls(cluster: Cluster, cache: Cache, google: Google) -> None:
+    """A pod from the cache; then one whose node holds nothing of it."""
+    google.reset_counters()
+    seconds = cluster.run_pod("hello", _IMAGE)
+    blobs = google.counters()["blob_get"]
+    prove(blobs > 0, f"first pull: a pod is Running from {_IMAGE} after {seconds:.1f} s; upstream blob GETs: {blobs}")
+
+    cluster.warm(cache.password, "hello", "1.0")
+    cluster.delete_pod("hello")
+    cluster.forget_image(_IMAGE)
+    google.reset_counters()
+    seconds = cluster.run_pod("hello", _IMAGE)
+    pulled = cluster.pulled("hello", _IMAGE)
+    blobs = google.counters()["blob_get"]
+    text = f"node emptied of the image, both replicas hold it: pulled again in {seconds:.1f} s; upstream blob GETs: {blobs}"
+    prove(pulled and blobs == 0, text)
+
+
+def credentials(cache: Cache) -> None:
+    none, wrong, right = cache.status(None), cache.status((USER, "wrong")), cache.status((USER, cache.password))
+    prove((none, wrong, right) == (401, 401, 200), f"no credential: {none}; wrong password: {wrong}; right one: {right}")
+
+
+def grant(cache: Cache, google: Google) -> None:
+    """Take the reader binding away and let site.yml put it back."""
+    google.revoke()
+    refused, cached = cache.manifest("other", "1.0").status_code, cache.manifest("hello", "1.0").status_code
+    prove(
+        refused in (403, 404, 500) and cached == 200,
+        f"reader binding removed: an uncached image at the next request: {refused}; a cached one: {cached}",
+    )
+    changed, seconds = site()
+    restored = cache.manifest("other", "1.0").status_code
+    prove(restored == 200, f"site.yml again (changed={changed}, {seconds:.0f} s): the uncached image: {restored}")
+
+
+def main() -> None:
+    sandbox = Sandbox(os.environ["SANDBOX"])
+    cluster, google = Cluster(sandbox), Google(sandbox)
+    cluster.kubectl("create", "namespace", "demo", check=False)
+    try:
+        changed, seconds = site()
+        cache = Cache(sandbox)
+        print("\nProved in this run:")
+        ready = len(cluster.replicas())
+        prove(ready == 2, f"site.yml: {ready} replicas from an empty cluster in {seconds:.0f} s (changed={changed})")
+        pulls(cluster, cache, google)
+        credentials(cache)
+        grant(cache, google)
+        changed, seconds = site()
+        prove(changed == 0, f"site.yml a second time: changed={changed}, {seconds:.0f} s")
+    except NotProved as failure:
+        print(f"  ✗ {failure}\n\n{cluster.kubectl('get', 'pods,events', '--all-namespaces', check=False)}", flush=True)
+        sys.exit(1)
+    print(f"""
+The cluster stays up. To look around:
+  eval "$(make demo-env)"
+  kubectl --namespace {NAMESPACE} get all
+  curl --user "$REGISTRY_CACHE_USER:$REGISTRY_CACHE_PASSWORD" "$REGISTRY_CACHE_ENDPOINT/v2/{PROJECT}/{REPOSITORY}/hello/tags/list"
+To run a playbook on it:
+  python3 -m sandbox run {" ".join(_SITE)}
+For a real project, with your own kubeconfig and Google credentials ({UPSTREAM_HOST} or any other location):
+  cp -r inventory/example inventory/mine   # and fill in inventory/mine/group_vars
+  ansible-playbook -i inventory/mine playbooks/site.yml
+To remove all of it: make demo-down""")
+
+
+if __name__ == "__main__":
+    main()

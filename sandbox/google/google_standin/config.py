@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The configuration file."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import secrets
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `--config` holds; every key is required, except the two ports.
+
+    projects: number by project id. operator: the IAM member who may do everything.
+    registry_url: a distribution registry without authentication, reachable by the stand-in alone.
+    """
+
+    address: str
+    state_dir: pathlib.Path
+    registry_url: str
+    operator: str
+    operator_token_file: pathlib.Path
+    projects: dict[str, str]
+    port: int = 443
+    proxy_port: int = 3128
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> Config:
+        """Raises TypeError for a missing or unknown key."""
+        values = json.loads(path.read_text())
+        for key in ("state_dir", "operator_token_file"):
+            values[key] = pathlib.Path(values[key])
+        return cls(**values)
+
+    def operator_token(self) -> str:
+        """The operator's access token; made (0600) at first use."""
+        try:
+            return self.operator_token_file.read_text().strip()
+        except FileNotFoundError:
+            token = f"ya29.{secrets.token_urlsafe(32)}"
+            write_private(self.operator_token_file, token.encode() + b"\n")
+            return token
+
+
+def write_private(path: pathlib.Path, content: bytes) -> None:
+    """Replace a file in one step; nobody else can read it at any time."""
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.unlink(missing_ok=True)
+    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    temporary.replace(path)

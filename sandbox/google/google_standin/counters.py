@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was asked of the upstream, by kind and by repository."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+KINDS = (
+    "ping",
+    "token",
+    "manifest_get",
+    "manifest_head",
+    "blob_get",
+    "blob_head",
+    "blob_download",
+    "upload",
+    "denied",
+    "sts_exchange",
+    "sts_refused",
+)
+
+
+class Counters:
+    """Counts since the last reset. The operator's own requests are not told to it."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._total: Counter[str] = Counter()
+        self._repositories: dict[str, Counter[str]] = {}
+
+    def add(self, kind: str, repository: str | None = None) -> None:
+        assert kind in KINDS, kind
+        self._total[kind] += 1
+        if repository is not None:
+            self._repositories.setdefault(repository, Counter())[kind] += 1
+
+    def read(self) -> dict[str, object]:
+        """Every kind, zeros too; `repositories`: the same by image repository."""
+        repositories = {name: dict(counts) for name, counts in sorted(self._repositories.items())}
+        return {**{kind: self._total[kind] for kind in KINDS}, "repositories": repositories}

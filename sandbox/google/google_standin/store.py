@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The resources that outlive a restart."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+from .config import write_private
+
+Resource = dict[str, Any]
+
+
+class Store:
+    """Resources by full name, in one JSON file (in memory alone without a path)."""
+
+    def __init__(self, path: pathlib.Path | None = None) -> None:
+        self._path = path
+        self.pools: dict[str, Resource] = {}
+        self.providers: dict[str, Resource] = {}
+        self.repositories: dict[str, Resource] = {}
+        self.policies: dict[str, Resource] = {}
+        if path is not None and path.exists():
+            for name, resources in json.loads(path.read_text()).items():
+                getattr(self, name).update(resources)
+
+    def save(self) -> None:
+        if self._path is not None:
+            content = {name: getattr(self, name) for name in ("pools", "providers", "repositories", "policies")}
+            write_private(self._path, json.dumps(content, indent=1).encode())
+
+    def expire(self, now: str) -> None:
+        """Forget what was deleted 30 days ago: its id is free again.
+
+        now: RFC 3339 in UTC with whole seconds, which sorts as text.
+        """
+        gone = [pool for pool in self.pools if self.pools[pool].get("expireTime", now) < now]
+        gone += [name for name in self.providers if self.providers[name].get("expireTime", now) < now]
+        for name in gone:
+            self.pools.pop(name, None)
+            for provider in [key for key in self.providers if f"{key}/".startswith(f"{name}/")]:
+                del self.providers[provider]
+        if gone:
+            self.save()
+
+    def live_pool(self, name: str) -> bool:
+        """Whether a pool exists, is not deleted and not disabled."""
+        return _live(self.pools.get(name))
+
+    def live_provider(self, name: str) -> Resource | None:
+        """A provider that exists, is not deleted and not disabled, in such a pool."""
+        provider = self.providers.get(name)
+        return provider if _live(provider) and self.live_pool(name.rpartition("/providers/")[0]) else None
+
+
+def _live(resource: Resource | None) -> bool:
+    return resource is not None and resource["state"] == "ACTIVE" and not resource.get("disabled", False)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs the stages of `make test`: the seconds of each, what passed, failed and was skipped, and why."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+BUDGET_SECONDS = 65 * 60
+_TOOL = ("python3", "-m", "sandbox", "tool", "--")
+_SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
+_MOLECULE = (*_SANDBOX, "run", "--", "molecule")
+
+# In this order: what is cheap and fails often comes first.
+STAGES: dict[str, Sequence[str]] = {
+    "lint": (*_TOOL, "sh", "tests/lint.sh"),
+    "unit": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "tests/unit"),
+    "sanity": (*_TOOL, "python", "-m", "tests.sanity"),
+    "molecule-default": (*_SANDBOX, "up"),
+    "molecule-site": (*_MOLECULE, "test", "--scenario-name", "site", "--destroy", "never"),
+    "sandbox-down": (*_SANDBOX, "down"),
+}
+_PYTEST = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+
+
+@dataclass
+class Result:
+    """What a stage came to."""
+
+    name: str
+    seconds: float
+    ok: bool
+    counts: dict[str, int] = field(default_factory=dict)
+    skips: list[str] = field(default_factory=list)
+
+
+def run(name: str) -> Result:
+    """Run one stage, its output shown as it comes."""
+    print(f"\n════ {name}", flush=True)
+    result, started = Result(name, 0, False), time.monotonic()
+    with subprocess.Popen(
+        STAGES[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+            if text.startswith("SKIPPED"):
+                result.skips.append(text.removeprefix("SKIPPED").strip())
+            elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
+                for number, word in _PYTEST.findall(text):
+                    word = "failed" if word.startswith("error") else word
+                    result.counts[word] = result.counts.get(word, 0) + int(number)
+    result.seconds, result.ok = time.monotonic() - started, process.returncode == 0
+    result.counts = result.counts or {"passed" if result.ok else "failed": 1}
+    return result
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(STAGES)
+    results = [Result("none", 0, False)][:0]
+    for name in chosen:
+        if name == "molecule-site" and "molecule-default" not in chosen:
+            results.append(run("molecule-default"))
+        if name == "molecule-site" and results[-1].name == "molecule-default" and not results[-1].ok:
+            results.append(Result(name, 0, False, {"skipped": 1}, ["no cluster to run on"]))
+            continue
+        results.append(run(name))
+
+    total: dict[str, int] = {"passed": 0, "failed": 0, "skipped": 0}
+    print("\n════ summary")
+    for result in results:
+        counts = ", ".join(f"{number} {word}" for word, number in result.counts.items())
+        print(f"{'ok' if result.ok else 'FAILED':7}{result.name:18}{result.seconds:7.1f} s   {counts}")
+        for reason in result.skips:
+            print(f"       skipped: {reason}")
+        for word, number in result.counts.items():
+            total[word] += number
+    seconds = sum(result.seconds for result in results)
+    if seconds > BUDGET_SECONDS:
+        print(f"OVER BUDGET: {seconds:.0f} s of {BUDGET_SECONDS} s", flush=True)
+    print(f"total {seconds:.0f} s of a budget of {BUDGET_SECONDS} s")
+    print(", ".join(f"{number} {word}" for word, number in total.items()), flush=True)
+    sys.exit(any(not result.ok for result in results))
+
+
+if __name__ == "__main__":
+    main()
