@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bodies of the googleapis hosts: unknown fields refused, empty ones left out, masks applied."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from .errors import GoogleError
+from .store import Resource
+
+# A field's JSON type, or the fields of a message.
+Fields = Mapping[str, Any]
+
+
+async def read(request: Request, fields: Fields) -> Resource:
+    """The body as a message with these fields. Raises GoogleError as Google's JSON transcoding does."""
+    try:
+        body = json.loads(await request.body() or b"{}")
+    except ValueError:
+        raise GoogleError("INVALID_ARGUMENT", "Invalid JSON payload received.") from None
+    _check(body, fields, "")
+    return pruned(body)
+
+
+def _check(value: Any, kind: Any, path: str) -> None:
+    expected = dict if isinstance(kind, Mapping) else kind
+    if not isinstance(value, expected):
+        raise GoogleError("INVALID_ARGUMENT", f"Invalid value at '{path}' (type {expected.__name__}).")
+    if isinstance(kind, Mapping):
+        for name, item in value.items():
+            if name not in kind:
+                at = f" at '{path}'" if path else ""
+                message = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
+                raise GoogleError("INVALID_ARGUMENT", message)
+            _check(item, kind[name], f"{path}.{name}".lstrip("."))
+
+
+def pruned(message: Resource) -> Resource:
+    """Without empty and false fields, as proto3 JSON leaves them out."""
+    items = {key: pruned(value) if isinstance(value, dict) else value for key, value in message.items()}
+    return {key: value for key, value in items.items() if value not in (None, False, "", [], {})}
+
+
+def mask(request: Request, fields: Fields) -> list[str]:
+    """The paths of updateMask in camelCase; clients send snake_case too. Raises GoogleError."""
+    text = request.query_params.get("updateMask", "")
+    if not text:
+        raise GoogleError("INVALID_ARGUMENT", "The update mask must be specified.")
+    paths = [re.sub(r"_([a-z])", lambda match: match[1].upper(), path.strip()) for path in text.split(",")]
+    for path in paths:
+        known: Any = fields
+        for part in path.split("."):
+            known = known.get(part) if isinstance(known, Mapping) else None
+        if known is None:
+            raise GoogleError("INVALID_ARGUMENT", f"Invalid update mask path: {path}.")
+    return paths
+
+
+def updated(current: Resource, change: Resource, paths: list[str]) -> Resource:
+    """A copy where each path is as in `change`: a map is replaced whole, an absent field is cleared."""
+    result = copy.deepcopy(current)
+    for path in paths:
+        outer, _, inner = path.partition(".")
+        if inner:
+            result[outer] = {**result.get(outer, {}), inner: change.get(outer, {}).get(inner)}
+        else:
+            result[outer] = copy.deepcopy(change.get(outer))
+    return pruned(result)
+
+
+def page(request: Request, items: list[Resource], default: int, maximum: int) -> tuple[list[Resource], Resource]:
+    """One page (google.aip.dev/158) and the rest of the answer: `nextPageToken` if there is more."""
+    try:
+        size = min(int(request.query_params.get("pageSize") or default) or default, maximum)
+        start = int(request.query_params.get("pageToken") or 0)
+        if size < 0 or start < 0:
+            raise ValueError
+    except ValueError:
+        raise GoogleError("INVALID_ARGUMENT", "Request contains an invalid argument.") from None
+    end = start + size
+    return items[start:end], {"nextPageToken": str(end)} if end < len(items) else {}

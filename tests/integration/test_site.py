@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml on a cluster where it has run: check mode, scaling, proof of the credential chain, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.client import NAMESPACE, Cache, Cluster, Google
+from sandbox.settings import PROJECT_NUMBER, ROOT
+from tests import sanity
+
+from .conftest import Site
+
+POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
+PROVIDER = f"{POOL}/providers/kubernetes"
+IAM = "iam.googleapis.com"
+# The Google side as if another tool managed it: site.yml leaves what a test broke as it is.
+BY_HAND = ("--extra-vars", f"registry_cache_wif_manage=false registry_cache_wif_project_number={PROJECT_NUMBER}")
+IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
+
+
+def changed(output: str) -> int:
+    found = re.search(r"changed=(\d+)", output)
+    assert found, output
+    return int(found[1])
+
+
+def words(output: str) -> str:
+    """The output with its line breaks and escapes folded, so that a sentence can be found in it."""
+    return re.sub(r"\s+", " ", output.replace("\\n", " ").replace('\\"', '"'))
+
+
+def state(cluster: Cluster) -> dict[str, str]:
+    """Everything of the cache in the cluster, by its version."""
+    kinds = "namespaces,configmaps,secrets,services,serviceaccounts,statefulsets,poddisruptionbudgets"
+    items = cluster.get(kinds, "--all-namespaces")["items"]
+    return {
+        f"{item['kind']}/{item['metadata'].get('namespace')}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+        for item in items
+        if item["metadata"].get("namespace") != "kube-system"
+    }
+
+
+def test_check_mode_changes_nothing(site: Site, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = site("--check", "--diff")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) == 0
+    assert state(cluster) == before
+
+
+def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = site("--check", "--diff", "--extra-vars", "registry_cache_token_seconds=7200")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) > 0
+    assert "7200" in result.stdout
+    assert state(cluster) == before
+
+
+def test_no_secret_in_the_most_verbose_output(site: Site, cache: Cache, sandbox: Any) -> None:
+    result = site("--check", "--diff", "-vvv")
+    assert result.returncode == 0, result.stdout
+    for secret in (cache.password, sandbox.operator_token.read_text().strip(), "$2b$", "ya29."):
+        assert secret not in result.stdout + result.stderr
+
+
+def test_rerun_after_kubectl_scale(site: Site, cluster: Cluster) -> None:
+    resource = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
+    cluster.kubectl("scale", *resource, "--replicas", "3")
+    result = site()
+    assert result.returncode == 0, result.stdout
+    assert cluster.get(*resource)["spec"]["replicas"] == 3
+    assert len(cluster.replicas()) == 3
+    result = site("--extra-vars", "registry_cache_replicas=2")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) == 1
+    assert cluster.get(*resource)["spec"]["replicas"] == 2
+
+
+class TestBrokenChain:
+    """The image is cached everywhere: only the upstream itself can tell that something is wrong."""
+
+    @pytest.fixture(autouse=True)
+    def restored(self, google: Google, cluster: Cluster, cache: Cache) -> Iterator[None]:
+        cluster.warm(cache.password, "hello", "1.0")
+        policy = google.policy()
+        yield
+        google.set_policy({**policy, "etag": google.policy()["etag"]})
+        google.call("PATCH", IAM, PROVIDER, {"disabled": False}, updateMask="disabled")
+
+    def test_intact(self, site: Site) -> None:
+        result = site(*BY_HAND, *IMPATIENT)
+        assert result.returncode == 0, result.stdout
+
+    def test_provider_disabled(self, site: Site, google: Google, cache: Cache) -> None:
+        google.call("PATCH", IAM, PROVIDER, {"disabled": True}, updateMask="disabled")
+        time.sleep(1)
+        result = site(*BY_HAND, *IMPATIENT)
+        assert result.returncode != 0
+        assert 'The target service indicated by the "audience" parameters is invalid.' in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200  # what is cached is still served
+
+    def test_audience_wrong(self, site: Site, google: Google) -> None:
+        audience = "https://example.com/not-ours"
+        result = site(*BY_HAND, *IMPATIENT, "--extra-vars", f"registry_cache_wif_audience={audience}")
+        assert result.returncode != 0
+        assert f"The audience in ID Token [{audience}] does not match the expected audience." in words(result.stdout)
+        assert site(*BY_HAND).returncode == 0  # and back
+
+    def test_grant_missing(self, site: Site, google: Google) -> None:
+        google.revoke()
+        result = site(*BY_HAND, *IMPATIENT)
+        assert result.returncode != 0
+        expected = (
+            'Permission "artifactregistry.repositories.downloadArtifacts" denied on resource '
+            '"projects/demo-project/locations/us-central1/repositories/private" (or it may not exist)'
+        )
+        assert expected in words(result.stdout)
+
+
+# What a user may get wrong: extra variables, and the words that the refusal must hold.
+BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "no upstream": ({"registry_cache_upstreams": []}, ("registry_cache_upstreams", "us-central1-docker.pkg.dev")),
+    "upstream host with scheme": (
+        {"registry_cache_upstreams": [{"host": "https://us-central1-docker.pkg.dev", "repositories": ["p/r"]}]},
+        ("registry_cache_upstreams", "us-central1-docker.pkg.dev"),
+    ),
+    "repository without project": (
+        {"registry_cache_upstreams": [{"host": "us-central1-docker.pkg.dev", "repositories": ["private"]}]},
+        ("registry_cache_upstreams", "project/repository"),
+    ),
+    "no user": ({"registry_cache_users": []}, ("registry_cache_users",)),
+    "password too long for bcrypt": (
+        {"registry_cache_users": [{"name": "nodes", "password": "x" * 73}]},
+        ("registry_cache_users", "72 bytes"),
+    ),
+    "port out of range": ({"registry_cache_node_port": 80}, ("registry_cache_node_port", "30000")),
+    "replicas not a number": ({"registry_cache_replicas": "many"}, ("registry_cache_replicas",)),
+    "verify image of another upstream": (
+        {"registry_cache_verify_image": "docker.io/library/hello:1.0"},
+        ("registry_cache_verify_image", "us-central1-docker.pkg.dev/"),
+    ),
+    "no CA file": ({"registry_cache_ca_bundle": "/no/such/ca.pem"}, ("registry_cache_ca_bundle", "/no/such/ca.pem")),
+    "image that the cache cannot pull itself": (
+        {
+            "registry_cache_image_mode": "published",
+            "registry_cache_image": "us-central1-docker.pkg.dev/demo-project/private/registry-cache:1",
+        },
+        ("registry_cache_image", "cannot pull itself", "registry_cache_image_pull_secrets"),
+    ),
+    "no engine": ({"registry_cache_image_engine": "podman"}, ("registry_cache_image_engine", "podman")),
+    "pool id": ({"registry_cache_wif_pool": "gcp-Pool"}, ("registry_cache_wif_pool",)),
+    "no cluster": ({"registry_cache_kubeconfig": "/no/such/kubeconfig"}, ("registry_cache_kubeconfig",)),
+    "namespace of a pull secret": (
+        {"registry_cache_pull_secret_namespaces": ["no-such-namespace"]},
+        ("registry_cache_pull_secret_namespaces", "no-such-namespace"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_stops_before_anything_changes(site: Site, cluster: Cluster, name: str) -> None:
+    extra, expected = BAD_INPUT[name]
+    before = state(cluster)
+    result = site("--extra-vars", json.dumps(extra))
+    assert result.returncode != 0, result.stdout
+    assert changed(result.stdout) == 0
+    for part in expected:
+        assert part in words(result.stdout), result.stdout
+    assert state(cluster) == before
+
+
+def test_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
+    cluster.kubectl("create", "service", "nodeport", "squatter", "--namespace", "demo", "--tcp=80", "--node-port=30027")
+    before = state(cluster)
+    try:
+        result = site("--extra-vars", "registry_cache_node_port=30027")
+        assert result.returncode != 0
+        assert changed(result.stdout) == 0
+        for part in ("registry_cache_node_port", "30027", "demo/squatter"):
+            assert part in words(result.stdout), result.stdout
+        assert state(cluster) == before
+    finally:
+        cluster.kubectl("delete", "service", "squatter", "--namespace", "demo")
+
+
+def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> None:
+    clone = tmp_path / "odd name of a clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    command = ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml"]
+    tasks = subprocess.run([*command, "--list-tasks"], cwd=clone, env=bare, check=False, capture_output=True, text=True)
+    assert tasks.returncode == 0, tasks.stderr
+    run = subprocess.run(command, cwd=clone, env=bare, check=False, capture_output=True, text=True)
+    # There is no cluster in that environment: all roles and modules resolve, then the preflight says so.
+    assert "couldn't resolve" not in run.stdout + run.stderr
+    assert "registry_cache_kubeconfig" in run.stdout, run.stdout + run.stderr
+
+
+def test_the_built_artifact_runs_by_its_full_name(tmp_path: pathlib.Path) -> None:
+    artifact = sanity.build(tmp_path)
+    project = tmp_path / "project"
+    project.mkdir()
+    install = ["ansible-galaxy", "collection", "install", "--offline", "-p", str(project / "collections"), str(artifact)]
+    subprocess.run(install, check=True, cwd=project, capture_output=True)
+    (project / "ansible.cfg").write_text("[defaults]\ncollections_path = ./collections\n")
+    command = ["ansible-playbook", "-i", str(ROOT / "sandbox" / "inventory"), "pullthrough.registry_cache.site"]
+    result = subprocess.run(command, cwd=project, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert changed(result.stdout) == 0
