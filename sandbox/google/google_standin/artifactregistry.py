@@ -15,7 +15,6 @@ from starlette.routing import Route
 from . import cel, messages
 from .access import ROLES, Access
 from .errors import GoogleError
-from .iam_pools import rfc3339
 from .operations import Operations
 from .principals import member_pool
 from .store import Resource, Store
@@ -27,12 +26,14 @@ _REPOSITORY: messages.Fields = {
     "format": str,
     "mode": str,
     "description": str,
-    "labels": dict,
+    "labels": {"*": str},
     "createTime": str,
     "updateTime": str,
     "registryUri": str,
 }
-_SET_POLICY: messages.Fields = {"policy": {"version": int, "etag": str, "bindings": list}}
+_CONDITION: messages.Fields = {"title": str, "expression": str, "description": str}
+_BINDING: messages.Fields = {"role": str, "members": [str], "condition": _CONDITION}
+_SET_POLICY: messages.Fields = {"policy": {"version": int, "etag": str, "bindings": [_BINDING]}}
 
 
 class Repositories:
@@ -80,7 +81,7 @@ class Repositories:
         if name in self._store.repositories or self._operations.pending(name):
             raise GoogleError("ALREADY_EXISTS", "the repository already exists")
         _, project, _, location = parent.split("/")
-        time_ = rfc3339(self._clock())
+        time_ = messages.rfc3339(self._clock())
 
         def apply() -> Resource:
             self._store.repositories[name] = {

@@ -6,7 +6,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -21,7 +20,7 @@ from .store import Resource, Store
 _DELETED_SECONDS = 30 * 24 * 3600
 _OUTPUT_ONLY: messages.Fields = {"name": str, "state": str, "expireTime": str}
 _COMMON: messages.Fields = {"displayName": str, "description": str, "disabled": bool}
-_OIDC: messages.Fields = {"issuerUri": str, "allowedAudiences": list, "jwksJson": str, "discoveryUri": str}
+_OIDC: messages.Fields = {"issuerUri": str, "allowedAudiences": [str], "jwksJson": str, "discoveryUri": str}
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,11 @@ _PROVIDER = _Kind(
     "provider",
     "iam.workloadIdentityPoolProviders",
     "type.googleapis.com/google.iam.v1.WorkloadIdentityPoolProvider",
-    {**_COMMON, "attributeMapping": dict, "attributeCondition": str, "oidc": _OIDC},
+    {**_COMMON, "attributeMapping": {"*": str}, "attributeCondition": str, "oidc": _OIDC},
     _OUTPUT_ONLY,
     provider_rules.check_provider,
     100,
 )
-
-
-def rfc3339(seconds: float) -> str:
-    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 class Pools:
@@ -85,9 +80,10 @@ class Pools:
 
         def permitted(request: Request, verb: str) -> str:
             """The full name of the request's object (its parent for a collection), with the project's NUMBER."""
-            # request.url.path holds the id that the client wrote; the resource of a 403 is relative to it.
-            relative = request.url.path.partition("/projects/")[2].partition("/")[2]
-            relative = relative.partition(":")[0].partition("/operations/")[0].removesuffix(f"/{kind.collection}")
+            relative = "locations/global"
+            for collection, parameter in (("workloadIdentityPools", "pool"), ("providers", "provider")):
+                if parameter in request.path_params:
+                    relative += f"/{collection}/{request.path_params[parameter]}"
             project = self._access.require(request, "iam", f"{kind.permission}.{verb}", relative)
             return f"projects/{self._access.numbers[project]}/{relative}"
 
@@ -156,7 +152,7 @@ class Pools:
         async def delete(request: Request) -> JSONResponse:
             name = permitted(request, "delete")
             existing(name, "ACTIVE")
-            expires = rfc3339(self._clock() + _DELETED_SECONDS)
+            expires = messages.rfc3339(self._clock() + _DELETED_SECONDS)
             return change(name, lambda: {**resources[name], "state": "DELETED", "expireTime": expires})
 
         async def undelete(request: Request) -> JSONResponse:
@@ -165,7 +161,8 @@ class Pools:
             existing(name, "DELETED")
 
             def make() -> Resource:
-                return {**{key: value for key, value in resources[name].items() if key != "expireTime"}, "state": "ACTIVE"}
+                kept = {key: value for key, value in resources[name].items() if key != "expireTime"}
+                return {**kept, "state": "ACTIVE"}
 
             return change(name, make)
 

@@ -7,6 +7,7 @@ import copy
 import json
 import re
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from starlette.requests import Request
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from .errors import GoogleError
 from .store import Resource
 
-# A field's JSON type, or the fields of a message.
+# By field: a JSON type, the fields of a message, [kind] for a list, {"*": kind} for a map.
 Fields = Mapping[str, Any]
 
 
@@ -29,16 +30,19 @@ async def read(request: Request, fields: Fields) -> Resource:
 
 
 def _check(value: Any, kind: Any, path: str) -> None:
-    expected = dict if isinstance(kind, Mapping) else kind
+    expected = kind if isinstance(kind, type) else dict if isinstance(kind, Mapping) else list
     if not isinstance(value, expected):
         raise GoogleError("INVALID_ARGUMENT", f"Invalid value at '{path}' (type {expected.__name__}).")
     if isinstance(kind, Mapping):
         for name, item in value.items():
-            if name not in kind:
+            if name not in kind and "*" not in kind:
                 at = f" at '{path}'" if path else ""
                 message = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
                 raise GoogleError("INVALID_ARGUMENT", message)
-            _check(item, kind[name], f"{path}.{name}".lstrip("."))
+            _check(item, kind.get("*") or kind[name], f"{path}.{name}".lstrip("."))
+    elif isinstance(kind, list):
+        for index, item in enumerate(value):
+            _check(item, kind[0], f"{path}[{index}]")
 
 
 def pruned(message: Resource) -> Resource:
@@ -72,6 +76,11 @@ def updated(current: Resource, change: Resource, paths: list[str]) -> Resource:
         else:
             result[outer] = copy.deepcopy(change.get(outer))
     return pruned(result)
+
+
+def rfc3339(seconds: float) -> str:
+    """A Timestamp in UTC, whole seconds."""
+    return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def page(request: Request, items: list[Resource], default: int, maximum: int) -> tuple[list[Resource], Resource]:

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 
 _EVERYONE = frozenset({"allUsers"})
 _AUTHENTICATED = frozenset({"allUsers", "allAuthenticatedUsers"})
-_FEDERATED = re.compile(r"principal(?:Set)?://iam\.googleapis\.com/(.+?)/(?:subject/.+|group/.+|attribute\.[^/]+/.+|\*)")
+_FEDERATED = re.compile(
+    r"principal(?:Set)?://iam\.googleapis\.com/(projects/[^/]+/locations/global/workloadIdentityPools/[^/]+)"
+    r"/(?:subject/.+|group/.+|attribute\.[^/]+/.+|\*)"
+)
 
 
 @dataclass(frozen=True)

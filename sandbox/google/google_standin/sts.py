@@ -110,12 +110,12 @@ class Exchange:
                 f"The issuer in ID Token {claims['iss']} does not match the expected one: {oidc['issuerUri']}.",
             )
         _verify_signature(oidc, key_id, token)
-        audiences = [claims["aud"]] if isinstance(claims["aud"], str) else claims["aud"]
+        audiences = [claims["aud"]] if isinstance(claims["aud"], str) else [str(item) for item in claims["aud"]]
         default = [f"//iam.googleapis.com/{provider['name']}", f"https://iam.googleapis.com/{provider['name']}"]
         if not set(audiences) & set(oidc.get("allowedAudiences", default)):
             raise StsError(
                 "invalid_grant",
-                f"The audience in ID Token [{', '.join(map(str, audiences))}] does not match the expected audience.",
+                f"The audience in ID Token [{', '.join(audiences)}] does not match the expected audience.",
             )
         now, issued = self._clock(), claims["iat"]
         if claims["exp"] + _SKEW <= now or issued - _SKEW > now or issued + _MAX_AGE < now:

@@ -1,0 +1,184 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Google's REST APIs on google.cloud's session, taken once, with time-outs, retries and sentences for errors.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+import typing as t
+from types import SimpleNamespace
+
+from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
+
+try:
+    import google.auth.exceptions
+    import requests
+    from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
+    from requests.adapters import HTTPAdapter
+    from urllib3.util.retry import Retry
+except ImportError:
+    IMPORT_ERROR: str | None = traceback.format_exc()
+else:
+    IMPORT_ERROR = None
+
+# Seconds to connect and to wait for an answer.
+TIMEOUT = (10, 60)
+_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+# Which options each kind of credential reads; others may come from the environment and are left alone.
+_OPTIONS_OF_KIND = {
+    "application": (),
+    "machineaccount": ("service_account_email",),
+    "serviceaccount": ("service_account_file", "service_account_contents"),
+    "accesstoken": ("access_token",),
+}
+_WAY_OUT = {
+    401: "Check auth_kind and its credential: it is expired, malformed or of another kind",
+    403: "Grant the permission to the identity that runs this module, or enable the API in the project, and try again",
+    404: "Check project, location and name",
+}
+
+
+class GcpError(Exception):
+    """A request that Google refused or that never reached it; the text is a sentence for the user."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def argument_spec() -> dict[str, t.Any]:
+    """The options of doc fragment C(gcp), with google.cloud's names and environment fallbacks."""
+
+    def option(variables: list[str], **rest: t.Any) -> dict[str, t.Any]:
+        return {"type": "str", "fallback": (env_fallback, variables), **rest}
+
+    return {
+        "project": option(["GCP_PROJECT", "GCE_PROJECT"]),
+        "auth_kind": option(["GCP_AUTH_KIND"], choices=sorted(_OPTIONS_OF_KIND), default="application"),
+        "service_account_email": option(["GCP_SERVICE_ACCOUNT_EMAIL", "GCE_EMAIL"]),
+        "service_account_file": option(
+            ["GCP_SERVICE_ACCOUNT_FILE", "GCE_CREDENTIALS_FILE_PATH"], type="path"
+        ),
+        "service_account_contents": option(["GCP_SERVICE_ACCOUNT_CONTENTS"], type="jsonarg", no_log=True),
+        "access_token": option(["GCP_ACCESS_TOKEN"], no_log=True),
+        "scopes": option(["GCP_SCOPES"], type="list", elements="str"),
+        "env_type": option(["GCP_ENV_TYPE"]),
+    }
+
+
+def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
+    """An AnsibleModule with the Google options; fails when the Python libraries are missing."""
+    module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
+    if IMPORT_ERROR:
+        module.fail_json(
+            msg=missing_required_lib("requests, google-auth and the collection google.cloud"), exception=IMPORT_ERROR
+        )
+    return module
+
+
+class GcpClient:
+    """Requests with one token and one connection pool for the whole module run."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        kind = module.params["auth_kind"]
+        params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
+        params.update({option: module.params[option] for option in _OPTIONS_OF_KIND[kind]})
+        if kind != "application" and kind != "machineaccount" and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
+            raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
+        params.update(auth_kind=kind, scopes=module.params["scopes"] or list(_SCOPES), env_type=module.params["env_type"])
+        try:
+            self._session = GcpSession(
+                SimpleNamespace(params=params, fail_json=module.fail_json), "registry_cache"
+            ).session()
+        except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
+            raise GcpError(f"No Google credential of auth_kind {kind}: {error}") from error
+        retry = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 503), allowed_methods=("GET",))
+        retry.raise_on_status = False
+        self._session.mount("https://", HTTPAdapter(max_retries=retry))
+
+    def request(
+        self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
+    ) -> dict[str, t.Any]:
+        """One request.
+
+        :param what: the object, as an error names it.
+        :return: the decoded JSON answer.
+        :raises GcpError: with the object, the HTTP status, Google's own message and what to do.
+        """
+        try:
+            answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
+        except google.auth.exceptions.GoogleAuthError as error:
+            raise GcpError(f"{what}: Google does not take the credential ({error}). {_WAY_OUT[401]}.", 401) from error
+        except requests.exceptions.RequestException as error:
+            raise GcpError(
+                f"{what}: no answer from {url.split('?')[0]} ({error}). Check the network, HTTPS_PROXY, and"
+                " REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
+            ) from error
+        try:
+            content = answer.json() if answer.content else {}
+        except ValueError:
+            content = {}
+        if answer.status_code >= 400:
+            error = content.get("error") if isinstance(content, dict) else None
+            message = error.get("message") if isinstance(error, dict) else answer.text[:300]
+            way_out = _WAY_OUT.get(answer.status_code)
+            raise GcpError(
+                f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
+                answer.status_code,
+            )
+        return content
+
+    def get(self, url: str, what: str, params: dict[str, t.Any] | None = None) -> dict[str, t.Any] | None:
+        """GET an object, or None where there is none (404)."""
+        try:
+            return self.request("GET", url, what, params=params)
+        except GcpError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def wait(self, operation: dict[str, t.Any], api: str, what: str, seconds: float) -> None:
+        """Poll a long-running operation (https://google.aip.dev/151) to its end.
+
+        :param api: the service's root, such as C(https://iam.googleapis.com/v1).
+        :param seconds: how long at most.
+        """
+        deadline, pause = time.monotonic() + seconds, 0.2
+        while not operation.get("done"):
+            if time.monotonic() > deadline:
+                raise GcpError(
+                    f"{what}: the operation {operation.get('name')} did not end within {seconds:g} s."
+                    " Raise wait_timeout, or run again to go on."
+                )
+            time.sleep(pause)
+            pause = min(pause * 2, 5)
+            operation = self.request("GET", f"{api}/{operation['name']}", what)
+        if "error" in operation:
+            raise GcpError(f"{what}: {operation['error'].get('message')}", operation["error"].get("code"))
+
+
+def stripped(resource: dict[str, t.Any]) -> dict[str, t.Any]:
+    """Without empty and false fields, as Google's APIs leave them out."""
+    clean = {key: stripped(value) if isinstance(value, dict) else value for key, value in resource.items()}
+    return {key: value for key, value in clean.items() if value not in (None, "", False, {}, [])}
+
+
+def same_json(one: str | None, other: str | None) -> bool:
+    """Whether two JSON texts say the same; a JWKS's keys are compared by content, not by order."""
+
+    def parsed(text: str | None) -> t.Any:
+        try:
+            value = json.loads(text or "null")
+        except ValueError:
+            return text
+        if isinstance(value, dict) and isinstance(value.get("keys"), list):
+            value["keys"] = sorted(value["keys"], key=lambda key: json.dumps(key, sort_keys=True))
+        return value
+
+    return parsed(one) == parsed(other)

@@ -1,0 +1,120 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_workload_identity_pool
+short_description: Manage a Google workload identity pool
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Creates, updates, undeletes and deletes a workload identity pool, the container of providers whose tokens Google exchanges.
+  - A pool that was deleted within the last 30 days is undeleted, since Google does not give its id out again before.
+options:
+  pool_id:
+    description: The pool's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
+    type: str
+    required: true
+  display_name:
+    description: A name to show, of at most 32 characters. Left as it is if unset.
+    type: str
+  description:
+    description: A text of at most 256 characters. Left as it is if unset.
+    type: str
+  disabled:
+    description: Whether the pool exchanges no token and its issued tokens stop granting. Left as it is if unset.
+    type: bool
+  state:
+    description: Whether the pool is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  wait_timeout:
+    description: How many seconds to wait for an operation of Google.
+    type: int
+    default: 120
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns the pool before and after.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
+"""
+
+EXAMPLES = r"""
+- name: A pool for clusters
+  pullthrough.registry_cache.gcp_iam_workload_identity_pool:
+    project: my-project
+    pool_id: registry-cache
+    display_name: Image caches
+"""
+
+RETURN = r"""
+pool:
+  description:
+    - The pool as the API returns it; its name holds the project's number.
+    - In check mode what it would be, with the project as it was given.
+  returned: success
+  type: dict
+  sample:
+    name: projects/123456789012/locations/global/workloadIdentityPools/registry-cache
+    displayName: Image caches
+    state: ACTIVE
+"""
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    gcp_module,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    WorkloadIdentityObject,
+    check_id,
+)
+
+
+def main():
+    module = gcp_module(
+        {
+            "pool_id": {"type": "str", "required": True},
+            "display_name": {"type": "str"},
+            "description": {"type": "str"},
+            "disabled": {"type": "bool"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait_timeout": {"type": "int", "default": 120},
+        }
+    )
+    params = module.params
+    try:
+        if not params["project"]:
+            raise GcpError("project is required. Example: project: my-project")
+        check_id("pool_id", params["pool_id"])
+        pool = WorkloadIdentityObject(
+            GcpClient(module),
+            parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
+            id_parameter="workloadIdentityPoolId",
+            object_id=params["pool_id"],
+            wait_seconds=params["wait_timeout"],
+        )
+        if params["state"] == "absent":
+            changed, before, after = pool.ensure_absent(module.check_mode)
+        else:
+            fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
+            wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
+            changed, before, after = pool.ensure_present(wanted, module.check_mode)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, pool=after, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

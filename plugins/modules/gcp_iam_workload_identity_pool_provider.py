@@ -1,0 +1,228 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_workload_identity_pool_provider
+short_description: Manage an OIDC provider of a Google workload identity pool
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Creates, updates, undeletes and deletes a provider, which says whose tokens Google exchanges and for which principal.
+  - Fields are compared and written whole, so that a key left out of O(attribute_mapping) is removed.
+  - A provider that was deleted within the last 30 days is undeleted.
+options:
+  pool_id:
+    description: The id of the pool that the provider belongs to.
+    type: str
+    required: true
+  provider_id:
+    description: The provider's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
+    type: str
+    required: true
+  display_name:
+    description: A name to show, of at most 32 characters. Left as it is if unset.
+    type: str
+  description:
+    description: A text of at most 256 characters. Left as it is if unset.
+    type: str
+  disabled:
+    description: Whether the provider exchanges no token; tokens that were issued live on. Left as it is if unset.
+    type: bool
+  attribute_mapping:
+    description:
+      - CEL expressions that make a principal's attributes out of a token's claims. C(google.subject) is required.
+      - Required with O(state=present).
+    type: dict
+  attribute_condition:
+    description: A CEL expression that a token must fulfil. An empty text admits every token. Left as it is if unset.
+    type: str
+  oidc:
+    description:
+      - Whose tokens these are.
+      - Required with O(state=present).
+    type: dict
+    suboptions:
+      issuer_uri:
+        description: The tokens' issuer, beginning with C(https://).
+        type: str
+        required: true
+      allowed_audiences:
+        description:
+          - Audiences that a token may name, at most 10.
+          - If empty, the provider's own full name, after C(https://iam.googleapis.com/) or C(//iam.googleapis.com/).
+        type: list
+        elements: str
+        default: []
+      jwks:
+        description:
+          - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach.
+          - If unset, Google fetches them from the issuer.
+        type: dict
+  state:
+    description: Whether the provider is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  wait_timeout:
+    description: How many seconds to wait for an operation of Google.
+    type: int
+    default: 120
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns the provider before and after.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
+  - module: pullthrough.registry_cache.cluster_oidc_info
+"""
+
+EXAMPLES = r"""
+- name: Read the cluster's keys
+  pullthrough.registry_cache.cluster_oidc_info:
+  register: cluster
+
+- name: Admit one service account of that cluster
+  pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider:
+    project: my-project
+    pool_id: registry-cache
+    provider_id: my-cluster
+    attribute_mapping:
+      google.subject: assertion.sub
+    attribute_condition: assertion.sub == 'system:serviceaccount:registry-cache:registry-cache'
+    oidc:
+      issuer_uri: "{{ cluster.issuer }}"
+      jwks: "{{ cluster.jwks }}"
+"""
+
+RETURN = r"""
+provider:
+  description:
+    - The provider as the API returns it; its name holds the project's number.
+    - In check mode what it would be, with the project as it was given.
+  returned: success
+  type: dict
+  sample:
+    name: projects/123456789012/locations/global/workloadIdentityPools/registry-cache/providers/my-cluster
+    state: ACTIVE
+    attributeMapping:
+      google.subject: assertion.sub
+"""
+
+import json
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    gcp_module,
+    same_json,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    WorkloadIdentityObject,
+    check_id,
+)
+
+# Members of a private key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
+_PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+
+
+def _check(params):
+    if not params["project"]:
+        raise GcpError("project is required. Example: project: my-project")
+    check_id("pool_id", params["pool_id"])
+    check_id("provider_id", params["provider_id"])
+    if params["state"] == "absent":
+        return
+    if "google.subject" not in params["attribute_mapping"]:
+        raise GcpError(
+            "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
+        )
+    if not params["oidc"]["issuer_uri"].startswith("https://"):
+        raise GcpError(
+            f"oidc.issuer_uri '{params['oidc']['issuer_uri']}' does not begin with https://."
+            " The cluster's issuer is set by kube-apiserver's --service-account-issuer"
+        )
+    jwks = params["oidc"]["jwks"]
+    if jwks is not None:
+        keys = jwks.get("keys")
+        if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+            raise GcpError("oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks")
+        if any(_PRIVATE & key.keys() for key in keys):
+            raise GcpError("oidc.jwks holds a private key, which must not leave the cluster. Pass public keys only")
+
+
+def _wanted(params):
+    fields = {
+        "displayName": params["display_name"],
+        "description": params["description"],
+        "disabled": params["disabled"],
+        "attributeMapping": params["attribute_mapping"],
+        "attributeCondition": params["attribute_condition"],
+    }
+    oidc = {"issuerUri": params["oidc"]["issuer_uri"], "allowedAudiences": params["oidc"]["allowed_audiences"]}
+    if params["oidc"]["jwks"] is not None:
+        oidc["jwksJson"] = json.dumps(params["oidc"]["jwks"], sort_keys=True)
+    return {**{field: value for field, value in fields.items() if value is not None}, "oidc": oidc}
+
+
+def _same(field, current, wanted):
+    if field != "oidc":
+        return current == wanted
+    current, wanted = dict(current or {}), dict(wanted or {})
+    return same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None)) and current == wanted
+
+
+def main():
+    module = gcp_module(
+        {
+            "pool_id": {"type": "str", "required": True},
+            "provider_id": {"type": "str", "required": True},
+            "display_name": {"type": "str"},
+            "description": {"type": "str"},
+            "disabled": {"type": "bool"},
+            "attribute_mapping": {"type": "dict"},
+            "attribute_condition": {"type": "str"},
+            "oidc": {
+                "type": "dict",
+                "options": {
+                    "issuer_uri": {"type": "str", "required": True},
+                    "allowed_audiences": {"type": "list", "elements": "str", "default": []},
+                    "jwks": {"type": "dict"},
+                },
+            },
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait_timeout": {"type": "int", "default": 120},
+        },
+        required_if=[("state", "present", ["attribute_mapping", "oidc"])],
+    )
+    params = module.params
+    try:
+        _check(params)
+        provider = WorkloadIdentityObject(
+            GcpClient(module),
+            parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
+            id_parameter="workloadIdentityPoolProviderId",
+            object_id=params["provider_id"],
+            wait_seconds=params["wait_timeout"],
+            same=_same,
+        )
+        if params["state"] == "absent":
+            changed, before, after = provider.ensure_absent(module.check_mode)
+        else:
+            changed, before, after = provider.ensure_present(_wanted(params), module.check_mode)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, provider=after, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The stand-in's own API, under /standin/ on this machine's address: health and counters."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from .counters import Counters
+from .errors import GoogleError
+from .principals import Tokens
+
+
+class Admin:
+    """Everything but the health check is for the operator."""
+
+    def __init__(self, tokens: Tokens, counters: Counters) -> None:
+        self._tokens, self._counters = tokens, counters
+        self.routes = [
+            Route("/standin/health", self._health, methods=["GET"]),
+            Route("/standin/counters", self._read, methods=["GET"]),
+            Route("/standin/counters/reset", self._reset, methods=["POST"]),
+        ]
+
+    async def _health(self, _request: Request) -> Response:
+        return Response(status_code=200)
+
+    async def _read(self, request: Request) -> Response:
+        self._require_operator(request)
+        return JSONResponse(self._counters.read())
+
+    async def _reset(self, request: Request) -> Response:
+        self._require_operator(request)
+        self._counters.reset()
+        return Response(status_code=204)
+
+    def _require_operator(self, request: Request) -> None:
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        principal = self._tokens.find(value) if scheme.lower() == "bearer" else None
+        if principal is None or not principal.operator:
+            raise GoogleError("UNAUTHENTICATED", "The operator's token is required as Bearer.")

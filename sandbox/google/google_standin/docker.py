@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""LOCATION-docker.pkg.dev: the docker endpoint with its Bearer challenge, in front of a real registry."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from .access import DELETE, DOWNLOAD, UPLOAD, Access
+from .counters import Counters
+from .errors import DockerError
+from .principals import ANONYMOUS, Principal, Tokens
+from .proxying import Registry
+from .store import Store
+
+# The distribution spec's name and reference: nothing that a second parser could read as another path.
+_NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_PATH = re.compile(
+    rf"(?P<name>{_NAME}(?:/{_NAME})*)/"
+    r"(?P<rest>(?P<kind>manifests|blobs|tags|referrers)/(?P<reference>uploads/[\w=-]*|\w[\w.:+-]*))",
+    re.ASCII,
+)
+_TOKEN_USER = re.compile(r"oauth2accesstoken|_dcgcr_.*_token")
+_ACTIONS = {"pull": {DOWNLOAD}, "push": {UPLOAD}, "delete": {DELETE}, "*": {DOWNLOAD, UPLOAD, DELETE}}
+# Whatever the docker token is worth, this is what the endpoint claims.
+_CLAIMED_SECONDS = 43200
+# Google's own is not known †.
+_DOWNLOAD_SECONDS = 300
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+@dataclass(frozen=True)
+class _Download:
+    path: str
+    image: str
+    expires: float
+    counted: bool
+
+
+class Docker:
+    """One location's endpoint. The permission is looked up again for every request."""
+
+    def __init__(
+        self,
+        store: Store,
+        tokens: Tokens,
+        access: Access,
+        counters: Counters,
+        registry: Registry,
+        clock: Callable[[], float] = time.time,
+        *,
+        location: str = "",
+    ) -> None:
+        """location: for hosts that do not name one."""
+        self._store, self._tokens, self._access, self._counters = store, tokens, access, counters
+        self._registry, self._clock, self._location = registry, clock, location
+        self._downloads: dict[str, _Download] = {}
+        self.routes = [
+            Route("/v2/", self._ping, methods=["GET"]),
+            Route("/v2/token", self._token, methods=_METHODS),
+            Route("/v2/{path:path}", self._repository_path, methods=_METHODS),
+            Route(
+                "/artifacts-downloads/namespaces/{project}/repositories/{repository}/downloads/{token}",
+                self._download,
+                methods=["GET"],
+            ),
+        ]
+
+    async def _ping(self, request: Request) -> Response:
+        try:
+            principal = self._principal(request)
+        except DockerError:
+            self._count("ping", None)
+            self._count("denied", None)
+            raise
+        self._count("ping", principal)
+        if principal is None:
+            # No service here: clients must live with a challenge that names only the realm.
+            raise _challenge(request, "No credential was supplied.")
+        return JSONResponse({})
+
+    async def _token(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            raise DockerError(405, "UNSUPPORTED", "Method Not Allowed", {"Allow": "GET"})
+        credential = _credential(request)
+        principal = ANONYMOUS if credential is None else self._tokens.find(credential)
+        self._count("token", principal)
+        if principal is None:
+            self._count("denied", None)
+            raise DockerError(401, "UNAUTHORIZED", "authentication failed")
+        for scope in " ".join(request.query_params.getlist("scope")).split():
+            kind, _, rest = scope.partition(":")
+            name, _, actions = rest.rpartition(":")
+            if kind == "repository":
+                permissions = set().union(*(_ACTIONS.get(action, set()) for action in actions.split(",")))
+                self._authorize(request, principal, name, permissions)
+        return JSONResponse({"token": self._token_for(credential), "expires_in": _CLAIMED_SECONDS})
+
+    def _token_for(self, credential: str | None) -> str:
+        """A docker token, which lives as long as the access token behind it."""
+        if credential is None:
+            return self._tokens.issue(ANONYMOUS, self._clock() + _CLAIMED_SECONDS)
+        return self._tokens.derive(credential)
+
+    async def _repository_path(self, request: Request) -> Response:
+        match = _PATH.fullmatch(request.path_params["path"])
+        if match is None:
+            raise DockerError(404, "NOT_FOUND", "Not Found")
+        name, kind, reference = match["name"], match["kind"], match["reference"]
+        uploading = kind == "blobs" and reference.startswith("uploads/")
+        if uploading or request.method in ("POST", "PUT", "PATCH"):
+            permission, actions = UPLOAD, "pull,push"
+        elif request.method == "DELETE":
+            permission, actions = DELETE, "delete"
+        else:
+            permission, actions = DOWNLOAD, "pull"
+        try:
+            principal = self._principal(request)
+        except DockerError:
+            self._count("denied", None, name)
+            raise
+        if principal is None:
+            raise _challenge(
+                request,
+                "No valid credential was supplied.",
+                f',service="{request.headers["host"]}",scope="repository:{name}:{actions}"',
+            )
+        self._authorize(request, principal, name, {permission})
+        path = f"/v2/{name}/{match['rest']}"
+        if permission == UPLOAD:
+            self._count("upload", principal, name)
+            return await self._registry.forward(request, path, self._upload_query(request, principal))
+        if kind == "blobs" and request.method == "GET":
+            return await self._redirect(principal, name, path)
+        if kind in ("manifests", "blobs") and permission == DOWNLOAD:
+            self._count(f"{kind.removesuffix('s')}_{request.method.lower()}", principal, name)
+        missing = None
+        if kind == "manifests":
+            missing = DockerError(404, "MANIFEST_UNKNOWN", f'Failed to fetch "{reference}"')
+        return await self._registry.forward(request, path, request.query_params.multi_items(), missing=missing)
+
+    def _upload_query(self, request: Request, principal: Principal) -> list[tuple[str, str]]:
+        """The query, less a cross-repository mount from where the principal may not read."""
+        query = request.query_params.multi_items()
+        source = request.query_params.get("from")
+        if source is None:
+            return query
+        if self._access.allows(principal, DOWNLOAD, self._repository(request, source)):
+            return query
+        return [(key, value) for key, value in query if key not in ("from", "mount")]
+
+    async def _redirect(self, principal: Principal, name: str, path: str) -> Response:
+        status = await self._registry.head(path)
+        if status != 200:
+            raise DockerError(status, "BLOB_UNKNOWN", f'Failed to fetch "{path.rpartition("/")[2]}"')
+        now = self._clock()
+        for token in [token for token, download in self._downloads.items() if download.expires <= now]:
+            del self._downloads[token]
+        project, repository = name.split("/")[:2]
+        folder = f"/artifacts-downloads/namespaces/{project}/repositories/{repository}/downloads"
+        location = f"{folder}/{secrets.token_urlsafe(192)}"
+        self._count("blob_get", principal, name)
+        self._downloads[location] = _Download(path, name, now + _DOWNLOAD_SECONDS, not principal.operator)
+        return RedirectResponse(location, 302)
+
+    async def _download(self, request: Request) -> Response:
+        """The blob itself, for whoever holds the address."""
+        download = self._downloads.get(request.url.path)
+        if download is None or download.expires <= self._clock():
+            raise DockerError(403, "DENIED", "The download address is not valid.")
+        if download.counted:
+            self._counters.add("blob_download", download.image)
+        return await self._registry.forward(request, download.path)
+
+    def _repository(self, request: Request, name: str) -> str:
+        """The full name of an image's repository. Raises DockerError for a name that has none."""
+        parts = name.split("/")
+        if len(parts) < 3:
+            raise DockerError(400, "NAME_INVALID", f"invalid number of path components: {len(parts)}")
+        location = request.path_params.get("location", self._location)
+        return f"projects/{parts[0]}/locations/{location}/repositories/{parts[1]}"
+
+    def _authorize(self, request: Request, principal: Principal, name: str, permissions: set[str]) -> None:
+        repository = self._repository(request, name)
+        for permission in sorted(permissions):
+            if not self._access.allows(principal, permission, repository):
+                self._count("denied", principal, name)
+                if principal.anonymous:
+                    message = (
+                        "Unauthenticated request. Unauthenticated requests do not have permission "
+                        f'"{permission}" on resource "{repository}" (or it may not exist)'
+                    )
+                else:
+                    message = f'Permission "{permission}" denied on resource "{repository}" (or it may not exist)'
+                raise DockerError(403, "DENIED", message)
+        if repository not in self._store.repositories:
+            short = repository.rpartition("/")[2]
+            raise DockerError(404, "NAME_UNKNOWN", f'Repository "{short}" not found')
+
+    def _principal(self, request: Request) -> Principal | None:
+        """Who asks; None without a credential. A bad one is refused without a challenge."""
+        credential = _credential(request)
+        if credential is None:
+            return None
+        principal = self._tokens.find(credential)
+        if principal is None:
+            raise DockerError(401, "UNAUTHORIZED", "not authenticated: No valid credential was supplied.")
+        return principal
+
+    def _count(self, kind: str, principal: Principal | None, image: str | None = None) -> None:
+        if principal is None or not principal.operator:
+            self._counters.add(kind, image)
+
+
+def _challenge(request: Request, message: str, more: str = "") -> DockerError:
+    realm = f'Bearer realm="https://{request.headers["host"]}/v2/token"{more}'
+    return DockerError(401, "UNAUTHORIZED", f"not authenticated: {message}", {"WWW-Authenticate": realm})
+
+
+def _credential(request: Request) -> str | None:
+    """The token of the Authorization header; None without a header, empty if it is of no known kind."""
+    header = request.headers.get("authorization")
+    if header is None:
+        return None
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value
+    if scheme.lower() == "basic":
+        try:
+            user, _, password = base64.b64decode(value, validate=True).decode().partition(":")
+        except (binascii.Error, UnicodeDecodeError):
+            return ""
+        return password if _TOKEN_USER.fullmatch(user) else ""
+    return ""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the stand-in for Google."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+
+from google_harness import Google, Keys
+
+
+@pytest.fixture(scope="session")
+def keys() -> Keys:
+    return Keys()
+
+
+@pytest.fixture
+def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
+    standin = Google(tmp_path, keys)
+    yield standin
+    standin.close()
