@@ -73,9 +73,8 @@ else:
 
 
 def _read(client, path):
-    answer = client.call_api(
-        path, "GET", auth_settings=["BearerToken"], _preload_content=False, _return_http_data_only=True, _request_timeout=30
-    )
+    # The API server answers a JWKS to nobody who accepts application/json alone (HTTP 406).
+    answer = client.request("get", path, header_params={"Accept": "*/*"}, serialize=False)
     return json.loads(answer.data)
 
 
@@ -88,7 +87,7 @@ def main():
         module_class=AnsibleModule, argument_spec=AUTH_ARG_SPEC, supports_check_mode=True, check_pyyaml=False
     )
     try:
-        client = get_api_client(module).client.client
+        client = get_api_client(module).client
     except CoreException as error:
         module.fail_json(msg=f"No way to the cluster: {error}. Set kubeconfig and context, or KUBECONFIG.")
     host = client.configuration.host

@@ -1,0 +1,46 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: image_reference
+short_description: Split an image reference into its parts
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Splits a reference as docker does. One that names no registry is of C(docker.io).
+options:
+  _input:
+    description: The reference.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: The registry of an image
+  ansible.builtin.debug:
+    msg: "{{ ('us-central1-docker.pkg.dev/p/r/i:1.0' | pullthrough.registry_cache.image_reference).registry }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The parts C(registry), C(repository), C(tag) and C(digest); the last two are none where there is none.
+  type: dict
+"""
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+
+
+def image_reference(value):
+    try:
+        return dict(_image_reference.parse(value)._asdict())
+    except (TypeError, ValueError) as error:
+        raise AnsibleFilterError(str(error)) from error
+
+
+class FilterModule:
+    def filters(self):
+        return {"image_reference": image_reference}

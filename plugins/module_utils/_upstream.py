@@ -1,0 +1,88 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Asks an upstream registry for a manifest by the distribution token flow
+(https://distribution.github.io/distribution/spec/auth/token/).
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import typing as t
+
+try:
+    import requests
+except ImportError:
+    requests = None
+
+ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+# Seconds to connect and to wait for an answer.
+_TIMEOUT = (10, 30)
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+
+class UpstreamError(Exception):
+    """The upstream did not give the manifest; the text holds its own words."""
+
+
+def words(status: int, body: bytes) -> str:
+    """An error answer in the upstream's own words: the first error of the distribution specification's body."""
+    try:
+        answer: t.Any = json.loads(body)
+        message = answer["errors"][0].get("message") or answer["errors"][0]["code"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        message = body.decode(errors="replace").strip()[:300]
+    return f"HTTP {status}: {message}"
+
+
+def digest(body: bytes) -> str:
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def fetch_manifest(
+    host: str, repository: str, version: str, username: str, secret: str, ca_bundle: str | None = None
+) -> str:
+    """GET a manifest from the upstream itself with a credential.
+
+    :param version: tag or digest.
+    :param ca_bundle: path of the CA certificates to trust; the environment's unless given.
+    :return: the manifest's digest.
+    :raises UpstreamError: with the upstream's words.
+    """
+    # Given with each request: REQUESTS_CA_BUNDLE would override a session's own.
+    options: dict[str, t.Any] = {"timeout": _TIMEOUT, "verify": ca_bundle or True}
+    url = f"https://{host}/v2/{repository}/manifests/{version}"
+    headers = {"Accept": ACCEPT}
+    try:
+        with requests.Session() as session:
+            ping = session.get(f"https://{host}/v2/", **options)
+            scheme, _, challenge = ping.headers.get("WWW-Authenticate", "").partition(" ")
+            if ping.status_code == 401 and scheme.lower() == "bearer":
+                parameters = dict(_PARAMETER.findall(challenge))
+                query = {"scope": f"repository:{repository}:pull"}
+                if "service" in parameters:
+                    query["service"] = parameters["service"]
+                answer = session.get(parameters["realm"], params=query, auth=(username, secret), **options)
+                if answer.status_code != 200:
+                    raise UpstreamError(words(answer.status_code, answer.content))
+                token = answer.json().get("token") or answer.json()["access_token"]
+                manifest = session.get(url, headers={**headers, "Authorization": f"Bearer {token}"}, **options)
+            else:
+                auth = (username, secret) if ping.status_code == 401 else None
+                manifest = session.get(url, headers=headers, auth=auth, **options)
+    except (requests.exceptions.RequestException, LookupError) as error:
+        raise UpstreamError(f"no usable answer from https://{host}/v2/ ({error})") from error
+    if manifest.status_code != 200:
+        raise UpstreamError(words(manifest.status_code, manifest.content))
+    return digest(manifest.content)
