@@ -20,6 +20,7 @@ try:
     import google.auth.exceptions
     import requests
     from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
+    from google.auth.transport.requests import AuthorizedSession
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 except ImportError:
@@ -29,6 +30,8 @@ else:
 
 # Seconds to connect and to wait for an answer.
 TIMEOUT = (10, 60)
+_RETRIES = 4
+_PRODUCT = "registry_cache"
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 # Which options each kind of credential reads; others may come from the environment and are left alone.
 _OPTIONS_OF_KIND = {
@@ -41,7 +44,10 @@ _WAY_OUT = {
     401: "Check auth_kind and its credential: it is expired, malformed or of another kind",
     403: "Grant the permission to the identity that runs this module, or enable the API in the project, and try again",
     404: "Check project, location and name",
+    409: "Somebody else changes it at the same time: run again",
+    429: "Google's quota is used up for the moment: run again in a minute",
 }
+_NETWORK_WAY_OUT = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
 
 
 class GcpError(Exception):
@@ -89,18 +95,27 @@ class GcpClient:
         kind = module.params["auth_kind"]
         params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
         params.update({option: module.params[option] for option in _OPTIONS_OF_KIND[kind]})
-        if kind != "application" and kind != "machineaccount" and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
+        if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
             raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
         params.update(auth_kind=kind, scopes=module.params["scopes"] or list(_SCOPES), env_type=module.params["env_type"])
         try:
-            self._session = GcpSession(
-                SimpleNamespace(params=params, fail_json=module.fail_json), "registry_cache"
-            ).session()
+            session = GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session()
         except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
             raise GcpError(f"No Google credential of auth_kind {kind}: {error}") from error
-        retry = Retry(total=4, backoff_factor=0.5, status_forcelist=(429, 503), allowed_methods=("GET",))
-        retry.raise_on_status = False
-        self._session.mount("https://", HTTPAdapter(max_retries=retry))
+        if kind == "accesstoken":
+            # Nothing can refresh it: without this a 401 becomes a RefreshError that hides Google's own words.
+            session = AuthorizedSession(session.credentials, refresh_status_codes=())
+        session.headers["User-Agent"] = "-".join(filter(None, ("Google-Ansible-MM", _PRODUCT, params["env_type"])))
+        retry = Retry(
+            total=_RETRIES,
+            backoff_factor=0.5,
+            status_forcelist=(429, 503),
+            allowed_methods=("GET", "PATCH", "DELETE"),  # sent twice, they come to the same
+            respect_retry_after_header=False,  # a server could ask for hours
+            raise_on_status=False,
+        )
+        session.mount("https://", HTTPAdapter(max_retries=retry))
+        self._session = session
 
     def request(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
@@ -113,17 +128,16 @@ class GcpClient:
         """
         try:
             answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
+        except google.auth.exceptions.TransportError as error:
+            raise GcpError(f"{what}: no token, since its server does not answer ({error}). {_NETWORK_WAY_OUT}") from error
         except google.auth.exceptions.GoogleAuthError as error:
-            raise GcpError(f"{what}: Google does not take the credential ({error}). {_WAY_OUT[401]}.", 401) from error
+            raise GcpError(f"{what}: Google does not take the credential ({error}). {_WAY_OUT[401]}.") from error
         except requests.exceptions.RequestException as error:
-            raise GcpError(
-                f"{what}: no answer from {url.split('?')[0]} ({error}). Check the network, HTTPS_PROXY, and"
-                " REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
-            ) from error
+            raise GcpError(f"{what}: no answer from {url} ({error}). {_NETWORK_WAY_OUT}") from error
         try:
-            content = answer.json() if answer.content else {}
+            content = answer.json()
         except ValueError:
-            content = {}
+            content = None
         if answer.status_code >= 400:
             error = content.get("error") if isinstance(content, dict) else None
             message = error.get("message") if isinstance(error, dict) else answer.text[:300]
@@ -132,6 +146,8 @@ class GcpClient:
                 f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
                 answer.status_code,
             )
+        if not isinstance(content, dict):
+            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
         return content
 
     def get(self, url: str, what: str, params: dict[str, t.Any] | None = None) -> dict[str, t.Any] | None:
@@ -160,7 +176,8 @@ class GcpClient:
             pause = min(pause * 2, 5)
             operation = self.request("GET", f"{api}/{operation['name']}", what)
         if "error" in operation:
-            raise GcpError(f"{what}: {operation['error'].get('message')}", operation["error"].get("code"))
+            # A google.rpc.Status, whose code is not an HTTP status.
+            raise GcpError(f"{what}: the operation failed: {operation['error'].get('message')}")
 
 
 def stripped(resource: dict[str, t.Any]) -> dict[str, t.Any]:

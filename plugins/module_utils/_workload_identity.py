@@ -15,6 +15,7 @@ from ._gcp import GcpClient, GcpError, stripped
 
 API = "https://iam.googleapis.com/v1"
 _ID = re.compile(r"(?!gcp-)[a-z0-9-]{4,32}")
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
 
 
 def check_id(option: str, value: str) -> None:
@@ -24,6 +25,12 @@ def check_id(option: str, value: str) -> None:
             f"{option} '{value}' is not an id that Google takes: 4 to 32 of a-z, 0-9 and '-', not beginning with 'gcp-'."
             f" Example: {option}: registry-cache"
         )
+
+
+def check_project(project: str | None) -> None:
+    """:raises GcpError: unless it is the id or number of a project."""
+    if not project or not _PROJECT.fullmatch(project):
+        raise GcpError(f"project '{project or ''}' is no project's id or number. Example: project: my-project")
 
 
 class WorkloadIdentityObject:
@@ -71,10 +78,17 @@ class WorkloadIdentityObject:
         """
         before = self.read()
         if before is None:
-            if not check_mode:
-                params = {self._id_parameter: self._id}
-                self._act("POST", f"{API}/{self._parent}", body=stripped(wanted), params=params)
-            return True, {}, self._after({"name": self.name, "state": "ACTIVE", **stripped(wanted)}, check_mode)
+            predicted = {"name": self.name, "state": "ACTIVE", **stripped(wanted)}
+            if check_mode:
+                return True, {}, predicted
+            try:
+                self._act("POST", f"{API}/{self._parent}", body=stripped(wanted), params={self._id_parameter: self._id})
+                return True, {}, self.read() or predicted
+            except GcpError as error:
+                # Two clusters of one play share a pool: the other one was faster.
+                before = self.read() if error.status == 409 else None
+                if before is None:
+                    raise
         deleted = before.get("state") == "DELETED"
         fields = self.differing(before, wanted)
         if not deleted and not fields:
@@ -85,8 +99,8 @@ class WorkloadIdentityObject:
             if fields:
                 body = {field: wanted[field] for field in fields}
                 self._act("PATCH", f"{API}/{self.name}", body=body, params={"updateMask": ",".join(fields)})
-        predicted = {**before, "state": "ACTIVE", **{field: wanted[field] for field in fields}}
-        return True, before, self._after(stripped(predicted), check_mode)
+        predicted = stripped({**before, "state": "ACTIVE", **{field: wanted[field] for field in fields}})
+        return True, before, predicted if check_mode else self.read() or predicted
 
     def ensure_absent(self, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
         """Delete unless it is deleted; Google keeps it for 30 days."""
@@ -96,6 +110,3 @@ class WorkloadIdentityObject:
         if not check_mode:
             self._act("DELETE", f"{API}/{self.name}")
         return True, before, {}
-
-    def _after(self, predicted: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-        return predicted if check_mode else self.read() or predicted

@@ -25,6 +25,9 @@ attributes:
   diff_mode:
     description: Reads only.
     support: none
+  idempotent:
+    description: Reads only.
+    support: full
 notes:
   - The caller needs C(get) on the non-resource URLs C(/.well-known/openid-configuration) and C(/openid/v1/jwks),
     as the cluster role C(system:service-account-issuer-discovery) grants it.
@@ -55,53 +58,70 @@ jwks:
 """
 
 import json
-import traceback
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 
 try:
-    from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
     from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
+    from urllib3.exceptions import HTTPError, MaxRetryError
+except ImportError:  # AnsibleK8SModule says that it is missing
+    ApiException = HTTPError = MaxRetryError = Exception
+
+# Seconds to connect and to wait for an answer.
+_TIMEOUT = (10, 60)
+_WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 
 
 def _read(client, path):
     # The API server answers a JWKS to nobody who accepts application/json alone (HTTP 406).
-    answer = client.request("get", path, header_params={"Accept": "*/*"}, serialize=False)
+    answer = client.request("get", path, header_params={"Accept": "*/*"}, serialize=False, _request_timeout=_TIMEOUT)
     return json.loads(answer.data)
 
 
+def _refusal(error):
+    """The API server's own message, or what the client made of it."""
+    try:
+        return json.loads(error.body)["message"]
+    except (ValueError, LookupError, TypeError):
+        return error.reason
+
+
+def _main_cause(error):
+    """The URL that was tried and what came of it."""
+    if isinstance(error, MaxRetryError):
+        return f"{error.pool.scheme}://{error.pool.host}:{error.pool.port}{error.url} ({error.reason})"
+    return str(error)
+
+
 def main():
-    if IMPORT_ERROR:
-        AnsibleModule(argument_spec={}).fail_json(
-            msg=missing_required_lib("kubernetes and the collection kubernetes.core"), exception=IMPORT_ERROR
-        )
     module = AnsibleK8SModule(
         module_class=AnsibleModule, argument_spec=AUTH_ARG_SPEC, supports_check_mode=True, check_pyyaml=False
     )
+    host = "the cluster"
     try:
-        client = get_api_client(module).client
-    except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error}. Set kubeconfig and context, or KUBECONFIG.")
-    host = client.configuration.host
-    try:
+        client = get_api_client(module).client  # asks for /version already
+        host = client.configuration.host
         discovery = _read(client, "/.well-known/openid-configuration")
-        jwks = _read(client, "/openid/v1/jwks")
+        result = {"issuer": discovery["issuer"], "jwks_uri": discovery["jwks_uri"], "jwks": _read(client, "/openid/v1/jwks")}
+    except CoreException as error:
+        module.fail_json(msg=f"No way to the cluster: {error} {_WAY_OUT}.")
     except ApiException as error:
+        way_out = {
+            403: "Bind the cluster role system:service-account-issuer-discovery to the identity that runs this module",
+            404: "The API server has no service-account issuer: set kube-apiserver's --service-account-issuer",
+        }
+        status = f"HTTP {error.status}: " if error.status else ""  # without one, TLS failed
         module.fail_json(
-            msg=f"{host} does not tell its service-account issuer: HTTP {error.status} {error.reason}. Bind the cluster role"
-            " system:service-account-issuer-discovery to the identity that runs this module."
+            msg=f"{host} does not tell its service-account issuer: {status}{_refusal(error)}."
+            f" {way_out.get(error.status, _WAY_OUT)}."
         )
-    except (HTTPError, OSError, ValueError) as error:
-        module.fail_json(msg=f"No usable answer from the API server {host}: {error}. Set kubeconfig and context, or KUBECONFIG.")
-    module.exit_json(changed=False, issuer=discovery["issuer"], jwks_uri=discovery["jwks_uri"], jwks=jwks)
+    except (HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        module.fail_json(msg=f"No usable answer from the API server: {_main_cause(error)}. {_WAY_OUT}.")
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Adds or removes one member of one role, with or without a condition, in the IAM policy of a resource.
+  - Only repositories of Artifact Registry are supported.
   - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and tried again.
 options:
   resource:
@@ -58,6 +59,9 @@ attributes:
   diff_mode:
     description: Returns the binding before and after.
     support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
 """
 
 EXAMPLES = r"""
@@ -91,7 +95,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
 )
 
 _API = "https://artifactregistry.googleapis.com/v1"
-_REPOSITORY = re.compile(r"projects/[^/]+/locations/[^/]+/repositories/[^/]+")
+_REPOSITORY = re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII)
 _MEMBER = re.compile(r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+")
 _ROLE = re.compile(r"((projects|organizations)/[^/]+/)?roles/[\w.]+")
 _CONFLICT_RETRIES = 5
@@ -99,13 +103,23 @@ _CONFLICT_RETRIES = 5
 
 def _check(params):
     forms = {
-        "resource": (_REPOSITORY, "projects/my-project/locations/us-central1/repositories/my-repository"),
-        "role": (_ROLE, "roles/artifactregistry.reader"),
-        "member": (_MEMBER, "serviceAccount:name@my-project.iam.gserviceaccount.com"),
+        "resource": (_REPOSITORY, "an Artifact Registry repository, the one kind supported", "projects/my-project/locations/us-central1/repositories/my-repository"),
+        "role": (_ROLE, "the name of a role", "roles/artifactregistry.reader"),
+        "member": (_MEMBER, "a member as IAM writes it", "serviceAccount:name@my-project.iam.gserviceaccount.com"),
     }
-    for option, (form, example) in forms.items():
+    for option, (form, kind, example) in forms.items():
         if not form.fullmatch(params[option]):
-            raise GcpError(f"{option} '{params[option]}' is not of the form that IAM takes. Example: {option}: {example}")
+            raise GcpError(f"{option} '{params[option]}' is not {kind}. Example: {option}: {example}")
+
+
+def _normal(member):
+    """IAM answers with e-mail addresses and domains in lower case; a principal's case counts."""
+    kind, separator, name = member.partition(":")
+    return member if kind in ("principal", "principalSet") else kind + separator + name.lower()
+
+
+def _holds(binding, member):
+    return binding is not None and _normal(member) in map(_normal, binding["members"])
 
 
 def _find(policy, role, condition):
@@ -125,7 +139,7 @@ def _changed_policy(policy, role, member, condition, present):
     elif present:
         binding["members"].append(member)
     else:
-        binding["members"].remove(member)
+        binding["members"] = [other for other in binding["members"] if _normal(other) != _normal(member)]
         if not binding["members"]:
             bindings.remove(binding)
     if condition:
@@ -136,7 +150,7 @@ def _changed_policy(policy, role, member, condition, present):
 def _apply(client, params, check_mode):
     """Read, modify, write with the etag; again when somebody else wrote in between."""
     resource, role, member = params["resource"], params["role"], params["member"]
-    condition = {key: value for key, value in (params["condition"] or {}).items() if value is not None} or None
+    condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
     present = params["state"] == "present"
     what = f"IAM policy of {resource}"
     attempt = 0
@@ -144,15 +158,14 @@ def _apply(client, params, check_mode):
         version = {"options.requestedPolicyVersion": 3}
         policy = client.request("GET", f"{_API}/{resource}:getIamPolicy", what, params=version)
         before = _find(policy, role, condition)
-        if (before is not None and member in before["members"]) == present:
+        if _holds(before, member) == present:
             return False, before, before
         wanted = _changed_policy(policy, role, member, condition, present)
-        after = _find(wanted, role, condition)
         if check_mode:
-            return True, before, after
+            return True, before, _find(wanted, role, condition)
         try:
-            client.request("POST", f"{_API}/{resource}:setIamPolicy", what, body={"policy": wanted})
-            return True, before, after
+            policy = client.request("POST", f"{_API}/{resource}:setIamPolicy", what, body={"policy": wanted})
+            return True, before, _find(policy, role, condition)
         except GcpError as error:
             if error.status != 409 or attempt == _CONFLICT_RETRIES:
                 raise

@@ -46,6 +46,9 @@ attributes:
   diff_mode:
     description: Returns the pool before and after.
     support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
 """
@@ -79,6 +82,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
     WorkloadIdentityObject,
     check_id,
+    check_project,
 )
 
 
@@ -95,8 +99,7 @@ def main():
     )
     params = module.params
     try:
-        if not params["project"]:
-            raise GcpError("project is required. Example: project: my-project")
+        check_project(params["project"])
         check_id("pool_id", params["pool_id"])
         pool = WorkloadIdentityObject(
             GcpClient(module),

@@ -61,7 +61,8 @@ options:
       jwks:
         description:
           - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach.
-          - If unset, Google fetches them from the issuer.
+          - If unset, Google fetches them from the issuer, and keys that were uploaded before are removed.
+          - Compared by content, so that the order of keys and the spelling of JSON change nothing.
         type: dict
   state:
     description: Whether the provider is there.
@@ -80,6 +81,9 @@ attributes:
     support: full
   diff_mode:
     description: Returns the provider before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
@@ -129,6 +133,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
     WorkloadIdentityObject,
     check_id,
+    check_project,
 )
 
 # Members of a private key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
@@ -136,8 +141,7 @@ _PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
 
 def _check(params):
-    if not params["project"]:
-        raise GcpError("project is required. Example: project: my-project")
+    check_project(params["project"])
     check_id("pool_id", params["pool_id"])
     check_id("provider_id", params["provider_id"])
     if params["state"] == "absent":
@@ -146,6 +150,12 @@ def _check(params):
         raise GcpError(
             "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
         )
+    for key, expression in params["attribute_mapping"].items():
+        if not isinstance(expression, str) or not expression:
+            raise GcpError(
+                f"attribute_mapping.{key} is not a CEL expression but {expression!r}; leave the key out to remove it."
+                f" Example: {key}: assertion.sub"
+            )
     if not params["oidc"]["issuer_uri"].startswith("https://"):
         raise GcpError(
             f"oidc.issuer_uri '{params['oidc']['issuer_uri']}' does not begin with https://."
@@ -178,7 +188,9 @@ def _same(field, current, wanted):
     if field != "oidc":
         return current == wanted
     current, wanted = dict(current or {}), dict(wanted or {})
-    return same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None)) and current == wanted
+    keys = same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None))
+    audiences = sorted(current.pop("allowedAudiences", [])) == sorted(wanted.pop("allowedAudiences", []))
+    return keys and audiences and current == wanted
 
 
 def main():

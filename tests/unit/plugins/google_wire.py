@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wire between a module and the stand-in for Google: notes every request, and answers out of turn when told."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+import requests
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
+from ansible_collections.pullthrough.registry_cache.plugins.modules import gcp_iam_member
+from google_harness import Google
+from module_runner import run
+from requests.adapters import BaseAdapter
+
+
+@dataclass
+class Request:
+    """One request as it left the module."""
+
+    method: str
+    url: str
+    query: dict[str, str]
+    body: Any
+    headers: dict[str, str]
+    timeout: Any
+
+
+class Clock:
+    """Time that passes only by sleeping; the stand-in's operations go by it."""
+
+    def __init__(self, google: Google) -> None:
+        self._google, self.pauses = google, []
+
+    def monotonic(self) -> float:
+        return self._google.steady
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self._google.steady += seconds
+
+
+class Wire(BaseAdapter):
+    """Stands where the session's HTTPS adapter would be."""
+
+    def __init__(self, google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.google, self.clock = google, Clock(google)
+        self.requests: list[Request] = []
+        self.sessions = 0
+        self._faults: list[tuple[str, str, Callable[[], tuple[int, Any] | None]]] = []
+        monkeypatch.setattr(_gcp, "HTTPAdapter", self._adapter)
+        monkeypatch.setattr(_gcp, "time", self.clock)
+        monkeypatch.setattr(gcp_iam_member, "time", self.clock)
+
+    def _adapter(self, max_retries: Any) -> Wire:
+        self.sessions += 1
+        return self
+
+    def run(self, name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+        """A module as the operator, whose requests alone are then in C(requests)."""
+        self.requests.clear()
+        credential = {"auth_kind": "accesstoken", "access_token": self.google.operator}
+        return run(name, check=check, **{**credential, **arguments})
+
+    def answer(self, method: str, url_part: str, status: int, body: Any) -> None:
+        """Answer the next such request so, without the stand-in."""
+        self._faults.append((method, url_part, lambda: (status, body)))
+
+    def before(self, method: str, url_part: str, act: Callable[[], Any]) -> None:
+        """Do something just before the stand-in gets the next such request."""
+
+        def fault() -> None:
+            act()
+
+        self._faults.append((method, url_part, fault))
+
+    def sent(self) -> list[tuple[str, str]]:
+        """Verb and URL of each request, the query left out."""
+        return [(request.method, request.url) for request in self.requests]
+
+    def writes(self) -> list[Request]:
+        return [request for request in self.requests if request.method != "GET"]
+
+    def send(self, request: Any, timeout: Any = None, **_options: Any) -> requests.Response:
+        parts = urlsplit(request.url)
+        url = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        body = json.loads(request.body) if request.body else None
+        self.requests.append(
+            Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout)
+        )
+        for fault in self._faults:
+            method, url_part, act = fault
+            if method == request.method and url_part in request.url:
+                self._faults.remove(fault)
+                answer = act()
+                if answer is not None:
+                    content = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
+                    return self._response(request, answer[0], content)
+                break
+        reply = self.google.call(
+            request.method, request.url, token=None, headers=dict(request.headers), content=request.body
+        )
+        return self._response(request, reply.status_code, reply.content)
+
+    def close(self) -> None:
+        pass
+
+    @staticmethod
+    def _response(request: Any, status: int, content: bytes) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.url, response.request = status, request.url, request
+        response.raw = io.BytesIO(content)
+        return response
