@@ -100,6 +100,7 @@ replicas:
       digest: sha256:b5b2b2c507a0944348e0303114d8d93aaaa081732b86451d9bce1f432a537bc7
 """
 
+import contextlib
 import http.client
 import json
 import os
@@ -251,17 +252,19 @@ def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=t
     return results
 
 
-def _bundle(module):
-    """The usual CA certificates and those of ca_path in one file, or None to leave it to requests."""
-    if not module.params["ca_path"]:
-        return None
+@contextlib.contextmanager
+def trusted(ca_path):
+    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests."""
+    if not ca_path:
+        yield None
+        return
     usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
-    descriptor, path = tempfile.mkstemp(dir=module.tmpdir, suffix=".pem")
-    with os.fdopen(descriptor, "wb") as bundle:
-        for source in (usual, module.params["ca_path"]):
+    with tempfile.NamedTemporaryFile(suffix=".pem") as bundle:
+        for source in (usual, ca_path):
             with open(source, "rb") as file:
                 bundle.write(file.read() + b"\n")
-    return path
+        bundle.flush()
+        yield bundle.name
 
 
 def main():
@@ -292,7 +295,8 @@ def main():
         image = _image_reference.parse(params["image"])
         client = get_api_client(module).client.client
         replicas = Replicas(client, params["namespace"], params["container"], params["port"])
-        results = verify_all(replicas, image, params, _bundle(module))
+        with trusted(params["ca_path"]) as ca_bundle:
+            results = verify_all(replicas, image, params, ca_bundle)
     except ValueError as error:
         module.fail_json(msg=f"image: {error}")
     except (Hopeless, CoreException) as error:
