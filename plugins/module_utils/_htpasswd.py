@@ -37,7 +37,8 @@ class User(t.NamedTuple):
 
 def check_user(user: User) -> None:
     """:raises HtpasswdError: for a name or password that htpasswd or bcrypt cannot hold."""
-    if not user.name or any(character in user.name for character in ":\r\n\0") or user.name.startswith("#"):
+    # parse splits at more than line feeds.
+    if user.name.splitlines() != [user.name] or ":" in user.name or "\0" in user.name or user.name.startswith("#"):
         raise HtpasswdError(
             f"the user name '{user.name}' must not be empty, begin with '#', or hold a colon or a line break"
         )

@@ -22,7 +22,9 @@ options:
       - Exactly one of O(path) and O(content) is required.
     type: path
   content:
-    description: The text as it is; the new text is returned. An empty text makes a new one.
+    description:
+      - The text as it is; the new text is returned. An empty text makes a new one.
+      - It holds hashes, so set C(no_log) on the task.
     type: str
   users:
     description: The users.
@@ -124,14 +126,20 @@ def _write(module, text):
     descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
-    module.atomic_move(temporary, module.params["path"])
+    # atomic_move gives a new file what the umask leaves.
+    umask = os.umask(0o077)
+    try:
+        module.atomic_move(temporary, module.params["path"])
+    finally:
+        os.umask(umask)
 
 
 def main():
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path"},
-            "content": {"type": "str", "no_log": True},
+            # Not no_log: Ansible would blank the same text in what is returned. The caller's task has no_log.
+            "content": {"type": "str", "no_log": False},
             "users": {
                 "type": "list",
                 "elements": "dict",
