@@ -87,7 +87,7 @@ def main() -> None:
         cache = Cache(sandbox)
         print("\nProved in this run:")
         ready = len(cluster.replicas())
-        prove(ready == 2, f"site.yml: {ready} replicas from an empty cluster in {seconds:.0f} s (changed={changed})")
+        prove(ready == 2, f"site.yml: {ready} replicas ready after {seconds:.0f} s (changed={changed})")
         pulls(cluster, cache, google)
         credentials(cache)
         grant(cache, google)

@@ -35,9 +35,11 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils import 
 
 
 def image_reference(value):
+    if not isinstance(value, str):
+        raise AnsibleFilterError(f"image_reference takes a string. Example: {_image_reference.EXAMPLE}")
     try:
         return dict(_image_reference.parse(value)._asdict())
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
 
 

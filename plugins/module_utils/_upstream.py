@@ -66,6 +66,8 @@ def fetch_manifest(
     headers = {"Accept": ACCEPT}
     try:
         with requests.Session() as session:
+            # Else an entry of .netrc would take the place of the credential.
+            session.auth = lambda request: request
             ping = session.get(f"https://{host}/v2/", **options)
             scheme, _, challenge = ping.headers.get("WWW-Authenticate", "").partition(" ")
             if ping.status_code == 401 and scheme.lower() == "bearer":
@@ -81,7 +83,7 @@ def fetch_manifest(
             else:
                 auth = (username, secret) if ping.status_code == 401 else None
                 manifest = session.get(url, headers=headers, auth=auth, **options)
-    except (requests.exceptions.RequestException, LookupError) as error:
+    except (requests.exceptions.RequestException, LookupError, AttributeError) as error:
         raise UpstreamError(f"no usable answer from https://{host}/v2/ ({error})") from error
     if manifest.status_code != 200:
         raise UpstreamError(words(manifest.status_code, manifest.content))
