@@ -28,18 +28,33 @@ def prove(holds: bool, text: str) -> None:
 
 
 def site(*arguments: str) -> tuple[int, float]:
-    """Run site.yml, shown as it runs; returns how many tasks changed and its seconds."""
+    """Run site.yml; shows what changed or took a while. Returns how many tasks changed and its seconds."""
     started, changed = time.monotonic(), -1
     print(f"\n$ {' '.join((*_SITE, *arguments))}", flush=True)
     with subprocess.Popen([*_SITE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        task, since, lines = "start", started, []
         for line in process.stdout or ():
-            if not line.startswith(("ok:", "skipping:", "included:")) and line.strip():
-                print(f"  {line}", end="", flush=True)
+            if line.startswith(("TASK ", "PLAY RECAP")):
+                _show(task, time.monotonic() - since, lines)
+                task, since, lines = line.strip(" *\n").removeprefix("TASK "), time.monotonic(), []
+            lines.append(line)
             if recap := re.search(r"changed=(\d+)", line):
                 changed = int(recap[1])
     if process.returncode:
+        print("".join(lines), flush=True)
         raise NotProved("site.yml failed")
+    print(f"  {lines[1].strip()}", flush=True)
     return changed, time.monotonic() - started
+
+
+def _show(task: str, seconds: float, lines: list[str]) -> None:
+    """A task that changed, failed or took a while."""
+    if any(line.startswith(("fatal:", "failed:")) for line in lines):
+        print("".join(lines), flush=True)
+        return
+    changed = any(line.startswith("changed:") for line in lines)
+    if changed or seconds > 3:
+        print(f"  {seconds:5.1f} s  {task}{' changed' if changed else ''}", flush=True)
 
 
 def pulls(cluster: Cluster, cache: Cache, google: Google) -> None:

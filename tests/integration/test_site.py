@@ -24,7 +24,10 @@ POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/re
 PROVIDER = f"{POOL}/providers/kubernetes"
 IAM = "iam.googleapis.com"
 # The Google side as if another tool managed it: site.yml leaves what a test broke as it is.
-BY_HAND = ("--extra-vars", f"registry_cache_wif_manage=false registry_cache_wif_project_number={PROJECT_NUMBER}")
+BY_HAND = (
+    "--extra-vars",
+    json.dumps({"registry_cache_wif_manage": False, "registry_cache_wif_project_number": PROJECT_NUMBER}),
+)
 IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
 
 
@@ -87,37 +90,47 @@ def test_rerun_after_kubectl_scale(site: Site, cluster: Cluster) -> None:
     assert cluster.get(*resource)["spec"]["replicas"] == 2
 
 
+def break_provider(google: Google, **fields: Any) -> None:
+    """Change fields of the provider behind the playbook's back, and wait until that is in force."""
+    google.call("PATCH", IAM, PROVIDER, fields, updateMask=",".join(fields))
+    deadline = time.monotonic() + 10
+    while any(google.call("GET", IAM, PROVIDER).get(field, False) != value for field, value in fields.items()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 class TestBrokenChain:
     """The image is cached everywhere: only the upstream itself can tell that something is wrong."""
 
     @pytest.fixture(autouse=True)
     def restored(self, google: Google, cluster: Cluster, cache: Cache) -> Iterator[None]:
         cluster.warm(cache.password, "hello", "1.0")
-        policy = google.policy()
+        policy, provider = google.policy(), google.call("GET", IAM, PROVIDER)
         yield
         google.set_policy({**policy, "etag": google.policy()["etag"]})
-        google.call("PATCH", IAM, PROVIDER, {"disabled": False}, updateMask="disabled")
+        break_provider(google, disabled=provider.get("disabled", False), oidc=provider["oidc"])
 
     def test_intact(self, site: Site) -> None:
         result = site(*BY_HAND, *IMPATIENT)
         assert result.returncode == 0, result.stdout
 
     def test_provider_disabled(self, site: Site, google: Google, cache: Cache) -> None:
-        google.call("PATCH", IAM, PROVIDER, {"disabled": True}, updateMask="disabled")
-        time.sleep(1)
+        break_provider(google, disabled=True)
         result = site(*BY_HAND, *IMPATIENT)
         assert result.returncode != 0
         assert 'The target service indicated by the "audience" parameters is invalid.' in words(result.stdout)
         assert cache.manifest("hello", "1.0").status_code == 200  # what is cached is still served
 
-    def test_audience_wrong(self, site: Site, google: Google) -> None:
-        audience = "https://example.com/not-ours"
-        result = site(*BY_HAND, *IMPATIENT, "--extra-vars", f"registry_cache_wif_audience={audience}")
+    def test_audience_wrong(self, site: Site, google: Google, cache: Cache) -> None:
+        provider = google.call("GET", IAM, PROVIDER)
+        break_provider(google, oidc={**provider["oidc"], "allowedAudiences": ["https://example.com/other"]})
+        result = site(*BY_HAND, *IMPATIENT)
         assert result.returncode != 0
-        assert f"The audience in ID Token [{audience}] does not match the expected audience." in words(result.stdout)
-        assert site(*BY_HAND).returncode == 0  # and back
+        own = PROVIDER.removeprefix("/v1/")
+        assert f"The audience in ID Token [https://{IAM}/{own}] does not match the expected audience." in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200
 
-    def test_grant_missing(self, site: Site, google: Google) -> None:
+    def test_grant_missing(self, site: Site, google: Google, cache: Cache) -> None:
         google.revoke()
         result = site(*BY_HAND, *IMPATIENT)
         assert result.returncode != 0
@@ -126,6 +139,7 @@ class TestBrokenChain:
             '"projects/demo-project/locations/us-central1/repositories/private" (or it may not exist)'
         )
         assert expected in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200
 
 
 # What a user may get wrong: extra variables, and the words that the refusal must hold.
