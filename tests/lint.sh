@@ -2,6 +2,8 @@
 # Style and correctness of everything that is not a Python test.
 set -eu
 yamllint --strict .
+# Scenarios lie elsewhere than playbooks, beside which Ansible looks for collections.
+export ANSIBLE_COLLECTIONS_PATH="$PWD/playbooks/collections"
 ansible-lint --strict --offline
 git ls-files --cached --others --exclude-standard | while read -r file; do
   [ -f "$file" ] && head -c 2 "$file" | grep -q '^#!' && head -n 1 "$file" | grep -Eq '(ba)?sh$' && echo "$file"
