@@ -69,7 +69,7 @@ def fetch_manifest(
             # Else an entry of .netrc would take the place of the credential.
             session.auth = lambda request: request
             ping = session.get(f"https://{host}/v2/", **options)
-            scheme, _, challenge = ping.headers.get("WWW-Authenticate", "").partition(" ")
+            scheme, _space, challenge = ping.headers.get("WWW-Authenticate", "").partition(" ")
             if ping.status_code == 401 and scheme.lower() == "bearer":
                 parameters = dict(_PARAMETER.findall(challenge))
                 query = {"scope": f"repository:{repository}:pull"}

@@ -99,7 +99,8 @@ class WorkloadIdentityObject:
             if fields:
                 body = {field: wanted[field] for field in fields}
                 self._act("PATCH", f"{API}/{self.name}", body=body, params={"updateMask": ",".join(fields)})
-        predicted = stripped({**before, "state": "ACTIVE", **{field: wanted[field] for field in fields}})
+        # What is undeleted loses the time of its end.
+        predicted = stripped({**before, "state": "ACTIVE", "expireTime": None, **{field: wanted[field] for field in fields}})
         return True, before, predicted if check_mode else self.read() or predicted
 
     def ensure_absent(self, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:

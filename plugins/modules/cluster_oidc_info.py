@@ -69,7 +69,14 @@ try:
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError, MaxRetryError
 except ImportError:  # AnsibleK8SModule says that it is missing
-    ApiException = HTTPError = MaxRetryError = Exception
+
+    class ApiException(Exception):
+        pass
+
+    class HTTPError(Exception):
+        pass
+
+    MaxRetryError = HTTPError
 
 # Seconds to connect and to wait for an answer.
 _TIMEOUT = (10, 60)

@@ -103,7 +103,11 @@ _CONFLICT_RETRIES = 5
 
 def _check(params):
     forms = {
-        "resource": (_REPOSITORY, "an Artifact Registry repository, the one kind supported", "projects/my-project/locations/us-central1/repositories/my-repository"),
+        "resource": (
+            _REPOSITORY,
+            "an Artifact Registry repository, the one kind supported",
+            "projects/my-project/locations/us-central1/repositories/my-repository",
+        ),
         "role": (_ROLE, "the name of a role", "roles/artifactregistry.reader"),
         "member": (_MEMBER, "a member as IAM writes it", "serviceAccount:name@my-project.iam.gserviceaccount.com"),
     }

@@ -146,7 +146,8 @@ def _check(params):
     check_id("provider_id", params["provider_id"])
     if params["state"] == "absent":
         return
-    if "google.subject" not in params["attribute_mapping"]:
+    # An explicit null passes Ansible's own check of required options.
+    if "google.subject" not in (params["attribute_mapping"] or {}):
         raise GcpError(
             "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
         )
@@ -156,6 +157,8 @@ def _check(params):
                 f"attribute_mapping.{key} is not a CEL expression but {expression!r}; leave the key out to remove it."
                 f" Example: {key}: assertion.sub"
             )
+    if params["oidc"] is None:
+        raise GcpError("oidc is required with state present. Example: oidc: {issuer_uri: https://issuer.example.com}")
     if not params["oidc"]["issuer_uri"].startswith("https://"):
         raise GcpError(
             f"oidc.issuer_uri '{params['oidc']['issuer_uri']}' does not begin with https://."

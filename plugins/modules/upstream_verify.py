@@ -110,14 +110,14 @@ import traceback
 from base64 import b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _upstream
 
 try:
     import certifi
-    from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-    from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from kubernetes.stream import portforward, stream
@@ -280,16 +280,14 @@ def main():
         "ca_path": {"type": "path"},
         "timeout": {"type": "int", "default": 300},
     }
-    if IMPORT_ERROR or _upstream.requests is None:
-        AnsibleModule(argument_spec=spec).fail_json(
-            msg=missing_required_lib("kubernetes, requests and the collection kubernetes.core"), exception=IMPORT_ERROR
-        )
     module = AnsibleK8SModule(
         module_class=AnsibleModule,
         argument_spec={**AUTH_ARG_SPEC, **spec},
         required_together=[("cache_username", "cache_password")],
         check_pyyaml=False,
     )
+    if IMPORT_ERROR or _upstream.requests is None:
+        module.fail_json(msg=missing_required_lib("kubernetes and requests"), exception=IMPORT_ERROR)
     params = module.params
     try:
         image = _image_reference.parse(params["image"])

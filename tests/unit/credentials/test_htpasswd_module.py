@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module htpasswd, in its path and in its content form."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import stat
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
+from in_process import run
+from passlib.hash import apr_md5_crypt, bcrypt
+
+COST = 4
+NODES, CI = "nodes-password-1", "ci-password-2"
+
+
+def user(name: str, password: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": name, **({} if password is None else {"password": password}), **more}
+
+
+def hashed(password: str, cost: int = COST) -> str:
+    return bcrypt.using(rounds=cost).hash(password)
+
+
+def entries(text: str) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.splitlines() if line and not line.startswith("#"))
+
+
+class Text:
+    """One htpasswd text that the module manages, wherever it is."""
+
+    def __init__(self, path: pathlib.Path | None) -> None:
+        self.path = path
+        self._content = ""
+
+    def get(self) -> str:
+        if self.path is None:
+            return self._content
+        return self.path.read_text() if self.path.exists() else ""
+
+    def put(self, text: str) -> None:
+        if self.path is None:
+            self._content = text
+        else:
+            self.path.write_text(text)
+            self.path.chmod(0o600)
+
+    def run(self, *users: dict[str, Any], check: bool = False, **arguments: Any) -> dict[str, Any]:
+        source = {"content": self._content} if self.path is None else {"path": str(self.path)}
+        result = run(htpasswd, check=check, **{**source, "users": list(users), "cost": COST, **arguments})
+        if self.path is None and not check and not result.get("failed"):
+            self._content = result["content"]
+        return result
+
+
+@pytest.fixture(params=["path", "content"])
+def text(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Text:
+    return Text(tmp_path / "htpasswd" if request.param == "path" else None)
+
+
+@pytest.fixture
+def file(tmp_path: pathlib.Path) -> Text:
+    return Text(tmp_path / "htpasswd")
+
+
+def mode(path: pathlib.Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# The story
+
+
+def test_story(text: Text) -> None:
+    wanted = [user("nodes", NODES), user("ci", CI)]
+
+    check = text.run(*wanted, check=True)
+    assert check["changed"] and check["users"] == ["nodes", "ci"]
+    assert text.get() == "" and (text.path is None or not text.path.exists())
+
+    change = text.run(*wanted)
+    assert change["changed"] and change["users"] == ["nodes", "ci"]
+    assert change["diff"] == check["diff"] == {"before": "", "after": "nodes (added)\nci (added)\n"}
+    written = text.get()
+    assert list(entries(written)) == ["nodes", "ci"] and written.endswith("\n")
+    assert bcrypt.verify(NODES, entries(written)["nodes"]) and bcrypt.verify(CI, entries(written)["ci"])
+    assert not bcrypt.verify(CI, entries(written)["nodes"])
+
+    for check_mode in (False, True):
+        repeat = text.run(*wanted, check=check_mode)
+        assert not repeat["changed"] and repeat["users"] == ["nodes", "ci"]
+        assert repeat["diff"]["before"] == repeat["diff"]["after"]
+        assert text.get() == written
+
+
+def test_unchanged_file_is_not_written(file: Text) -> None:
+    file.run(user("nodes", NODES))
+    assert file.path
+    before = file.path.stat()
+    file.run(user("nodes", NODES))
+    after = file.path.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_check_mode_leaves_an_existing_text(text: Text) -> None:
+    text.put(f"nodes:{hashed('old')}\n")
+    before = text.get()
+    assert text.run(user("nodes", NODES), user("ci", CI), check=True)["changed"]
+    assert text.get() == before
+
+
+def test_missing_file_without_users_is_made(file: Text) -> None:
+    assert file.path
+    assert file.run(check=True)["changed"] and not file.path.exists()
+    assert file.run()["changed"] and file.path.read_text() == ""
+    assert not file.run()["changed"]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"path": "/x", "content": ""}])
+def test_exactly_one_of_path_and_content(arguments: dict[str, str]) -> None:
+    result = run(htpasswd, users=[], **arguments)
+    assert result["failed"] and "path" in result["msg"] and "content" in result["msg"]
+
+
+# Hashes
+
+
+def test_password_change(text: Text) -> None:
+    text.run(user("nodes", NODES), user("ci", CI))
+    before = entries(text.get())
+    result = text.run(user("nodes", "another"), user("ci", CI))
+    after = entries(text.get())
+    assert result["changed"] and result["diff"] == {"before": "nodes\nci\n", "after": "nodes (updated)\nci\n"}
+    assert bcrypt.verify("another", after["nodes"]) and after["ci"] == before["ci"]
+
+
+def test_cost_change_hashes_anew(text: Text) -> None:
+    text.run(user("nodes", NODES))
+    assert bcrypt.from_string(entries(text.get())["nodes"]).rounds == COST
+    assert text.run(user("nodes", NODES), cost=5)["changed"]
+    after = entries(text.get())["nodes"]
+    assert bcrypt.from_string(after).rounds == 5 and bcrypt.verify(NODES, after)
+    assert not text.run(user("nodes", NODES), cost=5)["changed"]
+    assert text.run(user("nodes", NODES), cost=COST)["changed"]
+
+
+def test_cost_is_not_applied_to_users_that_are_not_named(text: Text) -> None:
+    text.put(f"ci:{hashed(CI, 5)}\n")
+    before = entries(text.get())["ci"]
+    text.run(user("nodes", NODES))
+    assert entries(text.get())["ci"] == before
+
+
+def test_default_cost_is_10(file: Text) -> None:
+    assert file.path
+    run(htpasswd, path=str(file.path), users=[user("nodes", NODES)])
+    assert bcrypt.from_string(entries(file.get())["nodes"]).rounds == 10
+
+
+@pytest.mark.parametrize("ident", ["2a", "2b", "2y"])
+def test_hash_of_another_tool_is_kept(text: Text, ident: str) -> None:
+    text.put(f"nodes:{bcrypt.using(rounds=COST, ident=ident).hash(NODES)}\n")
+    before = text.get()
+    assert f"${ident}$" in before
+    assert not text.run(user("nodes", NODES))["changed"] and text.get() == before
+
+
+@pytest.mark.parametrize(
+    "other", [apr_md5_crypt.hash(NODES), NODES, "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "$2b$04$broken", "$2b$04$é"]
+)
+def test_other_scheme(text: Text, other: str) -> None:
+    text.put(f"kept:{other}\nnodes:{other}\n")
+    result = text.run(user("nodes", NODES))
+    assert result["changed"] and "nodes (updated)" in result["diff"]["after"]
+    after = entries(text.get())
+    assert after["kept"] == other and bcrypt.verify(NODES, after["nodes"])
+    assert not text.run(user("nodes", NODES))["changed"]
+
+
+# Who is there
+
+
+def test_additive_keeps_users_that_are_not_named(text: Text) -> None:
+    text.put(f"other:{hashed('x')}\n")
+    before = text.get()
+    assert text.run(user("nodes", NODES))["users"] == ["other", "nodes"]
+    assert text.get().startswith(before)
+
+
+def test_exclusive_removes_users_that_are_not_named(text: Text) -> None:
+    text.put(f"other:{hashed('x')}\nnodes:{hashed(NODES)}\n")
+    kept = entries(text.get())["nodes"]
+    wanted = {"exclusive": True}
+    assert text.run(user("nodes", NODES), check=True, **wanted)["users"] == ["nodes"]
+    result = text.run(user("nodes", NODES), **wanted)
+    assert result["changed"] and result["users"] == ["nodes"]
+    assert result["diff"] == {"before": "other\nnodes\n", "after": "nodes\n"}
+    assert text.get() == f"nodes:{kept}\n"
+    assert not text.run(user("nodes", NODES), **wanted)["changed"]
+
+
+def test_exclusive_without_users_empties(text: Text) -> None:
+    text.put(f"# kept\nother:{hashed('x')}\n")
+    assert text.run(exclusive=True)["users"] == []
+    assert text.get() == "# kept\n"
+
+
+def test_absent(text: Text) -> None:
+    text.run(user("nodes", NODES), user("ci", CI))
+    nodes = entries(text.get())["nodes"]
+    gone = user("ci", state="absent")
+    assert text.run(gone, check=True)["changed"] and "ci" in entries(text.get())
+    result = text.run(gone)
+    assert result["changed"] and result["users"] == ["nodes"]
+    assert text.get() == f"nodes:{nodes}\n"
+    assert not text.run(gone)["changed"]
+
+
+def test_comments_and_order_are_kept(text: Text) -> None:
+    first, last = hashed("x"), hashed("y")
+    text.put(f"# one: a comment\n\nzoe:{first}\n# two\nnodes:{hashed('old')}\ngone:{first}\n   \nanna:{last}")
+    result = text.run(user("new", CI), user("nodes", NODES), user("gone", state="absent"))
+    assert result["users"] == ["zoe", "nodes", "anna", "new"]
+    made = entries(text.get().replace("   \n", ""))
+    assert text.get() == (
+        f"# one: a comment\n\nzoe:{first}\n# two\nnodes:{made['nodes']}\n   \nanna:{last}\nnew:{made['new']}\n"
+    )
+
+
+# What is refused, with nothing written
+
+
+def refused(text: Text, *users: dict[str, Any], **arguments: Any) -> str:
+    """The message; the text and its file must be as before."""
+    content = text.get()
+    before = text.path.stat() if text.path and text.path.exists() else None
+    result = text.run(*users, **arguments)
+    assert result.get("failed"), result
+    assert text.get() == content
+    if text.path:
+        after = text.path.stat() if text.path.exists() else None
+        assert (before and (before.st_ino, before.st_mtime_ns)) == (after and (after.st_ino, after.st_mtime_ns))
+    for one in users:
+        assert not one.get("password") or one["password"] not in json.dumps(result, ensure_ascii=False)
+    return result["msg"]
+
+
+@pytest.mark.parametrize("line", ["no-colon", ":hash-without-user", "user-without-hash:", "user-without-hash:  "])
+def test_malformed_line(text: Text, line: str) -> None:
+    text.put(f"# comment\nfine:{hashed('x')}\n{line}\n")
+    message = refused(text, user("nodes", NODES))
+    assert "line 3" in message and "Nothing was changed" in message
+    assert message.startswith(str(text.path) if text.path else "content")
+
+
+def test_malformed_line_is_not_quoted(text: Text) -> None:
+    text.put("$2b$04$averysecrethash\n")
+    assert "averysecret" not in refused(text, user("nodes", NODES))
+
+
+def test_duplicate_line(text: Text) -> None:
+    secret = hashed("x")
+    text.put(f"nodes:{secret}\n\nci:{secret}\nnodes:{secret}\n")
+    message = refused(text, user("nodes", NODES))
+    assert "line 4" in message and "line 1" in message and "'nodes'" in message and secret not in message
+
+
+@pytest.mark.parametrize("password", ["x" * 73, "é" * 36 + "x", "€" * 25])
+def test_password_over_72_bytes(text: Text, password: str) -> None:
+    size = len(password.encode())
+    message = refused(text, user("nodes", NODES), user("ci", password))
+    assert "'ci'" in message and f"{size} bytes" in message and "72 bytes" in message
+
+
+@pytest.mark.parametrize("password", ["x" * 72, "é" * 36, "€" * 24])
+def test_password_of_72_bytes(text: Text, password: str) -> None:
+    assert len(password.encode()) == 72
+    text.run(user("nodes", password))
+    made = entries(text.get())["nodes"]
+    assert bcrypt.verify(password, made) and not bcrypt.verify(password[:-1] + "y", made)
+    assert not text.run(user("nodes", password))["changed"]
+
+
+def test_nul_in_password(text: Text) -> None:
+    assert "NUL" in refused(text, user("nodes", "before\0after"))
+
+
+@pytest.mark.parametrize("password", ["", None])
+def test_no_password(text: Text, password: str | None) -> None:
+    text.put(f"nodes:{hashed(NODES)}\n")
+    message = refused(text, user("nodes", password))
+    assert "'nodes'" in message and "no password" in message
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "a\rb", "a\0b", "#a", "a\u2028b", "a\x0bb", "a\x85b"])
+def test_bad_user_name(text: Text, name: str, state: str) -> None:
+    text.put(f"# a\nfine:{hashed('x')}\n")
+    assert "user name" in refused(text, user("nodes", NODES), user(name, CI, state=state))
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_same_user_twice(text: Text, state: str) -> None:
+    message = refused(text, user("ci", CI), user("nodes", NODES), user("nodes", CI, state=state))
+    assert "'nodes'" in message and "more than once" in message
+
+
+@pytest.mark.parametrize("cost", [-1, 0, 3, 18, 31])
+def test_cost_out_of_range(text: Text, cost: int) -> None:
+    message = refused(text, user("nodes", NODES), cost=cost)
+    assert f"cost {cost}" in message and "4 to 17" in message and "Example: cost: 10" in message
+
+
+def test_directory_and_bytes_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
+    result = run(htpasswd, path=str(tmp_path), users=[])
+    assert result["failed"] and str(tmp_path) in result["msg"]
+    path = tmp_path / "latin1"
+    path.write_bytes(b"n\xe9e:hash\n")
+    result = run(htpasswd, path=str(path), users=[])
+    assert result["failed"] and str(path) in result["msg"] and path.read_bytes() == b"n\xe9e:hash\n"
+
+
+def test_without_libpass(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
+    monkeypatch.setattr(_htpasswd, "bcrypt", None)
+    assert "libpass" in refused(text, user("nodes", NODES))
+
+
+# The file
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+def test_new_file_is_0600_from_its_first_byte(file: Text, monkeypatch: pytest.MonkeyPatch, umask: int) -> None:
+    assert file.path
+    path, seen = file.path, []
+    real = htpasswd.AnsibleModule.atomic_move
+
+    def atomic_move(module: Any, source: str, target: str) -> None:
+        seen.append(mode(pathlib.Path(source)))
+        real(module, source, target)
+        seen.append(mode(path))
+
+    monkeypatch.setattr(htpasswd.AnsibleModule, "atomic_move", atomic_move)
+    old = os.umask(umask)
+    try:
+        file.run(user("nodes", NODES))
+    finally:
+        os.umask(old)
+    assert seen == [0o600, 0o600] and mode(path) == 0o600
+
+
+@pytest.mark.parametrize("given", ["0640", "u=rw,g=r", 0o640])
+def test_given_mode(file: Text, given: str | int) -> None:
+    assert file.path
+    assert file.run(user("nodes", NODES), mode=given)["changed"] and mode(file.path) == 0o640
+    for check_mode in (True, False):
+        assert not file.run(user("nodes", NODES), mode=given, check=check_mode)["changed"]
+    assert file.run(user("nodes", "another"), mode=given)["changed"] and mode(file.path) == 0o640
+
+
+def test_mode_alone_is_a_change(file: Text) -> None:
+    assert file.path
+    file.run(user("nodes", NODES), mode="0644")
+    before = file.get()
+    assert file.run(user("nodes", NODES), check=True)["changed"] and mode(file.path) == 0o644
+    assert file.run(user("nodes", NODES))["changed"] and mode(file.path) == 0o600
+    assert not file.run(user("nodes", NODES))["changed"] and file.get() == before
+
+
+def test_nothing_is_left_beside_the_file(file: Text) -> None:
+    assert file.path
+    directory = file.path.parent / "alone"
+    directory.mkdir()
+    file.path = directory / "htpasswd"
+    file.run(user("nodes", NODES))
+    file.run(user("nodes", CI))
+    assert [one.name for one in directory.iterdir()] == ["htpasswd"]
+
+
+# Secrets
+
+
+def test_result_of_path_form_holds_no_secret(file: Text) -> None:
+    for users in ([user("nodes", NODES)], [user("nodes", CI), user("ci", CI)], [user("ci", state="absent")]):
+        hashes = set(entries(file.get()).values())
+        result = file.run(*users)
+        assert result["changed"] and "content" not in result
+        shown = json.dumps(result)
+        for secret in (NODES, CI, "$2", *hashes, *entries(file.get()).values()):
+            assert secret not in shown
+
+
+def test_diff_of_content_form_holds_no_secret() -> None:
+    text = Text(None)
+    text.run(user("nodes", NODES))
+    result = text.run(user("nodes", CI))
+    assert result.pop("content") == text.get()
+    assert not any(secret in json.dumps(result) for secret in (NODES, CI, "$2"))
+
+
+def test_passwords_are_blanked_and_returned_content_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    blanked: set[str] = set()
+
+    class Module(htpasswd.AnsibleModule):
+        def exit_json(self, **result: Any) -> NoReturn:
+            blanked.update(self.no_log_values)
+            super().exit_json(**result)
+
+    monkeypatch.setattr(htpasswd, "AnsibleModule", Module)
+    content = f"nodes:{hashed(NODES)}\n"
+    assert run(htpasswd, content=content, users=[user("nodes", NODES)], cost=COST)["content"] == content
+    assert NODES in blanked and not any(value in content for value in blanked)
+
+
+# In parallel
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, method: str) -> Callable[[], int]:
+    """Lets a bcrypt method go on only when two threads are in it at once; gives how many did."""
+    barrier, met = threading.Barrier(2), []
+
+    class Slow:
+        from_string = staticmethod(bcrypt.from_string)
+        verify = staticmethod(bcrypt.verify)
+        hash = staticmethod(bcrypt.using(rounds=COST).hash)
+
+        @classmethod
+        def using(cls, rounds: int) -> type[Slow]:
+            assert rounds == COST
+            return cls
+
+    real = getattr(bcrypt.using(rounds=COST), method)
+
+    def slow(*arguments: str) -> Any:
+        barrier.wait(timeout=10)
+        met.append(threading.get_ident())
+        return real(*arguments)
+
+    setattr(Slow, method, staticmethod(slow))
+    monkeypatch.setattr(_htpasswd, "bcrypt", Slow)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    return lambda: len(set(met))
+
+
+def test_hashes_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = meet(monkeypatch, "hash")
+    text, actions = _htpasswd.apply("", [_htpasswd.User(n, n, True) for n in ("a", "b", "c", "d")], COST, False)
+    assert threads() == 2 and set(actions.values()) == {"added"}
+    assert all(bcrypt.verify(name, made) for name, made in entries(text).items())
+
+
+def test_verifies_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "".join(f"{name}:{hashed(name)}\n" for name in ("a", "b", "c", "d"))
+    threads = meet(monkeypatch, "verify")
+    users = [_htpasswd.User(n, n, True) for n in ("a", "b", "c", "d")]
+    assert _htpasswd.apply(text, users, COST, False) == (text, {})
+    assert threads() == 2

@@ -1,0 +1,443 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module upstream_verify with stand-ins for the replicas and the upstream."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.modules import upstream_verify
+from ansible_collections.pullthrough.registry_cache.plugins.modules.upstream_verify import Hopeless, Refused
+from in_process import run
+from kubernetes.client.exceptions import ApiException
+
+IMAGE = "us-central1-docker.pkg.dev/p/r/i:1.0"
+HOST = "us-central1-docker.pkg.dev"
+MANIFEST = b'{"schemaVersion": 2}'
+DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
+TOKEN, PASSWORD = "ya29.the-access-token", "the-cache-password"
+STS_WORDS = "invalid_grant: The audience in ID Token does not match the expected audience"
+GRANT_WORDS = "HTTP 403: Permission 'artifactregistry.repositories.downloadArtifacts' denied"
+PARAMS = {
+    "label_selector": "app=cache",
+    "helper": "docker-credential-gcr",
+    "timeout": 10,
+    "cache_username": "nodes",
+    "cache_password": PASSWORD,
+}
+
+
+class Clock:
+    """Time that passes in sleep only."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+class Fakes:
+    """The replicas, and the upstream behind _upstream.fetch_manifest; each answer can be a function of the pod."""
+
+    def __init__(self, *pods: str) -> None:
+        self.pods = list(pods)
+        self.clock = Clock()
+        self.calls: list[tuple[Any, ...]] = []
+        self.helper: Callable[[str], tuple[str, str]] = lambda pod: ("_token", f"{TOKEN}-{pod}")
+        self.upstream: Callable[[str], str] = lambda pod: DIGEST
+        self.registry: Callable[[str], tuple[int, bytes]] = lambda pod: (200, MANIFEST)
+
+    def ready(self, label_selector: str) -> list[str]:
+        assert label_selector == "app=cache"
+        return self.pods
+
+    def run_helper(self, pod: str, helper: str, host: str) -> tuple[str, str]:
+        self.calls.append(("helper", pod, helper, host))
+        return self.helper(pod)
+
+    def ask_upstream(self, *arguments: Any) -> str:
+        self.calls.append(("upstream", *arguments))
+        return self.upstream(arguments[4].removeprefix(f"{TOKEN}-"))
+
+    def fetch_manifest(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
+        self.calls.append(("registry", pod, path, username, password))
+        return self.registry(pod)
+
+    def verify_all(self, **params: Any) -> list[dict[str, str]]:
+        image = _image_reference.parse(IMAGE)
+        return upstream_verify.verify_all(self, image, {**PARAMS, **params}, "/ca", self.clock, self.clock.sleep)
+
+    def steps(self) -> list[tuple[str, str]]:
+        return [(call[0], call[1]) for call in self.calls if call[0] != "upstream"]
+
+    def error(self, kind: type[Exception], **params: Any) -> str:
+        with pytest.raises((Refused, Hopeless)) as error:
+            self.verify_all(**params)
+        assert type(error.value) is kind
+        assert TOKEN not in str(error.value) and PASSWORD not in str(error.value)
+        return str(error.value)
+
+
+def fails(error: Exception) -> Callable[[str], Any]:
+    def answer(_pod: str) -> Any:
+        raise error
+
+    return answer
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    made = Fakes("cache-0", "cache-1")
+    monkeypatch.setattr(_upstream, "fetch_manifest", made.ask_upstream)
+    return made
+
+
+# The three steps
+
+
+def test_success(fakes: Fakes) -> None:
+    assert fakes.verify_all() == [{"pod": "cache-0", "digest": DIGEST}, {"pod": "cache-1", "digest": DIGEST}]
+    assert fakes.calls == [
+        call
+        for pod in ("cache-0", "cache-1")
+        for call in (
+            ("helper", pod, "docker-credential-gcr", HOST),
+            ("upstream", HOST, "p/r/i", "1.0", "_token", f"{TOKEN}-{pod}", "/ca"),
+            ("registry", pod, "/v2/p/r/i/manifests/1.0", "nodes", PASSWORD),
+        )
+    ]
+    assert fakes.clock.slept == []
+
+
+def test_verify_asks_by_digest(fakes: Fakes) -> None:
+    image = _image_reference.parse(f"{HOST}/p/r/i:1.0@{DIGEST}")
+    assert upstream_verify.verify(fakes, "cache-1", image, PARAMS, None) == DIGEST
+    assert fakes.calls[1][3] == DIGEST and fakes.calls[2][2] == f"/v2/p/r/i/manifests/{DIGEST}"
+
+
+# Refusals, until the deadline
+
+
+def test_helper_refusal(fakes: Fakes) -> None:
+    fakes.helper = fails(Refused(STS_WORDS))
+    message = fakes.error(Refused)
+    assert "cache-0 gets no access token" in message and STS_WORDS in message
+    assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
+
+
+def test_grant_refusal(fakes: Fakes) -> None:
+    fakes.upstream = fails(_upstream.UpstreamError(GRANT_WORDS))
+    message = fakes.error(Refused)
+    assert f"{HOST} refuses the credential of cache-0" in message and GRANT_WORDS in message
+    # Each attempt takes a fresh credential, and a cached manifest is not asked for.
+    assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
+
+
+@pytest.mark.parametrize("timeout", [0, 1])
+def test_one_attempt_without_time(fakes: Fakes, timeout: int) -> None:
+    fakes.helper = fails(Refused(STS_WORDS))
+    fakes.error(Refused, timeout=timeout)
+    assert fakes.clock.slept == [] and len(fakes.calls) == 1
+
+
+def test_second_replica_alone_is_refused(fakes: Fakes) -> None:
+    def upstream(pod: str) -> str:
+        if pod == "cache-1":
+            raise _upstream.UpstreamError(GRANT_WORDS)
+        return DIGEST
+
+    fakes.upstream = upstream
+    assert "cache-1" in fakes.error(Refused)
+    assert fakes.steps().count(("helper", "cache-0")) == 1 and fakes.steps().count(("helper", "cache-1")) == 6
+
+
+def test_replicas_share_one_deadline(fakes: Fakes) -> None:
+    left = {"cache-0": 3, "cache-1": 99}
+
+    def upstream(pod: str) -> str:
+        left[pod] -= 1
+        if left[pod] >= 0:
+            raise _upstream.UpstreamError(GRANT_WORDS)
+        return DIGEST
+
+    fakes.upstream = upstream
+    assert "cache-1" in fakes.error(Refused)
+    assert sum(fakes.clock.slept) == 10
+
+
+@pytest.mark.parametrize("step", ["helper", "upstream", "registry"])
+def test_recovers(fakes: Fakes, step: str) -> None:
+    error = _upstream.UpstreamError(GRANT_WORDS) if step == "upstream" else Refused("not yet")
+    errors, good = [error] * 3, getattr(fakes, step)
+
+    def answer(pod: str) -> Any:
+        if errors:
+            raise errors.pop()
+        return good(pod)
+
+    setattr(fakes, step, answer)
+    assert [one["pod"] for one in fakes.verify_all()] == ["cache-0", "cache-1"]
+    assert len(fakes.clock.slept) == 3
+
+
+def test_digest_mismatch(fakes: Fakes) -> None:
+    other = "sha256:" + hashlib.sha256(b"other").hexdigest()
+    fakes.registry = lambda pod: (200, b"other")
+    message = fakes.error(Refused)
+    assert message == f"cache-0 serves {other}, the upstream {DIGEST}"
+    assert sum(fakes.clock.slept) == 10
+
+
+def test_registry_refusal(fakes: Fakes) -> None:
+    fakes.registry = lambda pod: (404, b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}')
+    message = fakes.error(Refused)
+    assert "the upstream has it, but cache-0 answers HTTP 404: manifest unknown" in message
+    assert sum(fakes.clock.slept) == 10
+
+
+def test_registry_without_answer(fakes: Fakes) -> None:
+    fakes.registry = fails(Refused("no answer from its registry (reset)"))
+    assert fakes.error(Refused) == "cache-0: no answer from its registry (reset)"
+
+
+# What waiting does not mend
+
+
+def test_cache_refuses_its_user(fakes: Fakes) -> None:
+    fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
+    message = fakes.error(Hopeless)
+    assert "cache-0" in message and "cache_username" in message and "HTTP 401: authentication required" in message
+    assert fakes.clock.slept == [] and len(fakes.calls) == 3
+
+
+def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
+    fakes.helper = fails(Hopeless("docker-credential-gcr cannot be run"))
+    assert "cache-0 gets no access token: docker-credential-gcr cannot be run" in fakes.error(Hopeless)
+    assert fakes.clock.slept == [] and len(fakes.calls) == 1
+
+
+# The pods
+
+
+def pod(name: str, *conditions: tuple[str, str], deleted: str | None = None) -> SimpleNamespace:
+    made = [SimpleNamespace(type=kind, status=status) for kind, status in conditions] or None
+    metadata = SimpleNamespace(name=name, deletion_timestamp=deleted)
+    return SimpleNamespace(metadata=metadata, status=SimpleNamespace(conditions=made))
+
+
+UP = (("Initialized", "True"), ("Ready", "True"))
+
+
+class Api:
+    """What Replicas asks of the API server."""
+
+    def __init__(self, *pods: SimpleNamespace) -> None:
+        self.pods = pods
+
+    def list_namespaced_pod(self, namespace: str, label_selector: str) -> SimpleNamespace:
+        assert (namespace, label_selector) == ("registry-cache", "app=cache")
+        return SimpleNamespace(items=list(self.pods))
+
+    def connect_get_namespaced_pod_exec(self) -> None:
+        raise AssertionError("called through stream only")
+
+    connect_get_namespaced_pod_portforward = connect_get_namespaced_pod_exec
+
+
+def replicas_of(monkeypatch: pytest.MonkeyPatch, *pods: SimpleNamespace) -> upstream_verify.Replicas:
+    monkeypatch.setattr(upstream_verify, "CoreV1Api", lambda client: Api(*pods))
+    return upstream_verify.Replicas(None, "registry-cache", "registry", 5000)
+
+
+def test_ready_pods_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = pod("cache-1", *UP), pod("cache-0", *UP), pod("cache-old", ("Ready", "False"), deleted="now")
+    assert replicas_of(monkeypatch, *pods).ready("app=cache") == ["cache-0", "cache-1"]
+
+
+@pytest.mark.parametrize("pods", [(), (pod("cache-0", *UP, deleted="now"),)])
+def test_no_pods(monkeypatch: pytest.MonkeyPatch, pods: tuple[SimpleNamespace, ...]) -> None:
+    with pytest.raises(Hopeless, match="no pod in namespace registry-cache has the labels app=cache"):
+        replicas_of(monkeypatch, *pods).ready("app=cache")
+
+
+def test_pods_that_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    pods = (
+        pod("cache-2", ("Ready", "False")),
+        pod("cache-0", *UP),
+        pod("cache-1"),
+        pod("cache-3", ("Initialized", "True")),
+    )
+    replicas, clock = replicas_of(monkeypatch, *pods), Clock()
+    with pytest.raises(Hopeless, match="not ready in namespace registry-cache: cache-1, cache-2, cache-3$"):
+        upstream_verify.verify_all(replicas, _image_reference.parse(IMAGE), PARAMS, None, clock, clock.sleep)
+    assert clock.slept == []
+
+
+class Session:
+    """An exec stream that has ended."""
+
+    def __init__(self, code: int | None, output: str | None, errors: str | None) -> None:
+        self.returncode, self._output, self._errors, self.closed = code, output, errors, False
+
+    def run_forever(self, timeout: float) -> None:
+        assert timeout > 0
+
+    def read_stdout(self, timeout: float) -> str | None:
+        return self._output
+
+    def read_stderr(self, timeout: float) -> str | None:
+        return self._errors
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def helper(monkeypatch: pytest.MonkeyPatch, code: int | None, output: str | None, errors: str | None = None) -> Any:
+    session, seen = Session(code, output, errors), {}
+
+    def stream(_method: Any, *arguments: Any, **options: Any) -> Session:
+        seen.update(options, arguments=arguments)
+        return session
+
+    monkeypatch.setattr(upstream_verify, "stream", stream)
+    try:
+        result = replicas_of(monkeypatch).run_helper("cache-0", "docker-credential-gcr", HOST)
+    finally:
+        assert session.closed and seen["arguments"] == ("cache-0", "registry-cache") and seen["container"] == "registry"
+        # Host and helper are arguments of the shell, never part of its text.
+        assert seen["command"][:2] == ["sh", "-c"] and seen["command"][3:] == ["sh", HOST, "docker-credential-gcr"]
+    return result
+
+
+def test_helper_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = json.dumps({"ServerURL": HOST, "Username": "_token", "Secret": TOKEN})
+    assert helper(monkeypatch, 0, answer) == ("_token", TOKEN)
+
+
+@pytest.mark.parametrize(("output", "errors"), [(STS_WORDS, None), (None, f"{STS_WORDS}\n")])
+def test_helper_fails_in_its_words(monkeypatch: pytest.MonkeyPatch, output: str | None, errors: str | None) -> None:
+    with pytest.raises(Refused) as error:
+        helper(monkeypatch, 1, output, errors)
+    assert str(error.value) == STS_WORDS
+
+
+@pytest.mark.parametrize("code", [126, 127])
+def test_helper_is_missing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    with pytest.raises(Hopeless, match="docker-credential-gcr cannot be run in container registry: not found"):
+        helper(monkeypatch, code, None, "not found\n")
+
+
+def test_helper_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refused, match="gave no answer within"):
+        helper(monkeypatch, None, TOKEN)
+
+
+@pytest.mark.parametrize("output", ["", TOKEN, json.dumps({"Secret": TOKEN}), json.dumps([TOKEN]), json.dumps(TOKEN)])
+def test_helper_without_credential(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
+    with pytest.raises(Refused) as error:
+        helper(monkeypatch, 0, output)
+    assert "returned no credential" in str(error.value) and TOKEN not in str(error.value)
+    assert error.value.__suppress_context__
+
+
+# The module
+
+
+def module(**arguments: Any) -> dict[str, Any]:
+    given = {"namespace": "registry-cache", "label_selector": "app=cache", "image": IMAGE, "timeout": 0}
+    user = {"cache_username": "nodes", "cache_password": PASSWORD}
+    merged = {**given, **user, **arguments}
+    return run(upstream_verify, **{name: value for name, value in merged.items() if value is not None})
+
+
+@pytest.fixture
+def cluster(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    client = SimpleNamespace(client=SimpleNamespace(client="the client"))
+    monkeypatch.setattr(upstream_verify, "get_api_client", lambda module: client)
+
+    def replicas(*arguments: Any) -> Fakes:
+        assert arguments == ("the client", "registry-cache", "registry", 5000)
+        return fakes
+
+    monkeypatch.setattr(upstream_verify, "Replicas", replicas)
+    return fakes
+
+
+def test_module_success(cluster: Fakes) -> None:
+    result = module()
+    replicas = [{"pod": "cache-0", "digest": DIGEST}, {"pod": "cache-1", "digest": DIGEST}]
+    assert result == {"changed": False, "replicas": replicas}
+    assert cluster.calls[1][-1] is None
+
+
+def test_module_refused(cluster: Fakes) -> None:
+    cluster.helper = fails(Refused(STS_WORDS))
+    result = module()
+    assert result["failed"] and result["msg"] == f"{IMAGE}, tried for 0 s: cache-0 gets no access token: {STS_WORDS}"
+
+
+def test_module_hopeless(cluster: Fakes) -> None:
+    cluster.registry = lambda pod: (401, b"")
+    result = module(timeout=300)
+    assert result["failed"] and result["msg"].startswith(f"{IMAGE}: cache-0 does not take cache_username")
+    assert TOKEN not in json.dumps(result) and PASSWORD not in json.dumps(result)
+
+
+@pytest.mark.parametrize("error", [ApiException(status=403, reason="Forbidden"), OSError("Forbidden")])
+def test_module_without_cluster(cluster: Fakes, error: Exception) -> None:
+    cluster.helper = fails(error)
+    result = module()
+    assert result["failed"] and "Forbidden" in result["msg"] and TOKEN not in result["msg"]
+
+
+def test_module_malformed_image(cluster: Fakes) -> None:
+    result = module(image="Not an image")
+    assert result["failed"] and result["msg"].startswith("image: 'Not an image'") and "Example" in result["msg"]
+    assert cluster.calls == []
+
+
+def test_module_needs_user_and_password_together(cluster: Fakes) -> None:
+    result = module(cache_password=None)
+    assert result["failed"] and "cache_password" in result["msg"] and cluster.calls == []
+
+
+def test_module_without_user(cluster: Fakes) -> None:
+    assert "replicas" in module(cache_username=None, cache_password=None)
+    assert cluster.calls[2][-2:] == (None, None)
+
+
+def test_module_adds_ca_to_the_usual_ones(
+    cluster: Fakes, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    usual, own = tmp_path / "usual.pem", tmp_path / "own.pem"
+    usual.write_text("usual")
+    own.write_text("own")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(usual))
+    paths, texts = [], []
+
+    def ask(*arguments: Any) -> str:
+        paths.append(pathlib.Path(arguments[5]))
+        texts.append(paths[-1].read_text())
+        return DIGEST
+
+    monkeypatch.setattr(_upstream, "fetch_manifest", ask)
+    module(ca_path=str(own))
+    assert texts == ["usual\nown\n"] * 2
+    assert not any(path.exists() for path in paths) and usual.exists() and own.exists()
+
+
+def test_module_missing_ca(cluster: Fakes, tmp_path: pathlib.Path) -> None:
+    result = module(ca_path=str(tmp_path / "absent.pem"))
+    assert result["failed"] and "absent.pem" in result["msg"]

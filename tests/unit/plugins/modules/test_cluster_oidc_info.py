@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module cluster_oidc_info against an API server of two paths."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from module_runner import run
+
+DISCOVERY, JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
+KEYS = {"keys": [{"kty": "RSA", "kid": "one", "n": "x", "e": "AQAB"}]}
+ISSUER = {"issuer": "https://issuer.example.com", "jwks_uri": f"https://10.0.0.1{JWKS}"}
+
+
+class ApiServer:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, str | None]] = []
+        self.answers: dict[str, tuple[int, Any]] = {
+            "/version": (200, {"major": "1", "minor": "34"}),
+            "/apis": (200, {"groups": []}),
+            DISCOVERY: (200, ISSUER),
+            JWKS: (200, KEYS),
+        }
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.seen.append((self.command, self.path, self.headers.get("Authorization")))
+                status, body = outer.answers.get(self.path, (404, {}))
+                # As the API server does: a JWKS is no application/json.
+                if self.path == JWKS and "*/*" not in self.headers["Accept"]:
+                    status, body = 406, {}
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+            def log_message(self, *_arguments: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def read(self, check: bool = False) -> dict[str, Any]:
+        return run("cluster_oidc_info", check=check, host=self.url, api_key="cluster-token")
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    running = ApiServer()
+    yield running
+    running.close()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_reads_through_the_api_server(server: ApiServer, check: bool) -> None:
+    result = server.read(check)
+    assert {key: result[key] for key in ("changed", "issuer", "jwks_uri", "jwks")} == {
+        "changed": False,
+        **ISSUER,
+        "jwks": KEYS,
+    }
+    asked = [request for request in server.seen if request[1] in (DISCOVERY, JWKS)]
+    assert asked == [("GET", path, "Bearer cluster-token") for path in (DISCOVERY, JWKS)]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer", "words"),
+    [
+        (JWKS, (403, {"message": 'User "x" cannot get path'}), 'HTTP 403: User "x" cannot get path. Bind the cluster role'),
+        (DISCOVERY, (404, b"not found"), "HTTP 404: Not Found. The API server has no service-account issuer"),
+        (DISCOVERY, (401, {"message": "Unauthorized"}), "HTTP 401: Unauthorized. Set kubeconfig"),
+        (DISCOVERY, (200, b"<html>"), "No usable answer from the API server"),
+        (DISCOVERY, (200, {}), "No usable answer from the API server"),
+    ],
+)
+def test_refusal(server: ApiServer, path: str, answer: tuple[int, Any], words: str) -> None:
+    server.answers[path] = answer
+    result = server.read()
+    assert result["failed"] and words in result["msg"]
+    assert "cluster-token" not in json.dumps(result)
+
+
+def test_no_answer_names_the_url(server: ApiServer) -> None:
+    server.close()
+    message = server.read()["msg"]
+    assert f"{server.url}/" in message and "refused" in message and "KUBECONFIG" in message
+
+
+def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "missing"))["msg"]
+    assert message.startswith("No way to the cluster:") and "Set kubeconfig and context" in message

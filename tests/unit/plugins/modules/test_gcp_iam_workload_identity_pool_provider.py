@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module gcp_iam_workload_identity_pool_provider against the stand-in for Google."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from google_harness import IAM, ISSUER, POOL, POOLS, PROVIDER, SUBJECT, Keys
+from google_wire import Wire
+
+PARENT = f"{POOLS}/cache/providers"
+URL = f"{PARENT}/kubernetes"
+MAPPING = {"google.subject": "assertion.sub", "attribute.cluster": "'one'"}
+CONDITION = f"assertion.sub == '{SUBJECT}'"
+
+
+@pytest.fixture
+def wanted(wire: Wire, keys: Keys) -> dict[str, Any]:
+    wire.google.done(wire.google.create_pool())
+    return {
+        "attribute_mapping": MAPPING,
+        "attribute_condition": CONDITION,
+        "oidc": {"issuer_uri": ISSUER, "jwks": keys.jwks()},
+    }
+
+
+def provider(wire: Wire, **arguments: Any) -> dict[str, Any]:
+    names = {"project": "demo", "pool_id": "cache", "provider_id": "kubernetes"}
+    return wire.run("gcp_iam_workload_identity_pool_provider", **{**names, **arguments})
+
+
+def test_story(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
+    check = provider(wire, check=True, **wanted)
+    assert check["changed"] and wire.sent() == [("GET", URL)]
+
+    change = provider(wire, **wanted)
+    after = change["provider"]
+    assert change["changed"] and after["name"] == PROVIDER and after["attributeMapping"] == MAPPING
+    assert {**check["provider"], "name": PROVIDER} == after
+    (create,) = wire.writes()
+    assert (create.method, create.url) == ("POST", PARENT)
+    assert create.query == {"workloadIdentityPoolProviderId": "kubernetes"}
+    assert json.loads(create.body["oidc"].pop("jwksJson")) == keys.jwks()
+    assert create.body == {
+        "attributeMapping": MAPPING,
+        "attributeCondition": CONDITION,
+        "oidc": {"issuerUri": ISSUER},
+    }
+    assert {url.rpartition("/")[0] for method, url in wire.sent()[2:-1]} == {f"{IAM}/{PROVIDER}/operations"}
+
+    for check_mode in (False, True):
+        repeat = provider(wire, check=check_mode, **wanted)
+        assert not repeat["changed"] and repeat["provider"] == after and wire.sent() == [("GET", URL)]
+
+
+def test_keys_are_compared_by_content(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
+    provider(wire, **wanted)
+    reordered = [dict(reversed(key.items())) for key in reversed(keys.jwks()["keys"])]
+    wanted["oidc"]["jwks"] = json.dumps({"keys": reordered}, indent=2)
+    assert not provider(wire, **wanted)["changed"]
+
+    wanted["oidc"]["jwks"] = {"keys": reordered[:1]}
+    assert provider(wire, **wanted)["changed"]
+    (patch,) = wire.writes()
+    assert patch.query == {"updateMask": "oidc"}
+    assert json.loads(patch.body["oidc"]["jwksJson"]) == {"keys": reordered[:1]}
+    assert not provider(wire, **wanted)["changed"]
+
+
+def test_keys_left_out_are_removed(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    del wanted["oidc"]["jwks"]
+    assert "jwksJson" not in provider(wire, **wanted)["provider"]["oidc"]
+    assert not provider(wire, **wanted)["changed"]
+
+
+def test_mapping_key_left_out_is_removed(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    wanted["attribute_mapping"] = {"google.subject": "assertion.sub"}
+    assert provider(wire, check=True, **wanted)["provider"]["attributeMapping"] == wanted["attribute_mapping"]
+    result = provider(wire, **wanted)
+    (patch,) = wire.writes()
+    assert (patch.method, patch.url, patch.query) == ("PATCH", URL, {"updateMask": "attributeMapping"})
+    assert patch.body == {"attributeMapping": {"google.subject": "assertion.sub"}}
+    assert result["provider"]["attributeMapping"] == {"google.subject": "assertion.sub"}
+    assert result["diff"]["before"]["attributeMapping"] == MAPPING
+    assert not provider(wire, **wanted)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("option", "field", "value", "cleared"),
+    [
+        ("display_name", "displayName", "One", ""),
+        ("description", "description", "One", ""),
+        ("disabled", "disabled", True, False),
+        ("attribute_condition", "attributeCondition", "assertion.sub != ''", ""),
+    ],
+)
+def test_each_field_is_set_and_cleared_alone(
+    wire: Wire, wanted: dict[str, Any], option: str, field: str, value: Any, cleared: Any
+) -> None:
+    provider(wire, **wanted)
+    for new in (value, cleared):
+        wanted[option] = new
+        assert provider(wire, check=True, **wanted)["changed"] and not wire.writes()
+        result = provider(wire, **wanted)
+        (patch,) = wire.writes()
+        assert (patch.query, patch.body) == ({"updateMask": field}, {field: new})
+        assert result["provider"].get(field) == (new or None)
+        assert not provider(wire, **wanted)["changed"]
+
+
+def test_issuer_and_audiences(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    wanted["oidc"] |= {"issuer_uri": "https://issuer.example.com", "allowed_audiences": ["one", "two"]}
+    oidc = provider(wire, **wanted)["provider"]["oidc"]
+    assert oidc["issuerUri"] == "https://issuer.example.com" and oidc["allowedAudiences"] == ["one", "two"]
+    wanted["oidc"]["allowed_audiences"] = ["two", "one"]
+    assert not provider(wire, **wanted)["changed"]
+    del wanted["oidc"]["allowed_audiences"]
+    assert "allowedAudiences" not in provider(wire, **wanted)["provider"]["oidc"]
+
+
+def test_absent_and_undelete(wire: Wire, wanted: dict[str, Any]) -> None:
+    assert not provider(wire, state="absent")["changed"]
+    provider(wire, **wanted)
+    assert provider(wire, state="absent", check=True)["changed"] and not wire.writes()
+    gone = provider(wire, state="absent")
+    assert gone["changed"] and gone["provider"] == {} and gone["diff"]["before"]["name"] == PROVIDER
+    assert [(request.method, request.url, request.body) for request in wire.writes()] == [("DELETE", URL, None)]
+    assert not provider(wire, state="absent")["changed"] and not wire.writes()
+
+    wanted["attribute_mapping"] = {"google.subject": "assertion.sub"}
+    back = provider(wire, **wanted)
+    undelete, patch = wire.writes()
+    assert (undelete.method, undelete.url) == ("POST", f"{URL}:undelete")
+    assert patch.query == {"updateMask": "attributeMapping"}
+    assert back["provider"]["state"] == "ACTIVE" and back["provider"]["attributeMapping"] == wanted["attribute_mapping"]
+    assert not provider(wire, **wanted)["changed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"pool_id": "x"}, "pool_id 'x'"),
+        ({"provider_id": "gcp-x"}, "provider_id 'gcp-x'"),
+        ({"attribute_mapping": {"attribute.a": "'b'"}}, "attribute_mapping has no google.subject"),
+        ({"attribute_mapping": {"google.subject": ""}}, "attribute_mapping.google.subject"),
+        ({"attribute_mapping": {**MAPPING, "attribute.a": True}}, "attribute_mapping.attribute.a"),
+        ({"oidc": {"issuer_uri": "http://issuer"}}, "oidc.issuer_uri 'http://issuer'"),
+        ({"oidc": {"issuer_uri": ISSUER, "jwks": {}}}, "oidc.jwks holds no keys"),
+        ({"oidc": {"issuer_uri": ISSUER, "jwks": {"keys": []}}}, "oidc.jwks holds no keys"),
+        ({"oidc": {"issuer_uri": ISSUER, "jwks": {"keys": [{"kty": "RSA", "d": "secret-d"}]}}}, "holds a private key"),
+        ({"oidc": {"issuer_uri": ISSUER, "jwks": {"keys": [{"kty": "oct", "k": "secret-k"}]}}}, "holds a private key"),
+        ({"attribute_mapping": None}, "attribute_mapping"),
+        ({"oidc": None}, "oidc"),
+        ({"oidc": {}}, "issuer_uri"),
+    ],
+)
+def test_bad_input_is_refused_before_any_request(
+    wire: Wire, wanted: dict[str, Any], change: dict[str, Any], words: str
+) -> None:
+    result = provider(wire, **{**wanted, **change})
+    assert result["failed"] and words in result["msg"] and not wire.requests
+    assert "secret" not in result["msg"]
+
+
+def test_condition_that_is_no_cel_leaves_all_as_it_was(wire: Wire, wanted: dict[str, Any]) -> None:
+    before = provider(wire, **wanted)["provider"]
+    message = provider(wire, **{**wanted, "attribute_condition": "assertion.sub =="})["msg"]
+    refusal = wire.google.patch(PROVIDER, "attributeCondition", attributeCondition="assertion.sub ==")
+    assert f"kubernetes: HTTP 400: {refusal.json()['error']['message']}" in message
+    repeat = provider(wire, **wanted)
+    assert not repeat["changed"] and repeat["provider"] == before
+
+
+def test_missing_pool(wire: Wire, keys: Keys) -> None:
+    oidc = {"issuer_uri": ISSUER, "jwks": keys.jwks()}
+    message = provider(wire, attribute_mapping=MAPPING, oidc=oidc)["msg"]
+    assert f"{POOL.replace('42', 'demo')}/providers/kubernetes: HTTP 404" in message
