@@ -15,6 +15,7 @@ import google.auth.exceptions
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
 from google_wire import Wire
+from module_runner import run
 from requests.adapters import HTTPAdapter
 
 POOL = {"project": "demo", "pool_id": "cache"}
@@ -155,7 +156,7 @@ def test_credentials_of_another_kind_in_the_environment(wire: Wire, monkeypatch:
 def test_access_token_from_the_environment(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCP_AUTH_KIND", "accesstoken")
     monkeypatch.setenv("GCP_ACCESS_TOKEN", wire.google.operator)
-    assert wire.run(MODULE, **POOL, auth_kind=None, access_token=None)["changed"]
+    assert run(MODULE, **POOL)["changed"]
 
 
 @pytest.mark.parametrize(

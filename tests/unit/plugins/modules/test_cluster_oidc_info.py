@@ -23,7 +23,8 @@ class ApiServer:
         self.seen: list[tuple[str, str, str | None]] = []
         self.answers: dict[str, tuple[int, Any]] = {
             "/version": (200, {"major": "1", "minor": "34"}),
-            "/apis": (200, {"groups": []}),
+            "/api/v1": (200, {"kind": "APIResourceList", "groupVersion": "v1", "resources": []}),
+            "/apis": (200, {"kind": "APIGroupList", "groups": []}),
             DISCOVERY: (200, ISSUER),
             JWKS: (200, KEYS),
         }

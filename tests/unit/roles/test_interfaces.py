@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a role says of itself agrees: defaults, argument specs, the example inventory, names."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+# What one role tells another.
+TOLD = {"registry_cache_image_reference", "registry_cache_credential_config", "registry_cache_token_audience"}
+
+
+def load(*parts: str) -> Any:
+    return yaml.safe_load(ROOT.joinpath(*parts).read_text()) or {}
+
+
+def options(role: str) -> dict[str, Any]:
+    return load("roles", role, "meta", "argument_specs.yml")["argument_specs"]["main"]["options"]
+
+
+def test_the_roles_are_found() -> None:
+    assert {"cache", "image", "pull_secret", "wif"} <= set(ROLES)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_argument_specs_agree(role: str) -> None:
+    defaults, specs = load("roles", role, "defaults", "main.yml"), options(role)
+    for name, option in specs.items():
+        assert option.get("description"), name
+        if option.get("required"):
+            assert name not in defaults, f"{name} is required and has a default"
+        elif defaults.get(name) is not None:
+            assert option.get("default") == defaults[name], name
+        else:
+            assert "default" not in option, f"{name} has a default that defaults/main.yml lacks"
+    unset = {name for name, option in specs.items() if not option.get("required")} - defaults.keys()
+    assert unset - {"registry_cache_wif_project"} == set()  # required only where the role manages the pool
+    assert defaults.keys() - specs.keys() == set()
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_default_has_a_comment(role: str) -> None:
+    commented = False
+    for line in (ROOT / "roles" / role / "defaults" / "main.yml").read_text().splitlines():
+        if re.match(r"registry_cache_", line):
+            assert commented, f"no comment above {line}"
+        elif not line.strip():
+            commented = False
+        commented = commented or line.startswith("#")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_names_have_the_prefix(role: str) -> None:
+    assert all(name.startswith("registry_cache_") for name in options(role))
+    internal = load("roles", role, "vars", "main.yml") if (ROOT / "roles" / role / "vars" / "main.yml").exists() else {}
+    assert all(name.startswith("_registry_cache_") for name in internal)
+    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
+        text = file.read_text()
+        registered = set(re.findall(r"^\s*register: (\S+)", text, re.MULTILINE))
+        assert all(name.startswith("_registry_cache_") for name in registered), file
+        for fact in re.findall(r"set_fact:\n((?:\s{4,}.*\n)+)", text):
+            names = re.findall(r"^ +(\w*registry_cache_\w+):", fact, re.MULTILINE)
+            assert names and all(name.startswith("_") or name in TOLD for name in names), file
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_example_inventory_is_valid(role: str) -> None:
+    example = load("inventory", "example", "group_vars", "registry_cache_clusters.yml")
+    specs = {name: option for name, option in options(role).items() if name not in TOLD}
+    given = {name: value for name, value in example.items() if name in specs}
+    # Descriptions and nested option keys as ansible-core's role validation reads them.
+    result = ArgumentSpecValidator(specs).validate(given)
+    assert result.error_messages == []
+
+
+def test_the_example_inventory_holds_what_is_required_and_knows_no_other_name() -> None:
+    example = load("inventory", "example", "group_vars", "registry_cache_clusters.yml")
+    known = {name for role in ROLES for name in options(role)}
+    required = {name for role in ROLES for name, option in options(role).items() if option.get("required")} - TOLD
+    assert example.keys() - known == set()
+    assert required - example.keys() == set()
+
+
+def test_no_role_has_a_shell_or_a_raw_request() -> None:
+    for file in (ROOT / "roles").rglob("tasks/*.yml"):
+        assert not re.search(r"(?m)^\s*(ansible\.builtin\.)?(shell|uri|raw):", file.read_text()), file
+
+
+def test_the_artifact_and_the_clone_have_one_link_only() -> None:
+    link = ROOT / "playbooks" / "collections" / "ansible_collections" / "pullthrough" / "registry_cache"
+    assert link.is_symlink() and link.resolve() == ROOT
+
+
+def test_action_groups_hold_our_modules() -> None:
+    groups = load("meta", "runtime.yml")["action_groups"]
+    modules = {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")}
+    google = {name for name in modules if name.startswith("gcp_")}
+    assert set(groups["google"]) == google
+    kubernetes = {name for name in modules if "k8s_auth_options" in (ROOT / "plugins/modules" / f"{name}.py").read_text()}
+    assert {entry for entry in groups["kubernetes"] if isinstance(entry, str)} == kubernetes
