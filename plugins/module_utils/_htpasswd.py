@@ -35,12 +35,22 @@ class User(t.NamedTuple):
     present: bool
 
 
+def usable() -> bool:
+    """Whether passlib is there with a backend that works; passlib 1.7.4 fails here with bcrypt 5."""
+    try:
+        return bcrypt is not None and bool(bcrypt.get_backend())
+    except (RuntimeError, ValueError):
+        return False
+
+
 def check_user(user: User) -> None:
     """:raises HtpasswdError: for a name or password that htpasswd or bcrypt cannot hold."""
-    # parse splits at more than line feeds.
-    if user.name.splitlines() != [user.name] or ":" in user.name or "\0" in user.name or user.name.startswith("#"):
+    # Readers trim white space, and differ in what they take for a line break.
+    plain = user.name.splitlines() == [user.name] and user.name.strip() == user.name
+    if not plain or ":" in user.name or "\0" in user.name or user.name.startswith("#"):
         raise HtpasswdError(
-            f"the user name '{user.name}' must not be empty, begin with '#', or hold a colon or a line break"
+            f"the user name '{user.name}' must not be empty, begin with '#', begin or end with white space,"
+            " or hold a colon, a NUL byte or a line break"
         )
     if not user.present:
         return
@@ -56,17 +66,21 @@ def check_user(user: User) -> None:
 
 
 def parse(text: str) -> tuple[list[str], dict[str, int]]:
-    """The lines, and for each user the index of its line.
+    """The lines, and for each user the index of its line; read as the registry does
+    (github.com/distribution/distribution registry/auth/htpasswd): line feeds alone end a line, and it is trimmed.
 
     :raises HtpasswdError: for a malformed or repeated entry, with the number of its line.
     """
-    lines = text.splitlines()
+    lines = text.split("\n")
+    if not lines[-1]:
+        del lines[-1]
     places: dict[str, int] = {}
     for index, line in enumerate(lines):
-        if not line.strip() or line.startswith("#"):
+        entry = line.strip()
+        if not entry or entry.startswith("#"):
             continue
-        name, colon, hashed = line.partition(":")
-        if not (name and colon and hashed.strip()):
+        name, colon, hashed = entry.partition(":")
+        if not (name and colon and hashed):
             raise HtpasswdError(f"line {index + 1} is not of the form user:hash")
         if name in places:
             raise HtpasswdError(f"line {index + 1} names the user '{name}' again, after line {places[name] + 1}")
@@ -85,7 +99,7 @@ def _kept(password: str, hashed: str, cost: int) -> bool:
 def apply(text: str, users: t.Sequence[User], cost: int, exclusive: bool) -> tuple[str, dict[str, str]]:
     """Bring a text to the wanted users.
 
-    :param text: the file as it is; comments and the order of lines stay.
+    :param text: the file as it is; comments and the order of lines stay, and all of it where nothing happens.
     :param cost: of bcrypt, as a power of two.
     :param exclusive: whether users that are not named go.
     :return: the new text, and what happens to whom: C(added), C(updated) or C(removed).
@@ -113,6 +127,8 @@ def apply(text: str, users: t.Sequence[User], cost: int, exclusive: bool) -> tup
         gone |= places.keys() - present.keys()
     actions = {name: "updated" if name in places else "added" for name in stale}
     actions.update(dict.fromkeys(gone, "removed"))
+    if not actions:
+        return text, {}
     for name in stale:
         if name in places:
             lines[places[name]] = f"{name}:{made[name]}"

@@ -35,6 +35,11 @@ class ImageReference(t.NamedTuple):
         return self.digest or self.tag or "latest"
 
 
+def is_host(text: t.Any) -> bool:
+    """Whether it can stand before a repository: a host, with its port where it has one."""
+    return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
+
+
 def parse(text: str) -> ImageReference:
     """Split a reference as docker does: a first part without dot, colon or C(localhost) is no registry.
 

@@ -36,6 +36,10 @@ class UpstreamError(Exception):
     """The upstream did not give the manifest; the text holds its own words."""
 
 
+class NotFoundError(UpstreamError):
+    """The upstream took the credential, and has no such manifest or repository: it answers 403 to one without access."""
+
+
 def words(status: int, body: bytes) -> str:
     """An error answer in the upstream's own words: the first error of the distribution specification's body."""
     try:
@@ -44,6 +48,11 @@ def words(status: int, body: bytes) -> str:
     except (ValueError, LookupError, TypeError, AttributeError):
         message = body.decode(errors="replace").strip()[:300]
     return f"HTTP {status}: {message}"
+
+
+def _refusal(answer: t.Any) -> UpstreamError:
+    kind = NotFoundError if answer.status_code == 404 else UpstreamError
+    return kind(words(answer.status_code, answer.content))
 
 
 def digest(body: bytes) -> str:
@@ -58,7 +67,8 @@ def fetch_manifest(
     :param version: tag or digest.
     :param ca_bundle: path of the CA certificates to trust; the environment's unless given.
     :return: the manifest's digest.
-    :raises UpstreamError: with the upstream's words.
+    :raises NotFoundError: where there is no such manifest.
+    :raises UpstreamError: for any other refusal, with the upstream's words.
     """
     # Given with each request: REQUESTS_CA_BUNDLE would override a session's own.
     options: dict[str, t.Any] = {"timeout": _TIMEOUT, "verify": ca_bundle or True}
@@ -77,7 +87,7 @@ def fetch_manifest(
                     query["service"] = parameters["service"]
                 answer = session.get(parameters["realm"], params=query, auth=(username, secret), **options)
                 if answer.status_code != 200:
-                    raise UpstreamError(words(answer.status_code, answer.content))
+                    raise _refusal(answer)
                 token = answer.json().get("token") or answer.json()["access_token"]
                 manifest = session.get(url, headers={**headers, "Authorization": f"Bearer {token}"}, **options)
             else:
@@ -86,5 +96,5 @@ def fetch_manifest(
     except (requests.exceptions.RequestException, LookupError, AttributeError) as error:
         raise UpstreamError(f"no usable answer from https://{host}/v2/ ({error})") from error
     if manifest.status_code != 200:
-        raise UpstreamError(words(manifest.status_code, manifest.content))
+        raise _refusal(manifest)
     return digest(manifest.content)

@@ -114,6 +114,13 @@ def _check(params):
     for option, (form, kind, example) in forms.items():
         if not form.fullmatch(params[option]):
             raise GcpError(f"{option} '{params[option]}' is not {kind}. Example: {option}: {example}")
+    # An explicit null or empty text passes Ansible's own check; without its condition a grant would be wider than asked.
+    condition = params["condition"]
+    if condition is not None and not (condition["title"] and condition["expression"]):
+        raise GcpError(
+            "condition has no title or no expression; leave it out for a grant without one."
+            " Example: condition: {title: Until 2030, expression: \"request.time < timestamp('2030-01-01T00:00:00Z')\"}"
+        )
 
 
 def _normal(member):

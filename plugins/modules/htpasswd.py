@@ -113,7 +113,8 @@ def _read(module):
     if module.params["path"] is None:
         return module.params["content"]
     try:
-        with open(module.params["path"], encoding="utf-8") as file:
+        # Without newline the lines that are kept would lose their carriage returns.
+        with open(module.params["path"], encoding="utf-8", newline="") as file:
             return file.read()
     except FileNotFoundError:
         return ""
@@ -160,7 +161,7 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    if _htpasswd.bcrypt is None:
+    if not _htpasswd.usable():
         module.fail_json(msg=missing_required_lib("libpass", reason="(the maintained drop-in for passlib), with bcrypt,"))
     if params["cost"] not in _htpasswd.COSTS:
         module.fail_json(msg=f"cost {params['cost']} is not from 4 to 17. Example: cost: 10")

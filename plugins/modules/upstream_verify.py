@@ -55,7 +55,7 @@ options:
     description: CA certificates (PEM) to trust for the upstream besides the usual ones.
     type: path
   timeout:
-    description: How many seconds to try while the upstream refuses.
+    description: How many seconds to try while the upstream refuses. What waiting does not mend fails at once.
     type: int
     default: 300
 extends_documentation_fragment:
@@ -121,7 +121,9 @@ try:
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from kubernetes.stream import portforward, stream
+    from kubernetes.stream.ws_client import ERROR_CHANNEL
     from urllib3.exceptions import HTTPError
+    from websocket import WebSocketException
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
@@ -137,6 +139,14 @@ class Refused(Exception):
 
 class Hopeless(Exception):
     """A step that waiting does not mend."""
+
+
+def _api_words(error):
+    """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
+    try:
+        return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return error.reason
 
 
 class Replicas:
@@ -159,14 +169,21 @@ class Replicas:
             raise Hopeless(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
         return sorted(conditions)
 
+    def _open(self, opener, method, pod, **options):
+        """A stream to a pod; raises Hopeless in the API server's words."""
+        try:
+            return opener(method, pod, self._namespace, **options)
+        except ApiException as error:
+            raise Hopeless(f"the API server opens no stream to it: {_api_words(error)}") from error
+
     def run_helper(self, pod, helper, host):
         """The credential that the helper returns for a host: username and secret."""
         # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
         command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
-        session = stream(
+        session = self._open(
+            stream,
             self._api.connect_get_namespaced_pod_exec,
             pod,
-            self._namespace,
             container=self._container,
             command=command,
             stdin=False,
@@ -175,15 +192,24 @@ class Replicas:
             tty=False,
             _preload_content=False,
         )
-        session.run_forever(timeout=_EXEC_SECONDS)
-        output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
-        code = session.returncode
-        session.close()
-        if code is None:
-            raise Refused(f"{helper} gave no answer within {_EXEC_SECONDS} s")
-        if code in (126, 127):
-            raise Hopeless(f"{helper} cannot be run in container {self._container}: {errors.strip()}")
-        if code:
+        with contextlib.closing(session):
+            try:
+                session.run_forever(timeout=_EXEC_SECONDS)
+            except WebSocketException as error:
+                raise Refused(f"the stream to it broke: {error}") from error
+            if session.is_open():
+                raise Refused(f"{helper} gave no answer within {_EXEC_SECONDS} s")
+            output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
+            status = session.read_channel(ERROR_CHANNEL)
+        if not status:
+            raise Refused("the stream to it broke before the helper ended")
+        # Not session.returncode, which takes every failure for an exit code.
+        status = json.loads(status)
+        if status["status"] != "Success":
+            unstarted = status.get("reason") != "NonZeroExitCode"
+            if unstarted or status["details"]["causes"][0]["message"] in ("126", "127"):
+                words = status["message"] if unstarted else errors.strip()
+                raise Hopeless(f"{helper} cannot be run in container {self._container}: {words}")
             raise Refused((output + errors).strip())
         try:
             credential = json.loads(output)
@@ -193,9 +219,8 @@ class Replicas:
 
     def fetch_manifest(self, pod, path, username, password):
         """GET a manifest from the registry of one pod; returns status and body."""
-        forward = portforward(
-            self._api.connect_get_namespaced_pod_portforward, pod, self._namespace, ports=str(self._port)
-        )
+        method = self._api.connect_get_namespaced_pod_portforward
+        forward = self._open(portforward, method, pod, ports=str(self._port))
         connection = http.client.HTTPConnection("localhost", self._port)
         connection.sock = forward.socket(self._port)
         connection.sock.settimeout(_EXEC_SECONDS)
@@ -207,7 +232,8 @@ class Replicas:
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (http.client.HTTPException, OSError) as error:
-            raise Refused(f"no answer from its registry ({error})") from error
+            # What the kubelet met at the port comes beside the stream.
+            raise Refused(f"no answer from its registry ({forward.error(self._port) or error})") from error
         finally:
             connection.close()
 
@@ -220,13 +246,15 @@ def verify(replicas, pod, image, params, ca_bundle):
         raise type(error)(f"{pod} gets no access token: {error}") from error
     try:
         expected = _upstream.fetch_manifest(image.registry, image.repository, image.version, username, secret, ca_bundle)
+    except _upstream.NotFoundError as error:
+        raise Hopeless(f"{image.registry} does not have it: {error}") from error
     except _upstream.UpstreamError as error:
-        raise Refused(f"{image.registry} refuses the credential of {pod}: {error}") from error
+        raise Refused(f"{image.registry}, asked with the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
         status, body = replicas.fetch_manifest(pod, path, params["cache_username"], params["cache_password"])
-    except Refused as error:
-        raise Refused(f"{pod}: {error}") from error
+    except (Refused, Hopeless) as error:
+        raise type(error)(f"{pod}: {error}") from error
     if status == 401:
         raise Hopeless(f"{pod} does not take cache_username and cache_password: {_upstream.words(status, body)}")
     if status != 200:
@@ -291,17 +319,20 @@ def main():
     params = module.params
     try:
         image = _image_reference.parse(params["image"])
+    except ValueError as error:
+        module.fail_json(msg=f"image: {error}")
+    try:
         client = get_api_client(module).client.client
         replicas = Replicas(client, params["namespace"], params["container"], params["port"])
         with trusted(params["ca_path"]) as ca_bundle:
             results = verify_all(replicas, image, params, ca_bundle)
-    except ValueError as error:
-        module.fail_json(msg=f"image: {error}")
     except (Hopeless, CoreException) as error:
         module.fail_json(msg=f"{params['image']}: {error}")
     except Refused as error:
         module.fail_json(msg=f"{params['image']}, tried for {params['timeout']} s: {error}")
-    except (ApiException, HTTPError, OSError) as error:
+    except ApiException as error:
+        module.fail_json(msg=f"{params['image']}: the API server refuses: {_api_words(error)}")
+    except (HTTPError, OSError) as error:
         module.fail_json(msg=f"The cluster or a file gives no answer: {error}")
     module.exit_json(changed=False, replicas=results)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The filters image_reference and dockerconfigjson."""
+"""The filters image_reference, cache_reference and dockerconfigjson."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.filter import cache_reference as cache_reference_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import dockerconfigjson as dockerconfigjson_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import image_reference as image_reference_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
 
 image_reference = image_reference_plugin.FilterModule().filters()["image_reference"]
+cache_reference = cache_reference_plugin.FilterModule().filters()["cache_reference"]
 dockerconfigjson = dockerconfigjson_plugin.FilterModule().filters()["dockerconfigjson"]
 
 SHA256, SHA512 = "sha256:" + "0a" * 32, "sha512:" + "0b" * 64
@@ -92,6 +94,36 @@ def test_no_string(value: Any) -> None:
 
 def test_example_is_a_reference() -> None:
     assert image_reference(_image_reference.EXAMPLE)["tag"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("us-central1-docker.pkg.dev/p/r/i:1.0", "localhost:30026/p/r/i:1.0"),
+        ("us-central1-docker.pkg.dev/p/r/i", "localhost:30026/p/r/i"),
+        (f"us-central1-docker.pkg.dev/p/r/i@{SHA256}", f"localhost:30026/p/r/i@{SHA256}"),
+        (f"us-central1-docker.pkg.dev/p/r/i:1.0@{SHA256}", f"localhost:30026/p/r/i:1.0@{SHA256}"),
+        ("alpine:3", "localhost:30026/library/alpine:3"),
+        ("localhost:30026/p/r/i:1.0", "localhost:30026/p/r/i:1.0"),
+    ],
+)
+def test_cache_reference(reference: str, expected: str) -> None:
+    assert cache_reference(reference) == expected
+    assert cache_reference(reference, "cache.example.com") == expected.replace("localhost:30026", "cache.example.com")
+
+
+@pytest.mark.parametrize("value", [None, 5, ["alpine"], "Not an image"])
+def test_cache_reference_malformed(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        cache_reference(value)
+    assert f"Example: {_image_reference.EXAMPLE}" in str(error.value)
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://localhost:30026", "localhost:30026/", "cache/p", None, "a b"])
+def test_cache_reference_malformed_endpoint(endpoint: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        cache_reference("alpine", endpoint)
+    assert f"'{endpoint}'" in str(error.value) and "Example: localhost:30026" in str(error.value)
 
 
 def test_dockerconfigjson() -> None:

@@ -43,13 +43,13 @@ class Text:
     def get(self) -> str:
         if self.path is None:
             return self._content
-        return self.path.read_text() if self.path.exists() else ""
+        return self.path.read_bytes().decode() if self.path.exists() else ""
 
     def put(self, text: str) -> None:
         if self.path is None:
             self._content = text
         else:
-            self.path.write_text(text)
+            self.path.write_bytes(text.encode())
             self.path.chmod(0o600)
 
     def run(self, *users: dict[str, Any], check: bool = False, **arguments: Any) -> dict[str, Any]:
@@ -233,6 +233,28 @@ def test_comments_and_order_are_kept(text: Text) -> None:
     )
 
 
+@pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+def test_unchanged_text_is_returned_as_it_is(text: Text, ending: str) -> None:
+    content = f"# a comment\r\nnodes:{hashed(NODES)}{ending}"
+    text.put(content)
+    assert not text.run(user("nodes", NODES))["changed"] and text.get() == content
+
+
+@pytest.mark.parametrize("comment", ["# form\x0cfeed", "# next\x85line", "# a\u2028b", "  # indented: note", "\t#", "#\r"])
+def test_foreign_lines_are_kept(text: Text, comment: str) -> None:
+    text.put(f"{comment}\nnodes:{hashed('old')}\n")
+    assert text.run(user("nodes", NODES), exclusive=True)["users"] == ["nodes"]
+    assert text.get().startswith(f"{comment}\nnodes:$2b$") and text.get().count("\n") == 2
+
+
+def test_indented_entry_is_an_entry(text: Text) -> None:
+    # The registry trims the lines that it reads.
+    text.put(f"  nodes:{hashed(NODES)}\n\tci:{hashed(CI)}\n")
+    assert not text.run(user("nodes", NODES))["changed"]
+    assert text.run(user("ci", state="absent"), user("nodes", "another"))["users"] == ["nodes"]
+    assert list(entries(text.get())) == ["nodes"]
+
+
 # What is refused, with nothing written
 
 
@@ -271,6 +293,16 @@ def test_duplicate_line(text: Text) -> None:
     assert "line 4" in message and "line 1" in message and "'nodes'" in message and secret not in message
 
 
+def test_duplicate_line_that_is_indented(text: Text) -> None:
+    text.put(f"nodes:{hashed(NODES)}\n  nodes:{hashed('x')}\n")
+    assert "line 2" in refused(text, user("nodes", NODES))
+
+
+def test_number_of_a_malformed_line_counts_line_feeds(text: Text) -> None:
+    text.put("# form\x0cfeed\nno-colon\n")
+    assert "line 2 " in refused(text, user("nodes", NODES))
+
+
 @pytest.mark.parametrize("password", ["x" * 73, "é" * 36 + "x", "€" * 25])
 def test_password_over_72_bytes(text: Text, password: str) -> None:
     size = len(password.encode())
@@ -299,7 +331,7 @@ def test_no_password(text: Text, password: str | None) -> None:
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
-@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "a\rb", "a\0b", "#a", "a\u2028b", "a\x0bb", "a\x85b"])
+@pytest.mark.parametrize("name", ["", "a:b", "a\nb", "a\rb", "a\0b", "#a", "a\u2028b", "a\x0bb", "a\x85b", " a", "a\t"])
 def test_bad_user_name(text: Text, name: str, state: str) -> None:
     text.put(f"# a\nfine:{hashed('x')}\n")
     assert "user name" in refused(text, user("nodes", NODES), user(name, CI, state=state))
@@ -329,6 +361,17 @@ def test_directory_and_bytes_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
 def test_without_libpass(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
     monkeypatch.setattr(_htpasswd, "bcrypt", None)
     assert "libpass" in refused(text, user("nodes", NODES))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no backends available"), ValueError("longer than 72 bytes")])
+def test_without_a_backend_that_works(monkeypatch: pytest.MonkeyPatch, text: Text, error: Exception) -> None:
+    # passlib without bcrypt, passlib 1.7.4 with bcrypt 5
+    def get_backend() -> NoReturn:
+        raise error
+
+    monkeypatch.setattr(bcrypt, "get_backend", get_backend)
+    message = refused(text, user("nodes", NODES))
+    assert "libpass" in message and "bcrypt" in message
 
 
 # The file

@@ -200,6 +200,15 @@ def test_refused_in_the_upstreams_words(upstream: Upstream, path: str, body: byt
     assert upstream.paths()[-1] == path
 
 
+@pytest.mark.parametrize("path", ["/token", "/v2/p/r/i/manifests/1.0"])
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_only_what_is_not_there_is_told_apart(upstream: Upstream, path: str, status: int) -> None:
+    upstream.answers[path] = (status, {}, errors("X", "words"))
+    with pytest.raises(_upstream.UpstreamError, match=f"HTTP {status}: words") as error:
+        upstream.fetch()
+    assert isinstance(error.value, _upstream.NotFoundError) == (status == 404)
+
+
 @pytest.mark.parametrize("body", [b"not JSON", b"{}", b'{"token": ""}', b'["the-registry-token"]', b'"x"', b"null"])
 def test_token_endpoint_without_token(upstream: Upstream, body: bytes) -> None:
     upstream.answers["/token"] = (200, {}, body)

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import pathlib
+import re
+import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +19,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.modules import upstr
 from ansible_collections.pullthrough.registry_cache.plugins.modules.upstream_verify import Hopeless, Refused
 from in_process import run
 from kubernetes.client.exceptions import ApiException
+from websocket import WebSocketException
 
 IMAGE = "us-central1-docker.pkg.dev/p/r/i:1.0"
 HOST = "us-central1-docker.pkg.dev"
@@ -140,7 +144,7 @@ def test_helper_refusal(fakes: Fakes) -> None:
 def test_grant_refusal(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.UpstreamError(GRANT_WORDS))
     message = fakes.error(Refused)
-    assert f"{HOST} refuses the credential of cache-0" in message and GRANT_WORDS in message
+    assert message == f"{HOST}, asked with the credential of cache-0: {GRANT_WORDS}"
     # Each attempt takes a fresh credential, and a cached manifest is not asked for.
     assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
 
@@ -215,6 +219,18 @@ def test_registry_without_answer(fakes: Fakes) -> None:
 # What waiting does not mend
 
 
+def test_upstream_does_not_have_the_image(fakes: Fakes) -> None:
+    fakes.upstream = fails(_upstream.NotFoundError('HTTP 404: Failed to fetch "1.0"'))
+    assert fakes.error(Hopeless) == f'{HOST} does not have it: HTTP 404: Failed to fetch "1.0"'
+    assert fakes.clock.slept == [] and len(fakes.calls) == 2
+
+
+def test_no_stream_to_the_registry(fakes: Fakes) -> None:
+    fakes.registry = fails(Hopeless("the API server opens no stream to it"))
+    assert fakes.error(Hopeless) == "cache-0: the API server opens no stream to it"
+    assert fakes.clock.slept == []
+
+
 def test_cache_refuses_its_user(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
     message = fakes.error(Hopeless)
@@ -286,13 +302,20 @@ def test_pods_that_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Session:
-    """An exec stream that has ended."""
+    """An exec stream; without a status it has not ended, and an empty one is what a broken connection leaves."""
 
-    def __init__(self, code: int | None, output: str | None, errors: str | None) -> None:
-        self.returncode, self._output, self._errors, self.closed = code, output, errors, False
+    def __init__(self, status: str | None, output: str | None, errors: str | None) -> None:
+        self._status, self._output, self._errors, self.closed = status, output, errors, False
 
     def run_forever(self, timeout: float) -> None:
         assert timeout > 0
+
+    def is_open(self) -> bool:
+        return self._status is None
+
+    def read_channel(self, channel: int) -> str:
+        assert channel == 3 and self._status is not None
+        return self._status
 
     def read_stdout(self, timeout: float) -> str | None:
         return self._output
@@ -304,8 +327,18 @@ class Session:
         self.closed = True
 
 
-def helper(monkeypatch: pytest.MonkeyPatch, code: int | None, output: str | None, errors: str | None = None) -> Any:
-    session, seen = Session(code, output, errors), {}
+def exited(code: int) -> str:
+    """The Status that ends an exec stream (k8s.io/apimachinery pkg/util/remotecommand)."""
+    if code == 0:
+        return json.dumps({"metadata": {}, "status": "Success"})
+    cause = {"reason": "ExitCode", "message": str(code)}
+    return json.dumps({"status": "Failure", "reason": "NonZeroExitCode", "details": {"causes": [cause]}})
+
+
+def helper(
+    monkeypatch: pytest.MonkeyPatch, code: int | str | None, output: str | None, errors: str | None = None
+) -> Any:
+    session, seen = Session(exited(code) if isinstance(code, int) else code, output, errors), {}
 
     def stream(_method: Any, *arguments: Any, **options: Any) -> Session:
         seen.update(options, arguments=arguments)
@@ -342,6 +375,98 @@ def test_helper_is_missing(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 def test_helper_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Refused, match="gave no answer within"):
         helper(monkeypatch, None, TOKEN)
+
+
+def test_command_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "Internal error occurred: error executing command in container: no sh"
+    cause = {"message": "error executing command in container: no sh"}
+    status = {"status": "Failure", "message": words, "reason": "InternalError", "details": {"causes": [cause]}}
+    with pytest.raises(Hopeless) as error:
+        helper(monkeypatch, json.dumps(status), None)
+    assert str(error.value) == f"docker-credential-gcr cannot be run in container registry: {words}"
+
+
+def test_stream_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refused) as error:
+        helper(monkeypatch, "", TOKEN)
+    assert "the stream to it broke" in str(error.value) and TOKEN not in str(error.value)
+
+
+def test_stream_that_breaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Session, "run_forever", lambda *_, **__: fails(WebSocketException("lost"))(""))
+    with pytest.raises(Refused, match="the stream to it broke: lost"):
+        helper(monkeypatch, 0, None)
+
+
+HANDSHAKE = "Handshake status 403 Forbidden -+-+- {'content-type': 'application/json'} -+-+- "
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ApiException(status=0, reason=HANDSHAKE + '{"message": "pods is forbidden"}'), "pods is forbidden"),
+        (ApiException(status=0, reason="[Errno 111] Connection refused"), "[Errno 111] Connection refused"),
+    ],
+)
+@pytest.mark.parametrize("opener", ["stream", "portforward"])
+def test_no_stream(monkeypatch: pytest.MonkeyPatch, opener: str, error: ApiException, expected: str) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(upstream_verify, opener, refuse)
+    replicas = replicas_of(monkeypatch)
+    with pytest.raises(Hopeless) as caught:
+        if opener == "stream":
+            replicas.run_helper("cache-0", "docker-credential-gcr", HOST)
+        else:
+            replicas.fetch_manifest("cache-0", "/v2/", None, None)
+    assert str(caught.value) == f"the API server opens no stream to it: {expected}"
+
+
+def registry(monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, user: str | None = "nodes") -> Any:
+    """GET a manifest through a port-forward to a registry that gives that answer; with the request it got."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(answer)
+    theirs.shutdown(socket.SHUT_WR)
+    forward = SimpleNamespace(socket=lambda port: ours, error=lambda port: error)
+
+    def portforward(_method: Any, *arguments: Any, **options: Any) -> Any:
+        assert arguments == ("cache-0", "registry-cache") and options == {"ports": "5000"}
+        return forward
+
+    monkeypatch.setattr(upstream_verify, "portforward", portforward)
+    try:
+        result = replicas_of(monkeypatch).fetch_manifest("cache-0", "/v2/p/manifests/1", user, PASSWORD)
+        return result, theirs.recv(65536).decode()
+    finally:
+        assert ours.fileno() == -1
+        theirs.close()
+
+
+@pytest.mark.parametrize("user", ["nodes", None])
+def test_registry_answer(monkeypatch: pytest.MonkeyPatch, user: str | None) -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\n\r\nwords"
+    result, request = registry(monkeypatch, answer, None, user)
+    assert result == (404, b"words") and request.startswith("GET /v2/p/manifests/1 HTTP/1.1\r\n")
+    basic = base64.b64encode(f"nodes:{PASSWORD}".encode()).decode()
+    assert re.findall("Authorization: (.*)\r\n", request) == ([f"Basic {basic}"] if user else [])
+    assert f"Accept: {_upstream.ACCEPT}\r\n" in request
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "expected"),
+    [
+        (b"", "dial tcp4 127.0.0.1:5000: connect: connection refused", "connection refused"),
+        (b"", None, "closed connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf", None, "IncompleteRead"),
+        (b"not HTTP\r\n\r\n", None, "not HTTP"),
+    ],
+)
+def test_registry_gives_no_answer(monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, expected: str) -> None:
+    with pytest.raises(Refused) as caught:
+        registry(monkeypatch, answer, error)
+    assert str(caught.value).startswith("no answer from its registry (") and expected in str(caught.value)
+    assert PASSWORD not in str(caught.value)
 
 
 @pytest.mark.parametrize("output", ["", TOKEN, json.dumps({"Secret": TOKEN}), json.dumps([TOKEN]), json.dumps(TOKEN)])
@@ -400,6 +525,19 @@ def test_module_without_cluster(cluster: Fakes, error: Exception) -> None:
     cluster.helper = fails(error)
     result = module()
     assert result["failed"] and "Forbidden" in result["msg"] and TOKEN not in result["msg"]
+
+
+def test_module_says_the_api_servers_words_alone(cluster: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ApiException(status=403, reason="Forbidden")
+    error.body, error.headers = '{"message": "pods is forbidden: User x cannot list"}', {"Audit-Id": "1"}
+    monkeypatch.setattr(cluster, "ready", fails(error))
+    assert module()["msg"] == f"{IMAGE}: the API server refuses: pods is forbidden: User x cannot list"
+
+
+def test_module_blames_the_image_for_nothing_else(cluster: Fakes) -> None:
+    cluster.helper = fails(ValueError("something else"))
+    with pytest.raises(ValueError, match="something else"):
+        module()
 
 
 def test_module_malformed_image(cluster: Fakes) -> None:

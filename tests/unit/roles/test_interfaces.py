@@ -40,8 +40,7 @@ def test_defaults_and_argument_specs_agree(role: str) -> None:
             assert option.get("default") == defaults[name], name
         else:
             assert "default" not in option, f"{name} has a default that defaults/main.yml lacks"
-    unset = {name for name, option in specs.items() if not option.get("required")} - defaults.keys()
-    assert unset - {"registry_cache_wif_project"} == set()  # required only where the role manages the pool
+    assert {name for name, option in specs.items() if not option.get("required")} - defaults.keys() == set()
     assert defaults.keys() - specs.keys() == set()
 
 

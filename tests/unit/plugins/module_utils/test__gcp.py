@@ -119,6 +119,42 @@ def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) ->
         client().request("POST", "https://iam.googleapis.com/v1/x", "x", body={})
 
 
+@pytest.mark.parametrize(
+    ("module", "options", "what"),
+    [
+        (MODULE, POOL, "projects/demo/locations/global/workloadIdentityPools/cache"),
+        (
+            f"{MODULE}_provider",
+            {
+                **POOL,
+                "provider_id": "kubernetes",
+                "attribute_mapping": {"google.subject": "assertion.sub"},
+                "oidc": {"issuer_uri": "https://issuer.example.com"},
+            },
+            "projects/demo/locations/global/workloadIdentityPools/cache/providers/kubernetes",
+        ),
+        (
+            "gcp_iam_member",
+            {"resource": "projects/p/locations/l/repositories/r", "role": "roles/x", "member": "user:a@example.com"},
+            "IAM policy of projects/p/locations/l/repositories/r",
+        ),
+    ],
+)
+def test_a_refused_connection(server: Server, module: str, options: dict[str, Any], what: str) -> None:
+    server.close()
+    result = run(module, auth_kind="accesstoken", access_token="secret-token", **options)
+    assert result["failed"] and result["msg"].startswith(f"{what}: no answer from https://")
+    assert "refused" in result["msg"] and "HTTPS_PROXY" in result["msg"] and "REQUESTS_CA_BUNDLE" in result["msg"]
+    assert "secret-token" not in json.dumps(result) and sum(server.pauses) < 10
+
+
+@pytest.mark.parametrize(("status", "way_out"), sorted(_gcp._WAY_OUT.items()))
+def test_an_error_tells_a_way_out(wire: Wire, status: int, way_out: str) -> None:
+    wire.answer("POST", "workloadIdentityPoolId", status, {"error": {"code": status, "message": "Google's words"}})
+    message = wire.run(MODULE, **POOL)["msg"]
+    assert message.endswith(f"/workloadIdentityPools/cache: HTTP {status}: Google's words ({way_out}.)")
+
+
 @pytest.mark.parametrize("body", [b"", b"<html>Log in</html>", b"[]"])
 def test_an_answer_that_is_not_googles(server: Server, body: bytes) -> None:
     server.answers = [(200, body)]

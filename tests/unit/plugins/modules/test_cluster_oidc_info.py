@@ -8,10 +8,14 @@ import pathlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.modules import cluster_oidc_info
+from kubernetes.client.exceptions import ApiException
 from module_runner import run
+from urllib3.exceptions import ReadTimeoutError
 
 DISCOVERY, JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
 KEYS = {"keys": [{"kty": "RSA", "kid": "one", "n": "x", "e": "AQAB"}]}
@@ -103,3 +107,61 @@ def test_no_answer_names_the_url(server: ApiServer) -> None:
 def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
     message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "missing"))["msg"]
     assert message.startswith("No way to the cluster:") and "Set kubeconfig and context" in message
+
+
+def test_no_configuration_at_all(server: ApiServer) -> None:
+    message = run("cluster_oidc_info")["msg"]
+    assert message.startswith("No way to the cluster:") and "Set kubeconfig and context, or KUBECONFIG" in message
+    assert not server.seen
+
+
+@pytest.mark.parametrize("path", [DISCOVERY, JWKS])
+def test_forbidden_names_the_server_and_the_role_that_lacks(server: ApiServer, path: str) -> None:
+    server.answers[path] = (403, {"kind": "Status", "message": f'User "x" cannot get path "{path}"'})
+    assert server.read()["msg"] == (
+        f'{server.url} does not tell its service-account issuer: HTTP 403: User "x" cannot get path "{path}".'
+        " Bind the cluster role system:service-account-issuer-discovery to the identity that runs this module."
+    )
+
+
+class Client:
+    """A Kubernetes client that gives one answer or one error."""
+
+    def __init__(self, answer: Any) -> None:
+        self.client, self.configuration = self, SimpleNamespace(host="https://10.0.0.1:6443")
+        self.answer, self.asked = answer, []
+
+    def request(self, method: str, path: str, **options: Any) -> Any:
+        self.asked.append((method, path, options))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return SimpleNamespace(data=json.dumps(self.answer[path]))
+
+
+def fake(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Client:
+    client = Client(answer)
+    monkeypatch.setattr(cluster_oidc_info, "get_api_client", lambda _module: client)
+    return client
+
+
+def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = fake(monkeypatch, {DISCOVERY: ISSUER, JWKS: KEYS})
+    assert run("cluster_oidc_info")["jwks"] == KEYS
+    assert [(method, path) for method, path, _options in client.asked] == [("get", DISCOVERY), ("get", JWKS)]
+    assert {options["_request_timeout"] for _method, _path, options in client.asked} == {(10, 60)}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        # What the client makes of a failure of TLS.
+        (ApiException(status=0, reason="SSLError\ncertificate verify failed"), "issuer: SSLError\ncertificate verify failed."),
+        (ReadTimeoutError(None, DISCOVERY, "Read timed out."), "Read timed out."),
+        (OSError("Network is unreachable"), "Network is unreachable."),
+    ],
+)
+def test_what_goes_wrong_below_http(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    fake(monkeypatch, error)
+    result = run("cluster_oidc_info")
+    assert result["failed"] and words in result["msg"] and "HTTP 0" not in result["msg"]
+    assert result["msg"].endswith("Set kubeconfig and context, or KUBECONFIG, to a cluster that answers.")

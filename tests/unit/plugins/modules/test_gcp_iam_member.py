@@ -159,3 +159,105 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, option: str, value:
 
 def test_condition_needs_title_and_expression(wire: Wire) -> None:
     assert "expression" in member(wire, condition={"title": "x"})["msg"] and not wire.requests
+
+
+@pytest.mark.parametrize("title", ["x", "", None])
+@pytest.mark.parametrize("expression", ["", None])
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_an_empty_condition_never_becomes_none(
+    wire: Wire, title: str | None, expression: str | None, state: str
+) -> None:
+    message = member(wire, state=state, condition={"title": title, "expression": expression})["msg"]
+    assert message.startswith("condition has no title or no expression") and "Example: condition: {" in message
+    assert not wire.requests
+
+
+def test_a_condition_without_title_is_refused(wire: Wire) -> None:
+    assert member(wire, condition={**CONDITION, "title": ""})["msg"].startswith("condition has no title")
+    assert not wire.requests
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        MEMBER.replace("principal:", "principalSet:").rpartition("/subject/")[0] + "/*",
+        "serviceAccount:cache@demo.iam.gserviceaccount.com",
+        "user:other@example.com",
+        "group:all@example.com",
+        "domain:example.com",
+    ],
+)
+def test_every_form_of_a_member_is_granted(wire: Wire, value: str) -> None:
+    assert member(wire, member=value)["binding"] == {"role": READER, "members": [value]}
+    assert not member(wire, member=value)["changed"]
+
+
+@pytest.mark.parametrize("role", ["projects/demo/roles/puller_1.x", "organizations/1/roles/puller"])
+def test_a_role_of_ones_own_is_asked_for(wire: Wire, role: str) -> None:
+    assert member(wire, role=role, check=True)["binding"] == {"role": role, "members": [MEMBER]}
+
+
+def test_five_conflicts_are_outlived(wire: Wire) -> None:
+    for _attempt in range(5):
+        wire.answer("POST", ":setIamPolicy", 409, CONFLICT)
+    assert member(wire)["changed"] and wire.sent() == [("GET", GET), ("POST", SET)] * 6
+    assert all(0 <= pause <= 0.5 * 2**attempt for attempt, pause in enumerate(wire.clock.pauses))
+    assert bindings(wire) == [{"role": READER, "members": [MEMBER]}]
+
+
+@pytest.mark.parametrize("status", [400, 403, 412, 500])
+def test_another_refusal_is_told_at_once(wire: Wire, status: int) -> None:
+    words = 'Permission "artifactregistry.repositories.setIamPolicy" denied'
+    wire.answer("POST", ":setIamPolicy", status, {"error": {"code": status, "message": words}})
+    message = member(wire)["msg"]
+    assert message.startswith(f"IAM policy of {REPOSITORY}: HTTP {status}: {words}")
+    assert len(wire.writes()) == 1 and not wire.clock.pauses
+
+
+def test_no_pause_without_a_conflict(wire: Wire) -> None:
+    member(wire)
+    member(wire)
+    assert not wire.clock.pauses
+
+
+def test_a_policy_with_conditions_stays_of_version_3(wire: Wire) -> None:
+    assert wire.google.set_policy({"role": READER, "members": [OTHER], "condition": CONDITION}, version=3).is_success
+    member(wire)
+    assert wire.writes()[0].body["policy"]["version"] == 3
+
+
+@pytest.mark.parametrize("value", [MEMBER, MEMBER.replace("principal:", "principalSet:").replace("/subject/", "/group/")])
+def test_case_of_a_principal_counts(wire: Wire, value: str) -> None:
+    member(wire, member=value)
+    other = value[:-1] + value[-1].upper()
+    assert member(wire, member=other, check=True)["changed"]
+    assert not member(wire, member=other, state="absent")["changed"]
+
+
+def test_what_is_written_and_told_of_a_role_that_others_have(wire: Wire) -> None:
+    wire.google.grant()
+    one, both = ({"role": READER, "members": members} for members in ([MEMBER], [MEMBER, OTHER]))
+    for state, before, after in (("present", one, both), ("absent", both, one)):
+        for check in (True, False):
+            assert member(wire, member=OTHER, state=state, check=check)["diff"] == {"before": before, "after": after}
+        (write,) = wire.writes()
+        # One binding, and the version as it was read: no condition needs version 3.
+        assert write.body["policy"].pop("etag")
+        assert write.body == {"policy": {"version": 1, "bindings": [after]}}
+
+
+def test_no_empty_binding_is_written(wire: Wire) -> None:
+    member(wire)
+    member(wire, state="absent")
+    assert wire.writes()[0].body["policy"]["bindings"] == []
+
+
+@pytest.mark.parametrize("option", ["resource", "role", "member"])
+def test_a_missing_option_is_named(wire: Wire, option: str) -> None:
+    options = {"resource": REPOSITORY, "role": READER, "member": MEMBER}
+    del options[option]
+    assert wire.run("gcp_iam_member", **options)["msg"] == f"missing required arguments: {option}"
+
+
+def test_another_state_is_refused(wire: Wire) -> None:
+    assert "state must be one of: present, absent" in member(wire, state="gone")["msg"] and not wire.requests

@@ -137,3 +137,71 @@ def test_project_comes_from_the_environment(wire: Wire, monkeypatch: pytest.Monk
     assert run()["pool"]["name"] == POOL
     monkeypatch.setenv("GCP_PROJECT", "other")
     assert run(check=True)["failed"] and "/projects/other/" in wire.sent()[0][1]
+
+
+def test_undelete_alone(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    pool(wire, state="absent")
+    assert pool(wire, check=True, **WANTED)["changed"] and wire.sent() == [("GET", URL)]
+    back = pool(wire, **WANTED)
+    assert back["changed"] and back["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS}
+    assert back["diff"]["before"]["state"] == "DELETED"
+    assert [(request.method, request.url) for request in wire.writes()] == [("POST", f"{URL}:undelete")]
+
+
+def test_absent_in_check_mode_of_what_is_not_there(wire: Wire) -> None:
+    assert not pool(wire, state="absent", check=True)["changed"]
+    pool(wire)
+    pool(wire, state="absent")
+    assert not pool(wire, state="absent", check=True)["changed"] and wire.sent() == [("GET", URL)]
+
+
+def test_empty_and_false_fields_that_google_spells_out_are_no_difference(wire: Wire) -> None:
+    spelled = {"name": POOL, "state": "ACTIVE", "displayName": "", "description": "", "disabled": False}
+    wire.answer("GET", "/cache", 200, spelled)
+    assert not pool(wire, display_name="", description="", disabled=False)["changed"] and not wire.writes()
+
+
+def test_an_operation_that_is_done_at_once_is_not_waited_for(wire: Wire) -> None:
+    wire.answer("POST", "workloadIdentityPoolId", 200, {"name": f"{POOL}/operations/x", "done": True, "response": {}})
+    assert pool(wire)["changed"] and not wire.clock.pauses
+    assert not any("/operations/" in url for _method, url in wire.sent())
+
+
+def test_waits_little_longer_than_an_operation_takes(wire: Wire) -> None:
+    pool(wire)
+    assert 0.5 <= sum(wire.clock.pauses) <= 1  # the stand-in's takes 0.5 s
+
+
+def test_an_operation_that_fails_while_it_is_polled(wire: Wire) -> None:
+    wire.answer("GET", "/operations/", 200, {"name": "x", "done": True, "error": {"code": 8, "message": "No quota"}})
+    message = pool(wire, state="present")["msg"]
+    assert message == f"{POOL.replace('42', 'demo')}: the operation failed: No quota"
+
+
+@pytest.mark.parametrize("state", ["present", "absent"])
+def test_a_refusal_to_read_is_not_taken_for_absence(wire: Wire, state: str) -> None:
+    refusal = {"error": {"code": 403, "message": "Permission 'iam.workloadIdentityPools.get' denied"}}
+    wire.answer("GET", "/cache", 403, refusal)
+    message = pool(wire, state=state)["msg"]
+    assert "workloadIdentityPools/cache: HTTP 403: Permission 'iam.workloadIdentityPools.get' denied" in message
+    assert not wire.writes()
+
+
+@pytest.mark.parametrize(("method", "state"), [("PATCH", "present"), ("DELETE", "absent")])
+def test_a_refusal_to_change_leaves_all_as_it_was(wire: Wire, method: str, state: str) -> None:
+    before = pool(wire, **WANTED)["pool"]
+    wire.answer(method, "/cache", 409, {"error": {"code": 409, "message": "Try again"}})
+    assert "workloadIdentityPools/cache: HTTP 409: Try again" in pool(wire, state=state, description="New")["msg"]
+    assert pool(wire, **WANTED)["pool"] == before
+
+
+@pytest.mark.parametrize("pool_id", ["abcd", "a" * 32, "0-9z"])
+def test_ids_at_the_limits_are_taken(wire: Wire, pool_id: str) -> None:
+    assert pool(wire, pool_id=pool_id)["pool"]["name"].endswith(f"/{pool_id}")
+
+
+@pytest.mark.parametrize("project", ["example.com:demo", "42"])
+def test_a_project_may_have_a_domain_or_be_a_number(wire: Wire, project: str) -> None:
+    pool(wire, project=project)
+    assert wire.sent()[0][1] == f"{IAM}/projects/{project}/locations/global/workloadIdentityPools/cache"

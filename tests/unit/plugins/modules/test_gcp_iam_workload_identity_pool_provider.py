@@ -180,3 +180,112 @@ def test_missing_pool(wire: Wire, keys: Keys) -> None:
     oidc = {"issuer_uri": ISSUER, "jwks": keys.jwks()}
     message = provider(wire, attribute_mapping=MAPPING, oidc=oidc)["msg"]
     assert f"{POOL.replace('42', 'demo')}/providers/kubernetes: HTTP 404" in message
+
+
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
+def test_no_member_of_a_private_key_leaves_the_cluster(
+    wire: Wire, wanted: dict[str, Any], keys: Keys, member: str
+) -> None:
+    public = keys.jwks()["keys"]
+    wanted["oidc"]["jwks"] = {"keys": [*public, {**public[0], member: "secret"}]}
+    result = provider(wire, **wanted)
+    assert "oidc.jwks holds a private key" in result["msg"] and "Pass public keys only" in result["msg"]
+    assert "secret" not in result["msg"] and not wire.requests
+
+
+@pytest.mark.parametrize("keys_", ["x", {"kty": "RSA"}, ["x"], None])
+def test_jwks_of_another_form(wire: Wire, wanted: dict[str, Any], keys_: Any) -> None:
+    wanted["oidc"]["jwks"] = {"keys": keys_}
+    message = provider(wire, **wanted)["msg"]
+    assert "oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks" in message and not wire.requests
+
+
+@pytest.mark.parametrize(
+    ("change", "example"),
+    [
+        ({"project": None}, "Example: project: my-project"),
+        ({"pool_id": "x"}, "Example: pool_id: "),
+        ({"provider_id": "x"}, "Example: provider_id: "),
+        ({"attribute_mapping": {"attribute.a": "'b'"}}, "Example: google.subject: assertion.sub"),
+        ({"attribute_mapping": {**MAPPING, "attribute.a": ""}}, "Example: attribute.a: assertion.sub"),
+        ({"oidc": None}, "Example: oidc: {issuer_uri: https://"),
+        ({"oidc": {"issuer_uri": "http://issuer"}}, "set by kube-apiserver's --service-account-issuer"),
+    ],
+)
+def test_a_refusal_shows_how_it_is_right(
+    wire: Wire, wanted: dict[str, Any], change: dict[str, Any], example: str
+) -> None:
+    assert example in provider(wire, **{**wanted, **change})["msg"] and not wire.requests
+
+
+def test_what_is_not_named_stays(wire: Wire, wanted: dict[str, Any]) -> None:
+    before = provider(wire, display_name="One", description="Two", disabled=True, **wanted)["provider"]
+    del wanted["attribute_condition"]
+    assert not provider(wire, **wanted)["changed"]
+    wanted["attribute_mapping"] = {"google.subject": "assertion.sub"}
+    after = provider(wire, **wanted)["provider"]
+    assert after == {**before, "attributeMapping": wanted["attribute_mapping"]}
+    assert after["attributeCondition"] == CONDITION
+
+
+def test_a_changed_expression_of_the_mapping(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    wanted["attribute_mapping"] = {**MAPPING, "attribute.cluster": "'two'"}
+    assert provider(wire, **wanted)["provider"]["attributeMapping"]["attribute.cluster"] == "'two'"
+    assert not provider(wire, **wanted)["changed"]
+
+
+def test_cleared_condition_admits_what_it_kept_out(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    stranger = {"aud": [f"https://iam.googleapis.com/{PROVIDER}"], "sub": "system:serviceaccount:other:other"}
+    assert wire.google.exchange(wire.google.jwt(**stranger)).status_code == 400
+    provider(wire, **{**wanted, "attribute_condition": ""})
+    assert wire.google.exchange(wire.google.jwt(**stranger)).status_code == 200
+
+
+def test_absent_needs_nothing_but_the_names(wire: Wire, wanted: dict[str, Any]) -> None:
+    assert not provider(wire, state="absent", check=True)["changed"]
+    provider(wire, **wanted)
+    provider(wire, state="absent")
+    assert not provider(wire, state="absent", check=True)["changed"] and wire.sent() == [("GET", URL)]
+    assert "provider_id 'x'" in provider(wire, state="absent", provider_id="x")["msg"] and not wire.requests
+
+
+def test_undelete_alone(wire: Wire, wanted: dict[str, Any]) -> None:
+    before = provider(wire, **wanted)["provider"]
+    provider(wire, state="absent")
+    back = provider(wire, **wanted)
+    assert back["changed"] and back["provider"] == before
+    assert [(request.method, request.url) for request in wire.writes()] == [("POST", f"{URL}:undelete")]
+
+
+def test_a_deleted_pool_is_told(wire: Wire, wanted: dict[str, Any]) -> None:
+    wire.google.done(wire.google.call("DELETE", f"{POOLS}/cache"))
+    message = provider(wire, **wanted)["msg"]
+    assert f"{POOL.replace('42', 'demo')}/providers/kubernetes: HTTP 400: " in message and "DELETED" in message
+
+
+def test_operation_that_does_not_end(wire: Wire, wanted: dict[str, Any]) -> None:
+    for _poll in range(50):
+        wire.answer("GET", "/operations/", 200, {"name": f"{PROVIDER}/operations/x"})
+    message = provider(wire, wait_timeout=3, **wanted)["msg"]
+    assert message.endswith(
+        f"/providers/kubernetes: the operation {PROVIDER}/operations/x did not end within 3 s."
+        " Raise wait_timeout, or run again to go on."
+    )
+    assert 3 < sum(wire.clock.pauses) <= 6.2
+
+
+def test_refusal_names_object_status_and_googles_words(wire: Wire, wanted: dict[str, Any]) -> None:
+    words = "Invalid mapped attribute key: x."
+    wire.answer("POST", "workloadIdentityPoolProviderId", 400, {"error": {"code": 400, "message": words}})
+    assert provider(wire, **wanted)["msg"] == f"{POOL.replace('42', 'demo')}/providers/kubernetes: HTTP 400: {words}"
+
+
+def test_issuer_alone(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
+    provider(wire, **wanted)
+    wanted["oidc"] |= {"issuer_uri": "https://issuer.example.com"}
+    assert provider(wire, **wanted)["provider"]["oidc"]["issuerUri"] == "https://issuer.example.com"
+    (patch,) = wire.writes()
+    assert patch.query == {"updateMask": "oidc"} and json.loads(patch.body["oidc"]["jwksJson"]) == keys.jwks()
+    assert not provider(wire, **wanted)["changed"]
