@@ -13,6 +13,7 @@ from .steps import step, wait
 
 _RUN = CACHE / "run" / "engine"
 _PID = _RUN / "dockerd.pid"
+_FORWARD = _RUN / "forward-policy"
 _OWN_HOST = f"unix://{_RUN}/docker.sock"
 
 
@@ -40,6 +41,7 @@ def ensure() -> None:
         _RUN.mkdir(parents=True, exist_ok=True)
         runtime = shutil.copy(SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox", _RUN)  # outlives the clone
         if not _answers():  # Debian's package may just have started one
+            _FORWARD.write_text(_forward_policy())
             processes.start(
                 _PID,
                 [
@@ -48,7 +50,7 @@ def ensure() -> None:
                     f"--data-root={CACHE}/docker",
                     f"--exec-root={_RUN}/exec",
                     f"--pidfile={_RUN}/own.pid",
-                    "--bip=198.18.0.1/24",
+                    "--bridge=none",  # nodes have a network of their own, builds the host's
                     "--default-address-pool=base=198.19.128.0/17,size=24",
                     f"--add-runtime=sandbox={runtime}",
                     "--default-runtime=sandbox",
@@ -64,7 +66,18 @@ def ours() -> bool:
 
 
 def stop() -> None:
+    """End our engine and take back the firewall rules that it leaves behind."""
     processes.stop(_PID)
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    kept = "".join(line for line in rules.splitlines(keepends=True) if "DOCKER" not in line)
+    subprocess.run(["iptables-restore"], input=kept, text=True, check=True)
+    subprocess.run(["iptables", "--policy", "FORWARD", _FORWARD.read_text()], check=True)
+
+
+def _forward_policy() -> str:
+    """What happens to forwarded packets; dockerd sets it to DROP."""
+    first = subprocess.run(["iptables", "--list-rules", "FORWARD"], capture_output=True, text=True, check=True).stdout
+    return first.split()[2]
 
 
 def has_image(name: str, key: str | None = None) -> bool:

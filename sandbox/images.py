@@ -192,7 +192,7 @@ def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> No
     container = f"registry-cache-sandbox-node-{os.getpid()}"
     names = _make_control_plane_images(log, root)
     _import(log, f"{NODE_IMAGE}:root", "", root)
-    how = ("--detach", "--privileged", "--stop-signal", "SIGRTMIN+3", "--name", container)
+    how = ("--detach", "--privileged", "--network", "none", "--stop-signal", "SIGRTMIN+3", "--name", container)
     log.run("docker", "run", *how, f"{NODE_IMAGE}:root", "sleep", "infinity")
     try:
         log.run("docker", "cp", f"{SANDBOX}/node/rootfs/.", f"{container}:/")
