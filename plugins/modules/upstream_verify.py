@@ -255,8 +255,8 @@ def verify(replicas, pod, image, params, ca_bundle):
         status, body = replicas.fetch_manifest(pod, path, params["cache_username"], params["cache_password"])
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod}: {error}") from error
-    if status == 401:
-        raise Hopeless(f"{pod} does not take cache_username and cache_password: {_upstream.words(status, body)}")
+    if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
+        raise Refused(f"{pod} does not take cache_username and cache_password: {_upstream.words(status, body)}")
     if status != 200:
         raise Refused(f"the upstream has it, but {pod} answers {_upstream.words(status, body)}")
     if _upstream.digest(body) != expected:

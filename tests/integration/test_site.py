@@ -173,6 +173,10 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("registry_cache_image", "cannot pull itself", "registry_cache_image_pull_secrets"),
     ),
     "no engine": ({"registry_cache_image_engine": "podman"}, ("registry_cache_image_engine", "podman")),
+    "no such kind cluster": (
+        {"registry_cache_image_kind_cluster": "nobody-s"},
+        ("registry_cache_image_kind_cluster", "nobody-s", "registry-cache-"),
+    ),
     "pool id": ({"registry_cache_wif_pool": "gcp-Pool"}, ("registry_cache_wif_pool",)),
     "no cluster": ({"registry_cache_kubeconfig": "/no/such/kubeconfig"}, ("registry_cache_kubeconfig",)),
     "namespace of a pull secret": (

@@ -233,9 +233,9 @@ def test_no_stream_to_the_registry(fakes: Fakes) -> None:
 
 def test_cache_refuses_its_user(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
-    message = fakes.error(Hopeless)
+    message = fakes.error(Refused)
     assert "cache-0" in message and "cache_username" in message and "HTTP 401: authentication required" in message
-    assert fakes.clock.slept == [] and len(fakes.calls) == 3
+    assert fakes.clock.slept  # a new htpasswd takes a while to reach the pod
 
 
 def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
@@ -514,9 +514,9 @@ def test_module_refused(cluster: Fakes) -> None:
 
 
 def test_module_hopeless(cluster: Fakes) -> None:
-    cluster.registry = lambda pod: (401, b"")
+    cluster.helper = fails(Hopeless("docker-credential-gcr cannot be run"))
     result = module(timeout=300)
-    assert result["failed"] and result["msg"].startswith(f"{IMAGE}: cache-0 does not take cache_username")
+    assert result["failed"] and result["msg"].startswith(f"{IMAGE}: cache-0 gets no access token")
     assert TOKEN not in json.dumps(result) and PASSWORD not in json.dumps(result)
 
 
