@@ -8,14 +8,18 @@ import shutil
 from .steps import StepFailed, step
 
 
-def install(commands: dict[str, str]) -> None:
-    """Install the package behind every command that is missing (`{command: package}`)."""
-    missing = sorted({package for command, package in commands.items() if not shutil.which(command)})
-    if not missing:
-        return
-    if not shutil.which("apt-get"):
-        raise StepFailed(f"install {', '.join(missing)}: this machine has no apt-get")
-    with step(f"Debian packages {' '.join(missing)}", "the package mirror") as log:
+def install(*packages: str) -> None:
+    """Install packages."""
+    with step(f"Debian packages {' '.join(packages)}", "the package mirror") as log:
+        if not shutil.which("apt-get"):
+            raise StepFailed(f"this machine has no apt-get: install {', '.join(packages)} by hand")
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         log.run("apt-get", "update", env=quiet)
-        log.run("apt-get", "install", "--yes", "--no-install-recommends", *missing, env=quiet)
+        log.run("apt-get", "install", "--yes", "--no-install-recommends", *packages, env=quiet)
+
+
+def ensure(commands: dict[str, str]) -> None:
+    """Install the package behind every command that is missing (`{command: package}`)."""
+    missing = sorted({package for command, package in commands.items() if not shutil.which(command)})
+    if missing:
+        install(*missing)

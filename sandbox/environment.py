@@ -23,7 +23,7 @@ def ensure() -> None:
     if ready.exists():
         return
     if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True, check=False).returncode:
-        debian.install({"no-such-command-ensurepip": "python3-venv"})
+        debian.install("python3-venv")
     with step("Python environment", "the Python package index") as log:
         log.run(sys.executable, "-m", "venv", "--clear", VENV)
         pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]

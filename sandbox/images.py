@@ -124,7 +124,7 @@ def _output(*argv: str) -> str:
 
 def ensure_base_images() -> None:
     """The product's base images, under the names that its Dockerfile has."""
-    debian.install({"busybox": "busybox-static", "go": "golang"})
+    debian.ensure({"busybox": "busybox-static", "go": "golang"})
     keys = {
         REGISTRY_IMAGE: key(SANDBOX / "images.py", SANDBOX / "tools" / "registry"),
         GO_IMAGE: key(SANDBOX / "images.py", _output("go", "version")),
@@ -143,7 +143,7 @@ def _debian_root() -> pathlib.Path:
     tree = CACHE / f"node-root-{key(_NODE_PACKAGES, DEBIAN_SUITE)}"
     ready = tree.with_suffix(".ready")
     if not ready.exists():
-        debian.install({"debootstrap": "debootstrap"})
+        debian.ensure({"debootstrap": "debootstrap"})
         with step("node image: Debian root", "the package mirror") as log:
             shutil.rmtree(tree, ignore_errors=True)
             log.run("debootstrap", "--variant=minbase", f"--include={_NODE_PACKAGES}", DEBIAN_SUITE, tree)

@@ -24,7 +24,7 @@ def build(group: str) -> pathlib.Path:
     source = SANDBOX / "tools" / group
     target = CACHE / "tools" / f"{group}-{key(source, _LDFLAGS.get(group, ''))}"
     if not (target / ".ready").exists():
-        debian.install({"go": "golang"})
+        debian.ensure({"go": "golang"})
         with step(f"Go tools: {group}", "the Go module proxy, then the compiler") as log:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Style and correctness of everything that is not a Python test.
 set -eu
+python -c 'from sandbox import debian; debian.ensure({"shellcheck": "shellcheck"})'
 yamllint --strict .
 # Scenarios lie elsewhere than playbooks, beside which Ansible looks for collections.
 export ANSIBLE_COLLECTIONS_PATH="$PWD/playbooks/collections"

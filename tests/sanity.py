@@ -42,7 +42,7 @@ def _home() -> pathlib.Path:
 
 
 def main() -> None:
-    debian.install({"shellcheck": "shellcheck"})
+    debian.ensure({"shellcheck": "shellcheck"})
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder) / "ansible_collections"
         ours = tree / "pullthrough" / "registry_cache"
