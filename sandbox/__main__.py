@@ -102,7 +102,7 @@ def main() -> None:
     elif arguments.command == "env":
         if not (engine.attach() and cluster.exists(sandbox)):
             sys.exit(f"the sandbox '{sandbox.name}' is not up: run 'make demo'")
-        say("\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports(sandbox).items()))
+        print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports(sandbox).items()))
     else:
         environment.ensure()
         if arguments.command == "run":
@@ -110,7 +110,7 @@ def main() -> None:
             os.environ.update(_inside(sandbox))
         else:
             os.environ["PATH"] = f"{environment.VENV}/bin:{os.environ['PATH']}"
-        argv = [word for word in arguments.argv if word != "--"]
+        argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
         os.execvp(argv[0], argv)
 
 

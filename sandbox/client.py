@@ -142,9 +142,12 @@ class Cluster:
     def forget_image(self, image: str) -> None:
         """Empty the node's containerd of an image and of the content that only it holds."""
         self.on_node("ctr", "--namespace", "k8s.io", "images", "rm", "--sync", *self._names_of(image))
-        left = self.on_node("ctr", "--namespace", "k8s.io", "images", "ls", "--quiet")
-        if image in left:
+        if image in self.images():
             raise AssertionError(f"{image} is still on {self.node}")
+
+    def images(self) -> list[str]:
+        """The names of all images that the node's containerd holds."""
+        return self.on_node("ctr", "--namespace", "k8s.io", "images", "ls", "--quiet").split()
 
     def _names_of(self, image: str) -> Iterable[str]:
         """An image is listed by reference, by digest and by id."""

@@ -57,6 +57,15 @@ def _show(task: str, seconds: float, lines: list[str]) -> None:
         print(f"  {seconds:5.1f} s  {task}{' changed' if changed else ''}", flush=True)
 
 
+def empty(cluster: Cluster) -> None:
+    """Begin without a cache and without the image, whatever an earlier demo left."""
+    cluster.kubectl("create", "namespace", "demo", check=False)
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    cluster.delete_pod("hello")
+    if _IMAGE in cluster.images():
+        cluster.forget_image(_IMAGE)
+
+
 def pulls(cluster: Cluster, cache: Cache, google: Google) -> None:
     """A pod from the cache; then one whose node holds nothing of it."""
     google.reset_counters()
@@ -96,8 +105,8 @@ def grant(cache: Cache, google: Google) -> None:
 def main() -> None:
     sandbox = Sandbox(os.environ["SANDBOX"])
     cluster, google = Cluster(sandbox), Google(sandbox)
-    cluster.kubectl("create", "namespace", "demo", check=False)
     try:
+        empty(cluster)
         changed, seconds = site()
         cache = Cache(sandbox)
         print("\nProved in this run:")
@@ -108,8 +117,8 @@ def main() -> None:
         grant(cache, google)
         changed, seconds = site()
         prove(changed == 0, f"site.yml a second time: changed={changed}, {seconds:.0f} s")
-    except NotProved as failure:
-        print(f"  ✗ {failure}\n\n{cluster.kubectl('get', 'pods,events', '--all-namespaces', check=False)}", flush=True)
+    except (NotProved, subprocess.CalledProcessError) as failure:
+        print(f"  ✗ {failure}\n{getattr(failure, 'stderr', None) or ''}\n\n{cluster.kubectl('get', 'pods,events', '--all-namespaces', check=False)}", flush=True)
         sys.exit(1)
     print(f"""
 The cluster stays up. To look around:

@@ -22,10 +22,11 @@ from .settings import (
     KUBERNETES_VERSION,
     PAUSE_TAG,
     REGISTRY_IMAGE,
+    ROOT,
     SANDBOX,
     key,
 )
-from .steps import Log, StepFailed, step
+from .steps import Log, StepFailed, say, step
 
 NODE_IMAGE = "registry-cache-sandbox/node"
 _CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
@@ -101,7 +102,7 @@ def _make_registry(log: Log, stand_in_key: str) -> None:
 
 
 def _make_go(log: Log, stand_in_key: str) -> None:
-    root = pathlib.Path(_output("go", "env", "GOROOT"))
+    root = pathlib.Path(_go("env", "GOROOT"))
     tree = CACHE / "go-image"
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
@@ -122,12 +123,26 @@ def _output(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def _go(*words: str) -> str:
+    """The Go command, as the toolchain that the product's module names."""
+    return subprocess.run(
+        ["go", *words], cwd=ROOT / "docker" / "registry", capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def ensure_busybox() -> None:
+    """A busybox that runs alone in an image: Debian's ordinary one needs a C library."""
+    if not _BUSYBOX.exists() or b"/ld-linux" in _BUSYBOX.read_bytes():
+        debian.install("busybox-static")
+
+
 def ensure_base_images() -> None:
     """The product's base images, under the names that its Dockerfile has."""
-    debian.ensure({"busybox": "busybox-static", "go": "golang"})
+    ensure_busybox()
+    tools.require_go()
     keys = {
         REGISTRY_IMAGE: key(SANDBOX / "images.py", SANDBOX / "tools" / "registry"),
-        GO_IMAGE: key(SANDBOX / "images.py", _output("go", "version")),
+        GO_IMAGE: key(SANDBOX / "images.py", _go("version")),
     }
     makers = {REGISTRY_IMAGE: _make_registry, GO_IMAGE: _make_go}
     for name, make in makers.items():
@@ -229,8 +244,7 @@ def ensure_node_image() -> str:
     with step(f"node image {KIND_NODE_IMAGE}", "the registry that hosts it") as log:
         if _pulled(KIND_NODE_IMAGE, log):
             return KIND_NODE_IMAGE
-        log_line = "it cannot be pulled here: one is made from Debian's packages and Go modules"
-    print(f"   {log_line}", flush=True)
+    say("   it cannot be pulled here: one is made from Debian's packages and Go modules")
     root = _debian_root()
     for group in ("kubernetes", "etcd", "coredns"):
         tools.build(group)

@@ -23,7 +23,8 @@ class StepFailed(Exception):
 
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """Progress goes to standard error: what a command prints may be evaluated by a shell."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Log:

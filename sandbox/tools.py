@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import sys
 
-from . import debian
 from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
 from .steps import step
 
@@ -19,12 +19,18 @@ _LDFLAGS = {
 }
 
 
+def require_go() -> None:
+    """:raises SystemExit: without a Go that can build, or fetch, what the modules name."""
+    if not shutil.which("go"):
+        sys.exit("The sandbox needs Go 1.21 or later on the PATH, which fetches the version that a module names.")
+
+
 def build(group: str) -> pathlib.Path:
     """The folder of a group's binaries, built unless they are there for these pins."""
     source = SANDBOX / "tools" / group
     target = CACHE / "tools" / f"{group}-{key(source, _LDFLAGS.get(group, ''))}"
     if not (target / ".ready").exists():
-        debian.ensure({"go": "golang"})
+        require_go()
         with step(f"Go tools: {group}", "the Go module proxy, then the compiler") as log:
             shutil.rmtree(target, ignore_errors=True)
             target.mkdir(parents=True)

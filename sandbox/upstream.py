@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import shutil
 import ssl
 import urllib.error
@@ -34,8 +35,15 @@ def ensure(sandbox: Sandbox) -> None:
     home = sandbox.state / "google"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     registry, google = home / "registry.pid", home / "google.pid"
-    if processes.running(registry) and processes.running(google):
-        return
+    if not (processes.running(registry) and processes.running(google)):
+        _start(sandbox, binary)
+    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the stand-in to take them") as log:
+        log.run(environment.PYTHON, SANDBOX / "seed.py", sandbox.name, env={"PYTHONPATH": str(SANDBOX.parent)})
+
+
+def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
+    home = sandbox.state / "google"
+    registry, google = home / "registry.pid", home / "google.pid"
     with step("stand-in for Google", "its health check") as log:
         if not processes.running(registry):
             config = {
@@ -68,8 +76,6 @@ def ensure(sandbox: Sandbox) -> None:
         wait(sandbox.ca.exists, 20, "the stand-in's CA")
         context = ssl.create_default_context(cafile=str(sandbox.ca))
         wait(lambda: _answers(f"https://{sandbox.gateway}/standin/health", context), 20, "the stand-in")
-    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the stand-in to take them") as log:
-        log.run(environment.PYTHON, SANDBOX / "seed.py", sandbox.name, env={"PYTHONPATH": str(SANDBOX.parent)})
 
 
 def stop(sandbox: Sandbox) -> None:

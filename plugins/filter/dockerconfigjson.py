@@ -59,6 +59,8 @@ from ansible.errors import AnsibleFilterError
 def dockerconfigjson(hosts, username, password):
     if isinstance(hosts, str) or not hosts:
         raise AnsibleFilterError("dockerconfigjson takes a list of hosts. Example: ['localhost:30026']")
+    # A number of YAML would not be a credential of the kubelet's.
+    username, password = str(username), str(password)
     auth = b64encode(f"{username}:{password}".encode()).decode()
     entry = {"username": username, "password": password, "auth": auth}
     return json.dumps({"auths": {host: entry for host in hosts}}, sort_keys=True)
