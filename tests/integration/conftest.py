@@ -37,12 +37,13 @@ def cache(sandbox: Sandbox) -> Cache:
 
 @pytest.fixture(scope="session")
 def site() -> Site:
-    """Runs playbooks/site.yml on the sandbox with further arguments; returns its end and output."""
+    """Runs playbooks/site.yml on the sandbox with further arguments and environment; returns its end and output."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = ["ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/site.yml", *arguments]
         # Without what molecule tells its own ansible-playbook: colours, and failures on standard error.
         plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+        plain |= environment
         return subprocess.run(command, cwd=ROOT, env=plain, check=False, capture_output=True, text=True)
 
     return run
