@@ -28,5 +28,5 @@ unit: ## pytest
 sanity: ## ansible-test sanity on the built collection
 	@python3 -m tests.run sanity
 
-molecule: ## one scenario on kind: make molecule S=site
+molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=default removes it
 	@python3 -m tests.run molecule-$(S)

@@ -14,6 +14,15 @@ import typing as t
 from ._gcp import GcpClient, GcpError, stripped
 
 API = "https://iam.googleapis.com/v1"
+# The options of doc fragment workload_identity.
+OPTIONS: dict[str, t.Any] = {
+    "pool_id": {"type": "str", "required": True},
+    "display_name": {"type": "str"},
+    "description": {"type": "str"},
+    "disabled": {"type": "bool"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "wait_timeout": {"type": "int", "default": 120},
+}
 _ID = re.compile(r"(?!gcp-)[a-z0-9-]{4,32}")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
 

@@ -14,31 +14,9 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Creates, updates, undeletes and deletes a workload identity pool, the container of providers whose tokens Google exchanges.
   - A pool that was deleted within the last 30 days is undeleted, since Google does not give its id out again before.
-options:
-  pool_id:
-    description: The pool's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
-    type: str
-    required: true
-  display_name:
-    description: A name to show, of at most 32 characters. Left as it is if unset.
-    type: str
-  description:
-    description: A text of at most 256 characters. Left as it is if unset.
-    type: str
-  disabled:
-    description: Whether the pool exchanges no token and its issued tokens stop granting. Left as it is if unset.
-    type: bool
-  state:
-    description: Whether the pool is there.
-    type: str
-    choices: [present, absent]
-    default: present
-  wait_timeout:
-    description: How many seconds to wait for an operation of Google.
-    type: int
-    default: 120
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.workload_identity
 attributes:
   check_mode:
     description: Can run in check mode and tell what would change.
@@ -80,6 +58,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     gcp_module,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    OPTIONS,
     WorkloadIdentityObject,
     check_id,
     check_project,
@@ -87,16 +66,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
 
 
 def main():
-    module = gcp_module(
-        {
-            "pool_id": {"type": "str", "required": True},
-            "display_name": {"type": "str"},
-            "description": {"type": "str"},
-            "disabled": {"type": "bool"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "wait_timeout": {"type": "int", "default": 120},
-        }
-    )
+    module = gcp_module(OPTIONS)
     params = module.params
     try:
         check_project(params["project"])

@@ -16,23 +16,10 @@ description:
   - Fields are compared and written whole, so that a key left out of O(attribute_mapping) is removed.
   - A provider that was deleted within the last 30 days is undeleted.
 options:
-  pool_id:
-    description: The id of the pool that the provider belongs to.
-    type: str
-    required: true
   provider_id:
     description: The provider's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
     type: str
     required: true
-  display_name:
-    description: A name to show, of at most 32 characters. Left as it is if unset.
-    type: str
-  description:
-    description: A text of at most 256 characters. Left as it is if unset.
-    type: str
-  disabled:
-    description: Whether the provider exchanges no token; tokens that were issued live on. Left as it is if unset.
-    type: bool
   attribute_mapping:
     description:
       - CEL expressions that make a principal's attributes out of a token's claims. C(google.subject) is required.
@@ -64,17 +51,9 @@ options:
           - If unset, Google fetches them from the issuer, and keys that were uploaded before are removed.
           - Compared by content, so that the order of keys and the spelling of JSON change nothing.
         type: dict
-  state:
-    description: Whether the provider is there.
-    type: str
-    choices: [present, absent]
-    default: present
-  wait_timeout:
-    description: How many seconds to wait for an operation of Google.
-    type: int
-    default: 120
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.workload_identity
 attributes:
   check_mode:
     description: Can run in check mode and tell what would change.
@@ -131,6 +110,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     same_json,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    OPTIONS,
     WorkloadIdentityObject,
     check_id,
     check_project,
@@ -199,11 +179,8 @@ def _same(field, current, wanted):
 def main():
     module = gcp_module(
         {
-            "pool_id": {"type": "str", "required": True},
+            **OPTIONS,
             "provider_id": {"type": "str", "required": True},
-            "display_name": {"type": "str"},
-            "description": {"type": "str"},
-            "disabled": {"type": "bool"},
             "attribute_mapping": {"type": "dict"},
             "attribute_condition": {"type": "str"},
             "oidc": {
@@ -214,8 +191,6 @@ def main():
                     "jwks": {"type": "dict"},
                 },
             },
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "wait_timeout": {"type": "int", "default": 120},
         },
         required_if=[("state", "present", ["attribute_mapping", "oidc"])],
     )
