@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import time
 from collections.abc import Iterable
@@ -50,7 +51,7 @@ class Google:
         self._client = httpx.Client(
             base_url=f"https://{sandbox.gateway}",
             headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
-            verify=str(sandbox.ca),
+            verify=ssl.create_default_context(cafile=str(sandbox.ca)),
             trust_env=False,
             timeout=30,
         )

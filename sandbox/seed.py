@@ -9,6 +9,7 @@ import io
 import json
 import pathlib
 import random
+import ssl
 import sys
 import tarfile
 import time
@@ -91,7 +92,7 @@ def main() -> None:
     with httpx.Client(
         base_url=f"https://{sandbox.gateway}",
         headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
-        verify=str(sandbox.ca),
+        verify=ssl.create_default_context(cafile=str(sandbox.ca)),
         trust_env=False,
         timeout=30,
     ) as client:
