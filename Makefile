@@ -1,7 +1,7 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help demo demo-env demo-down test lint unit sanity molecule
+.PHONY: help demo demo-env demo-down test lint unit sanity molecule bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,3 +30,6 @@ sanity: ## ansible-test sanity on the built collection
 
 molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=default removes it
 	@python3 -m tests.run molecule-$(S)
+
+bench: ## side-by-side measurements on loopback, under 30 min; one of them: make bench ROW=warm-pull
+	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))

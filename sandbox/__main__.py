@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 
-from . import cluster, engine, environment, images, tools, upstream
+from . import cluster, engine, environment, front_images, images, tools, upstream
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
@@ -31,6 +31,7 @@ def up(sandbox: Sandbox) -> None:
     images.ensure_base_images()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
+    front_images.ensure_on_nodes(sandbox)
     upstream.ensure(sandbox)
     _passwords(sandbox)
     say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import ssl
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import httpx
 
 from . import cluster
-from .settings import LOCATION, PROJECT, REPOSITORY, Sandbox
+from .settings import LOCATION, NODE_PORT, PROJECT, REPOSITORY, Sandbox
 
 ACCEPT = ", ".join(
     (
@@ -81,6 +82,26 @@ class Google:
     def reset_counters(self) -> None:
         self._client.post("/standin/counters/reset").raise_for_status()
 
+    def blob_counters(self, digest: str) -> dict[str, int]:
+        """Of one blob: blob_get, blob_download, blob_head, blob_bytes; zero where nothing was asked."""
+        counted = self._client.get("/standin/counters").json()["blobs"].get(digest, {})
+        return {kind: counted.get(kind, 0) for kind in ("blob_get", "blob_download", "blob_head", "blob_bytes")}
+
+    def fault(self, match: str, count: int = 1, **effects: float | int | bool) -> None:
+        """What becomes of the next `count` downloads of blobs whose path contains `match`, a digest for instance.
+
+        effects: seconds, bytes_per_second, status, cut, corrupt; see google_standin/faults.py.
+        """
+        body = {"match": match, "count": count, **effects}
+        self._client.post("/standin/faults", json=body).raise_for_status()
+
+    def faults(self) -> list[dict[str, Any]]:
+        """The faults that are left, each with its remaining count."""
+        return self._client.get("/standin/faults").json()
+
+    def reset_faults(self) -> None:
+        self._client.post("/standin/faults/reset").raise_for_status()
+
     def policy(self) -> dict[str, Any]:
         """The IAM policy of the private repository."""
         host = "artifactregistry.googleapis.com"
@@ -98,11 +119,25 @@ class Google:
 
 
 class Cluster:
-    """kubectl and the nodes' containerd."""
+    """kubectl and the nodes' containerd. What has a `node` is about the control plane unless told another."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self.node = cluster.nodes(sandbox)[0]
+        self._sandbox = sandbox
+        self.nodes = cluster.nodes(sandbox)
+        self.node = self.nodes[0]
         self._kubectl = [str(cluster.kubectl(sandbox)), "--kubeconfig", str(sandbox.kubeconfig)]
+
+    def address(self, node: str) -> str:
+        """A node's address, which this machine reaches."""
+        return cluster.address(self._sandbox, self._own(node))
+
+    def endpoint(self, node: str) -> str:
+        """The URL of the cache's NodePort on a node, as this machine reaches it."""
+        return cluster.endpoint(self._sandbox, self._own(node))
+
+    def runtime(self, node: str) -> str:
+        """A node's container runtime with its version, for instance containerd://1.6.20."""
+        return self.get("node", self._own(node))["status"]["nodeInfo"]["containerRuntimeVersion"]
 
     def kubectl(self, *words: str, stdin: str | None = None, check: bool = True) -> str:
         return subprocess.run([*self._kubectl, *words], input=stdin, capture_output=True, text=True, check=check).stdout
@@ -115,9 +150,14 @@ class Cluster:
         pods = self.get("pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=registry-cache")
         return {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in pods["items"]}
 
-    def on_node(self, *words: str, stdin: str | None = None) -> str:
-        command = ["docker", "exec", "--interactive", self.node, *words]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=True).stdout
+    def on_node(self, *words: str, stdin: str | None = None, node: str | None = None, seconds: float = 300) -> str:
+        """What a command on a node prints. Raises CalledProcessError if it fails or takes longer than `seconds`."""
+        # Docker's client does not end the command when it is ended itself: timeout does.
+        limited = ["timeout", "--kill-after=5", str(seconds), *words]
+        command = ["docker", "exec", "--interactive", self._own(node), *limited]
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=True, timeout=seconds + 15
+        ).stdout
 
     def fetch(self, address: str, password: str, path: str, discard: bool = False) -> str:
         """GET from one replica, from its node; the credential goes by standard input."""
@@ -140,30 +180,107 @@ class Cluster:
             for blob in (manifest["config"], *manifest["layers"]):
                 self.fetch(address, password, f"{base}/blobs/{blob['digest']}", discard=True)
 
-    def forget_image(self, image: str) -> None:
-        """Empty the node's containerd of an image and of the content that only it holds."""
-        self.on_node("ctr", "--namespace", "k8s.io", "images", "rm", "--sync", *self._names_of(image))
-        if image in self.images():
-            raise AssertionError(f"{image} is still on {self.node}")
+    def pull(self, image: str, password: str, *, node: str | None = None, seconds: float = 120) -> float:
+        """Pull an image by a node's containerd from its own NodePort; returns the seconds that took.
 
-    def images(self) -> list[str]:
-        """The names of all images that the node's containerd holds."""
-        return self.on_node("ctr", "--namespace", "k8s.io", "images", "ls", "--quiet").split()
+        image: its registry may be localhost:NODE_PORT or an upstream, whose mirror the NodePort then is.
+        Raises CalledProcessError when it fails or takes longer than `seconds`.
+        """
+        url = f"http://localhost:{NODE_PORT}"
+        credential = base64.b64encode(f"{USER}:{password}".encode()).decode()
+        hosts = f'''server = "{url}"
+[host."{url}"]
+capabilities = ["pull", "resolve"]
+[host."{url}".header]
+Authorization = "Basic {credential}"
+'''
+        # The credential goes by standard input into a folder of this pull alone.
+        folder = self.on_node("mktemp", "--directory", node=node).strip()
+        write = f'mkdir "{folder}/$1" && cat > "{folder}/$1/hosts.toml"'
+        self.on_node("sh", "-euc", write, "sh", image.partition("/")[0], stdin=hosts, node=node)
+        started = time.monotonic()
+        try:
+            command = ("ctr", "--namespace", "k8s.io", "images", "pull", "--hosts-dir", folder, image)
+            self.on_node(*command, node=node, seconds=seconds)
+            return time.monotonic() - started
+        finally:
+            self.on_node("rm", "-r", folder, node=node)
 
-    def _names_of(self, image: str) -> Iterable[str]:
+    def pause(self, node: str) -> None:
+        """Stop all processes of a node; its kernel still answers, as of a node that hangs."""
+        self._docker("pause", self._own(node))
+
+    def unpause(self, node: str) -> None:
+        self._docker("unpause", self._own(node))
+
+    def cut(self, node: str) -> None:
+        """Drop every packet from and to a node's network, as of a node that vanished: nobody is told."""
+        for chain, direction in (("PREROUTING", "-i"), ("OUTPUT", "-o"), ("POSTROUTING", "-o")):
+            self._rule("-I", chain, direction, node)
+
+    def mend(self, node: str) -> None:
+        """Take back what `cut` did."""
+        for chain, direction in (("PREROUTING", "-i"), ("OUTPUT", "-o"), ("POSTROUTING", "-o")):
+            self._rule("-D", chain, direction, node)
+
+    def _rule(self, action: str, chain: str, direction: str, node: str) -> None:
+        self.on_node("iptables", "--wait", "-t", "mangle", action, chain, direction, "eth0", "-j", "DROP", node=node)
+
+    def stop(self, node: str, grace: int = 0) -> None:
+        """End a node as by a power cut, or after `grace` seconds in which it may shut down."""
+        self._docker("stop", "--time", str(grace), self._own(node))
+
+    def start(self, node: str, seconds: float = 120) -> None:
+        """Start a stopped node; returns when its kubelet says Ready again and its pods reach the others'."""
+        before, deadline = self._heartbeat(self._own(node)), time.monotonic() + seconds
+        self._docker("start", node)
+        cluster.reconnect(self._sandbox)
+        while self._heartbeat(node) == before:  # until then Ready is what it said before its end
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no kubelet on {node} after {seconds:.0f} s")
+            time.sleep(0.5)
+        self.kubectl("wait", f"node/{node}", "--for=condition=Ready", f"--timeout={seconds:.0f}s")
+
+    def _heartbeat(self, node: str) -> str:
+        return self.get("lease", "--namespace", "kube-node-lease", node)["spec"]["renewTime"]
+
+    def _own(self, node: str | None) -> str:
+        """A node of this very cluster. Raises ValueError for any other container."""
+        if node is None:
+            return self.node
+        if node not in self.nodes:
+            raise ValueError(f"{node} is no node of {self._sandbox.cluster}: {', '.join(self.nodes)}")
+        return node
+
+    def _docker(self, *words: str) -> None:
+        subprocess.run(["docker", *words], capture_output=True, text=True, check=True, timeout=120)
+
+    def forget_image(self, image: str, node: str | None = None) -> None:
+        """Empty a node's containerd of an image and of the content that only it holds."""
+        names = self._names_of(image, node)
+        self.on_node("ctr", "--namespace", "k8s.io", "images", "rm", "--sync", *names, node=node)
+        if image in self.images(node):
+            raise AssertionError(f"{image} is still on {self._own(node)}")
+
+    def images(self, node: str | None = None) -> list[str]:
+        """The names of all images that a node's containerd holds."""
+        return self.on_node("ctr", "--namespace", "k8s.io", "images", "ls", "--quiet", node=node).split()
+
+    def _names_of(self, image: str, node: str | None) -> Iterable[str]:
         """An image is listed by reference, by digest and by id."""
-        lines = self.on_node("ctr", "--namespace", "k8s.io", "images", "ls").splitlines()
+        lines = self.on_node("ctr", "--namespace", "k8s.io", "images", "ls", node=node).splitlines()
         digest = next(line.split()[2] for line in lines if line.startswith(f"{image} "))
         return [line.split()[0] for line in lines if digest in line]
 
-    def run_pod(self, name: str, image: str, namespace: str = "demo") -> float:
-        """Run a pod with the pull secret until it is Running; returns the seconds that took."""
+    def run_pod(self, name: str, image: str, namespace: str = "demo", node: str | None = None) -> float:
+        """Run a pod with the pull secret on a node until it is Running; returns the seconds that took."""
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {"name": name},
             "spec": {
                 "automountServiceAccountToken": False,
+                "nodeSelector": {"kubernetes.io/hostname": self._own(node)},
                 "terminationGracePeriodSeconds": 0,
                 "imagePullSecrets": [{"name": "registry-cache"}],
                 "containers": [{"name": "main", "image": image}],

@@ -10,13 +10,14 @@ import re
 import subprocess
 import tempfile
 
-from . import images, tools
+from . import images, node_images, tools
 from .settings import GOOGLE_HOSTS, NODE_PORT, Sandbox
 from .steps import Log, step, wait
 
 Client = tuple[str | pathlib.Path, ...]  # kubectl with its kubeconfig
 
 _PODS, _SERVICES = "198.18.128.0/17", "198.18.64.0/18"
+_NOWHERE = "198.18.0.1"  # nothing answers there (RFC 2544)
 # kind's own name for the network that it puts nodes on; ours keeps us apart from other clusters.
 _NETWORK_VARIABLE = "KIND_EXPERIMENTAL_DOCKER_NETWORK"
 
@@ -34,7 +35,8 @@ def _output(*argv: str | pathlib.Path) -> str:
 
 
 def nodes(sandbox: Sandbox) -> list[str]:
-    return _output(_kind(), "get", "nodes", "--name", sandbox.cluster).split()
+    """The names of the nodes: the control plane, then the workers, the one with the newest containerd last."""
+    return sorted(_output(_kind(), "get", "nodes", "--name", sandbox.cluster).split())
 
 
 def exists(sandbox: Sandbox) -> bool:
@@ -51,12 +53,15 @@ def ensure_network(sandbox: Sandbox) -> None:
         log.run("docker", "network", "create", *addresses, sandbox.cluster)
 
 
-def _config(image: str) -> dict[str, object]:
+def _config(image: str, *workers: str) -> dict[str, object]:
     config: dict[str, object] = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {"podSubnet": _PODS, "serviceSubnet": _SERVICES},
-        "nodes": [{"role": "control-plane", "image": image}],
+        "nodes": [
+            {"role": "control-plane", "image": image},
+            *({"role": "worker", "image": worker} for worker in workers),
+        ],
     }
     if image.startswith(images.NODE_IMAGE):
         kubelet = {
@@ -71,23 +76,25 @@ def _config(image: str) -> dict[str, object]:
     return config
 
 
-def _google_names(corefile: str, address: str) -> str:
-    """A Corefile in which Google's names are the stand-in's."""
+def _google_names(corefile: str, address: str, ours: bool) -> str:
+    """A Corefile in which Google's names are the stand-in's; on our node image all others lead nowhere."""
+    if ours:  # Docker's resolver would make CoreDNS forward to itself
+        corefile = corefile.replace("forward . /etc/resolv.conf", f"forward . {_NOWHERE}")
     hosts = f"    hosts {{\n        {address} {' '.join(GOOGLE_HOSTS)}\n        fallthrough\n    }}\n"
     return re.sub(r"(?m)^    forward ", hosts + "    forward ", corefile, count=1)
 
 
-def _teach_dns(sandbox: Sandbox, log: Log, client: Client) -> None:
+def _teach_dns(sandbox: Sandbox, log: Log, client: Client, ours: bool) -> None:
     program = [*client, "--namespace", "kube-system"]
     config_map = json.loads(_output(*program, "get", "configmap", "coredns", "--output", "json"))
-    patch = {"data": {"Corefile": _google_names(config_map["data"]["Corefile"], sandbox.gateway)}}
+    patch = {"data": {"Corefile": _google_names(config_map["data"]["Corefile"], sandbox.gateway, ours)}}
     log.run(*program, "patch", "configmap", "coredns", "--patch", json.dumps(patch))
     log.run(*program, "scale", "deployment", "coredns", "--replicas", "1")
     log.run(*program, "rollout", "restart", "deployment", "coredns")
 
 
 def _connect_pods(log: Log, client: Client) -> None:
-    """A bridge on every node with the node's own pod range, and routes to the others'."""
+    """A bridge on every node with the node's own pod range, and routes to the others', which a node's restart loses."""
     get = (*client, "get", "nodes", "--output", "json")
     wait(lambda: all("podCIDR" in item["spec"] for item in json.loads(_output(*get))["items"]), 60, "a pod range")
     items = json.loads(_output(*get))["items"]
@@ -128,33 +135,49 @@ def ensure(sandbox: Sandbox) -> None:
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if exists(sandbox):
         return
-    image = images.ensure_node_image()
+    image, *workers = node_images.ensure(sandbox)
     with step(f"kind cluster {sandbox.cluster}", "kubeadm, then every node and CoreDNS Ready") as log:
         sandbox.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)  # what an interrupted run left
         new = sandbox.kubeconfig.with_suffix(".new")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-            json.dump(_config(image), file)
+            json.dump(_config(image, *workers), file)
             file.flush()
             where = ("--name", sandbox.cluster, "--kubeconfig", new)
             log.run(_kind(), "create", "cluster", "--config", file.name, *where)
         kubectl(sandbox).parent.mkdir(exist_ok=True)
         log.run("docker", "cp", f"{nodes(sandbox)[0]}:/usr/bin/kubectl", kubectl(sandbox))
         client = (kubectl(sandbox), "--kubeconfig", new)
-        _teach_dns(sandbox, log, client)
-        if image.startswith(images.NODE_IMAGE):
+        ours = image.startswith(images.NODE_IMAGE)
+        _teach_dns(sandbox, log, client, ours)
+        if ours:
             _connect_pods(log, client)
+        if workers:  # kind takes the taint only off a node that is alone
+            log.run(*client, "taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-", check=False)
         log.run(*client, "wait", "nodes", "--all", "--for=condition=Ready", "--timeout=180s")
         dns = ("--namespace", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=180s")
         log.run(*client, *dns)
         new.rename(sandbox.kubeconfig)  # only a finished cluster has its kubeconfig in place
 
 
-def endpoint(sandbox: Sandbox) -> str:
-    """The cache as this machine reaches it: the NodePort on the first node's address."""
+def address(sandbox: Sandbox, node: str) -> str:
+    """A node's address on the sandbox's network."""
     template = "{{ (index .NetworkSettings.Networks \"%s\").IPAddress }}" % sandbox.cluster
-    address = _output("docker", "inspect", "--format", template, nodes(sandbox)[0]).strip()
-    return f"http://{address}:{NODE_PORT}"
+    return _output("docker", "inspect", "--format", template, node).strip()
+
+
+def endpoint(sandbox: Sandbox, node: str | None = None) -> str:
+    """The cache as this machine reaches it: the NodePort on a node's address, the first one's unless told."""
+    return f"http://{address(sandbox, node or nodes(sandbox)[0])}:{NODE_PORT}"
+
+
+def reconnect(sandbox: Sandbox) -> None:
+    """Pods reach each other across nodes again after a node was started anew."""
+    first = nodes(sandbox)[0]
+    if _output("docker", "inspect", "--format", "{{.Config.Image}}", first).startswith(images.NODE_IMAGE):
+        client = (kubectl(sandbox), "--kubeconfig", sandbox.kubeconfig)
+        with step("pod network after a node's restart") as log:
+            _connect_pods(log, client)
 
 
 def delete(sandbox: Sandbox) -> None:

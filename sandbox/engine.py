@@ -89,6 +89,12 @@ def has_image(name: str, key: str | None = None) -> bool:
     return result.returncode == 0 and (key is None or result.stdout.strip() == key)
 
 
+def image_id(name: str) -> str:
+    """The id of an image that the engine holds."""
+    command = ["docker", "image", "inspect", "--format", "{{.Id}}", name]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
 def is_stand_in(name: str) -> bool:
     """Whether an image was made here rather than pulled."""
     return not has_image(name, "")

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in's own API, under /standin/ on this machine's address: health and counters."""
+"""The stand-in's own API, under /standin/ on this machine's address: health, counters and faults."""
 
 from __future__ import annotations
+
+import json
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -9,18 +11,22 @@ from starlette.routing import Route
 
 from .counters import Counters
 from .errors import GoogleError
+from .faults import Fault, Faults
 from .principals import Tokens
 
 
 class Admin:
     """Everything but the health check is for the operator."""
 
-    def __init__(self, tokens: Tokens, counters: Counters) -> None:
-        self._tokens, self._counters = tokens, counters
+    def __init__(self, tokens: Tokens, counters: Counters, faults: Faults) -> None:
+        self._tokens, self._counters, self._faults = tokens, counters, faults
         self.routes = [
             Route("/standin/health", self._health, methods=["GET"]),
             Route("/standin/counters", self._read, methods=["GET"]),
             Route("/standin/counters/reset", self._reset, methods=["POST"]),
+            Route("/standin/faults", self._read_faults, methods=["GET"]),
+            Route("/standin/faults", self._add_fault, methods=["POST"]),
+            Route("/standin/faults/reset", self._reset_faults, methods=["POST"]),
         ]
 
     async def _health(self, _request: Request) -> Response:
@@ -33,6 +39,23 @@ class Admin:
     async def _reset(self, request: Request) -> Response:
         self._require_operator(request)
         self._counters.reset()
+        return Response(status_code=204)
+
+    async def _read_faults(self, request: Request) -> Response:
+        self._require_operator(request)
+        return JSONResponse(self._faults.read())
+
+    async def _add_fault(self, request: Request) -> Response:
+        self._require_operator(request)
+        try:
+            self._faults.add(Fault.parse(json.loads(await request.body())))
+        except ValueError as error:
+            raise GoogleError("INVALID_ARGUMENT", f"Invalid fault: {error}") from None
+        return Response(status_code=204)
+
+    async def _reset_faults(self, request: Request) -> Response:
+        self._require_operator(request)
+        self._faults.reset()
         return Response(status_code=204)
 
     def _require_operator(self, request: Request) -> None:

@@ -20,6 +20,7 @@ from .artifactregistry import Repositories
 from .config import Config
 from .counters import Counters
 from .docker import Docker
+from .faults import Faults
 from .iam_pools import Pools
 from .operations import Operations
 from .proxying import Registry
@@ -79,8 +80,9 @@ def create_app(
     counters, operations, tokens = Counters(), Operations(steady_clock), principals.Tokens(clock)
     tokens.add(config.operator_token(), principals.operator(config.operator))
     access = Access(store, tokens, config.projects, clock)
-    docker = Docker(store, tokens, access, counters, Registry(client), clock, location=_LOCAL_LOCATION)
-    local = Router([*Admin(tokens, counters).routes, *docker.routes], redirect_slashes=False)
+    faults = Faults()
+    docker = Docker(store, tokens, access, counters, faults, Registry(client), clock, location=_LOCAL_LOCATION)
+    local = Router([*Admin(tokens, counters, faults).routes, *docker.routes], redirect_slashes=False)
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

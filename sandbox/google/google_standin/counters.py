@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was asked of the upstream, by kind and by repository."""
+"""What was asked of the upstream, by kind, by repository and by blob."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ KINDS = (
     "blob_get",
     "blob_head",
     "blob_download",
+    "blob_bytes",
     "upload",
     "denied",
     "sts_exchange",
@@ -29,14 +30,18 @@ class Counters:
     def reset(self) -> None:
         self._total: Counter[str] = Counter()
         self._repositories: dict[str, Counter[str]] = {}
+        self._blobs: dict[str, Counter[str]] = {}
 
-    def add(self, kind: str, repository: str | None = None) -> None:
+    def add(self, kind: str, repository: str | None = None, digest: str | None = None, amount: int = 1) -> None:
         assert kind in KINDS, kind
-        self._total[kind] += 1
+        self._total[kind] += amount
         if repository is not None:
-            self._repositories.setdefault(repository, Counter())[kind] += 1
+            self._repositories.setdefault(repository, Counter())[kind] += amount
+        if digest is not None:
+            self._blobs.setdefault(digest, Counter())[kind] += amount
 
     def read(self) -> dict[str, object]:
-        """Every kind, zeros too; `repositories`: the same by image repository."""
+        """Every kind, zeros too; `repositories`: the same by image repository; `blobs`: by digest."""
         repositories = {name: dict(counts) for name, counts in sorted(self._repositories.items())}
-        return {**{kind: self._total[kind] for kind in KINDS}, "repositories": repositories}
+        blobs = {digest: dict(counts) for digest, counts in sorted(self._blobs.items())}
+        return {**{kind: self._total[kind] for kind in KINDS}, "repositories": repositories, "blobs": blobs}

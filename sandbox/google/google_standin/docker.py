@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -18,6 +19,7 @@ from starlette.routing import Route
 from .access import DELETE, DOWNLOAD, UPLOAD, Access
 from .counters import Counters
 from .errors import DockerError
+from .faults import Faults
 from .principals import ANONYMOUS, Principal, Tokens
 from .proxying import Registry
 from .store import Store
@@ -55,6 +57,7 @@ class Docker:
         tokens: Tokens,
         access: Access,
         counters: Counters,
+        faults: Faults,
         registry: Registry,
         clock: Callable[[], float] = time.time,
         *,
@@ -62,7 +65,7 @@ class Docker:
     ) -> None:
         """location: for hosts that do not name one."""
         self._store, self._tokens, self._access, self._counters = store, tokens, access, counters
-        self._registry, self._clock, self._location = registry, clock, location
+        self._faults, self._registry, self._clock, self._location = faults, registry, clock, location
         self._downloads: dict[str, _Download] = {}
         self.routes = [
             Route("/v2/", self._ping, methods=["GET"]),
@@ -142,7 +145,8 @@ class Docker:
         if kind == "blobs" and request.method == "GET":
             return await self._redirect(principal, name, path)
         if kind in ("manifests", "blobs") and permission == DOWNLOAD:
-            self._count(f"{kind.removesuffix('s')}_{request.method.lower()}", principal, name)
+            digest = reference if kind == "blobs" else None
+            self._count(f"{kind.removesuffix('s')}_{request.method.lower()}", principal, name, digest)
         missing = None
         if kind == "manifests":
             missing = DockerError(404, "MANIFEST_UNKNOWN", f'Failed to fetch "{reference}"')
@@ -168,7 +172,7 @@ class Docker:
         project, repository = name.split("/")[:2]
         folder = f"/artifacts-downloads/namespaces/{project}/repositories/{repository}/downloads"
         location = f"{folder}/{secrets.token_urlsafe(192)}"
-        self._count("blob_get", principal, name)
+        self._count("blob_get", principal, name, path.rpartition("/")[2])
         self._downloads[location] = _Download(path, name, now + _DOWNLOAD_SECONDS, not principal.operator)
         return RedirectResponse(location, 302)
 
@@ -177,9 +181,26 @@ class Docker:
         download = self._downloads.get(request.url.path)
         if download is None or download.expires <= self._clock():
             raise DockerError(403, "DENIED", "The download address is not valid.")
-        if download.counted:
-            self._counters.add("blob_download", download.image)
-        return await self._registry.forward(request, download.path)
+        if not download.counted:
+            return await self._registry.forward(request, download.path)
+        digest = download.path.rpartition("/")[2]
+        self._counters.add("blob_download", download.image, digest)
+        fault = self._faults.take(download.path)
+        if fault is not None:
+            await asyncio.sleep(fault.seconds)
+            if fault.status:
+                raise DockerError(fault.status, "UNAVAILABLE", "The stand-in was told to refuse this.")
+        answer = await self._registry.forward(request, download.path)
+        body: AsyncIterator[bytes] = answer.body_iterator  # type: ignore[assignment]
+        if fault is not None:
+            body = fault.shape(body, int(answer.headers.get("content-length", 0)))
+        answer.body_iterator = self._counted(body, download.image, digest)
+        return answer
+
+    async def _counted(self, body: AsyncIterator[bytes], image: str, digest: str) -> AsyncIterator[bytes]:
+        async for chunk in body:
+            self._counters.add("blob_bytes", image, digest, len(chunk))
+            yield chunk
 
     def _repository(self, request: Request, name: str) -> str:
         """The full name of an image's repository. Raises DockerError for a name that has none."""
@@ -216,9 +237,11 @@ class Docker:
             raise DockerError(401, "UNAUTHORIZED", "not authenticated: No valid credential was supplied.")
         return principal
 
-    def _count(self, kind: str, principal: Principal | None, image: str | None = None) -> None:
+    def _count(
+        self, kind: str, principal: Principal | None, image: str | None = None, digest: str | None = None
+    ) -> None:
         if principal is None or not principal.operator:
-            self._counters.add(kind, image)
+            self._counters.add(kind, image, digest)
 
 
 def _challenge(request: Request, message: str, more: str = "") -> DockerError:

@@ -11,6 +11,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from .errors import DockerError
+from .faults import Cut
 
 _FORWARDED = {
     "accept",
@@ -51,6 +52,8 @@ class _Relayed(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
+        except Cut:
+            pass  # the server closes a connection whose answer is not whole
         finally:
             await self._upstream.aclose()
 

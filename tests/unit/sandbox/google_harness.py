@@ -8,11 +8,12 @@ import hashlib
 import json
 import pathlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
 import jwt
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -145,6 +146,7 @@ class Google:
             clock=lambda: self.now,
             steady_clock=lambda: self.steady,
         )
+        self._app = app
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
         # One loop for all calls: the stand-in's own client belongs to it.
         self._runner = asyncio.Runner()
@@ -157,6 +159,25 @@ class Google:
         if token is not None:
             headers["Authorization"] = f"Bearer {self.operator if token == 'operator' else token}"
         return self._runner.run(self._http.request(method, url, headers=headers, **options))
+
+    def serve(self, use: Callable[[str], Awaitable[Any]]) -> Any:
+        """What `use(url)` returns while a real server has the stand-in on loopback, without TLS."""
+
+        async def run() -> Any:
+            config = uvicorn.Config(
+                self._app, host="127.0.0.1", port=0, http="h11", lifespan="off", log_level="critical"
+            )
+            server = uvicorn.Server(config)
+            serving = asyncio.create_task(server.serve())
+            try:
+                while not server.started:
+                    await asyncio.sleep(0.01)
+                return await use(f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}")
+            finally:
+                server.should_exit = True
+                await serving
+
+        return self._runner.run(run())
 
     def done(self, answer: httpx.Response) -> dict[str, Any]:
         """The response of an operation after its time."""

@@ -272,8 +272,10 @@ def test_requests_are_counted_by_kind_and_repository_until_a_reset(docker: Googl
     docker.set_policy()
     docker.call("GET", BLOB, token=token)
     image = {"manifest_head": 1, "manifest_get": 2, "blob_head": 1, "blob_get": 1, "blob_download": 1, "denied": 1}
+    image["blob_bytes"] = len(LAYER)
     counted = docker.counters()
-    assert counted.pop("repositories") == {"demo/private/hello": image}
+    blob = {"blob_head": 1, "blob_get": 1, "blob_download": 1, "blob_bytes": len(LAYER)}
+    assert (counted.pop("repositories"), counted.pop("blobs")) == ({"demo/private/hello": image}, {LAYER_DIGEST: blob})
     assert counted == {**image, "ping": 1, "token": 1, "upload": 0, "sts_exchange": 2, "sts_refused": 0}
     assert docker.call("POST", "https://localhost/standin/counters/reset").status_code == 204
     assert not any(docker.counters().values())

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is measured: a candidate is a set of processes on loopback with a folder of its own. This file has the peers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import bcrypt
+
+from sandbox import processes, tools
+from sandbox.steps import StepFailed, wait
+
+from . import memory, packages
+from .client import Endpoint
+from .upstream import USER as UPSTREAM_USER
+from .upstream import Upstream
+
+USER = "nodes"
+_STOP_SECONDS = 2
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [one.getsockname()[1] for one in sockets]
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    try:
+        socket.create_connection((host, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class Candidate:
+    """Running processes and where they keep their state. `endpoints`: one a replica."""
+
+    name: str
+    folder: pathlib.Path
+    password: str = field(default_factory=lambda: secrets.token_hex(16))
+    cgroup: pathlib.Path | None = None
+    endpoints: list[Endpoint] = field(default_factory=list)
+    stores: list[pathlib.Path] = field(default_factory=list)  # what counts as used disk
+    _pid_files: list[pathlib.Path] = field(default_factory=list)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self.endpoints[0]
+
+    def serve(self, port: int, user: str = USER, host: str = "127.0.0.1") -> None:
+        """A replica listens there."""
+        self.endpoints.append(Endpoint(port, user, self.password if user else "", host))
+
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> pathlib.Path:
+        """Start a process, in the candidate's cgroup if it has one; returns its log."""
+        if self.cgroup:
+            argv = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self.cgroup), *argv]
+        pid_file = self.folder / f"{name}.pid"
+        self._pid_files.append(pid_file)
+        processes.start(pid_file, argv, env)
+        return pid_file.with_suffix(".log")
+
+    def ready(self, port: int, log: pathlib.Path, seconds: float = 20, host: str = "127.0.0.1") -> None:
+        """Wait for a port; a failure shows the end of that log."""
+        try:
+            wait(lambda: listens(port, host), seconds, f"{self.name} on port {port}", every=0.05)
+        except StepFailed as error:
+            raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
+
+    def pids(self) -> list[int]:
+        return [int(path.read_text().split()[0]) for path in self._pid_files]
+
+    def used(self) -> int:
+        """Bytes in used blocks of the stores of all replicas."""
+        total = 0
+        for folder, _, names in (entry for store in self.stores for entry in os.walk(store)):
+            for path in (folder, *(f"{folder}/{name}" for name in names)):
+                with contextlib.suppress(OSError):  # files come and go
+                    total += os.lstat(path).st_blocks * 512
+        return total
+
+    def stop(self) -> None:
+        """End all processes. A child that outlives its parent, as varnishd's can, is ended too."""
+        handles = []
+        for pid in memory.family(self.pids()):
+            with contextlib.suppress(ProcessLookupError):
+                handles.append(os.pidfd_open(pid))
+        for pid_file in reversed(self._pid_files):
+            processes.stop(pid_file, _STOP_SECONDS)
+        for handle in handles:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+            os.close(handle)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def running(name: str, folder: pathlib.Path, cgroup: pathlib.Path | None = None) -> Iterator[Candidate]:
+    """A candidate that is stopped, and its state removed, at the end."""
+    folder.mkdir(parents=True)
+    candidate = Candidate(name, folder, cgroup=cgroup)
+    try:
+        yield candidate
+    finally:
+        candidate.stop()
+
+
+def htpasswd(path: pathlib.Path, password: str, cost: int) -> pathlib.Path:
+    """A file with one user, hashed by bcrypt at that cost."""
+    path.write_text(f"{USER}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()}\n")
+    path.chmod(0o600)
+    return path
+
+
+def registry_config(store: pathlib.Path, http: Mapping[str, Any], **more: Any) -> str:
+    """A registry's configuration; JSON is YAML. No blobdescriptor cache: it makes empty bodies of dropped blobs."""
+    config = {
+        "version": "0.1",
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(store)}, "delete": {"enabled": True}},
+        "http": {"relativeurls": True, "secret": secrets.token_hex(16), **http},
+        **more,
+    }
+    return json.dumps(config)
+
+
+def distribution() -> str:
+    """The plain registry of the sandbox's pin."""
+    return str(tools.build("registry") / "registry")
+
+
+def _registry(
+    candidate: Candidate, binary: str, upstream: Upstream, cost: int, name: str = "registry"
+) -> int:
+    port = free_ports(1)[0]
+    candidate.stores.append(candidate.folder / "store")
+    more: dict[str, Any] = {
+        "proxy": {"remoteurl": upstream.url, "username": UPSTREAM_USER, "password": upstream.secret, "ttl": "0"}
+    }
+    if cost:
+        path = htpasswd(candidate.folder / "htpasswd", candidate.password, cost)
+        more["auth"] = {"htpasswd": {"realm": "registry", "path": str(path)}}
+    config = candidate.folder / f"{name}.json"
+    config.write_text(registry_config(candidate.folder / "store", {"addr": f"127.0.0.1:{port}"}, **more))
+    quiet = {"OTEL_TRACES_EXPORTER": "none"}
+    candidate.ready(port, candidate.start(name, [binary, "serve", str(config)], quiet))
+    return port
+
+
+@contextlib.contextmanager
+def plain(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
+    """distribution 3 in proxy mode; `cost` 0: without credentials."""
+    with running("distribution 3" if cost else "distribution 3 without credentials", folder) as candidate:
+        candidate.serve(_registry(candidate, distribution(), upstream, cost), USER if cost else "")
+        yield candidate
+
+
+@contextlib.contextmanager
+def old(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
+    """distribution 2.8 in proxy mode."""
+    with running("distribution 2.8", folder) as candidate:
+        candidate.serve(_registry(candidate, packages.command("docker-registry"), upstream, cost))
+        yield candidate
+
+
+def _nginx(candidate: Candidate, main: str, server: str) -> int:
+    port, folder = free_ports(1)[0], candidate.folder
+    temporary = " ".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    config = folder / "nginx.conf"
+    config.write_text(
+        f"""{'user root;' if os.geteuid() == 0 else ''}
+worker_processes auto; daemon off; pid {folder}/nginx-own.pid; error_log {folder}/error.log warn;
+events {{ worker_connections 4096; }}
+http {{
+  access_log off; sendfile on; tcp_nopush on; keepalive_requests 100000; default_type application/octet-stream;
+  {temporary} {main}
+  server {{ listen 127.0.0.1:{port} backlog=4096; {server} }}
+}}
+"""
+    )
+    argv = [packages.command("nginx"), "-p", str(folder), "-c", str(config), "-e", f"{folder}/error.log"]
+    candidate.ready(port, candidate.start("nginx", argv, packages.environment()))
+    return port
+
+
+@contextlib.contextmanager
+def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
+    """nginx's proxy_cache before distribution 3, one cached answer a credential, waiters behind the lock."""
+    with running("nginx proxy_cache", folder) as candidate:
+        registry = _registry(candidate, distribution(), upstream, cost)
+        port = _nginx(
+            candidate,
+            f"proxy_cache_path {folder}/cache levels=1:2 keys_zone=cache:10m max_size=20g inactive=60d use_temp_path=off;",
+            f"""location /v2/ {{
+              proxy_pass http://127.0.0.1:{registry}; proxy_http_version 1.1; proxy_set_header Connection "";
+              proxy_set_header Host $http_host; proxy_cache cache; proxy_cache_valid 200 60d;
+              proxy_cache_key "$http_authorization $request_uri $http_accept";
+              proxy_ignore_headers Cache-Control Expires Vary;
+              proxy_cache_lock on; proxy_cache_lock_timeout 880s; proxy_cache_lock_age 880s;
+              proxy_read_timeout 900s; proxy_max_temp_file_size 0;
+            }}""",
+        )
+        candidate.stores.append(folder / "cache")
+        candidate.serve(port)
+        yield candidate
+
+
+@contextlib.contextmanager
+def files(folder: pathlib.Path, root: pathlib.Path, cgroup: pathlib.Path | None = None) -> Iterator[Candidate]:
+    """Raw nginx that sends a library's blobs from disk: what this machine can do at most."""
+    with running("raw nginx", folder, cgroup) as candidate:
+        alias = f'location ~ "/blobs/sha256:([0-9a-f]+)$" {{ alias {root}/blobs/$1; }}'
+        candidate.serve(_nginx(candidate, "", alias), user="")
+        yield candidate

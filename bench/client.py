@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pulls as containerd does: three blobs at a time, resumes by Range, tries again. Checks bodies after the clock stopped.
+
+The same client measures every candidate. It speaks to a cache (Basic) as to a registry (Bearer, redirects).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import socket
+import threading
+import time
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from .content import MANIFEST, Blob, Image, Library
+
+RETRIES = 5  # without progress; then a pull has failed
+_PARALLEL = 3  # containerd's max_concurrent_downloads
+_BACKOFF_SECONDS = 0.05
+_AGAIN = frozenset((408, 429, 500, 502, 503, 504))
+_CHUNK = 1 << 20
+_CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
+
+
+class Broken(Exception):
+    """An answer that a client cannot use; `again` says whether to ask once more."""
+
+    def __init__(self, text: str, again: bool = True) -> None:
+        super().__init__(text)
+        self.again = again
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to pull from and as whom; no user, no credential."""
+
+    port: int
+    user: str = ""
+    password: str = ""
+    host: str = "127.0.0.1"
+    timeout: float = 120.0  # seconds without a byte
+
+
+class Answer(NamedTuple):
+    """The head of an answer; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    connection: socket.socket
+
+
+class Sink(Protocol):
+    """Takes a body of a known size."""
+
+    def view(self, at: int) -> memoryview:
+        """Room for bytes from offset `at`."""
+
+    def took(self, at: int, size: int) -> None:
+        """`size` bytes are there from offset `at`."""
+
+    def digest(self) -> str:
+        """The digest of what came."""
+
+
+class Keep:
+    """Keeps a body in memory that is there beforehand, and hashes it afterwards: for what is timed."""
+
+    def __init__(self, size: int) -> None:
+        self.body = bytearray(b"\1") * size  # every page is touched before the clock starts
+        self._size = 0
+
+    def view(self, at: int) -> memoryview:
+        return memoryview(self.body)[at:]
+
+    def took(self, at: int, size: int) -> None:
+        self._size = at + size
+
+    def digest(self) -> str:
+        return f"sha256:{hashlib.sha256(memoryview(self.body)[: self._size]).hexdigest()}"
+
+
+class Stream:
+    """Hashes what comes and keeps nothing: for what is slow or large."""
+
+    def __init__(self) -> None:
+        self._room, self._hash = bytearray(256 << 10), hashlib.sha256()
+
+    def view(self, at: int) -> memoryview:
+        return memoryview(self._room)
+
+    def took(self, at: int, size: int) -> None:
+        self._hash.update(memoryview(self._room)[:size])
+
+    def digest(self) -> str:
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+@dataclass
+class Transfer:
+    """One blob or manifest as one client saw it. Times in seconds from its own first request."""
+
+    blob: Blob
+    first_byte: float = 0.0
+    seconds: float = 0.0
+    received: int = 0
+    requests: int = 0
+    resumed: int = 0
+    status: int = 0  # the last one
+    complete: bool = False  # the answer ended as a whole one
+    error: str = ""
+    right: bool = False  # set by `check`
+    sink: Sink | None = field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Compare size and digest with the manifest's, and let the body go."""
+        digest = self.sink.digest() if self.sink else ""
+        self.right = self.complete and self.received == self.blob.size and digest == self.blob.digest
+        self.sink = None
+
+    @property
+    def wrong(self) -> bool:
+        """Ended as complete, with wrong bytes."""
+        return self.complete and not self.right
+
+
+class Session:
+    """One client's connection, kept alive between requests; it remembers a Bearer token."""
+
+    def __init__(self, endpoint: Endpoint, token: str = "") -> None:
+        self.endpoint, self.token = endpoint, token
+        self._sockets: dict[tuple[str, int], socket.socket] = {}
+        self._early = bytearray()  # of a body, what came with its header
+
+    def close(self) -> None:
+        for connection in self._sockets.values():
+            connection.close()
+        self._sockets.clear()
+
+    def _credential(self) -> dict[str, str]:
+        if self.token:
+            return {"Authorization": f"Bearer {self.token}"}
+        if self.endpoint.user:
+            return {"Authorization": _basic(self.endpoint)}
+        return {}
+
+    def _exchange(self, method: str, peer: tuple[str, int], target: str, headers: Mapping[str, str]) -> Answer:
+        """Send a request on the connection to that host and port."""
+        connection = self._sockets.get(peer)
+        if connection is None:
+            connection = socket.create_connection(peer, timeout=self.endpoint.timeout)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets[peer] = connection
+        lines = [f"{method} {target} HTTP/1.1", f"Host: {peer[0]}:{peer[1]}", *(f"{k}: {v}" for k, v in headers.items())]
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        data = bytearray()
+        while (end := data.find(b"\r\n\r\n")) < 0:
+            if not (piece := connection.recv(16 << 10)):
+                raise Broken("closed before an answer")
+            data += piece
+        self._early = data[end + 4 :]
+        first, *rest = data[:end].decode("latin-1").split("\r\n")
+        named = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+        return Answer(int(first.split()[1]), named, connection)
+
+    def open(self, method: str, path: str, start: int = 0) -> Answer:
+        """Ask for a path of the registry, with the credential it wants, through its redirect."""
+        extra = {"Range": f"bytes={start}-"} if start else {}
+        if "/manifests/" in path:
+            extra["Accept"] = MANIFEST
+        for _ in range(2):
+            answer = self._exchange(method, (self.endpoint.host, self.endpoint.port), path, {**self._credential(), **extra})
+            challenge = answer.headers.get("www-authenticate", "")
+            if answer.status != 401 or not challenge.startswith("Bearer "):
+                break
+            self._drain(answer, method)
+            self._fetch_token(dict(_CHALLENGE.findall(challenge)))
+        if answer.status in (302, 307):
+            self._drain(answer, method)
+            here = f"http://{self.endpoint.host}:{self.endpoint.port}{path}"
+            url = urllib.parse.urlsplit(urllib.parse.urljoin(here, answer.headers["location"]))
+            target = f"{url.path}?{url.query}" if url.query else url.path
+            return self._exchange(method, (url.hostname or "", url.port or 80), target, extra)
+        return answer
+
+    def _drain(self, answer: Answer, method: str) -> None:
+        """Read a short body, so that the connection can be used again."""
+        while method != "HEAD" and len(self._early) < int(answer.headers.get("content-length", 0)):
+            if not (piece := answer.connection.recv(16 << 10)):
+                raise Broken("closed within a body")
+            self._early += piece
+
+    def _fetch_token(self, challenge: Mapping[str, str]) -> None:
+        realm = urllib.parse.urlsplit(challenge["realm"])
+        query = urllib.parse.urlencode({k: challenge[k] for k in ("service", "scope") if k in challenge})
+        peer = (realm.hostname or "", realm.port or 80)
+        answer = self._exchange("GET", peer, f"{realm.path}?{query}", {"Authorization": _basic(self.endpoint)})
+        if answer.status != 200:
+            raise Broken(f"the token endpoint answers {answer.status}", again=False)
+        self._drain(answer, "GET")
+        self.token = json.loads(self._early)["token"]
+
+    def fetch(self, path: str, blob: Blob, sink: Sink, resume: bool = True, retries: int = RETRIES) -> Transfer:
+        """GET a body into a sink. `resume`: go on by Range after a cut; without it the first cut ends it."""
+        transfer = Transfer(blob, sink=sink)
+        started, failures = time.monotonic(), 0
+        while not transfer.complete:
+            before = transfer.received
+            try:
+                transfer.requests += 1
+                self._attempt(path, transfer, started)
+            except (OSError, Broken, ValueError) as error:
+                self.close()
+                transfer.error = str(error) or type(error).__name__
+                failures = 1 if transfer.received > before else failures + 1
+                again = not isinstance(error, Broken) or error.again
+                if failures > retries or not again or (transfer.received and not resume):
+                    break
+                time.sleep(_BACKOFF_SECONDS * 2**failures)
+        transfer.seconds = time.monotonic() - started
+        return transfer
+
+    def _attempt(self, path: str, transfer: Transfer, started: float) -> None:
+        sink, start = transfer.sink, transfer.received
+        assert sink
+        answer = self.open("GET", path, start)
+        status, headers, connection = answer.status, answer.headers, answer.connection
+        transfer.status = status
+        if status not in (200, 206):
+            raise Broken(f"status {status}", again=status in _AGAIN)
+        if start:
+            transfer.resumed += 1
+            if status == 206 and not headers.get("content-range", "").startswith(f"bytes {start}-"):
+                raise Broken("not the range that was asked for", again=False)
+        skip = start if status == 200 else 0  # a server without ranges sends what is there already
+        if "content-length" not in headers:
+            raise Broken("no length", again=False)
+        left = int(headers["content-length"])
+        transfer.first_byte = transfer.first_byte or (time.monotonic() - started if self._early else 0.0)
+        while left:
+            if skip:
+                piece = self._early[:left] or connection.recv(min(skip, left, _CHUNK))
+                size, new = len(piece), bytes(piece[skip:])
+                skip -= size - len(new)
+                self._early = bytearray()
+            elif self._early:
+                new, size = bytes(self._early[:left]), min(len(self._early), left)
+                self._early = bytearray()
+            else:
+                size = self._receive(connection, transfer, left)
+                new = b""
+            if not size:
+                raise Broken("cut")
+            transfer.first_byte = transfer.first_byte or time.monotonic() - started
+            self._put(transfer, new)
+            left -= size
+        transfer.complete = True
+        if headers.get("connection", "").lower() == "close":
+            self.close()
+
+    def _receive(self, connection: socket.socket, transfer: Transfer, left: int) -> int:
+        """Receive straight into the sink, which may be full if the answer is longer than the manifest says."""
+        sink = transfer.sink
+        assert sink
+        room = sink.view(transfer.received)
+        if not room:
+            size = len(connection.recv(min(left, _CHUNK)))
+            transfer.received += size
+        elif size := connection.recv_into(room, min(len(room), left, _CHUNK)):
+            sink.took(transfer.received, size)
+            transfer.received += size
+        return size
+
+    @staticmethod
+    def _put(transfer: Transfer, new: bytes) -> None:
+        sink = transfer.sink
+        assert sink
+        while new and (room := sink.view(transfer.received)):
+            size = min(len(room), len(new))
+            room[:size] = new[:size]
+            sink.took(transfer.received, size)
+            transfer.received += size
+            new = new[size:]
+        transfer.received += len(new)  # more than the manifest says
+
+
+def _basic(endpoint: Endpoint) -> str:
+    return "Basic " + base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+
+
+@dataclass
+class Pull:
+    """What one client did. `started`: seconds of the machine's monotonic clock."""
+
+    started: float
+    seconds: float
+    transfers: list[Transfer]
+
+    @property
+    def ended(self) -> float:
+        return self.started + self.seconds
+
+    @property
+    def failed(self) -> bool:
+        return not all(transfer.complete for transfer in self.transfers)
+
+    @property
+    def first_byte(self) -> float:
+        """Of the blob that waited longest for it, in seconds; endless if one never came."""
+        return max((t.first_byte if t.received else float("inf")) for t in self.transfers)
+
+    @property
+    def bytes(self) -> int:
+        return sum(transfer.received for transfer in self.transfers)
+
+    def check(self) -> None:
+        for transfer in self.transfers:
+            transfer.check()
+
+
+def pull(endpoint: Endpoint, image: Image, keep: bool = True, sinks: Mapping[str, Sink] | None = None) -> Pull:
+    """Pull an image: HEAD of its tag, manifest, then config and layers. `keep`: hash afterwards, not while they come."""
+
+    def sink(blob: Blob) -> Sink:
+        return (sinks or {}).get(blob.digest) or (Keep(blob.size) if keep else Stream())
+
+    def blobs(session: Session) -> None:
+        while queue:
+            try:
+                blob = queue.pop(0)
+            except IndexError:  # another thread took the last one
+                break
+            transfers.append(session.fetch(f"/v2/{image.name}/blobs/{blob.digest}", blob, sink(blob)))
+        session.close()
+
+    started, session = time.monotonic(), Session(endpoint)
+    transfers: list[Transfer] = []
+    digest = image.manifest.digest
+    try:
+        answer = session.open("HEAD", f"/v2/{image.name}/manifests/{Library.tag}")
+        digest = answer.headers.get("docker-content-digest", digest)
+    except (OSError, Broken):
+        session.close()  # containerd, too, asks by GET then
+    manifest = session.fetch(f"/v2/{image.name}/manifests/{digest}", image.manifest, sink(image.manifest))
+    transfers.append(manifest)
+    if manifest.complete:
+        queue = list(image.blobs)
+        others = [Session(endpoint, session.token) for _ in range(min(_PARALLEL, len(queue)) - 1)]
+        threads = [threading.Thread(target=blobs, args=(other,), daemon=True) for other in others]
+        for thread in threads:
+            thread.start()
+        blobs(session)
+        for thread in threads:
+            thread.join()
+    session.close()
+    return Pull(started, time.monotonic() - started, transfers)
+
+
+def get(
+    endpoint: Endpoint, image: Image, blob: Blob, sink: Sink, resume: bool = True, retries: int = RETRIES
+) -> Pull:
+    """GET one blob of an image."""
+    started, session = time.monotonic(), Session(endpoint)
+    transfer = session.fetch(f"/v2/{image.name}/blobs/{blob.digest}", blob, sink, resume, retries)
+    session.close()
+    return Pull(started, time.monotonic() - started, [transfer])

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ours: replicas of varnishd, a registry with the content, and a registry that only checks credentials.
+
+Each replica has a loopback address of its own, as a pod has: the role's own start script and VCL run unchanged.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from sandbox import environment, tools, varnish
+from sandbox.settings import CACHE, ROOT, key
+from sandbox.steps import StepFailed, step, wait
+
+from .candidates import Candidate, distribution, htpasswd, registry_config, running
+from .upstream import USER as UPSTREAM_USER
+from .upstream import Upstream
+
+VARNISH = "9.0"
+_SOURCE = ROOT / "docker" / "registry"
+_ROLE = ROOT / "roles" / "cache"
+_UID = 65532
+# 127.0.0.0/8 is this machine's on Linux: an address for each replica.
+_NETWORK = "127.18.0."
+
+
+def registry() -> str:
+    """Our own registry, built unless it is there for this source; the plain one while there is no source."""
+    if not list(_SOURCE.rglob("*.go")):
+        return distribution()
+    target = CACHE / "bench" / f"registry-{key(_SOURCE)}"
+    if not (target / "registry").exists():
+        tools.require_go()
+        with step("our registry", "the Go module proxy, then the compiler") as log:
+            target.mkdir(parents=True, exist_ok=True)
+            build = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(target / "registry"), ".")
+            log.run(*build, cwd=_SOURCE, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})
+    return str(target / "registry")
+
+
+def _render(folder: pathlib.Path, replicas: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> None:
+    """Render the role's start script and VCL for every replica, with its defaults but for what is given."""
+    paths = {"src": f"{_ROLE}/templates/{{{{ item.1 }}}}.j2", "dest": "{{ item.0.etc }}/{{ item.1 }}"}
+    task = {
+        "ansible.builtin.template": paths,
+        "loop": "{{ replicas | product(['front.sh', 'front.vcl']) }}",
+        "vars": {
+            **common,
+            "_registry_cache_run": "{{ item.0.run }}",
+            "_registry_cache_front_etc": "{{ item.0.etc }}",
+            "_registry_cache_front_bind": "{{ item.0.address }}",
+            "_registry_cache_front_store": "{{ item.0.store }}/front",
+        },
+    }
+    play = {
+        "hosts": "localhost",
+        "connection": "local",
+        "gather_facts": False,
+        "vars": {"replicas": list(replicas), "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
+        "vars_files": [f"{_ROLE}/defaults/main.yml", f"{_ROLE}/vars/main.yml"],
+        "tasks": [task],
+    }
+    path = folder / "render.json"
+    path.write_text(json.dumps([play]))
+    argv = [environment.VENV / "bin" / "ansible-playbook", "-i", "localhost,", path]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
+    if result.returncode:
+        raise StepFailed(f"the role's templates do not render: {result.stdout[-800:]}{result.stderr[-400:]}")
+
+
+def _free_ports(addresses: Sequence[str]) -> tuple[int, int]:
+    """Two ports that are free on every address."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            ports = []
+            for _ in range(2):
+                first = stack.enter_context(socket.create_server((addresses[0], 0)))
+                ports.append(first.getsockname()[1])
+            try:
+                for address in addresses[1:]:
+                    for port in ports:
+                        stack.enter_context(socket.create_server((address, port)))
+            except OSError:
+                continue
+            return ports[0], ports[1]
+
+
+def _unprivileged(*argv: str) -> list[str]:
+    """As in the pod, not as root."""
+    if os.geteuid():
+        return list(argv)
+    return ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
+
+
+def _content_config(store: pathlib.Path, sock: pathlib.Path, helper: pathlib.Path, upstream: Upstream, size: int) -> str:
+    more: dict[str, Any] = {
+        "proxy": {
+            "remoteurl": upstream.url,
+            "exec": {"command": str(helper), "lifetime": "540s"},
+            "ttl": "0",
+            "cachewritetimeout": "24h",
+        }
+    }
+    if registry() != distribution():
+        more["middleware"] = {
+            "storage": [{"name": "bounded", "options": {"limit": size // 2}}],
+            "repository": [{"name": "verify"}],
+        }
+    return registry_config(store, {"net": "unix", "addr": str(sock)}, **more)
+
+
+def _connects(sock: pathlib.Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.connect(str(sock))
+        except OSError:
+            return False
+    return True
+
+
+def _meets_peers(folder: pathlib.Path, home: pathlib.Path) -> bool:
+    """Whether a front's probes find its registry and all of its peers well."""
+    argv = varnish.command(VARNISH, "varnishadm", "-n", f"{home}/run/front", "backend.list", share=[folder])
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return result.returncode == 0 and "healthy" in result.stdout and "sick" not in result.stdout
+
+
+@contextlib.contextmanager
+def ours(
+    folder: pathlib.Path,
+    upstream: Upstream,
+    cost: int = 10,
+    replicas: int = 1,
+    size: int = 4 << 30,
+    cgroup: pathlib.Path | None = None,
+) -> Iterator[Candidate]:
+    """The cache. `cost`: of bcrypt; `size`: registry_cache_size of a replica in bytes (a multiple of 1 MiB)."""
+    with running("ours", folder, cgroup) as candidate:
+        binary = folder / "registry"
+        shutil.copy(registry(), binary)  # the cache folder may be closed to others than root
+        homes = [folder / f"{n}" for n in range(replicas)]
+        peers = [
+            {"address": f"{_NETWORK}{n + 1}", "run": f"{home}/run", "etc": f"{home}/etc", "store": f"{home}/store"}
+            for n, home in enumerate(homes)
+        ]
+        for home in homes:
+            for name in ("run", "etc", "store"):
+                (home / name).mkdir(parents=True)
+        front, hop = _free_ports([peer["address"] for peer in peers])
+        common = {
+            "registry_cache_name": "bench",
+            "registry_cache_size": f"{size >> 20}Mi",
+            "registry_cache_max_replicas": replicas,
+            "registry_cache_upstreams": [{"host": f"127.0.0.1:{upstream.port}"}],
+            "_registry_cache_front_port": front,
+            "_registry_cache_hop_port": hop,
+        }
+        _render(folder, peers, common)
+        helper = folder / "docker-credential-bench"
+        answer = json.dumps({"ServerURL": upstream.url, "Username": UPSTREAM_USER, "Secret": upstream.secret})
+        helper.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")
+        helper.chmod(0o755)
+        peer_secret = secrets.token_hex(16)
+        users = htpasswd(folder / "htpasswd", candidate.password, cost)
+        for home in homes:
+            (home / "etc" / "peer").write_text(peer_secret)
+            (home / "content.yml").write_text(
+                _content_config(home / "store" / "registry", home / "run" / "registry.sock", helper, upstream, size)
+            )
+            auth = {"htpasswd": {"realm": "registry-cache", "path": str(users)}}
+            http = {"net": "unix", "addr": str(home / "run" / "credentials.sock")}
+            (home / "credentials.yml").write_text(registry_config(home / "run" / "nothing", http, auth=auth))
+        if not os.geteuid():
+            for path in (folder, *folder.rglob("*")):
+                os.chown(path, _UID, _UID)
+        candidate.stores = [home / "store" for home in homes]
+        quiet = {"OTEL_TRACES_EXPORTER": "none"}
+        addresses = {f"BENCH_PEER_{n}_SERVICE_HOST": peer["address"] for n, peer in enumerate(peers)}
+        logs = []
+        for n, home in enumerate(homes):
+            for name in ("content", "credentials"):
+                candidate.start(f"{name}-{n}", _unprivileged(str(binary), "serve", str(home / f"{name}.yml")), quiet)
+            for name in ("registry", "credentials"):
+                wait(lambda s=home / "run" / f"{name}.sock": _connects(s), 20, f"{home}/run/{name}.sock", every=0.05)
+            argv = varnish.command(VARNISH, *_unprivileged("sh", f"{home}/etc/front.sh"), share=[folder])
+            logs.append(candidate.start(f"front-{n}", argv, {**addresses, "HOSTNAME": f"bench-{n}"}))
+        for home, peer, log in zip(homes, peers, logs, strict=True):
+            candidate.ready(front, log, host=peer["address"])
+            wait(lambda h=home: _meets_peers(folder, h), 20, f"{peer['address']}'s peers", every=0.2)
+            candidate.serve(front, host=peer["address"])
+        yield candidate

@@ -1,0 +1,451 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The measures: each row starts its candidates, measures them in turn and stops them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import itertools
+import math
+import os
+import pathlib
+import re
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sandbox.steps import StepFailed, say
+
+from . import candidates, client, load, memory, packages
+from .candidates import Candidate
+from .client import Endpoint
+from .content import MANIFEST, Image, Library
+from .front import ours
+from .report import Goal, Result
+from .upstream import USER as UPSTREAM_USER
+from .upstream import Fault, Upstream
+
+MIB, GIB = 1 << 20, 1 << 30
+RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
+_FAR = {"latency": 0.02, "rate": 8_000_000}
+_SMALL = (2 * MIB, 2 * MIB, MIB)
+_OURS, _V3, _V2, _NGINX = "ours", "distribution 3", "distribution 2.8", "nginx proxy_cache"
+
+
+@dataclass
+class Bench:
+    """Where a row runs: a folder, what the upstream holds, the upstream."""
+
+    folder: pathlib.Path
+    library: Library
+    upstream: Upstream
+    _number: Iterator[int] = field(default_factory=itertools.count)
+
+    def new(self, what: str) -> pathlib.Path:
+        """A path for a candidate's folder."""
+        return self.folder / f"{what}-{next(self._number)}"
+
+    def image(self, sizes: Sequence[int]) -> Image:
+        """An image that nobody has seen yet."""
+        return self.library.image(f"bench/image-{next(self._number)}", sizes)
+
+    @property
+    def straight(self) -> Endpoint:
+        """The upstream itself."""
+        return Endpoint(self.upstream.port, UPSTREAM_USER, self.upstream.secret)
+
+
+Row = Callable[[Bench], list[Result]]
+ROWS: dict[str, Row] = {}
+
+
+def row(name: str) -> Callable[[Row], Row]:
+    """Register a row under a name for `--only`."""
+
+    def register(function: Row) -> Row:
+        ROWS[name] = function
+        return function
+
+    return register
+
+
+def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int = RUNS) -> dict[str, float]:
+    """The median of runs that take turns; what takes over 20 s a run is run once."""
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    long: set[str] = set()
+    for run in range(runs):
+        for name, measure in measures.items():
+            if name in long:
+                continue
+            started = time.monotonic()
+            values[name].append(measure())
+            say(f"   {run + 1}/{runs} {name}: {values[name][-1]:.4g} {unit}")
+            if time.monotonic() - started > LONG_SECONDS:
+                long.add(name)
+    return {name: statistics.median(some) for name, some in values.items()}
+
+
+def _right(*pulls: client.Pull) -> None:
+    """Refuse to measure what is wrong."""
+    for pull in pulls:
+        for transfer in pull.transfers:
+            if not transfer.right:
+                what = "wrong bytes" if transfer.wrong else transfer.error
+                raise StepFailed(f"{transfer.blob.digest[:19]} of {transfer.blob.size} bytes: {what}")
+
+
+def _pull(endpoint: Endpoint, image: Image) -> client.Pull:
+    """One checked pull, with room for it made beforehand."""
+    sinks = {blob.digest: client.Keep(blob.size) for blob in (image.manifest, *image.blobs)}
+    pull = client.pull(endpoint, image, sinks=sinks)
+    pull.check()
+    _right(pull)
+    return pull
+
+
+def _content_gets(bench: Bench, image: Image) -> float:
+    """Transfers from the upstream for each distinct blob of an image."""
+    counts = bench.upstream.counts()
+    return sum(counts.get(f"GET content {blob.digest}", 0) for blob in image.blobs) / len(image.blobs)
+
+
+def _p50(pulls: Sequence[client.Pull]) -> float:
+    return statistics.median(pull.seconds for pull in pulls)
+
+
+def _results(measure: str, unit: str, values: Mapping[str, float], goals: Mapping[str, Goal | None]) -> list[Result]:
+    """Ours against each of the peers named in `goals`."""
+    return [Result(measure, unit, peer, values[_OURS], values.get(peer), goal) for peer, goal in goals.items()]
+
+
+@row("herd-fill")
+def herd_fill(bench: Bench, clients: int = 100, seconds: float = 60, size: int = 8 * MIB) -> list[Result]:
+    """Clients that arrive all through a fill of 60 s, ours over 3 replicas."""
+    gets, first = {}, {}
+    makers = {_OURS: functools.partial(ours, replicas=3), _V3: candidates.plain, _NGINX: candidates.proxy_cache}
+    for name, make in makers.items():
+        with make(bench.new("fill"), bench.upstream) as candidate:
+            image = bench.image((size, size))
+            bench.upstream.set(latency=0.02, rate=int(size / seconds))
+            endpoints = itertools.cycle(candidate.endpoints)
+            jobs = [
+                load.Job(next(endpoints), image, after=n * seconds * 0.97 / clients, keep=False) for n in range(clients)
+            ]
+            pulls = load.run(jobs, processes=1)
+            _right(*pulls)
+            gets[name], first[name] = _content_gets(bench, image), max(pull.first_byte for pull in pulls)
+            say(f"   {name}: {gets[name]:.2f} GETs a blob, first byte after at most {first[name]:.2f} s")
+    what = f"{clients} clients arriving through a fill of {seconds:.0f} s over 3 replicas: "
+    return [
+        *_results(what + "upstream GETs per blob", "", gets, {_V3: Goal("ours", "<=", 1), _NGINX: None}),
+        *_results(what + "worst first byte", "s", first, {_V3: Goal("ours", "<=", 0.5), _NGINX: None}),
+    ]
+
+
+@row("herd-cold")
+def herd_cold(bench: Bench, clients: int = 100) -> list[Result]:
+    """A herd on a cold image against one client on a cold image."""
+    bench.upstream.set(**_FAR)
+
+    def measure(candidate: Candidate) -> float:
+        one = _pull(candidate.endpoint, bench.image(_SMALL)).seconds
+        image = bench.image(_SMALL)
+        pulls = load.run([load.Job(candidate.endpoint, image) for _ in range(clients)])
+        _right(*pulls)
+        return _p50(pulls) / one
+
+    with _together(bench, _OURS, _V3, _V2, _NGINX) as running:
+        values = alternate({c.name: lambda c=c: measure(c) for c in running}, "×")
+    what = f"herd of {clients} on a cold image, 20 ms, 8 MB/s: p50 over one client's"
+    return _results(what, "×", values, {_V3: Goal("ours", "<=", 2), _V2: None, _NGINX: None})
+
+
+@contextlib.contextmanager
+def _together(bench: Bench, *names: str, cost: int = 10) -> Iterator[list[Candidate]]:
+    """Candidates that run at the same time, and are asked in turn."""
+    makers = {_OURS: ours, _V3: candidates.plain, _V2: candidates.old, _NGINX: candidates.proxy_cache}
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(makers[name](bench.new("candidate"), bench.upstream, cost=cost)) for name in names]
+
+
+@row("herd-error")
+def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
+    """A herd on a blob that the upstream answers with 500 after a second."""
+    requests: dict[str, list[float]] = {}
+
+    def measure(candidate: Candidate) -> float:
+        image = bench.image((MIB,))
+        bad = image.layers[0]
+        bench.upstream.set(faults={bad.digest: Fault("error")})
+        pulls = load.run([load.Job(candidate.endpoint, image, bad, retries=0) for _ in range(clients)], processes=1)
+        counts = bench.upstream.counts()
+        asked = sum(count for what, count in counts.items() if what.endswith(f" blob {bad.digest}"))
+        requests.setdefault(candidate.name, []).append(asked)
+        return max(pull.seconds for pull in pulls)
+
+    with _together(bench, _OURS, _V3, _NGINX) as running:
+        last = alternate({c.name: lambda c=c: measure(c) for c in running}, "s")
+    asked = {name: statistics.median(some) for name, some in requests.items()}
+    what = f"herd of {clients} on a blob that is 500 after 1 s: "
+    return [
+        *_results(what + "upstream requests", "", asked, {_V3: Goal("ours", "<=", 1), _NGINX: None}),
+        *_results(what + "last answer", "s", last, {_V3: Goal("ours", "<=", 2), _NGINX: None}),
+    ]
+
+
+@row("warm-pull")
+def warm_pull(bench: Bench) -> list[Result]:
+    """A small image that is in the cache."""
+    bench.upstream.set()
+    bare = "distribution 3 without credentials"
+    image = bench.image(_SMALL)
+
+    def measure(candidate: Candidate, pulls: int) -> float:
+        return _p50([_pull(candidate.endpoint, image) for _ in range(pulls)])
+
+    with (
+        _together(bench, _OURS, _V3, _V2, _NGINX) as running,
+        candidates.plain(bench.new("bare"), bench.upstream, cost=0) as last,
+    ):
+        running = [*running, last]
+        for candidate in running:
+            _pull(candidate.endpoint, image)
+        slow = (_V3, _V2)
+        values = alternate({c.name: lambda c=c: measure(c, 5 if c.name in slow else 30) for c in running}, "s")
+    goals = {_V3: Goal("ratio", "<=", 1 / 30), bare: Goal("ratio", "<=", 1), _V2: None, _NGINX: None}
+    return _results("warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50", "s", values, goals)
+
+
+def _wrk(candidate: Candidate, path: str, seconds: int) -> float:
+    """Requests per second of one path, 8 connections. Refuses any answer that is not a success."""
+    endpoint = candidate.endpoint
+    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    argv = [packages.command("wrk"), "-t1", "-c8", f"-d{seconds}s", "--timeout", "30s"]
+    argv += ["-H", f"Authorization: Basic {basic}", "-H", f"Accept: {MANIFEST}"]
+    argv.append(f"http://{endpoint.host}:{endpoint.port}{path}")
+    output = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, **packages.environment()}
+    ).stdout
+    match = re.search(r"Requests/sec:\s+([0-9.]+)", output)
+    if not match or "Non-2xx" in output or "Socket errors" in output:
+        raise StepFailed(f"wrk on {candidate.name}: {output}")
+    return float(match[1])
+
+
+@row("manifest-rate")
+def manifest_rate(bench: Bench) -> list[Result]:
+    """Manifests with a credential that costs bcrypt 12."""
+    bench.upstream.set()
+    image = bench.image((MIB,))
+    path = f"/v2/{image.name}/manifests/{image.manifest.digest}"
+    with _together(bench, _OURS, _V3, cost=12) as running:
+        for candidate in running:
+            _pull(candidate.endpoint, image)
+        values = alternate({c.name: lambda c=c: _wrk(c, path, 3 if c.name == _OURS else 12) for c in running}, "GET/s")
+        for candidate in running:
+            _pull(candidate.endpoint, image)
+    return _results("manifest GET/s with a credential, bcrypt 12", "1/s", values, {_V3: Goal("ratio", ">=", 5000)})
+
+
+def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -> float:
+    """MiB per second of clients that each take one blob a round, a different one where there are more."""
+    blobs, received, seconds = image.layers, 0, 0.0
+    for number in range(rounds):
+        wanted = [blobs[(number * clients + n) % len(blobs)] for n in range(clients)]
+        pulls = load.run([load.Job(candidate.endpoint, image, blob) for blob in wanted], processes=clients)
+        _right(*pulls)
+        received += sum(pull.bytes for pull in pulls)
+        seconds += max(pull.ended for pull in pulls) - min(pull.started for pull in pulls)
+    return received / seconds / MIB
+
+
+@row("warm-bytes")
+def warm_bytes(bench: Bench, clients: int = 8, size: int = 256 * MIB) -> list[Result]:
+    """Bytes per second of one large blob that is in the cache."""
+    bench.upstream.set()
+    image = bench.image((size,))
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(_together(bench, _OURS, _V3, _NGINX))
+        running = [*running, stack.enter_context(candidates.files(bench.new("files"), bench.library.folder))]
+        for candidate in running:
+            warm = load.run([load.Job(candidate.endpoint, image, image.layers[0])], processes=1)
+            _right(*warm)
+        values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, 1) for c in running}, "MiB/s")
+    goals = {"raw nginx": Goal("ratio", ">=", 1), _V3: None, _NGINX: None}
+    return _results(f"warm blob, {clients} clients", "MiB/s", values, goals)
+
+
+def _copy(image: Image, library: Library, folder: pathlib.Path) -> pathlib.Path:
+    """A copy of the layers that is on the disk and not in memory."""
+    (folder / "blobs").mkdir(parents=True)
+    for blob in image.layers:
+        path = folder / "blobs" / blob.digest.removeprefix("sha256:")
+        shutil.copyfile(library.blob(blob.digest), path)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    return folder
+
+
+@row("warm-bytes-large")
+def warm_bytes_large(
+    bench: Bench, clients: int = 8, blobs: int = 12, size: int = 256 * MIB, limit: int = GIB
+) -> list[Result]:
+    """The same with more content than memory: each candidate in a cgroup of 1 GiB, its page cache included."""
+    what = f"warm blobs, {clients} clients, {blobs * size / GIB:.0f} GiB through {limit / GIB:.0f} GiB of memory"
+    goal = Goal("ratio", ">=", 0.9)
+    bench.upstream.set()
+    with memory.limit("ours", limit) as first, memory.limit("files", limit) as second:
+        if first is None or second is None:
+            return [Result(what, "MiB/s", "raw nginx", None, None, goal, "no memory cgroup can be made here")]
+        image = bench.image([size] * blobs)
+        copy = _copy(image, bench.library, bench.new("copy"))
+        with (
+            ours(bench.new("large"), bench.upstream, size=4 * blobs * size, cgroup=first) as mine,
+            candidates.files(bench.new("files"), copy, second) as files,
+        ):
+            for candidate in (mine, files):
+                for blob in image.layers:
+                    _right(*load.run([load.Job(candidate.endpoint, image, blob, keep=False)], processes=1))
+            rounds = -(-2 * blobs // clients)  # each blob twice
+            values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, rounds) for c in (mine, files)}, "MiB/s")
+        shutil.rmtree(copy)
+        bench.library.forget(image)
+    return _results(what, "MiB/s", values, {"raw nginx": goal})
+
+
+@row("cold-pull")
+def cold_pull(bench: Bench, size: int = 16 * MIB) -> list[Result]:
+    """One client on an image that nobody has, against pulling it straight from upstream."""
+    bench.upstream.set(**_FAR)
+    straight = "straight from upstream"
+
+    def measure(endpoint: Endpoint) -> float:
+        image = bench.image((size, size, size))
+        try:
+            return _pull(endpoint, image).seconds
+        finally:
+            bench.library.forget(image)
+
+    with _together(bench, _OURS, _V3) as running:
+        endpoints = {**{c.name: c.endpoint for c in running}, straight: bench.straight}
+        values = alternate({name: lambda e=e: measure(e) for name, e in endpoints.items()}, "s")
+    what = f"cold pull, one client, 3 × {size // MIB} MiB, 20 ms, 8 MB/s"
+    return _results(what, "s", values, {straight: Goal("ratio", "<=", 1.05), _V3: None})
+
+
+def _right_again(endpoint: Endpoint, image: Image, seconds: float = 35) -> float:
+    """Seconds until a fresh pull of the only layer is right; endless if that takes longer than waited for."""
+    started, blob = time.monotonic(), image.layers[0]
+    while time.monotonic() - started < seconds:
+        pull = client.get(endpoint, image, blob, client.Keep(blob.size), resume=False, retries=0)
+        pull.check()
+        if pull.transfers[0].right:
+            return time.monotonic() - started
+        time.sleep(0.1)
+    return math.inf
+
+
+def _faulty(bench: Bench, candidate: Candidate, kind: str, times: int, size: int) -> tuple[float, float]:
+    """Wrong bodies that ended as complete, and the longest time until a fresh pull is right."""
+    images = [bench.image((size,)) for _ in range(times)]
+    bench.upstream.set(faults={image.layers[0].digest: Fault(kind, times=1) for image in images})
+    wrong, longest = 0, 0.0
+    for image in images:
+        blob = image.layers[0]
+        # What comes after a cut is asked for by Range; a corrupt answer is judged as it is.
+        again = {"resume": kind == "cut", "retries": client.RETRIES if kind == "cut" else 0}
+        pull = client.get(candidate.endpoint, image, blob, client.Keep(blob.size), **again)
+        pull.check()
+        wrong += pull.transfers[0].wrong
+        longest = max(longest, _right_again(candidate.endpoint, image) if math.isfinite(longest) else 0)
+    say(f"   {candidate.name}, {kind}: {wrong} of {times} wrong, right again within {longest:.2f} s")
+    return wrong, longest
+
+
+@row("faults")
+def faults(bench: Bench, times: int = 20, size: int = 4 * MIB) -> list[Result]:
+    """A cut that the client resumes by Range, and a corrupt byte."""
+    found: dict[str, tuple[float, float]] = {}
+    results = []
+    for kind, text in (("cut", "cut in the middle, resumed by Range"), ("corrupt", "one corrupt byte")):
+        with _together(bench, _OURS, _V3, _NGINX) as running:
+            found = {c.name: _faulty(bench, c, kind, times, size) for c in running}
+        wrong = {name: value for name, (value, _) in found.items()}
+        again = {name: value for name, (_, value) in found.items()}
+        what = f"{text}, {times} blobs: "
+        results += _results(what + "wrong bodies ended as complete", "", wrong, {_V3: Goal("ours", "<=", 0), _NGINX: None})
+        results += _results(what + "fresh pull right within", "s", again, {_V3: Goal("ours", "<=", 30), _NGINX: None})
+    return results
+
+
+@contextlib.contextmanager
+def _highest(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
+    """A list of one: the highest value seen while the block runs."""
+    highest, done = [value()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            highest[0] = max(highest[0], value())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield highest
+    finally:
+        done.set()
+        thread.join()
+        highest[0] = max(highest[0], value())
+
+
+@row("disk")
+def disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
+    """Used blocks while five times the limit is pulled; the hottest image is asked for all the time."""
+    used, refetched = {}, {}
+    for name, make in {_OURS: functools.partial(ours, size=limit), _V3: candidates.plain}.items():
+        bench.upstream.set()
+        with make(bench.new("disk"), bench.upstream) as candidate, _highest(candidate.used) as highest:
+            hot = bench.image((size, size))
+            _pull(candidate.endpoint, hot)
+            for number in range(5 * limit // (2 * size)):
+                image = bench.image((size, size))
+                _pull(candidate.endpoint, image)
+                bench.library.forget(image)
+                if number % 3 == 2:
+                    _pull(candidate.endpoint, hot)
+            before = _content_gets(bench, hot)
+            _pull(candidate.endpoint, hot)
+            refetched[name] = _content_gets(bench, hot) - before
+        used[name] = highest[0] / limit
+        say(f"   {name}: {used[name]:.3f} × the limit, hottest image fetched again: {refetched[name]:.2f}")
+    return [
+        *_results("used disk after 5 × the limit, over the limit", "×", used, {_V3: Goal("ours", "<=", 1)}),
+        *_results("after that, fetches per blob of the hottest image", "", refetched, {_V3: Goal("ours", "<=", 0)}),
+    ]
+
+
+@row("memory")
+def memory_use(bench: Bench, clients: int = 100, size: int = GIB) -> list[Result]:
+    """Anonymous and shared memory of one replica: idle, and with 100 clients on one blob as it comes."""
+    bench.upstream.set(latency=0.02, rate=50_000_000)
+    idle, busy = {}, {}
+    image = bench.image((size,))
+    for name, make in {_OURS: ours, _V3: candidates.plain}.items():
+        with make(bench.new("memory"), bench.upstream) as candidate:
+            time.sleep(2)  # what a start leaves behind is given back
+            idle[name] = memory.resident(candidate.pids()) / MIB
+            jobs = [load.Job(candidate.endpoint, image, image.layers[0], keep=False) for _ in range(clients)]
+            with _highest(lambda c=candidate: memory.resident(c.pids()) / MIB) as highest:
+                _right(*load.run(jobs))
+            busy[name] = highest[0]
+        say(f"   {name}: {idle[name]:.0f} MiB idle, {busy[name]:.0f} MiB busy")
+    bench.library.forget(image)
+    return [
+        *_results("memory, idle", "MiB", idle, {_V3: Goal("ours", "<=", 100)}),
+        *_results(f"memory, {clients} clients on a blob of {size // MIB} MiB", "MiB", busy, {_V3: Goal("ours", "<=", 300)}),
+    ]

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command registry is the CNCF distribution registry as a bounded, verifying pull-through cache: only the parts that
+// such a cache uses, and two extensions registered through the registry's own extension points.
+package main
+
+import (
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry"
+	_ "github.com/distribution/distribution/v3/registry/auth/htpasswd"
+	_ "github.com/distribution/distribution/v3/registry/proxy"
+	_ "github.com/distribution/distribution/v3/registry/storage/driver/filesystem"
+	"github.com/sirupsen/logrus"
+
+	_ "pullthrough.registry_cache/docker/registry/internal/bounded"
+	_ "pullthrough.registry_cache/docker/registry/internal/verify"
+)
+
+// headerTimeout is how long the upstream may take to begin an answer. Without it one that hangs blocks every request:
+// the registry asks it for its challenge under a lock, by a request that nothing ends.
+const headerTimeout = 30 * time.Second
+
+func main() {
+	if t, ok := http.DefaultTransport.(*http.Transport); ok {
+		t.ResponseHeaderTimeout = headerTimeout
+	}
+	registry.RegisterHandler(quietAbort)
+	if registry.RootCmd.Execute() != nil {
+		os.Exit(1)
+	}
+}
+
+// quietAbort restores an intended abort, which the registry's own panic handler turns into a logged stack trace.
+func quietAbort(_ *configuration.Configuration, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			switch p := recover().(type) {
+			case nil:
+			case *logrus.Entry:
+				if p.Message == http.ErrAbortHandler.Error() {
+					panic(http.ErrAbortHandler)
+				}
+				panic(p)
+			default:
+				panic(p)
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}

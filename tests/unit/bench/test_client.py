@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bench's client pulls as containerd does, and believes no body that it has not hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from bench import client, load
+from bench.client import Endpoint, Keep, Stream
+from bench.content import Blob, Image
+from bench.upstream import Fault, Server, Settings, State
+
+BODY = bytes(range(256)) * 4
+BLOB = Blob(f"sha256:{hashlib.sha256(BODY).hexdigest()}", len(BODY))
+PATH = f"/v2/some/blobs/{BLOB.digest}"
+
+
+@pytest.fixture
+def scripted() -> Iterator[Callable[..., tuple[Endpoint, list[bytes]]]]:
+    """A server that gives one prepared answer a connection, and notes what it was asked."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def start(*answers: bytes) -> tuple[Endpoint, list[bytes]]:
+        asked: list[bytes] = []
+
+        def serve() -> None:
+            for answer in answers:
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(connection.recv(65536))
+                    connection.sendall(answer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        return Endpoint(listener.getsockname()[1], "nodes", "password", timeout=5), asked
+
+    yield start
+    listener.close()
+
+
+def answer(body: bytes, status: str = "200 OK", length: int | None = None, more: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n{more}\r\n".encode() + body
+
+
+def fetch(endpoint: Endpoint, sink: client.Sink | None = None, **options: bool | int) -> client.Transfer:
+    transfer = client.Session(endpoint).fetch(PATH, BLOB, sink or Keep(BLOB.size), **options)
+    transfer.check()
+    return transfer
+
+
+@pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
+def test_a_cut_is_resumed_by_range(scripted: Callable, sink: client.Sink) -> None:
+    rest = answer(BODY[300:], "206 Partial Content", more=f"Content-Range: bytes 300-{BLOB.size - 1}/{BLOB.size}\r\n")
+    endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size), rest)
+    transfer = fetch(endpoint, sink)
+    assert transfer.right
+    assert (transfer.requests, transfer.resumed) == (2, 1)
+    assert b"Range: bytes=300-\r\n" in asked[1]
+    assert b"Range:" not in asked[0]
+
+
+@pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
+def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: client.Sink) -> None:
+    endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), answer(BODY))
+    assert fetch(endpoint, sink).right
+
+
+def test_another_range_than_asked_for_is_not_taken(scripted: Callable) -> None:
+    other = answer(BODY[200:], "206 Partial Content", more=f"Content-Range: bytes 200-{BLOB.size - 1}/{BLOB.size}\r\n")
+    endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), other)
+    transfer = fetch(endpoint)
+    assert not transfer.complete
+    assert not transfer.wrong
+
+
+def test_without_resume_a_cut_ends_it(scripted: Callable) -> None:
+    endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size))
+    transfer = fetch(endpoint, resume=False)
+    assert (transfer.complete, transfer.wrong, len(asked)) == (False, False, 1)
+
+
+def test_a_server_error_is_tried_again(scripted: Callable) -> None:
+    endpoint, asked = scripted(answer(b"", "500 Oops"), answer(b"", "503 Later"), answer(BODY))
+    assert fetch(endpoint).right
+    assert len(asked) == 3
+
+
+def test_it_gives_up_after_so_many_tries(scripted: Callable) -> None:
+    endpoint, asked = scripted(*[answer(b"", "500 Oops")] * 9)
+    transfer = fetch(endpoint, retries=2)
+    assert (transfer.complete, transfer.status, len(asked)) == (False, 500, 3)
+
+
+def test_what_is_not_there_is_not_asked_for_again(scripted: Callable) -> None:
+    endpoint, asked = scripted(*[answer(b"", "404 Not Found")] * 2)
+    assert not fetch(endpoint).complete
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("sink", [lambda: Keep(BLOB.size), Stream], ids=["kept", "streamed"])
+@pytest.mark.parametrize(
+    "body", [BODY[:500] + b"x" + BODY[501:], BODY[:-1], BODY + b"x"], ids=["a byte", "too short", "too long"]
+)
+def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], client.Sink], body: bytes) -> None:
+    endpoint, _ = scripted(answer(body))
+    transfer = fetch(endpoint, sink())
+    assert transfer.complete
+    assert transfer.wrong
+    assert not transfer.right
+
+
+def test_a_pull_through_tokens_and_redirects(endpoint: Endpoint, state: State, image: Image) -> None:
+    pull = client.pull(endpoint, image)
+    pull.check()
+    assert not pull.failed
+    assert [transfer.right for transfer in pull.transfers] == [True] * 4
+    assert pull.bytes == image.size + image.manifest.size
+    assert state.counts[f"HEAD manifest {image.name}:latest"] == 1
+    assert all(state.counts[f"GET content {blob.digest}"] == 1 for blob in image.blobs)
+
+
+def test_a_pull_goes_on_after_a_cut(endpoint: Endpoint, server: Server, state: State, image: Image) -> None:
+    state.settings = Settings(faults={image.layers[0].digest: Fault("cut", times=1)})
+    pull = client.pull(endpoint, image)
+    pull.check()
+    assert all(transfer.right for transfer in pull.transfers)
+    assert sum(transfer.resumed for transfer in pull.transfers) == 1
+
+
+def test_a_corrupt_layer_is_wrong_and_its_pull_not_failed(endpoint: Endpoint, state: State, image: Image) -> None:
+    state.settings = Settings(faults={image.layers[0].digest: Fault("corrupt")})
+    pull = client.pull(endpoint, image)
+    pull.check()
+    assert [t.blob.digest for t in pull.transfers if t.wrong] == [image.layers[0].digest]
+
+
+def test_a_wrong_password_fails_the_pull(endpoint: Endpoint, image: Image) -> None:
+    pull = client.pull(Endpoint(endpoint.port, endpoint.user, "wrong"), image)
+    pull.check()
+    assert pull.failed
+    assert pull.first_byte == float("inf")
+
+
+def test_many_clients_at_once(endpoint: Endpoint, state: State, image: Image) -> None:
+    jobs = [load.Job(endpoint, image, after=0.2 * (n == 3)) for n in range(4)]
+    jobs.append(load.Job(endpoint, image, image.layers[1], keep=False))
+    pulls = load.run(jobs)
+    assert all(transfer.right for pull in pulls for transfer in pull.transfers)
+    assert [len(pull.transfers) for pull in pulls] == [4, 4, 4, 4, 1]
+    assert pulls[3].started - pulls[0].started > 0.1
+    assert state.counts[f"GET content {image.layers[1].digest}"] == 5
+
+
+def test_a_manifest_is_what_its_digest_says(state: State, image: Image) -> None:
+    manifest = json.loads(state.library.manifest(image.manifest.digest).read_bytes())
+    assert [layer["size"] for layer in manifest["layers"]] == [blob.size for blob in image.layers]
+    assert state.library.image("bench/some", (3 << 20, 100_000)) == image

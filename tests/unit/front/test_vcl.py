@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The front's VCL: it compiles, and every case of varnishtest in cases/ passes, on both versions of Varnish."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from sandbox import front, varnish
+
+CASES = sorted((pathlib.Path(__file__).parent / "cases").glob("*.vtc"))
+SECRET = "the-secret-of-the-peers"
+
+# What a case may ask for in a line "# variant: NAME"; without one it gets "default".
+VARIANTS: dict[str, dict[str, Any]] = {
+    "default": {"registry_cache_size": "64Mi"},
+    "apart": {"registry_cache_share_blobs": False},
+    "brief": {"registry_cache_auth_ttl": 2},
+    "small": {"registry_cache_size": "2Mi"},
+}
+# Who is in the ring, in a line "# peers: NAME".
+PEERS = {"alone": ["peer0"], "away": ["peer1", "peer2"]}
+
+
+def _peers(folder: pathlib.Path, names: list[str], probe: str = "") -> str:
+    backends = [f'backend {name} {{ .path = "{folder}/{name}.sock"; .connect_timeout = 0.5s; {probe} }}' for name in names]
+    members = [f"owners.add_backend({name});" for name in names]
+    return "\n".join([*backends, "sub vcl_init { new owners = directors.shard();", *members, "owners.reconfigure(); }", ""])
+
+
+@pytest.fixture(scope="session")
+def variants() -> Iterator[dict[str, pathlib.Path]]:
+    """The VCL of every variant, each in a folder of its own."""
+    # Not pytest's folder: a socket's path has at most 108 bytes.
+    base = pathlib.Path(tempfile.mkdtemp(prefix="front-"))
+    folders = {}
+    for name, variables in VARIANTS.items():
+        folders[name] = base / name
+        folders[name].mkdir()
+        front.render(folders[name], **variables)
+        (folders[name] / "peer").write_text(SECRET)
+    yield folders
+    shutil.rmtree(base)
+
+
+def _word(case: str, name: str, default: str) -> str:
+    match = re.search(rf"(?m)^# {name}: (\w+)$", case)
+    return match[1] if match else default
+
+
+def _run(case: pathlib.Path, version: str, variants: dict[str, pathlib.Path]) -> subprocess.CompletedProcess[str]:
+    text = case.read_text()
+    source = variants[_word(text, "variant", "default")]
+    with tempfile.TemporaryDirectory(prefix="vtc-") as name:
+        folder = pathlib.Path(name)
+        # The sockets' folder is in the text of the VCL: each run has one of its own.
+        for file in source.iterdir():
+            (folder / file.name).write_text(file.read_text().replace(str(source), str(folder)))
+        vcl, probes = re.subn(r"(?m)^(probe alive|  \.probe =) .*\n", "", (folder / "front.vcl").read_text())
+        assert probes == 2
+        # A server of a case is asked what the case says, and no probe in between; a case sets who is healthy.
+        (folder / "front.vcl").write_text(vcl)
+        (folder / "peers.vcl").write_text(_peers(folder, PEERS[_word(text, "peers", "alone")]))
+        shutil.copy(case, folder)
+        arguments = [*front.parameters(folder), "-s memory=malloc,8m -s store=malloc,64m -i peer0 -j none", f"-p vcl_path={folder}"]
+        macros = {"run": str(folder), "vcl": f"{folder}/front.vcl", "secret": SECRET, "arguments": " ".join(arguments)}
+        defines = [word for key, value in macros.items() for word in ("-D", f"{key}={value}")]
+        argv = varnish.command(version, "varnishtest", "-t", "60", *defines, f"{folder}/{case.name}", share=[folder])
+        return subprocess.run(argv, capture_output=True, text=True, check=False)
+
+
+Runs = dict[tuple[str, str], Future[subprocess.CompletedProcess[str]]]
+
+
+@pytest.fixture(scope="session")
+def runs(request: pytest.FixtureRequest, variants: dict[str, pathlib.Path]) -> Iterator[Runs]:
+    """All chosen cases, a few at a time: they wait more than they compute."""
+    chosen = [item.callspec.params for item in request.session.items if getattr(item, "originalname", "") == "test_case"]  # type: ignore[attr-defined]
+    for version in {parameters["version"] for parameters in chosen}:
+        varnish.root(version)
+    with ThreadPoolExecutor(6) as executor:
+        yield {
+            (parameters["case"].stem, parameters["version"]): executor.submit(_run, parameters["case"], parameters["version"], variants)
+            for parameters in chosen
+        }
+
+
+@pytest.mark.parametrize("version", varnish.VERSIONS)
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.stem)
+def test_case(case: pathlib.Path, version: str, runs: Runs) -> None:
+    result = runs[case.stem, version].result()
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("version", varnish.VERSIONS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_compiles(variant: str, version: str, variants: dict[str, pathlib.Path]) -> None:
+    folder = variants[variant]
+    (folder / "peers.vcl").write_text(_peers(folder, ["peer0", "peer1"], ".probe = alive;"))
+    storage = ("-s", "memory=malloc,1m", "-s", "store=malloc,1m")
+    argv = varnish.command(
+        version, "varnishd", "-C", "-j", "none", "-n", "/tmp/work", *storage, "-p", f"vcl_path={folder}", "-f", f"{folder}/front.vcl", share=[folder]
+    )
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) >= 10

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What kind and CoreDNS are told, and that a client touches its own nodes alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox import client, cluster, images
+from sandbox.settings import Sandbox
+
+COREFILE = ".:53 {\n    kubernetes cluster.local\n    forward . /etc/resolv.conf {\n       max_concurrent 9\n    }\n}\n"
+
+
+def test_each_node_has_its_image() -> None:
+    ours, newest = f"{images.NODE_IMAGE}:1", f"{images.NODE_IMAGE}:2"
+    nodes = cluster._config(ours, ours, newest)["nodes"]
+    assert nodes == [
+        {"role": "control-plane", "image": ours},
+        {"role": "worker", "image": ours},
+        {"role": "worker", "image": newest},
+    ]
+
+
+def test_the_pod_network_is_kinds_on_kinds_own_image() -> None:
+    assert "disableDefaultCNI" not in str(cluster._config("kindest/node:v1"))
+    assert "disableDefaultCNI" in str(cluster._config(f"{images.NODE_IMAGE}:1"))
+
+
+@pytest.mark.parametrize(("ours", "forward"), [(True, "198.18.0.1"), (False, "/etc/resolv.conf")])
+def test_googles_names_come_before_the_way_out(ours: bool, forward: str) -> None:
+    text = cluster._google_names(COREFILE, "198.19.0.1", ours)
+    assert text.index("198.19.0.1 iam.googleapis.com") < text.index(f"forward . {forward} {{")
+    assert text.count("forward .") == 1
+
+
+def test_only_nodes_of_this_cluster_are_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "nodes", lambda _sandbox: ["registry-cache-test-control-plane"])
+    monkeypatch.setattr(client.subprocess, "run", lambda *_words, **_more: pytest.fail("a command ran"))
+    nodes = client.Cluster(Sandbox("test"))
+    for act in (nodes.stop, nodes.start, nodes.pause, nodes.unpause, nodes.cut, nodes.mend, nodes.endpoint):
+        with pytest.raises(ValueError, match="is no node of registry-cache-test"):
+            act("registry-cache-demo-control-plane")
+
+
+def test_the_test_cluster_has_three_nodes_and_the_demo_one() -> None:
+    assert (Sandbox("test").workers, Sandbox("demo").workers) == (2, 0)
