@@ -52,7 +52,7 @@ def _render(folder: pathlib.Path, replicas: Sequence[Mapping[str, Any]], common:
     paths = {"src": f"{_ROLE}/templates/{{{{ item.1 }}}}.j2", "dest": "{{ item.0.etc }}/{{ item.1 }}"}
     task = {
         "ansible.builtin.template": paths,
-        "loop": "{{ replicas | product(['front.sh', 'front.vcl']) }}",
+        "loop": "{{ replicas | product(['front.sh', 'front.vcl', 'peers.vcl']) }}",
         "vars": {
             **common,
             "_registry_cache_run": "{{ item.0.run }}",
@@ -159,7 +159,7 @@ def ours(
         common = {
             "registry_cache_name": "bench",
             "registry_cache_size": f"{size >> 20}Mi",
-            "registry_cache_max_replicas": replicas,
+            "_registry_cache_peers": [peer["address"] for peer in peers],
             "registry_cache_upstreams": [{"host": f"127.0.0.1:{upstream.port}"}],
             "_registry_cache_front_port": front,
             "_registry_cache_hop_port": hop,
@@ -184,7 +184,6 @@ def ours(
                 os.chown(path, _UID, _UID)
         candidate.stores = [home / "store" for home in homes]
         quiet = {"OTEL_TRACES_EXPORTER": "none"}
-        addresses = {f"BENCH_PEER_{n}_SERVICE_HOST": peer["address"] for n, peer in enumerate(peers)}
         logs = []
         for n, home in enumerate(homes):
             for name in ("content", "credentials"):
@@ -192,7 +191,7 @@ def ours(
             for name in ("registry", "credentials"):
                 wait(lambda s=home / "run" / f"{name}.sock": _connects(s), 20, f"{home}/run/{name}.sock", every=0.05)
             argv = varnish.command(VARNISH, *_unprivileged("sh", f"{home}/etc/front.sh"), share=[folder])
-            logs.append(candidate.start(f"front-{n}", argv, {**addresses, "HOSTNAME": f"bench-{n}"}))
+            logs.append(candidate.start(f"front-{n}", argv, {"HOSTNAME": f"bench-{n}"}))
         for home, peer, log in zip(homes, peers, logs, strict=True):
             candidate.ready(front, log, host=peer["address"])
             wait(lambda h=home: _meets_peers(folder, h), 20, f"{peer['address']}'s peers", every=0.2)
