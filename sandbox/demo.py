@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from .client import NAMESPACE, USER, Cache, Cluster, Google
 from .settings import NODE_PORT, PROJECT, REPOSITORY, ROOT, UPSTREAM_HOST, Sandbox
 
 _IMAGE = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/hello:1.0"
+_HERD = 20  # clients
 _SITE = ("ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/site.yml")
 
 
@@ -66,22 +68,43 @@ def empty(cluster: Cluster) -> None:
         cluster.forget_image(_IMAGE)
 
 
-def pulls(cluster: Cluster, cache: Cache, google: Google) -> None:
+def pulls(cluster: Cluster, google: Google) -> None:
     """A pod from the cache; then one whose node holds nothing of it."""
     google.reset_counters()
     seconds = cluster.run_pod("hello", _IMAGE)
     blobs = google.counters()["blob_get"]
     prove(blobs > 0, f"first pull: a pod is Running from {_IMAGE} after {seconds:.1f} s; upstream blob GETs: {blobs}")
 
-    cluster.warm(cache.password, "hello", "1.0")
     cluster.delete_pod("hello")
     cluster.forget_image(_IMAGE)
     google.reset_counters()
     seconds = cluster.run_pod("hello", _IMAGE)
     pulled = cluster.pulled("hello", _IMAGE)
     blobs = google.counters()["blob_get"]
-    text = f"node emptied of the image, both replicas hold it: pulled again in {seconds:.1f} s; upstream blob GETs: {blobs}"
+    text = f"node emptied of the image: pulled again in {seconds:.1f} s; upstream blob GETs: {blobs}"
     prove(pulled and blobs == 0, text)
+
+
+def herd(sandbox: Sandbox, google: Google) -> None:
+    """Many clients at once, on an image that no replica has, from a slow upstream."""
+    google.reset_counters()
+    google.fault(f"{REPOSITORY}/hello/blobs/", count=100, bytes_per_second=400_000)
+    started = time.monotonic()
+    with ThreadPoolExecutor(_HERD) as executor:
+        pulled = list(executor.map(lambda _: Cache(sandbox).pull("hello", "2.0"), range(_HERD)))
+    seconds = time.monotonic() - started
+    google.reset_faults()
+    asked = sum(blobs for blobs, _, _ in pulled)
+    served = sum(size for _, size, _ in pulled)
+    counted = google.counters()["blobs"]
+    fetched, came = sum(blob["blob_get"] for blob in counted.values()), sum(blob.get("blob_bytes", 0) for blob in counted.values())
+    worst = max(blob["blob_get"] for blob in counted.values())
+    prove(
+        worst == 1,
+        f"{_HERD} clients at once pull a new image from a slow upstream in {seconds:.1f} s, every digest right: {asked} blobs asked "
+        f"of the cache, {fetched} of the upstream; {served / 1e6:.0f} MB served, {came / 1e6:.1f} MB fetched, "
+        f"{100 * (1 - came / served):.0f}% saved",
+    )
 
 
 def credentials(cache: Cache) -> None:
@@ -112,7 +135,8 @@ def main() -> None:
         print("\nProved in this run:")
         ready = len(cluster.replicas())
         prove(ready == 2, f"site.yml: {ready} replicas ready after {seconds:.0f} s (changed={changed})")
-        pulls(cluster, cache, google)
+        pulls(cluster, google)
+        herd(sandbox, google)
         credentials(cache)
         grant(cache, google)
         changed, seconds = site()

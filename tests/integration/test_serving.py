@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 from sandbox.client import NAMESPACE, USER, Cache, Cluster, Google
@@ -44,10 +45,19 @@ def test_secrets_lie_in_secrets_only(cluster: Cluster, sandbox: Sandbox, cache: 
     kinds = "configmaps,statefulsets,services,serviceaccounts,pods,poddisruptionbudgets,events"
     everything = json.dumps(cluster.get(kinds, "--namespace", NAMESPACE))
     assert "external_account" in everything  # the test looks at what it means to
-    for secret in (cache.password, sandbox.operator_token.read_text().strip(), "$2"):
+    peers = cluster.get("secret", "registry-cache-peers", "--namespace", NAMESPACE)["data"]["peer"]
+    for secret in (cache.password, sandbox.operator_token.read_text().strip(), "$2", base64.b64decode(peers).decode()):
         assert secret not in everything
-    logs = cluster.kubectl("logs", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=registry-cache")
-    assert cache.password not in logs and "ya29." not in logs
+    cache.status((USER, cache.password))
+    selector = ("--selector", "app.kubernetes.io/name=registry-cache")
+    logs = cluster.kubectl("logs", "--namespace", NAMESPACE, *selector, "--all-containers", "--prefix", "--tail=-1")
+    authorization = base64.b64encode(f"{USER}:{cache.password}".encode()).decode()
+    for pod in cluster.replicas():
+        inside = ("exec", "--namespace", NAMESPACE, pod, "--container", "front", "--")
+        logs += cluster.kubectl(*inside, "varnishlog", "-n", "/run/registry-cache/front", "-d", "-g", "raw")
+    assert "/alive" in logs
+    for secret in (cache.password, authorization, base64.b64decode(peers).decode(), "ya29."):
+        assert secret not in logs
 
 
 def test_every_node_answers_on_loopback(cluster: Cluster) -> None:

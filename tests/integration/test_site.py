@@ -156,6 +156,14 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("registry_cache_users", "72 bytes"),
     ),
     "port out of range": ({"registry_cache_node_port": 80}, ("registry_cache_node_port", "30000")),
+    "size without a unit": ({"registry_cache_size": "20"}, ("registry_cache_size", "20Gi")),
+    "size too small": ({"registry_cache_size": "1Mi"}, ("registry_cache_size", "64Mi")),
+    "too many places for replicas": ({"registry_cache_max_replicas": 65}, ("registry_cache_max_replicas", "64")),
+    "more replicas than places": (
+        {"registry_cache_replicas": 3, "registry_cache_max_replicas": 2},
+        ("registry_cache_replicas", "registry_cache_max_replicas"),
+    ),
+    "credentials never checked again": ({"registry_cache_auth_ttl": 0}, ("registry_cache_auth_ttl", "60")),
     "replicas not a number": ({"registry_cache_replicas": "many"}, ("registry_cache_replicas",)),
     "verify image of another upstream": (
         {"registry_cache_verify_image": "docker.io/library/hello:1.0"},
