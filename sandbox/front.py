@@ -16,7 +16,7 @@ _ROLE = ROOT / "roles" / "cache"
 
 
 def render(folder: pathlib.Path, **variables: Any) -> None:
-    """Write front.vcl, peers.vcl and front.sh into a folder, which also is their run-time folder, from the role's own templates.
+    """Write the VCL and the scripts of the front into a folder, which also is their run-time folder, from the role's own templates.
 
     :param variables: variables of the role; what only a cluster has is set here.
     :raises subprocess.CalledProcessError: a template does not render; the output says where.
@@ -35,7 +35,7 @@ def render(folder: pathlib.Path, **variables: Any) -> None:
         {
             "ansible.builtin.template": {"src": str(_ROLE / "templates" / f"{name}.j2"), "dest": str(folder / name)},
         }
-        for name in ("front.vcl", "peers.vcl", "front.sh")
+        for name in ("front.vcl", "peers.vcl", "front.sh", "drain.sh")
     ]
     play = [{"hosts": "localhost", "gather_facts": False, "vars_files": [str(file) for file in files], "tasks": tasks}]
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

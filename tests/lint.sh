@@ -6,6 +6,14 @@ yamllint --strict .
 # Scenarios lie elsewhere than playbooks, beside which Ansible looks for collections.
 export ANSIBLE_COLLECTIONS_PATH="$PWD/playbooks/collections"
 ansible-lint --strict --offline
-git ls-files --cached --others --exclude-standard | while read -r file; do
-  [ -f "$file" ] && head -c 2 "$file" | grep -q '^#!' && head -n 1 "$file" | grep -Eq '(ba)?sh$' && echo "$file"
-done | xargs shellcheck
+# A template is no script yet: it is judged as it renders.
+rendered=$(mktemp -d)
+python -c 'import pathlib, sys; from sandbox import front; front.render(pathlib.Path(sys.argv[1]))' "$rendered"
+{
+  git ls-files --cached --others --exclude-standard | grep -v '\.j2$' | while read -r file; do
+    [ -f "$file" ] && head -c 2 "$file" | grep -q '^#!' && head -n 1 "$file" | grep -Eq '(ba)?sh$' && echo "$file"
+  done
+  ls "$rendered"/*.sh
+} | xargs shellcheck
+rm -r "$rendered"
+(cd docker/registry && gofmt -l . | { ! grep .; } && go vet ./...)

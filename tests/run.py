@@ -21,6 +21,7 @@ _MOLECULE = (*_SANDBOX, "run", "--", "molecule")
 STAGES: dict[str, Sequence[str]] = {
     "lint": (*_TOOL, "sh", "tests/lint.sh"),
     "unit": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "tests/unit"),
+    "go": ("sh", "-c", "cd docker/registry && go test ./..."),
     "sanity": (*_TOOL, "python", "-m", "tests.sanity"),
     "sandbox": (*_SANDBOX, "up"),  # molecule's `default` would do it too, but without showing its steps
     "molecule-site": (*_MOLECULE, "test", "--scenario-name", "site", "--destroy", "never"),
