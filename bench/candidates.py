@@ -84,13 +84,14 @@ class Candidate:
         return [int(path.read_text().split()[0]) for path in self._pid_files]
 
     def used(self) -> int:
-        """Bytes in used blocks of the stores of all replicas."""
-        total = 0
+        """Bytes in used blocks of the stores of all replicas. A file that is moved meanwhile counts once."""
+        sizes = {}
         for folder, _, names in (entry for store in self.stores for entry in os.walk(store)):
             for path in (folder, *(f"{folder}/{name}" for name in names)):
                 with contextlib.suppress(OSError):  # files come and go
-                    total += os.lstat(path).st_blocks * 512
-        return total
+                    status = os.lstat(path)
+                    sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+        return sum(sizes.values())
 
     def stop(self) -> None:
         """End all processes. A child that outlives its parent, as varnishd's can, is ended too."""

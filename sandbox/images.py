@@ -173,9 +173,10 @@ def _iptables(root: pathlib.Path) -> tuple[list[tuple[str, pathlib.Path]], list[
     multi = "/usr/sbin/xtables-nft-multi"
     names = ("iptables", "ip6tables")
     commands = [f"{name}{suffix}" for name in names for suffix in ("", "-save", "-restore")]
-    linked = _output("chroot", str(root), "ldd", multi).split()
-    paths = [multi, *(word for word in linked if word.startswith("/"))]
-    paths += [f"/{file.relative_to(root)}" for file in (root / "usr/lib/x86_64-linux-gnu/xtables").glob("*.so")]
+    extensions = [f"/{file.relative_to(root)}" for file in (root / "usr/lib/x86_64-linux-gnu/xtables").glob("*.so")]
+    # An extension may need what the program does not: `statistic`, of every Service with two endpoints, needs libm.
+    linked = _output("chroot", str(root), "ldd", multi, *extensions).split()
+    paths = [multi, *extensions, *(word for word in linked if word.startswith("/") and not word.endswith(":"))]
     files = [(path, (root / path.lstrip("/")).resolve()) for path in dict.fromkeys(paths)]
     return files, [(f"/usr/sbin/{command}", multi) for command in commands]
 
