@@ -13,6 +13,9 @@ import ssl
 import sys
 import tarfile
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 
 import httpx
 
@@ -22,6 +25,28 @@ from sandbox.settings import LOCATION, PROJECT, REPOSITORY, UPSTREAM_HOST, Sandb
 IMAGES = ("hello:1.0", "hello:2.0", "other:1.0", "other:2.0")
 _BUSYBOX = pathlib.Path("/bin/busybox")
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+@dataclass(frozen=True)
+class Blob:
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Image:
+    """What was pushed. layers: those of its own content."""
+
+    name: str
+    tag: str
+    digest: str
+    config: Blob
+    busybox: Blob
+    layers: tuple[Blob, ...]
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return (self.config, self.busybox, *self.layers)
 
 
 def _digest(content: bytes) -> str:
@@ -39,38 +64,57 @@ def _layer(files: dict[str, bytes]) -> tuple[bytes, str]:
     return gzip.compress(buffer.getvalue(), mtime=0), _digest(buffer.getvalue())
 
 
-def _push_blob(client: httpx.Client, name: str, content: bytes) -> dict[str, str | int]:
+def _push_blob(client: httpx.Client, name: str, content: bytes) -> Blob:
     digest = _digest(content)
     if client.head(f"/v2/{name}/blobs/{digest}").status_code != 200:
         upload = client.post(f"/v2/{name}/blobs/uploads/")
         upload.raise_for_status()
         location = httpx.URL(upload.headers["location"])
         client.put(location.copy_merge_params({"digest": digest}), content=content).raise_for_status()
-    return {"digest": digest, "size": len(content)}
+    return Blob(digest, len(content))
 
 
-def push(client: httpx.Client, name: str, tag: str) -> str:
-    """Push one image of two layers; returns its digest."""
-    unique = random.Random(f"{name}:{tag}").randbytes(1 << 20)
-    layers = [_layer({"bin/busybox": _BUSYBOX.read_bytes()}), _layer({f"data/{tag}": unique})]
+def push(
+    client: httpx.Client, name: str, tag: str, sizes: Sequence[int] = (1 << 20,), content: str | None = None
+) -> Image:
+    """Push one image into the private repository: busybox, then a layer of random content for every size.
+
+    Images with the same `content` (name and tag unless given) and sizes have the same layers, whatever their names.
+    """
+    unique = random.Random(content or f"{PROJECT}/{REPOSITORY}/{name}:{tag}")
+    made = [_layer({"bin/busybox": _BUSYBOX.read_bytes()})]
+    made += [_layer({f"data/{number}": unique.randbytes(size)}) for number, size in enumerate(sizes)]
     config = {
         "architecture": "amd64",
         "os": "linux",
         "config": {"Entrypoint": ["/bin/busybox", "sleep", "infinity"], "User": "65534:65534"},
-        "rootfs": {"type": "layers", "diff_ids": [diff_id for _content, diff_id in layers]},
+        "rootfs": {"type": "layers", "diff_ids": [diff_id for _content, diff_id in made]},
     }
-    kind = "application/vnd.oci.image"
+    kind, repository = "application/vnd.oci.image", f"{PROJECT}/{REPOSITORY}/{name}"
+    contents = [json.dumps(config).encode(), *(layer for layer, _diff_id in made)]
+    with ThreadPoolExecutor(4) as executor:
+        configured, *pushed = executor.map(lambda blob: _push_blob(client, repository, blob), contents)
     manifest = {
         "schemaVersion": 2,
         "mediaType": _MANIFEST,
-        "config": {"mediaType": f"{kind}.config.v1+json", **_push_blob(client, name, json.dumps(config).encode())},
-        "layers": [
-            {"mediaType": f"{kind}.layer.v1.tar+gzip", **_push_blob(client, name, content)} for content, _ in layers
-        ],
+        "config": {"mediaType": f"{kind}.config.v1+json", **asdict(configured)},
+        "layers": [{"mediaType": f"{kind}.layer.v1.tar+gzip", **asdict(blob)} for blob in pushed],
     }
     body = json.dumps(manifest).encode()
-    client.put(f"/v2/{name}/manifests/{tag}", content=body, headers={"Content-Type": _MANIFEST}).raise_for_status()
-    return _digest(body)
+    url = f"/v2/{repository}/manifests/{tag}"
+    client.put(url, content=body, headers={"Content-Type": _MANIFEST}).raise_for_status()
+    return Image(name, tag, _digest(body), configured, pushed[0], tuple(pushed[1:]))
+
+
+def operator(sandbox: Sandbox) -> httpx.Client:
+    """A client of the stand-in that may push."""
+    return httpx.Client(
+        base_url=f"https://{sandbox.gateway}",
+        headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
+        verify=ssl.create_default_context(cafile=str(sandbox.ca)),
+        trust_env=False,
+        timeout=30,
+    )
 
 
 def create_repository(client: httpx.Client) -> None:
@@ -89,17 +133,11 @@ def create_repository(client: httpx.Client) -> None:
 
 def main() -> None:
     sandbox = Sandbox(sys.argv[1])
-    with httpx.Client(
-        base_url=f"https://{sandbox.gateway}",
-        headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
-        verify=ssl.create_default_context(cafile=str(sandbox.ca)),
-        trust_env=False,
-        timeout=30,
-    ) as client:
+    with operator(sandbox) as client:
         create_repository(client)
         for image in IMAGES:
             name, _, tag = image.partition(":")
-            print(image, push(client, f"{PROJECT}/{REPOSITORY}/{name}", tag))
+            print(image, push(client, name, tag).digest)
         print(f"pushed to {UPSTREAM_HOST}")
 
 

@@ -43,6 +43,7 @@ class Body:
     content: bytes = b""  # of a manifest alone
     first: float = 0
     seconds: float = 0
+    silent: float = 0  # the longest time without a byte after the first one
     troubles: list[str] = field(default_factory=list)
 
 
@@ -91,6 +92,7 @@ class Client:
 
     def _get(self, path: str, digest: str, size: int | None) -> Body:
         body, hashed, kept, came = Body(time.monotonic()), hashlib.sha256(), [], 0
+        last = 0.0  # when a byte came
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(0.1 * 2 ** (attempt - 1))
@@ -106,11 +108,18 @@ class Client:
                 skip = came if answer.status == 200 else 0  # not resumed: begun anew
                 if answer.status == 206 and not answer.headers["Content-Range"].startswith(f"bytes {came}-"):
                     raise Failed(f"{path}: asked from {came}, got {answer.headers['Content-Range']}")
-                whole = int(answer.headers["Content-Length"]) + came - skip
+                left = int(answer.headers["Content-Length"])
+                whole = left + came - skip
                 if size is not None and whole != size:
                     raise Failed(f"{path}: {whole} bytes promised in place of {size}")
-                while chunk := answer.read1(_CHUNK):
-                    body.first = body.first or time.monotonic() - body.asked
+                while left:
+                    chunk, since = answer.read1(min(left, _CHUNK)), last or time.monotonic()
+                    if not chunk:
+                        raise ConnectionError("cut")
+                    last = time.monotonic()
+                    body.first = body.first or last - body.asked
+                    body.silent = max(body.silent, last - since)
+                    left -= len(chunk)
                     chunk, skip = chunk[skip:], max(0, skip - len(chunk))
                     came += len(chunk)
                     hashed.update(chunk)
@@ -118,17 +127,18 @@ class Client:
                         kept.append(chunk)
                     if self._pace:
                         time.sleep(len(chunk) / self._pace)
-                if came < whole:
-                    raise ConnectionError("cut")
+                        last = time.monotonic()
+                answer.close()
             except _BROKEN as error:
                 self.close()
-                body.troubles.append("cut" if came else type(error).__name__)
+                body.troubles.append(str(error) if str(error) == "cut" else type(error).__name__)
                 continue
             if f"sha256:{hashed.hexdigest()}" != digest:
                 raise Failed(f"{path}: {came} bytes of another digest after {body.troubles}")
             body.seconds, body.content = time.monotonic() - body.asked, b"".join(kept)
             return body
-        raise Failed(f"{path}: given up after {time.monotonic() - body.asked:.1f} s: {', '.join(body.troubles)}")
+        took = time.monotonic() - body.asked
+        raise Failed(f"{path} from {self._endpoint[0]}:{self._endpoint[1]}: given up after {took:.1f} s: {', '.join(body.troubles)}")
 
     def _ask(self, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         headers |= {"Authorization": self._authorization, "Accept": ACCEPT}
@@ -194,5 +204,5 @@ class Load:
         again = ", ".join(f"{count} × {trouble}" for trouble, count in troubles.most_common()) or "nothing"
         return (
             f"{self.pulls} pulls, {len(self.bodies)} bodies, {len(self.failures)} failed pulls; tried again: {again}; "
-            f"slowest body {slowest:.1f} s"
+            f"slowest body {slowest:.1f} s, longest silence in one {max((body.silent for body in self.bodies), default=0.0):.1f} s"
         )

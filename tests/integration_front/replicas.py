@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The cache's replicas one by one: a way to each, what each has stored, and their ends."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sandbox.client import NAMESPACE, Cluster
+from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
+
+from .load import Client
+
+MOST = 5  # replicas that a test has at a time
+_FRONT_PORT, _HOP_PORT = 30100, 30110  # of ordinal 0 on every node
+_STORE = "/var/lib/registry/docker/registry/v2"
+
+
+def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
+    """Until it holds; returns the seconds that took."""
+    started = time.monotonic()
+    while not holds():
+        if time.monotonic() - started > seconds:
+            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.1)
+    return time.monotonic() - started
+
+
+class Replicas:
+    """By ordinal. Every replica gets a NodePort of its own, by way of the first node, which no test harms."""
+
+    def __init__(self, cluster: Cluster, authorization: str) -> None:
+        self._cluster, self._authorization = cluster, authorization
+        self._addresses = {node: cluster.address(node) for node in cluster.nodes}
+
+    def publish(self) -> None:
+        items = [
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": {"name": f"test-{ordinal}", "namespace": NAMESPACE, "labels": {"test": "front"}},
+                "spec": {
+                    "type": "NodePort",
+                    "selector": {"statefulset.kubernetes.io/pod-name": self.name(ordinal)},
+                    "publishNotReadyAddresses": True,
+                    "ports": [
+                        {"name": "front", "port": 5000, "nodePort": _FRONT_PORT + ordinal},
+                        {"name": "hop", "port": 5005, "nodePort": _HOP_PORT + ordinal},
+                    ],
+                },
+            }
+            for ordinal in range(MOST)
+        ]
+        self._cluster.kubectl(
+            "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
+        )
+
+        for ordinal in range(3):
+            wait(lambda at=ordinal: self._reached(at), 30, f"a way to replica {ordinal}")
+
+    def _reached(self, ordinal: int) -> bool:
+        try:
+            socket.create_connection(self.front(ordinal), 1).close()
+        except OSError:
+            return False
+        return True
+
+    def withdraw(self) -> None:
+        self._cluster.kubectl("delete", "services", "--namespace", NAMESPACE, "--selector", "test=front")
+
+    @staticmethod
+    def name(ordinal: int) -> str:
+        return f"registry-cache-{ordinal}"
+
+    def front(self, ordinal: int) -> tuple[str, int]:
+        return self._addresses[self._cluster.nodes[0]], _FRONT_PORT + ordinal
+
+    def hop(self, ordinal: int) -> tuple[str, int]:
+        return self._addresses[self._cluster.nodes[0]], _HOP_PORT + ordinal
+
+    def entry(self, ordinal: int, **options: Any) -> Client:
+        """A client whose entry replica is this one."""
+        return Client(self.front(ordinal), self._authorization, **options)
+
+    def at(self, node: str, **options: Any) -> Client:
+        """A client of a node's NodePort: kube-proxy chooses the entry replica, for each connection."""
+        return Client((self._addresses[node], NODE_PORT), self._authorization, **options)
+
+    def pod(self, ordinal: int) -> Any:
+        return self._cluster.get("pod", self.name(ordinal), "--namespace", NAMESPACE)
+
+    def node(self, ordinal: int) -> str:
+        return self.pod(ordinal)["spec"]["nodeName"]
+
+    def inside(self, ordinal: int, container: str, *words: str) -> str:
+        return self._cluster.kubectl("exec", "--namespace", NAMESPACE, self.name(ordinal), "--container", container, "--", *words)
+
+    def stored(self, ordinal: int) -> set[str]:
+        """The digests in a replica's registry: those of whose keys it is, or was, the owner."""
+        found = self.inside(ordinal, "registry", "find", f"{_STORE}/blobs", "-name", "data").split()
+        return {f"sha256:{path.split('/')[-2]}" for path in found}
+
+    def holders(self, ordinals: Iterable[int]) -> dict[int, set[str]]:
+        with ThreadPoolExecutor(MOST) as executor:
+            return dict(zip(ordinals, executor.map(self.stored, ordinals), strict=True))
+
+    def filling(self, name: str, count: int = 3) -> int | None:
+        """Which registry is about to store a blob for an image of this name, if any."""
+        folder = f"{_STORE}/repositories/{PROJECT}/{REPOSITORY}/{name}/_uploads"
+        script = f'find "{folder}" -name data -size +0 2> /dev/null || true'
+        with ThreadPoolExecutor(MOST) as executor:
+            found = list(executor.map(lambda ordinal: self.inside(ordinal, "registry", "sh", "-c", script), range(count)))
+        return next((ordinal for ordinal in range(count) if found[ordinal].strip()), None)
+
+    def kill_registry(self, ordinal: int) -> bool:
+        """SIGKILL to the registry's process. False if there is none and the kubelet waits before it starts the next one."""
+        status = self.pod(ordinal)["status"]
+        registry = next(item for item in status["initContainerStatuses"] if item["name"] == "registry")
+        if "waiting" in registry["state"]:
+            return False
+        container = registry["containerID"].removeprefix("containerd://")
+        self._cluster.on_node(
+            "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container, node=self.node(ordinal)
+        )
+        return True
+
+    def delete(self, ordinal: int) -> None:
+        """The pod vanishes at once, as by `kubectl delete --force`."""
+        self._cluster.kubectl(
+            "delete", "pod", self.name(ordinal), "--namespace", NAMESPACE, "--grace-period=0", "--force", "--wait=false"
+        )
+
+    def scale(self, count: int) -> None:
+        self._cluster.kubectl("scale", "statefulset/registry-cache", "--namespace", NAMESPACE, f"--replicas={count}")
+
+    def settle(self, count: int, seconds: float = 120) -> float:
+        """Until there are `count` pods, all Ready, each of which takes `count` for alive; returns the seconds."""
+        return wait(lambda: self._settled(count), seconds, f"{count} replicas that know each other")
+
+    def _settled(self, count: int) -> bool:
+        pods = self._cluster.get("pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=registry-cache")["items"]
+        ready = [
+            pod
+            for pod in pods
+            if "deletionTimestamp" not in pod["metadata"]
+            and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+        ]
+        if len(pods) != count or len(ready) != count:
+            return False
+        with ThreadPoolExecutor(MOST) as executor:
+            return all(alive == count for alive in executor.map(self._alive, range(count)))
+
+    def _alive(self, ordinal: int) -> int:
+        """How many replicas the front of this one takes for alive."""
+        shown = self.inside(ordinal, "front", "varnishadm", "-n", "/run/registry-cache/front", "backend.list", "*.peer*")
+        return sum(" healthy " in line for line in shown.splitlines())
