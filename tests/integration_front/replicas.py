@@ -101,7 +101,8 @@ class Replicas:
 
     def stored(self, ordinal: int) -> set[str]:
         """The digests in a replica's registry: those of whose keys it is, or was, the owner."""
-        found = self.inside(ordinal, "registry", "find", f"{_STORE}/blobs", "-name", "data").split()
+        script = f'find "{_STORE}/blobs" -name data 2> /dev/null || true'  # there is no folder before the first blob
+        found = self.inside(ordinal, "registry", "sh", "-c", script).split()
         return {f"sha256:{path.split('/')[-2]}" for path in found}
 
     def holders(self, ordinals: Iterable[int]) -> dict[int, set[str]]:
@@ -137,7 +138,7 @@ class Replicas:
     def scale(self, count: int) -> None:
         self._cluster.kubectl("scale", "statefulset/registry-cache", "--namespace", NAMESPACE, f"--replicas={count}")
 
-    def settle(self, count: int, seconds: float = 120) -> float:
+    def settle(self, count: int, seconds: float = 240) -> float:
         """Until there are `count` pods, all Ready, each of which takes `count` for alive; returns the seconds."""
         return wait(lambda: self._settled(count), seconds, f"{count} replicas that know each other")
 
