@@ -31,5 +31,5 @@ sanity: ## ansible-test sanity on the built collection
 molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=default removes it
 	@python3 -m tests.run molecule-$(S)
 
-bench: ## side-by-side measurements on loopback, under 30 min; one of them: make bench ROW=warm-pull
+bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull
 	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))

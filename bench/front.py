@@ -14,29 +14,27 @@ import secrets
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sandbox import environment, tools, varnish
+from sandbox import front as front_files
+from sandbox import tools, varnish
 from sandbox.settings import CACHE, ROOT, key
-from sandbox.steps import StepFailed, step, wait
+from sandbox.steps import step, wait
 
-from .candidates import Candidate, distribution, htpasswd, registry_config, running
+from .candidates import Candidate, htpasswd, registry_config, running
 from .upstream import USER as UPSTREAM_USER
 from .upstream import Upstream
 
 VARNISH = "9.0"
 _SOURCE = ROOT / "docker" / "registry"
-_ROLE = ROOT / "roles" / "cache"
 _UID = 65532
 # 127.0.0.0/8 is this machine's on Linux: an address for each replica.
 _NETWORK = "127.18.0."
 
 
 def registry() -> str:
-    """Our own registry, built unless it is there for this source; the plain one while there is no source."""
-    if not list(_SOURCE.rglob("*.go")):
-        return distribution()
+    """Our own registry, built unless it is there for this source."""
     target = CACHE / "bench" / f"registry-{key(_SOURCE)}"
     if not (target / "registry").exists():
         tools.require_go()
@@ -45,36 +43,6 @@ def registry() -> str:
             build = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(target / "registry"), ".")
             log.run(*build, cwd=_SOURCE, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})
     return str(target / "registry")
-
-
-def _render(folder: pathlib.Path, replicas: Sequence[Mapping[str, Any]], common: Mapping[str, Any]) -> None:
-    """Render the role's start script and VCL for every replica, with its defaults but for what is given."""
-    paths = {"src": f"{_ROLE}/templates/{{{{ item.1 }}}}.j2", "dest": "{{ item.0.etc }}/{{ item.1 }}"}
-    task = {
-        "ansible.builtin.template": paths,
-        "loop": "{{ replicas | product(['front.sh', 'front.vcl', 'peers.vcl']) }}",
-        "vars": {
-            **common,
-            "_registry_cache_run": "{{ item.0.run }}",
-            "_registry_cache_front_etc": "{{ item.0.etc }}",
-            "_registry_cache_front_bind": "{{ item.0.address }}",
-            "_registry_cache_front_store": "{{ item.0.store }}/front",
-        },
-    }
-    play = {
-        "hosts": "localhost",
-        "connection": "local",
-        "gather_facts": False,
-        "vars": {"replicas": list(replicas), "ansible_python_interpreter": "{{ ansible_playbook_python }}"},
-        "vars_files": [f"{_ROLE}/defaults/main.yml", f"{_ROLE}/vars/main.yml"],
-        "tasks": [task],
-    }
-    path = folder / "render.json"
-    path.write_text(json.dumps([play]))
-    argv = [environment.VENV / "bin" / "ansible-playbook", "-i", "localhost,", path]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "ANSIBLE_NOCOLOR": "1"})
-    if result.returncode:
-        raise StepFailed(f"the role's templates do not render: {result.stdout[-800:]}{result.stderr[-400:]}")
 
 
 def _free_ports(addresses: Sequence[str]) -> tuple[int, int]:
@@ -110,11 +78,10 @@ def _content_config(store: pathlib.Path, sock: pathlib.Path, helper: pathlib.Pat
             "cachewritetimeout": "24h",
         }
     }
-    if registry() != distribution():
-        more["middleware"] = {
-            "storage": [{"name": "bounded", "options": {"limit": size // 2}}],
-            "repository": [{"name": "verify"}],
-        }
+    more["middleware"] = {
+        "storage": [{"name": "bounded", "options": {"limit": size // 2}}],
+        "repository": [{"name": "verify"}],
+    }
     return registry_config(store, {"net": "unix", "addr": str(sock)}, **more)
 
 
@@ -164,7 +131,14 @@ def ours(
             "_registry_cache_front_port": front,
             "_registry_cache_hop_port": hop,
         }
-        _render(folder, peers, common)
+        for peer in peers:
+            front_files.render(
+                pathlib.Path(peer["etc"]),
+                **common,
+                _registry_cache_run=peer["run"],
+                _registry_cache_front_bind=peer["address"],
+                _registry_cache_front_store=f"{peer['store']}/front",
+            )
         helper = folder / "docker-credential-bench"
         answer = json.dumps({"ServerURL": upstream.url, "Username": UPSTREAM_USER, "Secret": upstream.secret})
         helper.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")

@@ -21,3 +21,12 @@ def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
     standin = Google(tmp_path, keys)
     yield standin
     standin.close()
+
+
+@pytest.fixture
+def docker(google: Google) -> Google:
+    """The stand-in with a repository that the cache's service account may read."""
+    google.federate()
+    google.create_repository()
+    google.grant()
+    return google

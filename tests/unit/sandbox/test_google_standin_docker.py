@@ -42,14 +42,6 @@ def refused(answer: Any, status: int, code: str, message: str) -> None:
     assert (answer.status_code, answer.json()) == (status, {"errors": [{"code": code, "message": message}]})
 
 
-@pytest.fixture
-def docker(google: Google) -> Google:
-    google.federate()
-    google.create_repository()
-    google.grant()
-    return google
-
-
 def test_the_challenge_of_the_root_names_no_service(docker: Google) -> None:
     answer = docker.call("GET", f"{DOCKER}/v2/", token=None)
     refused(answer, 401, "UNAUTHORIZED", "not authenticated: No credential was supplied.")

@@ -15,14 +15,6 @@ BLOB = f"{DOCKER}/v2/demo/private/hello/blobs/{LAYER_DIGEST}"
 FAULTS = "https://127.0.0.1/standin/faults"
 
 
-@pytest.fixture
-def docker(google: Google) -> Google:
-    google.federate()
-    google.create_repository()
-    google.grant()
-    return google
-
-
 def fault(docker: Google, match: str = LAYER_DIGEST, count: int = 1, **effects: Any) -> None:
     answer = docker.call("POST", FAULTS, json={"match": match, "count": count, **effects})
     assert answer.status_code == 204, answer.text
