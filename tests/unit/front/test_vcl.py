@@ -27,13 +27,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "small": {"registry_cache_size": "2Mi"},
 }
 # Who is in the ring, in a line "# peers: NAME".
-PEERS = {"alone": ["peer0"], "away": ["peer1", "peer2"]}
+PEERS = {"alone": ["peer0"], "away": ["peer1", "peer2"], "two": ["peer0", "peer1"]}
 
 
 def _peers(folder: pathlib.Path, names: list[str]) -> str:
     backends = [f'backend {name} {{ .path = "{folder}/{name}.sock"; .connect_timeout = 0.5s; }}' for name in names]
     members = [f"owners.add_backend({name});" for name in names]
-    return "\n".join([*backends, "sub vcl_init { new owners = directors.shard();", *members, "owners.reconfigure(); }", ""])
+    return "\n".join([*backends, "sub vcl_init { new owners = directors.shard();", *members, "owners.reconfigure(replicas=500); }", ""])
 
 
 @pytest.fixture(scope="session")
