@@ -1,10 +1,10 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help demo demo-env demo-down test lint unit sanity molecule bench
+.PHONY: help demo demo-env demo-down test lint unit sanity molecule bench bench-kind
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## a kind cluster, the stand-in for Google, the cache, and a proof of each promise
 	@$(SANDBOX) up
@@ -33,3 +33,8 @@ molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=
 
 bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull
 	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))
+
+bench-kind: ## what only a cluster has: three nodes, replicas that come, leave, die and vanish under load
+	@python3 -m sandbox --name test up
+	@python3 -m sandbox --name test run ansible-playbook --inventory sandbox/inventory molecule/front/converge.yml
+	@python3 -m sandbox --name test run python -m bench.kind

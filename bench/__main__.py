@@ -7,7 +7,6 @@ import argparse
 import datetime
 import os
 import pathlib
-import platform
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,7 @@ import time
 from sandbox import tools, varnish
 from sandbox.steps import StepFailed, say
 
-from . import candidates, front, packages, report
+from . import candidates, front, machine, packages, report
 from .content import Library
 from .rows import ROWS, Bench
 from .upstream import Upstream
@@ -34,9 +33,6 @@ def _first_line(*argv: str) -> str:
 
 def _facts() -> dict[str, str]:
     """When, where and what was measured."""
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
-    gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
     registry = _first_line(candidates.distribution(), "--version")
     versions = [
         f"Varnish {varnish.found(front.VARNISH)}",
@@ -47,7 +43,7 @@ def _facts() -> dict[str, str]:
     ]
     return {
         "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{len(os.sched_getaffinity(0))} × {cpu}, {gibibytes:.0f} GiB, Linux {platform.release()}",
+        "machine": machine.describe(),
         "versions": "; ".join(versions),
     }
 

@@ -87,6 +87,20 @@ def test_rerun_after_kubectl_scale(site: Site, cluster: Cluster) -> None:
     assert cluster.get(*resource)["spec"]["replicas"] == 2
 
 
+def test_after_a_first_run_that_died_before_it_scaled(site: Site, cluster: Cluster) -> None:
+    resource = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
+    found = cluster.get(*resource)
+    del found["spec"]["replicas"]
+    metadata = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
+    unscaled = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": found["spec"]}
+    cluster.kubectl("delete", *resource, "--cascade=orphan")
+    cluster.kubectl("apply", "--server-side", "--field-manager=registry-cache", "--filename=-", stdin=json.dumps(unscaled))
+    assert cluster.get(*resource)["spec"]["replicas"] == 1
+    result = site()
+    assert result.returncode == 0, result.stdout
+    assert cluster.get(*resource)["spec"]["replicas"] == 2
+
+
 def break_provider(google: Google, **fields: Any) -> None:
     """Change fields of the provider behind the playbook's back, and wait until that is in force."""
     google.call("PATCH", IAM, PROVIDER, fields, updateMask=",".join(fields))

@@ -20,6 +20,7 @@ from .replicas import Replicas
 REPLICAS = 3
 Push = Callable[..., Image]
 Say = Callable[[str], None]
+Record = Callable[[str, object], None]  # a measure of bench.kind
 
 
 @pytest.fixture(scope="session")

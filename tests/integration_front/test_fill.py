@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sandbox.client import Cache, Cluster, Google
 from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
 
-from .conftest import REPLICAS, Push, Say
+from .conftest import REPLICAS, Push, Record, Say
 from .load import Body
 from .replicas import Replicas
 
@@ -18,7 +18,7 @@ CLIENTS = 20
 
 
 def test_one_upstream_get_in_a_fill_of_a_minute(
-    replicas: Replicas, cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say
+    replicas: Replicas, cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say, record_property: Record
 ) -> None:
     image = push("slow", [BYTES])
     layer = image.layers[0]
@@ -66,6 +66,8 @@ def test_one_upstream_get_in_a_fill_of_a_minute(
         f"tried again: {troubles or 'nothing'}"
     )
     say("slow fill by " + ", ".join(f"{runtime.removeprefix('containerd://')}: {took:.0f} s" for runtime, took in seconds.items()))
+    record_property("upstream GETs of a blob, fill of a minute", counted["blob_get"])
+    record_property("first byte of clients that come through the fill, slowest [s]", slowest)
     assert counted["blob_get"] == 1 and counted["blob_bytes"] == layer.size
     assert min(seconds.values()) > STREAMED * 0.9, "containerd had the image already"
     assert SILENT < first < 8

@@ -15,15 +15,15 @@ import pytest
 from sandbox.client import Cluster, Google
 from sandbox.seed import Blob, Image
 
-from .conftest import REPLICAS, Push, Say
+from .conftest import REPLICAS, Push, Record, Say
 from .load import Body, Client, Load
 from .replicas import Replicas, wait
 
 KEYS = 128  # small blobs, of which each replica owns a fifth or more
 LEAST = 14  # of them, which a test asks for
 PROBE_PAUSE = 0.3
-# Who asks for what a vanished node was asked for before it was missed waits for that first answer's time-out.
-HOP_TIMEOUT = 10
+# Who waits for a key of a vanished node asks again a second later, and then of whoever owns it by then.
+SILENCE = 3.5
 
 
 class Images:
@@ -98,7 +98,7 @@ def again_and_again(kill: Callable[[], bool], seconds: float) -> None:
 
 @pytest.mark.parametrize("how", ["registry killed", "pod deleted without grace"])
 def test_a_dead_owner(
-    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, how: str
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, how: str
 ) -> None:
     image = push("dead", [4 << 20, *[1 << 10] * KEYS])
     slow, small = image.layers[0], image.layers[1:]
@@ -153,6 +153,7 @@ def test_a_dead_owner(
         f"{max(body.seconds for body in filled):.1f} s, upstream GETs {gets}"
     )
     say(f"load meanwhile: {load.summary()}")
+    record_property(f"pulls failed, owner's {how}", len(load.failures))
     assert not load.failures, load.failures[:3]
     assert moved
     assert 2 <= gets <= REPLICAS
@@ -167,7 +168,7 @@ def test_a_dead_owner(
 
 @pytest.mark.parametrize("how", ["cut off", "paused"])
 def test_a_stopped_node(
-    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, how: str
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, how: str
 ) -> None:
     dns = {
         pod["spec"]["nodeName"]
@@ -218,19 +219,23 @@ def test_a_stopped_node(
     )
     say(f"load through the other replicas: {load.summary()}")
     say(f"load through the other nodes: {balanced.summary()}")
+    record_property(f"pulls failed, owner's node {how}", len(load.failures) + len(balanced.failures))
+    record_property(f"keys served by another replica, owner's node {how} [s]", served)
     assert not load.failures, load.failures[:3]
     assert not balanced.failures, balanced.failures[:3]
     assert moved and later
     assert served <= 2
     assert max(body.seconds for body in later) <= 1
-    assert after.seconds <= HOP_TIMEOUT
+    assert max(waited.seconds, after.seconds) <= SILENCE
 
     blob = next(keys.blobs)
     keys.ask(blob, others[0])
     assert google.blob_counters(blob.digest)["blob_get"] == 1, "its own keys did not come back"
 
 
-def test_scaling(replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say) -> None:
+def test_scaling(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
     images = Images(push, google, 16, 2.5)
     large, many = push("large", [6 << 20]), push("many", [1 << 10] * 48)
     ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
@@ -269,6 +274,7 @@ def test_scaling(replicas: Replicas, cluster: Cluster, google: Google, push: Pus
         f"{len(many.layers)} keys among five: {spread}"
     )
     say(f"load meanwhile: {load.summary()}")
+    record_property("pulls failed, scaling 2 → 5 → 3", len(load.failures))
     read = [future.result() for future in slow]
     say(
         f"two that read slowly from replicas that leave: {max(body.seconds for body in read):.1f} s, "

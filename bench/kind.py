@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`make bench-kind`: what only a cluster has. The tests of three replicas measure and judge; this makes their figures a table."""
+
+from __future__ import annotations
+
+import datetime
+import pathlib
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ET
+
+from sandbox.client import Cluster
+from sandbox.settings import ROOT, Sandbox
+from sandbox.steps import say
+
+from . import machine, report
+from .report import Goal, Result
+
+TESTS = ("test_outages.py", "test_fill.py")
+# By the names that the tests give to what they measure.
+GOALS = {
+    "pulls failed, scaling 2 → 5 → 3": 0,
+    "pulls failed, owner's registry killed": 0,
+    "pulls failed, owner's pod deleted without grace": 0,
+    "pulls failed, owner's node cut off": 0,
+    "pulls failed, owner's node paused": 0,
+    "keys served by another replica, owner's node cut off [s]": 2,
+    "keys served by another replica, owner's node paused [s]": 2,
+    "upstream GETs of a blob, fill of a minute": 1,
+    "first byte of clients that come through the fill, slowest [s]": 0.5,
+}
+
+
+def measured(junit: pathlib.Path) -> dict[str, float]:
+    """What the tests recorded, by name."""
+    # Written by the run of pytest above it.
+    properties = ET.parse(junit).iter("property")
+    return {item.attrib["name"]: float(item.attrib["value"]) for item in properties}
+
+
+def results(found: dict[str, float]) -> list[Result]:
+    """A row for each goal; what was not measured has missed it."""
+    if unknown := sorted(set(found) - set(GOALS)):
+        raise ValueError(f"measured, but without a goal in bench/kind.py: {', '.join(unknown)}")
+    missing = "its test ended before it was measured"
+    return [
+        Result(name, "", "", found.get(name), None, Goal("ours", "<=", bound), "" if name in found else missing)
+        for name, bound in GOALS.items()
+    ]
+
+
+def main() -> None:
+    cluster = Cluster(Sandbox("test"))
+    with tempfile.TemporaryDirectory() as folder:
+        junit = pathlib.Path(folder) / "junit.xml"
+        tests = [f"tests/integration_front/{name}" for name in TESTS]
+        argv = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={junit}", *tests]
+        tested = subprocess.run(argv, cwd=ROOT, check=False)
+        table = results(measured(junit))
+    nodes = ", ".join(cluster.runtime(node).removeprefix("containerd://") for node in cluster.nodes)
+    facts = {
+        "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine.describe(),
+        "cluster": f"{len(cluster.nodes)} nodes of kind with containerd {nodes}; 3 replicas unless the row says another number",
+    }
+    print(report.table(table))
+    report.write(table, facts, stem="kind")
+    missed = [result.name for result in table if not result.met]
+    if missed or tested.returncode:
+        say("\n".join(["goals missed or tests failed:", *(f"  {name}" for name in missed)]))
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
