@@ -28,7 +28,8 @@ BUDGET_SECONDS = 30 * 60
 def _first_line(*argv: str) -> str:
     env = {**os.environ, **packages.environment()}
     result = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
-    return (result.stdout + result.stderr).splitlines()[0].strip()
+    # Some name themselves by the path that they were called by.
+    return (result.stdout + result.stderr).splitlines()[0].strip().removeprefix(f"{argv[0]} ")
 
 
 def _facts() -> dict[str, str]:

@@ -17,7 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sandbox.steps import StepFailed, say
 
@@ -243,13 +243,25 @@ def manifest_rate(bench: Bench) -> list[Result]:
     bench.upstream.set()
     image = bench.image((MIB,))
     path = f"/v2/{image.name}/manifests/{image.manifest.digest}"
-    with _together(bench, _OURS, _V3, cost=12) as running:
+    # As large as the manifest, about.
+    small = f"/v2/{image.name}/blobs/{image.blobs[0].digest}"
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(_together(bench, _OURS, _V3, cost=12))
+        raw = stack.enter_context(candidates.files(bench.new("files"), bench.library.folder))
         for candidate in running:
             _pull(candidate.endpoint, image)
-        values = alternate({c.name: lambda c=c: _wrk(c, path, 3 if c.name == _OURS else 12) for c in running}, "GET/s")
+        asked = {c.name: lambda c=c: _wrk(c, path, 3 if c.name == _OURS else 12) for c in running}
+        values = alternate({**asked, raw.name: lambda: _wrk(raw, small, 3)}, "GET/s")
         for candidate in running:
             _pull(candidate.endpoint, image)
-    return _results("manifest GET/s with a credential, bcrypt 12", "1/s", values, {_V3: Goal("ratio", ">=", 5000)})
+    limit = (
+        f"raw nginx, which checks nothing, comes to {values[raw.name] / values[_V3]:,.0f} × distribution 3 here: what is left of two"
+        " processors beside the load generator and the kernel's part of a request"
+    )
+    first, second = _results(
+        "manifest GET/s with a credential, bcrypt 12", "1/s", values, {_V3: Goal("ratio", ">=", 5000), raw.name: None}
+    )
+    return [first if first.met else replace(first, note=limit), second]
 
 
 def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -> float:
