@@ -103,6 +103,10 @@ class Google:
         """Requests of clients other than the operator, by kind."""
         return self._client.get("/standin/counters").json()
 
+    def apis(self) -> dict[str, int]:
+        """Requests to the googleapis hosts by method and host, this client's own among them."""
+        return self._client.get("/standin/counters").json()["apis"]
+
     def reset_counters(self) -> None:
         self._client.post("/standin/counters/reset").raise_for_status()
 
@@ -119,8 +123,20 @@ class Google:
         body = {"match": match, "count": count, **effects}
         self._client.post("/standin/faults", json=body).raise_for_status()
 
+    def host_fault(self, host: str, path: str = "", count: int = 1, **effect: float | int | bool) -> None:
+        """What becomes of the next `count` requests to one of Google's hosts whose path contains `path`.
+
+        effect: one of hang (seconds), status, seconds, truncate; see google_standin/faults.py.
+        """
+        body = {"host": host, "path": path, "count": count, **effect}
+        self._client.post("/standin/faults", json=body).raise_for_status()
+
+    def condition(self, **conditions: float | bool) -> None:
+        """What holds until `reset_faults`: expired, grant_lag, enable_lag, clock_shift; see google_standin/faults.py."""
+        self._client.post("/standin/faults", json=conditions).raise_for_status()
+
     def faults(self) -> list[dict[str, Any]]:
-        """The faults that are left, each with its remaining count."""
+        """The faults that are left, each with its remaining count; then the conditions that hold, if any."""
         return self._client.get("/standin/faults").json()
 
     def reset_faults(self) -> None:

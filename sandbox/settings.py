@@ -41,7 +41,8 @@ COLLECTIONS = (
 
 PROJECT, PROJECT_NUMBER, LOCATION, REPOSITORY = "demo-project", "123456789012", "us-central1", "private"
 UPSTREAM_HOST = f"{LOCATION}-docker.pkg.dev"
-GOOGLE_HOSTS = ("iam.googleapis.com", "sts.googleapis.com", "artifactregistry.googleapis.com", UPSTREAM_HOST)
+# What a pod asks of Google.
+GOOGLE_HOSTS = ("sts.googleapis.com", "iamcredentials.googleapis.com", UPSTREAM_HOST)
 NODE_PORT = 30026
 
 

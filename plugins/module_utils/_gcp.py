@@ -9,6 +9,7 @@ Private to this collection.
 from __future__ import annotations
 
 import json
+import re
 import time
 import traceback
 import typing as t
@@ -42,20 +43,30 @@ _OPTIONS_OF_KIND = {
 }
 _WAY_OUT = {
     401: "Check auth_kind and its credential: it is expired, malformed or of another kind",
-    403: "Grant the permission to the identity that runs this module, or enable the API in the project, and try again",
+    403: "Check the project, and grant the permission to the identity that runs this module",
     404: "Check project, location and name",
     409: "Somebody else changes it at the same time: run again",
     429: "Google's quota is used up for the moment: run again in a minute",
 }
 _NETWORK_WAY_OUT = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
+_CERTIFICATE_WAY_OUT = "Set REQUESTS_CA_BUNDLE to a file that holds the CA of the proxy, or of what else stands before Google."
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
+# The name of an operation that is done, and that there is nothing to poll at.
+_NO_OPERATION = "operations/noop.DONE_OPERATION"
+# Seconds between polls: at first, and at most.
+_PAUSE, _MAX_PAUSE = 0.2, 5
 
 
 class GcpError(Exception):
-    """A request that Google refused or that never reached it; the text is a sentence for the user."""
+    """A request that Google refused or that never reached it; the text is a sentence for the user.
 
-    def __init__(self, text: str, status: int | None = None) -> None:
+    :param status: of HTTP, where Google answered.
+    :param words: Google's own.
+    """
+
+    def __init__(self, text: str, status: int | None = None, words: str = "") -> None:
         super().__init__(text)
-        self.status = status
+        self.status, self.words = status, words
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -88,6 +99,22 @@ def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
     return module
 
 
+def check_project(project: str | None) -> None:
+    """:raises GcpError: unless it is the id or number of a project."""
+    if not project or not _PROJECT.fullmatch(project):
+        raise GcpError(f"project '{project or ''}' is no project's id or number. Example: project: my-project")
+
+
+def check_lengths(params: dict[str, t.Any], limits: dict[str, int]) -> None:
+    """:raises GcpError: where an option's text is longer than Google takes.
+
+    :param limits: characters by option.
+    """
+    for option, limit in limits.items():
+        if len(params[option] or "") > limit:
+            raise GcpError(f"{option} has {len(params[option])} characters, and Google takes {limit}. Shorten it")
+
+
 class GcpClient:
     """Requests with one token and one connection pool for the whole module run."""
 
@@ -109,7 +136,8 @@ class GcpClient:
         retry = Retry(
             total=_RETRIES,
             backoff_factor=0.5,
-            status_forcelist=(429, 503),
+            other=0,  # a certificate does not get better
+            status_forcelist=(429, 502, 503, 504),
             allowed_methods=("GET", "PATCH", "DELETE"),  # sent twice, they come to the same
             respect_retry_after_header=False,  # a server could ask for hours
             raise_on_status=False,
@@ -129,11 +157,11 @@ class GcpClient:
         try:
             answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
         except google.auth.exceptions.TransportError as error:
-            raise GcpError(f"{what}: no token, since its server does not answer ({error}). {_NETWORK_WAY_OUT}") from error
+            raise GcpError(f"{what}: no token, since its server does not answer: {_cause(error)}") from error
         except google.auth.exceptions.GoogleAuthError as error:
             raise GcpError(f"{what}: Google does not take the credential ({error}). {_WAY_OUT[401]}.") from error
         except requests.exceptions.RequestException as error:
-            raise GcpError(f"{what}: no answer from {url} ({error}). {_NETWORK_WAY_OUT}") from error
+            raise GcpError(f"{what}: no answer from {url}: {_cause(error)}") from error
         try:
             content = answer.json()
         except ValueError:
@@ -141,10 +169,11 @@ class GcpClient:
         if answer.status_code >= 400:
             error = content.get("error") if isinstance(content, dict) else None
             message = error.get("message") if isinstance(error, dict) else answer.text[:300]
-            way_out = _WAY_OUT.get(answer.status_code)
+            way_out = _way_out_of_reason(error) or _WAY_OUT.get(answer.status_code)
             raise GcpError(
                 f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
                 answer.status_code,
+                str(message),
             )
         if not isinstance(content, dict):
             raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
@@ -159,31 +188,106 @@ class GcpClient:
                 return None
             raise
 
+    def list_all(self, url: str, field: str, what: str, params: dict[str, t.Any] | None = None) -> list[dict[str, t.Any]]:
+        """Every object of a collection (https://google.aip.dev/158), page by page; none where there is no such parent.
+
+        :param field: that holds the objects in an answer.
+        """
+        found: list[dict[str, t.Any]] = []
+        page = self.get(url, what, params)
+        while page:
+            found += page.get(field, [])
+            token = page.get("nextPageToken")
+            page = self.get(url, what, {**(params or {}), "pageToken": token}) if token else None
+        return found
+
     def wait(self, operation: dict[str, t.Any], api: str, what: str, seconds: float) -> None:
         """Poll a long-running operation (https://google.aip.dev/151) to its end.
 
         :param api: the service's root, such as C(https://iam.googleapis.com/v1).
         :param seconds: how long at most.
         """
-        deadline, pause = time.monotonic() + seconds, 0.2
-        while not operation.get("done"):
-            if time.monotonic() > deadline:
+        pauses = _pauses(seconds)
+        while not operation.get("done") and operation.get("name") != _NO_OPERATION:
+            if not next(pauses, False):
                 raise GcpError(
                     f"{what}: the operation {operation.get('name')} did not end within {seconds:g} s."
                     " Raise wait_timeout, or run again to go on."
                 )
-            time.sleep(pause)
-            pause = min(pause * 2, 5)
             operation = self.request("GET", f"{api}/{operation['name']}", what)
         if "error" in operation:
             # A google.rpc.Status, whose code is not an HTTP status.
             raise GcpError(f"{what}: the operation failed: {operation['error'].get('message')}")
 
 
+def _pauses(seconds: float) -> t.Iterator[bool]:
+    """Sleep before each item, about half as long as all has gone on so far, until so many seconds are over."""
+    deadline, pause = time.monotonic() + seconds, _PAUSE
+    while (left := deadline - time.monotonic()) > 0:
+        time.sleep(min(pause, left))
+        yield True
+        pause = min(pause * 1.5, _MAX_PAUSE)
+
+
+def patiently(act: t.Callable[[], t.Any], passes: t.Callable[[GcpError], bool], seconds: float) -> t.Any:
+    """What `act` returns; tried again for so many seconds while its error is one that passes by itself."""
+    pauses = _pauses(seconds)
+    while True:
+        try:
+            return act()
+        except GcpError as error:
+            if not passes(error) or not next(pauses, False):
+                raise
+
+
+def _cause(error: Exception) -> str:
+    """The innermost reason of a failed connection, and the way out."""
+    cause: Exception | None = error
+    proxy = ""
+    while cause is not None:
+        error = cause
+        proxy = "through the proxy: " if "ProxyError" in type(error).__name__ else proxy
+        inner = (getattr(error, "reason", None), *reversed(error.args))
+        cause = next((one for one in inner if isinstance(one, Exception)), None)
+    words = re.sub(r"<[^>]* at 0x[0-9a-f]+>: ", "", str(error))  # urllib3 shows an object's address
+    way_out = _CERTIFICATE_WAY_OUT if "CERTIFICATE_VERIFY_FAILED" in words else _NETWORK_WAY_OUT
+    return f"{proxy}{words}. {way_out}"
+
+
+def _way_out_of_reason(error: t.Any) -> str | None:
+    """What to do about the reason that a google.rpc.ErrorInfo names (https://google.aip.dev/193)."""
+    details = error.get("details") if isinstance(error, dict) else None
+    for detail in details if isinstance(details, list) else []:
+        metadata = detail.get("metadata", {})
+        service = metadata.get("service")
+        if detail.get("reason") == "SERVICE_DISABLED" and service == "serviceusage.googleapis.com":
+            return f"Enable it once, by which others are enabled: gcloud services enable {service}"
+        if detail.get("reason") == "SERVICE_DISABLED":
+            return (
+                f"Enable {service} in {metadata.get('consumer', 'the project')} with module gcp_project_services;"
+                " if that was just done, try again in a minute or two"
+            )
+        if detail.get("reason") == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+            return "Leave scopes unset, or pass an access_token of scope cloud-platform"
+    return None
+
+
+def differing(
+    current: dict[str, t.Any],
+    wanted: dict[str, t.Any],
+    same: t.Callable[[str, t.Any, t.Any], bool] = lambda _field, one, other: one == other,
+) -> list[str]:
+    """The wanted top-level fields that are not so; compared whole, so that a removed key counts.
+
+    :param same: compares one field; plain equality unless given.
+    """
+    current, clean = stripped(current), stripped(wanted)
+    return sorted(field for field in wanted if not same(field, current.get(field), clean.get(field)))
+
+
 def stripped(resource: dict[str, t.Any]) -> dict[str, t.Any]:
     """Without empty and false fields, as Google's APIs leave them out."""
-    clean = {key: stripped(value) if isinstance(value, dict) else value for key, value in resource.items()}
-    return {key: value for key, value in clean.items() if value not in (None, "", False, {}, [])}
+    return {key: value for key, value in resource.items() if value not in (None, "", False, {}, [])}
 
 
 def same_json(one: str | None, other: str | None) -> bool:

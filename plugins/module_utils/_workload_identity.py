@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ._gcp import GcpClient, GcpError, stripped
+from ._gcp import GcpClient, GcpError
+from ._resource import Resource
 
 API = "https://iam.googleapis.com/v1"
 # The options of doc fragment workload_identity.
@@ -23,8 +24,9 @@ OPTIONS: dict[str, t.Any] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "wait_timeout": {"type": "int", "default": 120},
 }
+# Characters that Google takes, by option.
+LENGTHS = {"display_name": 32, "description": 256}
 _ID = re.compile(r"(?!gcp-)[a-z0-9-]{4,32}")
-_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
 
 
 def check_id(option: str, value: str) -> None:
@@ -36,87 +38,33 @@ def check_id(option: str, value: str) -> None:
         )
 
 
-def check_project(project: str | None) -> None:
-    """:raises GcpError: unless it is the id or number of a project."""
-    if not project or not _PROJECT.fullmatch(project):
-        raise GcpError(f"project '{project or ''}' is no project's id or number. Example: project: my-project")
-
-
-class WorkloadIdentityObject:
+class WorkloadIdentityObject(Resource):
     """A pool or a provider.
 
     :param parent: the collection's name, C(projects/P/locations/global/workloadIdentityPools[/POOL/providers]).
     :param id_parameter: the query parameter that names a new object.
-    :param same: compares one field; plain equality unless given.
     """
 
+    added: t.ClassVar = {"state": "ACTIVE"}
+
     def __init__(
-        self,
-        client: GcpClient,
-        parent: str,
-        id_parameter: str,
-        object_id: str,
-        wait_seconds: float,
-        same: t.Callable[[str, t.Any, t.Any], bool] = lambda _field, one, other: one == other,
+        self, client: GcpClient, parent: str, id_parameter: str, object_id: str, wait_seconds: float
     ) -> None:
-        self._client, self._parent, self._id_parameter, self._id = client, parent, id_parameter, object_id
-        self._seconds, self._same = wait_seconds, same
-        self.name = f"{parent}/{object_id}"
+        super().__init__(client, API, f"{parent}/{object_id}", wait_seconds)
+        self._parent, self._id_parameter, self._id = parent, id_parameter, object_id
 
-    def read(self) -> dict[str, t.Any] | None:
-        """The object as it is; a soft-deleted one answers with state DELETED."""
-        return self._client.get(f"{API}/{self.name}", self.name)
+    def deleted(self, current: dict[str, t.Any]) -> bool:
+        """Google keeps what was deleted for 30 days, and does not give its id out again before."""
+        return current.get("state") == "DELETED"
 
-    def _act(self, method: str, url: str, body: t.Any = None, params: dict[str, t.Any] | None = None) -> None:
-        operation = self._client.request(method, url, self.name, body=body, params=params)
-        self._client.wait(operation, API, self.name, self._seconds)
+    def create(self, wanted: dict[str, t.Any]) -> None:
+        """Make the object. Raises GcpError."""
+        self.act("POST", f"{API}/{self._parent}", body=wanted, params={self._id_parameter: self._id})
 
-    def differing(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> list[str]:
-        """The wanted top-level fields that are not so; compared whole, so that a removed key counts."""
-        current = stripped(current)
-        return sorted(
-            field
-            for field, value in wanted.items()
-            if not self._same(field, current.get(field), stripped({"_": value}).get("_"))
-        )
+    def undelete(self) -> None:
+        """Bring back what was deleted, as it was. Raises GcpError."""
+        self.act("POST", f"{self.url}:undelete", body={})
 
-    def ensure_present(self, wanted: dict[str, t.Any], check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
-        """Create, undelete or patch.
-
-        :return: whether that is a change, the object before, the object after.
-        """
-        before = self.read()
-        if before is None:
-            predicted = {"name": self.name, "state": "ACTIVE", **stripped(wanted)}
-            if check_mode:
-                return True, {}, predicted
-            try:
-                self._act("POST", f"{API}/{self._parent}", body=stripped(wanted), params={self._id_parameter: self._id})
-                return True, {}, self.read() or predicted
-            except GcpError as error:
-                # Two clusters of one play share a pool: the other one was faster.
-                before = self.read() if error.status == 409 else None
-                if before is None:
-                    raise
-        deleted = before.get("state") == "DELETED"
-        fields = self.differing(before, wanted)
-        if not deleted and not fields:
-            return False, before, before
-        if not check_mode:
-            if deleted:  # an id cannot be reused for 30 days after its deletion
-                self._act("POST", f"{API}/{self.name}:undelete", body={})
-            if fields:
-                body = {field: wanted[field] for field in fields}
-                self._act("PATCH", f"{API}/{self.name}", body=body, params={"updateMask": ",".join(fields)})
-        # What is undeleted loses the time of its end.
-        predicted = stripped({**before, "state": "ACTIVE", "expireTime": None, **{field: wanted[field] for field in fields}})
-        return True, before, predicted if check_mode else self.read() or predicted
-
-    def ensure_absent(self, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
-        """Delete unless it is deleted; Google keeps it for 30 days."""
-        before = self.read()
-        if before is None or before.get("state") == "DELETED":
-            return False, {}, {}
-        if not check_mode:
-            self._act("DELETE", f"{API}/{self.name}")
-        return True, before, {}
+    def update(self, fields: dict[str, t.Any]) -> None:
+        """Replace these fields whole. Raises GcpError."""
+        self.act("PATCH", self.url, body=fields, params={"updateMask": ",".join(fields)})

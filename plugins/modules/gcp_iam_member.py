@@ -8,16 +8,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_iam_member
-short_description: Grant a role on an Artifact Registry repository to one member
+short_description: Grant a role on a repository, service account or project to one member
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Adds or removes one member of one role, with or without a condition, in the IAM policy of a resource.
-  - Only repositories of Artifact Registry are supported.
-  - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and tried again.
+  - The resource is a repository of Artifact Registry, a service account or a project.
+  - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and the change done anew.
+  - A resource that does not exist grants nothing, so that O(state=absent) is content with it.
 options:
   resource:
-    description: The repository's full name, C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
+    description:
+      - The resource's full name.
+      - A repository is C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
+      - A service account, as which the member may then act, is C(projects/PROJECT/serviceAccounts/EMAIL).
+      - A project is C(projects/PROJECT).
     type: str
     required: true
   role:
@@ -27,7 +32,9 @@ options:
   member:
     description:
       - Who gets the role, as IAM writes it.
-      - Begins with C(principal://), C(principalSet://), C(serviceAccount:), C(user:), C(group:) or C(domain:).
+      - Begins with C(principal://), C(principalSet://), C(serviceAccount:), C(user:), C(group:) or C(domain:), or is
+        C(allUsers) or C(allAuthenticatedUsers).
+      - What Google made of the member when it was deleted, such as C(deleted:serviceAccount:EMAIL?uid=NUMBER), can be removed.
     type: str
     required: true
   condition:
@@ -50,11 +57,19 @@ options:
     type: str
     choices: [present, absent]
     default: present
+  wait_timeout:
+    description:
+      - How many seconds to try again while Google does not know the member's pool or service account.
+      - It takes some seconds until one that was just made can be granted anything.
+    type: int
+    default: 60
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
 attributes:
   check_mode:
-    description: Can run in check mode and tell what would change.
+    description:
+      - Can run in check mode and tell what would change.
+      - A resource that does not exist is then a warning, since an earlier task may be about to make it.
     support: full
   diff_mode:
     description: Returns the binding before and after.
@@ -62,6 +77,10 @@ attributes:
   idempotent:
     description: A second run with the same options changes nothing.
     support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_artifactregistry_repository
+  - module: pullthrough.registry_cache.gcp_iam_service_account
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
 """
 
 EXAMPLES = r"""
@@ -70,6 +89,19 @@ EXAMPLES = r"""
     resource: projects/my-project/locations/us-central1/repositories/my-repository
     role: roles/artifactregistry.reader
     member: "principal://iam.googleapis.com/{{ pool.name }}/subject/system:serviceaccount:registry-cache:registry-cache"
+
+- name: Let the same one act as a service account of Google
+  pullthrough.registry_cache.gcp_iam_member:
+    resource: projects/my-project/serviceAccounts/images@my-project.iam.gserviceaccount.com
+    role: roles/iam.workloadIdentityUser
+    member: "principal://iam.googleapis.com/{{ pool.name }}/subject/system:serviceaccount:registry-cache:registry-cache"
+
+- name: Nobody outside reads every repository of the project any more
+  pullthrough.registry_cache.gcp_iam_member:
+    resource: projects/my-project
+    role: roles/artifactregistry.reader
+    member: allUsers
+    state: absent
 """
 
 RETURN = r"""
@@ -83,37 +115,37 @@ binding:
       - user:someone@example.com
 """
 
-import copy
-import random
 import re
-import time
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
     gcp_module,
 )
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Policy, kind_of
 
-_API = "https://artifactregistry.googleapis.com/v1"
-_REPOSITORY = re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII)
-_MEMBER = re.compile(r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+")
+_MEMBER = re.compile(
+    r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+|allUsers|allAuthenticatedUsers"
+    r"|deleted:(serviceAccount|user|group):\S+\?uid=\d+|deleted:principal://\S+"
+)
 _ROLE = re.compile(r"((projects|organizations)/[^/]+/)?roles/[\w.]+")
-_CONFLICT_RETRIES = 5
 
 
 def _check(params):
+    if kind_of(params["resource"]) is None:
+        raise GcpError(
+            f"resource '{params['resource']}' is not the full name of a repository, service account or project."
+            " Example: resource: projects/my-project/locations/us-central1/repositories/my-repository"
+        )
     forms = {
-        "resource": (
-            _REPOSITORY,
-            "an Artifact Registry repository, the one kind supported",
-            "projects/my-project/locations/us-central1/repositories/my-repository",
-        ),
         "role": (_ROLE, "the name of a role", "roles/artifactregistry.reader"),
         "member": (_MEMBER, "a member as IAM writes it", "serviceAccount:name@my-project.iam.gserviceaccount.com"),
     }
     for option, (form, kind, example) in forms.items():
         if not form.fullmatch(params[option]):
             raise GcpError(f"{option} '{params[option]}' is not {kind}. Example: {option}: {example}")
+    if params["member"].startswith("deleted:") and params["state"] == "present":
+        raise GcpError(f"member '{params['member']}' is deleted, and can only lose a role. Set state: absent")
     # An explicit null or empty text passes Ansible's own check; without its condition a grant would be wider than asked.
     condition = params["condition"]
     if condition is not None and not (condition["title"] and condition["expression"]):
@@ -121,67 +153,6 @@ def _check(params):
             "condition has no title or no expression; leave it out for a grant without one."
             " Example: condition: {title: Until 2030, expression: \"request.time < timestamp('2030-01-01T00:00:00Z')\"}"
         )
-
-
-def _normal(member):
-    """IAM answers with e-mail addresses and domains in lower case; a principal's case counts."""
-    kind, separator, name = member.partition(":")
-    return member if kind in ("principal", "principalSet") else kind + separator + name.lower()
-
-
-def _holds(binding, member):
-    return binding is not None and _normal(member) in map(_normal, binding["members"])
-
-
-def _find(policy, role, condition):
-    for binding in policy.get("bindings", []):
-        if binding["role"] == role and binding.get("condition") == condition:
-            return binding
-    return None
-
-
-def _changed_policy(policy, role, member, condition, present):
-    """A policy in which only that member of that role and condition differs."""
-    policy = copy.deepcopy(policy)
-    bindings = policy.setdefault("bindings", [])
-    binding = _find(policy, role, condition)
-    if present and binding is None:
-        bindings.append({"role": role, "members": [member], **({"condition": condition} if condition else {})})
-    elif present:
-        binding["members"].append(member)
-    else:
-        binding["members"] = [other for other in binding["members"] if _normal(other) != _normal(member)]
-        if not binding["members"]:
-            bindings.remove(binding)
-    if condition:
-        policy["version"] = 3  # the only version that holds conditions
-    return policy
-
-
-def _apply(client, params, check_mode):
-    """Read, modify, write with the etag; again when somebody else wrote in between."""
-    resource, role, member = params["resource"], params["role"], params["member"]
-    condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
-    present = params["state"] == "present"
-    what = f"IAM policy of {resource}"
-    attempt = 0
-    while True:
-        version = {"options.requestedPolicyVersion": 3}
-        policy = client.request("GET", f"{_API}/{resource}:getIamPolicy", what, params=version)
-        before = _find(policy, role, condition)
-        if _holds(before, member) == present:
-            return False, before, before
-        wanted = _changed_policy(policy, role, member, condition, present)
-        if check_mode:
-            return True, before, _find(wanted, role, condition)
-        try:
-            policy = client.request("POST", f"{_API}/{resource}:setIamPolicy", what, body={"policy": wanted})
-            return True, before, _find(policy, role, condition)
-        except GcpError as error:
-            if error.status != 409 or attempt == _CONFLICT_RETRIES:
-                raise
-            time.sleep(random.uniform(0, 0.5 * 2**attempt))
-            attempt += 1
 
 
 def main():
@@ -199,14 +170,20 @@ def main():
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait_timeout": {"type": "int", "default": 60},
         }
     )
+    params = module.params
     try:
-        _check(module.params)
-        changed, before, after = _apply(GcpClient(module), module.params, module.check_mode)
+        _check(params)
+        condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
+        resource = params["resource"]
+        policy = Policy(GcpClient(module), resource, kind_of(resource), params["wait_timeout"], module.warn)
+        grant = Grant(params["role"], params["member"], condition)
+        changed, before, after = policy.ensure(grant, params["state"] == "present", module.check_mode)
     except GcpError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, binding=after or {}, diff={"before": before or {}, "after": after or {}})
+    module.exit_json(changed=changed, binding=after, diff={"before": before, "after": after})
 
 
 if __name__ == "__main__":

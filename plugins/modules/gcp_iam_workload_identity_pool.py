@@ -28,6 +28,7 @@ attributes:
     description: A second run with the same options changes nothing.
     support: full
 seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_info
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
 """
 
@@ -55,13 +56,15 @@ pool:
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
+    check_lengths,
+    check_project,
     gcp_module,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    LENGTHS,
     OPTIONS,
     WorkloadIdentityObject,
     check_id,
-    check_project,
 )
 
 
@@ -71,6 +74,7 @@ def main():
     try:
         check_project(params["project"])
         check_id("pool_id", params["pool_id"])
+        check_lengths(params, LENGTHS)
         pool = WorkloadIdentityObject(
             GcpClient(module),
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
@@ -78,12 +82,9 @@ def main():
             object_id=params["pool_id"],
             wait_seconds=params["wait_timeout"],
         )
-        if params["state"] == "absent":
-            changed, before, after = pool.ensure_absent(module.check_mode)
-        else:
-            fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
-            wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
-            changed, before, after = pool.ensure_present(wanted, module.check_mode)
+        fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
+        wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
+        changed, before, after = pool.ensure(params["state"] == "present", wanted, module.check_mode)
     except GcpError as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=changed, pool=after, diff={"before": before, "after": after})

@@ -22,7 +22,7 @@ options:
     required: true
   attribute_mapping:
     description:
-      - CEL expressions that make a principal's attributes out of a token's claims. C(google.subject) is required.
+      - CEL expressions that make a principal's attributes out of a token's claims, at most 50. C(google.subject) is required.
       - Required with O(state=present).
     type: dict
   attribute_condition:
@@ -47,7 +47,7 @@ options:
         default: []
       jwks:
         description:
-          - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach.
+          - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach. Each is RSA or EC P-256, and has a C(kid).
           - If unset, Google fetches them from the issuer, and keys that were uploaded before are removed.
           - Compared by content, so that the order of keys and the spelling of JSON change nothing.
         type: dict
@@ -66,6 +66,7 @@ attributes:
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider_info
   - module: pullthrough.registry_cache.cluster_oidc_info
 """
 
@@ -106,30 +107,60 @@ import json
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
+    check_lengths,
+    check_project,
     gcp_module,
     same_json,
+    stripped,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    LENGTHS,
     OPTIONS,
     WorkloadIdentityObject,
     check_id,
-    check_project,
 )
 
-# Members of a private key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
-_PRIVATE = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+_MAX_MAPPINGS = 50
+# Members of a private or symmetric key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
+_SECRET = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
+# Members that a public key needs, by kty and crv; the kinds that Google verifies with.
+_PUBLIC = {("RSA", None): {"kid", "n", "e"}, ("EC", "P-256"): {"kid", "x", "y"}}
+# The option that Google's words about a bad argument are about.
+_OPTION_OF_WORDS = {
+    "condition": "attribute_condition",
+    "mapp": "attribute_mapping",
+    "jwks": "oidc.jwks",
+    "issuer": "oidc.issuer_uri",
+    "audience": "oidc.allowed_audiences",
+}
+
+
+class _Provider(WorkloadIdentityObject):
+    def same(self, field, current, wanted):
+        if field != "oidc":
+            return current == wanted
+        current, wanted = stripped(current or {}), stripped(wanted or {})
+        keys = same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None))
+        audiences = sorted(current.pop("allowedAudiences", [])) == sorted(wanted.pop("allowedAudiences", []))
+        return keys and audiences and current == wanted
 
 
 def _check(params):
     check_project(params["project"])
     check_id("pool_id", params["pool_id"])
     check_id("provider_id", params["provider_id"])
+    check_lengths(params, LENGTHS)
     if params["state"] == "absent":
         return
     # An explicit null passes Ansible's own check of required options.
     if "google.subject" not in (params["attribute_mapping"] or {}):
         raise GcpError(
             "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
+        )
+    if len(params["attribute_mapping"]) > _MAX_MAPPINGS:
+        raise GcpError(
+            f"attribute_mapping has {len(params['attribute_mapping'])} keys, and Google takes {_MAX_MAPPINGS}."
+            " Leave out those that no grant and no condition names"
         )
     for key, expression in params["attribute_mapping"].items():
         if not isinstance(expression, str) or not expression:
@@ -139,18 +170,33 @@ def _check(params):
             )
     if params["oidc"] is None:
         raise GcpError("oidc is required with state present. Example: oidc: {issuer_uri: https://issuer.example.com}")
-    if not params["oidc"]["issuer_uri"].startswith("https://"):
+    if not (params["oidc"]["issuer_uri"] or "").startswith("https://"):
         raise GcpError(
-            f"oidc.issuer_uri '{params['oidc']['issuer_uri']}' does not begin with https://."
+            f"oidc.issuer_uri '{params['oidc']['issuer_uri'] or ''}' does not begin with https://."
             " The cluster's issuer is set by kube-apiserver's --service-account-issuer"
         )
-    jwks = params["oidc"]["jwks"]
-    if jwks is not None:
-        keys = jwks.get("keys")
-        if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-            raise GcpError("oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks")
-        if any(_PRIVATE & key.keys() for key in keys):
-            raise GcpError("oidc.jwks holds a private key, which must not leave the cluster. Pass public keys only")
+    if params["oidc"]["jwks"] is not None:
+        _check_keys(params["oidc"]["jwks"].get("keys"))
+
+
+def _check_keys(keys):
+    if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
+        raise GcpError("oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks")
+    if any(_SECRET & key.keys() for key in keys):
+        raise GcpError(
+            "oidc.jwks holds a private or symmetric key, which must not leave the cluster. Pass public keys only"
+        )
+    for number, key in enumerate(keys, 1):
+        kind = tuple(part if isinstance(part, str) else None for part in (key.get("kty"), key.get("crv")))
+        if kind not in _PUBLIC:
+            raise GcpError(
+                f"oidc.jwks: key {number} is of kind {' '.join(filter(None, kind)) or 'none'}, and Google verifies with RSA and"
+                " EC P-256 only. Let kube-apiserver sign with such a key (--service-account-signing-key-file)"
+            )
+        if missing := sorted(_PUBLIC[kind] - key.keys()):
+            raise GcpError(
+                f"oidc.jwks: key {number} has no {' and no '.join(missing)}. Pass what cluster_oidc_info returns as jwks"
+            )
 
 
 def _wanted(params):
@@ -164,16 +210,13 @@ def _wanted(params):
     oidc = {"issuerUri": params["oidc"]["issuer_uri"], "allowedAudiences": params["oidc"]["allowed_audiences"]}
     if params["oidc"]["jwks"] is not None:
         oidc["jwksJson"] = json.dumps(params["oidc"]["jwks"], sort_keys=True)
-    return {**{field: value for field, value in fields.items() if value is not None}, "oidc": oidc}
+    return {**{field: value for field, value in fields.items() if value is not None}, "oidc": stripped(oidc)}
 
 
-def _same(field, current, wanted):
-    if field != "oidc":
-        return current == wanted
-    current, wanted = dict(current or {}), dict(wanted or {})
-    keys = same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None))
-    audiences = sorted(current.pop("allowedAudiences", [])) == sorted(wanted.pop("allowedAudiences", []))
-    return keys and audiences and current == wanted
+def _named(error):
+    """The error of a bad argument, with the option that it is about."""
+    option = next((option for word, option in _OPTION_OF_WORDS.items() if word in error.words.lower()), None)
+    return f"{error} (Check {option}.)" if error.status == 400 and option else str(error)
 
 
 def main():
@@ -197,20 +240,17 @@ def main():
     params = module.params
     try:
         _check(params)
-        provider = WorkloadIdentityObject(
+        provider = _Provider(
             GcpClient(module),
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
             id_parameter="workloadIdentityPoolProviderId",
             object_id=params["provider_id"],
             wait_seconds=params["wait_timeout"],
-            same=_same,
         )
-        if params["state"] == "absent":
-            changed, before, after = provider.ensure_absent(module.check_mode)
-        else:
-            changed, before, after = provider.ensure_present(_wanted(params), module.check_mode)
+        present = params["state"] == "present"
+        changed, before, after = provider.ensure(present, _wanted(params) if present else {}, module.check_mode)
     except GcpError as error:
-        module.fail_json(msg=str(error))
+        module.fail_json(msg=_named(error))
     module.exit_json(changed=changed, provider=after, diff={"before": before, "after": after})
 
 

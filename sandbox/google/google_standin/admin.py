@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from .counters import Counters
 from .errors import GoogleError
-from .faults import Fault, Faults
+from .faults import Faults
 from .principals import Tokens
 
 
@@ -48,7 +48,7 @@ class Admin:
     async def _add_fault(self, request: Request) -> Response:
         self._require_operator(request)
         try:
-            self._faults.add(Fault.parse(json.loads(await request.body())))
+            self._faults.add(json.loads(await request.body()))
         except ValueError as error:
             raise GoogleError("INVALID_ARGUMENT", f"Invalid fault: {error}") from None
         return Response(status_code=204)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import re
-import secrets
 import time
 from collections.abc import Callable
 
@@ -12,37 +11,68 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from . import cel, messages
-from .access import ROLES, Access
-from .errors import GoogleError
+from . import messages
+from .access import Access
+from .errors import GoogleError, not_found
 from .operations import Operations
-from .principals import member_pool
+from .policies import POLICY, Policies
 from .store import Resource, Store
 
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-_MEMBER = re.compile(r"(user|serviceAccount|group|domain):.+|allUsers|allAuthenticatedUsers")
+# Letters of any script, none of them a capital.
+_LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+_UPSTREAM: messages.Fields = {"id": str, "repository": str, "priority": int}
+_CREDENTIALS: messages.Fields = {"usernamePasswordCredentials": {"username": str, "passwordSecretVersion": str}}
+_REMOTE: messages.Fields = {
+    "description": str,
+    "disableUpstreamValidation": bool,
+    "upstreamCredentials": _CREDENTIALS,
+}
+_MUTABLE: messages.Fields = {
+    "description": str,
+    "labels": {"*": str},
+    "dockerConfig": {"immutableTags": bool},
+    "virtualRepositoryConfig": {"upstreamPolicies": [_UPSTREAM]},
+    "remoteRepositoryConfig": _REMOTE,
+}
 _REPOSITORY: messages.Fields = {
+    **_MUTABLE,
+    "remoteRepositoryConfig": {
+        **_REMOTE,
+        "dockerRepository": {"publicRepository": str, "customRepository": {"uri": str}},
+        "commonRepository": {"uri": str},
+    },
     "name": str,
     "format": str,
     "mode": str,
-    "description": str,
-    "labels": {"*": str},
+    "kmsKeyName": str,
     "createTime": str,
     "updateTime": str,
     "registryUri": str,
 }
-_CONDITION: messages.Fields = {"title": str, "expression": str, "description": str}
-_BINDING: messages.Fields = {"role": str, "members": [str], "condition": _CONDITION}
-_SET_POLICY: messages.Fields = {"policy": {"version": int, "etag": str, "bindings": [_BINDING]}}
+_OUTPUT_ONLY = ("createTime", "updateTime", "registryUri")
+_MODES = {
+    "STANDARD_REPOSITORY": None,
+    "REMOTE_REPOSITORY": "remoteRepositoryConfig",
+    "VIRTUAL_REPOSITORY": "virtualRepositoryConfig",
+}
+_KINDS = ("artifactregistry.repositories",)
 
 
 class Repositories:
     """Repositories by full name with the project's id. A deleted one leaves its images in the registry."""
 
     def __init__(
-        self, store: Store, operations: Operations, access: Access, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        operations: Operations,
+        access: Access,
+        policies: Policies,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._operations, self._access, self._clock = store, operations, access, clock
+        self._store, self._operations, self._access = store, operations, access
+        self._policies, self._clock = policies, clock
         location = "/v1/projects/{project}/locations/{location}"
         one = f"{location}/repositories/{{repository}}"
         self.routes = [
@@ -53,6 +83,7 @@ class Repositories:
             Route(f"{one}:getIamPolicy", self._get_policy, methods=["GET"]),
             Route(f"{one}:setIamPolicy", self._set_policy, methods=["POST"]),
             Route(one, self._get, methods=["GET"]),
+            Route(one, self._patch, methods=["PATCH"]),
             Route(one, self._delete, methods=["DELETE"]),
         ]
 
@@ -66,7 +97,7 @@ class Repositories:
         permission = f"artifactregistry.repositories.{verb}"
         name = f"projects/{self._access.require(request, 'artifactregistry', permission, relative)}/{relative}"
         if name not in self._store.repositories:
-            raise GoogleError("NOT_FOUND", "Requested entity was not found.")
+            raise not_found()
         return name
 
     async def _create(self, request: Request) -> JSONResponse:
@@ -75,8 +106,9 @@ class Repositories:
         short = request.query_params.get("repositoryId", "")
         if not _ID.fullmatch(short):
             raise GoogleError("INVALID_ARGUMENT", f"Invalid repository id '{short}'.")
-        if body.get("format") != "DOCKER" or body.get("mode", "STANDARD_REPOSITORY") != "STANDARD_REPOSITORY":
-            raise GoogleError("UNIMPLEMENTED", "This stand-in has standard repositories of format DOCKER only.")
+        wanted = {key: value for key, value in body.items() if key not in _OUTPUT_ONLY}
+        wanted = {"mode": "STANDARD_REPOSITORY", **wanted}
+        self._check(parent, wanted)
         name = f"{parent}/repositories/{short}"
         if name in self._store.repositories or self._operations.pending(name):
             raise GoogleError("ALREADY_EXISTS", "the repository already exists")
@@ -85,9 +117,8 @@ class Repositories:
 
         def apply() -> Resource:
             self._store.repositories[name] = {
-                **body,
+                **wanted,
                 "name": name,
-                "mode": "STANDARD_REPOSITORY",
                 "createTime": time_,
                 "updateTime": time_,
                 "registryUri": f"{location}-docker.pkg.dev/{project}/{short}",
@@ -96,7 +127,7 @@ class Repositories:
             type_url = "type.googleapis.com/google.devtools.artifactregistry.v1.Repository"
             return {"@type": type_url, **self._store.repositories[name]}
 
-        return JSONResponse(self._operations.start(parent, name, apply))
+        return JSONResponse(self._operations.start(f"{parent}/operations", name, apply))
 
     async def _get(self, request: Request) -> JSONResponse:
         return JSONResponse(self._store.repositories[self._existing(request, "get")])
@@ -105,10 +136,26 @@ class Repositories:
         prefix = f"{self._location(request, 'artifactregistry.repositories.list')}/repositories/"
         found = [item for name, item in sorted(self._store.repositories.items()) if name.startswith(prefix)]
         items, rest = messages.page(request, found, 100, 1000)
-        return JSONResponse(messages.pruned({"repositories": items, **rest}))
+        return JSONResponse(messages.pruned({"repositories": items, **rest}, {}))
+
+    async def _patch(self, request: Request) -> JSONResponse:
+        name = self._existing(request, "update")
+        current = self._store.repositories[name]
+        paths = messages.mask(request.query_params.get("updateMask", ""), _REPOSITORY)
+        body = await messages.read(request, _REPOSITORY)
+        new = messages.updated(current, body, paths, _REPOSITORY)
+        for path in paths:
+            if _fixed(messages.updated(current, body, [path], _REPOSITORY)) != _fixed(current):
+                raise _refused(f"The field {path} is immutable.")
+        self._check(name.partition("/repositories/")[0], new)
+        new["updateTime"] = messages.rfc3339(self._clock())
+        self._store.repositories[name] = new
+        self._store.save()
+        return JSONResponse(new)
 
     async def _delete(self, request: Request) -> JSONResponse:
         name = self._existing(request, "delete")
+        parent = name.partition("/repositories/")[0]
 
         def apply() -> Resource:
             self._store.repositories.pop(name, None)
@@ -116,85 +163,66 @@ class Repositories:
             self._store.save()
             return {"@type": "type.googleapis.com/google.protobuf.Empty"}
 
-        return JSONResponse(self._operations.start(name.partition("/repositories/")[0], name, apply))
+        return JSONResponse(self._operations.start(f"{parent}/operations", name, apply))
 
     async def _operation(self, request: Request) -> JSONResponse:
         parent = self._location(request, "artifactregistry.repositories.get")
         found = self._operations.get(f"{parent}/operations/{request.path_params['operation']}")
         if found is None:
-            raise GoogleError("NOT_FOUND", "Requested entity was not found.")
+            raise not_found()
         return JSONResponse(found)
 
     async def _get_policy(self, request: Request) -> JSONResponse:
-        return JSONResponse(self._policy(self._existing(request, "getIamPolicy")))
-
-    def _policy(self, name: str) -> Resource:
-        # ACAB is the etag of a policy that nobody has set yet.
-        return self._store.policies.get(name, {"etag": "ACAB"})
+        name = self._existing(request, "getIamPolicy")
+        return JSONResponse(self._policies.read(name, request.query_params.get("options.requestedPolicyVersion", "0")))
 
     async def _set_policy(self, request: Request) -> JSONResponse:
         name = self._existing(request, "setIamPolicy")
-        policy = (await messages.read(request, _SET_POLICY)).get("policy", {})
-        current = self._policy(name)["etag"]
-        # Without an etag the policy is overwritten blindly, as at Google.
-        if policy.get("etag", current) != current:
-            raise GoogleError(
-                "ABORTED",
-                "There were concurrent policy changes. Please retry the whole read-modify-write with exponential "
-                f"backoff. The request's ETag '{policy['etag']}' did not match the current policy's ETag '{current}'.",
-            )
-        bindings = self._bindings(policy)
-        conditional = any("condition" in binding for binding in bindings)
-        self._store.policies[name] = {
-            **({"version": 3 if conditional else 1, "bindings": bindings} if bindings else {}),
-            "etag": secrets.token_urlsafe(9),
-        }
-        self._store.save()
-        return JSONResponse(self._store.policies[name])
+        body = await messages.read(request, {"policy": POLICY})
+        return JSONResponse(self._policies.write(name, _KINDS, body.get("policy", {})))
 
-    def _bindings(self, policy: Resource) -> list[Resource]:
-        """The bindings, checked, one for each role and condition, as Google returns them."""
-        merged: dict[tuple[str, str], Resource] = {}
-        for binding in policy.get("bindings", []):
-            role, members = binding.get("role"), binding.get("members", [])
-            if role not in ROLES:
-                raise GoogleError("INVALID_ARGUMENT", f"Role {role} is not supported for this resource.")
-            for member in members:
-                self._check_member(member)
-            condition = binding.get("condition")
-            if condition is not None:
-                _check_condition(condition, policy.get("version"))
-            if members:
-                entry = merged.setdefault(
-                    (role, repr(condition)),
-                    {"role": role, "members": [], **({"condition": condition} if condition else {})},
-                )
-                entry["members"] = sorted({*entry["members"], *members})
-        return [merged[key] for key in sorted(merged)]
+    def _check(self, parent: str, repository: Resource) -> None:
+        """What Artifact Registry refuses in a repository; † in Google's words. parent: its location's full name."""
+        mode = repository["mode"]
+        if repository.get("format") != "DOCKER":
+            raise GoogleError("UNIMPLEMENTED", "This stand-in has repositories of format DOCKER only.")
+        if mode not in _MODES:
+            raise _refused(f"Invalid value at 'repository.mode': {mode}.")
+        for other, config in _MODES.items():
+            if config in repository and mode != other:
+                raise _refused(f"The field {config} is for repositories of mode {other} only.")
+        remote = repository.get("remoteRepositoryConfig", {})
+        if mode == "REMOTE_REPOSITORY" and not remote.keys() & {"dockerRepository", "commonRepository"}:
+            raise _refused("A remote repository needs an upstream: dockerRepository or commonRepository.")
+        if remote.get("dockerRepository", {}).get("publicRepository", "DOCKER_HUB") != "DOCKER_HUB":
+            raise _refused("Invalid value at 'repository.remoteRepositoryConfig.dockerRepository.publicRepository'.")
+        self._check_upstreams(parent, repository.get("virtualRepositoryConfig", {}).get("upstreamPolicies", []))
+        labels = repository.get("labels", {})
+        if len(labels) > 64 or not all(map(_is_label, labels.items())):
+            raise _refused("Invalid labels: at most 64, of lower-case letters, digits, '_' and '-'.")
 
-    def _check_member(self, member: str) -> None:
-        if member.startswith(("principal://", "principalSet://")):
-            pool = member_pool(member)
-            # A soft-deleted pool is still known: its members stay in policies and grant nothing.
-            if pool not in self._store.pools:
-                raise GoogleError(
-                    "INVALID_ARGUMENT",
-                    f"Identity Pool does not exist ({pool or member}). Please check that you specified a valid "
-                    "resource name as returned in the `name` attribute in the configuration API.",
-                )
-        elif not _MEMBER.fullmatch(member):
-            raise GoogleError(
-                "INVALID_ARGUMENT",
-                f"The member {member} is of an unknown type. Please set a valid type prefix for the member.",
-            )
+    def _check_upstreams(self, parent: str, upstreams: list[Resource]) -> None:
+        if len({upstream.get("id") for upstream in upstreams}) < len(upstreams):
+            raise _refused("The ids of upstream policies must be unique.")
+        for upstream in upstreams:
+            name = upstream.get("repository", "")
+            if not upstream.get("id") or name not in self._store.repositories:
+                raise _refused(f"Upstream policy '{upstream.get('id', '')}': the repository '{name}' does not exist.")
+            if name.split("/")[3] != parent.split("/")[3]:
+                raise _refused(f"Upstream policy '{upstream['id']}': the repository is in another location.")
 
 
-def _check_condition(condition: Resource, version: int | None) -> None:
-    if version != 3:
-        raise GoogleError("INVALID_ARGUMENT", "A policy with conditions must have version 3.")
-    if not condition.get("title") or not condition.get("expression"):
-        raise GoogleError("INVALID_ARGUMENT", "A condition needs a title and an expression.")
-    try:
-        cel.check(condition["expression"], {"request", "resource"})
-    except cel.CelError as error:
-        raise GoogleError("INVALID_ARGUMENT", f"Condition expression compilation failed: {error}") from None
+def _is_label(label: tuple[str, str]) -> bool:
+    key, value = label
+    return all((_LABEL_KEY.fullmatch(key), _LABEL_VALUE.fullmatch(value), key == key.lower(), value == value.lower()))
+
+
+def _fixed(repository: Resource) -> Resource:
+    """What no patch changes: all but the mutable fields, and a remote repository's upstream."""
+    remote = repository.get("remoteRepositoryConfig", {})
+    rest = {key: value for key, value in repository.items() if key not in _MUTABLE}
+    return {**rest, "upstream": {key: value for key, value in remote.items() if key not in _REMOTE}}
+
+
+def _refused(message: str) -> GoogleError:
+    return GoogleError("INVALID_ARGUMENT", message)

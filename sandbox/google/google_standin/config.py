@@ -7,14 +7,15 @@ import json
 import os
 import pathlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Config:
-    """What `--config` holds; every key is required, except the two ports.
+    """What `--config` holds; every key is required, except those with a value here.
 
-    projects: number by project id. operator: the IAM member who may do everything.
+    projects: number by project id. disabled_services: by project id, the APIs that it starts without.
+    operator: the IAM member who may do everything.
     registry_url: a distribution registry without authentication, reachable by the stand-in alone.
     """
 
@@ -26,6 +27,7 @@ class Config:
     projects: dict[str, str]
     port: int = 443
     proxy_port: int = 3128
+    disabled_services: dict[str, list[str]] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Config:

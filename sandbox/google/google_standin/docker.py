@@ -16,12 +16,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from .access import DELETE, DOWNLOAD, UPLOAD, Access
+from .access import DOCKER_SCOPES, Access
+from .apis import READY
 from .counters import Counters
-from .errors import DockerError
+from .errors import DockerError, GoogleError
 from .faults import Faults
 from .principals import ANONYMOUS, Principal, Tokens
 from .proxying import Registry
+from .roles import DELETE, DOWNLOAD, UPLOAD
 from .store import Store
 
 # The distribution spec's name and reference: nothing that a second parser could read as another path.
@@ -139,6 +141,10 @@ class Docker:
             )
         self._authorize(request, principal, name, {permission})
         path = f"/v2/{name}/{match['rest']}"
+        if permission == DOWNLOAD:
+            path = await self._source(request, name, path)
+        elif (mode := self._store.repositories[self._repository(request, name)]["mode"]) != "STANDARD_REPOSITORY":
+            raise DockerError(400, "UNSUPPORTED", f"A repository of mode {mode} takes no images.")  # † in Google's words
         if permission == UPLOAD:
             self._count("upload", principal, name)
             return await self._registry.forward(request, path, self._upload_query(request, principal))
@@ -151,6 +157,17 @@ class Docker:
         if kind == "manifests":
             missing = DockerError(404, "MANIFEST_UNKNOWN", f'Failed to fetch "{reference}"')
         return await self._registry.forward(request, path, request.query_params.multi_items(), missing=missing)
+
+    async def _source(self, request: Request, name: str, path: str) -> str:
+        """Where a virtual repository has it from: the first of its upstreams, by priority, that holds it."""
+        config = self._store.repositories[self._repository(request, name)].get("virtualRepositoryConfig", {})
+        own = "/".join(name.split("/")[:2])
+        for policy in sorted(config.get("upstreamPolicies", []), key=lambda policy: -policy.get("priority", 0)):
+            _, project, _, _, _, repository = policy["repository"].split("/")
+            candidate = path.replace(f"/v2/{own}/", f"/v2/{project}/{repository}/", 1)
+            if await self._registry.head(candidate) == 200:
+                return candidate
+        return path
 
     def _upload_query(self, request: Request, principal: Principal) -> list[tuple[str, str]]:
         """The query, less a cross-repository mount from where the principal may not read."""
@@ -185,7 +202,7 @@ class Docker:
             return await self._registry.forward(request, download.path)
         digest = download.path.rpartition("/")[2]
         self._counters.add("blob_download", download.image, digest)
-        fault = self._faults.take(download.path)
+        fault = self._faults.of_blob(download.path)
         if fault is not None:
             await asyncio.sleep(fault.seconds)
             if fault.status:
@@ -212,8 +229,16 @@ class Docker:
 
     def _authorize(self, request: Request, principal: Principal, name: str, permissions: set[str]) -> None:
         repository = self._repository(request, name)
+        try:
+            ready = self._access.require_api("artifactregistry", name.split("/")[0]) == READY
+        except GoogleError as error:
+            self._count("denied", principal, name)
+            raise DockerError(403, "DENIED", error.message) from None
+        if principal.scopes.isdisjoint(DOCKER_SCOPES):
+            self._count("denied", principal, name)
+            raise DockerError(403, "DENIED", "Request had insufficient authentication scopes.")  # † in Google's words
         for permission in sorted(permissions):
-            if not self._access.allows(principal, permission, repository):
+            if not ready or not self._access.allows(principal, permission, repository):
                 self._count("denied", principal, name)
                 if principal.anonymous:
                     message = (

@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from . import messages, provider_rules
 from .access import Access
-from .errors import GoogleError
+from .errors import GoogleError, not_found
 from .operations import Operations
 from .store import Resource, Store
 
@@ -90,7 +90,7 @@ class Pools:
         def existing(name: str, state: str | None = None) -> Resource:
             resource = resources.get(name)
             if resource is None:
-                raise GoogleError("NOT_FOUND", "Requested entity was not found.")
+                raise not_found()
             if state is not None and resource["state"] != state:
                 raise GoogleError("FAILED_PRECONDITION", f"The resource {name} is in state {resource['state']}.")
             return resource
@@ -100,7 +100,7 @@ class Pools:
             if kind is _PROVIDER:
                 pool = self._store.pools.get(name.partition("/providers")[0])
                 if pool is None:
-                    raise GoogleError("NOT_FOUND", "Requested entity was not found.")
+                    raise not_found()
                 if pool["state"] == "DELETED":
                     raise GoogleError("FAILED_PRECONDITION", f"The resource {pool['name']} is in state DELETED.")
 
@@ -110,7 +110,7 @@ class Pools:
                 self._store.save()
                 return {"@type": kind.type_url, **resources[name]}
 
-            return JSONResponse(self._operations.start(name, name, apply))
+            return JSONResponse(self._operations.start(f"{name}/operations", name, apply))
 
         async def create(request: Request) -> JSONResponse:
             parent = permitted(request, "create")
@@ -138,16 +138,16 @@ class Pools:
             ]
             key = _POOL.collection if kind is _POOL else "workloadIdentityPoolProviders"
             items, rest = messages.page(request, found, 50, kind.max_page)
-            return JSONResponse(messages.pruned({key: items, **rest}))
+            return JSONResponse(messages.pruned({key: items, **rest}, {}))
 
         async def patch(request: Request) -> JSONResponse:
             name = permitted(request, "update")
             live_parent(name)
             current = existing(name, "ACTIVE")
-            paths = messages.mask(request, kind.fields)
+            paths = messages.mask(request.query_params.get("updateMask", ""), kind.fields)
             body = await messages.read(request, {**kind.fields, **kind.immutable})
-            kind.check(messages.updated(current, body, paths))
-            return change(name, lambda: messages.updated(resources[name], body, paths))
+            kind.check(messages.updated(current, body, paths, kind.fields))
+            return change(name, lambda: messages.updated(resources[name], body, paths, kind.fields))
 
         async def delete(request: Request) -> JSONResponse:
             name = permitted(request, "delete")
@@ -170,7 +170,7 @@ class Pools:
             name = f"{permitted(request, 'get')}/operations/{request.path_params['operation']}"
             found = self._operations.get(name)
             if found is None:
-                raise GoogleError("NOT_FOUND", "Requested entity was not found.")
+                raise not_found()
             return JSONResponse(found)
 
         one = f"{path}/{{{kind.path_parameter}}}"

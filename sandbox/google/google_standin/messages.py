@@ -26,7 +26,7 @@ async def read(request: Request, fields: Fields) -> Resource:
     except ValueError:
         raise GoogleError("INVALID_ARGUMENT", "Invalid JSON payload received.") from None
     _check(body, fields, "")
-    return pruned(body)
+    return pruned(body, fields)
 
 
 def _check(value: Any, kind: Any, path: str) -> None:
@@ -39,21 +39,27 @@ def _check(value: Any, kind: Any, path: str) -> None:
                 at = f" at '{path}'" if path else ""
                 message = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
                 raise GoogleError("INVALID_ARGUMENT", message)
-            _check(item, kind.get("*") or kind[name], f"{path}.{name}".lstrip("."))
+            if item is not None or "*" in kind:  # null is as good as left out, but not in a map
+                _check(item, kind.get("*") or kind[name], f"{path}.{name}".lstrip("."))
     elif isinstance(kind, list):
         for index, item in enumerate(value):
             _check(item, kind[0], f"{path}[{index}]")
 
 
-def pruned(message: Resource) -> Resource:
-    """Without empty and false fields, as proto3 JSON leaves them out."""
-    items = {key: pruned(value) if isinstance(value, dict) else value for key, value in message.items()}
-    return {key: value for key, value in items.items() if value not in (None, False, "", [], {})}
+def pruned(message: Resource, fields: Fields) -> Resource:
+    """Without empty and false fields, as proto3 JSON leaves them out; what a map holds stays."""
+    result = {}
+    for name, value in message.items():
+        kind = fields.get(name)
+        if isinstance(value, dict) and isinstance(kind, Mapping) and "*" not in kind:
+            value = pruned(value, kind)
+        if value not in (None, False, "", [], {}):
+            result[name] = value
+    return result
 
 
-def mask(request: Request, fields: Fields) -> list[str]:
-    """The paths of updateMask in camelCase; clients send snake_case too. Raises GoogleError."""
-    text = request.query_params.get("updateMask", "")
+def mask(text: str, fields: Fields) -> list[str]:
+    """The paths of an updateMask in camelCase; clients send snake_case too. Raises GoogleError."""
     if not text:
         raise GoogleError("INVALID_ARGUMENT", "The update mask must be specified.")
     paths = [re.sub(r"_([a-z])", lambda match: match[1].upper(), path.strip()) for path in text.split(",")]
@@ -66,16 +72,16 @@ def mask(request: Request, fields: Fields) -> list[str]:
     return paths
 
 
-def updated(current: Resource, change: Resource, paths: list[str]) -> Resource:
+def updated(current: Resource, change: Resource, paths: list[str], fields: Fields) -> Resource:
     """A copy where each path is as in `change`: a map is replaced whole, an absent field is cleared."""
     result = copy.deepcopy(current)
     for path in paths:
-        outer, _, inner = path.partition(".")
-        if inner:
-            result[outer] = {**result.get(outer, {}), inner: change.get(outer, {}).get(inner)}
-        else:
-            result[outer] = copy.deepcopy(change.get(outer))
-    return pruned(result)
+        *outer, last = path.split(".")
+        target, source = result, change
+        for part in outer:
+            target, source = target.setdefault(part, {}), source.get(part, {})
+        target[last] = copy.deepcopy(source.get(last))
+    return pruned(result, fields)
 
 
 def rfc3339(seconds: float) -> str:

@@ -29,9 +29,12 @@ class Operations:
         self._clock = clock
         self._all: dict[str, _Operation] = {}
 
-    def start(self, parent: str, target: str, apply: Callable[[], Resource]) -> Resource:
-        """Begin a change of `target`; `apply` makes it and returns the operation's `response`."""
-        name = f"{parent}/operations/{secrets.token_hex(12)}"
+    def start(self, folder: str, target: str, apply: Callable[[], Resource], identifier: str = "") -> Resource:
+        """Begin a change of `target`; `apply` makes it and returns the operation's `response`.
+
+        folder: the name's first part, which ends in operations.
+        """
+        name = f"{folder}/{identifier or secrets.token_hex(12)}"
         self._all[name] = _Operation(target, self._clock() + _SECONDS, apply, {"name": name})
         return {"name": name}
 

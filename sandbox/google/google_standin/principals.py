@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 _EVERYONE = frozenset({"allUsers"})
 _AUTHENTICATED = frozenset({"allUsers", "allAuthenticatedUsers"})
 _FEDERATED = re.compile(
@@ -19,11 +20,17 @@ _FEDERATED = re.compile(
 
 @dataclass(frozen=True)
 class Principal:
-    """members: every IAM member that names this principal. pool: of a federated one, its pool's full name."""
+    """Who a token stands for.
+
+    members: every IAM member that names this principal. pool: of a federated one, its pool's full name.
+    account: of a service account, its full name. scopes: which APIs its token may be shown to.
+    """
 
     members: frozenset[str]
     pool: str | None = None
+    account: str | None = None
     operator: bool = False
+    scopes: frozenset[str] = frozenset({CLOUD_PLATFORM})
 
     @property
     def anonymous(self) -> bool:
@@ -37,7 +44,14 @@ def operator(member: str) -> Principal:
     return Principal(_AUTHENTICATED | {member}, operator=True)
 
 
-def federated(pool: str, subject: str, groups: Iterable[str], attributes: Mapping[str, str]) -> Principal:
+def service_account(name: str, email: str, scopes: Iterable[str]) -> Principal:
+    """name: the account's full name."""
+    return Principal(_AUTHENTICATED | {f"serviceAccount:{email}"}, account=name, scopes=frozenset(scopes))
+
+
+def federated(
+    pool: str, subject: str, groups: Iterable[str], attributes: Mapping[str, str], scopes: Iterable[str]
+) -> Principal:
     """The identity of an exchanged token (cloud.google.com/iam/docs/principal-identifiers)."""
     parts = {f"group/{group}" for group in groups} | {f"attribute.{key}/{value}" for key, value in attributes.items()}
     # One report says that a slash in a value is written %2F in the member †: both match.
@@ -48,6 +62,7 @@ def federated(pool: str, subject: str, groups: Iterable[str], attributes: Mappin
         | {f"principal://iam.googleapis.com/{pool}/{name}" for name in subjects}
         | {f"principalSet://iam.googleapis.com/{pool}/{part}" for part in parts | {"*"}},
         pool,
+        scopes=frozenset(scopes),
     )
 
 

@@ -66,7 +66,7 @@ class Registry:
 
     async def head(self, path: str) -> int:
         """The HTTP status of a HEAD."""
-        upstream = await self._send(self._client.build_request("HEAD", path))
+        upstream = await self._send(self._client.build_request("HEAD", path, headers={"accept": _MANIFEST_KINDS}))
         await upstream.aclose()
         return upstream.status_code
 

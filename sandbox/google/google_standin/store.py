@@ -21,13 +21,16 @@ class Store:
         self.providers: dict[str, Resource] = {}
         self.repositories: dict[str, Resource] = {}
         self.policies: dict[str, Resource] = {}
+        self.services: dict[str, Resource] = {}
+        self.accounts: dict[str, Resource] = {}
+        self.keys: dict[str, Resource] = {}
         if path is not None and path.exists():
             for name, resources in json.loads(path.read_text()).items():
                 getattr(self, name).update(resources)
 
     def save(self) -> None:
         if self._path is not None:
-            content = {name: getattr(self, name) for name in ("pools", "providers", "repositories", "policies")}
+            content = {name: resources for name, resources in vars(self).items() if name != "_path"}
             write_private(self._path, json.dumps(content, indent=1).encode())
 
     def expire(self, now: str) -> None:
@@ -37,8 +40,10 @@ class Store:
         """
         gone = [pool for pool in self.pools if self.pools[pool].get("expireTime", now) < now]
         gone += [name for name in self.providers if self.providers[name].get("expireTime", now) < now]
+        gone += [name for name in self.accounts if self.accounts[name].get("expireTime", now) < now]
         for name in gone:
             self.pools.pop(name, None)
+            self.accounts.pop(name, None)
             for provider in [key for key in self.providers if f"{key}/".startswith(f"{name}/")]:
                 del self.providers[provider]
         if gone:
@@ -52,6 +57,18 @@ class Store:
         """A provider that exists, is not deleted and not disabled, in such a pool."""
         provider = self.providers.get(name)
         return provider if _live(provider) and self.live_pool(name.rpartition("/providers/")[0]) else None
+
+    def account(self, key: str) -> str | None:
+        """The full name of a service account that is not deleted; key: its e-mail address or unique id."""
+        for name, account in self.accounts.items():
+            if "expireTime" not in account and key in (account["email"], account["uniqueId"]):
+                return name
+        return None
+
+    def live_account(self, name: str) -> bool:
+        """Whether a service account exists, is not deleted and not disabled."""
+        account = self.accounts.get(name)
+        return account is not None and "expireTime" not in account and not account.get("disabled", False)
 
 
 def _live(resource: Resource | None) -> bool:

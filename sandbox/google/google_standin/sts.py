@@ -16,8 +16,10 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from . import cel
+from .access import Access
 from .counters import Counters
-from .errors import StsError
+from .errors import OAuthError, Refusal
+from .faults import Conditions
 from .principals import Principal, Tokens, federated
 from .store import Resource, Store
 
@@ -32,18 +34,25 @@ _UNREACHABLE = "Error connecting to the given credential's issuer."
 
 
 class Exchange:
-    """The one endpoint. Every error is HTTP 400 with an OAuth body."""
+    """The one endpoint. Every error is HTTP 400 with an OAuth body, except for an API that is disabled †."""
 
     def __init__(
-        self, store: Store, tokens: Tokens, counters: Counters, clock: Callable[[], float] = time.time
+        self,
+        store: Store,
+        tokens: Tokens,
+        access: Access,
+        counters: Counters,
+        conditions: Conditions,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._tokens, self._counters, self._clock = store, tokens, counters, clock
+        self._store, self._tokens, self._access, self._counters = store, tokens, access, counters
+        self._conditions, self._clock = conditions, clock
         self.routes = [Route("/v1/token", self._token, methods=["POST"])]
 
     async def _token(self, request: Request) -> JSONResponse:
         try:
             answer = self._exchange(await _fields(request))
-        except StsError:
+        except Refusal:
             self._counters.add("sts_refused")
             raise
         self._counters.add("sts_exchange")
@@ -56,34 +65,35 @@ class Exchange:
             "subject_token_type": {f"{_TYPE}jwt", f"{_TYPE}id_token"},
         }.items():
             if fields.get(name) not in values:
-                raise StsError("invalid_request", f'Invalid value for "{name}".')
+                raise OAuthError("invalid_request", f'Invalid value for "{name}".')
         for name in ("subject_token", "scope"):
             if not fields.get(name):
-                raise StsError("invalid_request", f'Invalid value for "{name}".')
+                raise OAuthError("invalid_request", f'Invalid value for "{name}".')
         match = _AUDIENCE.fullmatch(fields.get("audience", ""))
         if match is None:
-            raise StsError(
+            raise OAuthError(
                 "invalid_request",
                 'Invalid value for "audience". This value should be the full resource name of the Identity Provider. '
                 "See https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible "
                 "formats.",
             )
+        self._access.require_api("sts", match[1].split("/")[1])
         provider = self._store.live_provider(match[1])
         if provider is None:
-            raise StsError(
+            raise OAuthError(
                 "invalid_target",
                 'The target service indicated by the "audience" parameters is invalid. This might either be because '
                 "the pool or provider is disabled or deleted or because it doesn't exist.",
             )
         claims = self._verified(provider, fields["subject_token"])
-        principal = _principal(provider, claims)
+        principal = _principal(provider, claims, fields["scope"].split())
         now = self._clock()
         # Both bounds are measured: 2 s of life give no expires_in, 1 s an internal error.
         seconds = int(min(claims["exp"] - now, _MAX_LIFE)) - 2
         if seconds < 0:
-            raise StsError("internal_failure", "Internal error encountered.", status=500)
+            raise OAuthError("internal_failure", "Internal error encountered.", status=500)
         return {
-            "access_token": self._tokens.issue(principal, now + seconds),
+            "access_token": self._tokens.issue(principal, now if self._conditions.expired else now + seconds),
             "issued_token_type": f"{_TYPE}access_token",
             "token_type": "Bearer",
             **({"expires_in": seconds} if seconds else {}),
@@ -100,12 +110,12 @@ class Exchange:
             claims["sub"]
         except (jwt.PyJWTError, KeyError, ValueError):
             # † in Google's words; the required header and claims are documented.
-            raise StsError(
+            raise OAuthError(
                 "invalid_request", "Unable to parse the ID Token: kid, iss, sub, aud, iat and exp are required."
             ) from None
         oidc = provider["oidc"]
         if claims["iss"] != oidc["issuerUri"]:
-            raise StsError(
+            raise OAuthError(
                 "invalid_grant",
                 f"The issuer in ID Token {claims['iss']} does not match the expected one: {oidc['issuerUri']}.",
             )
@@ -113,13 +123,13 @@ class Exchange:
         audiences = [claims["aud"]] if isinstance(claims["aud"], str) else [str(item) for item in claims["aud"]]
         default = [f"//iam.googleapis.com/{provider['name']}", f"https://iam.googleapis.com/{provider['name']}"]
         if not set(audiences) & set(oidc.get("allowedAudiences", default)):
-            raise StsError(
+            raise OAuthError(
                 "invalid_grant",
                 f"The audience in ID Token [{', '.join(audiences)}] does not match the expected audience.",
             )
         now, issued = self._clock(), claims["iat"]
         if claims["exp"] + _SKEW <= now or issued - _SKEW > now or issued + _MAX_AGE < now:
-            raise StsError("invalid_grant", f"ID Token issued at {int(issued)} is stale to sign-in.")
+            raise OAuthError("invalid_grant", f"ID Token issued at {int(issued)} is stale to sign-in.")
         return claims
 
 
@@ -132,7 +142,7 @@ async def _fields(request: Request) -> dict[str, str]:
         except ValueError:
             given = None
         if not isinstance(given, dict):
-            raise StsError("invalid_request", "Invalid JSON payload received.")
+            raise OAuthError("invalid_request", "Invalid JSON payload received.")
     else:
         given = dict(parse_qsl(body.decode("utf-8", "replace")))
     return {re.sub("[A-Z]", lambda match: f"_{match[0].lower()}", name): str(value) for name, value in given.items()}
@@ -142,15 +152,15 @@ def _verify_signature(oidc: Resource, key_id: str, token: str) -> None:
     """With an uploaded key only: the stand-in fetches no issuer's keys."""
     keys = [key for key in json.loads(oidc.get("jwksJson", '{"keys": []}'))["keys"] if key.get("kid") == key_id]
     if not keys:
-        raise StsError("invalid_grant", _UNREACHABLE)
+        raise OAuthError("invalid_grant", _UNREACHABLE)
     algorithm = "RS256" if keys[0]["kty"] == "RSA" else "ES256"
     try:
         jwt.PyJWS().decode(token, jwt.PyJWK(keys[0], algorithm=algorithm), algorithms=[algorithm])
     except jwt.PyJWTError:
-        raise StsError("invalid_grant", "Unable to verify the ID Token signature.") from None
+        raise OAuthError("invalid_grant", "Unable to verify the ID Token signature.") from None
 
 
-def _principal(provider: Resource, claims: dict[str, Any]) -> Principal:
+def _principal(provider: Resource, claims: dict[str, Any], scopes: list[str]) -> Principal:
     """Attribute mapping, then the attribute condition."""
     mapped: dict[str, Any] = {}
     for key, expression in provider["attributeMapping"].items():
@@ -158,21 +168,21 @@ def _principal(provider: Resource, claims: dict[str, Any]) -> Principal:
             mapped[key] = cel.evaluate(expression, {"assertion": claims})
         except cel.CelError as error:
             # † in Google's words.
-            raise StsError("invalid_request", f"The mapped attribute '{key}' cannot be evaluated: {error}") from None
+            raise OAuthError("invalid_request", f"The mapped attribute '{key}' cannot be evaluated: {error}") from None
         if key == "google.groups":
             mapped[key] = [mapped[key]] if isinstance(mapped[key], str) else mapped[key]
             if not isinstance(mapped[key], list) or not all(isinstance(group, str) for group in mapped[key]):
-                raise StsError("unauthorized_client", f"The mapped attribute '{key}' must be of type LIST<STRING>.")
+                raise OAuthError("unauthorized_client", f"The mapped attribute '{key}' must be of type LIST<STRING>.")
         elif not isinstance(mapped[key], str):
-            raise StsError("unauthorized_client", f"The mapped attribute '{key}' must be of type STRING.")
+            raise OAuthError("unauthorized_client", f"The mapped attribute '{key}' must be of type STRING.")
     if len(mapped["google.subject"].encode()) > 127:
-        raise StsError(
+        raise OAuthError(
             "invalid_request",
             "The size of mapped attribute google.subject exceeds the 127 bytes limit. Either modify your attribute "
             "mapping or the incoming assertion to produce a mapped attribute that is less than 127 bytes.",
         )
     if len(json.dumps(mapped).encode()) > 8192:
-        raise StsError("invalid_request", "The size of all mapped attributes exceeds the 8 KB limit.")
+        raise OAuthError("invalid_request", "The size of all mapped attributes exceeds the 8 KB limit.")
     groups = mapped.get("google.groups", [])
     attributes = {key.removeprefix("attribute."): mapped[key] for key in mapped if key.startswith("attribute.")}
     if condition := provider.get("attributeCondition"):
@@ -187,6 +197,6 @@ def _principal(provider: Resource, claims: dict[str, Any]) -> Principal:
         except cel.CelError:
             admitted = False
         if not admitted:
-            raise StsError("unauthorized_client", "The given credential is rejected by the attribute condition.")
+            raise OAuthError("unauthorized_client", "The given credential is rejected by the attribute condition.")
     pool = provider["name"].rpartition("/providers/")[0]
-    return federated(pool, mapped["google.subject"], groups, attributes)
+    return federated(pool, mapped["google.subject"], groups, attributes, scopes)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+import contract
 import pytest
 import requests
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
-from ansible_collections.pullthrough.registry_cache.plugins.modules import gcp_iam_member
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp, _iam_policy
 from google_harness import Google
 from module_runner import run
 from requests.adapters import BaseAdapter
@@ -56,7 +56,7 @@ class Wire(BaseAdapter):
         self._faults: list[tuple[str, str, Callable[[], tuple[int, Any] | None]]] = []
         monkeypatch.setattr(_gcp, "HTTPAdapter", self._adapter)
         monkeypatch.setattr(_gcp, "time", self.clock)
-        monkeypatch.setattr(gcp_iam_member, "time", self.clock)
+        monkeypatch.setattr(_iam_policy, "time", self.clock)
 
     def _adapter(self, max_retries: Any) -> Wire:
         self.sessions += 1
@@ -91,6 +91,8 @@ class Wire(BaseAdapter):
         parts = urlsplit(request.url)
         url = f"{parts.scheme}://{parts.netloc}{parts.path}"
         body = json.loads(request.body) if request.body else None
+        # Answers are checked where the stand-in gives them.
+        contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
         self.requests.append(
             Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout)
         )

@@ -7,9 +7,11 @@ import asyncio
 import hashlib
 import json
 import pathlib
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import jwt
@@ -20,8 +22,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "sandbox" / "google"))
+_HERE = pathlib.Path(__file__).resolve()
+sys.path[:0] = [str(_HERE.parents[3] / "sandbox" / "google"), str(_HERE.parents[1] / "contract")]
 
+import contract  # noqa: E402
 from google_standin.app import create_app  # noqa: E402
 from google_standin.config import Config  # noqa: E402
 from google_standin.store import Store  # noqa: E402
@@ -29,6 +33,11 @@ from google_standin.store import Store  # noqa: E402
 IAM = "https://iam.googleapis.com/v1"
 STS = "https://sts.googleapis.com/v1/token"
 AR = "https://artifactregistry.googleapis.com/v1"
+IAM_CREDENTIALS = "https://iamcredentials.googleapis.com/v1"
+OAUTH2 = "https://oauth2.googleapis.com/token"
+USAGE = "https://serviceusage.googleapis.com/v1"
+CRM = "https://cloudresourcemanager.googleapis.com"
+FAULTS = "https://127.0.0.1/standin/faults"
 DOCKER = "https://us-central1-docker.pkg.dev"
 POOLS = f"{IAM}/projects/demo/locations/global/workloadIdentityPools"
 POOL = "projects/42/locations/global/workloadIdentityPools/cache"
@@ -38,6 +47,9 @@ REPOSITORY = "projects/demo/locations/us-central1/repositories/private"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 SUBJECT = "system:serviceaccount:registry-cache:registry-cache"
 MEMBER = f"principal://iam.googleapis.com/{POOL}/subject/{SUBJECT}"
+ACCOUNTS = f"{IAM}/projects/demo/serviceAccounts"
+EMAIL = "registry-cache@demo.iam.gserviceaccount.com"
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 READER = "roles/artifactregistry.reader"
 LAYER = b"layer " * 1000
 LAYER_DIGEST = f"sha256:{hashlib.sha256(LAYER).hexdigest()}"
@@ -82,14 +94,19 @@ def fake_registry() -> Starlette:
 
 
 class RegistryTransport(httpx.ASGITransport):
-    """Counts the answers whose connection nobody has given back."""
+    """Notes each path, and counts the answers whose connection nobody has given back."""
 
     unclosed = 0
     down = False
 
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(app)
+        self.paths: list[str] = []
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if self.down:
             raise httpx.ConnectError("refused")
+        self.paths.append(request.url.path)
         response = await super().handle_async_request(request)
         self.unclosed += 1
         return httpx.Response(response.status_code, headers=response.headers, stream=_Stream(self, response.stream))
@@ -122,6 +139,32 @@ class Keys:
                 {**jwt.algorithms.ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True), "kid": "ec"},
             ]
         }
+
+
+def _check_contract(answer: httpx.Response) -> None:
+    """What the stand-in takes and says is what Google's discovery documents describe."""
+    request, parts = answer.request, answer.request.url
+    url = f"https://{parts.host}{parts.path}"
+    if not parts.host.endswith(".googleapis.com") or url == OAUTH2:
+        return
+    if contract.find(request.method, url) is None:
+        assert answer.status_code in (404, 405), f"{request.method} {url}: the stand-in alone knows this method"
+        return
+    if answer.status_code == 502:  # a page of Google's front end
+        return
+    if answer.status_code < 400:
+        query, body = parts.params.multi_items(), _request_body(request)
+        contract.check(request.method, url, query, body, answer.status_code, answer.json())
+    else:
+        contract.check_answer(request.method, url, answer.status_code, answer.json())
+
+
+def _request_body(request: httpx.Request) -> Any:
+    """As JSON; a form of the token exchange has the names in snake case."""
+    if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        fields = dict(parse_qsl(request.content.decode()))
+        return {re.sub("_(.)", lambda match: match[1].upper(), name): value for name, value in fields.items()}
+    return json.loads(request.content) if request.content else None
 
 
 class Google:
@@ -158,7 +201,9 @@ class Google:
         headers = options.pop("headers", {})
         if token is not None:
             headers["Authorization"] = f"Bearer {self.operator if token == 'operator' else token}"
-        return self._runner.run(self._http.request(method, url, headers=headers, **options))
+        answer = self._runner.run(self._http.request(method, url, headers=headers, **options))
+        _check_contract(answer)
+        return answer
 
     def serve(self, use: Callable[[str], Awaitable[Any]]) -> Any:
         """What `use(url)` returns while a real server has the stand-in on loopback, without TLS."""
@@ -234,6 +279,33 @@ class Google:
         payload = {name: value for name, value in payload.items() if value is not None}
         return jwt.encode(payload, key or self.keys.rsa, algorithm, headers={"kid": kid} if kid else None)
 
+    def create_account(self, name: str = "registry-cache", **fields: Any) -> httpx.Response:
+        return self.call("POST", ACCOUNTS, json={"accountId": name, "serviceAccount": fields})
+
+    def set_account_policy(self, *bindings: dict[str, Any], email: str = EMAIL, **policy: Any) -> httpx.Response:
+        body = {"policy": {**policy, "bindings": list(bindings)}}
+        return self.call("POST", f"{ACCOUNTS}/{email}:setIamPolicy", json=body)
+
+    def set_project_policy(self, *bindings: dict[str, Any], **policy: Any) -> httpx.Response:
+        body = {"policy": {**policy, "bindings": list(bindings)}}
+        return self.call("POST", f"{CRM}/v1/projects/demo:setIamPolicy", json=body)
+
+    def impersonate(self, token: str | None, email: str = EMAIL, **fields: Any) -> httpx.Response:
+        url = f"{IAM_CREDENTIALS}/projects/-/serviceAccounts/{email}:generateAccessToken"
+        return self.call("POST", url, token=token, json={"scope": [CLOUD_PLATFORM], **fields})
+
+    def account_token(self, *roles: str, name: str = "caller") -> str:
+        """An access token of a service account with exactly these roles in the project."""
+        assert self.create_account(name).status_code == 200
+        email = f"{name}@demo.iam.gserviceaccount.com"
+        bindings = [{"role": role, "members": [f"serviceAccount:{email}"]} for role in roles]
+        assert self.set_project_policy(*bindings).status_code == 200
+        return self.impersonate("operator", email).json()["accessToken"]
+
+    def fault(self, **body: Any) -> None:
+        answer = self.call("POST", FAULTS, json=body)
+        assert answer.status_code == 204, answer.text
+
     def exchange(self, token: str | None = None, **fields: str) -> httpx.Response:
         form = {
             "audience": f"//iam.googleapis.com/{PROVIDER}",
@@ -241,7 +313,7 @@ class Google:
             "requested_token_type": f"{TYPE}access_token",
             "subject_token_type": f"{TYPE}jwt",
             "subject_token": token or self.jwt(),
-            "scope": "https://www.googleapis.com/auth/cloud-platform",
+            "scope": CLOUD_PLATFORM,
             **fields,
         }
         return self.call("POST", STS, token=None, data=form)

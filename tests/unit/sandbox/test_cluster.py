@@ -29,7 +29,7 @@ def test_the_pod_network_is_kinds_on_kinds_own_image() -> None:
 @pytest.mark.parametrize(("ours", "forward"), [(True, "198.18.0.1"), (False, "/etc/resolv.conf")])
 def test_googles_names_come_before_the_way_out(ours: bool, forward: str) -> None:
     text = cluster._google_names(COREFILE, "198.19.0.1", ours)
-    assert text.index("198.19.0.1 iam.googleapis.com") < text.index(f"forward . {forward} {{")
+    assert text.index("198.19.0.1 sts.googleapis.com") < text.index(f"forward . {forward} {{")
     assert text.count("forward .") == 1
 
 

@@ -132,3 +132,134 @@ def test_a_reader_may_not_edit_the_policy_and_an_admin_may(registry: Google) -> 
     )
     registry.grant("roles/artifactregistry.admin")
     assert registry.call("GET", f"{URL}:getIamPolicy", token=token).status_code == 200
+
+
+def create(google: Google, name: str, **body: Any) -> Any:
+    return google.call("POST", PARENT, params={"repositoryId": name}, json={"format": "DOCKER", **body})
+
+
+def patch(google: Google, mask: str, name: str = "private", **body: Any) -> Any:
+    return google.call("PATCH", f"{PARENT}/{name}", params={"updateMask": mask}, json=body)
+
+
+def upstream(name: str, priority: int) -> dict[str, Any]:
+    return {"id": name, "repository": f"{REPOSITORY.rpartition('/')[0]}/{name}", "priority": priority}
+
+
+def test_a_patch_answers_with_the_repository(registry: Google) -> None:
+    registry.now += 60
+    changed = patch(registry, "description,labels", description="d", labels={"a": "1", "b": "2"}, mode="REMOTE_REPOSITORY").json()
+    assert (changed["description"], changed["labels"]) == ("d", {"a": "1", "b": "2"})
+    assert changed["mode"] == "STANDARD_REPOSITORY" and changed["updateTime"] > changed["createTime"]
+    # A map is replaced whole, an absent field is cleared.
+    assert patch(registry, "labels", labels={"b": "2"}).json()["labels"] == {"b": "2"}
+    assert patch(registry, "labels", labels={"empty": ""}).json()["labels"] == {"empty": ""}
+    assert "labels" not in patch(registry, "labels").json()
+    assert registry.call("GET", URL).json()["description"] == "d"
+    assert patch(registry, "dockerConfig.immutableTags", dockerConfig={"immutableTags": True}).json()["dockerConfig"]
+
+
+@pytest.mark.parametrize(
+    ("mask", "body", "text"),
+    [
+        ("", {"description": "d"}, "update mask must be specified"),
+        ("mode", {"mode": "REMOTE_REPOSITORY"}, "mode is immutable"),
+        ("description,format", {"format": "MAVEN"}, "format is immutable"),
+        ("kmsKeyName", {"kmsKeyName": "k"}, "kmsKeyName is immutable"),
+        ("labels", {"labels": {"A": "1"}}, "Invalid labels"),
+        ("nothing", {}, "Invalid update mask path: nothing"),
+        ("virtualRepositoryConfig", {"virtualRepositoryConfig": {"upstreamPolicies": [upstream("x", 1)]}}, "VIRTUAL"),
+    ],
+)
+def test_a_patch_that_google_refuses(registry: Google, mask: str, body: dict[str, Any], text: str) -> None:
+    before = registry.call("GET", URL).json()
+    refused(patch(registry, mask, **body), 400, "INVALID_ARGUMENT", text)
+    assert registry.call("GET", URL).json() == before
+
+
+def test_a_mask_may_name_what_stays(registry: Google) -> None:
+    answer = patch(registry, "description,mode", description="d", mode="STANDARD_REPOSITORY")
+    assert answer.json()["description"] == "d"
+
+
+def test_a_remote_repository_keeps_its_upstream(google: Google) -> None:
+    config = {"dockerRepository": {"publicRepository": "DOCKER_HUB"}, "description": "hub"}
+    made = google.done(create(google, "hub", mode="REMOTE_REPOSITORY", remoteRepositoryConfig=config))
+    assert (made["mode"], made["remoteRepositoryConfig"]) == ("REMOTE_REPOSITORY", config)
+    other = {"dockerRepository": {"customRepository": {"uri": "https://example.com"}}}
+    answer = patch(google, "remoteRepositoryConfig.dockerRepository", "hub", remoteRepositoryConfig=other)
+    refused(answer, 400, "INVALID_ARGUMENT", "immutable")
+    answer = patch(google, "remoteRepositoryConfig", "hub", remoteRepositoryConfig=other)
+    refused(answer, 400, "INVALID_ARGUMENT", "immutable")
+    new = {"description": "new", "dockerRepository": config["dockerRepository"]}
+    changed = patch(google, "remoteRepositoryConfig", "hub", remoteRepositoryConfig=new).json()
+    assert changed["remoteRepositoryConfig"] == new
+    unchecked = {"disableUpstreamValidation": True}
+    path = "remoteRepositoryConfig.disableUpstreamValidation"
+    changed = patch(google, path, "hub", remoteRepositoryConfig=unchecked).json()
+    assert changed["remoteRepositoryConfig"] == {**new, **unchecked}
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"mode": "REMOTE_REPOSITORY"}, "needs an upstream"),
+        ({"mode": "NONE"}, "repository.mode"),
+        ({"remoteRepositoryConfig": {"description": "x"}}, "REMOTE_REPOSITORY only"),
+        (
+            {"mode": "VIRTUAL_REPOSITORY", "virtualRepositoryConfig": {"upstreamPolicies": [upstream("none", 1)]}},
+            "does not exist",
+        ),
+    ],
+)
+def test_a_mode_that_does_not_fit(google: Google, body: dict[str, Any], text: str) -> None:
+    refused(create(google, "other", **body), 400, "INVALID_ARGUMENT", text)
+
+
+def test_a_virtual_repository_has_what_its_upstreams_hold(registry: Google) -> None:
+    """The fake registry holds one image under any name: which repository was asked is seen by its counters."""
+    registry.done(create(registry, "other"))
+    policies = [upstream("other", 10), upstream("private", 20)]
+    config = {"upstreamPolicies": policies}
+    made = registry.done(create(registry, "all", mode="VIRTUAL_REPOSITORY", virtualRepositoryConfig=config))
+    assert made["virtualRepositoryConfig"] == config
+    token = registry.access_token()
+    manifest = f"{DOCKER}/v2/demo/all/hello/manifests/1.0"
+    assert registry.call("GET", manifest, token=token).status_code == 403
+    body = {"policy": {"bindings": [BINDING]}}
+    assert registry.call("POST", f"{PARENT}/all:setIamPolicy", json=body).status_code == 200
+    assert registry.call("GET", manifest, token=token).status_code == 200
+    assert registry.registry.paths[-1] == "/v2/demo/private/hello/manifests/1.0"
+    policies[0]["priority"] = 30
+    assert patch(registry, "virtualRepositoryConfig", "all", virtualRepositoryConfig=config).status_code == 200
+    assert registry.call("GET", manifest, token=token).status_code == 200
+    assert registry.registry.paths[-1] == "/v2/demo/other/hello/manifests/1.0"
+    upload = registry.call("POST", f"{DOCKER}/v2/demo/all/hello/blobs/uploads/")
+    assert upload.status_code == 400 and "takes no images" in upload.text
+
+
+def test_a_new_grant_lags_and_a_withdrawn_one_does_not(registry: Google) -> None:
+    registry.fault(grant_lag=60)
+    token = registry.access_token()
+    manifest = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
+    registry.grant()
+    assert registry.call("GET", manifest, token=token).status_code == 403
+    registry.steady += 59
+    # Written again it is no new grant.
+    registry.grant()
+    assert registry.call("GET", manifest, token=token).status_code == 403
+    registry.steady += 1
+    assert registry.call("GET", manifest, token=token).status_code == 200
+    registry.set_policy()
+    assert registry.call("GET", manifest, token=token).status_code == 403
+
+
+def test_a_grant_in_the_project_is_one_on_its_repositories(registry: Google) -> None:
+    token = registry.access_token()
+    manifest = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
+    assert registry.call("GET", manifest, token=token).status_code == 403
+    registry.set_project_policy(BINDING)
+    assert registry.call("GET", manifest, token=token).status_code == 200
+    late = {"title": "t", "expression": "resource.type == 'artifactregistry.googleapis.com/Repository' && false"}
+    registry.set_project_policy({**BINDING, "condition": late}, version=3)
+    assert registry.call("GET", manifest, token=token).status_code == 403

@@ -9,10 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from google_harness import DOCKER, LAYER, LAYER_DIGEST, Google
+from google_harness import DOCKER, EMAIL, FAULTS, LAYER, LAYER_DIGEST, POOLS, Google
 
 BLOB = f"{DOCKER}/v2/demo/private/hello/blobs/{LAYER_DIGEST}"
-FAULTS = "https://127.0.0.1/standin/faults"
 
 
 def fault(docker: Google, match: str = LAYER_DIGEST, count: int = 1, **effects: Any) -> None:
@@ -123,3 +122,114 @@ def test_no_connection_to_the_registry_is_kept(docker: Google) -> None:
     for _ in range(3):
         download(docker)
     assert docker.registry.unclosed == 0
+
+
+MANIFEST = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "status", "text"),
+    [
+        ("iam.googleapis.com", POOLS, 503, '"UNAVAILABLE"'),
+        ("iam.googleapis.com", POOLS, 500, '"INTERNAL"'),
+        ("iam.googleapis.com", POOLS, 429, '"RESOURCE_EXHAUSTED"'),
+        ("iam.googleapis.com", POOLS, 502, "<title>Error 502 (Server Error)!!1</title>"),
+        ("us-central1-docker.pkg.dev", f"{DOCKER}/v2/token", 429, '"TOOMANYREQUESTS"'),
+        ("us-central1-docker.pkg.dev", MANIFEST, 500, '"UNKNOWN"'),
+    ],
+)
+def test_a_host_fails_in_its_own_words(docker: Google, host: str, url: str, status: int, text: str) -> None:
+    docker.fault(host=host, path=url.partition(host)[2], count=2, status=status)
+    for _ in range(2):
+        answer = docker.call("GET", url)
+        assert answer.status_code == status and text in answer.text
+    assert docker.call("GET", url).status_code == 200
+
+
+def test_the_exchange_fails_as_oauth_does(docker: Google) -> None:
+    docker.fault(host="sts.googleapis.com", count=1, status=503)
+    assert docker.exchange().json().keys() == {"error", "error_description"}
+    assert docker.exchange().status_code == 200
+
+
+def test_another_path_or_host_is_spared(google: Google) -> None:
+    google.fault(host="iam.googleapis.com", path="/other", count=1, status=503)
+    google.fault(host="sts.googleapis.com", count=1, status=503)
+    assert google.call("GET", POOLS).status_code == 200
+    assert [left["count"] for left in google.call("GET", FAULTS).json()] == [1, 1]
+
+
+def test_a_host_is_slow_or_silent(google: Google) -> None:
+    google.fault(host="iam.googleapis.com", count=1, seconds=0.2)
+    google.fault(host="iam.googleapis.com", count=1, hang=0.2)
+    for status in (200, 504):
+        started = time.monotonic()
+        assert google.call("GET", POOLS).status_code == status
+        assert time.monotonic() - started >= 0.2
+
+
+def test_an_answer_is_cut(google: Google) -> None:
+    whole = google.create_account().content
+    google.fault(host="iam.googleapis.com", count=1, truncate=True)
+
+    async def fetch(url: str) -> bytes:
+        headers = {"Host": "iam.googleapis.com", "Authorization": f"Bearer {google.operator}"}
+        async with httpx.AsyncClient(base_url=url, trust_env=False, headers=headers) as client:
+            path = f"/v1/projects/demo/serviceAccounts/{EMAIL}"
+            with pytest.raises(httpx.RemoteProtocolError):
+                await client.get(path)
+            return (await client.get(path)).content
+
+    assert google.serve(fetch) == whole
+
+
+def test_tokens_that_are_over_when_they_are_issued(docker: Google) -> None:
+    docker.fault(expired=True)
+    answer = docker.exchange().json()
+    assert answer["expires_in"] > 3000
+    assert docker.call("GET", MANIFEST, token=answer["access_token"]).status_code == 401
+    docker.call("POST", f"{FAULTS}/reset")
+    assert docker.call("GET", MANIFEST, token=docker.access_token()).status_code == 200
+
+
+def test_another_clock(docker: Google) -> None:
+    token = docker.access_token()
+    docker.fault(clock_shift=-120)
+    assert "is stale to sign-in" in docker.exchange().json()["error_description"]
+    docker.fault(clock_shift=7200)
+    assert "is stale to sign-in" in docker.exchange().json()["error_description"]
+    assert docker.call("GET", MANIFEST, token=token).status_code == 401
+    docker.call("POST", f"{FAULTS}/reset")
+    assert docker.exchange().status_code == 200
+
+
+def test_conditions_join_and_are_shown_last(google: Google) -> None:
+    google.fault(grant_lag=5)
+    google.fault(match="a", count=1, status=500)
+    google.fault(clock_shift=1.5)
+    shown = google.call("GET", FAULTS).json()
+    assert shown[0]["match"] == "a"
+    assert shown[1:] == [{"expired": False, "grant_lag": 5, "enable_lag": 0, "clock_shift": 1.5}]
+    google.call("POST", f"{FAULTS}/reset")
+    assert google.call("GET", FAULTS).json() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ({"host": "example.com", "count": 1, "status": 503}, "host is a name of"),
+        ({"host": "iam.googleapis.com", "status": 503}, "missing: count"),
+        ({"host": "iam.googleapis.com", "count": 1}, "exactly one of"),
+        ({"host": "iam.googleapis.com", "count": 1, "status": 503, "hang": 1}, "exactly one of"),
+        ({"host": "iam.googleapis.com", "count": 1, "status": 404}, "status is one of 429"),
+        ({"host": "iam.googleapis.com", "count": 1, "hang": -1}, "not negative"),
+        ({"host": "iam.googleapis.com", "count": 1, "match": "a"}, "unknown: match"),
+        ({"grant_lag": -1}, "not negative"),
+        ({"grant_lag": "1"}, "grant_lag is of the wrong type"),
+        ({"expired": True, "count": 1}, "unknown: count"),
+    ],
+)
+def test_a_general_fault_that_means_nothing_is_refused(google: Google, body: object, text: str) -> None:
+    answer = google.call("POST", FAULTS, json=body)
+    assert answer.status_code == 400 and text in answer.json()["error"]["message"]
+    assert google.call("GET", FAULTS).json() == []

@@ -40,6 +40,12 @@ def test_an_unknown_field_is_refused(google: Google) -> None:
     refused(google.create_pool(displayName=1), 400, "INVALID_ARGUMENT", "Invalid value at 'displayName'")
 
 
+def test_null_is_as_good_as_left_out(google: Google) -> None:
+    assert google.done(google.create_pool(displayName=None))["name"] == POOL
+    answer = google.create_provider(attributeMapping={"google.subject": "assertion.sub", "attribute.a": None})
+    refused(answer, 400, "INVALID_ARGUMENT", "Invalid value at 'attributeMapping.attribute.a'")
+
+
 def test_an_id_is_taken_while_live_pending_and_for_30_days_after_deletion(google: Google) -> None:
     first = google.create_pool()
     refused(google.create_pool(), 409, "ALREADY_EXISTS", "Requested entity already exists")

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import pathlib
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -14,12 +16,52 @@ from typing import Any
 import google.auth.exceptions
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
+from google_harness import IAM
+from google_standin import tls
 from google_wire import Wire
 from module_runner import run
 from requests.adapters import HTTPAdapter
 
 POOL = {"project": "demo", "pool_id": "cache"}
 MODULE = "gcp_iam_workload_identity_pool"
+ROLE = {"role": "roles/x", "member": "user:a@example.com"}
+# Each module, options of it, and what its errors name.
+EVERY = [
+    (MODULE, POOL, "projects/demo/locations/global/workloadIdentityPools/cache"),
+    (
+        f"{MODULE}_provider",
+        {
+            **POOL,
+            "provider_id": "kubernetes",
+            "attribute_mapping": {"google.subject": "assertion.sub"},
+            "oidc": {"issuer_uri": "https://issuer.example.com"},
+        },
+        "projects/demo/locations/global/workloadIdentityPools/cache/providers/kubernetes",
+    ),
+    (
+        "gcp_iam_member",
+        {"resource": "projects/p/locations/l/repositories/r", **ROLE},
+        "IAM policy of projects/p/locations/l/repositories/r",
+    ),
+    (f"{MODULE}_info", {"project": "demo"}, "projects/demo/locations/global/workloadIdentityPools"),
+    (f"{MODULE}_provider_info", POOL, "projects/demo/locations/global/workloadIdentityPools/cache/providers"),
+    (
+        "gcp_artifactregistry_repository",
+        {"project": "demo", "location": "us", "repository_id": "r"},
+        "projects/demo/locations/us/repositories/r",
+    ),
+    (
+        "gcp_artifactregistry_repository_info",
+        {"project": "demo", "location": "us"},
+        "projects/demo/locations/us/repositories",
+    ),
+    ("gcp_project_services", {"project": "demo", "services": ["iam.googleapis.com"]}, "services of project demo"),
+    (
+        "gcp_iam_service_account",
+        {"project": "demo", "account_id": "reader"},
+        "projects/demo/serviceAccounts/reader@demo.iam.gserviceaccount.com",
+    ),
+]
 
 
 class Server:
@@ -90,7 +132,7 @@ def client(**params: Any) -> _gcp.GcpClient:
 
 
 @pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-@pytest.mark.parametrize("fault", [(429, b"{}"), (503, b"{}"), (0, b"")])
+@pytest.mark.parametrize("fault", [(429, b"{}"), (502, b"<html>"), (503, b"{}"), (504, b"{}"), (0, b"")])
 def test_what_passes_is_tried_again(server: Server, method: str, fault: tuple[int, bytes]) -> None:
     server.answers = [fault, fault, (200, b'{"name": "x"}')]
     assert client().request(method, "https://iam.googleapis.com/v1/x", "x") == {"name": "x"}
@@ -115,36 +157,17 @@ def test_a_post_is_sent_once(server: Server, fault: tuple[int, bytes]) -> None:
 def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gcp, "TIMEOUT", (1, 0.1))
     server.answers = [(-1, b"")]
-    with pytest.raises(_gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x .*HTTPS_PROXY"):
+    with pytest.raises(_gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY"):
         client().request("POST", "https://iam.googleapis.com/v1/x", "x", body={})
 
 
-@pytest.mark.parametrize(
-    ("module", "options", "what"),
-    [
-        (MODULE, POOL, "projects/demo/locations/global/workloadIdentityPools/cache"),
-        (
-            f"{MODULE}_provider",
-            {
-                **POOL,
-                "provider_id": "kubernetes",
-                "attribute_mapping": {"google.subject": "assertion.sub"},
-                "oidc": {"issuer_uri": "https://issuer.example.com"},
-            },
-            "projects/demo/locations/global/workloadIdentityPools/cache/providers/kubernetes",
-        ),
-        (
-            "gcp_iam_member",
-            {"resource": "projects/p/locations/l/repositories/r", "role": "roles/x", "member": "user:a@example.com"},
-            "IAM policy of projects/p/locations/l/repositories/r",
-        ),
-    ],
-)
+@pytest.mark.parametrize(("module", "options", "what"), EVERY)
 def test_a_refused_connection(server: Server, module: str, options: dict[str, Any], what: str) -> None:
     server.close()
     result = run(module, auth_kind="accesstoken", access_token="secret-token", **options)
     assert result["failed"] and result["msg"].startswith(f"{what}: no answer from https://")
     assert "refused" in result["msg"] and "HTTPS_PROXY" in result["msg"] and "REQUESTS_CA_BUNDLE" in result["msg"]
+    assert "object at" not in result["msg"] and "Max retries" not in result["msg"]
     assert "secret-token" not in json.dumps(result) and sum(server.pauses) < 10
 
 
@@ -163,8 +186,8 @@ def test_an_answer_that_is_not_googles(server: Server, body: bytes) -> None:
 
 
 def test_an_error_that_is_no_json(server: Server) -> None:
-    server.answers = [(502, b"Bad Gateway")]
-    with pytest.raises(_gcp.GcpError, match="^x: HTTP 502: Bad Gateway$"):
+    server.answers = [(500, b"Bad day")]
+    with pytest.raises(_gcp.GcpError, match="^x: HTTP 500: Bad day$"):
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
@@ -232,3 +255,135 @@ def test_missing_library(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gcp, "IMPORT_ERROR", "ImportError: google.auth")
     message = wire.run(MODULE, **POOL)["msg"]
     assert "google-auth" in message and not wire.requests
+
+
+def test_every_module_is_in_the_table() -> None:
+    modules = pathlib.Path(_gcp.__file__).parents[1] / "modules"
+    assert {path.stem for path in modules.glob("gcp_*.py")} == {module for module, _options, _what in EVERY}
+
+
+@pytest.mark.parametrize(("module", "options", "what"), EVERY)
+def test_every_module_refuses_a_token_without_a_way_round_it(
+    wire: Wire, module: str, options: dict[str, Any], what: str
+) -> None:
+    result = wire.run(module, access_token="expired-token", **options)
+    assert result["msg"].startswith(f"{what}: HTTP 401: Request had invalid authentication credentials")
+    assert "Check auth_kind" in result["msg"] and len(wire.requests) == 1 and wire.sessions == 1
+    assert "expired-token" not in json.dumps(result)
+
+
+@pytest.mark.parametrize(("module", "options", "what"), EVERY)
+def test_a_token_of_another_project(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
+    options = {name: value.replace("/p/", "/other/") if name == "resource" else value for name, value in options.items()}
+    message = wire.run(module, **{**options, **({} if "resource" in options else {"project": "other"})})["msg"]
+    assert "HTTP 403: Permission '" in message and ("projects/other" in message or "project other" in message)
+    assert "(Check the project, and grant the permission to the identity that runs this module.)" in message
+    assert not [request for request in wire.writes() if not request.url.endswith(":getIamPolicy")]
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "api"),
+    [(module, options, "iam") for module, options, _what in EVERY if "_iam_" in module and module != "gcp_iam_member"]
+    + [(module, options, "artifactregistry") for module, options, _what in EVERY if "artifactregistry" in module]
+    + [
+        ("gcp_iam_member", {"resource": "projects/demo", **ROLE}, "cloudresourcemanager"),
+        ("gcp_iam_member", {"resource": "projects/demo/serviceAccounts/a@b.c", **ROLE}, "iam"),
+        ("gcp_iam_member", {"resource": "projects/demo/locations/us/repositories/r", **ROLE}, "artifactregistry"),
+    ],
+)
+def test_an_api_that_is_not_enabled(wire: Wire, module: str, options: dict[str, Any], api: str) -> None:
+    service = f"{api}.googleapis.com"
+    url = f"https://serviceusage.googleapis.com/v1/projects/demo/services/{service}:disable"
+    wire.google.done(wire.google.call("POST", url, json={}))
+    message = wire.run(module, **options)["msg"]
+    assert f"(Enable {service} in projects/42 with module gcp_project_services; if that was just done" in message
+    wire.run("gcp_project_services", project="demo", services=[service])
+    assert "Enable" not in wire.run(module, check=True, **options).get("msg", "")
+
+
+def test_service_usage_itself_is_not_enabled(wire: Wire) -> None:
+    info = {"reason": "SERVICE_DISABLED", "metadata": {"service": "serviceusage.googleapis.com"}}
+    wire.answer("GET", ":batchGet", 403, {"error": {"code": 403, "message": "Disabled.", "details": [info]}})
+    message = wire.run("gcp_project_services", project="demo", services=["iam.googleapis.com"])["msg"]
+    assert message.endswith("gcloud services enable serviceusage.googleapis.com.)")
+
+
+def test_a_token_of_too_narrow_a_scope(wire: Wire) -> None:
+    info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}
+    details = [{"@type": "type.googleapis.com/google.rpc.Help"}, info]
+    wire.answer("GET", "/cache", 403, {"error": {"code": 403, "message": "Insufficient scopes.", "details": details}})
+    message = wire.run(MODULE, **POOL)["msg"]
+    assert message.endswith("scopes. (Leave scopes unset, or pass an access_token of scope cloud-platform.)")
+
+
+@pytest.fixture
+def tls_server(tmp_path: pathlib.Path) -> Iterator[str]:
+    """The address of a server whose CA nobody knows; C(ca.pem) lies beside it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"name": "x"}')
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    class Quiet(ThreadingHTTPServer):
+        def handle_error(self, *_arguments: Any) -> None:
+            pass
+
+    http = Quiet(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*tls.ensure(tmp_path, "127.0.0.1"))
+    http.socket = context.wrap_socket(http.socket, server_side=True)
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"https://localhost:{http.server_port}"
+    http.shutdown()
+    http.server_close()
+
+
+def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    with pytest.raises(_gcp.GcpError) as caught:
+        client().request("GET", f"{tls_server}/v1/x", "x")
+    message = str(caught.value)
+    assert message.startswith(f"x: no answer from {tls_server}/v1/x: [SSL: CERTIFICATE_VERIFY_FAILED]")
+    assert message.endswith(f". {_gcp._CERTIFICATE_WAY_OUT}") and "REQUESTS_CA_BUNDLE" in _gcp._CERTIFICATE_WAY_OUT
+    assert not pauses, "a certificate does not get better"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
+    assert client().request("GET", f"{tls_server}/v1/x", "x") == {"name": "x"}
+
+
+def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_CONNECT(self) -> None:
+            self.send_error(403, "Forbidden")
+
+        def log_message(self, *_arguments: Any) -> None:
+            pass
+
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+    refused = r"^x: no answer from https://iam\.googleapis\.com/v1/x: through the proxy: .*{}.*Check the network, HTTPS_PROXY"
+    with pytest.raises(_gcp.GcpError, match=refused.format("403 Forbidden")):
+        client().request("GET", f"{IAM}/x", "x")
+    proxy.shutdown()
+    proxy.server_close()
+    with pytest.raises(_gcp.GcpError, match=refused.format("refused")):
+        client().request("GET", f"{IAM}/x", "x")
+
+
+def test_no_address_in_memory_is_shown() -> None:
+    error = OSError("<urllib3.connection.HTTPSConnection object at 0x7f00aa>: Failed to establish a new connection")
+    assert _gcp._cause(error).startswith("Failed to establish a new connection. Check the network")
+
+
+def test_fields_are_compared_whole() -> None:
+    current = {"a": {"x": "1", "y": "2"}, "b": "", "c": False, "d": "kept", "e": {"x": ""}}
+    assert _gcp.differing(current, {"a": {"x": "1"}, "b": "", "c": False}) == ["a"]
+    assert _gcp.differing(current, {"a": {"x": "1", "y": "2", "z": ""}, "d": ""}) == ["a", "d"]
+    assert _gcp.differing(current, {"e": {}}) == ["e"] and _gcp.differing({}, {"e": {}, "b": "", "c": False}) == []

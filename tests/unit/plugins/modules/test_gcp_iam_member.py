@@ -6,13 +6,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from google_harness import AR, MEMBER, READER, REPOSITORY
+from google_harness import AR, IAM, MEMBER, POOLS, READER, REPOSITORY
 from google_wire import Wire
 
 GET, SET = f"{AR}/{REPOSITORY}:getIamPolicy", f"{AR}/{REPOSITORY}:setIamPolicy"
 WRITER = "roles/artifactregistry.writer"
 OTHER = "user:other@example.com"
 CONDITION = {"title": "Until 2030", "expression": "request.time < timestamp('2030-01-01T00:00:00Z')"}
+EMAIL = "reader@demo.iam.gserviceaccount.com"
+ACCOUNT = f"projects/demo/serviceAccounts/{EMAIL}"
+USER = "roles/iam.workloadIdentityUser"
+PROJECT = "https://cloudresourcemanager.googleapis.com/v1/projects/demo"
+UNKNOWN = {"error": {"code": 400, "message": f"Service account {EMAIL} does not exist."}}
 CONFLICT = {"error": {"code": 409, "status": "ABORTED", "message": "There were concurrent policy changes."}}
 
 
@@ -30,6 +35,11 @@ def bindings(wire: Wire) -> list[dict[str, Any]]:
     policy = wire.google.call("GET", GET, params={"options.requestedPolicyVersion": 3}).json()
     # Their order says nothing.
     return sorted(policy.get("bindings", []), key=lambda binding: (binding["role"], "condition" not in binding))
+
+
+def account(wire: Wire, name: str = "reader") -> None:
+    body = {"accountId": name, "serviceAccount": {}}
+    assert wire.google.call("POST", f"{IAM}/projects/demo/serviceAccounts", json=body).is_success
 
 
 def test_story(wire: Wire) -> None:
@@ -122,23 +132,163 @@ def test_tries_again_a_bounded_number_of_times(wire: Wire) -> None:
     assert bindings(wire) == []
 
 
-def test_missing_repository(wire: Wire) -> None:
-    message = member(wire, resource=REPOSITORY + "-other")["msg"]
-    assert message.startswith(f"IAM policy of {REPOSITORY}-other: HTTP 40") and not wire.writes()
+@pytest.mark.parametrize(
+    ("resource", "way_out"),
+    [
+        (f"{REPOSITORY}-other", "Make it with module gcp_artifactregistry_repository"),
+        (ACCOUNT, "Make it with module gcp_iam_service_account"),
+    ],
+)
+def test_a_resource_that_does_not_exist(wire: Wire, resource: str, way_out: str) -> None:
+    words = f"resource '{resource}' does not exist. {way_out}"
+    for check in (True, False):
+        gone = member(wire, resource=resource, check=check, state="absent")
+        assert not gone["changed"] and gone["binding"] == {} and len(wire.requests) == 1
+        assert words not in str(gone)
+    assert member(wire, resource=resource)["msg"] == words and len(wire.requests) == 1
+    predicted = member(wire, resource=resource, check=True)
+    assert predicted["changed"] and predicted["binding"] == {"role": READER, "members": [MEMBER]}
+    assert words in str(predicted["warnings"]) and len(wire.requests) == 1
+    assert not wire.clock.pauses
+
+
+def test_a_project_that_does_not_exist(wire: Wire) -> None:
+    wire.answer("POST", ":getIamPolicy", 404, {"error": {"code": 404, "message": "Not found"}})
+    assert member(wire, resource="projects/other")["msg"].endswith("does not exist. Check the project's id")
 
 
 def test_unknown_pool_leaves_all_as_it_was(wire: Wire) -> None:
     member(wire, member=OTHER)
-    result = member(wire, member=MEMBER.replace("/cache/", "/other/"))
+    result = member(wire, member=MEMBER.replace("/cache/", "/other/"), wait_timeout=8)
     assert "HTTP 400: Identity Pool does not exist" in result["msg"]
+    assert sum(wire.clock.pauses) == pytest.approx(8)
     assert bindings(wire) == [{"role": READER, "members": [OTHER]}]
+
+
+@pytest.mark.parametrize(
+    ("value", "make"),
+    [
+        (MEMBER.replace("/cache/", "/other/"), lambda wire: wire.google.done(wire.google.create_pool("other"))),
+        (f"serviceAccount:{EMAIL}", account),
+    ],
+)
+def test_a_member_that_was_just_made_is_waited_for(wire: Wire, value: str, make: Any) -> None:
+    writes = []
+
+    def late() -> None:
+        writes.append(1)
+        if len(writes) == 3:
+            make(wire)
+
+    for _attempt in range(3):
+        wire.before("POST", ":setIamPolicy", late)
+    assert member(wire, member=value)["changed"] and len(wire.writes()) == 3
+    assert sum(wire.clock.pauses) < 2
+    assert bindings(wire) == [{"role": READER, "members": [value]}]
+
+
+def test_absent_waits_for_nobody(wire: Wire) -> None:
+    member(wire)
+    wire.answer("POST", ":setIamPolicy", 400, UNKNOWN)
+    assert "does not exist" in member(wire, state="absent")["msg"] and not wire.clock.pauses
+
+
+def test_another_bad_argument_is_told_at_once(wire: Wire) -> None:
+    wire.answer("POST", ":setIamPolicy", 400, {"error": {"code": 400, "message": "Role roles/x does not exist."}})
+    assert "Role roles/x does not exist." in member(wire)["msg"] and not wire.clock.pauses
+
+
+def test_service_account(wire: Wire) -> None:
+    account(wire)
+    url, binding = f"{IAM}/{ACCOUNT}", {"role": USER, "members": [MEMBER]}
+    options = {"resource": ACCOUNT, "role": USER}
+    assert member(wire, check=True, **options)["changed"] and wire.sent() == [("POST", f"{url}:getIamPolicy")]
+    change = member(wire, **options)
+    assert change["changed"] and change["binding"] == binding
+    read, write = wire.requests
+    # Its options are in the query, and it has no body (the discovery document of IAM v1).
+    assert (read.url, read.query, read.body) == (f"{url}:getIamPolicy", {"options.requestedPolicyVersion": "3"}, None)
+    assert write.url == f"{url}:setIamPolicy" and write.body["policy"].pop("etag")
+    assert write.body == {"policy": {"bindings": [binding]}}
+    for check in (False, True):
+        repeat = member(wire, check=check, **options)
+        assert not repeat["changed"] and repeat["binding"] == binding and len(wire.requests) == 1
+    gone = member(wire, state="absent", **options)
+    assert gone["changed"] and gone["diff"] == {"before": binding, "after": {}}
+    assert not member(wire, state="absent", **options)["changed"]
+
+
+def test_project(wire: Wire) -> None:
+    options = {"resource": "projects/demo", "member": OTHER}
+    assert member(wire, check=True, **options)["changed"] and wire.sent() == [("POST", f"{PROJECT}:getIamPolicy")]
+    assert member(wire, **options)["binding"] == {"role": READER, "members": [OTHER]}
+    read, write = wire.requests
+    assert (read.query, read.body) == ({}, {"options": {"requestedPolicyVersion": 3}})
+    assert write.url == f"{PROJECT}:setIamPolicy" and write.body["policy"]["etag"]
+    assert not member(wire, **options)["changed"] and len(wire.requests) == 1
+    assert not member(wire, check=True, **options)["changed"]
+    assert member(wire, state="absent", **options)["binding"] == {}
+
+
+@pytest.mark.parametrize("url", [f"{IAM}/{ACCOUNT}", PROJECT])
+def test_conditions_of_others_stay_where_the_policy_is_read_by_post(wire: Wire, url: str) -> None:
+    account(wire)
+    role = USER if "serviceAccounts" in url else WRITER
+    theirs = {"role": role, "members": [OTHER], "condition": CONDITION}
+    policy = {"policy": {"version": 3, "bindings": [theirs]}}
+    assert wire.google.call("POST", f"{url}:setIamPolicy", json=policy).is_success
+    member(wire, resource=url.partition("/v1/")[2], role=role)
+    (write,) = wire.writes()[1:]
+    assert write.body["policy"]["version"] == 3 and theirs in write.body["policy"]["bindings"]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("url_part", [":getIamPolicy", ":setIamPolicy"])
+def test_an_outage_is_outlived(wire: Wire, status: int, url_part: str) -> None:
+    for _attempt in range(5):
+        wire.answer("POST", url_part, status, {"error": {"code": status, "message": "Try again"}})
+    assert member(wire, resource="projects/demo")["changed"] and sum(wire.clock.pauses) <= 15.5
+    for _attempt in range(6):
+        wire.answer("POST", url_part, status, {"error": {"code": status, "message": "Try again"}})
+    assert f"HTTP {status}: Try again" in member(wire, resource="projects/demo", member=OTHER)["msg"]
+
+
+def test_a_write_that_got_through_though_its_answer_did_not_is_a_change(wire: Wire) -> None:
+    def lost() -> tuple[int, Any]:
+        wire.google.grant()
+        return 503, {"error": {"code": 503, "message": "Try again"}}
+
+    wire._faults.append(("POST", ":setIamPolicy", lost))
+    result = member(wire)
+    assert result["changed"] and result["binding"] == {"role": READER, "members": [MEMBER]} and len(wire.writes()) == 1
+
+
+def test_what_a_member_became_when_it_was_deleted_can_be_removed_only(wire: Wire) -> None:
+    account(wire)
+    member(wire, member=f"serviceAccount:{EMAIL}")
+    wire.google.call("DELETE", f"{IAM}/{ACCOUNT}")
+    ((deleted,),) = (binding["members"] for binding in bindings(wire))
+    assert deleted.startswith(f"deleted:serviceAccount:{EMAIL}?uid=")
+    message = member(wire, member=deleted)["msg"]
+    assert message == f"member '{deleted}' is deleted, and can only lose a role. Set state: absent" and not wire.requests
+    assert member(wire, member=deleted, state="absent")["changed"] and bindings(wire) == []
+
+
+def test_a_deleted_pools_member_can_be_removed(wire: Wire) -> None:
+    member(wire)
+    wire.google.done(wire.google.call("DELETE", f"{POOLS}/cache"))
+    assert member(wire, state="absent")["changed"] and bindings(wire) == []
 
 
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("resource", "projects/demo"),
-        ("resource", "projects/demo/serviceAccounts/a@demo.iam.gserviceaccount.com"),
+        ("resource", "demo"),
+        ("resource", "projects/"),
+        ("resource", "organizations/1"),
+        ("resource", "projects/demo/serviceAccounts/a"),
+        ("resource", "projects/demo/serviceAccounts/a@demo.iam.gserviceaccount.com/keys/1"),
+        ("resource", "projects/demo/topics/a"),
         ("resource", f"{REPOSITORY}/packages/hello"),
         ("resource", f"{REPOSITORY}?x="),
         ("resource", "projects//locations/us/repositories/r"),
@@ -147,7 +297,8 @@ def test_unknown_pool_leaves_all_as_it_was(wire: Wire) -> None:
         ("member", "other@example.com"),
         ("member", "user:"),
         ("member", "principal:subject"),
-        ("member", "allUsers"),
+        ("member", "allUsersOf"),
+        ("member", "deleted:user:a@example.com"),
         ("member", "user:a b@example.com"),
     ],
 )
@@ -181,13 +332,16 @@ def test_a_condition_without_title_is_refused(wire: Wire) -> None:
     "value",
     [
         MEMBER.replace("principal:", "principalSet:").rpartition("/subject/")[0] + "/*",
-        "serviceAccount:cache@demo.iam.gserviceaccount.com",
+        f"serviceAccount:{EMAIL}",
         "user:other@example.com",
         "group:all@example.com",
         "domain:example.com",
+        "allUsers",
+        "allAuthenticatedUsers",
     ],
 )
 def test_every_form_of_a_member_is_granted(wire: Wire, value: str) -> None:
+    account(wire)
     assert member(wire, member=value)["binding"] == {"role": READER, "members": [value]}
     assert not member(wire, member=value)["changed"]
 
@@ -261,3 +415,9 @@ def test_a_missing_option_is_named(wire: Wire, option: str) -> None:
 
 def test_another_state_is_refused(wire: Wire) -> None:
     assert "state must be one of: present, absent" in member(wire, state="gone")["msg"] and not wire.requests
+
+
+def test_a_policy_with_conditions_is_written_as_version_3_whatever_it_was_read_as(wire: Wire) -> None:
+    theirs = {"role": WRITER, "members": [OTHER], "condition": CONDITION}
+    wire.answer("GET", ":getIamPolicy", 200, {"version": 1, "etag": "ACAB", "bindings": [theirs]})
+    assert member(wire)["changed"] and wire.writes()[0].body["policy"]["version"] == 3

@@ -89,11 +89,20 @@ def test_made_by_somebody_else_in_between(wire: Wire) -> None:
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
+def test_made_by_somebody_else_at_the_same_time(wire: Wire) -> None:
+    # Its operation is not done when this one is refused: the object comes a moment later.
+    wire.before("POST", "workloadIdentityPoolId=cache", wire.google.create_pool)
+    result = pool(wire, **WANTED)
+    assert "failed" not in result and result["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS}
+    assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
+
+
 def test_a_conflict_without_an_object_is_told(wire: Wire) -> None:
     refusal = {"error": {"code": 409, "status": "ALREADY_EXISTS", "message": "Requested entity already exists"}}
     wire.answer("POST", "workloadIdentityPoolId=cache", 409, refusal)
-    message = pool(wire)["msg"]
+    message = pool(wire, wait_timeout=9)["msg"]
     assert "workloadIdentityPools/cache: HTTP 409: Requested entity already exists" in message and "run again" in message
+    assert sum(wire.clock.pauses) == pytest.approx(9)
 
 
 def test_operation_that_does_not_end(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +111,7 @@ def test_operation_that_does_not_end(wire: Wire, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(type(wire.clock), "sleep", lambda self, seconds: self.pauses.append(seconds))
     message = pool(wire, wait_timeout=7)["msg"]
     assert "/operations/" in message and "within 7 s" in message and "wait_timeout" in message
-    assert 7 < sum(wire.clock.pauses) < 13
+    assert sum(wire.clock.pauses) == pytest.approx(7)
 
 
 def test_operation_that_fails(wire: Wire) -> None:
@@ -117,7 +126,7 @@ def test_refusal_names_object_status_and_googles_words(wire: Wire) -> None:
     words = "Permission 'iam.workloadIdentityPools.create' denied on resource '//iam.googleapis.com/x' (or it may not exist)."
     wire.answer("POST", "workloadIdentityPoolId", 403, {"error": {"code": 403, "message": words}})
     message = pool(wire)["msg"]
-    assert message.startswith(f"{POOL.replace('42', 'demo')}: HTTP 403: {words}") and "Grant the permission" in message
+    assert message.startswith(f"{POOL.replace('42', 'demo')}: HTTP 403: {words}") and "grant the permission" in message
 
 
 @pytest.mark.parametrize("pool_id", ["abc", "a" * 33, "Cache", "gcp-cache", "a_cache", "cache\n"])
@@ -205,3 +214,72 @@ def test_ids_at_the_limits_are_taken(wire: Wire, pool_id: str) -> None:
 def test_a_project_may_have_a_domain_or_be_a_number(wire: Wire, project: str) -> None:
     pool(wire, project=project)
     assert wire.sent()[0][1] == f"{IAM}/projects/{project}/locations/global/workloadIdentityPools/cache"
+
+
+@pytest.mark.parametrize(("option", "limit"), [("display_name", 32), ("description", 256)])
+def test_a_text_that_is_too_long_is_refused_before_any_request(wire: Wire, option: str, limit: int) -> None:
+    message = pool(wire, **{option: "x" * (limit + 1)})["msg"]
+    assert message == f"{option} has {limit + 1} characters, and Google takes {limit}. Shorten it" and not wire.requests
+    assert pool(wire, **{option: "x" * limit})["changed"]
+
+
+def test_an_update_that_is_refused_after_an_undelete_leaves_it_deleted(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    pool(wire, state="absent")
+    wire.answer("PATCH", "/cache", 403, {"error": {"code": 403, "message": "Permission denied"}})
+    assert "HTTP 403: Permission denied" in pool(wire, description="New")["msg"]
+    assert [(request.method, request.url) for request in wire.writes()] == [
+        ("POST", f"{URL}:undelete"),
+        ("PATCH", URL),
+        ("DELETE", URL),
+    ]
+    assert wire.google.call("GET", URL).json()["state"] == "DELETED"
+
+
+def test_an_update_that_is_refused_deletes_nothing(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    wire.answer("PATCH", "/cache", 403, {"error": {"code": 403, "message": "Permission denied"}})
+    assert pool(wire, description="New")["failed"]
+    assert wire.google.call("GET", URL).json() == {"name": POOL, "state": "ACTIVE", **FIELDS}
+
+
+def test_revived_by_somebody_else_in_between(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    pool(wire, state="absent")
+    wire.before("POST", ":undelete", lambda: wire.google.done(wire.google.call("POST", f"{URL}:undelete", json={})))
+    back = pool(wire, description="Back")
+    assert "failed" not in back and back["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS, "description": "Back"}
+
+
+def test_what_somebody_else_revived_is_not_deleted(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    pool(wire, state="absent")
+    wire.before("POST", ":undelete", lambda: wire.google.done(wire.google.call("POST", f"{URL}:undelete", json={})))
+    wire.answer("PATCH", "/cache", 403, {"error": {"code": 403, "message": "Permission denied"}})
+    assert "HTTP 403" in pool(wire, description="Back")["msg"]
+    assert wire.google.call("GET", URL).json()["state"] == "ACTIVE"
+
+
+def test_an_undelete_that_is_refused_is_told(wire: Wire) -> None:
+    pool(wire)
+    pool(wire, state="absent")
+    wire.answer("POST", ":undelete", 403, {"error": {"code": 403, "message": "Permission denied"}})
+    assert "workloadIdentityPools/cache: HTTP 403: Permission denied" in pool(wire, description="New")["msg"]
+    assert [request.method for request in wire.writes()] == ["POST"]
+
+
+def test_gone_before_it_is_deleted(wire: Wire) -> None:
+    pool(wire)
+    wire.answer("DELETE", "/cache", 404, {"error": {"code": 404, "message": "Requested entity was not found."}})
+    gone = pool(wire, state="absent")
+    assert gone["changed"] and gone["pool"] == {}
+
+
+def test_the_pause_between_polls_stays_shorter_than_what_went_before(wire: Wire) -> None:
+    for _poll in range(20):
+        wire.answer("GET", "/operations/", 200, {"name": f"{POOL}/operations/x"})
+    pool(wire, wait_timeout=600)
+    first, *rest = wire.clock.pauses
+    assert first <= 0.2 and len(rest) >= 20
+    assert all(pause <= max(0.31, sum(wire.clock.pauses[:number])) for number, pause in enumerate(rest, 1))
+    assert max(rest) == 5

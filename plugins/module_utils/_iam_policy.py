@@ -1,0 +1,198 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One member of one role in the IAM policy of a resource; every other binding stays as it is.
+
+Private to this collection. Source: https://cloud.google.com/iam/docs/policies, and the discovery documents of the APIs.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ._gcp import GcpClient, GcpError, patiently
+
+# The only version that holds conditions; asked for, so that none is hidden.
+_VERSION = 3
+_RETRIES = 5
+# What passes if the whole read-modify-write is done again: a concurrent change, a quota, an outage.
+_TRANSIENT = (409, 429, 503)
+# IAM learns of a new pool or account within seconds.
+_NOT_YET_KNOWN = re.compile(r"(?i)identity pool does not exist|service account \S+ does not exist")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one kind of resource shows its policy.
+
+    read: the verb of getIamPolicy. in_body: whether its options are in a body; else they are in the query.
+    way_out: what to do where there is no such resource.
+    """
+
+    form: re.Pattern[str]
+    api: str
+    read: str
+    in_body: bool
+    way_out: str
+
+
+_KINDS = (
+    Kind(
+        re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII),
+        "https://artifactregistry.googleapis.com/v1",
+        "GET",
+        False,
+        "Make it with module gcp_artifactregistry_repository",
+    ),
+    Kind(
+        re.compile(r"projects/[\w.:-]+/serviceAccounts/([\w.-]+@[\w.-]+|\d+)", re.ASCII),
+        "https://iam.googleapis.com/v1",
+        "POST",
+        False,
+        "Make it with module gcp_iam_service_account",
+    ),
+    Kind(
+        re.compile(r"projects/[\w.:-]+", re.ASCII),
+        "https://cloudresourcemanager.googleapis.com/v1",
+        "POST",
+        True,
+        "Check the project's id",
+    ),
+)
+
+
+def kind_of(resource: str) -> Kind | None:
+    """The kind of a resource by its full name, or None if it is none of those supported."""
+    return next((kind for kind in _KINDS if kind.form.fullmatch(resource)), None)
+
+
+@dataclass(frozen=True)
+class Grant:
+    """A member of a role, under a condition or none."""
+
+    role: str
+    member: str
+    condition: dict[str, str] | None
+
+    def binding(self, policy: dict[str, t.Any]) -> dict[str, t.Any]:
+        """The policy's binding of that role and condition; empty if there is none."""
+        for binding in policy.get("bindings", []):
+            if binding["role"] == self.role and binding.get("condition") == self.condition:
+                return binding
+        return {}
+
+    def held(self, policy: dict[str, t.Any]) -> bool:
+        """Whether the policy has it."""
+        return _normal(self.member) in map(_normal, self.binding(policy).get("members", []))
+
+    def changed(self, policy: dict[str, t.Any], present: bool) -> dict[str, t.Any]:
+        """A policy in which it alone differs."""
+        policy = copy.deepcopy(policy)
+        bindings = policy.setdefault("bindings", [])
+        binding = self.binding(policy)
+        if present and not binding:
+            condition = {"condition": self.condition} if self.condition else {}
+            bindings.append({"role": self.role, "members": [self.member], **condition})
+        elif present:
+            binding["members"].append(self.member)
+        else:
+            binding["members"] = [other for other in binding["members"] if _normal(other) != _normal(self.member)]
+            if not binding["members"]:
+                bindings.remove(binding)
+        if any("condition" in binding for binding in bindings):
+            policy["version"] = _VERSION
+        return policy
+
+
+class Policy:
+    """The policy of a resource.
+
+    :param wait_seconds: how long to wait for IAM to learn of a new member.
+    :param warn: told what check mode cannot know.
+    """
+
+    def __init__(
+        self, client: GcpClient, resource: str, kind: Kind, wait_seconds: float, warn: t.Callable[[str], t.Any]
+    ) -> None:
+        self._client, self._resource, self._kind = client, resource, kind
+        self._seconds, self._warn = wait_seconds, warn
+        self._url, self._what = f"{kind.api}/{resource}", f"IAM policy of {resource}"
+        # Whether a write had no clear answer: what is found afterwards may be its work.
+        self._unclear = False
+
+    def ensure(self, grant: Grant, present: bool, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
+        """Give the grant or take it away.
+
+        :return: whether that is a change, the binding before, the binding after.
+        """
+        return patiently(
+            lambda: self._outlive(lambda: self._ensure(grant, present, check_mode)),
+            lambda error: present and bool(_NOT_YET_KNOWN.search(error.words)),
+            self._seconds,
+        )
+
+    def _outlive(self, act: t.Callable[[], t.Any]) -> t.Any:
+        """What `act` returns; again, a bounded number of times, after what passes."""
+        for attempt in range(_RETRIES):
+            try:
+                return act()
+            except GcpError as error:
+                if error.status not in _TRANSIENT:
+                    raise
+                # Writers that met once should not meet again.
+                time.sleep(random.uniform(0, 0.5 * 2**attempt))
+        return act()
+
+    def _ensure(self, grant: Grant, present: bool, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
+        policy = self._read()
+        if policy is None:
+            if not present:
+                return False, {}, {}
+            missing = f"resource '{self._resource}' does not exist. {self._kind.way_out}"
+            if not check_mode:
+                raise GcpError(missing)
+            # An earlier task may be about to make it.
+            self._warn(missing)
+            policy = {}
+        before = grant.binding(policy)
+        if grant.held(policy) == present:
+            return self._unclear, before, before
+        wanted = grant.changed(policy, present)
+        if not check_mode:
+            wanted = self._write(wanted)
+        return True, before, grant.binding(wanted)
+
+    def _write(self, policy: dict[str, t.Any]) -> dict[str, t.Any]:
+        try:
+            return self._client.request("POST", f"{self._url}:setIamPolicy", self._what, body={"policy": policy})
+        except GcpError as error:
+            self._unclear = self._unclear or error.status == 503
+            raise
+
+    def _read(self) -> dict[str, t.Any] | None:
+        """The policy, or None where there is no such resource."""
+        version = {"options": {"requestedPolicyVersion": _VERSION}}
+        query = None if self._kind.in_body else {"options.requestedPolicyVersion": _VERSION}
+        try:
+            return self._client.request(
+                self._kind.read,
+                f"{self._url}:getIamPolicy",
+                self._what,
+                body=version if self._kind.in_body else None,
+                params=query,
+            )
+        except GcpError as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+def _normal(member: str) -> str:
+    """IAM answers with e-mail addresses and domains in lower case; a principal's case counts."""
+    kind, separator, name = member.partition(":")
+    return member if kind in ("principal", "principalSet") else kind + separator + name.lower()

@@ -1,0 +1,142 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One object of a Google API, brought to a wanted state with one read and no write that is not needed.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ._gcp import GcpClient, GcpError, differing, patiently, stripped
+
+_Object = dict[str, t.Any]
+# Whether that was a change, the object before, the object after.
+Outcome = tuple[bool, _Object, _Object]
+
+
+class Resource:
+    """What subclasses say of a kind of object: how it is made, updated and deleted.
+
+    :param api: the service's root, such as C(https://iam.googleapis.com/v1).
+    :param name: the object's full name, below the root.
+    :param wait_seconds: how long to wait for an operation, or for somebody else's.
+    """
+
+    # Fields that Google sets in a new object, as far as check mode can tell.
+    added: t.ClassVar[_Object] = {}
+
+    def __init__(self, client: GcpClient, api: str, name: str, wait_seconds: float) -> None:
+        self.client, self.name, self.url = client, name, f"{api}/{name}"
+        self.seconds, self._api = wait_seconds, api
+
+    def read(self) -> _Object | None:
+        """The object as it is, or None. Raises GcpError."""
+        return self.client.get(self.url, self.name)
+
+    def act(self, method: str, url: str, body: t.Any = None, params: _Object | None = None) -> None:
+        """A request that answers with a long-running operation, and its end. Raises GcpError."""
+        operation = self.client.request(method, url, self.name, body=body, params=params)
+        self.client.wait(operation, self._api, self.name, self.seconds)
+
+    def same(self, _field: str, current: t.Any, wanted: t.Any) -> bool:
+        """Whether one field is as wanted."""
+        return current == wanted
+
+    def deleted(self, _current: _Object) -> bool:
+        """Whether Google shows an object that is deleted."""
+        return False
+
+    def check(self, current: _Object, wanted: _Object) -> None:
+        """Refuse what cannot become of an object, or of none (empty). Raises GcpError."""
+
+    def create(self, wanted: _Object) -> _Object | None:
+        """Make the object; returns it, or None to have it read. Raises GcpError."""
+        raise NotImplementedError
+
+    def undelete(self) -> None:
+        """Bring back an object that is deleted. Raises GcpError."""
+        raise NotImplementedError
+
+    def update(self, fields: _Object) -> _Object | None:
+        """Replace these fields whole; returns the object, or None to have it read. Raises GcpError."""
+        raise NotImplementedError
+
+    def delete(self) -> None:
+        """Delete the object. Raises GcpError."""
+        self.act("DELETE", self.url)
+
+    def ensure(self, present: bool, wanted: _Object, check_mode: bool) -> Outcome:
+        """Bring it to the state that is wanted.
+
+        :param wanted: the fields that are to be so; others stay as they are.
+        :raises GcpError: with everything as it was, unless Google did half of it.
+        """
+        before = self.read()
+        if not present:
+            return self._ensure_absent(before, check_mode)
+        if before is None:
+            self.check({}, wanted)
+            predicted = {"name": self.name, **self.added, **stripped(wanted)}
+            if check_mode:
+                return True, {}, predicted
+            try:
+                return True, {}, self.create(stripped(wanted)) or self.read() or predicted
+            except GcpError as error:
+                # Two clusters of one play share an object: the other one was faster, and may still be at it.
+                if error.status != 409:
+                    raise
+                before = self._made_elsewhere(error)
+        self.check(before, wanted)
+        deleted = self.deleted(before)
+        fields = {field: wanted[field] for field in differing(before, wanted, self.same)}
+        if not deleted and not fields:
+            return False, before, before
+        # What is undeleted loses the time of its end.
+        revived = {**self.added, "expireTime": None} if deleted else {}
+        predicted = stripped({**before, **revived, **fields})
+        if check_mode:
+            return True, before, predicted
+        return True, before, self._change(deleted, fields) or self.read() or predicted
+
+    def _change(self, deleted: bool, fields: _Object) -> _Object | None:
+        revived = deleted and self._revive()
+        try:
+            return self.update(fields) if fields else None
+        except GcpError:
+            if revived:  # else it would be live with what it was deleted with
+                self.delete()
+            raise
+
+    def _revive(self) -> bool:
+        """Undelete, unless somebody else was faster."""
+        try:
+            self.undelete()
+        except GcpError:
+            current = self.read()
+            if current is None or self.deleted(current):
+                raise
+            return False
+        return True
+
+    def _ensure_absent(self, before: _Object | None, check_mode: bool) -> Outcome:
+        if before is None or self.deleted(before):
+            return False, {}, {}
+        if not check_mode:
+            try:
+                self.delete()
+            except GcpError as error:
+                if error.status != 404:  # somebody else was faster, or it was asked twice
+                    raise
+        return True, before, {}
+
+    def _made_elsewhere(self, conflict: GcpError) -> _Object:
+        def read() -> _Object:
+            found = self.read()
+            if found is None:
+                raise conflict
+            return found
+
+        return patiently(read, lambda error: error is conflict, self.seconds)

@@ -1,0 +1,332 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_artifactregistry_repository
+short_description: Manage a repository for images in Google Artifact Registry
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Creates, updates and deletes a repository of format C(DOCKER).
+  - Its mode, its format and a remote repository's upstream cannot change at Google, so that another one is refused.
+    Another O(location) is another repository.
+  - Cleanup policies, encryption keys and credentials for upstreams stay as they are.
+options:
+  location:
+    description: The region or multi-region, such as C(us-central1) or C(europe).
+    type: str
+    required: true
+  repository_id:
+    description: The repository's id, at most 63 of C(a-z), C(0-9) and C(-), beginning with a letter.
+    type: str
+    required: true
+  description:
+    description: A text. Left as it is if unset.
+    type: str
+  labels:
+    description:
+      - Labels, compared and written whole, so that a key left out is removed.
+      - Left as they are if unset.
+    type: dict
+  mode:
+    description:
+      - V(standard) holds what is pushed, V(remote) caches an upstream, V(virtual) is a common front of other repositories.
+      - A new repository is V(standard) if neither this nor O(remote) or O(virtual) is set.
+    type: str
+    choices: [standard, remote, virtual]
+  remote:
+    description: Of a V(remote) repository; required to make one.
+    type: dict
+    suboptions:
+      upstream:
+        description:
+          - V(docker_hub), or the address of a registry, such as C(https://quay.io).
+          - It may be another repository of Artifact Registry, by its address or full name.
+        type: str
+        required: true
+  virtual:
+    description: Of a V(virtual) repository.
+    type: dict
+    suboptions:
+      policies:
+        description: The repositories behind it, compared and written whole.
+        type: list
+        elements: dict
+        required: true
+        suboptions:
+          id:
+            description: A name for this entry, unique among them.
+            type: str
+            required: true
+          repository:
+            description: The repository's full name, C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
+            type: str
+            required: true
+          priority:
+            description: Repositories of a higher one are asked first.
+            type: int
+            required: true
+  state:
+    description: Whether it is there. With V(absent) its images are deleted, too.
+    type: str
+    choices: [present, absent]
+    default: present
+  wait_timeout:
+    description: How many seconds to wait for an operation of Google.
+    type: int
+    default: 120
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns the repository before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_artifactregistry_repository_info
+  - module: pullthrough.registry_cache.gcp_iam_member
+"""
+
+EXAMPLES = r"""
+- name: A repository for our images
+  pullthrough.registry_cache.gcp_artifactregistry_repository:
+    project: my-project
+    location: us-central1
+    repository_id: my-images
+    labels:
+      team: platform
+
+- name: A cache of Docker Hub
+  pullthrough.registry_cache.gcp_artifactregistry_repository:
+    project: my-project
+    location: us-central1
+    repository_id: docker-hub
+    remote:
+      upstream: docker_hub
+
+- name: One name for both, our own images first
+  pullthrough.registry_cache.gcp_artifactregistry_repository:
+    project: my-project
+    location: us-central1
+    repository_id: all-images
+    virtual:
+      policies:
+        - id: own
+          repository: projects/my-project/locations/us-central1/repositories/my-images
+          priority: 20
+        - id: docker-hub
+          repository: projects/my-project/locations/us-central1/repositories/docker-hub
+          priority: 10
+"""
+
+RETURN = r"""
+repository:
+  description:
+    - The repository as the API returns it, in check mode what it would be.
+    - Images are pulled from its C(registryUri).
+  returned: success
+  type: dict
+  sample:
+    name: projects/my-project/locations/us-central1/repositories/my-images
+    format: DOCKER
+    mode: STANDARD_REPOSITORY
+    labels:
+      team: platform
+    registryUri: us-central1-docker.pkg.dev/my-project/my-images
+"""
+
+import re
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
+    API,
+    check_location,
+    check_repository_id,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_project,
+    gcp_module,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Resource
+
+_MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
+_DOCKER_HUB = "https://registry-1.docker.io"
+_UPSTREAM = re.compile(r"docker_hub|https?://[^\s/]+(/\S*)?|projects/[^\s/]+/locations/[^\s/]+/repositories/[^\s/]+")
+_REPOSITORY = re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII)
+_LABEL_KEY = re.compile(r"[^\W\dA-Z][\w-]{0,62}")
+_LABEL_VALUE = re.compile(r"[\w-]{0,63}")
+_MAX_LABELS = 64
+
+
+def _upstream(repository):
+    """What a remote repository caches, as the option has it; the API has several places for it."""
+    config = repository.get("remoteRepositoryConfig") or {}
+    docker = config.get("dockerRepository", {})
+    if docker.get("publicRepository") == "DOCKER_HUB":
+        return "docker_hub"
+    uri = docker.get("customRepository", config.get("commonRepository", {})).get("uri", "")
+    return _normal_upstream(uri)
+
+
+def _normal_upstream(upstream):
+    return "docker_hub" if upstream.rstrip("/") == _DOCKER_HUB else upstream.rstrip("/")
+
+
+class _Repository(Resource):
+    added = {"format": "DOCKER", "mode": _MODES["standard"]}
+
+    def same(self, field, current, wanted):
+        if field == "remoteRepositoryConfig":
+            return _upstream({field: current}) == _upstream({field: wanted})
+        if field != "virtualRepositoryConfig":
+            return current == wanted
+        one, other = (
+            sorted((policy.get("id", ""), policy.get("repository", ""), policy.get("priority", 0)) for policy in policies)
+            for policies in ((config or {}).get("upstreamPolicies", []) for config in (current, wanted))
+        )
+        return one == other
+
+    def check(self, current, wanted):
+        """Refuse what is fixed for a repository's life."""
+        if not current:
+            if wanted.get("mode") == _MODES["remote"] and "remoteRepositoryConfig" not in wanted:
+                raise GcpError(f"{self.name}: remote.upstream is required to make it. Example: remote: {{upstream: docker_hub}}")
+            return
+        other = "Choose another repository_id, or delete this repository, with its images, by state: absent"
+        if current.get("format", "DOCKER") != "DOCKER":
+            raise GcpError(f"repository_id: {self.name} is of format {current['format']}, not DOCKER. {other}")
+        mode = current.get("mode", _MODES["standard"])
+        if "mode" in wanted and mode != wanted["mode"]:
+            is_, asked = ({full: short for short, full in _MODES.items()}.get(one, one) for one in (mode, wanted["mode"]))
+            raise GcpError(f"mode of {self.name} is {is_}, which cannot become {asked}. {other}")
+        if "remoteRepositoryConfig" in wanted and _upstream(current) != _upstream(wanted):
+            raise GcpError(
+                f"remote.upstream of {self.name} is {_upstream(current)}, which cannot become {_upstream(wanted)}. {other}"
+            )
+
+    def create(self, wanted):
+        parent, repository_id = self.url.rsplit("/", 1)
+        self.act("POST", parent, body={**self.added, **wanted}, params={"repositoryId": repository_id})
+
+    def update(self, fields):
+        # Here alone an update is no long-running operation.
+        return self.client.request("PATCH", self.url, self.name, body=fields, params={"updateMask": ",".join(fields)})
+
+
+def _check(params):
+    check_project(params["project"])
+    check_location(params["location"])
+    check_repository_id(params["repository_id"])
+    for kind in ("remote", "virtual"):
+        if params[kind] is not None and params["mode"] not in (None, kind):
+            raise GcpError(f"{kind} is for mode {kind}, and mode is {params['mode']}. Leave out one of both")
+    labels = params["labels"] or {}
+    if len(labels) > _MAX_LABELS:
+        raise GcpError(f"labels has {len(labels)} keys, and Google takes {_MAX_LABELS}. Leave some out")
+    for key, value in labels.items():
+        # YAML makes numbers and booleans of what looks so.
+        if not isinstance(value, str) or value != value.lower() or not _LABEL_VALUE.fullmatch(value):
+            raise GcpError(
+                f"labels.{key} is {value!r}: a value is a text of at most 63 lower-case letters, digits, '_' and '-'."
+                f' Example: labels: {{{key}: "1"}}'
+            )
+        if key != key.lower() or not _LABEL_KEY.fullmatch(key):
+            raise GcpError(
+                f"labels.{key}: a key is at most 63 lower-case letters, digits, '_' and '-', the first a letter."
+                " Example: labels: {team: platform}"
+            )
+    if params["remote"] is not None and not _UPSTREAM.fullmatch(params["remote"]["upstream"] or ""):
+        raise GcpError(
+            f"remote.upstream '{params['remote']['upstream'] or ''}' is neither docker_hub nor the address of a registry."
+            " Example: remote: {upstream: https://quay.io}"
+        )
+    if params["virtual"] is not None:
+        _check_policies(params["virtual"]["policies"])
+
+
+def _check_policies(policies):
+    seen = set()
+    for policy in policies or []:
+        if not policy["id"] or policy["id"] in seen:
+            raise GcpError(
+                f"virtual.policies: id '{policy['id'] or ''}' is empty or there twice. Give each entry an id of its own"
+            )
+        seen.add(policy["id"])
+        if not _REPOSITORY.fullmatch(policy["repository"] or ""):
+            raise GcpError(
+                f"virtual.policies: repository '{policy['repository'] or ''}' is not the full name of a repository."
+                " Example: repository: projects/my-project/locations/us-central1/repositories/my-images"
+            )
+
+
+def _wanted(params):
+    wanted = {field: params[field] for field in ("description", "labels") if params[field] is not None}
+    mode = params["mode"] or next((kind for kind in ("remote", "virtual") if params[kind] is not None), None)
+    if mode:
+        wanted["mode"] = _MODES[mode]
+    if params["remote"] is not None:
+        upstream = _normal_upstream(params["remote"]["upstream"])
+        wanted["remoteRepositoryConfig"] = (
+            {"dockerRepository": {"publicRepository": "DOCKER_HUB"}}
+            if upstream == "docker_hub"
+            else {"commonRepository": {"uri": upstream}}
+        )
+    if params["virtual"] is not None:
+        policies = params["virtual"]["policies"]
+        wanted["virtualRepositoryConfig"] = {"upstreamPolicies": policies} if policies else {}
+    return wanted
+
+
+def main():
+    module = gcp_module(
+        {
+            "location": {"type": "str", "required": True},
+            "repository_id": {"type": "str", "required": True},
+            "description": {"type": "str"},
+            "labels": {"type": "dict"},
+            "mode": {"type": "str", "choices": list(_MODES)},
+            "remote": {"type": "dict", "options": {"upstream": {"type": "str", "required": True}}},
+            "virtual": {
+                "type": "dict",
+                "options": {
+                    "policies": {
+                        "type": "list",
+                        "elements": "dict",
+                        "required": True,
+                        "options": {
+                            "id": {"type": "str", "required": True},
+                            "repository": {"type": "str", "required": True},
+                            "priority": {"type": "int", "required": True},
+                        },
+                    },
+                },
+            },
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait_timeout": {"type": "int", "default": 120},
+        },
+        mutually_exclusive=[("remote", "virtual")],
+    )
+    params = module.params
+    try:
+        _check(params)
+        name = f"projects/{params['project']}/locations/{params['location']}/repositories/{params['repository_id']}"
+        repository = _Repository(GcpClient(module), API, name, params["wait_timeout"])
+        changed, before, after = repository.ensure(params["state"] == "present", _wanted(params), module.check_mode)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, repository=after, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

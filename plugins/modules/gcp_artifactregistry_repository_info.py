@@ -1,0 +1,98 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_artifactregistry_repository_info
+short_description: Read repositories of Google Artifact Registry
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Reads one repository, or all of a project in a location, of every format and mode.
+options:
+  location:
+    description: The region or multi-region, such as C(us-central1) or C(europe).
+    type: str
+    required: true
+  repository_id:
+    description: The repository's id; all repositories of the location if unset.
+    type: str
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: Reads only.
+    support: none
+  idempotent:
+    description: Reads only.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_artifactregistry_repository
+"""
+
+EXAMPLES = r"""
+- name: All repositories of a region
+  pullthrough.registry_cache.gcp_artifactregistry_repository_info:
+    project: my-project
+    location: us-central1
+  register: found
+
+- name: Where images are pulled from
+  ansible.builtin.debug:
+    msg: "{{ found.repositories | selectattr('format', 'eq', 'DOCKER') | map(attribute='registryUri') }}"
+"""
+
+RETURN = r"""
+repositories:
+  description: The repositories as the API returns them; none if there is no such repository.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: projects/my-project/locations/us-central1/repositories/my-images
+      format: DOCKER
+      mode: STANDARD_REPOSITORY
+"""
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
+    API,
+    check_location,
+    check_repository_id,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_project,
+    gcp_module,
+)
+
+_PAGE = 1000
+
+
+def main():
+    module = gcp_module({"location": {"type": "str", "required": True}, "repository_id": {"type": "str"}})
+    project, location, repository_id = (module.params[key] for key in ("project", "location", "repository_id"))
+    parent = f"projects/{project}/locations/{location}/repositories"
+    try:
+        check_project(project)
+        check_location(location)
+        if repository_id is not None:
+            check_repository_id(repository_id)
+            found = GcpClient(module).get(f"{API}/{parent}/{repository_id}", f"{parent}/{repository_id}")
+            repositories = [found] if found else []
+        else:
+            repositories = GcpClient(module).list_all(f"{API}/{parent}", "repositories", parent, {"pageSize": _PAGE})
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, repositories=repositories)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_service_account
+short_description: Manage a Google service account
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Creates, updates, enables, disables and deletes a service account. It makes no keys.
+  - An account that is made again after its deletion is another one; grants to the old one do not come back.
+  - Beside C(google.cloud.gcp_iam_service_account), which has no check mode and no time-outs, and cannot disable an account.
+options:
+  account_id:
+    description: What its address begins with, 6 to 30 of C(a-z), C(0-9) and C(-), beginning with a letter.
+    type: str
+    required: true
+  display_name:
+    description: A name to show, of at most 100 characters. Left as it is if unset.
+    type: str
+  description:
+    description: A text of at most 256 characters. Left as it is if unset.
+    type: str
+  disabled:
+    description: Whether it is disabled, so that nobody can act as it. Left as it is if unset.
+    type: bool
+  state:
+    description: Whether it is there.
+    type: str
+    choices: [present, absent]
+    default: present
+  wait_timeout:
+    description: How many seconds to wait until Google shows an account that was just made.
+    type: int
+    default: 60
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+notes:
+  - O(project) must be the project's id, which is part of the account's address; its number does not do.
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns the account before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_member
+"""
+
+EXAMPLES = r"""
+- name: An account that reads images
+  pullthrough.registry_cache.gcp_iam_service_account:
+    project: my-project
+    account_id: image-reader
+    display_name: Reads images
+  register: reader
+
+- name: Let it read
+  pullthrough.registry_cache.gcp_iam_member:
+    resource: projects/my-project/locations/us-central1/repositories/my-images
+    role: roles/artifactregistry.reader
+    member: "serviceAccount:{{ reader.service_account.email }}"
+"""
+
+RETURN = r"""
+service_account:
+  description: The account as the API returns it, in check mode what it would be.
+  returned: success
+  type: dict
+  sample:
+    name: projects/my-project/serviceAccounts/image-reader@my-project.iam.gserviceaccount.com
+    email: image-reader@my-project.iam.gserviceaccount.com
+    projectId: my-project
+    uniqueId: "123456789012345678901"
+    displayName: Reads images
+"""
+
+import re
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_lengths,
+    check_project,
+    gcp_module,
+    patiently,
+    stripped,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Resource
+
+_API = "https://iam.googleapis.com/v1"
+_ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
+_LENGTHS = {"display_name": 100, "description": 256}
+
+
+def _email(account_id, project):
+    # A project of a domain, example.com:name, has that domain at the end.
+    return f"{account_id}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
+
+
+class _Account(Resource):
+    def __init__(self, client, project, account_id, wait_seconds):
+        email = _email(account_id, project)
+        super().__init__(client, _API, f"projects/{project}/serviceAccounts/{email}", wait_seconds)
+        self.added = {"email": email, "projectId": project}
+        self._parent, self._id = f"{_API}/projects/{project}/serviceAccounts", account_id
+
+    def create(self, wanted):
+        texts = {field: value for field, value in wanted.items() if field != "disabled"}
+        self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
+        # Google shows a new account, and lets it be changed, some seconds later only.
+        account = patiently(lambda: self.client.request("GET", self.url, self.name), _not_yet_there, self.seconds)
+        if wanted.get("disabled"):
+            return patiently(lambda: self._switch(account, True), _not_yet_there, self.seconds)
+        return account
+
+    def update(self, fields):
+        texts = {field: value for field, value in fields.items() if field != "disabled"}
+        account = None
+        if texts:
+            body = {"serviceAccount": texts, "updateMask": ",".join(texts)}
+            account = self.client.request("PATCH", self.url, self.name, body=body)
+        return self._switch(account, fields["disabled"]) if "disabled" in fields else account
+
+    def delete(self):
+        self.client.request("DELETE", self.url, self.name)
+
+    def _switch(self, account, disabled):
+        """Enable or disable; returns what becomes of an account that was read, else None."""
+        verb = "disable" if disabled else "enable"
+        self.client.request("POST", f"{self.url}:{verb}", self.name, body={})
+        return account and stripped({**account, "disabled": disabled})
+
+
+def _not_yet_there(error):
+    return error.status == 404
+
+
+def _check(params):
+    check_project(params["project"])
+    if params["project"].isdigit():
+        raise GcpError(
+            f"project '{params['project']}' is a number, and an account's address holds the project's id."
+            " Example: project: my-project"
+        )
+    if not _ID.fullmatch(params["account_id"]):
+        raise GcpError(
+            f"account_id '{params['account_id']}' is not an id that Google takes: 6 to 30 of a-z, 0-9 and '-', the first a letter,"
+            " the last no '-'. Example: account_id: image-reader"
+        )
+    check_lengths(params, _LENGTHS)
+
+
+def main():
+    module = gcp_module(
+        {
+            "account_id": {"type": "str", "required": True},
+            "display_name": {"type": "str"},
+            "description": {"type": "str"},
+            "disabled": {"type": "bool"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "wait_timeout": {"type": "int", "default": 60},
+        }
+    )
+    params = module.params
+    try:
+        _check(params)
+        account = _Account(GcpClient(module), params["project"], params["account_id"], params["wait_timeout"])
+        fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
+        wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
+        changed, before, after = account.ensure(params["state"] == "present", wanted, module.check_mode)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=changed, service_account=after, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

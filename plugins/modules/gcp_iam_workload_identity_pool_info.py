@@ -1,0 +1,98 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_workload_identity_pool_info
+short_description: Read Google workload identity pools
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Reads one workload identity pool, or all of a project.
+options:
+  pool_id:
+    description:
+      - The pool's id; all pools if unset.
+      - A pool that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
+    type: str
+  show_deleted:
+    description: Whether a list of all pools has those that were deleted within the last 30 days, too.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: Reads only.
+    support: none
+  idempotent:
+    description: Reads only.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
+"""
+
+EXAMPLES = r"""
+- name: All pools of a project
+  pullthrough.registry_cache.gcp_iam_workload_identity_pool_info:
+    project: my-project
+  register: found
+
+- name: Their names
+  ansible.builtin.debug:
+    msg: "{{ found.pools | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+pools:
+  description: The pools as the API returns them; none if there is no such pool. Their names hold the project's number.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: projects/123456789012/locations/global/workloadIdentityPools/registry-cache
+      displayName: Image caches
+      state: ACTIVE
+"""
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_project,
+    gcp_module,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    API,
+    check_id,
+)
+
+_PAGE = 1000
+
+
+def main():
+    module = gcp_module({"pool_id": {"type": "str"}, "show_deleted": {"type": "bool", "default": False}})
+    project, pool_id = module.params["project"], module.params["pool_id"]
+    parent = f"projects/{project}/locations/global/workloadIdentityPools"
+    try:
+        check_project(project)
+        if pool_id is not None:
+            check_id("pool_id", pool_id)
+            found = GcpClient(module).get(f"{API}/{parent}/{pool_id}", f"{parent}/{pool_id}")
+            pools = [found] if found else []
+        else:
+            query = {"pageSize": _PAGE, "showDeleted": "true" if module.params["show_deleted"] else None}
+            pools = GcpClient(module).list_all(f"{API}/{parent}", "workloadIdentityPools", parent, query)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, pools=pools)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_workload_identity_pool_provider_info
+short_description: Read the providers of a Google workload identity pool
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Reads one provider of a workload identity pool, or all of them, of every kind.
+options:
+  pool_id:
+    description: The pool's id.
+    type: str
+    required: true
+  provider_id:
+    description:
+      - The provider's id; all providers of the pool if unset.
+      - A provider that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
+    type: str
+  show_deleted:
+    description: Whether a list of all providers has those that were deleted within the last 30 days, too.
+    type: bool
+    default: false
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Reads only.
+    support: full
+  diff_mode:
+    description: Reads only.
+    support: none
+  idempotent:
+    description: Reads only.
+    support: full
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
+"""
+
+EXAMPLES = r"""
+- name: The providers of a pool
+  pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider_info:
+    project: my-project
+    pool_id: registry-cache
+  register: found
+
+- name: Whose tokens they admit
+  ansible.builtin.debug:
+    msg: "{{ found.providers | selectattr('oidc', 'defined') | map(attribute='oidc.issuerUri') }}"
+"""
+
+RETURN = r"""
+providers:
+  description:
+    - The providers as the API returns them; none if there is no such provider or no such pool.
+    - Their names hold the project's number.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - name: projects/123456789012/locations/global/workloadIdentityPools/registry-cache/providers/my-cluster
+      state: ACTIVE
+      attributeMapping:
+        google.subject: assertion.sub
+"""
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_project,
+    gcp_module,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    API,
+    check_id,
+)
+
+_PAGE = 100
+
+
+def main():
+    module = gcp_module(
+        {
+            "pool_id": {"type": "str", "required": True},
+            "provider_id": {"type": "str"},
+            "show_deleted": {"type": "bool", "default": False},
+        }
+    )
+    params = module.params
+    parent = f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers"
+    try:
+        check_project(params["project"])
+        check_id("pool_id", params["pool_id"])
+        if params["provider_id"] is not None:
+            check_id("provider_id", params["provider_id"])
+            name = f"{parent}/{params['provider_id']}"
+            found = GcpClient(module).get(f"{API}/{name}", name)
+            providers = [found] if found else []
+        else:
+            query = {"pageSize": _PAGE, "showDeleted": "true" if params["show_deleted"] else None}
+            providers = GcpClient(module).list_all(f"{API}/{parent}", "workloadIdentityPoolProviders", parent, query)
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, providers=providers)
+
+
+if __name__ == "__main__":
+    main()

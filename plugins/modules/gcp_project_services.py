@@ -1,0 +1,123 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_project_services
+short_description: Enable Google APIs in a project
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Enables those of the named APIs that are not, with one request to read and one to change, all of them or none.
+  - It disables none, since that would break whatever else uses it.
+  - An API that was just enabled may refuse requests for a minute or two.
+  - Beside C(google.cloud.gcp_serviceusage_service), which needs a task for each API, has no check mode and no time-outs.
+options:
+  services:
+    description: The APIs' names, at most 20.
+    type: list
+    elements: str
+    required: true
+  wait_timeout:
+    description: How many seconds to wait until Google has enabled them.
+    type: int
+    default: 300
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns each API's state before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: What Workload Identity Federation and Artifact Registry need
+  pullthrough.registry_cache.gcp_project_services:
+    project: my-project
+    services:
+      - iam.googleapis.com
+      - sts.googleapis.com
+      - artifactregistry.googleapis.com
+"""
+
+RETURN = r"""
+services:
+  description: Each API's state afterwards, in check mode what it would be.
+  returned: success
+  type: dict
+  sample:
+    iam.googleapis.com: ENABLED
+"""
+
+import re
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+    GcpClient,
+    GcpError,
+    check_project,
+    gcp_module,
+)
+
+_API = "https://serviceusage.googleapis.com/v1"
+_SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+_MAX_SERVICES = 20
+_EXAMPLE = "Example: services: [iam.googleapis.com]"
+
+
+def _check(params):
+    check_project(params["project"])
+    for service in params["services"]:
+        if not _SERVICE.fullmatch(service):
+            raise GcpError(f"services: '{service}' is not the full name of an API. {_EXAMPLE}")
+    if not 0 < len(set(params["services"])) <= _MAX_SERVICES:
+        raise GcpError(f"services names {len(set(params['services']))} APIs, and Google takes 1 to {_MAX_SERVICES}. {_EXAMPLE}")
+
+
+def _states(client, url, project, services):
+    names = [f"projects/{project}/services/{service}" for service in services]
+    try:
+        found = client.request("GET", f"{url}:batchGet", f"services of project {project}", params={"names": names})
+    except GcpError as error:
+        # Google has one answer for both.
+        if "permission denied for service" in error.words:
+            raise GcpError(f"services: {error.words} Check their names, and grant serviceusage.services.get") from error
+        raise
+    return {service["name"].rpartition("/")[2]: service.get("state", "DISABLED") for service in found.get("services", [])}
+
+
+def main():
+    module = gcp_module(
+        {
+            "services": {"type": "list", "elements": "str", "required": True},
+            "wait_timeout": {"type": "int", "default": 300},
+        }
+    )
+    params = module.params
+    try:
+        _check(params)
+        project, services = params["project"], sorted(set(params["services"]))
+        client, url = GcpClient(module), f"{_API}/projects/{project}/services"
+        before = _states(client, url, project, services)
+        missing = [service for service in services if before.get(service) != "ENABLED"]
+        if missing and not module.check_mode:
+            what = f"{', '.join(missing)} in project {project}"
+            operation = client.request("POST", f"{url}:batchEnable", what, body={"serviceIds": missing})
+            client.wait(operation, _API, what, params["wait_timeout"])
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    after = {**before, **dict.fromkeys(missing, "ENABLED")}
+    module.exit_json(changed=bool(missing), services=after, diff={"before": before, "after": after})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module gcp_artifactregistry_repository against the stand-in for Google."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google_harness import AR, REPOSITORY
+from google_wire import Wire
+
+PARENT, _, ID = f"{AR}/{REPOSITORY}".rpartition("/")
+URL = f"{PARENT}/{ID}"
+WANTED = {"description": "Our images", "labels": {"team": "platform", "stage": "test"}}
+HUB = {"upstream": "docker_hub"}
+WAY_OUT = "Choose another repository_id, or delete this repository, with its images, by state: absent"
+
+
+def repository(wire: Wire, **arguments: Any) -> dict[str, Any]:
+    names = {"project": "demo", "location": "us-central1", "repository_id": ID}
+    return wire.run("gcp_artifactregistry_repository", **{**names, **arguments})
+
+
+def policy(name: str, priority: int) -> dict[str, Any]:
+    return {"id": name, "repository": f"{REPOSITORY.rpartition('/')[0]}/{name}", "priority": priority}
+
+
+def now(wire: Wire) -> dict[str, Any]:
+    return wire.google.call("GET", URL).json()
+
+
+def test_story(wire: Wire) -> None:
+    fields = {"format": "DOCKER", "mode": "STANDARD_REPOSITORY", **WANTED}
+    check = repository(wire, check=True, **WANTED)
+    assert check["changed"] and check["repository"] == {"name": REPOSITORY, **fields} and wire.sent() == [("GET", URL)]
+
+    change = repository(wire, **WANTED)
+    after = change["repository"]
+    assert change["changed"] and after == {**now(wire), "name": REPOSITORY, **fields}
+    assert change["diff"] == {"before": {}, "after": after}
+    (create,) = wire.writes()
+    assert (create.method, create.url, create.query) == ("POST", PARENT, {"repositoryId": ID}) and create.body == fields
+    polls = wire.sent()[2:-1]
+    assert polls and all(url.startswith(f"{AR}/projects/demo/locations/us-central1/operations/") for _method, url in polls)
+
+    for check_mode in (False, True):
+        repeat = repository(wire, check=check_mode, **WANTED)
+        assert not repeat["changed"] and repeat["repository"] == after and wire.sent() == [("GET", URL)]
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("description", ["Others", ""]),
+        ("labels", [{"team": "platform"}, {"team": "other"}, {"new": "1"}, {}]),
+    ],
+)
+def test_each_field_is_set_and_cleared_alone(wire: Wire, option: str, values: list[Any]) -> None:
+    repository(wire, **WANTED)
+    for value in values:
+        check = repository(wire, check=True, **{option: value})
+        assert check["changed"] and check["repository"].get(option) == (value or None) and not wire.writes()
+        result = repository(wire, **{option: value})
+        assert wire.sent() == [("GET", URL), ("PATCH", URL)]
+        (patch,) = wire.writes()
+        assert (patch.query, patch.body) == ({"updateMask": option}, {option: value})
+        assert result["changed"] and result["repository"] == now(wire) and now(wire).get(option) == (value or None)
+        assert not repository(wire, **{option: value})["changed"]
+    other = "labels" if option == "description" else "description"
+    assert now(wire)[other] == WANTED[other], "what was not named stays"
+
+
+def test_a_label_may_have_an_empty_value(wire: Wire) -> None:
+    current = {"name": REPOSITORY, "format": "DOCKER", "labels": {"team": "", "stage": "test"}}
+    for labels, changed in (({"team": "", "stage": "test"}, False), ({"stage": "test"}, True), ({"team": ""}, True)):
+        wire.answer("GET", URL, 200, current)
+        result = repository(wire, check=True, labels=labels)
+        assert result["changed"] == changed and result["repository"]["labels"] == labels
+    repository(wire)
+    repository(wire, labels={"team": ""})
+    assert wire.writes()[0].body == {"labels": {"team": ""}}
+
+
+def test_absent(wire: Wire) -> None:
+    assert not repository(wire, state="absent")["changed"]
+    before = repository(wire, **WANTED)["repository"]
+    assert repository(wire, state="absent", check=True)["changed"] and not wire.writes()
+    gone = repository(wire, state="absent")
+    assert gone["changed"] and gone["repository"] == {} and gone["diff"] == {"before": before, "after": {}}
+    assert [(write.method, write.url) for write in wire.writes()] == [("DELETE", URL)]
+    assert wire.google.call("GET", URL).status_code == 404
+    for check in (False, True):
+        assert not repository(wire, state="absent", check=check)["changed"] and wire.sent() == [("GET", URL)]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "config"),
+    [
+        ("docker_hub", {"dockerRepository": {"publicRepository": "DOCKER_HUB"}}),
+        ("https://registry-1.docker.io/", {"dockerRepository": {"publicRepository": "DOCKER_HUB"}}),
+        ("https://quay.io/", {"commonRepository": {"uri": "https://quay.io"}}),
+        (f"{REPOSITORY}-other", {"commonRepository": {"uri": f"{REPOSITORY}-other"}}),
+    ],
+)
+def test_remote(wire: Wire, upstream: str, config: dict[str, Any]) -> None:
+    remote = {"upstream": upstream}
+    assert repository(wire, check=True, remote=remote)["repository"]["mode"] == "REMOTE_REPOSITORY"
+    made = repository(wire, remote=remote)["repository"]
+    assert made["mode"] == "REMOTE_REPOSITORY" and made["remoteRepositoryConfig"] == config
+    for options in ({"remote": remote}, {"mode": "remote", "remote": remote}, {"mode": "remote"}, {}):
+        assert not repository(wire, **options)["changed"]
+    check = repository(wire, check=True, remote=remote, description="New")
+    assert check["changed"] and check["repository"] == {**made, "description": "New"}
+    assert repository(wire, remote=remote, description="New")["repository"]["remoteRepositoryConfig"] == config
+    assert wire.writes()[0].query == {"updateMask": "description"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"dockerRepository": {"customRepository": {"uri": "https://quay.io"}}},
+        {"commonRepository": {"uri": "https://quay.io/"}},
+    ],
+)
+def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config: dict[str, Any]) -> None:
+    body = {"format": "DOCKER", "mode": "REMOTE_REPOSITORY", "remoteRepositoryConfig": {**config, "description": "Theirs"}}
+    wire.google.done(wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
+    assert not repository(wire, remote={"upstream": "https://quay.io"})["changed"]
+
+
+def test_virtual(wire: Wire) -> None:
+    for name in ("one", "two"):
+        repository(wire, repository_id=name)
+    both = [policy("one", 10), policy("two", 20)]
+    assert repository(wire, check=True, virtual={"policies": both})["changed"] and not wire.writes()
+    made = repository(wire, virtual={"policies": both})["repository"]
+    assert made["mode"] == "VIRTUAL_REPOSITORY" and made["virtualRepositoryConfig"] == {"upstreamPolicies": both}
+    assert not repository(wire, virtual={"policies": both[::-1]})["changed"] and not repository(wire)["changed"]
+    for policies in ([policy("one", 10), policy("two", 5)], [policy("two", 5)], []):
+        assert repository(wire, check=True, virtual={"policies": policies})["changed"] and not wire.writes()
+        result = repository(wire, virtual={"policies": policies})
+        (patch,) = wire.writes()
+        assert (patch.method, patch.query) == ("PATCH", {"updateMask": "virtualRepositoryConfig"})
+        assert result["repository"].get("virtualRepositoryConfig", {}).get("upstreamPolicies", []) == policies
+        assert not repository(wire, virtual={"policies": policies})["changed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mode": "standard"}, f"mode of {REPOSITORY} is remote, which cannot become standard. {WAY_OUT}"),
+        ({"virtual": {"policies": []}}, f"mode of {REPOSITORY} is remote, which cannot become virtual. {WAY_OUT}"),
+        (
+            {"remote": {"upstream": "https://quay.io"}},
+            f"remote.upstream of {REPOSITORY} is docker_hub, which cannot become https://quay.io. {WAY_OUT}",
+        ),
+    ],
+)
+@pytest.mark.parametrize("check", [True, False])
+def test_what_cannot_change_is_refused(wire: Wire, change: dict[str, Any], words: str, check: bool) -> None:
+    before = repository(wire, remote=HUB)["repository"]
+    assert repository(wire, check=check, description="New", **change)["msg"] == words and not wire.writes()
+    assert now(wire) == before
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_repository_for_something_else_is_refused(wire: Wire, check: bool) -> None:
+    wire.answer("GET", URL, 200, {"name": REPOSITORY, "format": "MAVEN", "mode": "STANDARD_REPOSITORY"})
+    message = repository(wire, check=check, **WANTED)["msg"]
+    assert message == f"repository_id: {REPOSITORY} is of format MAVEN, not DOCKER. {WAY_OUT}" and not wire.writes()
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_new_remote_repository_needs_its_upstream(wire: Wire, check: bool) -> None:
+    message = repository(wire, check=check, mode="remote")["msg"]
+    assert message.startswith(f"{REPOSITORY}: remote.upstream is required to make it. Example: remote: {{") and not wire.writes()
+
+
+def test_made_by_somebody_else_at_the_same_time(wire: Wire) -> None:
+    # Its operation is not done when this one is refused: the object comes a moment later.
+    body = {"format": "DOCKER"}
+    wire.before("POST", PARENT, lambda: wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
+    result = repository(wire, **WANTED)
+    assert result["changed"] and result["repository"] == {**now(wire), **WANTED}
+    assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
+
+
+def test_made_by_somebody_else_in_another_mode(wire: Wire) -> None:
+    body = {"format": "DOCKER"}
+    wire.before("POST", PARENT, lambda: wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
+    assert "is standard, which cannot become remote" in repository(wire, remote=HUB)["msg"]
+
+
+def test_an_upstream_policy_of_a_repository_that_there_is_not(wire: Wire) -> None:
+    message = repository(wire, virtual={"policies": [policy("never", 1)]})["msg"]
+    assert message.startswith(f"{REPOSITORY}: HTTP 400: ") and "never' does not exist" in message
+    assert wire.google.call("GET", URL).status_code == 404
+
+
+def test_a_missing_permission(wire: Wire) -> None:
+    before = repository(wire, **WANTED)["repository"]
+    denied = "Permission 'artifactregistry.repositories.update' denied on resource (or it may not exist)."
+    wire.answer("PATCH", URL, 403, {"error": {"code": 403, "message": denied}})
+    assert repository(wire, labels={})["msg"].startswith(f"{REPOSITORY}: HTTP 403: {denied}") and now(wire) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"project": None}, "project '' is no project's id"),
+        ({"location": "US"}, "location 'US' is no region"),
+        ({"location": "us/x"}, "location 'us/x'"),
+        ({"repository_id": "My-images"}, "repository_id 'My-images' is not an id"),
+        ({"repository_id": "images-"}, "repository_id 'images-'"),
+        ({"repository_id": "a" * 64}, "repository_id"),
+        ({"labels": {"Team": "x"}}, "labels.Team: a key is"),
+        ({"labels": {"teAm": "x"}}, "labels.teAm: a key is"),
+        ({"labels": {"1": "x"}}, "labels.1: a key is"),
+        ({"labels": {"team": "X"}}, "labels.team is 'X': a value is"),
+        ({"labels": {"team": 1}}, "labels.team is 1: a value is"),
+        ({"labels": {"team": True}}, "labels.team is True: a value is"),
+        ({"labels": {f"a{n}": "" for n in range(65)}}, "labels has 65 keys, and Google takes 64"),
+        ({"mode": "standard", "remote": HUB}, "remote is for mode remote, and mode is standard"),
+        ({"mode": "remote", "virtual": {"policies": []}}, "virtual is for mode virtual, and mode is remote"),
+        ({"remote": {"upstream": "quay.io"}}, "remote.upstream 'quay.io' is neither docker_hub nor"),
+        ({"remote": {"upstream": None}}, "remote.upstream '' is neither docker_hub nor"),
+        ({"virtual": {"policies": [{"id": "a", "repository": "b", "priority": 1}]}}, "virtual.policies: repository 'b'"),
+        ({"virtual": {"policies": [policy("a", 1), policy("a", 2)]}}, "virtual.policies: id 'a' is empty or there twice"),
+        ({"remote": HUB, "virtual": {"policies": []}}, "parameters are mutually exclusive: remote|virtual"),
+        ({"mode": "other"}, "value of mode must be one of: standard, remote, virtual"),
+    ],
+)
+def test_bad_input_is_refused_before_any_request(wire: Wire, options: dict[str, Any], words: str) -> None:
+    result = repository(wire, **options)
+    assert result["failed"] and result["msg"].startswith(words) and not wire.requests
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 63, "a-1"])
+def test_ids_at_the_limits_are_taken(wire: Wire, name: str) -> None:
+    assert repository(wire, repository_id=name)["repository"]["name"].endswith(f"/{name}")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module gcp_iam_workload_identity_pool_info against the stand-in for Google."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google_harness import POOL, POOLS
+from google_wire import Wire
+
+
+@pytest.fixture(autouse=True)
+def _pools(wire: Wire) -> None:
+    for name in ("cache", "gone", "other"):
+        wire.google.done(wire.google.create_pool(name, displayName=name))
+    wire.google.done(wire.google.call("DELETE", f"{POOLS}/gone"))
+
+
+def info(wire: Wire, **arguments: Any) -> dict[str, Any]:
+    return wire.run("gcp_iam_workload_identity_pool_info", **{"project": "demo", **arguments})
+
+
+def names(result: dict[str, Any]) -> list[str]:
+    assert not result["changed"]
+    return [pool["name"].rpartition("/")[2] for pool in result["pools"]]
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_one(wire: Wire, check: bool) -> None:
+    result = info(wire, check=check, pool_id="cache")
+    assert result["pools"] == [{"name": POOL, "state": "ACTIVE", "displayName": "cache"}] and not result["changed"]
+    assert wire.sent() == [("GET", f"{POOLS}/cache")]
+
+
+def test_one_that_is_deleted_is_shown_as_such(wire: Wire) -> None:
+    (pool,) = info(wire, pool_id="gone")["pools"]
+    assert pool["state"] == "DELETED"
+
+
+def test_none(wire: Wire) -> None:
+    assert info(wire, pool_id="never")["pools"] == [] and len(wire.requests) == 1
+
+
+def test_all(wire: Wire) -> None:
+    assert names(info(wire)) == ["cache", "other"]
+    assert wire.sent() == [("GET", POOLS)] and wire.requests[0].query == {"pageSize": "1000"}
+    assert names(info(wire, show_deleted=True)) == ["cache", "gone", "other"]
+    assert wire.requests[0].query["showDeleted"] == "true"
+
+
+def test_pages(wire: Wire) -> None:
+    # A page may be empty though another follows (google.aip.dev/158).
+    wire.answer("GET", "pageToken=3", 200, {"workloadIdentityPools": [{"name": "x/two"}], "nextPageToken": ""})
+    wire.answer("GET", "pageToken=2", 200, {"nextPageToken": "3"})
+    wire.answer("GET", "workloadIdentityPools", 200, {"workloadIdentityPools": [{"name": "x/one"}], "nextPageToken": "2"})
+    assert names(info(wire, show_deleted=True)) == ["one", "two"] and len(wire.requests) == 3
+    assert all(request.query["showDeleted"] == "true" for request in wire.requests)
+
+
+def test_bad_input_and_refusals(wire: Wire) -> None:
+    assert info(wire, pool_id="X")["msg"].startswith("pool_id 'X' is not") and not wire.requests
+    assert "Example: project" in info(wire, project="a/b")["msg"] and not wire.requests
+    assert "projects/other/locations/global/workloadIdentityPools: HTTP 403: Permission" in info(wire, project="other")["msg"]

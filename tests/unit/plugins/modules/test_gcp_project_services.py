@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module gcp_project_services against the stand-in for Google."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from google_wire import Wire
+
+API = "https://serviceusage.googleapis.com/v1"
+URL = f"{API}/projects/demo/services"
+STS, AR, COMPUTE = "sts.googleapis.com", "artifactregistry.googleapis.com", "compute.googleapis.com"
+
+
+@pytest.fixture(autouse=True)
+def _disabled(wire: Wire) -> None:
+    for service in (STS, AR):
+        wire.google.done(wire.google.call("POST", f"{URL}/{service}:disable", json={}))
+
+
+def services(wire: Wire, *names: str, **arguments: Any) -> dict[str, Any]:
+    return wire.run("gcp_project_services", **{"project": "demo", "services": list(names), **arguments})
+
+
+def test_story(wire: Wire) -> None:
+    before = {AR: "DISABLED", COMPUTE: "ENABLED", STS: "DISABLED"}
+    after = dict.fromkeys(before, "ENABLED")
+    check = services(wire, STS, COMPUTE, AR, check=True)
+    assert check["changed"] and check["services"] == after and check["diff"] == {"before": before, "after": after}
+    assert wire.sent() == [("GET", f"{URL}:batchGet")]
+
+    change = services(wire, STS, COMPUTE, AR)
+    assert change["changed"] and change["services"] == after and change["diff"] == {"before": before, "after": after}
+    (write,) = wire.writes()
+    assert (write.method, write.url, write.body) == ("POST", f"{URL}:batchEnable", {"serviceIds": [AR, STS]})
+    polls = wire.sent()[2:]
+    assert polls and all(url.startswith(f"{API}/operations/acf.p2-42-") for _method, url in polls)
+
+    for check_mode in (False, True):
+        repeat = services(wire, STS, COMPUTE, AR, check=check_mode)
+        assert not repeat["changed"] and repeat["services"] == after and wire.sent() == [("GET", f"{URL}:batchGet")]
+
+
+def test_what_is_named_twice_is_asked_for_once(wire: Wire) -> None:
+    assert services(wire, STS, STS)["services"] == {STS: "ENABLED"}
+    assert wire.writes()[0].body == {"serviceIds": [STS]}
+
+
+def test_an_operation_that_there_is_not_is_never_polled(wire: Wire) -> None:
+    # Somebody else enabled it in between.
+    wire.before(
+        "POST", ":batchEnable", lambda: wire.google.done(wire.google.call("POST", f"{URL}/{STS}:enable", json={}))
+    )
+    assert services(wire, STS)["changed"] and len(wire.requests) == 2
+    wire.answer("GET", ":batchGet", 200, {"services": [{"name": f"projects/42/services/{STS}"}]})
+    wire.answer("POST", ":batchEnable", 200, {"name": "operations/noop.DONE_OPERATION"})
+    assert services(wire, STS)["changed"] and len(wire.requests) == 2
+
+
+def test_an_operation_that_fails_or_does_not_end(wire: Wire) -> None:
+    wire.answer("POST", ":batchEnable", 200, {"name": "operations/acf.x", "done": True, "error": {"message": "No billing"}})
+    assert services(wire, STS, AR)["msg"] == f"{AR}, {STS} in project demo: the operation failed: No billing"
+    wire.answer("POST", ":batchEnable", 200, {"name": "operations/acf.x"})
+    for _poll in range(50):
+        wire.answer("GET", "/operations/", 200, {"name": "operations/acf.x"})
+    assert "operations/acf.x did not end within 5 s. Raise wait_timeout" in services(wire, STS, wait_timeout=5)["msg"]
+
+
+def test_an_api_that_does_not_exist_leaves_all_as_it_was(wire: Wire) -> None:
+    message = services(wire, STS, "nothing.googleapis.com")["msg"]
+    assert message.startswith("services: Not found or permission denied for service(s): nothing.googleapis.com.")
+    assert "Check their names" in message and not wire.writes()
+
+
+def test_a_missing_permission(wire: Wire) -> None:
+    denied = "Permission 'serviceusage.services.enable' denied on resource (or it may not exist)."
+    wire.answer("POST", ":batchEnable", 403, {"error": {"code": 403, "message": denied}})
+    message = services(wire, STS)["msg"]
+    assert message.startswith(f"{STS} in project demo: HTTP 403: {denied}") and "grant the permission" in message
+    assert "project other: HTTP 403" in services(wire, STS, project="other")["msg"] and not wire.writes()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["iam"], "services: 'iam' is not the full name of an API. Example: services: [iam.googleapis.com]"),
+        (["https://iam.googleapis.com"], "services: 'https://iam.googleapis.com' is not the full name"),
+        ([f"a{n}.googleapis.com" for n in range(21)], "services names 21 APIs, and Google takes 1 to 20"),
+        ([], "services names 0 APIs"),
+    ],
+)
+def test_bad_input_is_refused_before_any_request(wire: Wire, names: list[str], words: str) -> None:
+    assert services(wire, *names)["msg"].startswith(words) and not wire.requests
+
+
+def test_a_missing_project(wire: Wire) -> None:
+    assert "Example: project: my-project" in services(wire, STS, project=None)["msg"] and not wire.requests
