@@ -21,7 +21,7 @@ from tests import sanity
 from .conftest import Site
 
 POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
-PROVIDER = f"{POOL}/providers/kubernetes"
+PROVIDER = f"{POOL}/providers/k8s-sandbox"
 IAM = "iam.googleapis.com"
 # The Google side as if another tool managed it: site.yml leaves what a test broke as it is.
 BY_HAND = (

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from sandbox.client import NAMESPACE, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER
 
-PROVIDER = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache/providers/kubernetes"
+PROVIDER = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache/providers/k8s-sandbox"
 AUDIENCE = f"https://iam.googleapis.com/{PROVIDER}"
 
 

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A run of role `wif` that changes nothing: what it asks of Google, and its time beside a bare client's."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sandbox.client import Google
+from sandbox.settings import LOCATION, PROJECT, REPOSITORY, ROOT, Sandbox
+from sandbox.steps import say
+
+from .report import Goal, Result
+
+RUNS = 5
+_POOL = f"https://iam.googleapis.com/v1/projects/{PROJECT}/locations/global/workloadIdentityPools/registry-cache"
+_SERVICES = "&".join(f"names=projects/{PROJECT}/services/{name}.googleapis.com" for name in ("iam", "sts", "artifactregistry"))
+# The objects of the sandbox's inventory; what the role reads of the cluster is asked below.
+_READS = (
+    f"https://serviceusage.googleapis.com/v1/projects/{PROJECT}/services:batchGet?{_SERVICES}",
+    _POOL,
+    f"{_POOL}/providers/k8s-sandbox",
+    f"https://artifactregistry.googleapis.com/v1/projects/{PROJECT}/locations/{LOCATION}/repositories/{REPOSITORY}:getIamPolicy",
+)
+_BARE = """
+import json, os, sys
+import requests, kubernetes
+session = requests.Session()
+session.headers["Authorization"] = "Bearer " + open(os.environ["SANDBOX_STATE"] + "/google/operator-token").read().strip()
+for url in json.loads(sys.argv[1]):
+    session.get(url, timeout=30).raise_for_status()
+client = kubernetes.config.new_client_from_config()
+for path in ("/version", "/.well-known/openid-configuration", "/openid/v1/jwks"):
+    client.call_api(path, "GET", header_params={"Accept": "*/*"}, auth_settings=["BearerToken"], _preload_content=False)
+"""
+
+
+def _play(folder: pathlib.Path, name: str, **play: Any) -> Callable[[], None]:
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps([{"hosts": "registry_cache_clusters", "gather_facts": False, **play}]))
+    argv = ["ansible-playbook", "--inventory", str(ROOT / "sandbox" / "inventory"), str(file)]
+    env = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
+
+    def run() -> None:
+        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        if done.returncode or "changed=0" not in done.stdout:
+            raise RuntimeError(f"{name}: {done.stdout}{done.stderr}")
+
+    return run
+
+
+def _medians(measured: Mapping[str, Callable[[], None]]) -> dict[str, float]:
+    """Seconds, of runs that take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in measured}
+    for _ in range(RUNS):
+        for name, run in measured.items():
+            started = time.monotonic()
+            run()
+            seconds[name].append(time.monotonic() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def results() -> list[Result]:
+    """Of the cluster `test`, on which site.yml has run."""
+    google = Google(Sandbox("test"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        role = _play(folder, "role", roles=["pullthrough.registry_cache.wif"])
+        # One for each read of Google and one for the cluster.
+        empty = _play(folder, "empty", tasks=[{"ansible.builtin.ping": {}} for _ in (*_READS, "cluster")])
+
+        def bare() -> None:
+            subprocess.run([sys.executable, "-c", _BARE, json.dumps(_READS)], check=True)
+
+        role()
+        google.reset_counters()
+        role()
+        asked = google.apis()
+        seconds = _medians({"role": role, "empty": empty, "bare": bare})
+    say(f"   role {seconds['role']:.1f} s, empty tasks {seconds['empty']:.1f} s, bare client {seconds['bare']:.1f} s; asked: {asked}")
+    writes = sum(count for request, count in asked.items() if not request.startswith("GET "))
+    what = "role wif, a run that changes nothing"
+    peer = "the same reads by a bare client, and as many empty tasks"
+    return [
+        Result(f"{what}: requests to Google, {len(_READS)} objects", "", "", sum(asked.values()), None, Goal("ours", "<=", len(_READS))),
+        Result(f"{what}: writes", "", "", writes, None, Goal("ours", "<=", 0)),
+        Result(what, "s", peer, seconds["role"], seconds["empty"] + seconds["bare"], Goal("ratio", "<=", 1.5)),
+    ]
