@@ -29,9 +29,9 @@ def contradicted(recorded: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
-def test_google_answered_so(file: pathlib.Path) -> None:
-    assert contradicted(json.loads(file.read_text())) == []
+def test_nothing_is_assumed_that_google_answered_otherwise() -> None:
+    found = {file.name: contradicted(json.loads(file.read_text())) for file in RECORDED}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
 
 
 def test_a_contradiction_is_found() -> None:
@@ -96,7 +96,6 @@ def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
 
 
 def test_the_page_about_google_names_each_assumption() -> None:
-    page = (ROOT / "docs" / "google.md").read_text().partition("## How Google's APIs behave")[2]
-    named = set(re.findall(r"`([a-z0-9]+(?:_[a-z0-9]+)+)`", page.replace(".yml`", "")))
-    assert acceptance.ASSUMPTIONS.keys() - named == set()
-    assert named - acceptance.ASSUMPTIONS.keys() - {"error_description"} == set()
+    rows = (ROOT / "docs" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
+    assert sorted(named) == sorted(acceptance.ASSUMPTIONS)
