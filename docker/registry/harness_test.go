@@ -24,9 +24,14 @@ import (
 	"github.com/distribution/distribution/v3/registry/handlers"
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
+
+	"pullthrough.registry_cache/docker/registry/internal/status"
 )
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
+
+// hangs is how long the registry of a test waits for an upstream's answer to begin.
+const hangs = 2 * time.Second
 
 // serveEnv makes the test binary the registry itself, for what needs a process of its own.
 const serveEnv = "REGISTRY_TEST_SERVE"
@@ -38,6 +43,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	logrus.SetLevel(logrus.PanicLevel)
+	prepare(hangs)
 	os.Exit(m.Run())
 }
 
@@ -49,6 +55,8 @@ type upstream struct {
 	gets    map[string]int
 	// fault answers in place of the upstream when it returns true.
 	fault func(w http.ResponseWriter, r *http.Request, body []byte) bool
+	// tokens answers at /token, if what else is asked needs one.
+	tokens http.HandlerFunc
 }
 
 func newUpstream(t *testing.T) *upstream {
@@ -59,6 +67,15 @@ func newUpstream(t *testing.T) *upstream {
 }
 
 func (up *upstream) serve(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/token" {
+		up.tokens(w, r)
+		return
+	}
+	if up.tokens != nil && r.Header.Get("Authorization") == "" {
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="http://%s/token",service="test"`, r.Host))
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	if r.URL.Path == "/v2/" {
 		return
 	}
@@ -70,6 +87,9 @@ func (up *upstream) serve(w http.ResponseWriter, r *http.Request) {
 		up.gets[name]++
 	}
 	up.mu.Unlock()
+	if !ok && fault != nil && fault(w, r, nil) {
+		return
+	}
 	if !ok {
 		http.Error(w, "no such thing", http.StatusNotFound)
 		return
@@ -177,7 +197,7 @@ func startConfig(t *testing.T, config string) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(handlers.NewApp(context.Background(), parsed))
+	server := httptest.NewUnstartedServer(status.Handler(parsed, handlers.NewApp(context.Background(), parsed)))
 	server.Config.ErrorLog = log.New(complaints{t}, "", 0)
 	server.Start()
 	t.Cleanup(server.Close)

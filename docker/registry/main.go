@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command registry is the CNCF distribution registry as a bounded, verifying pull-through cache: only the parts that
-// such a cache uses, and two extensions registered through the registry's own extension points.
+// such a cache uses, and extensions registered through the registry's own extension points.
 package main
 
 import (
@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	_ "pullthrough.registry_cache/docker/registry/internal/bounded"
+	"pullthrough.registry_cache/docker/registry/internal/status"
 	_ "pullthrough.registry_cache/docker/registry/internal/verify"
 )
 
@@ -25,13 +26,19 @@ import (
 const headerTimeout = 30 * time.Second
 
 func main() {
-	if t, ok := http.DefaultTransport.(*http.Transport); ok {
-		t.ResponseHeaderTimeout = headerTimeout
-	}
+	prepare(headerTimeout)
+	registry.RegisterHandler(status.Handler)
 	registry.RegisterHandler(quietAbort)
 	if registry.RootCmd.Execute() != nil {
 		os.Exit(1)
 	}
+}
+
+// prepare makes the transport by which the registry asks the upstream, which is Go's default one.
+func prepare(timeout time.Duration) {
+	t := http.DefaultTransport.(*http.Transport).Clone()
+	t.ResponseHeaderTimeout = timeout
+	http.DefaultTransport = status.Transport{RoundTripper: t}
 }
 
 // quietAbort restores an intended abort, which the registry's own panic handler turns into a logged stack trace.

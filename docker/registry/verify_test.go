@@ -139,10 +139,10 @@ func TestUpstreamStatus(t *testing.T) {
 		status int
 		want   int
 	}{
-		{http.MethodHead, 401, 500}, {http.MethodHead, 403, 500}, {http.MethodHead, 404, 404},
-		{http.MethodHead, 429, 500}, {http.MethodHead, 503, 500},
-		{http.MethodGet, 401, 502}, {http.MethodGet, 403, 502}, {http.MethodGet, 404, 404},
-		{http.MethodGet, 429, 502}, {http.MethodGet, 503, 502},
+		{http.MethodHead, 401, 503}, {http.MethodHead, 403, 403}, {http.MethodHead, 404, 404},
+		{http.MethodHead, 429, 429}, {http.MethodHead, 500, 502}, {http.MethodHead, 503, 503},
+		{http.MethodGet, 401, 503}, {http.MethodGet, 403, 403}, {http.MethodGet, 404, 404},
+		{http.MethodGet, 429, 429}, {http.MethodGet, 500, 502}, {http.MethodGet, 503, 503},
 	} {
 		up.misbehave(func(w http.ResponseWriter, r *http.Request, body []byte) bool {
 			if r.Method != test.method {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package verify is a repository middleware that lets no client receive a whole body of wrong bytes.
+// Package verify is a repository middleware that lets no client receive a whole body of wrong bytes, and no list of tags
+// that is not the upstream's.
 package verify
 
 import (
@@ -10,6 +11,7 @@ import (
 	"hash"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"pullthrough.registry_cache/docker/registry/internal/bounded"
+	"pullthrough.registry_cache/docker/registry/internal/status"
 )
 
 // hold is how many of the last bytes wait until the digest over all of them is known.
@@ -60,6 +63,10 @@ func (r repository) Manifests(
 	return manifests{m}, err
 }
 
+func (r repository) Tags(ctx context.Context) distribution.TagService {
+	return tags{r.Repository.Tags(ctx)}
+}
+
 type manifests struct{ distribution.ManifestService }
 
 // Get returns a manifest only if its bytes have the digest.
@@ -70,6 +77,7 @@ func (m manifests) Get(
 	for _, options := range [][]distribution.ManifestServiceOption{options, nil} {
 		manifest, err := m.ManifestService.Get(ctx, d, options...)
 		if err != nil {
+			unreached(ctx, err)
 			return nil, err
 		}
 		_, payload, err := manifest.Payload()
@@ -84,6 +92,40 @@ func (m manifests) Get(
 	return nil, ErrorCodeUpstream.WithDetail(d)
 }
 
+// unreached tells apart an upstream that could not be asked from a store that does not work.
+func unreached(ctx context.Context, err error) {
+	var failed *url.Error
+	if errors.As(err, &failed) {
+		status.Unreached(ctx, failed)
+	}
+}
+
+type tags struct{ distribution.TagService }
+
+// Get finds a tag that the upstream does not answer for, if this replica has had it.
+func (t tags) Get(ctx context.Context, tag string) (v1.Descriptor, error) {
+	desc, err := t.TagService.Get(ctx, tag)
+	if err != nil {
+		status.Unreached(ctx, errNotAsked)
+	}
+	return desc, err
+}
+
+// List is the upstream's or none: what this replica has had of a repository is no list of its tags.
+func (t tags) List(ctx context.Context, limit int, last string) ([]string, error) {
+	list, err := t.TagService.List(ctx, limit, last)
+	switch {
+	case status.Failed(ctx):
+		status.Unreached(ctx, errNotAsked)
+		return nil, errcode.ErrorCodeUnavailable
+	case err == nil && len(list) == 0:
+		return list, io.EOF // the registry takes the last one for the next page's start
+	}
+	return list, err
+}
+
+var errNotAsked = errors.New("the upstream could not be asked")
+
 type blobs struct {
 	distribution.BlobStore
 	found v1.Descriptor
@@ -92,6 +134,9 @@ type blobs struct {
 // Stat remembers its answer: the handler asks just before it has the blob served.
 func (b *blobs) Stat(ctx context.Context, d digest.Digest) (v1.Descriptor, error) {
 	desc, err := b.BlobStore.Stat(ctx, d)
+	if err != nil {
+		unreached(ctx, err)
+	}
 	b.found = desc
 	return desc, err
 }

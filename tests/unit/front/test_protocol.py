@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a client may expect of a registry, asked of front and registry on loopback as the role configures them.
+
+The upstream is a distribution with content, behind a gate that can answer, hang or break off in its place.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import http.server
+import itertools
+import json
+import os
+import pathlib
+import re
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.parse
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from bench import candidates, client, front
+from bench.content import MANIFEST
+from sandbox import tools
+from sandbox.settings import CACHE, ROOT, key
+from sandbox.steps import step
+
+SOURCE = ROOT / "tests" / "conformance"
+NAME = "some/image"
+INDEX = "application/vnd.oci.image.index.v1+json"
+TAGS = ["1.0", "1.1", "2.0", "latest"]
+ABSENT = "sha256:" + "a" * 64
+
+
+def _tool(name: str) -> str:
+    """A command of tests/conformance, built unless it is there for its pins."""
+    target = CACHE / "conformance" / key(SOURCE)
+    if not (target / ".ready").exists():
+        tools.require_go()
+        with step("conformance suite and signature tool", "the Go module proxy, then the compiler") as log:
+            target.mkdir(parents=True, exist_ok=True)
+            env = {"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"}
+            log.run("go", "install", "-trimpath", "-ldflags=-s -w", "tool", cwd=SOURCE, env=env)
+            (target / ".ready").touch()
+    return str(target / name)
+
+
+@dataclass
+class Answer:
+    """A whole answer of a registry; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        """The code of the one error that the body has."""
+        (error,) = json.loads(self.body)["errors"]
+        assert error["message"]
+        return error["code"]
+
+
+def ask(endpoint: client.Endpoint, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    """Ask once. Without an Accept of its own it takes image manifests and indexes."""
+    credential = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    known = {"Accept": f"{MANIFEST}, {INDEX}", **({"Authorization": f"Basic {credential}"} if endpoint.user else {})}
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=40)
+    try:
+        connection.request(method, path, body, {**known, **{name.replace("_", "-"): value for name, value in headers.items()}})
+        answer = connection.getresponse()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+class Gate(http.server.ThreadingHTTPServer):
+    """Passes what it is asked on to a registry, unless there is a fault: a status, "hang" or "break"."""
+
+    daemon_threads = True
+
+    def __init__(self, registry: int) -> None:
+        self.registry, self.fault = registry, ""
+        super().__init__(("127.0.0.1", 0), _Passage)
+        # As an upstream of the bench has it.
+        self.port, self.secret = self.server_port, "none"
+        self.url = f"http://127.0.0.1:{self.port}"
+
+
+class _Passage(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Gate
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""
+
+    def do_GET(self) -> None:
+        while self.server.fault == "hang":
+            time.sleep(0.05)
+        if self.server.fault == "break":
+            self.close_connection = True
+        elif self.server.fault:
+            self._send(int(self.server.fault), {"content-type": "application/json"}, b'{"errors":[{"code":"X","message":"x"}]}')
+        else:
+            headers = {name: ", ".join(self.headers.get_all(name, [])) for name in set(self.headers) - {"Host"}}
+            answer = ask(client.Endpoint(self.server.registry), self.path, self.command, **headers)
+            self._send(answer.status, answer.headers, answer.body)
+
+    do_HEAD = do_GET
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in {"content-length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+
+@dataclass
+class Cache:
+    """The cache, the gate before its upstream, and the upstream itself."""
+
+    candidate: candidates.Candidate
+    gate: Gate
+    upstream: client.Endpoint
+    manifest: str
+    config: str
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        return ask(self.candidate.endpoint, path, method, **headers)
+
+
+def _digest(body: bytes) -> str:
+    return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def push(registry: client.Endpoint, *tags: str, seed: str = "") -> tuple[str, str]:
+    """Push an image; the digests of its manifest and its config."""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "author": seed}).encode()
+    layer = b"layer of " + seed.encode()
+    for blob in (config, layer):
+        begun = ask(registry, f"/v2/{NAME}/blobs/uploads/", "POST", b"")
+        location = begun.headers["location"]
+        path = location[location.index("/v2/") :] + ("&" if "?" in location else "?") + "digest=" + _digest(blob)
+        assert ask(registry, path, "PUT", blob).status == 201
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": _digest(config), "size": len(config)},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": _digest(layer), "size": len(layer)}],
+    }
+    body = json.dumps(manifest).encode()
+    for reference in (_digest(body), *tags):
+        assert ask(registry, f"/v2/{NAME}/manifests/{reference}", "PUT", body, Content_Type=MANIFEST).status == 201
+    return _digest(body), _digest(config)
+
+
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Cache]:
+    # Not pytest's folder: a socket's path has at most 108 bytes, and pytest's is closed to others than root.
+    with tempfile.TemporaryDirectory(prefix="protocol-") as name:
+        folder = pathlib.Path(name)
+        folder.chmod(0o755)
+        with candidates.running("upstream", folder / "upstream") as source:
+            port = candidates.free_ports(1)[0]
+            config = source.folder / "registry.json"
+            config.write_text(candidates.registry_config(source.folder / "store", {"addr": f"127.0.0.1:{port}"}))
+            argv = [candidates.distribution(), "serve", str(config)]
+            source.ready(port, source.start("registry", argv, {"OTEL_TRACES_EXPORTER": "none"}))
+            upstream = client.Endpoint(port)
+            manifest, config_blob = push(upstream, *TAGS, seed="one")
+            passage = Gate(port)
+            threading.Thread(target=passage.serve_forever, daemon=True).start()
+            with front.ours(folder / "ours", passage, cost=4, replicas=2, size=256 << 20) as candidate:  # type: ignore[arg-type]
+                yield Cache(candidate, passage, upstream, manifest, config_blob)
+            passage.shutdown()
+            passage.server_close()
+
+
+@pytest.fixture
+def gate(cache: Cache) -> Iterator[Gate]:
+    """The gate, open again at the end."""
+    yield cache.gate
+    cache.gate.fault = ""
+
+
+def _conformance(folder: pathlib.Path, cache: Cache, endpoint: client.Endpoint) -> tuple[int, int, str]:
+    """How many tests of the OCI suite's category pull passed, of how many, and its report."""
+    others = ("BLOBS_DELETE", "MANIFESTS_DELETE", "TAGS_DELETE", "TAGS_LIST", "REFERRER", "PUSH")
+    env = {
+        "OCI_REGISTRY": f"{endpoint.host}:{endpoint.port}",
+        "OCI_TLS": "disabled",
+        "OCI_REPO1": NAME,
+        "OCI_USERNAME": endpoint.user,
+        "OCI_PASSWORD": endpoint.password,
+        "OCI_API_PULL": "true",
+        **{f"OCI_API_{name}": "false" for name in others},
+        "OCI_RO_DATA_TAGS": TAGS[0],
+        "OCI_RO_DATA_MANIFESTS": cache.manifest,
+        "OCI_RO_DATA_BLOBS": cache.config,
+        "OCI_RESULTS_DIR": str(folder),
+    }
+    argv = [_tool("conformance")]
+    result = subprocess.run(argv, env={**os.environ, **env}, cwd=folder, capture_output=True, text=True, check=False)
+    counts = {name: int(number) for name, number in re.findall(r"(?m)^  (\w+)\.*: +(\d+)$", result.stdout)}
+    report = result.stdout.replace(endpoint.password or "\0", "") + result.stderr
+    assert counts, report
+    return counts.get("Pass", 0), sum(counts.get(name, 0) for name in ("Pass", "FAIL", "Error")), report
+
+
+def test_oci_conformance(cache: Cache, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passed, number, report = _conformance(tmp_path, cache, cache.candidate.endpoint)
+    with tempfile.TemporaryDirectory(prefix="plain-") as name:
+        with candidates.plain(pathlib.Path(name) / "plain", cache.gate, cost=4) as plain:  # type: ignore[arg-type]
+            plain_passed, plain_number, _ = _conformance(tmp_path, cache, plain.endpoint)
+    with capsys.disabled():
+        print(f"\nOCI conformance, pull: {passed} of {number}; plain distribution 3: {plain_passed} of {plain_number}")
+    assert (passed, plain_number) == (number, number), report
+    assert number >= 10, report
+
+
+def _failed(cache: Cache, path: str, status: int, code: str) -> None:
+    """Every replica answers HEAD and GET alike, with one error of the specification."""
+    for endpoint in cache.candidate.endpoints:
+        answer, head = ask(endpoint, path), ask(endpoint, path, "HEAD")
+        assert (answer.status, answer.error, head.status) == (status, code, status), (path, answer)
+        assert head.body == b""
+        for one in (answer, head):
+            assert one.headers["content-type"] == "application/json"
+            assert ("retry-after" in one.headers) == (status == 429 or status > 500), (path, one)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        (f"{NAME}/manifests/{ABSENT}", 404, "MANIFEST_UNKNOWN"),
+        (f"{NAME}/manifests/absent", 404, "MANIFEST_UNKNOWN"),
+        (f"{NAME}/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"),
+        (f"{NAME}/manifests/sha256:totallywrong", 400, "DIGEST_INVALID"),
+        (f"{NAME}/manifests/{ABSENT}a", 400, "DIGEST_INVALID"),
+        (f"{NAME}/blobs/{ABSENT[:-1]}", 400, "DIGEST_INVALID"),
+        ("other/image/tags/list", 404, "NAME_UNKNOWN"),
+        (f"{NAME}/referrers/{ABSENT}", 404, "UNSUPPORTED"),
+        ("_catalog", 404, "UNSUPPORTED"),
+    ],
+)
+def test_unknown(cache: Cache, path: str, status: int, code: str) -> None:
+    _failed(cache, f"/v2/{path}", status, code)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code"),
+    [
+        ("403", 403, "DENIED"),
+        ("429", 429, "TOOMANYREQUESTS"),
+        ("503", 503, "UNAVAILABLE"),
+        ("break", 502, "UNAVAILABLE"),
+    ],
+)
+def test_upstream_fails(cache: Cache, fault: str, status: int, code: str, gate: Gate) -> None:
+    known, _ = push(cache.upstream, f"known-{fault}", seed=f"known {fault}")
+    held, blob = push(cache.upstream, f"held-{fault}", seed=f"held {fault}")
+    assert cache.ask(f"/v2/{NAME}/manifests/known-{fault}").headers["docker-content-digest"] == known
+    time.sleep(1.1)  # a tag is asked of the upstream at most once a second
+    gate.fault = fault
+    for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
+        _failed(cache, f"/v2/{NAME}/{what}", status, code)
+    # What has been pulled goes on.
+    assert cache.ask(f"/v2/{NAME}/manifests/known-{fault}").headers["docker-content-digest"] == known
+    gate.fault = ""
+    time.sleep(2.1)  # an error is kept for two seconds
+    for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
+        assert cache.ask(f"/v2/{NAME}/{what}").status == 200
+
+
+def test_upstream_hangs(cache: Cache, gate: Gate) -> None:
+    held, blob = push(cache.upstream, "held-hang", seed="held hang")
+    paths = [f"/v2/{NAME}/{what}" for what in ("manifests/held-hang", f"manifests/{held}", f"blobs/{blob}", "tags/list")]
+    gate.fault = "hang"
+    begun = time.monotonic()
+    with ThreadPoolExecutor(8) as executor:
+        answers = list(executor.map(lambda one: ask(*one), itertools.product(cache.candidate.endpoints, paths)))
+    assert time.monotonic() - begun < 15
+    for answer in answers:
+        assert (answer.status, answer.error, "retry-after" in answer.headers) == (504, "UNAVAILABLE", True), answer
+    gate.fault = ""
+    time.sleep(2.1)
+    assert [cache.ask(path).status for path in paths] == [200, 200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "blobs/uploads/"),
+        ("PATCH", "blobs/uploads/1"),
+        ("PUT", f"blobs/uploads/1?digest={ABSENT}"),
+        ("PUT", "manifests/1.0"),
+        ("DELETE", "manifests/1.0"),
+        ("DELETE", f"blobs/{ABSENT}"),
+    ],
+)
+def test_push_is_refused(cache: Cache, method: str, path: str) -> None:
+    answer = cache.ask(f"/v2/{NAME}/{path}", method)
+    assert (answer.status, answer.error, answer.headers["allow"]) == (405, "UNSUPPORTED", "GET, HEAD")
+
+
+def _pages(endpoint: client.Endpoint, path: str) -> list[list[str]]:
+    """What a client gets that follows the links."""
+    pages: list[list[str]] = []
+    while path:
+        answer = ask(endpoint, path)
+        assert ask(endpoint, path, "HEAD").status == (200 if endpoint.user else 405)
+        pages.append(json.loads(answer.body)["tags"] or [])
+        link = re.match(r'<([^>]*)>; rel="next"', answer.headers.get("link", ""))
+        path = urllib.parse.urlsplit(link[1])._replace(scheme="", netloc="").geturl() if link else ""
+    return pages
+
+
+@pytest.mark.parametrize("query", ["", "?n=2", "?n=1", "?n=2&last=1.0", "?n=1000", "?last=1.1&n=1"])
+def test_tags_are_the_upstreams(cache: Cache, query: str) -> None:
+    path = f"/v2/{NAME}/tags/list{query}"
+    pages = _pages(cache.upstream, path)
+    assert TAGS[-1] in itertools.chain(*pages) and (len(pages) > 1) == bool(re.search(r"n=[12]\b", query))
+    for endpoint in cache.candidate.endpoints:
+        assert _pages(endpoint, path) == pages
+
+
+def _signature(verb: str, certificate: pathlib.Path, endpoint: client.Endpoint, digest: str) -> subprocess.CompletedProcess[str]:
+    """Sign, or verify, with notation-go."""
+    argv = [_tool("signature"), verb, str(certificate), f"{endpoint.host}:{endpoint.port}/{NAME}@{digest}"]
+    env = {**os.environ, "SIGNATURE_USERNAME": endpoint.user, "SIGNATURE_PASSWORD": endpoint.password}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+
+
+def test_signature_is_found_by_tag(cache: Cache, tmp_path: pathlib.Path) -> None:
+    signed, _ = push(cache.upstream, "signed", seed="signed")
+    unsigned, _ = push(cache.upstream, "unsigned", seed="unsigned")
+    certificate, other = tmp_path / "certificate", tmp_path / "other"
+    for file, digest in ((certificate, signed), (other, cache.manifest)):
+        result = _signature("sign", file, cache.upstream, digest)
+        assert result.returncode == 0, result.stderr
+    for endpoint in cache.candidate.endpoints:
+        result = _signature("verify", certificate, endpoint, signed)
+        assert result.returncode == 0, result.stderr
+        result = _signature("verify", certificate, endpoint, unsigned)
+        assert result.returncode and "no signature" in result.stderr, result.stderr
+        result = _signature("verify", other, endpoint, signed)
+        assert result.returncode and "any trusted certificate" in result.stderr, result.stderr
+    # There is no other way by which it was found.
+    assert cache.ask(f"/v2/{NAME}/referrers/{signed}").status == 404
+    fallback = cache.ask(f"/v2/{NAME}/manifests/{signed.replace(':', '-')}")
+    assert fallback.headers["content-type"] == INDEX and len(json.loads(fallback.body)["manifests"]) == 1
+
+
+def test_cosign_tag(cache: Cache) -> None:
+    """cosign 2 keeps a signature under the tag `sha256-HEX.sig`; a second one replaces it."""
+    subject, _ = push(cache.upstream, seed="subject")
+    tag = f"{subject.replace(':', '-')}.sig"
+    _failed(cache, f"/v2/{NAME}/manifests/{tag}", 404, "MANIFEST_UNKNOWN")
+    for number in ("first", "second"):
+        time.sleep(2.1)  # an error is kept for two seconds, a tag for one
+        signature, blob = push(cache.upstream, tag, seed=f"{number} signature")
+        for endpoint in cache.candidate.endpoints:
+            found = ask(endpoint, f"/v2/{NAME}/manifests/{tag}")
+            assert (found.status, _digest(found.body)) == (200, signature)
+            assert _digest(ask(endpoint, f"/v2/{NAME}/blobs/{blob}").body) == blob
