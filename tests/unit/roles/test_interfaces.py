@@ -71,7 +71,7 @@ def test_names_have_the_prefix(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_example_inventory_is_valid(role: str) -> None:
-    example = load("inventory", "example", "group_vars", "registry_cache_clusters.yml")
+    example = load("inventory", "example", "group_vars", "registry_cache_clusters", "main.yml")
     specs = {name: option for name, option in options(role).items() if name not in TOLD}
     given = {name: value for name, value in example.items() if name in specs}
     # Descriptions and nested option keys as ansible-core's role validation reads them.
@@ -80,7 +80,7 @@ def test_the_example_inventory_is_valid(role: str) -> None:
 
 
 def test_the_example_inventory_holds_what_is_required_and_knows_no_other_name() -> None:
-    example = load("inventory", "example", "group_vars", "registry_cache_clusters.yml")
+    example = load("inventory", "example", "group_vars", "registry_cache_clusters", "main.yml")
     known = {name for role in ROLES for name in options(role)}
     required = {name for role in ROLES for name, option in options(role).items() if option.get("required")} - TOLD
     assert example.keys() - known == set()
