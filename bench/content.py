@@ -95,6 +95,10 @@ class Library:
         (self.folder / "tags" / name.replace("/", "_")).write_text(digest)
         return Image(name, Blob(digest, len(manifest)), (config, *layers))
 
+    def retag(self, image: Image, other: Image) -> None:
+        """Let an image's tag name another image's manifest."""
+        (self.folder / "tags" / image.name.replace("/", "_")).write_text(other.manifest.digest)
+
     def forget(self, image: Image) -> None:
         """Remove an image's blobs from the disk."""
         for blob in image.blobs:

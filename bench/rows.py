@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
+import http.client
 import itertools
 import math
 import os
@@ -413,6 +414,61 @@ def _highest(value: Callable[[], float], every: float = 0.2) -> Iterator[list[fl
         done.set()
         thread.join()
         highest[0] = max(highest[0], value())
+
+
+def _asked(endpoint: Endpoint, path: str) -> tuple[http.client.HTTPResponse, float]:
+    """The answer to one request, and its seconds."""
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=180)
+    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    started = time.monotonic()
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Basic {basic}", "Accept": MANIFEST})
+        answer = connection.getresponse()
+        answer.read()
+    finally:
+        connection.close()
+    return answer, time.monotonic() - started
+
+
+@row("outage")
+def outage(bench: Bench) -> list[Result]:
+    """An upstream that hangs: a tag that is in the cache, what is not, and how soon the next tag is seen afterwards."""
+    values: dict[str, dict[str, float]] = {}
+
+    def note(what: str, candidate: Candidate, path: str, *right: int) -> None:
+        for turn in ("first", "next"):
+            answer, seconds = _asked(candidate.endpoint, path)
+            say(f"   {candidate.name}: {what}, {turn}: {answer.status} after {seconds:.3f} s")
+            honest = answer.status in right and (answer.status == 200 or answer.headers["Retry-After"])
+            values.setdefault(f"{what}: {turn}", {})[candidate.name] = seconds if honest else math.inf
+
+    for make in (ours, candidates.plain):
+        bench.upstream.set()
+        with make(bench.new("outage"), bench.upstream) as candidate:
+            cached, other, third = (bench.image((MIB,)) for _ in range(3))
+            tag = f"/v2/{cached.name}/manifests/{bench.library.tag}"
+            _pull(candidate.endpoint, cached)
+            _asked(candidate.endpoint, tag)
+            time.sleep(2)  # a tag counts as fresh for a moment
+            bench.upstream.set(latency=600)
+            note("cached tag", candidate, tag, 200)
+            note("uncached tag", candidate, f"/v2/{other.name}/manifests/{bench.library.tag}", 502, 503, 504)
+            note("uncached blob", candidate, f"/v2/{third.name}/blobs/{third.layers[0].digest}", 502, 503, 504)
+            bench.library.retag(cached, other)
+            bench.upstream.set()
+            recovered, limit = time.monotonic(), 120
+            while _asked(candidate.endpoint, tag)[0].headers["Docker-Content-Digest"] != other.manifest.digest:
+                if time.monotonic() - recovered > limit:
+                    break
+                time.sleep(0.2)
+            values.setdefault("a new tag is served after recovery", {})[candidate.name] = time.monotonic() - recovered
+    bounds = {"cached tag: first": 2.5, "uncached tag: first": 10, "uncached blob: first": 10}
+    bounds["a new tag is served after recovery"] = 5
+    return [
+        result
+        for what, measured in values.items()
+        for result in _results(f"upstream hangs, {what}", "s", measured, {_V3: Goal("ours", "<=", bounds.get(what, 0.05))})
+    ]
 
 
 @row("disk")
