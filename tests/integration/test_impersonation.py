@@ -27,6 +27,8 @@ def _impersonated(site: Site, google: Google) -> Iterator[None]:
     made = site("--extra-vars", json.dumps({**NAMED, "registry_cache_wif_create_service_account": True}))
     assert made.returncode == 0, made.stdout
     yield
+    # The role leaves what a service account may read.
+    google.revoke()
     direct = site()
     assert direct.returncode == 0, direct.stdout
 

@@ -139,16 +139,21 @@ def test_tries_again_a_bounded_number_of_times(wire: Wire) -> None:
         (ACCOUNT, "Make it with module gcp_iam_service_account"),
     ],
 )
-def test_a_resource_that_does_not_exist(wire: Wire, resource: str, way_out: str) -> None:
+def test_a_resource_that_does_not_exist(
+    wire: Wire, resource: str, way_out: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = f"resource '{resource}' does not exist. {way_out}"
     for check in (True, False):
         gone = member(wire, resource=resource, check=check, state="absent")
         assert not gone["changed"] and gone["binding"] == {} and len(wire.requests) == 1
         assert words not in str(gone)
     assert member(wire, resource=resource)["msg"] == words and len(wire.requests) == 1
+    capfd.readouterr()
     predicted = member(wire, resource=resource, check=True)
     assert predicted["changed"] and predicted["binding"] == {"role": READER, "members": [MEMBER]}
-    assert words in str(predicted["warnings"]) and len(wire.requests) == 1
+    # Where a test before has loaded the controller, a warning goes to its display, which wraps it.
+    warned = str(predicted.get("warnings")) + capfd.readouterr().err
+    assert "".join(words.split()) in "".join(warned.split()) and len(wire.requests) == 1
     assert not wire.clock.pauses
 
 
