@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	logrus.SetLevel(logrus.PanicLevel)
-	prepare(hangs)
+	prepare(status.Limits{Challenge: hangs / 2, Manifest: hangs, Blob: hangs})
 	os.Exit(m.Run())
 }
 
@@ -55,6 +55,9 @@ type upstream struct {
 	gets    map[string]int
 	// fault answers in place of the upstream when it returns true.
 	fault func(w http.ResponseWriter, r *http.Request, body []byte) bool
+	// silent hangs where the registry asks for its challenge.
+	silent bool
+	pings  int
 	// tokens answers at /token, if what else is asked needs one.
 	tokens http.HandlerFunc
 }
@@ -77,6 +80,13 @@ func (up *upstream) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/v2/" {
+		up.mu.Lock()
+		up.pings++
+		silent := up.silent
+		up.mu.Unlock()
+		if silent {
+			<-r.Context().Done()
+		}
 		return
 	}
 	name := filepath.Base(r.URL.Path)

@@ -21,12 +21,11 @@ import (
 	_ "pullthrough.registry_cache/docker/registry/internal/verify"
 )
 
-// headerTimeout is how long the upstream may take to begin an answer. Without it one that hangs blocks every request:
-// the registry asks it for its challenge under a lock, by a request that nothing ends.
-const headerTimeout = 30 * time.Second
+// limits leave the front, which waits 8 s, time for what the registry has stored.
+var limits = status.Limits{Challenge: 2 * time.Second, Manifest: 5 * time.Second, Blob: 30 * time.Second}
 
 func main() {
-	prepare(headerTimeout)
+	prepare(limits)
 	registry.RegisterHandler(status.Handler)
 	registry.RegisterHandler(quietAbort)
 	if registry.RootCmd.Execute() != nil {
@@ -35,10 +34,8 @@ func main() {
 }
 
 // prepare makes the transport by which the registry asks the upstream, which is Go's default one.
-func prepare(timeout time.Duration) {
-	t := http.DefaultTransport.(*http.Transport).Clone()
-	t.ResponseHeaderTimeout = timeout
-	http.DefaultTransport = status.Transport{RoundTripper: t}
+func prepare(limits status.Limits) {
+	http.DefaultTransport = &status.Transport{RoundTripper: http.DefaultTransport, Limits: limits}
 }
 
 // quietAbort restores an intended abort, which the registry's own panic handler turns into a logged stack trace.

@@ -10,10 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/status"
 )
 
 // kinds are all that can be asked for, and what it is when the upstream does not know it.
@@ -131,6 +134,85 @@ func TestUpstreamHangs(t *testing.T) {
 				t.Errorf("took %v", took)
 			}
 		})
+	}
+}
+
+// TestStaleTag is served as it was known last, and says so; a fresh one does not.
+func TestStaleTag(t *testing.T) {
+	up := newUpstream(t)
+	c := newCache(t, up, t.TempDir(), ample)
+	manifest, _ := up.image("v1", 100)
+	isStale := func(a answer) bool {
+		t.Helper()
+		warned, said := a.Header.Get("Warning") == status.Stale, strings.HasSuffix(a.Header.Get("Cache-Status"), "detail=stale")
+		if warned != said {
+			t.Errorf("Warning %q, Cache-Status %q", a.Header.Get("Warning"), a.Header.Get("Cache-Status"))
+		}
+		return said
+	}
+	for _, upstream := range []int{200, 500, 200, 403, 404, 429} {
+		up.misbehave(func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+			return upstream != 200 && always(w, upstream)
+		})
+		a := c.manifest("v1")
+		right(t, a, manifest)
+		if isStale(a) != (upstream != 200) {
+			t.Errorf("upstream %d: %v", upstream, a.Header)
+		}
+		unchanged := c.manifest("v1", "If-None-Match", a.Header.Get("ETag"))
+		if unchanged.StatusCode != http.StatusNotModified || isStale(unchanged) != (upstream != 200) {
+			t.Errorf("upstream %d: %v, %v", upstream, unchanged, unchanged.Header)
+		}
+		if a := c.manifest(manifest.String()); a.Header.Get("Warning") != "" {
+			t.Errorf("a digest is stale: %v", a.Header)
+		}
+	}
+}
+
+// TestStartWhileUpstreamHangs: what is stored is served although the challenge was never seen; who comes meanwhile does not
+// wait in turn.
+func TestStartWhileUpstreamHangs(t *testing.T) {
+	up := newUpstream(t)
+	root := t.TempDir()
+	before := newCache(t, up, root, ample)
+	const images = 6
+	manifests, layers := [images]digest.Digest{}, [images]digest.Digest{}
+	for i := range images {
+		manifests[i], layers[i] = up.image(fmt.Sprint("v", i), 1000+i)
+		before.manifest(fmt.Sprint("v", i))
+		before.blob(layers[i])
+	}
+	before.Close()
+	up.silent, up.pings = true, 0
+
+	// With a password in its place the registry asks for the challenge at its start, and ends.
+	config := strings.Replace(yaml(up.URL, root, "", ample), "proxy: {", "proxy: {exec: {command: /bin/false, lifetime: 0s}, ", 1)
+	c := &cache{t: t, root: root, Server: startConfig(t, config)}
+	begun := time.Now()
+	var all sync.WaitGroup
+	for i := range images {
+		all.Add(1)
+		go func() {
+			defer all.Done()
+			a := c.manifest(fmt.Sprint("v", i))
+			right(t, a, manifests[i])
+			if a.Header.Get("Warning") != status.Stale {
+				t.Errorf("no Warning: %v", a.Header)
+			}
+			right(t, c.blob(layers[i]), layers[i])
+		}()
+	}
+	all.Wait()
+	if took := time.Since(begun); took > hangs/2+time.Second {
+		t.Errorf("took %v", took)
+	}
+	if a := c.manifest("other"); a.StatusCode < 500 {
+		t.Errorf("%v", a)
+	}
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	if up.pings != 1 {
+		t.Errorf("asked %d times for the challenge", up.pings)
 	}
 }
 

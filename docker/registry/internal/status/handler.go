@@ -19,6 +19,9 @@ import (
 // retryAfter is the number of seconds after which it makes sense to ask again, unless the upstream names another.
 const retryAfter = "2"
 
+// Stale is the Warning of a tag as it was known last.
+const Stale = `110 - "Response is Stale"`
+
 // Handler answers in the terms of the OCI distribution specification what the registry in proxy mode does not.
 func Handler(config *configuration.Configuration, next http.Handler) http.Handler {
 	if config.Proxy.RemoteURL == "" {
@@ -88,11 +91,22 @@ type writer struct {
 	exchange   *exchange
 	credential bool // the registry has one for the upstream
 	path       string
+	begun      bool
 	replaced   bool
 }
 
 func (w *writer) WriteHeader(status int) {
+	w.begun = true
 	last := w.exchange.last.Load()
+	if last != nil && strings.Contains(w.path, "/manifests/") && status < http.StatusBadRequest {
+		// In the words of RFC 9211, and of RFC 7234 for people. A manifest by digest is never stale.
+		if last.failed() {
+			w.Header().Set("Cache-Status", "registry-cache; hit; detail=stale")
+			w.Header().Set("Warning", Stale)
+		} else {
+			w.Header().Set("Cache-Status", "registry-cache; fwd=request")
+		}
+	}
 	switch {
 	case status >= http.StatusBadRequest && last != nil && last.failed():
 		w.replaced = true
@@ -106,6 +120,9 @@ func (w *writer) WriteHeader(status int) {
 }
 
 func (w *writer) Write(p []byte) (int, error) {
+	if !w.begun {
+		w.WriteHeader(http.StatusOK)
+	}
 	if w.replaced {
 		return len(p), nil
 	}

@@ -13,8 +13,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const (
@@ -68,19 +72,35 @@ func lost(err error) *outcome {
 	return &outcome{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: err.Error()}
 }
 
+// Limits are how long the upstream may take to begin an answer. Without them one that hangs blocks every request: the
+// registry asks for its challenge under a lock, by a request that nothing ends.
+type Limits struct {
+	Challenge time.Duration
+	Manifest  time.Duration // also a token and a list of tags; a tag that is stored is served afterwards
+	Blob      time.Duration
+}
+
+// remember is how long an upstream that was silent is not asked for its challenge again: those who wait for the lock would
+// each wait for the limit in turn.
+const remember = 3 * time.Second
+
 // Transport asks the upstream by way of another transport.
-type Transport struct{ http.RoundTripper }
+type Transport struct {
+	http.RoundTripper
+	Limits
+	silent sync.Map // host → time.Time until which it is not asked for its challenge
+}
 
 // RoundTrip notes the answer in the request's context.
-func (t Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	e := of(req.Context())
 	if e == nil {
-		return t.RoundTripper.RoundTrip(req)
+		return t.ask(req)
 	}
 	if req.Header.Get("Authorization") == "" && req.URL.Query().Has("scope") {
 		e.anonymous.Store(true)
 	}
-	resp, err := t.RoundTripper.RoundTrip(req)
+	resp, err := t.ask(req)
 	if err != nil {
 		e.last.Store(lost(err))
 		return nil, err
@@ -94,6 +114,45 @@ func (t Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	e.last.Store(o)
 	return resp, nil
+}
+
+// ask fails with os.ErrDeadlineExceeded where no answer begins within the limit.
+func (t *Transport) ask(req *http.Request) (*http.Response, error) {
+	limit, challenge := t.Manifest, req.URL.Path == "/v2/"
+	if challenge {
+		limit = t.Challenge
+		if until, ok := t.silent.Load(req.URL.Host); ok && time.Now().Before(until.(time.Time)) {
+			return nil, os.ErrDeadlineExceeded
+		}
+	} else if strings.Contains(req.URL.Path, "/blobs/") {
+		limit = t.Blob
+	}
+	ctx, cancel := context.WithCancelCause(req.Context())
+	timer := time.AfterFunc(limit, func() { cancel(os.ErrDeadlineExceeded) })
+	resp, err := t.RoundTripper.RoundTrip(req.WithContext(ctx))
+	if timer.Stop(); err != nil {
+		defer cancel(nil)
+		if context.Cause(ctx) != os.ErrDeadlineExceeded {
+			return nil, err
+		}
+		if challenge {
+			t.silent.Store(req.URL.Host, time.Now().Add(remember))
+		}
+		return nil, os.ErrDeadlineExceeded
+	}
+	resp.Body = body{resp.Body, cancel}
+	return resp, nil
+}
+
+// body ends its request's context when it is closed.
+type body struct {
+	io.ReadCloser
+	cancel context.CancelCauseFunc
+}
+
+func (b body) Close() error {
+	defer b.cancel(nil)
+	return b.ReadCloser.Close()
 }
 
 // message is the first error of a registry's answer, which still can be read.
