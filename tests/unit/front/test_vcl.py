@@ -24,6 +24,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "default": {"registry_cache_size": "64Mi"},
     "apart": {"registry_cache_share_blobs": False},
     "brief": {"registry_cache_auth_ttl": 2},
+    "patient": {"registry_cache_tag_ttl": 3},
     "small": {"registry_cache_size": "2Mi"},
 }
 # Who is in the ring, in a line "# peers: NAME".
