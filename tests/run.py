@@ -26,6 +26,7 @@ STAGES: dict[str, Sequence[str]] = {
     "sandbox": (*_SANDBOX, "up"),  # molecule's `default` would do it too, but without showing its steps
     "molecule-site": (*_MOLECULE, "test", "--scenario-name", "site", "--destroy", "never"),
     "molecule-front": (*_MOLECULE, "test", "--scenario-name", "front", "--destroy", "never"),
+    "molecule-faults": (*_MOLECULE, "test", "--scenario-name", "faults", "--destroy", "never"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
 _PYTEST = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")

@@ -178,6 +178,13 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("registry_cache_replicas", "registry_cache_max_replicas"),
     ),
     "credentials never checked again": ({"registry_cache_auth_ttl": 0}, ("registry_cache_auth_ttl", "60")),
+    "no such storage": ({"registry_cache_storage": "hostPath"}, ("registry_cache_storage", "emptyDir", "volumeClaim")),
+    "another storage than there is": (
+        {"registry_cache_storage": "volumeClaim"},
+        ("registry_cache_storage", "kubectl delete statefulset registry-cache"),
+    ),
+    "tags that are always asked": ({"registry_cache_tag_ttl": 0}, ("registry_cache_tag_ttl", "1 to 86400")),
+    "a drain without end": ({"registry_cache_drain_seconds": 86400}, ("registry_cache_drain_seconds", "60")),
     "replicas not a number": ({"registry_cache_replicas": "many"}, ("registry_cache_replicas",)),
     "verify image of another upstream": (
         {"registry_cache_verify_image": "docker.io/library/hello:1.0"},

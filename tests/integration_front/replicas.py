@@ -37,7 +37,8 @@ class Replicas:
         self._cluster, self._authorization = cluster, authorization
         self._addresses = {node: cluster.address(node) for node in cluster.nodes}
 
-    def publish(self) -> None:
+    def publish(self, there: int = 3) -> None:
+        """there: to how many replicas a way is waited for."""
         items = [
             {
                 "apiVersion": "v1",
@@ -59,7 +60,7 @@ class Replicas:
             "apply", "--filename", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
         )
 
-        for ordinal in range(3):
+        for ordinal in range(there):
             wait(lambda at=ordinal: self._reached(at), 30, f"a way to replica {ordinal}")
 
     def _reached(self, ordinal: int) -> bool:
@@ -119,21 +120,35 @@ class Replicas:
 
     def kill_registry(self, ordinal: int) -> bool:
         """SIGKILL to the registry's process. False if there is none and the kubelet waits before it starts the next one."""
+        return self.kill(ordinal, "registry")
+
+    def kill(self, ordinal: int, name: str) -> bool:
+        """SIGKILL to a container's process. False if there is none and the kubelet waits before it starts the next one."""
         status = self.pod(ordinal)["status"]
-        registry = next(item for item in status["initContainerStatuses"] if item["name"] == "registry")
-        if "waiting" in registry["state"]:
+        statuses = [*status["initContainerStatuses"], *status["containerStatuses"]]
+        found = next(item for item in statuses if item["name"] == name)
+        if "waiting" in found["state"]:
             return False
-        container = registry["containerID"].removeprefix("containerd://")
+        container = found["containerID"].removeprefix("containerd://")
         self._cluster.on_node(
             "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container, node=self.node(ordinal)
         )
         return True
 
-    def delete(self, ordinal: int) -> None:
-        """The pod vanishes at once, as by `kubectl delete --force`."""
-        self._cluster.kubectl(
-            "delete", "pod", self.name(ordinal), "--namespace", NAMESPACE, "--grace-period=0", "--force", "--wait=false"
-        )
+    def delete(self, ordinal: int, force: bool = True) -> None:
+        """The pod vanishes at once, or ends as its grace period has it and is replaced afterwards."""
+        words = ("--grace-period=0", "--force") if force else ()
+        self._cluster.kubectl("delete", "pod", self.name(ordinal), "--namespace", NAMESPACE, "--wait=false", *words)
+
+    def uid(self, ordinal: int) -> str:
+        """Of the pod; empty while there is none."""
+        uid = ("pod", self.name(ordinal), "--namespace", NAMESPACE, "--ignore-not-found", "--output", "jsonpath={.metadata.uid}")
+        return self._cluster.kubectl("get", *uid)
+
+    def restart(self) -> None:
+        """Every replica gets a new pod, one after the other, as a changed setting has it."""
+        self._cluster.kubectl("rollout", "restart", "statefulset/registry-cache", "--namespace", NAMESPACE)
+        self._cluster.kubectl("rollout", "status", "statefulset/registry-cache", "--namespace", NAMESPACE, "--timeout=300s")
 
     def scale(self, count: int) -> None:
         self._cluster.kubectl("scale", "statefulset/registry-cache", "--namespace", NAMESPACE, f"--replicas={count}")
