@@ -76,11 +76,15 @@ class Api:
                 time.sleep(min(float(pause) if pause.isdigit() else 1, _MAX_PAUSE))
 
     def list(self, kind: str, metadata_only: bool = False, **selectors: str) -> list[dict[str, t.Any]]:
-        """All objects of a kind in all namespaces. Raises ApiException."""
+        """All objects of a kind in all namespaces. Raises ApiException, and ValueError for an answer that is no list."""
         accept = "application/json"
         if metadata_only:
             accept = f"{accept};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-        return self.request("get", f"/api/v1/{kind}", accept=accept, **selectors)["items"]
+        answer = self.request("get", f"/api/v1/{kind}", accept=accept, **selectors)
+        if not isinstance(answer, dict) or "items" not in answer:
+            raise ValueError(f"/api/v1/{kind} is no list")
+        # Null where there is none, of metadata alone.
+        return answer["items"] or []
 
     def each(self, tasks: t.Iterable[t.Callable[[], t.Any]]) -> list[t.Any]:
         """What the tasks return, in their order; several run at a time."""
@@ -269,7 +273,8 @@ class Plan:
         if not any(secret["service_accounts"] for secret in wanted.values()) and not any(map(_recorded, ours.values())):
             return {}
         items = self._list("serviceaccounts")
-        accounts = {_key(item): {entry.get("name", "") for entry in item.get("imagePullSecrets") or ()} for item in items}
+        self._accounts = {_key(item): item for item in items}
+        accounts = {key: {entry.get("name", "") for entry in item.get("imagePullSecrets") or ()} for key, item in self._accounts.items()}
         missing: dict[str, list[str]] = {}
         for (namespace, _name), secret in wanted.items():
             for account in secret["service_accounts"]:
@@ -304,18 +309,23 @@ class Plan:
 
     def write(self) -> list[str]:
         """Write what differs; returns what was in the way of each Secret that could not be written."""
-        needed = [change for change in self.changes if change.needed]
-        return [failure for failure in self._api.each([lambda c=change: self._written(c) for change in needed]) if failure]
+        needed: dict[str, list[Change]] = {}
+        for change in self.changes:
+            if change.needed:
+                needed.setdefault(change.key[0], []).append(change)
+        # One after another within a namespace, whose Secrets may come to the same service account.
+        written = self._api.each([lambda c=changes: list(map(self._written, c)) for changes in needed.values()])
+        return [failure for failures in written for failure in failures if failure]
 
     def _written(self, change: Change) -> str | None:
         namespace, name = change.key
         try:
             # In this order what the record says of service accounts is never less than what is so.
             for account in change.detach:
-                self._bind(namespace, account, {"$patch": "delete", "name": name})
+                self._bind((namespace, account), name, False)
             self._write(change)
             for account in change.attach:
-                self._bind(namespace, account, {"name": name})
+                self._bind((namespace, account), name, True)
         except ApiException as error:
             if _is_leaving(error):
                 self.warnings.append(f"Namespace {namespace} is being deleted: it was left out.")
@@ -351,15 +361,31 @@ class Plan:
                 if error.status != 404:
                     raise
 
-    def _bind(self, namespace: str, account: str, entry: dict[str, str]) -> None:
-        # A strategic merge by the entry's name leaves the others there, whoever writes at the same time.
-        options = {"content_type": "application/strategic-merge-patch+json", "field_manager": "registry-cache"}
-        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}"
-        try:
-            self._api.request("patch", path, {"imagePullSecrets": [entry]}, **options)
-        except ApiException as error:
-            if error.status != 404:  # it went meanwhile
-                raise
+    def _bind(self, account: Key, name: str, wanted: bool) -> None:
+        """Add a pull secret to a service account or take it away; the others there stay, whoever writes at the same time."""
+        path = "/api/v1/namespaces/{}/serviceaccounts/{}".format(*account)
+        found = self._accounts[account]
+        options = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
+        for attempt in range(1, _TRIES + 1):
+            # Atomic in a service account, other than in a pod: no patch adds one entry.
+            entries = [entry for entry in found.get("imagePullSecrets") or () if entry.get("name") != name]
+            entries += [{"name": name}] if wanted else []
+            metadata = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            try:
+                found = self._api.request("patch", path, {"metadata": metadata, "imagePullSecrets": entries}, **options)
+                self._accounts[account] = found
+                return
+            except ApiException as error:
+                if error.status == 404:  # it went meanwhile
+                    return
+                if error.status != 409 or attempt == _TRIES:
+                    raise
+            try:
+                found = self._api.request("get", path)
+            except ApiException as error:
+                if error.status != 404:
+                    raise
+                return
 
 
 def _needs_all(secret: dict[str, t.Any]) -> bool:

@@ -227,7 +227,7 @@ def main():
         module.fail_json(msg=f"No way to the cluster: {error} {_WAY_OUT}.")
     except ApiException as error:
         module.fail_json(msg=f"{host} refuses: {_pull_secrets.words(error)}. {_WAY_OUT}.")
-    except (HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         module.fail_json(msg=f"No usable answer from {host}: {error}. {_WAY_OUT}.")
     for warning in plan.warnings:
         module.warn(warning)

@@ -38,7 +38,7 @@ class ApiServer:
         self.objects: dict[Key, dict[str, Any]] = {}
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
-        self._uid, self._lock = 0, threading.Lock()
+        self._uid, self._version, self._lock = 0, 0, threading.Lock()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -89,7 +89,18 @@ class ApiServer:
         if namespace:
             metadata["namespace"] = namespace
         self.objects[kind, namespace, name] = {"metadata": metadata, **fields}
+        self._touch(self.objects[kind, namespace, name])
         return self.objects[kind, namespace, name]
+
+    def bind(self, namespace: str, *names: str) -> None:
+        """Give the default service account these pull secrets, as somebody else does."""
+        item = self.objects["serviceaccounts", namespace, "default"]
+        item["imagePullSecrets"] = [{"name": name} for name in names]
+        self._touch(item)
+
+    def _touch(self, item: dict[str, Any]) -> None:
+        self._version += 1
+        item["metadata"]["resourceVersion"] = str(self._version)
 
     def namespace(self, name: str, leaving: bool = False, **labels: str) -> None:
         metadata: dict[str, Any] = {"labels": labels}
@@ -115,7 +126,8 @@ class ApiServer:
                 return _DISCOVERY[parts.path]
             if found := re.fullmatch(r"/api/v1/(namespaces|secrets|serviceaccounts)", parts.path):
                 items = [self._shown(item, headers["Accept"]) for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
-                return {"kind": "List", "items": items}
+                # As the API server does of metadata.
+                return {"kind": "List", "items": items or None}
             if not (found := _OBJECT.fullmatch(parts.path)):
                 raise Refusal(404, "the server could not find the requested resource")
             namespace, kind, name = found.groups()
@@ -147,15 +159,16 @@ class ApiServer:
         return self.add(kind, namespace, name, **copy.deepcopy(body))
 
     def _patch(self, key: Key, body: Any, content_type: str, _query: dict[str, str]) -> Any:
-        item = self._found(key, body.get("metadata", {}).pop("uid", None))
-        if content_type == "application/strategic-merge-patch+json":
-            (entry,) = body["imagePullSecrets"]
-            entries = [other for other in item.get("imagePullSecrets", []) if other["name"] != entry["name"]]
-            item["imagePullSecrets"] = entries if entry.get("$patch") == "delete" else [*entries, entry]
-            return item
         assert content_type == "application/merge-patch+json"
+        item = self._found(key, body.get("metadata", {}).pop("uid", None))
+        if body["metadata"].get("resourceVersion", item["metadata"]["resourceVersion"]) != item["metadata"]["resourceVersion"]:
+            raise Refusal(409, "the object has been modified")
         _merge(item, body)
+        self._touch(item)
         return item
+
+    def _get(self, key: Key, _body: Any, _content_type: str, _query: dict[str, str]) -> Any:
+        return self._found(key, None)
 
     def _delete(self, key: Key, body: Any, _content_type: str, _query: dict[str, str]) -> Any:
         self._found(key, body["preconditions"]["uid"])

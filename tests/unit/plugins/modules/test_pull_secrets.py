@@ -174,7 +174,7 @@ def test_a_secret_as_the_role_made_it_before_is_ours(server: ApiServer) -> None:
 
 class TestServiceAccounts:
     def test_attach_and_detach(self, server: ApiServer) -> None:
-        server.objects["serviceaccounts", "default", "default"]["imagePullSecrets"] = [{"name": "theirs"}]
+        server.bind("default", "theirs")
         names = ["default", "prod"]
         result = story(server, secret(namespaces=names, service_accounts=["default"]))
         assert result["attached"] == ["default/default/registry-cache", "prod/default/registry-cache"]
@@ -185,16 +185,48 @@ class TestServiceAccounts:
         assert server.bound("default") == ["theirs"] and server.bound("prod") == []
 
     def test_what_somebody_attached_by_hand_stays(self, server: ApiServer) -> None:
-        server.objects["serviceaccounts", "default", "default"]["imagePullSecrets"] = [{"name": "registry-cache"}]
+        server.bind("default", "registry-cache")
         assert story(server, secret(service_accounts=["default"]))["attached"] == []
         story(server, state="absent")
         assert server.bound("default") == ["registry-cache"]
 
     def test_what_somebody_took_away_comes_back(self, server: ApiServer) -> None:
         ensure(server, secret(service_accounts=["default"]))
-        server.objects["serviceaccounts", "default", "default"]["imagePullSecrets"] = []
+        server.bind("default")
         result = story(server, secret(service_accounts=["default"]))
         assert result["attached"] == ["default/default/registry-cache"] and result["updated"] == []
+
+    @pytest.mark.parametrize("options", [{}, {"state": "absent"}])
+    def test_what_somebody_attaches_meanwhile(self, server: ApiServer, options: dict[str, str]) -> None:
+        if options:
+            ensure(server, secret(service_accounts=["default"]))
+        else:
+            options = {"secrets": [secret(service_accounts=["default"])]}
+        times = 2
+
+        def attach(method: str, path: str) -> None:
+            nonlocal times
+            if method == "PATCH" and path.endswith("/default") and times:
+                times -= 1
+                server.bind("default", *server.bound("default"), f"theirs-{times}")
+
+        server.hook = attach
+        assert ensure(server, **options)["changed"]
+        theirs = {"theirs-0", "theirs-1"}
+        assert set(server.bound("default")) == (theirs if "state" in options else {*theirs, "registry-cache"})
+
+    def test_one_that_is_always_changed_meanwhile(self, server: ApiServer) -> None:
+        def attach(method: str, path: str) -> None:
+            if method == "PATCH" and path.endswith("/default"):
+                server.bind("default", "theirs")
+
+        server.hook = attach
+        assert "HTTP 409" in ensure(server, secret(service_accounts=["default"]))["msg"]
+
+    def test_two_secrets_for_the_same(self, server: ApiServer) -> None:
+        names = [f"team-{number}" for number in range(8)]
+        story(server, *(secret(name=name, service_accounts=["default"]) for name in names))
+        assert sorted(server.bound("default")) == names
 
     def test_are_not_asked_for_unless_wanted(self, server: ApiServer) -> None:
         ensure(server, secret())
@@ -429,6 +461,13 @@ def test_no_answer(server: ApiServer) -> None:
     server.close()
     message = ensure(server, secret())["msg"]
     assert "refused" in message and "KUBECONFIG" in message
+
+
+@pytest.mark.parametrize("answer", [[], {"kind": "Status"}, None])
+def test_no_list(server: ApiServer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    handle = server.handle
+    monkeypatch.setattr(server, "handle", lambda method, url, *rest: answer if "/api/v1/" in url else handle(method, url, *rest))
+    assert "No usable answer from" in ensure(server, secret())["msg"]
 
 
 def test_a_cluster_that_goes_away_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
