@@ -153,7 +153,7 @@ def check(instance: str, secrets: list[dict[str, t.Any]]) -> None:
         try:
             _htpasswd.check_user(_htpasswd.User(user, secret["password"], True))
         except _htpasswd.HtpasswdError as error:
-            raise PullSecretError(f"username and password: {error}. No registry with htpasswd takes it; choose another one") from None
+            raise PullSecretError(f"username and password: {error}. No htpasswd takes it; choose another one") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
             raise PullSecretError(
                 f"password: that of user '{user}' holds a line break or another control character. Choose another one"
@@ -207,7 +207,7 @@ class Plan:
         ]
         tasks += [lambda selector=selector: self._select(selector) for selector in selectors]
         # The content of what others made is none of ours.
-        tasks += [lambda name=name: self._list("secrets", metadata_only=True, field_selector=f"metadata.name={name}") for name in names]
+        tasks += [lambda n=name: self._list("secrets", metadata_only=True, field_selector=f"metadata.name={n}") for name in names]
         marked, namespaces, *rest = self._api.each(tasks)
         selected, others = dict(zip(selectors, rest)), rest[len(selectors) :]
         return (
@@ -251,7 +251,8 @@ class Plan:
                 )
             if leaving := {name for name in secret["namespaces"] or () if not namespaces[name]}:
                 raise PullSecretError(
-                    f"namespaces: namespace {some(leaving)} is being deleted. Take it from the list, or run again when it is there anew"
+                    f"namespaces: namespace {some(leaving)} is being deleted. Take it from the list, or run again"
+                    " when it is there anew"
                 )
             if secret["namespaces"] is not None:
                 matching = secret["namespaces"]
@@ -274,7 +275,9 @@ class Plan:
             return {}
         items = self._list("serviceaccounts")
         self._accounts = {_key(item): item for item in items}
-        accounts = {key: {entry.get("name", "") for entry in item.get("imagePullSecrets") or ()} for key, item in self._accounts.items()}
+        accounts = {
+            key: {entry.get("name", "") for entry in item.get("imagePullSecrets") or ()} for key, item in self._accounts.items()
+        }
         missing: dict[str, list[str]] = {}
         for (namespace, _name), secret in wanted.items():
             for account in secret["service_accounts"]:
@@ -298,12 +301,12 @@ class Plan:
             return Change(key, "remove", uid, None, None, [], detach, before, None)
         text = content(secret)
         after = f"{named(key)}: {', '.join(sorted(set(secret['hosts'])))}"
-        action = "keep"
+        action, replaced = "keep", found and _decoded(found) != text
         if found is None:
             action = "create"
-        elif _decoded(found) != text or labels(self._instance).items() - found["metadata"]["labels"].items() or set(record) != recorded:
+        elif replaced or labels(self._instance).items() - found["metadata"]["labels"].items() or set(record) != recorded:
             action = "update"
-        if found and _decoded(found) != text and before == after:
+        if replaced and before == after:
             after += " (credential replaced)"
         return Change(key, action, uid, text, ",".join(record) or None, attach, detach, before, after)
 

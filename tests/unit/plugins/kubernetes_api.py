@@ -20,6 +20,7 @@ _DISCOVERY = {
 }
 _OBJECT = re.compile(r"/api/v1/namespaces/([^/]+)/(secrets|serviceaccounts)(?:/([^/]+))?")
 _REQUIREMENT = re.compile(r"([\w./-]+)(=|!=)([\w.-]*)")
+_FIELD = re.compile("(.+?)(=)(.+)")
 
 Key = tuple[str, str, str]  # kind, namespace, name
 
@@ -125,9 +126,9 @@ class ApiServer:
             if parts.path in _DISCOVERY:
                 return _DISCOVERY[parts.path]
             if found := re.fullmatch(r"/api/v1/(namespaces|secrets|serviceaccounts)", parts.path):
-                items = [self._shown(item, headers["Accept"]) for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
-                # As the API server does of metadata.
-                return {"kind": "List", "items": items or None}
+                items = [item for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
+                # As the API server does of metadata: null where there is none.
+                return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
             if not (found := _OBJECT.fullmatch(parts.path)):
                 raise Refusal(404, "the server could not find the requested resource")
             namespace, kind, name = found.groups()
@@ -191,7 +192,7 @@ def _matches(item: dict[str, Any], query: dict[str, str]) -> bool:
     labels, fields = item["metadata"]["labels"], {"metadata.name": item["metadata"]["name"], "type": item.get("type")}
     for option, values in (("labelSelector", labels), ("fieldSelector", fields)):
         for requirement in filter(None, query.get(option, "").split(",")):
-            if not (found := _REQUIREMENT.fullmatch(requirement) if option == "labelSelector" else re.fullmatch("(.+?)(=)(.+)", requirement)):
+            if not (found := (_REQUIREMENT if option == "labelSelector" else _FIELD).fullmatch(requirement)):
                 raise Refusal(400, f"unable to parse requirement: {requirement}")
             if (values.get(found[1]) == found[3]) != (found[2] == "="):
                 return False

@@ -25,7 +25,6 @@ LABELS = {
     "app.kubernetes.io/part-of": "registry-cache",
     "app.kubernetes.io/managed-by": "pullthrough.registry_cache",
 }
-RECORD = "registry-cache.pullthrough/service-accounts"
 
 
 @pytest.fixture
@@ -183,6 +182,10 @@ class TestServiceAccounts:
         result = story(server, secret(namespaces=names))
         assert result["detached"] == ["default/default/registry-cache", "prod/default/registry-cache"]
         assert server.bound("default") == ["theirs"] and server.bound("prod") == []
+        # From here on it is theirs.
+        assert not server.secrets()["prod/registry-cache"]["metadata"]["annotations"]
+        server.bind("prod", "registry-cache")
+        assert not ensure(server, secret(namespaces=names))["changed"]
 
     def test_what_somebody_attached_by_hand_stays(self, server: ApiServer) -> None:
         server.bind("default", "registry-cache")
