@@ -138,16 +138,19 @@ def test_from_names_to_a_selector_to_all_but_to_absent(role: Role, cluster: Clus
     assert secrets(cluster) == {}
 
 
-def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster, cache: Cache) -> None:
+def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> None:
     cluster.kubectl("patch", "serviceaccount", "default", "--namespace", A, "--patch", '{"imagePullSecrets": [{"name": "theirs"}]}')
     apply(role, True, pull_secret_namespaces=[A], pull_secret_service_accounts=["default"])
     assert sorted(bound(cluster, A)) == [NAME, "theirs"]
     image = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/hello:1.0"
-    pod = {"containers": [{"name": "hello", "image": image, "imagePullPolicy": "Always"}], "restartPolicy": "Never"}
-    cluster.kubectl("run", "hello", "--namespace", A, f"--image={image}", "--overrides", json.dumps({"apiVersion": "v1", "spec": pod}))
-    pulled = ("wait", "pod", "hello", "--namespace", A, "--timeout=120s", "--for=jsonpath={.status.containerStatuses[0].imageID}")
-    cluster.kubectl(*pulled)
-    cluster.kubectl("delete", "pod", "hello", "--namespace", A, "--now")
+    # Always: the kubelet asks for the image with the pod's credential, whatever the node holds.
+    container = {"name": "main", "image": image, "imagePullPolicy": "Always"}
+    spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello"}, "spec": spec}
+    cluster.kubectl("apply", "--namespace", A, "--filename", "-", stdin=json.dumps(pod))
+    cluster.kubectl("wait", "--namespace", A, "pod/hello", "--for=condition=Ready", "--timeout=120s")
+    assert cluster.pulled("hello", image, A)
+    cluster.delete_pod("hello", A)
     apply(role, True, pull_secret_state="absent")
     assert bound(cluster, A) == ["theirs"]
 
