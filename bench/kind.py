@@ -14,7 +14,7 @@ from sandbox.client import Cluster
 from sandbox.settings import ROOT, Sandbox
 from sandbox.steps import say
 
-from . import machine, report, wif
+from . import machine, pull_secrets, report, wif
 from .report import Goal, Result
 
 TESTS = ("test_outages.py", "test_fill.py")
@@ -57,7 +57,7 @@ def main() -> None:
         tests = [f"tests/integration_front/{name}" for name in TESTS]
         argv = [sys.executable, "-m", "pytest", "-q", "--tb=short", f"--junitxml={junit}", *tests]
         tested = subprocess.run(argv, cwd=ROOT, check=False)
-        table = [*results(measured(junit)), *wif.results()]
+        table = [*results(measured(junit)), *wif.results(), *pull_secrets.results(cluster)]
     nodes = ", ".join(cluster.runtime(node).removeprefix("containerd://") for node in cluster.nodes)
     facts = {
         "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),

@@ -50,20 +50,15 @@ _value:
   type: str
 """
 
-import json
-from base64 import b64encode
-
 from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson
 
 
 def dockerconfigjson(hosts, username, password):
     if isinstance(hosts, str) or not hosts:
         raise AnsibleFilterError("dockerconfigjson takes a list of hosts. Example: ['localhost:30026']")
     # A number of YAML would not be a credential of the kubelet's.
-    username, password = str(username), str(password)
-    auth = b64encode(f"{username}:{password}".encode()).decode()
-    entry = {"username": username, "password": password, "auth": auth}
-    return json.dumps({"auths": {host: entry for host in hosts}}, sort_keys=True)
+    return _dockerconfigjson.render(hosts, str(username), str(password))
 
 
 class FilterModule:

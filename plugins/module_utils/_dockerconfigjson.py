@@ -1,0 +1,24 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The content of a pull secret."""
+
+from __future__ import annotations
+
+import json
+from base64 import b64encode
+
+
+def render(hosts: list[str], username: str, password: str) -> str:
+    """JSON with one credential for several hosts; the same input gives the same text."""
+    auth = b64encode(f"{username}:{password}".encode()).decode()
+    entry = {"username": username, "password": password, "auth": auth}
+    return json.dumps({"auths": {host: entry for host in hosts}}, sort_keys=True)
+
+
+def hosts(text: str) -> list[str]:
+    """The hosts in it, sorted; none in what is no such text."""
+    try:
+        return sorted(json.loads(text)["auths"])
+    except (ValueError, LookupError, TypeError):
+        return []

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An API server with namespaces, Secrets and service accounts, as far as module pull_secrets speaks to one."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_DISCOVERY = {
+    "/version": {"major": "1", "minor": "34"},
+    "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+    "/apis": {"kind": "APIGroupList", "groups": []},
+}
+_OBJECT = re.compile(r"/api/v1/namespaces/([^/]+)/(secrets|serviceaccounts)(?:/([^/]+))?")
+_REQUIREMENT = re.compile(r"([\w./-]+)(=|!=)([\w.-]*)")
+_FIELD = re.compile("(.+?)(=)(.+)")
+
+Key = tuple[str, str, str]  # kind, namespace, name
+
+
+class Refusal(Exception):
+    def __init__(self, status: int, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"kind": "Status", "status": "Failure", "message": message, "details": details, "code": status}
+
+
+class ApiServer:
+    """Objects by kind, namespace and name. `hook` is called before each request and may raise Refusal."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Key, dict[str, Any]] = {}
+        self.seen: list[tuple[str, str, dict[str, str], str]] = []
+        self.hook: Callable[[str, str], None] = lambda _method, _path: None
+        self._uid, self._version, self._lock = 0, 0, threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                size = int(self.headers.get("Content-Length") or 0)
+                body = json.loads(self.rfile.read(size)) if size else None
+                headers = {}
+                try:
+                    status, answer = 200, outer.handle(self.command, self.path, body, self.headers)
+                except Refusal as refusal:
+                    status, answer = refusal.status, refusal.body
+                    headers = {"Retry-After": "0"} if status == 429 else {}
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(text))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _answer
+
+            def log_message(self, *_arguments: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    @property
+    def asked(self) -> list[tuple[str, str]]:
+        """Methods and paths, without the client's own discovery."""
+        return [(method, path) for method, path, _query, _accept in self.seen if path.startswith("/api/v1/")]
+
+    @property
+    def writes(self) -> list[tuple[str, str]]:
+        return [request for request in self.asked if request[0] != "GET"]
+
+    def add(self, kind: str, namespace: str, name: str, /, **fields: Any) -> dict[str, Any]:
+        """Put an object there; a namespace has an empty one."""
+        self._uid += 1
+        metadata = {"name": name, "uid": f"uid-{self._uid}", "labels": {}, **fields.pop("metadata", {})}
+        if namespace:
+            metadata["namespace"] = namespace
+        self.objects[kind, namespace, name] = {"metadata": metadata, **fields}
+        self._touch(self.objects[kind, namespace, name])
+        return self.objects[kind, namespace, name]
+
+    def bind(self, namespace: str, *names: str) -> None:
+        """Give the default service account these pull secrets, as somebody else does."""
+        item = self.objects["serviceaccounts", namespace, "default"]
+        item["imagePullSecrets"] = [{"name": name} for name in names]
+        self._touch(item)
+
+    def _touch(self, item: dict[str, Any]) -> None:
+        self._version += 1
+        item["metadata"]["resourceVersion"] = str(self._version)
+
+    def namespace(self, name: str, leaving: bool = False, **labels: str) -> None:
+        metadata: dict[str, Any] = {"labels": labels}
+        if leaving:
+            metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+        self.add("namespaces", "", name, metadata=metadata, status={"phase": "Active"})
+        self.add("serviceaccounts", name, "default")
+
+    def secrets(self) -> dict[str, dict[str, Any]]:
+        return {f"{namespace}/{name}": item for (kind, namespace, name), item in self.objects.items() if kind == "secrets"}
+
+    def bound(self, namespace: str, account: str = "default") -> list[str]:
+        """The names of a service account's pull secrets."""
+        return [entry["name"] for entry in self.objects["serviceaccounts", namespace, account].get("imagePullSecrets", [])]
+
+    def handle(self, method: str, url: str, body: Any, headers: Any) -> Any:
+        parts = urlsplit(url)
+        query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
+        self.seen.append((method, parts.path, query, headers["Accept"]))
+        self.hook(method, parts.path)
+        with self._lock:
+            if parts.path in _DISCOVERY:
+                return _DISCOVERY[parts.path]
+            if found := re.fullmatch(r"/api/v1/(namespaces|secrets|serviceaccounts)", parts.path):
+                items = [item for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
+                # As the API server does of metadata: null where there is none.
+                return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
+            if not (found := _OBJECT.fullmatch(parts.path)):
+                raise Refusal(404, "the server could not find the requested resource")
+            namespace, kind, name = found.groups()
+            return getattr(self, f"_{method.lower()}")((kind, namespace, name), body, headers["Content-Type"], query)
+
+    @staticmethod
+    def _shown(item: dict[str, Any], accept: str) -> dict[str, Any]:
+        return {"metadata": item["metadata"]} if accept == _METADATA else item
+
+    def _found(self, key: Key, uid: str | None) -> dict[str, Any]:
+        if key not in self.objects:
+            raise Refusal(404, f'{key[0]} "{key[2]}" not found', name=key[2], kind=key[0])
+        found = self.objects[key]
+        if uid not in (None, found["metadata"]["uid"]):
+            raise Refusal(409, "the UID in the precondition does not match the UID in record")
+        return found
+
+    def _post(self, key: Key, body: Any, _content_type: str, query: dict[str, str]) -> Any:
+        assert query == {"fieldManager": "registry-cache"} and "data" in body and "stringData" not in body
+        kind, namespace, _none = key
+        if ("namespaces", "", namespace) not in self.objects:
+            raise Refusal(404, f'namespaces "{namespace}" not found', name=namespace, kind="namespaces")
+        if "deletionTimestamp" in self.objects["namespaces", "", namespace]["metadata"]:
+            message = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise Refusal(403, message, causes=[{"reason": "NamespaceTerminating"}])
+        name = body["metadata"]["name"]
+        if (kind, namespace, name) in self.objects:
+            raise Refusal(409, f'secrets "{name}" already exists', name=name, kind="secrets")
+        return self.add(kind, namespace, name, **copy.deepcopy(body))
+
+    def _patch(self, key: Key, body: Any, content_type: str, _query: dict[str, str]) -> Any:
+        assert content_type == "application/merge-patch+json"
+        item = self._found(key, body.get("metadata", {}).pop("uid", None))
+        if body["metadata"].get("resourceVersion", item["metadata"]["resourceVersion"]) != item["metadata"]["resourceVersion"]:
+            raise Refusal(409, "the object has been modified")
+        _merge(item, body)
+        self._touch(item)
+        return item
+
+    def _get(self, key: Key, _body: Any, _content_type: str, _query: dict[str, str]) -> Any:
+        return self._found(key, None)
+
+    def _delete(self, key: Key, body: Any, _content_type: str, _query: dict[str, str]) -> Any:
+        self._found(key, body["preconditions"]["uid"])
+        del self.objects[key]
+        return {"kind": "Status", "status": "Success"}
+
+
+def _merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    """RFC 7396."""
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        elif isinstance(value, dict):
+            _merge(target.setdefault(name, {}), value)
+        else:
+            target[name] = value
+
+
+def _matches(item: dict[str, Any], query: dict[str, str]) -> bool:
+    labels, fields = item["metadata"]["labels"], {"metadata.name": item["metadata"]["name"], "type": item.get("type")}
+    for option, values in (("labelSelector", labels), ("fieldSelector", fields)):
+        for requirement in filter(None, query.get(option, "").split(",")):
+            if not (found := (_REQUIREMENT if option == "labelSelector" else _FIELD).fullmatch(requirement)):
+                raise Refusal(400, f"unable to parse requirement: {requirement}")
+            if (values.get(found[1]) == found[3]) != (found[2] == "="):
+                return False
+    return True
