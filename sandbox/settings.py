@@ -35,6 +35,7 @@ COLLECTIONS = (
     "kubernetes/core",
     "google/cloud",
     "community/docker",
+    "community/general",  # a peer of the bench
     "community/library_inventory_filtering_v1",
     "containers/podman",
 )

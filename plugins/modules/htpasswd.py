@@ -13,12 +13,14 @@ version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Brings many users of an htpasswd file, or of a text such as a Secret's content, to a wanted state in one task.
-  - A user's hash is kept while it verifies and is bcrypt of the wanted cost, so that a rerun changes nothing.
-  - Comments and the order of lines are kept. A malformed or repeated line is an error that names its number.
+  - A user's hash is kept while it verifies and is of a wanted scheme and cost, so that a rerun changes nothing. Users are
+    verified on all processors.
+  - Comments and the order of lines are kept. Malformed and repeated lines are an error that names their numbers.
 options:
   path:
     description:
-      - The file. It is made if missing, and written as a whole or not at all.
+      - The file. It is made if missing, and written as a whole or not at all. Of a symbolic link the target is written.
+      - A file that belongs to another user is refused, unless root asks; then it stays that user's.
       - Exactly one of O(path) and O(content) is required.
     type: path
   content:
@@ -37,7 +39,13 @@ options:
         type: str
         required: true
       password:
-        description: The password, of at most 72 bytes. Required with O(users[].state=present).
+        description:
+          - The password, of at most 72 bytes.
+          - With O(users[].state=present) this or O(users[].hash) is required.
+        type: str
+      hash:
+        description:
+          - A ready-made hash, taken as it is. With O(users[].password) too, it must be that password's.
         type: str
       state:
         description: Whether the user is there.
@@ -49,15 +57,23 @@ options:
     type: bool
     default: false
   cost:
-    description: The cost of bcrypt as a power of two, from 4 to 17. A hash of another cost is made anew.
+    description: The cost of bcrypt as a power of two, from 4 to 17. A bcrypt hash of another cost is made anew.
     type: int
     default: 10
+  schemes:
+    description:
+      - Schemes of which an existing hash is kept while it verifies. A new one is bcrypt, which is all that a registry reads.
+      - Others than V(bcrypt) need libpass or passlib.
+    type: list
+    elements: str
+    choices: [bcrypt, apr_md5_crypt, sha256_crypt, sha512_crypt, ldap_sha1]
+    default: [bcrypt]
   mode:
     description: The file's mode.
     default: "0600"
 requirements:
-  - libpass (the maintained drop-in for passlib)
   - bcrypt
+  - libpass, the maintained drop-in for passlib, for O(schemes) other than V(bcrypt)
 extends_documentation_fragment:
   - ansible.builtin.files
 attributes:
@@ -79,6 +95,17 @@ EXAMPLES = r"""
         password: "{{ vault_nodes_password }}"
       - name: ci
         password: "{{ vault_ci_password }}"
+
+- name: Users of a web server move to bcrypt when their password changes; what htpasswd has printed is taken as it is
+  pullthrough.registry_cache.htpasswd:
+    path: /etc/nginx/htpasswd
+    owner: www-data
+    schemes: [bcrypt, apr_md5_crypt]
+    users:
+      - name: alice
+        password: "{{ vault_alice_password }}"
+      - name: bob
+        hash: $2y$10$dRK7zBkOYMCSLhRmoUBMkuMNtPuLQxNNDchJvPM0mBXz8HYqGLJ3O
 
 - name: The content of a Secret
   pullthrough.registry_cache.htpasswd:
@@ -109,28 +136,46 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
 
 
-def _read(module):
-    if module.params["path"] is None:
-        return module.params["content"]
+def _read(module, path):
+    """The text of a file that this process may replace without taking it from its owner."""
+    given = module.params["path"]
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        module.fail_json(msg=f"path {given}: there is no directory {folder}. Make it first")
     try:
         # Without newline the lines that are kept would lose their carriage returns.
-        with open(module.params["path"], encoding="utf-8", newline="") as file:
-            return file.read()
+        with open(path, encoding="utf-8", newline="") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            text = file.read()
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:
-        module.fail_json(msg=f"path {module.params['path']} cannot be read: {error}")
+        module.fail_json(msg=f"path {given} cannot be read: {error}. Name a text file, and run the task as its owner or root")
+    if os.geteuid() not in (0, owner):
+        module.fail_json(msg=f"path {given} belongs to the user with id {owner}. Run the task as that user or as root")
+    return text
 
 
-def _write(module, text):
+def _write(module, path, text):
     """0600 from its first byte on, then moved into place whole."""
-    descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    unwritten = f"path {module.params['path']} cannot be written, and is as it was: %s. Make room, or allow the write"
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
+        module.add_cleanup_file(temporary)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except OSError as error:
+        module.fail_json(msg=unwritten % error)
+    # On the copy first: an owner, group or mode that cannot be leaves the file as it was.
+    arguments = module.load_file_common_arguments(module.params, temporary)
+    module.set_fs_attributes_if_different({**arguments, "attributes": None}, False)
     # atomic_move gives a new file what the umask leaves.
     umask = os.umask(0o077)
     try:
-        module.atomic_move(temporary, module.params["path"])
+        module.atomic_move(temporary, path, unsafe_writes=module.params["unsafe_writes"])
+    # It raises a bare Exception, from its cause.
+    except Exception as error:
+        module.fail_json(msg=unwritten % (error.__cause__ or error))
     finally:
         os.umask(umask)
 
@@ -148,11 +193,13 @@ def main():
                 "options": {
                     "name": {"type": "str", "required": True},
                     "password": {"type": "str", "no_log": True},
+                    "hash": {"type": "str", "no_log": True},
                     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                 },
             },
             "exclusive": {"type": "bool", "default": False},
             "cost": {"type": "int", "default": 10},
+            "schemes": {"type": "list", "elements": "str", "choices": list(_htpasswd.SCHEMES), "default": ["bcrypt"]},
             "mode": {"type": "raw", "default": "0600"},
         },
         mutually_exclusive=[("path", "content")],
@@ -161,17 +208,25 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    if not _htpasswd.usable():
-        module.fail_json(msg=missing_required_lib("libpass", reason="(the maintained drop-in for passlib), with bcrypt,"))
+    if library := _htpasswd.missing(params["schemes"]):
+        module.fail_json(msg=missing_required_lib(library))
+    if _htpasswd.clashes(params["schemes"]):
+        module.fail_json(
+            msg="schemes: passlib and libpass are both installed, each over the other's files."
+            " Uninstall both, then install libpass. Or set schemes: [bcrypt], which needs neither"
+        )
     if params["cost"] not in _htpasswd.COSTS:
         module.fail_json(msg=f"cost {params['cost']} is not from 4 to 17. Example: cost: 10")
-    before = _read(module)
-    users = [_htpasswd.User(user["name"], user["password"], user["state"] == "present") for user in params["users"]]
+    # A link stays one.
+    path = params["path"] and os.path.realpath(params["path"])
+    before = params["content"] if path is None else _read(module, path)
+    users = [_htpasswd.User(user["name"], user["password"], user["state"] == "present", user["hash"]) for user in params["users"]]
     try:
-        after, actions = _htpasswd.apply(before, users, params["cost"], params["exclusive"])
-    except _htpasswd.HtpasswdError as error:
-        source = params["path"] or "content"
-        module.fail_json(msg=f"{source}: {error}. Nothing was changed.")
+        after, actions = _htpasswd.apply(before, users, params["cost"], params["exclusive"], params["schemes"])
+    except _htpasswd.UserError as error:
+        module.fail_json(msg=f"users: {error}. Nothing was changed.")
+    except _htpasswd.TextError as error:
+        module.fail_json(msg=f"{params['path'] or 'content'}: {error}. Nothing was changed.")
 
     old_names, names = list(_htpasswd.parse(before)[1]), list(_htpasswd.parse(after)[1])
     result = {
@@ -182,15 +237,22 @@ def main():
             "after": "".join(f"{name} ({actions[name]})\n" if name in actions else f"{name}\n" for name in names),
         },
     }
-    if params["path"] is None:
+    if path is None:
+        for user in users:
+            if user.password and user.password in after:
+                module.fail_json(
+                    msg=f"users: the password of user '{user.name}' is also a part of the text, in which Ansible would blank it."
+                    " Choose a longer one. Nothing was changed."
+                )
+        # So would it a hash that was given, which belongs into the text.
+        module.no_log_values.difference_update(user.hash for user in users)
         result["content"] = after
     else:
-        if not os.path.exists(params["path"]):
-            result["changed"] = True
+        result["changed"] |= not os.path.exists(path)
         if result["changed"] and not module.check_mode:
-            _write(module, after)
-        if os.path.exists(params["path"]):
-            arguments = module.load_file_common_arguments(params)
+            _write(module, path, after)
+        if os.path.exists(path):
+            arguments = module.load_file_common_arguments(params, path)
             result["changed"] = module.set_fs_attributes_if_different(arguments, result["changed"])
     module.exit_json(**result)
 

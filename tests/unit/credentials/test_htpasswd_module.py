@@ -7,15 +7,18 @@ import json
 import os
 import pathlib
 import stat
+import subprocess
+import sys
+import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 from in_process import run
-from passlib.hash import apr_md5_crypt, bcrypt
+from passlib.hash import apr_md5_crypt, bcrypt, ldap_sha1, sha256_crypt, sha512_crypt
 
 COST = 4
 NODES, CI = "nodes-password-1", "ci-password-2"
@@ -175,12 +178,54 @@ def test_hash_of_another_tool_is_kept(text: Text, ident: str) -> None:
     "other", [apr_md5_crypt.hash(NODES), NODES, "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "$2b$04$broken", "$2b$04$é"]
 )
 def test_other_scheme(text: Text, other: str) -> None:
-    text.put(f"kept:{other}\nnodes:{other}\n")
+    kept = other.replace(NODES, "another")
+    text.put(f"kept:{kept}\nnodes:{other}\n")
     result = text.run(user("nodes", NODES))
     assert result["changed"] and "nodes (updated)" in result["diff"]["after"]
     after = entries(text.get())
-    assert after["kept"] == other and bcrypt.verify(NODES, after["nodes"])
+    assert after["kept"] == kept and bcrypt.verify(NODES, after["nodes"])
     assert not text.run(user("nodes", NODES))["changed"]
+
+
+@pytest.mark.parametrize("scheme", [apr_md5_crypt, ldap_sha1, sha256_crypt, sha512_crypt, bcrypt])
+def test_wanted_scheme_is_kept_while_it_verifies(text: Text, scheme: Any) -> None:
+    slow = {bcrypt: COST, sha256_crypt: 1000, sha512_crypt: 1000}
+    other = (scheme.using(rounds=slow[scheme]) if scheme in slow else scheme).hash(NODES)
+    text.put(f"nodes:{other}\n")
+    wanted = {"schemes": [scheme.name]}
+    assert not text.run(user("nodes", NODES), **wanted)["changed"]
+    assert text.run(user("nodes", CI), check=True, **wanted)["changed"] and text.get() == f"nodes:{other}\n"
+    assert text.run(user("nodes", CI), **wanted)["changed"]
+    assert bcrypt.verify(CI, entries(text.get())["nodes"])
+    assert text.run(user("nodes", CI), schemes=["ldap_sha1"])["changed"]
+
+
+# Ready-made hashes
+
+
+@pytest.mark.parametrize("other", [apr_md5_crypt.hash(NODES), hashed(NODES, 5), "anything"])
+def test_ready_made_hash_is_taken_as_it_is(text: Text, other: str) -> None:
+    wanted = [user("ci", CI), user("nodes", hash=other)]
+    assert text.run(*wanted, check=True)["changed"] and text.get() == ""
+    assert text.run(*wanted)["changed"] and entries(text.get())["nodes"] == other
+    assert not text.run(*wanted)["changed"]
+    wanted[1] = user("nodes", hash=hashed(CI))
+    assert text.run(*wanted)["diff"]["after"] == "ci\nnodes (updated)\n"
+    assert entries(text.get())["nodes"] == wanted[1]["hash"]
+
+
+def test_ready_made_hash_with_its_password(text: Text) -> None:
+    right = user("nodes", NODES, hash=hashed(NODES, 5))
+    assert text.run(right)["changed"] and not text.run(right)["changed"]
+    assert entries(text.get())["nodes"] == right["hash"]
+    assert "the hash of user 'nodes'" in refused(text, user("nodes", CI, hash=hashed(NODES)))
+    assert "the hash of user 'nodes'" in refused(text, user("nodes", NODES, hash=apr_md5_crypt.hash(NODES)))
+    assert text.run(user("nodes", NODES, hash=apr_md5_crypt.hash(NODES)), schemes=["apr_md5_crypt"])["changed"]
+
+
+@pytest.mark.parametrize("bad", ["", "nodes:$2b$04$x", "two\nlines", " spaced", "a\0b"])
+def test_bad_hash(text: Text, bad: str) -> None:
+    assert "the hash of user 'nodes'" in refused(text, user("nodes", hash=bad))
 
 
 # Who is there
@@ -281,6 +326,12 @@ def test_malformed_line(text: Text, line: str) -> None:
     assert message.startswith(str(text.path) if text.path else "content")
 
 
+def test_every_wrong_line_is_told(text: Text) -> None:
+    text.put(f"a:{hashed('x')}\nno-colon\na:y\n:z\n")
+    message = refused(text, user("nodes", NODES))
+    assert all(part in message for part in ("line 2 is not", "line 3 names the user 'a' again, after line 1", "line 4 is not"))
+
+
 def test_malformed_line_is_not_quoted(text: Text) -> None:
     text.put("$2b$04$averysecrethash\n")
     assert "averysecret" not in refused(text, user("nodes", NODES))
@@ -323,6 +374,11 @@ def test_nul_in_password(text: Text) -> None:
     assert "NUL" in refused(text, user("nodes", "before\0after"))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r"])
+def test_line_break_in_password(text: Text, end: str) -> None:
+    assert "line break" in refused(text, user("nodes", f"as read from a file{end}"))
+
+
 @pytest.mark.parametrize("password", ["", None])
 def test_no_password(text: Text, password: str | None) -> None:
     text.put(f"nodes:{hashed(NODES)}\n")
@@ -358,20 +414,31 @@ def test_directory_and_bytes_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
     assert result["failed"] and str(path) in result["msg"] and path.read_bytes() == b"n\xe9e:hash\n"
 
 
-def test_without_libpass(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
+def test_without_bcrypt(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
     monkeypatch.setattr(_htpasswd, "bcrypt", None)
-    assert "libpass" in refused(text, user("nodes", NODES))
+    assert "(bcrypt)" in refused(text, user("nodes", NODES))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no backends available"), ValueError("longer than 72 bytes")])
-def test_without_a_backend_that_works(monkeypatch: pytest.MonkeyPatch, text: Text, error: Exception) -> None:
-    # passlib without bcrypt, passlib 1.7.4 with bcrypt 5
-    def get_backend() -> NoReturn:
-        raise error
+def test_bcrypt_alone_needs_no_passlib(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
+    # Nor does it matter that passlib 1.7.4 fails with bcrypt 5, or that passlib and libpass overwrite each other.
+    text.put(f"nodes:{hashed(NODES)}\nother:{apr_md5_crypt.hash(CI)}\n")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "passlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "passlib", None)
+    assert not text.run(user("nodes", NODES))["changed"]
+    assert text.run(user("other", CI), user("nodes", "another"))["changed"]
+    assert "(libpass)" in refused(text, user("nodes", NODES), schemes=["bcrypt", "ldap_sha1"])
 
-    monkeypatch.setattr(bcrypt, "get_backend", get_backend)
-    message = refused(text, user("nodes", NODES))
-    assert "libpass" in message and "bcrypt" in message
+
+def test_passlib_and_libpass_both_installed(monkeypatch: pytest.MonkeyPatch, text: Text, tmp_path: pathlib.Path) -> None:
+    for name in ("passlib-1.7.4", "libpass-1.9.4"):
+        folder = tmp_path / "packages" / f"{name}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text("Name: {}\nVersion: {}\n".format(*name.split("-")))
+    monkeypatch.syspath_prepend(tmp_path / "packages")
+    message = refused(text, user("nodes", NODES), schemes=["bcrypt", "apr_md5_crypt"])
+    assert message.startswith("schemes: passlib and libpass are both installed") and "install libpass" in message
+    assert text.run(user("nodes", NODES))["changed"]
 
 
 # The file
@@ -383,9 +450,9 @@ def test_new_file_is_0600_from_its_first_byte(file: Text, monkeypatch: pytest.Mo
     path, seen = file.path, []
     real = htpasswd.AnsibleModule.atomic_move
 
-    def atomic_move(module: Any, source: str, target: str) -> None:
+    def atomic_move(module: Any, source: str, target: str, **more: Any) -> None:
         seen.append(mode(pathlib.Path(source)))
-        real(module, source, target)
+        real(module, source, target, **more)
         seen.append(mode(path))
 
     monkeypatch.setattr(htpasswd.AnsibleModule, "atomic_move", atomic_move)
@@ -413,6 +480,84 @@ def test_mode_alone_is_a_change(file: Text) -> None:
     assert file.run(user("nodes", NODES), check=True)["changed"] and mode(file.path) == 0o644
     assert file.run(user("nodes", NODES))["changed"] and mode(file.path) == 0o600
     assert not file.run(user("nodes", NODES))["changed"] and file.get() == before
+
+
+def test_link_stays_one(file: Text, tmp_path: pathlib.Path) -> None:
+    assert file.path
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "htpasswd"
+    file.path.symlink_to(target)
+    assert file.run(user("nodes", NODES))["changed"] and file.run(user("nodes", CI))["changed"]
+    assert file.path.is_symlink() and mode(target) == 0o600
+    assert not file.run(user("nodes", CI))["changed"]
+
+
+def test_no_directory(tmp_path: pathlib.Path) -> None:
+    for check in (True, False):
+        result = run(htpasswd, check=check, path=str(tmp_path / "none" / "htpasswd"), users=[user("nodes", NODES)])
+        assert result["failed"] and f"there is no directory {tmp_path / 'none'}" in result["msg"]
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("arguments", [{"owner": "nobody-here"}, {"group": "nobody-here"}, {"mode": "u=bad"}])
+@pytest.mark.parametrize("content", ["", f"nodes:{hashed('old')}\n"])
+def test_attributes_that_cannot_be(file: Text, content: str, arguments: dict[str, str]) -> None:
+    assert file.path
+    if content:
+        file.put(content)
+    before = sorted(file.path.parent.iterdir())
+    refused(file, user("nodes", NODES), **arguments)
+    assert sorted(file.path.parent.iterdir()) == before
+
+
+@pytest.fixture
+def lent() -> Iterator[pathlib.Path]:
+    """A directory in which another user may write."""
+    if os.geteuid():
+        pytest.skip("only root can be another user")
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield pathlib.Path(name)
+
+
+@pytest.mark.parametrize(("permissions", "expected"), [(0o644, "belongs to the user with id 0"), (0o600, "cannot be read")])
+def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: str) -> None:
+    path = lent / "htpasswd"
+    path.write_text(f"nodes:{hashed('old')}\n")
+    path.chmod(permissions)
+    before = path.stat(), path.read_text()
+    os.seteuid(65534)
+    try:
+        message = run(htpasswd, path=str(path), users=[user("nodes", NODES)])["msg"]
+    finally:
+        os.seteuid(0)
+    assert expected in message and str(path) in message and "root" in message
+    assert (path.stat(), path.read_text()) == before
+    assert [one.name for one in lent.iterdir()] == ["htpasswd"]
+
+
+def test_root_leaves_a_file_to_its_owner(lent: pathlib.Path) -> None:
+    path = lent / "htpasswd"
+    path.write_text("")
+    os.chown(path, 65534, 65534)
+    assert run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
+    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 65534, 0o600)
+    assert not run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
+
+
+def test_full_disk_leaves_the_old_file_whole(lent: pathlib.Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16k,mode=0755", "tmpfs", str(lent)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    try:
+        path = lent / "htpasswd"
+        path.write_text(f"# {'x' * 9000}\nnodes:{hashed('old')}\n")
+        before = path.read_text()
+        result = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)
+        assert result["failed"] and "No space left on device" in result["msg"] and str(path) in result["msg"]
+        assert path.read_text() == before and [one.name for one in lent.iterdir()] == ["htpasswd"]
+    finally:
+        subprocess.run(["umount", str(lent)], check=True)
 
 
 def test_nothing_is_left_beside_the_file(file: Text) -> None:
@@ -460,6 +605,27 @@ def test_passwords_are_blanked_and_returned_content_is_not(monkeypatch: pytest.M
     assert NODES in blanked and not any(value in content for value in blanked)
 
 
+def test_password_that_would_be_blanked_in_the_returned_text() -> None:
+    text = Text(None)
+    text.put("# of the backend team\n")
+    assert "users: the password of user 'nodes' is also a part" in refused(text, user("nodes", "backend"))
+
+
+@pytest.mark.parametrize("form", ["path", "content"])
+def test_given_hash_is_blanked_where_it_is_not_returned(monkeypatch: pytest.MonkeyPatch, file: Text, form: str) -> None:
+    blanked: set[str] = set()
+
+    class Module(htpasswd.AnsibleModule):
+        def exit_json(self, **result: Any) -> NoReturn:
+            blanked.update(self.no_log_values)
+            super().exit_json(**result)
+
+    monkeypatch.setattr(htpasswd, "AnsibleModule", Module)
+    text, secret = file if form == "path" else Text(None), hashed(NODES)
+    text.run(user("nodes", hash=secret), user("ci", CI))
+    assert blanked == ({CI, secret} if form == "path" else {CI})
+
+
 # In parallel
 
 
@@ -467,39 +633,28 @@ def meet(monkeypatch: pytest.MonkeyPatch, method: str) -> Callable[[], int]:
     """Lets a bcrypt method go on only when two threads are in it at once; gives how many did."""
     barrier, met = threading.Barrier(2), []
 
-    class Slow:
-        from_string = staticmethod(bcrypt.from_string)
-        verify = staticmethod(bcrypt.verify)
-        hash = staticmethod(bcrypt.using(rounds=COST).hash)
+    real = getattr(_htpasswd.bcrypt, method)
 
-        @classmethod
-        def using(cls, rounds: int) -> type[Slow]:
-            assert rounds == COST
-            return cls
-
-    real = getattr(bcrypt.using(rounds=COST), method)
-
-    def slow(*arguments: str) -> Any:
+    def slow(*arguments: bytes) -> Any:
         barrier.wait(timeout=10)
         met.append(threading.get_ident())
         return real(*arguments)
 
-    setattr(Slow, method, staticmethod(slow))
-    monkeypatch.setattr(_htpasswd, "bcrypt", Slow)
+    monkeypatch.setattr(_htpasswd.bcrypt, method, slow)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     return lambda: len(set(met))
 
 
 def test_hashes_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = meet(monkeypatch, "hash")
+    threads = meet(monkeypatch, "hashpw")
     text, actions = _htpasswd.apply("", [_htpasswd.User(n, n, True) for n in ("a", "b", "c", "d")], COST, False)
     assert threads() == 2 and set(actions.values()) == {"added"}
-    assert all(bcrypt.verify(name, made) for name, made in entries(text).items())
+    assert all(_htpasswd.bcrypt.checkpw(name.encode(), made.encode()) for name, made in entries(text).items())
 
 
 def test_verifies_in_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "".join(f"{name}:{hashed(name)}\n" for name in ("a", "b", "c", "d"))
-    threads = meet(monkeypatch, "verify")
+    threads = meet(monkeypatch, "checkpw")
     users = [_htpasswd.User(n, n, True) for n in ("a", "b", "c", "d")]
     assert _htpasswd.apply(text, users, COST, False) == (text, {})
     assert threads() == 2

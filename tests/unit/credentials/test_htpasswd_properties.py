@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds of any htpasswd text and any users: hypothesis looks for a counterexample."""
+
+from __future__ import annotations
+
+import functools
+import re
+import string
+
+import bcrypt
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+COST = 4
+
+
+@functools.cache
+def hashed(password: str) -> str:
+    return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
+
+
+# Few of each, so that the users that are wanted often are in the text.
+NAMES = st.sampled_from(["a", "b", "c", "team-é", "with space", "a.b", "A"])
+PASSWORDS = st.sampled_from(["one", "two", "ü" * 36])
+HASHES = st.one_of(PASSWORDS.map(lambda password: hashed(password)), st.just("$apr1$x$y"), st.text(string.ascii_letters + string.digits + "$./{}=", min_size=1, max_size=20))
+BLANKS = st.text(" \t\r\x0b\x0c\x85\u2028", max_size=3)
+FOREIGN = st.one_of(BLANKS, st.builds("{}#{}".format, BLANKS, st.text(max_size=20).map(lambda text: text.replace("\n", ""))))
+ENTRIES = st.builds("{}{}:{}{}".format, BLANKS, NAMES, HASHES, BLANKS)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    """A text that has each user once, among lines that are none."""
+    entries = draw(st.lists(ENTRIES, max_size=5, unique_by=lambda line: line.strip().partition(":")[0]))
+    lines = draw(st.permutations([*entries, *draw(st.lists(FOREIGN, max_size=4))]))
+    return "\n".join(lines) + draw(st.sampled_from(["", "\n"]) if lines and lines[-1] else st.just("\n" if lines else ""))
+
+
+@st.composite
+def wanted(draw: st.DrawFn) -> list[_htpasswd.User]:
+    users = []
+    for name in draw(st.lists(NAMES, max_size=4, unique=True)):
+        password, given_hash = draw(PASSWORDS), draw(st.one_of(st.none(), HASHES))
+        kind = draw(st.sampled_from(["password", "hash", "absent"]))
+        if kind == "hash" and given_hash:
+            users.append(_htpasswd.User(name, None, hash=given_hash))
+        else:
+            users.append(_htpasswd.User(name, password, present=kind != "absent"))
+    return users
+
+
+def read(text: str) -> dict[str, str]:
+    """As the registry reads it (registry/auth/htpasswd of distribution): the last line of a user wins."""
+    lines = (line.strip() for line in text.split("\n"))
+    return {name: rest for name, _, rest in (line.partition(":") for line in lines if line and not line.startswith("#"))}
+
+
+def foreign(text: str) -> list[str]:
+    lines = text.split("\n")[: -1 if text.endswith("\n") or not text else None]
+    return [line for line in lines if not line.strip() or line.strip().startswith("#")]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(texts(), wanted(), st.booleans())
+def test_parse_write_parse(text: str, users: list[_htpasswd.User], exclusive: bool) -> None:
+    after, actions = _htpasswd.apply(text, users, COST, exclusive)
+    before_users, after_users = read(text), read(after)
+    present = {user.name: user for user in users if user.present}
+    named = {user.name for user in users}
+
+    assert list(_htpasswd.parse(after)[1]) == list(after_users)
+    kept = {name for name in before_users if name not in named and not exclusive}
+    assert after_users.keys() == present.keys() | kept
+    assert {name: after_users[name] for name in kept} == {name: before_users[name] for name in kept}
+    for name, user in present.items():
+        if user.hash is not None:
+            assert after_users[name] == user.hash
+        else:
+            assert bcrypt.checkpw(user.password.encode(), after_users[name].encode())
+            assert after_users[name] == before_users.get(name) or actions[name] in ("added", "updated")
+    stayed = [name for name in before_users if name in after_users]
+    assert [name for name in after_users if name in before_users] == stayed
+    assert foreign(after) == foreign(text)
+    assert actions or after == text
+    assert set(actions) == {name for name in before_users.keys() | after_users.keys() if before_users.get(name) != after_users.get(name)}
+    assert _htpasswd.apply(after, users, COST, exclusive) == (after, {})
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(st.sampled_from("ab:# \n\r\t\x85\u2028$"), max_size=40))
+def test_any_text_is_parsed_or_refused_with_its_lines(text: str) -> None:
+    entries = [line.strip() for line in text.split("\n") if line.strip() and not line.strip().startswith("#")]
+    names = [entry.partition(":")[0] for entry in entries]
+    sound = all(re.match(r"[^:]+:.", entry, re.DOTALL) for entry in entries)
+    if sound and len(set(names)) == len(names):
+        assert list(_htpasswd.parse(text)[1]) == names
+        assert _htpasswd.apply(text, [], COST, False) == (text, {})
+    else:
+        with pytest.raises(_htpasswd.TextError, match=r"^line \d+ "):
+            _htpasswd.parse(text)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=80), st.text(max_size=80))
+def test_any_user_is_held_or_refused(name: str, password: str) -> None:
+    try:
+        text, _ = _htpasswd.apply("", [_htpasswd.User(name, password)], COST, False)
+    except (_htpasswd.UserError, UnicodeEncodeError) as error:
+        assert len(password) < 8 or password in name or password not in str(error)
+        return
+    assert text.count("\n") == 1 and list(read(text)) == [name]
+    assert bcrypt.checkpw(password.encode(), read(text)[name].encode())
+    assert not bcrypt.checkpw(password.encode()[:-1], read(text)[name].encode())
