@@ -46,17 +46,18 @@ def test_requests_are_counted_once(
         with replicas.entry(entry) as client:
             client.pull(image)
             client.pull(image)
-        asked.update({"tag": 2, "blob": 4})
+        asked.update({"tag": 2, "blob": 2 * len(image.blobs)})
     wait(lambda: all(grown("front", _FRONT, kind=kind) >= count for kind, count in asked.items()), 20, "every request in the metrics")
     for kind, count in asked.items():
         assert grown("front", _FRONT, kind=kind) == count, kind
 
-    # One replica is the owner of each blob, and fetches it once.
-    assert grown("front", _FRONT, kind="blob", result="miss") == 2
-    assert grown("front", _FRONT, kind="blob", result="hit") == asked["blob"] - 2
-    assert grown("registry", "registry_cache_upstream_received_bytes_total", kind="blob") == google.blob_counters(
-        image.layers[0].digest
-    )["blob_bytes"] + sum(blob.size for blob in image.blobs if blob.digest != image.layers[0].digest)
+    # One replica is the owner of each blob, and fetches it once; busybox may have come with another image.
+    counted = [google.blob_counters(blob.digest) for blob in image.blobs]
+    fetched = sum(one["blob_get"] for one in counted)
+    assert fetched in (2, 3)
+    assert grown("front", _FRONT, kind="blob", result="miss") == fetched
+    assert grown("front", _FRONT, kind="blob", result="hit") == asked["blob"] - fetched
+    assert grown("registry", "registry_cache_upstream_received_bytes_total", kind="blob") == sum(one["blob_bytes"] for one in counted)
     sent = grown("front", "registry_cache_front_sent_bytes_total", kind="blob")
     assert sent > 2 * REPLICAS * _LAYER
 
