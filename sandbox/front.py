@@ -35,7 +35,7 @@ def render(folder: pathlib.Path, **variables: Any) -> None:
         {
             "ansible.builtin.template": {"src": str(_ROLE / "templates" / f"{name}.j2"), "dest": str(folder / name)},
         }
-        for name in ("front.vcl", "peers.vcl", "front.sh", "drain.sh")
+        for name in ("front.vcl", "peers.vcl", "front.sh", "drain.sh", "log.sh")
     ]
     play = [{"hosts": "localhost", "gather_facts": False, "vars_files": [str(file) for file in files], "tasks": tasks}]
     with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:

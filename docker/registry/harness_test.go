@@ -25,6 +25,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/sirupsen/logrus"
 
+	"pullthrough.registry_cache/docker/registry/internal/htpasswd"
 	"pullthrough.registry_cache/docker/registry/internal/status"
 )
 
@@ -207,7 +208,7 @@ func startConfig(t *testing.T, config string) *httptest.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := httptest.NewUnstartedServer(status.Handler(parsed, handlers.NewApp(context.Background(), parsed)))
+	server := httptest.NewUnstartedServer(htpasswd.Handler(parsed, status.Handler(parsed, handlers.NewApp(context.Background(), parsed))))
 	server.Config.ErrorLog = log.New(complaints{t}, "", 0)
 	server.Start()
 	t.Cleanup(server.Close)

@@ -17,6 +17,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	_ "pullthrough.registry_cache/docker/registry/internal/bounded"
+	"pullthrough.registry_cache/docker/registry/internal/htpasswd"
 	"pullthrough.registry_cache/docker/registry/internal/status"
 	_ "pullthrough.registry_cache/docker/registry/internal/verify"
 )
@@ -26,6 +27,7 @@ var limits = status.Limits{Challenge: 2 * time.Second, Manifest: 5 * time.Second
 
 func main() {
 	prepare(limits)
+	registry.RegisterHandler(htpasswd.Handler)
 	registry.RegisterHandler(status.Handler)
 	registry.RegisterHandler(quietAbort)
 	if registry.RootCmd.Execute() != nil {

@@ -46,6 +46,6 @@ def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache) -> Non
     finally:
         result = site()
     assert result.returncode == 0, result.stdout
-    assert _containers(cluster) == {"front", "registry", "credentials"}
+    assert _containers(cluster) == {"front", "registry", "credentials", "exporter", "log"}
     assert _of_peers(cluster) > 1
     cache.pull("hello", "1.0")

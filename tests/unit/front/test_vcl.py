@@ -68,6 +68,8 @@ def _run(case: pathlib.Path, version: str, variants: dict[str, pathlib.Path]) ->
         vcl, probes = re.subn(r"(?m)^(probe alive|  \.probe =) .*\n", "", (folder / "front.vcl").read_text())
         assert probes == 2
         # A server of a case is asked what the case says, and no probe in between; a case sets who is healthy.
+        # What shows metrics listens on fixed ports, which several runs would share.
+        vcl = re.sub(r'(?m)^backend metrics_(\w+) \{ \.host = .*?; \.port = .*?;', rf'backend metrics_\1 {{ .path = "{folder}/\1-metrics.sock";', vcl)
         (folder / "front.vcl").write_text(vcl)
         (folder / "peers.vcl").write_text(_peers(folder, PEERS[_word(text, "peers", "alone")]))
         shutil.copy(case, folder)

@@ -67,6 +67,7 @@ func create(ctx context.Context, d driver.StorageDriver, options map[string]any)
 		return nil, fmt.Errorf("bounded: %w", err)
 	}
 	s.reserve(0) // the limit may be lower than it was
+	s.expose()
 	logrus.Infof("bounded: %d of %d bytes used, %d blobs", s.used, s.limit, len(s.blobs))
 	return s, nil
 }
@@ -133,6 +134,7 @@ func (c *checked) Read(p []byte) (int, error) {
 		c.hash.Write(p[:n])
 		if c.left -= int64(n); c.left == 0 && digest.NewDigest(c.digest.Algorithm(), c.hash) != c.digest {
 			logrus.WithField("digest", c.digest).Error("bounded: wrong bytes on disk, dropped")
+			corrupt.Inc()
 			c.store.discard(c.digest)
 		}
 	}

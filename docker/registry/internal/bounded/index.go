@@ -226,7 +226,10 @@ func (s *store) oldest() (int64, bool) {
 	if back == nil {
 		return 0, false
 	}
-	return s.discard(back.Value.(*blob).digest), true
+	freed := s.discard(back.Value.(*blob).digest)
+	evicted.Inc()
+	evictedBytes.Add(float64(freed))
+	return freed, true
 }
 
 // discard drops a blob with its links. Who has it open reads on.

@@ -69,6 +69,7 @@ func (w *writer) reserve(size int64) bool {
 func (w *writer) drop(err error) {
 	logrus.WithField("path", w.path).WithError(err).Warn("bounded: passed on, not kept")
 	w.dropped = true
+	unkept.Inc()
 	if w.file != nil {
 		_ = w.file.Cancel(context.Background()) // closes and unlinks; the directory goes with the upload
 		w.file = nil

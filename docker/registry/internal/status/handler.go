@@ -53,9 +53,9 @@ func Handler(config *configuration.Configuration, next http.Handler) http.Handle
 			r = r.Clone(r.Context())
 			r.Method = http.MethodGet
 		}
-		e := &exchange{}
+		e := &exchange{credential: credential}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
-		next.ServeHTTP(&writer{ResponseWriter: w, exchange: e, credential: credential, path: r.URL.Path}, r)
+		next.ServeHTTP(&writer{ResponseWriter: w, exchange: e, path: r.URL.Path}, r)
 	})
 }
 
@@ -88,11 +88,10 @@ func serve(w http.ResponseWriter, status int, err errcode.Error) {
 // writer puts the upstream's error in the place of the registry's.
 type writer struct {
 	http.ResponseWriter
-	exchange   *exchange
-	credential bool // the registry has one for the upstream
-	path       string
-	begun      bool
-	replaced   bool
+	exchange *exchange
+	path     string
+	begun    bool
+	replaced bool
 }
 
 func (w *writer) WriteHeader(status int) {
@@ -146,7 +145,7 @@ func (w *writer) fail(last *outcome) {
 	case last.timeout:
 		status, err.Message = http.StatusGatewayTimeout, "The upstream does not answer"
 	case last.status == 0:
-	case last.status == http.StatusForbidden && w.credential && w.exchange.anonymous.Load():
+	case last.status == http.StatusForbidden && w.exchange.credential && w.exchange.anonymous.Load():
 		status, err.Message = http.StatusServiceUnavailable, "This cache has no credential for the upstream"
 	case last.status == http.StatusUnauthorized:
 		status, err.Message = http.StatusServiceUnavailable, "The upstream refuses the credential of this cache"

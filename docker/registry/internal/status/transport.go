@@ -19,6 +19,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const (
@@ -32,8 +34,9 @@ type exchangeKey struct{}
 
 // exchange is what the upstream answered on behalf of one request of a client.
 type exchange struct {
-	last      atomic.Pointer[outcome]
-	anonymous atomic.Bool // a token was asked for without a credential
+	credential bool // the registry has one for the upstream
+	last       atomic.Pointer[outcome]
+	anonymous  atomic.Bool // a token was asked for without a credential
 }
 
 // outcome is what became of one request to the upstream.
@@ -99,6 +102,9 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	if req.Header.Get("Authorization") == "" && req.URL.Query().Has("scope") {
 		e.anonymous.Store(true)
+		if e.credential {
+			noCredential.Inc()
+		}
 	}
 	resp, err := t.ask(req)
 	if err != nil {
@@ -129,10 +135,20 @@ func (t *Transport) ask(req *http.Request) (*http.Response, error) {
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(limit, func() { cancel(os.ErrDeadlineExceeded) })
+	kind, begun := kindOf(req), time.Now()
 	resp, err := t.RoundTripper.RoundTrip(req.WithContext(ctx))
-	if timer.Stop(); err != nil {
+	timer.Stop()
+	latency.WithLabelValues(kind).Observe(time.Since(begun).Seconds())
+	if err != nil {
 		defer cancel(nil)
-		if context.Cause(ctx) != os.ErrDeadlineExceeded {
+		switch context.Cause(ctx) {
+		case os.ErrDeadlineExceeded:
+			asked.WithLabelValues(kind, "timeout").Inc()
+		case nil:
+			asked.WithLabelValues(kind, "unreachable").Inc()
+			return nil, err
+		default:
+			asked.WithLabelValues(kind, "canceled").Inc()
 			return nil, err
 		}
 		if challenge {
@@ -140,14 +156,22 @@ func (t *Transport) ask(req *http.Request) (*http.Response, error) {
 		}
 		return nil, os.ErrDeadlineExceeded
 	}
-	resp.Body = body{resp.Body, cancel}
+	asked.WithLabelValues(kind, strconv.Itoa(resp.StatusCode)).Inc()
+	resp.Body = body{resp.Body, cancel, received.WithLabelValues(kind)}
 	return resp, nil
 }
 
-// body ends its request's context when it is closed.
+// body counts what is read, and ends its request's context when it is closed.
 type body struct {
 	io.ReadCloser
 	cancel context.CancelCauseFunc
+	bytes  prometheus.Counter
+}
+
+func (b body) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.bytes.Add(float64(n))
+	return n, err
 }
 
 func (b body) Close() error {

@@ -89,6 +89,7 @@ func (m manifests) Get(
 		}
 		logrus.WithField("digest", d).Warn("verify: a manifest of another digest")
 	}
+	refused.WithLabelValues("manifest", "digest").Inc()
 	return nil, ErrorCodeUpstream.WithDetail(d)
 }
 
@@ -173,12 +174,16 @@ func (b *blobs) ServeBlob(ctx context.Context, w http.ResponseWriter, r *http.Re
 		case v.sent:
 			if v.failed == nil {
 				log.WithError(err).Error("verify: wrong bytes, connection cut")
+				v.refuse(b.found.Size)
 			}
 			panic(http.ErrAbortHandler)
 		case ctx.Err() != nil:
 			return err
 		}
 		reset(w.Header(), headers)
+		if v.size > 0 {
+			v.refuse(b.found.Size)
+		}
 		if err != nil {
 			break
 		}
@@ -223,6 +228,7 @@ type body struct {
 	http.ResponseWriter
 	digest  digest.Digest
 	hash    hash.Hash
+	size    int64
 	held    []byte
 	sent    bool  // something of a whole body went out
 	partial bool  // not a whole body: 206, 304, 416
@@ -242,6 +248,7 @@ func (b *body) Write(p []byte) (int, error) {
 		return b.ResponseWriter.Write(p)
 	}
 	b.hash.Write(p)
+	b.size += int64(len(p))
 	b.held = append(b.held, p...)
 	if n := len(b.held) - hold; n > 0 {
 		if err := b.send(b.held[:n]); err != nil {
@@ -266,6 +273,15 @@ func (b *body) send(p []byte) error {
 
 func (b *body) right() bool {
 	return b.failed == nil && digest.NewDigest(b.digest.Algorithm(), b.hash) == b.digest
+}
+
+// refuse counts a body that was not what its digest names: whole and wrong, or cut.
+func (b *body) refuse(size int64) {
+	reason := "cut"
+	if b.size == size {
+		reason = "digest"
+	}
+	refused.WithLabelValues("blob", reason).Inc()
 }
 
 func (b *body) finish() error { return b.send(b.held) }

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The objects that role `cache` applies, rendered from its own templates, with metrics and without."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from sandbox import environment
+from sandbox.settings import ROOT
+
+ROLE = ROOT / "roles" / "cache"
+# What a cluster or another role tells.
+TOLD = {
+    "ansible_python_interpreter": str(environment.PYTHON),
+    "registry_cache_upstreams": [{"host": "upstream.example", "repositories": ["p/r"]}],
+    "registry_cache_image_reference": "image.example/cache:1",
+    "registry_cache_credential_config": {"type": "external_account"},
+    "registry_cache_token_audience": "audience",
+    "_registry_cache_peers": ["192.0.2.1", "192.0.2.2"],
+}
+Objects = dict[str, Any]
+
+
+def render(folder: pathlib.Path, **variables: Any) -> Objects:
+    """By kind and name."""
+    for name in ("templates", "files"):
+        (folder / name).symlink_to(ROLE / name)
+    out = folder / "objects.json"
+    play = {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "vars_files": [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")],
+        "tasks": [{"ansible.builtin.copy": {"content": "{{ _registry_cache_objects | to_json }}", "dest": str(out)}}],
+    }
+    (folder / "play.yml").write_text(json.dumps([play]))
+    argv = [str(environment.VENV / "bin" / "ansible-playbook"), "--inventory", "localhost,", "--connection", "local"]
+    argv += ["--extra-vars", json.dumps({**TOLD, **variables}), str(folder / "play.yml")]
+    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout[-3000:]
+    return {f"{item['kind']}/{item['metadata']['name']}": item for item in json.loads(out.read_text())}
+
+
+def pod(objects: Objects) -> Any:
+    return objects["StatefulSet/registry-cache"]["spec"]["template"]
+
+
+def containers(objects: Objects) -> dict[str, Any]:
+    spec = pod(objects)["spec"]
+    return {item["name"]: item for item in (*spec.get("initContainers", []), *spec["containers"])}
+
+
+def config(objects: Objects, name: str) -> Any:
+    return yaml.safe_load(objects["ConfigMap/registry-cache"]["data"][name])
+
+
+@pytest.fixture(scope="module")
+def on(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return render(tmp_path_factory.mktemp("on"), registry_cache_prometheus_operator=True)
+
+
+@pytest.fixture(scope="module")
+def off(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return render(tmp_path_factory.mktemp("off"), registry_cache_metrics=False)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    return render(tmp_path_factory.mktemp("plain"), registry_cache_front=False)
+
+
+def test_metrics_have_two_containers_and_a_port(on: Objects) -> None:
+    assert set(containers(on)) == {"registry", "credentials", "exporter", "log", "front"}
+    ports = {port["name"]: port["containerPort"] for port in containers(on)["front"]["ports"]}
+    assert ports["metrics"] == 5006
+    assert pod(on)["metadata"]["annotations"]["prometheus.io/port"] == "5006"
+    # They outlive the front, and no Service leads to the port.
+    assert {containers(on)[name]["restartPolicy"] for name in ("exporter", "log")} == {"Always"}
+    assert "5006" not in json.dumps([item for name, item in on.items() if name.startswith("Service/")])
+    assert set(config(on, "statsd.yml")) == {"defaults", "mappings"}
+
+
+def test_what_has_a_profiler_listens_inside_the_pod_alone(on: Objects, plain: Objects) -> None:
+    configs = [config(on, "config.yml"), config(on, "credentials.yml"), config(plain, "config.yml")]
+    debug = [one["http"]["debug"] for one in configs]
+    assert [one["addr"].split(":")[0] for one in debug] == ["127.0.0.1"] * 3
+    assert all(one["prometheus"] == {"enabled": True} for one in debug)
+    arguments = [word for word in containers(on)["exporter"]["command"] if "listen" in word]
+    assert len(arguments) == 3 and all(word.endswith("=") or "=127.0.0.1:" in word for word in arguments)
+
+
+def test_nothing_is_left_when_metrics_are_off(off: Objects, plain: Objects) -> None:
+    assert set(containers(off)) == {"registry", "credentials", "front"}
+    for name in ("config.yml", "credentials.yml"):
+        assert "debug" not in config(off, name)["http"]
+    files = off["ConfigMap/registry-cache"]["data"]
+    assert "log.sh" not in files and '== "metrics"' not in files["front.vcl"] and "-a metrics" not in files["front.sh"]
+    assert set(containers(plain)) == {"registry"}
+    for objects in (off, plain):
+        assert not [name for name in pod(objects)["metadata"]["annotations"] if name.startswith("prometheus.io")]
+        assert not [name for name in objects if name.startswith(("PodMonitor", "PrometheusRule"))]
+        assert "5006" not in json.dumps(pod(objects))
+
+
+def test_the_operator_gets_every_path_and_rule(on: Objects) -> None:
+    endpoints = on["PodMonitor/registry-cache"]["spec"]["podMetricsEndpoints"]
+    served = set(re.findall(r'req\.url == "(/metrics/\w+)"', on["ConfigMap/registry-cache"]["data"]["front.vcl"]))
+    assert {endpoint["path"] for endpoint in endpoints} == served and len(served) == 3
+    assert on["PrometheusRule/registry-cache"]["spec"] == yaml.safe_load((ROLE / "files/alerts.yml").read_text())
+
+
+def _defined() -> set[str]:
+    source = [*(ROOT / "docker/registry/internal").glob("*/*.go"), ROLE / "templates/log.sh.j2"]
+    names = set(re.findall(r"\bregistry_cache_\w+(?=[\":])", "".join(file.read_text() for file in source)))
+    return {name for name in names if re.search(r"_(total|bytes|seconds|users)$", name)}
+
+
+def test_alerts_and_docs_name_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((ROLE / "files/alerts.yml").read_text())["groups"][0]["rules"]
+    docs = (ROOT / "docs/metrics.md").read_text()
+    asked = {name for rule in rules for name in re.findall(r"registry_cache_\w+", rule["expr"])}
+    assert asked and asked - _defined() == set()
+    for rule in rules:
+        assert f"`{rule['alert']}`" in docs
+        assert {"summary", "description"} == rule["annotations"].keys()
+    # A table's row may name the second of a pair by its ending.
+    assert {name for name in _defined() if name not in docs and f"..._{name.split('_', 4)[-1]}" not in docs} - {
+        "registry_cache_front_store_free_bytes",
+        "registry_cache_disk_limit_bytes",
+    } == set()
