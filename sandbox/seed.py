@@ -61,7 +61,7 @@ def _layer(files: dict[str, bytes]) -> tuple[bytes, str]:
             info = tarfile.TarInfo(name)
             info.size, info.mode = len(content), 0o755
             archive.addfile(info, io.BytesIO(content))
-    return gzip.compress(buffer.getvalue(), mtime=0), _digest(buffer.getvalue())
+    return gzip.compress(buffer.getvalue(), compresslevel=1, mtime=0), _digest(buffer.getvalue())
 
 
 def _push_blob(client: httpx.Client, name: str, content: bytes) -> Blob:
@@ -74,6 +74,12 @@ def _push_blob(client: httpx.Client, name: str, content: bytes) -> Blob:
     return Blob(digest, len(content))
 
 
+def _random(source: random.Random, size: int) -> bytes:
+    """As many bytes as asked for; one call gives less than 256 MiB."""
+    most = 1 << 27
+    return b"".join(source.randbytes(min(most, size - start)) for start in range(0, size, most))
+
+
 def push(
     client: httpx.Client, name: str, tag: str, sizes: Sequence[int] = (1 << 20,), content: str | None = None
 ) -> Image:
@@ -83,7 +89,7 @@ def push(
     """
     unique = random.Random(content or f"{PROJECT}/{REPOSITORY}/{name}:{tag}")
     made = [_layer({"bin/busybox": _BUSYBOX.read_bytes()})]
-    made += [_layer({f"data/{number}": unique.randbytes(size)}) for number, size in enumerate(sizes)]
+    made += [_layer({f"data/{number}": _random(unique, size)}) for number, size in enumerate(sizes)]
     config = {
         "architecture": "amd64",
         "os": "linux",

@@ -206,8 +206,10 @@ func TestStartWhileUpstreamHangs(t *testing.T) {
 	if took := time.Since(begun); took > hangs/2+time.Second {
 		t.Errorf("took %v", took)
 	}
-	if a := c.manifest("other"); a.StatusCode < 500 {
-		t.Errorf("%v", a)
+	for _, what := range []string{"manifests/other", "tags/list"} {
+		if a := ask(t, http.MethodGet, c.URL+"/v2/some/image/"+what); a.StatusCode != 504 {
+			t.Errorf("%s: %v", what, a)
+		}
 	}
 	up.mu.Lock()
 	defer up.mu.Unlock()

@@ -263,11 +263,11 @@ def test_full_disk(alone: Replicas, cluster: Cluster, google: Google, push: Push
     free = int(cluster.on_node("df", "--output=avail", "-B1", _VOLUME, node=node).split()[1])
     cluster.on_node("fallocate", "-l", str(free - 2 * _MIB), ballast, node=node)
     try:
+        left = int(cluster.on_node("df", "--output=avail", "-B1", _VOLUME, node=node).split()[1])
+        assert left <= 3 * _MIB
         with alone.entry(0) as client:
             for image in before:
                 client.pull(image)
-        left = int(cluster.on_node("df", "--output=avail", "-B1", _VOLUME, node=node).split()[1])
-        assert left <= 8 * _MIB, "the disk was not full"
     finally:
         cluster.on_node("rm", "-f", ballast, node=node)
     with alone.entry(0) as client:
@@ -281,7 +281,7 @@ def test_full_disk(alone: Replicas, cluster: Cluster, google: Google, push: Push
 
 def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None:
     hot = push("hot", [16 * _MIB])
-    cold = [push("cold", [64 * _MIB]) for _ in range(14)]
+    cold = [push("cold", [64 * _MIB]) for _ in range(8)]
     most = 0
     with alone.entry(0) as client:
         for image in cold:
@@ -289,10 +289,10 @@ def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None
             client.pull(image)
             most = max(most, used(alone))
     size = sum(image.layers[0].size for image in cold)
-    say(f"{size // _MIB} MiB of images through {LIMIT // _MIB} MiB: at most {most / _MIB:.1f} MiB used")
+    say(f"{size // _MIB} MiB of images through two stores of {LIMIT // 2 // _MIB} MiB: at most {most / _MIB:.1f} MiB used")
     assert most <= LIMIT
     assert google.blob_counters(hot.layers[0].digest)["blob_get"] == 1
-    assert size > LIMIT
+    assert size > LIMIT // 2
 
 
 def test_rolling_restart(replicas: Replicas, cluster: Cluster, push: Push, say: Say, record_property: Record) -> None:
@@ -332,9 +332,8 @@ def test_again(site: Site, replicas: Replicas) -> None:
     result = site("--extra-vars", json.dumps(variables))
     assert result.returncode == 0 and re.search(r"changed=0 ", result.stdout), result.stdout
     uid = replicas.uid(0)
-    for change in ({"registry_cache_storage": "emptyDir"}, {"registry_cache_size": "1Gi"}, {"registry_cache_storage_class": "other"}):
-        result = site("--extra-vars", json.dumps({**variables, **change}))
-        assert result.returncode != 0 and "changed=0 " in result.stdout
-        text = re.sub(r"\s+", " ", result.stdout)
-        assert f"kubectl delete statefulset registry-cache --namespace {NAMESPACE}" in text, result.stdout
+    result = site("--extra-vars", json.dumps({**variables, "registry_cache_size": "1Gi"}))
+    assert result.returncode != 0 and "changed=0 " in result.stdout
+    text = re.sub(r"\s+", " ", result.stdout)
+    assert f"kubectl delete statefulset registry-cache --namespace {NAMESPACE}" in text, result.stdout
     assert replicas.uid(0) == uid

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"path"
 	"strings"
 
@@ -26,6 +27,10 @@ const Stale = `110 - "Response is Stale"`
 func Handler(config *configuration.Configuration, next http.Handler) http.Handler {
 	if config.Proxy.RemoteURL == "" {
 		return next
+	}
+	host := config.Proxy.RemoteURL
+	if remote, err := url.Parse(host); err == nil {
+		host = remote.Host
 	}
 	credential := config.Proxy.Exec != nil || config.Proxy.Username != ""
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +60,7 @@ func Handler(config *configuration.Configuration, next http.Handler) http.Handle
 		}
 		e := &exchange{credential: credential}
 		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e))
-		next.ServeHTTP(&writer{ResponseWriter: w, exchange: e, path: r.URL.Path}, r)
+		next.ServeHTTP(&writer{ResponseWriter: w, exchange: e, host: host, path: r.URL.Path}, r)
 	})
 }
 
@@ -89,6 +94,7 @@ func serve(w http.ResponseWriter, status int, err errcode.Error) {
 type writer struct {
 	http.ResponseWriter
 	exchange *exchange
+	host     string // of the upstream
 	path     string
 	begun    bool
 	replaced bool
@@ -142,7 +148,7 @@ func (w *writer) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 func (w *writer) fail(last *outcome) {
 	status, err := http.StatusBadGateway, errcode.ErrorCodeUnavailable.WithMessage("The upstream cannot be reached")
 	switch {
-	case last.timeout:
+	case last.timeout, last.status == 0 && isSilent(w.host):
 		status, err.Message = http.StatusGatewayTimeout, "The upstream does not answer"
 	case last.status == 0:
 	case last.status == http.StatusForbidden && w.exchange.credential && w.exchange.anonymous.Load():

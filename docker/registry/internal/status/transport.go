@@ -87,11 +87,18 @@ type Limits struct {
 // each wait for the limit in turn.
 const remember = 3 * time.Second
 
+// silent has, for each host that was silent, the time.Time until which it is not asked for its challenge.
+var silent sync.Map
+
+func isSilent(host string) bool {
+	until, ok := silent.Load(host)
+	return ok && time.Now().Before(until.(time.Time))
+}
+
 // Transport asks the upstream by way of another transport.
 type Transport struct {
 	http.RoundTripper
 	Limits
-	silent sync.Map // host → time.Time until which it is not asked for its challenge
 }
 
 // RoundTrip notes the answer in the request's context.
@@ -127,7 +134,7 @@ func (t *Transport) ask(req *http.Request) (*http.Response, error) {
 	limit, challenge := t.Manifest, req.URL.Path == "/v2/"
 	if challenge {
 		limit = t.Challenge
-		if until, ok := t.silent.Load(req.URL.Host); ok && time.Now().Before(until.(time.Time)) {
+		if isSilent(req.URL.Host) {
 			return nil, os.ErrDeadlineExceeded
 		}
 	} else if strings.Contains(req.URL.Path, "/blobs/") {
@@ -152,7 +159,7 @@ func (t *Transport) ask(req *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		if challenge {
-			t.silent.Store(req.URL.Host, time.Now().Add(remember))
+			silent.Store(req.URL.Host, time.Now().Add(remember))
 		}
 		return nil, os.ErrDeadlineExceeded
 	}
