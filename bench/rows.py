@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 
 from sandbox.steps import StepFailed, say
 
-from . import candidates, client, load, memory, packages
+from . import candidates, client, htpasswd, load, memory, packages
 from .candidates import Candidate
 from .client import Endpoint
 from .content import MANIFEST, Image, Library
@@ -516,4 +516,20 @@ def memory_use(bench: Bench, clients: int = 100, size: int = GIB) -> list[Result
     return [
         *_results("memory, idle", "MiB", idle, {_V3: Goal("ours", "<=", 100)}),
         *_results(f"memory, {clients} clients on a blob of {size // MIB} MiB", "MiB", busy, {_V3: Goal("ours", "<=", 300)}),
+    ]
+
+
+@row("htpasswd")
+def htpasswd_users(bench: Bench, users: int = 1000, cost: int = 5, looped: int = 20) -> list[Result]:
+    """Module htpasswd on many users that do not change."""
+    made = htpasswd.make(bench.new("htpasswd"), users, cost)
+    alone, peer = "bcrypt alone, all processors", f"community.general.htpasswd, a loop of {looped} extrapolated"
+    process = alternate({_OURS: lambda: htpasswd.module(made), alone: lambda: htpasswd.alone(made)}, "s")
+    runs = {_OURS: htpasswd.ours(made), "nothing": htpasswd.nothing(made), "loop": htpasswd.peer(made, looped)}
+    task = alternate(runs, "s")
+    task[peer] = task["nothing"] + (task["loop"] - task["nothing"]) * users / looped
+    what = f"{users:,} users at bcrypt {cost}, none changes: "
+    return [
+        *_results(what + "in the module's process", "s", process, {alone: Goal("ratio", "<=", 1.2)}),
+        *_results(what + "a run of ansible-playbook", "s", task, {peer: None}),
     ]

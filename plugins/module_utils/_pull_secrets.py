@@ -152,8 +152,8 @@ def check(instance: str, secrets: list[dict[str, t.Any]]) -> None:
         user = secret["username"]
         try:
             _htpasswd.check_user(_htpasswd.User(user, secret["password"], True))
-        except _htpasswd.HtpasswdError as error:
-            raise PullSecretError(f"username and password: {error}. No htpasswd takes it; choose another one") from None
+        except _htpasswd.UserError as error:
+            raise PullSecretError(f"username and password: {error}") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
             raise PullSecretError(
                 f"password: that of user '{user}' holds a line break or another control character. Choose another one"

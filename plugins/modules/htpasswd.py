@@ -232,6 +232,8 @@ def main():
     result = {
         "changed": bool(actions),
         "users": names,
+        # Without what holds secrets: Ansible would look for each password in each text of it.
+        "invocation": {"module_args": {name: value for name, value in params.items() if name not in ("users", "content")}},
         "diff": {
             "before": "".join(f"{name}\n" for name in old_names),
             "after": "".join(f"{name} ({actions[name]})\n" if name in actions else f"{name}\n" for name in names),

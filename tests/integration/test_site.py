@@ -165,6 +165,22 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("registry_cache_upstreams", "project/repository"),
     ),
     "no user": ({"registry_cache_users": []}, ("registry_cache_users",)),
+    "user name with a colon": ({"registry_cache_users": [{"name": "a:b", "password": "x"}]}, ("registry_cache_users", "colon")),
+    "password empty": ({"registry_cache_users": [{"name": "nodes", "password": ""}]}, ("registry_cache_users", "leave both out")),
+    "password with a line break": (
+        {"registry_cache_users": [{"name": "nodes", "password": "from a file\n"}]},
+        ("registry_cache_users", "line break"),
+    ),
+    "user twice": (
+        {"registry_cache_users": [{"name": "nodes", "password": "one-of-two"}, {"name": "nodes"}]},
+        ("registry_cache_users", "'nodes'", "more than once"),
+    ),
+    "hash that registries do not read": (
+        {"registry_cache_users": [{"name": "nodes", "hash": "$apr1$x$y", "password": "one-of-two"}]},
+        ("registry_cache_users", "bcrypt", "htpasswd -nB"),
+    ),
+    "name under which no password can be kept": ({"registry_cache_users": [{"name": "téam"}]}, ("registry_cache_users", "set a password")),
+    "no credential, unconfirmed": ({"registry_cache_auth": "none"}, ("registry_cache_auth_none_confirmed",)),
     "password too long for bcrypt": (
         {"registry_cache_users": [{"name": "nodes", "password": "x" * 73}]},
         ("registry_cache_users", "72 bytes"),

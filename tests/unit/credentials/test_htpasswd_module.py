@@ -578,6 +578,7 @@ def test_result_of_path_form_holds_no_secret(file: Text) -> None:
         hashes = set(entries(file.get()).values())
         result = file.run(*users)
         assert result["changed"] and "content" not in result
+        assert result["invocation"]["module_args"]["path"] == str(file.path)
         shown = json.dumps(result)
         for secret in (NODES, CI, "$2", *hashes, *entries(file.get()).values()):
             assert secret not in shown

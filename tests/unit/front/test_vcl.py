@@ -26,6 +26,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "brief": {"registry_cache_auth_ttl": 2},
     "patient": {"registry_cache_tag_ttl": 3},
     "small": {"registry_cache_size": "2Mi"},
+    "open": {"registry_cache_auth": "none"},
 }
 # Who is in the ring, in a line "# peers: NAME".
 PEERS = {"alone": ["peer0"], "away": ["peer1", "peer2"], "two": ["peer0", "peer1"]}
