@@ -323,9 +323,9 @@ def test_writes_run_side_by_side(server: ApiServer) -> None:
         ({"username": "a:b"}, ("username", "'a:b'", "colon")),
         ({"username": ""}, ("username", "must not be empty")),
         ({"password": ""}, ("password", "user 'nodes' has no password")),
-        ({"password": "é" * 37}, ("password", "72 bytes", "choose another")),
-        ({"password": "a\0b"}, ("password", "NUL", "choose another")),
-        ({"password": "a\nb"}, ("password", "line break", "hoose another")),
+        ({"password": "é" * 37}, ("password", "72 bytes", "Choose a shorter one")),
+        ({"password": "a\0b"}, ("password", "NUL", "Choose one without")),
+        ({"password": "a\nb"}, ("password", "line break", "Choose one without")),
     ],
 )
 def test_bad_input(server: ApiServer, options: dict[str, Any], words: tuple[str, ...]) -> None:
