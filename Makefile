@@ -34,7 +34,6 @@ molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=
 bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull
 	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))
 
-bench-kind: ## what only a cluster has: three nodes, replicas that come, leave, die and vanish under load
+bench-kind: ## what only a cluster has: three nodes, replicas that come, leave, die and vanish under load, outages
 	@python3 -m sandbox --name test up
-	@python3 -m sandbox --name test run ansible-playbook --inventory sandbox/inventory molecule/front/converge.yml
 	@python3 -m sandbox --name test run python -m bench.kind
