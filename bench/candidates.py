@@ -11,6 +11,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,7 +55,9 @@ class Candidate:
     cgroup: pathlib.Path | None = None
     endpoints: list[Endpoint] = field(default_factory=list)
     stores: list[pathlib.Path] = field(default_factory=list)  # what counts as used disk
+    before_end: Sequence[str] = ()  # as a pod's preStop hook
     _pid_files: list[pathlib.Path] = field(default_factory=list)
+    _commands: list[tuple[Sequence[str], Mapping[str, str] | None]] = field(default_factory=list)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -70,8 +73,21 @@ class Candidate:
             argv = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self.cgroup), *argv]
         pid_file = self.folder / f"{name}.pid"
         self._pid_files.append(pid_file)
+        self._commands.append((argv, env))
         processes.start(pid_file, argv, env)
         return pid_file.with_suffix(".log")
+
+    def end(self, seconds: float) -> None:
+        """End as a pod does: the hook, then one process after the other, the last to start first, each within `seconds`."""
+        if self.before_end:
+            subprocess.run(self.before_end, check=True, capture_output=True, timeout=seconds + 30)
+        for pid_file in reversed(self._pid_files):
+            processes.stop(pid_file, seconds)
+
+    def begin_again(self) -> None:
+        """Start what was ended, with the stores as they were left."""
+        for pid_file, (argv, env) in zip(self._pid_files, self._commands, strict=True):
+            processes.start(pid_file, argv, env)
 
     def ready(self, port: int, log: pathlib.Path, seconds: float = 20, host: str = "127.0.0.1") -> None:
         """Wait for a port; a failure shows the end of that log."""

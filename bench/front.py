@@ -157,6 +157,7 @@ def ours(
             for path in (folder, *folder.rglob("*")):
                 os.chown(path, _UID, _UID)
         candidate.stores = [home / "store" for home in homes]
+        candidate.before_end = varnish.command(VARNISH, *_unprivileged("sh", f"{homes[0]}/etc/drain.sh"), share=[folder])
         quiet = {"OTEL_TRACES_EXPORTER": "none"}
         logs = []
         for n, home in enumerate(homes):

@@ -18,6 +18,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from sandbox.steps import StepFailed, say
@@ -468,6 +469,53 @@ def outage(bench: Bench) -> list[Result]:
         result
         for what, measured in values.items()
         for result in _results(f"upstream hangs, {what}", "s", measured, {_V3: Goal("ours", "<=", bounds.get(what, 0.05))})
+    ]
+
+
+def _read_slowly(endpoint: Endpoint, path: str, rate: int) -> bool:
+    """Whether a body came whole, to a client that reads so many bytes a second."""
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=180)
+    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    try:
+        connection.request("GET", path, headers={"Authorization": f"Basic {basic}"})
+        answer = connection.getresponse()
+        while chunk := answer.read(MIB):
+            time.sleep(len(chunk) / rate)
+        return answer.status == 200 and answer.length == 0
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@row("restart")
+def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float = 60) -> list[Result]:
+    """A replica that is told to end while clients read, and one that starts while the upstream hangs."""
+    cut, seconds = {}, {}
+    for name, make in {_OURS: ours, _V3: candidates.plain}.items():
+        bench.upstream.set()
+        with make(bench.new("restart"), bench.upstream) as candidate:
+            image = bench.image((size,))
+            path = f"/v2/{image.name}/blobs/{image.layers[0].digest}"
+            _pull(candidate.endpoint, image)
+            with ThreadPoolExecutor(clients) as executor:
+                reads = [executor.submit(_read_slowly, candidate.endpoint, path, size // 8) for _ in range(clients)]
+                time.sleep(2)
+                candidate.end(most)
+                cut[name] = sum(not read.result() for read in reads)
+            bench.upstream.set(latency=600)
+            candidate.begin_again()
+            begun, served = time.monotonic(), False
+            while not served and time.monotonic() - begun < most:
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    served = _asked(candidate.endpoint, path)[0].status == 200
+                time.sleep(0.1)
+            seconds[name] = time.monotonic() - begun if served else math.inf
+        bench.library.forget(image)
+        say(f"   {name}: {cut[name]} of {clients} transfers cut; serves {seconds[name]:.1f} s after its start")
+    return [
+        *_results(f"told to end, {clients} transfers of 300 MB: cut", "", cut, {_V3: Goal("ours", "<=", 0)}),
+        *_results("starts while the upstream hangs: cached content after", "s", seconds, {_V3: Goal("ours", "<=", 10)}),
     ]
 
 
