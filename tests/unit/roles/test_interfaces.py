@@ -45,6 +45,15 @@ def test_defaults_and_argument_specs_agree(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_the_defaults_are_valid(role: str) -> None:
+    """An empty default is None, which ansible-core takes for no choice."""
+    defaults, specs = load("roles", role, "defaults", "main.yml"), options(role)
+    plain = {name: value for name, value in defaults.items() if name in specs and "{{" not in str(value)}
+    result = ArgumentSpecValidator({name: specs[name] for name in plain}).validate(plain)
+    assert result.error_messages == []
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_every_default_has_a_comment(role: str) -> None:
     commented = False
     for line in (ROOT / "roles" / role / "defaults" / "main.yml").read_text().splitlines():
