@@ -13,6 +13,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -129,16 +130,22 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// asksManifest tells whether it is a manifest, a list of tags or a token.
+func asksManifest(u *url.URL) bool {
+	return strings.Contains(u.Path, "/manifests/") || strings.HasSuffix(u.Path, "/tags/list") || u.Query().Has("scope")
+}
+
 // ask fails with os.ErrDeadlineExceeded where no answer begins within the limit.
 func (t *Transport) ask(req *http.Request) (*http.Response, error) {
-	limit, challenge := t.Manifest, req.URL.Path == "/v2/"
+	// A blob's redirect has a path of its own.
+	limit, challenge := t.Blob, req.URL.Path == "/v2/"
 	if challenge {
 		limit = t.Challenge
 		if isSilent(req.URL.Host) {
 			return nil, os.ErrDeadlineExceeded
 		}
-	} else if strings.Contains(req.URL.Path, "/blobs/") {
-		limit = t.Blob
+	} else if asksManifest(req.URL) {
+		limit = t.Manifest
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(limit, func() { cancel(os.ErrDeadlineExceeded) })
