@@ -47,7 +47,7 @@ def test_one_upstream_get_in_a_fill_of_a_minute(
             for number in range(CLIENTS):
                 late.append(executor.submit(blob, number % REPLICAS))
                 time.sleep((STREAMED - 3) / CLIENTS)
-            assert not early[0].done(), "the fill ended before the last client came"
+            assert not early[0].done(), f"the fill ended before the last client came: {early[0].exception()}"
             seconds = {runtime: pull.result() for runtime, pull in pulls.items()}
             waited = [future.result() for future in early]
             came = [future.result() for future in late]
