@@ -31,7 +31,7 @@ import (
 
 const manifestType = "application/vnd.oci.image.manifest.v1+json"
 
-// hangs is how long the registry of a test waits for an upstream's answer to begin.
+// hangs is how long the registry of a test waits for a manifest to begin.
 const hangs = 2 * time.Second
 
 // serveEnv makes the test binary the registry itself, for what needs a process of its own.
@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	logrus.SetLevel(logrus.PanicLevel)
-	prepare(status.Limits{Challenge: hangs / 2, Manifest: hangs, Blob: hangs})
+	prepare(status.Limits{Challenge: hangs / 2, Manifest: hangs, Blob: hangs * 3 / 2})
 	os.Exit(m.Run())
 }
 

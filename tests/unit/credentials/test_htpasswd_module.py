@@ -592,15 +592,21 @@ def test_diff_of_content_form_holds_no_secret() -> None:
     assert not any(secret in json.dumps(result) for secret in (NODES, CI, "$2"))
 
 
-def test_passwords_are_blanked_and_returned_content_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    blanked: set[str] = set()
+@pytest.fixture
+def blanked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """What Ansible blanks in a module's result, filled as it ends."""
+    values: set[str] = set()
 
     class Module(htpasswd.AnsibleModule):
         def exit_json(self, **result: Any) -> NoReturn:
-            blanked.update(self.no_log_values)
+            values.update(self.no_log_values)
             super().exit_json(**result)
 
     monkeypatch.setattr(htpasswd, "AnsibleModule", Module)
+    return values
+
+
+def test_passwords_are_blanked_and_returned_content_is_not(blanked: set[str]) -> None:
     content = f"nodes:{hashed(NODES)}\n"
     assert run(htpasswd, content=content, users=[user("nodes", NODES)], cost=COST)["content"] == content
     assert NODES in blanked and not any(value in content for value in blanked)
@@ -613,15 +619,7 @@ def test_password_that_would_be_blanked_in_the_returned_text() -> None:
 
 
 @pytest.mark.parametrize("form", ["path", "content"])
-def test_given_hash_is_blanked_where_it_is_not_returned(monkeypatch: pytest.MonkeyPatch, file: Text, form: str) -> None:
-    blanked: set[str] = set()
-
-    class Module(htpasswd.AnsibleModule):
-        def exit_json(self, **result: Any) -> NoReturn:
-            blanked.update(self.no_log_values)
-            super().exit_json(**result)
-
-    monkeypatch.setattr(htpasswd, "AnsibleModule", Module)
+def test_given_hash_is_blanked_where_it_is_not_returned(blanked: set[str], file: Text, form: str) -> None:
     text, secret = file if form == "path" else Text(None), hashed(NODES)
     text.run(user("nodes", hash=secret), user("ci", CI))
     assert blanked == ({CI, secret} if form == "path" else {CI})

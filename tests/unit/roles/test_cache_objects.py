@@ -115,6 +115,14 @@ def test_the_operator_gets_every_path_and_rule(on: Objects) -> None:
     assert on["PrometheusRule/registry-cache"]["spec"] == yaml.safe_load((ROLE / "files/alerts.yml").read_text())
 
 
+def test_without_credentials_nobody_is_asked_for_their_metrics(tmp_path: pathlib.Path) -> None:
+    objects = render(tmp_path, registry_cache_auth="none", registry_cache_prometheus_operator=True)
+    assert set(containers(objects)) == {"registry", "exporter", "log", "front"}
+    endpoints = objects["PodMonitor/registry-cache"]["spec"]["podMetricsEndpoints"]
+    assert {endpoint["path"] for endpoint in endpoints} == {"/metrics/registry", "/metrics/front"}
+    assert "/metrics/credentials" not in objects["ConfigMap/registry-cache"]["data"]["front.vcl"]
+
+
 def _defined() -> set[str]:
     source = [*(ROOT / "docker/registry/internal").glob("*/*.go"), ROLE / "templates/log.sh.j2"]
     names = set(re.findall(r"\bregistry_cache_\w+(?=[\":])", "".join(file.read_text() for file in source)))

@@ -13,10 +13,8 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,26 +128,21 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// asksManifest tells whether it is a manifest, a list of tags or a token.
-func asksManifest(u *url.URL) bool {
-	return strings.Contains(u.Path, "/manifests/") || strings.HasSuffix(u.Path, "/tags/list") || u.Query().Has("scope")
-}
-
 // ask fails with os.ErrDeadlineExceeded where no answer begins within the limit.
 func (t *Transport) ask(req *http.Request) (*http.Response, error) {
-	// A blob's redirect has a path of its own.
-	limit, challenge := t.Blob, req.URL.Path == "/v2/"
-	if challenge {
+	limit, kind := t.Manifest, kindOf(req)
+	switch kind {
+	case "challenge":
 		limit = t.Challenge
 		if isSilent(req.URL.Host) {
 			return nil, os.ErrDeadlineExceeded
 		}
-	} else if asksManifest(req.URL) {
-		limit = t.Manifest
+	case "blob":
+		limit = t.Blob
 	}
 	ctx, cancel := context.WithCancelCause(req.Context())
 	timer := time.AfterFunc(limit, func() { cancel(os.ErrDeadlineExceeded) })
-	kind, begun := kindOf(req), time.Now()
+	begun := time.Now()
 	resp, err := t.RoundTripper.RoundTrip(req.WithContext(ctx))
 	timer.Stop()
 	latency.WithLabelValues(kind).Observe(time.Since(begun).Seconds())
@@ -165,7 +158,7 @@ func (t *Transport) ask(req *http.Request) (*http.Response, error) {
 			asked.WithLabelValues(kind, "canceled").Inc()
 			return nil, err
 		}
-		if challenge {
+		if kind == "challenge" {
 			silent.Store(req.URL.Host, time.Now().Add(remember))
 		}
 		return nil, os.ErrDeadlineExceeded
