@@ -52,9 +52,9 @@ class Answer:
 class Entry:
     """Single requests through the first replica."""
 
-    def __init__(self, replicas: Replicas, authorization: str) -> None:
+    def __init__(self, replicas: Replicas, authorization: str | None) -> None:
         host, port = replicas.front(0)
-        headers = {"Authorization": authorization, "Accept": ACCEPT}
+        headers = {"Accept": ACCEPT} | ({"Authorization": authorization} if authorization else {})
         self._client = httpx.Client(base_url=f"http://{host}:{port}", headers=headers, trust_env=False, timeout=30)
 
     def get(self, image: Image, what: str) -> Answer:
@@ -141,7 +141,9 @@ OUTAGES = (
 
 
 @pytest.mark.parametrize("outage", OUTAGES, ids=lambda outage: str(outage.how))
-def test_upstream_out(entry: Entry, google: Google, push: Push, upstream: Upstream, say: Say, outage: Outage) -> None:
+def test_upstream_out(
+    entry: Entry, google: Google, push: Push, upstream: Upstream, say: Say, record_property: Record, outage: Outage
+) -> None:
     known, cold = push("known", [64 << 10]), push("cold", [64 << 10])
     assert entry.serves(known) and not entry.tag(known).stale
     time.sleep(1.1)  # its tag is to be asked again
@@ -159,6 +161,12 @@ def test_upstream_out(entry: Entry, google: Google, push: Push, upstream: Upstre
         f"upstream {outage.how}: cached digests {max(answer.seconds for answer in digests):.3f} s; cached tag "
         f"{first.seconds:.2f} s, then {following.seconds:.3f} s; uncached tag and blob {errors}; fresh {fresh:.1f} s after it"
     )
+    if outage.how == "hangs":
+        record_property("cached tag, upstream hanging: first [s]", round(first.seconds, 3))
+        record_property("cached tag, upstream hanging: next [s]", round(following.seconds, 3))
+        record_property("uncached tag or blob, upstream hanging: first [s]", round(max(one.seconds for one, _ in refused), 3))
+        record_property("uncached tag or blob, upstream hanging: next [s]", round(max(two.seconds for _, two in refused), 3))
+        record_property("cached tag, upstream back: time to fresh [s]", round(fresh, 2))
     assert [answer.digest for answer in digests] == [known.digest, known.layers[0].digest]
     assert max(answer.seconds for answer in digests) <= _SLACK
     for answer in (first, following, again):
@@ -216,16 +224,22 @@ def test_start_while_upstream_is_out(
     assert [google.blob_counters(image.layers[0].digest)["blob_get"] for image in images] == [0] * len(images)
 
 
-@pytest.mark.parametrize("container", ["front", "registry"])
-def test_restart_of_a_container(alone: Replicas, entry: Entry, google: Google, push: Push, upstream: Upstream, container: str) -> None:
-    image = push("restart", [8 << 20])
+def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image, container: str) -> None:
+    """What the first replica holds is there again after a container's end, without the upstream."""
     assert entry.serves(image)
-    before = alone.pod(0)["status"]
+    before = replicas.pod(0)["status"]
     google.reset_counters()
     with upstream.out("hangs"):
-        alone.kill(0, container)
-        wait(lambda: alone.pod(0)["status"] != before and entry.serves(image), 60, "the content comes back")
+        assert replicas.kill(0, container)
+        wait(lambda: replicas.pod(0)["status"] != before and entry.serves(image), 60, "the content comes back")
     assert google.blob_counters(image.layers[0].digest)["blob_get"] == 0
+
+
+@pytest.mark.parametrize("container", ["front", "registry"])
+def test_restart_of_a_container(
+    alone: Replicas, entry: Entry, google: Google, push: Push, upstream: Upstream, container: str
+) -> None:
+    comes_back(alone, entry, google, upstream, push("restart", [8 << 20]), container)
 
 
 def test_cut_body(alone: Replicas, google: Google, push: Push) -> None:
@@ -295,7 +309,9 @@ def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None
     assert size > LIMIT // 2
 
 
-def test_rolling_restart(replicas: Replicas, cluster: Cluster, push: Push, say: Say, record_property: Record) -> None:
+def test_rolling_restart(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
     """Blobs of 300 MB that take a client some twelve seconds, through every node, while each replica gets a new pod."""
     image = push("large", [300_000_000])
     ways = [lambda node=node: replicas.at(node, bytes_per_second=25_000_000) for node in cluster.nodes]
@@ -319,6 +335,8 @@ def test_rolling_restart(replicas: Replicas, cluster: Cluster, push: Push, say: 
     assert len(large) >= 12
     assert not load.failures, load.failures[:3]
     assert not cut, [body.troubles for body in cut][:3]
+    # Once by the owner, and once by the replica whose the key is while the owner is away.
+    assert google.blob_counters(image.layers[0].digest)["blob_get"] <= 2
 
 
 def test_again(site: Site, replicas: Replicas) -> None:
@@ -337,3 +355,33 @@ def test_again(site: Site, replicas: Replicas) -> None:
     text = re.sub(r"\s+", " ", result.stdout)
     assert f"kubectl delete statefulset registry-cache --namespace {NAMESPACE}" in text, result.stdout
     assert replicas.uid(0) == uid
+
+
+@pytest.fixture
+def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: Google) -> Replicas:
+    """One replica whose stores live as long as its pod, by the way that the refusal of another storage names; no credential."""
+    cluster.kubectl("delete", "statefulset", "registry-cache", "--namespace", NAMESPACE)
+    variables = {
+        "registry_cache_replicas": 1,
+        "registry_cache_size": "768Mi",
+        "registry_cache_auth": "none",
+        "registry_cache_auth_none_confirmed": True,
+    }
+    result = site("--extra-vars", json.dumps(variables))
+    assert result.returncode == 0, result.stdout
+    _replicas.settle(1)
+    return _replicas
+
+
+def test_restarts_without_volumes_or_users(
+    without_volumes: Replicas, cluster: Cluster, google: Google, push: Push, upstream: Upstream
+) -> None:
+    """Containers come back with their content; a new pod begins empty, and asks for each blob once. Nobody shows a credential."""
+    assert not cluster.kubectl("get", "secrets", "--namespace", NAMESPACE, "registry-cache-htpasswd", "--ignore-not-found")
+    entry, image = Entry(without_volumes, None), push("restart", [8 << 20])
+    for container in ("front", "registry"):
+        comes_back(without_volumes, entry, google, upstream, image, container)
+    renew(without_volumes)
+    wait(lambda: entry.serves(image), 60, "a new pod")
+    assert entry.serves(image)
+    assert google.blob_counters(image.layers[0].digest)["blob_get"] == 1

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several users: a password that was given, one that the role made, and one of which only the hash is known."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import httpx
+
+from sandbox.client import NAMESPACE, USER, Cache, Cluster
+
+from .replicas import Replicas, wait
+
+
+def decoded(cluster: Cluster, name: str, namespace: str) -> dict[str, str]:
+    data = cluster.get("secret", name, "--namespace", namespace)["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluster: Cluster, cache: Cache) -> None:
+    made = decoded(cluster, "registry-cache-passwords", NAMESPACE)
+    entries = json.loads(decoded(cluster, "team-a", "demo")[".dockerconfigjson"])["auths"]
+    assert made.keys() == {"team-a"} and len(made["team-a"]) >= 22
+    for entry in entries.values():
+        assert base64.b64decode(entry["auth"]).decode() == f"team-a:{made['team-a']}"
+    passwords = {USER: cache.password, "team-a": made["team-a"], "team-b": "of-team-b"}
+    for ordinal in range(3):
+        host, port = replicas.front(ordinal)
+        with httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=30) as client:
+            for user, password in passwords.items():
+                # The kubelet takes its time to bring a Secret to pods that were there before.
+                wait(lambda who=(user, password): client.get("/v2/", auth=who).status_code == 200, 150, f"{user} is let in")
+                assert client.get("/v2/", auth=(user, passwords[USER] + "x")).status_code == 401
+            assert client.get("/v2/", auth=("team-a", "of-team-b")).status_code == 401
+            assert client.get("/v2/").status_code == 401
+
+
+def test_each_has_the_pull_secret_that_was_asked_for(cluster: Cluster) -> None:
+    names = {item["metadata"]["name"] for item in cluster.get("secrets", "--namespace", "demo")["items"]}
+    assert {"registry-cache", "team-a"} <= names and "team-b" not in names
+    users = {
+        entry["username"]
+        for entry in json.loads(decoded(cluster, "registry-cache", "demo")[".dockerconfigjson"])["auths"].values()
+    }
+    assert users == {USER}
