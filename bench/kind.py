@@ -30,6 +30,7 @@ GOALS = {
     "pulls failed, owner's pod deleted without grace": 0,
     "pulls failed, owner's node cut off": 0,
     "pulls failed, owner's node paused": 0,
+    "pulls cut or failed, node drained": 0,
     "keys served by another replica, owner's node cut off [s]": 2,
     "keys served by another replica, owner's node paused [s]": 2,
     "upstream GETs of a blob, fill of a minute": 1,

@@ -284,3 +284,34 @@ def test_scaling(
     assert not any(body.troubles for body in read), "a replica left before all that it sent had arrived"
     assert min(spread) > 0
     assert max(gets) <= 3  # the owners among 2, 5 and 3 replicas
+
+
+def test_node_drain(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
+    """Its replica is evicted with a transfer open, and comes back on another node."""
+    images, large = Images(push, google, 8, 2.5), push("large", [6 << 20])
+    ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
+    ordinal = 2
+    node = replicas.node(ordinal)
+
+    def slowly() -> Body:
+        with replicas.entry(ordinal, bytes_per_second=700_000) as client:
+            return client.blob(large.name, large.layers[0])
+
+    try:
+        with ThreadPoolExecutor(1) as executor, Load(4, through(ways, images), pause=0.1) as load:
+            time.sleep(2)
+            slow = executor.submit(slowly)
+            time.sleep(1)
+            only = ("--pod-selector", "app.kubernetes.io/name=registry-cache", "--delete-emptydir-data", "--timeout=120s")
+            cluster.kubectl("drain", node, *only)
+            replicas.settle(REPLICAS)
+    finally:
+        cluster.kubectl("uncordon", node)
+    read = slow.result()
+    say(f"a drained node: {load.summary()}; one that reads slowly from its replica: {read.seconds:.1f} s, {read.troubles}")
+    record_property("pulls cut or failed, node drained", len(load.failures) + bool(read.troubles))
+    assert replicas.node(ordinal) != node
+    assert not load.failures, load.failures[:3]
+    assert not read.troubles
