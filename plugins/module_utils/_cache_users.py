@@ -86,7 +86,7 @@ def _only_hash(user: _htpasswd.User) -> bool:
 
 def _credential(name: str, user: _htpasswd.User) -> Credential:
     """With the inventory's password, or one that is made here."""
-    password = user.password if user.password is not None else "".join(secrets.choice(_LETTERS) for _ in range(_LENGTH))
+    password = user.password if user.password is not None else "".join(secrets.choice(_LETTERS) for _letter in range(_LENGTH))
     return {"name": name, "password": password, **({"hash": user.hash} if user.hash else {})}
 
 

@@ -21,15 +21,11 @@ try:
     from kubernetes.client.exceptions import ApiException
     from kubernetes.stream import portforward, stream
     from kubernetes.stream.ws_client import ERROR_CHANNEL
-    from urllib3.exceptions import HTTPError
     from websocket import WebSocketException
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 
     class ApiException(Exception):
-        pass
-
-    class HTTPError(Exception):
         pass
 
 else:

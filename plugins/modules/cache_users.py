@@ -135,7 +135,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils import 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import ApiException, HTTPError
 
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
-_COST, _LEAST_COST = 10, 4
+_COST = 10
+_LEAST_COST = 4
 _APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
 
 

@@ -116,7 +116,6 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replic
     PAUSE_SECONDS,
     ApiException,
     Hopeless,
-    HTTPError,
     Refused,
     Replicas,
     api_words,
@@ -124,6 +123,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replic
 
 try:
     import certifi
+    from urllib3.exceptions import HTTPError
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:

@@ -93,6 +93,7 @@ replicas:
 """
 
 import time
+import traceback
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
@@ -104,11 +105,17 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replic
     PAUSE_SECONDS,
     ApiException,
     Hopeless,
-    HTTPError,
     Refused,
     Replicas,
     api_words,
 )
+
+try:
+    from urllib3.exceptions import HTTPError
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+else:
+    IMPORT_ERROR = _replicas.IMPORT_ERROR
 
 _MOST = 10
 
@@ -176,8 +183,8 @@ def main():
         "timeout": {"type": "int", "default": 300},
     }
     module = AnsibleK8SModule(module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, check_pyyaml=False)
-    if _replicas.IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=_replicas.IMPORT_ERROR)
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
     params = module.params
     try:
         client = get_api_client(module).client.client
