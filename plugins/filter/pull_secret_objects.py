@@ -31,8 +31,8 @@ options:
     description: The cache's namespace, where the sources are.
     type: str
     required: true
-  instance:
-    description: O(pullthrough.registry_cache.pull_secrets#module:instance) of the module.
+  made_by:
+    description: O(pullthrough.registry_cache.pull_secrets#module:instance) of the module, which takes the copies over.
     type: str
     required: true
 """
@@ -41,7 +41,7 @@ EXAMPLES = r"""
 - name: What external-secrets is told
   ansible.builtin.debug:
     msg: "{{ secrets | pullthrough.registry_cache.pull_secret_objects('external_secrets', cache='registry-cache',
-      namespace='registry-cache', instance='registry-cache') | map(attribute='kind') }}"
+      namespace='registry-cache', made_by='registry-cache') | map(attribute='kind') }}"
 """
 
 RETURN = r"""
@@ -55,9 +55,9 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secret_controllers
 
 
-def pull_secret_objects(secrets, controller, cache, namespace, instance):
+def pull_secret_objects(secrets, controller, cache, namespace, made_by):
     try:
-        return _pull_secret_controllers.objects(secrets, controller, cache, namespace, instance)
+        return _pull_secret_controllers.objects(secrets, controller, cache, namespace, made_by)
     except _pull_secret_controllers.ControllerError as error:
         raise AnsibleFilterError(str(error)) from error
 

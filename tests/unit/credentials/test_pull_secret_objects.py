@@ -24,7 +24,7 @@ def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
 
 
 def objects(*secrets: dict[str, Any], controller: str = "external_secrets") -> list[dict[str, Any]]:
-    return pull_secret_objects(list(secrets), controller, cache="cache", namespace="registry-cache", instance="pull")
+    return pull_secret_objects(list(secrets), controller, cache="cache", namespace="registry-cache", made_by="pull")
 
 
 def one(kind: str, *secrets: dict[str, Any]) -> dict[str, Any]:
