@@ -116,7 +116,7 @@ def parse(text: str) -> tuple[list[str], dict[str, int]]:
     return lines, places
 
 
-def _verifies(password: str, hashed: str, schemes: t.Collection[str]) -> bool:
+def verifies(password: str, hashed: str, schemes: t.Collection[str] = ("bcrypt",)) -> bool:
     """Whether a hash is of one of the schemes and is that password's."""
     try:
         if _BCRYPT.fullmatch(hashed):
@@ -156,7 +156,7 @@ def _kept(user: User, hashed: str, schemes: t.Collection[str], cost: int) -> boo
     if user.hash is not None:
         return hashed == user.hash
     made = _BCRYPT.fullmatch(hashed)
-    return (made is None or int(made[1]) == cost) and _verifies(user.password or "", hashed, schemes)
+    return (made is None or int(made[1]) == cost) and verifies(user.password or "", hashed, schemes)
 
 
 def _made(user: User, cost: int) -> str:
@@ -165,7 +165,12 @@ def _made(user: User, cost: int) -> str:
 
 
 def apply(
-    text: str, users: t.Sequence[User], cost: int, exclusive: bool, schemes: t.Collection[str] = ("bcrypt",)
+    text: str,
+    users: t.Sequence[User],
+    cost: int,
+    exclusive: bool,
+    schemes: t.Collection[str] = ("bcrypt",),
+    made_cost: int | None = None,
 ) -> tuple[str, dict[str, str]]:
     """Bring a text to the wanted users.
 
@@ -173,6 +178,7 @@ def apply(
     :param cost: of bcrypt, as a power of two.
     :param exclusive: whether users that are not named go.
     :param schemes: of existing hashes that are kept while they verify; new ones are bcrypt.
+    :param made_cost: of new hashes that are not to stay; C(cost) unless given.
     :return: the new text, and what happens to whom: C(added), C(updated) or C(removed).
     :raises UserError: for users that cannot be taken.
     :raises TextError: for text that cannot be taken.
@@ -185,7 +191,7 @@ def apply(
     # bcrypt releases the interpreter's lock: threads use every core.
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         both = [user for user in present.values() if user.hash is not None and user.password is not None]
-        for user, right in zip(both, pool.map(lambda user: _verifies(user.password, user.hash, schemes), both)):
+        for user, right in zip(both, pool.map(lambda user: verifies(user.password, user.hash, schemes), both)):
             if not right:
                 raise UserError(
                     f"the hash of user '{user.name}' is not that of its password in any of {', '.join(schemes)}."
@@ -194,7 +200,7 @@ def apply(
         known = [name for name in present if name in hashes]
         kept = dict(zip(known, pool.map(lambda name: _kept(present[name], hashes[name], schemes, cost), known)))
         stale = [name for name in present if not kept.get(name)]
-        made = dict(zip(stale, pool.map(lambda name: _made(present[name], cost), stale)))
+        made = dict(zip(stale, pool.map(lambda name: _made(present[name], made_cost or cost), stale)))
 
     gone = {user.name for user in users if not user.present} & places.keys()
     if exclusive:

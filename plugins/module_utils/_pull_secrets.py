@@ -34,6 +34,9 @@ TYPE, KEY = "kubernetes.io/dockerconfigjson", ".dockerconfigjson"
 MAX_BYTES = 1 << 20
 # On a Secret of ours: the service accounts of its namespace that got it from us, joined by commas.
 ATTACHED = "registry-cache.pullthrough/service-accounts"
+# What reflector (github.com/emberstack/kubernetes-reflector) reads and writes in annotations.
+REFLECTOR = "reflector.v1.k8s.emberstack.com/"
+_OF_COPIES = tuple(REFLECTOR + name for name in ("reflects", "auto-reflects", "reflected-version", "reflected-at"))
 _MANAGER = "pullthrough.registry_cache"
 # A label's value, and a name of Kubernetes: the name is also the label app.kubernetes.io/instance.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
@@ -184,8 +187,8 @@ def content(secret: dict[str, t.Any]) -> str:
 class Plan:
     """What the cluster has and what is wanted of it. Raises PullSecretError if that cannot be done."""
 
-    def __init__(self, api: Api, instance: str, secrets: list[dict[str, t.Any]]) -> None:
-        self._api, self._instance = api, instance
+    def __init__(self, api: Api, instance: str, secrets: list[dict[str, t.Any]], reflected_from: str | None = None) -> None:
+        self._api, self._instance, self._reflected_from = api, instance, reflected_from
         self.warnings: list[str] = []
         ours, namespaces, selected, foreign = self._read(secrets)
         wanted = self._wanted(secrets, namespaces, selected)
@@ -199,6 +202,8 @@ class Plan:
 
     def _read(self, secrets: list[dict[str, t.Any]]) -> tuple[t.Any, ...]:
         mark = f"app.kubernetes.io/managed-by={_MANAGER},app.kubernetes.io/instance={self._instance}"
+        # What a controller copies is no pull secret itself.
+        mark += ",app.kubernetes.io/component!=pull-secret-source"
         names = sorted({secret["name"] for secret in secrets})
         selectors = sorted({secret["namespace_selector"] for secret in secrets} - {None})
         tasks: list[t.Callable[[], t.Any]] = [
@@ -210,12 +215,18 @@ class Plan:
         tasks += [lambda n=name: self._list("secrets", metadata_only=True, field_selector=f"metadata.name={n}") for name in names]
         marked, namespaces, *rest = self._api.each(tasks)
         selected, others = dict(zip(selectors, rest)), rest[len(selectors) :]
+        copies = {_key(item): item for items in others for item in items if self._is_copy(item)}
         return (
-            {_key(item): item for item in marked},
+            {**copies, **{_key(item): item for item in marked}},
             {item["metadata"]["name"]: "deletionTimestamp" not in item["metadata"] for item in namespaces},
             selected,
             {_key(item) for items in others for item in items},
         )
+
+    def _is_copy(self, item: dict[str, t.Any]) -> bool:
+        """Whether reflector made it of our source."""
+        source = (item["metadata"].get("annotations") or {}).get(_OF_COPIES[0])
+        return self._reflected_from is not None and source == f"{self._reflected_from}/{item['metadata']['name']}"
 
     def _list(self, kind: str, **options: t.Any) -> list[dict[str, t.Any]]:
         try:
@@ -304,7 +315,7 @@ class Plan:
         action, replaced = "keep", found and _decoded(found) != text
         if found is None:
             action = "create"
-        elif replaced or labels(self._instance).items() - found["metadata"]["labels"].items() or set(record) != recorded:
+        elif replaced or labels(self._instance).items() - (found["metadata"].get("labels") or {}).items() or set(record) != recorded:
             action = "update"
         if replaced and before == after:
             after += " (credential replaced)"
@@ -354,6 +365,9 @@ class Plan:
         elif change.action == "update":
             # The uid keeps another Secret that took this one's name meanwhile as it is.
             metadata["uid"] = change.uid
+            if self._reflected_from is not None:
+                # From here on it is no copy: reflector leaves it alone.
+                metadata["annotations"].update(dict.fromkeys(_OF_COPIES))
             body = {"metadata": metadata, "data": data}
             options = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
             self._api.request("patch", f"{path}/{name}", body, **options)

@@ -63,6 +63,11 @@ options:
         type: list
         elements: str
         default: []
+  reflected_from:
+    description:
+      - The namespace of Secrets that reflector copies. A copy of one there with the same name is taken over, as if this module had
+        made it.
+    type: str
   state:
     description: V(absent) removes all pull secrets of O(instance), whatever O(secrets) says.
     type: str
@@ -203,6 +208,7 @@ def main():
             "required_one_of": [one_of],
             "mutually_exclusive": [one_of],
         },
+        "reflected_from": {"type": "str"},
         "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     }
     module = AnsibleK8SModule(
@@ -219,7 +225,7 @@ def main():
         _pull_secrets.check(params["instance"], secrets)
         client = get_api_client(module).client
         host = client.configuration.host
-        plan = _pull_secrets.Plan(_pull_secrets.Api(client), params["instance"], secrets)
+        plan = _pull_secrets.Plan(_pull_secrets.Api(client), params["instance"], secrets, params["reflected_from"])
         failures = [] if module.check_mode else plan.write()
     except _pull_secrets.PullSecretError as error:
         module.fail_json(msg=f"{error}. Nothing was changed.")

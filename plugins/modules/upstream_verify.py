@@ -101,141 +101,33 @@ replicas:
 """
 
 import contextlib
-import http.client
-import json
 import os
 import tempfile
 import time
 import traceback
-from base64 import b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _replicas, _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replicas import (
+    PAUSE_SECONDS,
+    ApiException,
+    Hopeless,
+    Refused,
+    Replicas,
+    api_words,
+)
 
 try:
     import certifi
-    from kubernetes.client import CoreV1Api
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.stream import portforward, stream
-    from kubernetes.stream.ws_client import ERROR_CHANNEL
     from urllib3.exceptions import HTTPError
-    from websocket import WebSocketException
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
 else:
-    IMPORT_ERROR = None
-
-_PAUSE_SECONDS = 2
-_EXEC_SECONDS = 60
-
-
-class Refused(Exception):
-    """A step that did not succeed, and may after a while."""
-
-
-class Hopeless(Exception):
-    """A step that waiting does not mend."""
-
-
-def _api_words(error):
-    """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
-    try:
-        return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return error.reason
-
-
-class Replicas:
-    """The pods of a cache, through the API server alone."""
-
-    def __init__(self, client, namespace, container, port):
-        self._api, self._namespace, self._container, self._port = CoreV1Api(client), namespace, container, port
-
-    def ready(self, label_selector):
-        """The names of the pods; raises Hopeless unless there are some and all are ready."""
-        pods = self._api.list_namespaced_pod(self._namespace, label_selector=label_selector).items
-        pods = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
-        if not pods:
-            raise Hopeless(f"no pod in namespace {self._namespace} has the labels {label_selector}")
-        conditions = {pod.metadata.name: pod.status.conditions or [] for pod in pods}
-        waiting = sorted(
-            name for name, all_of in conditions.items() if not any(c.type == "Ready" and c.status == "True" for c in all_of)
-        )
-        if waiting:
-            raise Hopeless(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
-        return sorted(conditions)
-
-    def _open(self, opener, method, pod, **options):
-        """A stream to a pod; raises Hopeless in the API server's words."""
-        try:
-            return opener(method, pod, self._namespace, **options)
-        except ApiException as error:
-            raise Hopeless(f"the API server opens no stream to it: {_api_words(error)}") from error
-
-    def run_helper(self, pod, helper, host):
-        """The credential that the helper returns for a host: username and secret."""
-        # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
-        command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
-        session = self._open(
-            stream,
-            self._api.connect_get_namespaced_pod_exec,
-            pod,
-            container=self._container,
-            command=command,
-            stdin=False,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            _preload_content=False,
-        )
-        with contextlib.closing(session):
-            try:
-                session.run_forever(timeout=_EXEC_SECONDS)
-            except WebSocketException as error:
-                raise Refused(f"the stream to it broke: {error}") from error
-            if session.is_open():
-                raise Refused(f"{helper} gave no answer within {_EXEC_SECONDS} s")
-            output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
-            status = session.read_channel(ERROR_CHANNEL)
-        if not status:
-            raise Refused("the stream to it broke before the helper ended")
-        # Not session.returncode, which takes every failure for an exit code.
-        status = json.loads(status)
-        if status["status"] != "Success":
-            unstarted = status.get("reason") != "NonZeroExitCode"
-            if unstarted or status["details"]["causes"][0]["message"] in ("126", "127"):
-                words = status["message"] if unstarted else errors.strip()
-                raise Hopeless(f"{helper} cannot be run in container {self._container}: {words}")
-            raise Refused((output + errors).strip())
-        try:
-            credential = json.loads(output)
-            return credential["Username"], credential["Secret"]
-        except (ValueError, LookupError, TypeError):
-            raise Refused(f"{helper} returned no credential") from None
-
-    def fetch_manifest(self, pod, path, username, password):
-        """GET a manifest from the registry of one pod; returns status and body."""
-        method = self._api.connect_get_namespaced_pod_portforward
-        forward = self._open(portforward, method, pod, ports=str(self._port))
-        connection = http.client.HTTPConnection("localhost", self._port)
-        connection.sock = forward.socket(self._port)
-        connection.sock.settimeout(_EXEC_SECONDS)
-        headers = {"Accept": _upstream.ACCEPT, "Connection": "close"}
-        if username:
-            headers["Authorization"] = "Basic " + b64encode(f"{username}:{password}".encode()).decode()
-        try:
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except (http.client.HTTPException, OSError) as error:
-            # What the kubelet met at the port comes beside the stream.
-            raise Refused(f"no answer from its registry ({forward.error(self._port) or error})") from error
-        finally:
-            connection.close()
+    IMPORT_ERROR = _replicas.IMPORT_ERROR
 
 
 def verify(replicas, pod, image, params, ca_bundle):
@@ -252,7 +144,7 @@ def verify(replicas, pod, image, params, ca_bundle):
         raise Refused(f"{image.registry}, asked with the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
-        status, body = replicas.fetch_manifest(pod, path, params["cache_username"], params["cache_password"])
+        status, body = replicas.fetch(pod, path, params["cache_username"], params["cache_password"])
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod}: {error}") from error
     if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
@@ -274,9 +166,9 @@ def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=t
                 results.append({"pod": pod, "digest": verify(replicas, pod, image, params, ca_bundle)})
                 break
             except Refused:
-                if clock() + _PAUSE_SECONDS > deadline:
+                if clock() + PAUSE_SECONDS > deadline:
                     raise
-                sleep(_PAUSE_SECONDS)
+                sleep(PAUSE_SECONDS)
     return results
 
 
@@ -331,7 +223,7 @@ def main():
     except Refused as error:
         module.fail_json(msg=f"{params['image']}, tried for {params['timeout']} s: {error}")
     except ApiException as error:
-        module.fail_json(msg=f"{params['image']}: the API server refuses: {_api_words(error)}")
+        module.fail_json(msg=f"{params['image']}: the API server refuses: {api_words(error)}")
     except (HTTPError, OSError) as error:
         module.fail_json(msg=f"The cluster or a file gives no answer: {error}")
     module.exit_json(changed=False, replicas=results)

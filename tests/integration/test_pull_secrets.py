@@ -183,9 +183,13 @@ def test_a_generated_password(role: Role, cluster: Cluster) -> None:
     assert missing.returncode != 0 and changed(missing.stdout) == 0 and state(cluster) == before
     for part in ("registry_cache_users", "user team", "their-cache-passwords", "Run role cache before"):
         assert part in words(missing.stdout), missing.stdout
-    cluster.kubectl("create", "secret", "generic", "their-cache-passwords", "--namespace", B, f"--from-literal=team={TEAM_PASSWORD}")
-    apply(role, True, **variables)
-    assert secrets(cluster)[f"{A}/{NAME}"][f"localhost:{NODE_PORT}"]["password"] == TEAM_PASSWORD
+    held = json.dumps({"team": {"now": {"name": "team.g1", "password": TEAM_PASSWORD}}})
+    cluster.kubectl("create", "secret", "generic", "their-cache-passwords", "--namespace", B, f"--from-literal=users={held}")
+    # What is in force in the cache goes before what the inventory says.
+    for user in ({"name": "team"}, {"name": "team", "password": "of-the-vault-by-now"}):
+        apply(role, "password" not in user, **{**variables, "users": [user]})
+        entry = secrets(cluster)[f"{A}/{NAME}"][f"localhost:{NODE_PORT}"]
+        assert (entry["username"], entry["password"]) == ("team.g1", TEAM_PASSWORD)
 
 
 HASHED = {"name": "ci", "hash": "$2b$05$abcdefghijklmnopqrstuv"}
@@ -250,3 +254,100 @@ def test_a_namespace_that_is_being_deleted(role: Role, cluster: Cluster) -> None
         assert f"{leaving}/{NAME}" not in secrets(cluster)
     finally:
         cluster.kubectl("patch", "namespace", leaving, "--type=merge", "--patch", '{"metadata": {"finalizers": null}}')
+
+
+def definition(kind: str) -> dict[str, Any]:
+    """A CustomResourceDefinition that takes any spec: the controller itself needs images that are nowhere here."""
+    plural = kind.lower() + "s"
+    spec = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
+    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{plural}.external-secrets.io"},
+        "spec": {"group": "external-secrets.io", "names": names, "scope": "Cluster", "versions": versions},
+    }
+
+
+@pytest.fixture
+def external_secrets(cluster: Cluster) -> Iterator[None]:
+    """The kinds that external-secrets reads."""
+    kinds = [definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")]
+    cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": kinds}))
+    names = [f"crd/{kind['metadata']['name']}" for kind in kinds]
+    cluster.kubectl("wait", *names, "--for=condition=Established", "--timeout=30s")
+    yield
+    cluster.kubectl("delete", *names)
+
+
+CONTROLLED = "clustersecretstores,clusterexternalsecrets,roles,rolebindings,serviceaccounts,secrets"
+# Sources lie beside their cache; another name and namespace keep these tests apart from it.
+ELSEWHERE = {"name": "their-cache", "namespace": B}
+
+
+def controlled(cluster: Cluster, kinds: str = CONTROLLED) -> set[str]:
+    selector = "app.kubernetes.io/component=pull-secret-source"
+    items = cluster.get(kinds, "--namespace", B, "--selector", selector)["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}" for item in items}
+
+
+def test_objects_for_external_secrets(role: Role, cluster: Cluster, external_secrets: None) -> None:
+    variables = {**ELSEWHERE, "pull_secret_namespace_selector": "team=b"}
+    on = {**variables, "pull_secret_controller": "external_secrets"}
+    apply(role, True, **on)
+    kinds = ("ClusterSecretStore", "ClusterExternalSecret", "Role", "RoleBinding", "ServiceAccount", "Secret")
+    assert controlled(cluster) == {f"{kind}/their-cache-pull-{USER}" for kind in kinds}
+    assert set(secrets(cluster)) == {f"{B}/{NAME}", f"{C}/{NAME}"}
+    apply(role, False, **on)
+    # Its service account reads the one credential and no other.
+    may = ("auth", "can-i", "get", "--namespace", B, f"--as=system:serviceaccount:{B}:their-cache-pull-{USER}")
+    answers = [cluster.kubectl(*may, f"secret/{name}", check=False).strip() for name in (f"their-cache-pull-{USER}", NAME)]
+    assert answers == ["yes", "no"]
+
+    # A user who left.
+    team = {"name": "team", "password": TEAM_PASSWORD}
+    apply(role, True, **{**on, "users": [team]})
+    assert controlled(cluster) == {f"{kind}/their-cache-pull-team" for kind in kinds}
+    apply(role, True, **variables)
+    assert controlled(cluster) == set() and len(secrets(cluster)) == 2
+    apply(role, False, **variables)
+
+
+def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
+    variables = {**ELSEWHERE, "pull_secret_namespaces": [A]}
+    on = {**variables, "pull_secret_controller": "reflector"}
+    apply(role, True, **on)
+    assert controlled(cluster, "secrets") == {f"Secret/{NAME}"} and f"{A}/{NAME}" in secrets(cluster)
+    apply(role, False, **on)
+
+    # As reflector makes it in a namespace that came later.
+    source = cluster.get("secret", NAME, "--namespace", B)
+    reflector = "reflector.v1.k8s.emberstack.com"
+    assert source["metadata"]["annotations"][f"{reflector}/reflection-auto-namespaces"] == A
+    annotations = {f"{reflector}/reflects": f"{B}/{NAME}", f"{reflector}/auto-reflects": "True"}
+    metadata = {"name": NAME, "namespace": C, "annotations": annotations}
+    copy = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": source["type"], "data": source["data"]}
+    cluster.kubectl("create", "--filename=-", stdin=json.dumps(copy))
+    both = {**on, "pull_secret_namespaces": [A, C]}
+    apply(role, True, **both)
+    assert f"{C}/{NAME}" in secrets(cluster)
+    assert f"{reflector}/reflects" not in cluster.get("secret", NAME, "--namespace", C)["metadata"].get("annotations", {})
+    apply(role, False, **both)
+
+    apply(role, True, **{**both, "pull_secret_controller": "none"})
+    assert controlled(cluster, "secrets") == set() and {f"{A}/{NAME}", f"{C}/{NAME}"} <= set(secrets(cluster))
+    apply(role, True, pull_secret_state="absent", **ELSEWHERE)
+    assert secrets(cluster) == {}
+
+
+def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
+    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+    assert "registry_cache_pull_secret_controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
+    result = role(pull_secret_all_namespaces_but=["kube-system"], pull_secret_controller="reflector")
+    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+    assert "registry_cache_pull_secret_all_namespaces_but must name the cache's namespace" in words(result.stdout), result.stdout
+    assert state(cluster) == before

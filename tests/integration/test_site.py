@@ -182,7 +182,21 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"registry_cache_users": [{"name": "nodes", "hash": "$apr1$x$y", "password": "one-of-two"}]},
         ("registry_cache_users", "bcrypt", "htpasswd -nB"),
     ),
-    "name under which no password can be kept": ({"registry_cache_users": [{"name": "téam"}]}, ("registry_cache_users", "set a password")),
+    "user name as rotations make them": (
+        {"registry_cache_users": [{"name": "nodes"}, {"name": "team.g1"}]},
+        ("registry_cache_users", "'team.g1'", "rotate.yml"),
+    ),
+    "password that is not the one in force": (
+        {"registry_cache_users": [{"name": "nodes", "password": "another-of-the-vault"}]},
+        ("registry_cache_users", "'nodes' is not the one in force", "playbooks/rotate.yml"),
+    ),
+    "password with a NUL": ({"registry_cache_users": [{"name": "nodes", "password": "a\0b"}]}, ("registry_cache_users", "NUL")),
+    "grace of a year": ({"registry_cache_rotate_grace": 31536000}, ("registry_cache_rotate_grace", "300")),
+    "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "[team-a]")),
+    "external-secrets that is not there": (
+        {"registry_cache_pull_secret_controller": "external_secrets"},
+        ("registry_cache_pull_secret_controller", "external-secrets.io/v1", "Install external-secrets"),
+    ),
     "no credential, unconfirmed": ({"registry_cache_auth": "none"}, ("registry_cache_auth_none_confirmed",)),
     "password too long for bcrypt": (
         {"registry_cache_users": [{"name": "nodes", "password": "x" * 73}]},

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
+import yaml
 
 from sandbox import seed
 from sandbox.client import USER, Cache, Cluster, Google
 from sandbox.seed import Image
-from sandbox.settings import Sandbox
+from sandbox.settings import ROOT, Sandbox
 from tests.integration.conftest import cache, cluster, google, sandbox  # noqa: F401
 
 from .load import basic
@@ -21,6 +23,14 @@ REPLICAS = 3
 Push = Callable[..., Image]
 Say = Callable[[str], None]
 Record = Callable[[str, object], None]  # a measure of bench.kind
+
+
+@pytest.fixture(scope="session")
+def users(cache: Cache) -> list[dict[str, Any]]:  # noqa: F811
+    """As converge.yml has them."""
+    play = yaml.safe_load((ROOT / "molecule" / "front" / "converge.yml").read_text())[-1]
+    listed = play["vars"]["registry_cache_users"]
+    return [{**user, "password": cache.password} if user["name"] == USER else user for user in listed]
 
 
 @pytest.fixture(scope="session")

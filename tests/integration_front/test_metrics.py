@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 from sandbox.client import Cache, Cluster, Google
 
@@ -33,7 +34,14 @@ def _sum(texts: list[str], name: str, **labels: str) -> float:
 
 
 def test_requests_are_counted_once(
-    replicas: Replicas, cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say, record_property: Record
+    replicas: Replicas,
+    cluster: Cluster,
+    cache: Cache,
+    google: Google,
+    push: Push,
+    users: list[dict[str, Any]],
+    say: Say,
+    record_property: Record,
 ) -> None:
     image = push("metrics", [_LAYER])
     before = {what: _scrape(cluster, what) for what in ("front", "registry", "credentials")}
@@ -61,7 +69,7 @@ def test_requests_are_counted_once(
     sent = grown("front", "registry_cache_front_sent_bytes_total", kind="blob")
     assert sent > 2 * REPLICAS * _LAYER
 
-    assert _sum(_scrape(cluster, "credentials"), "registry_cache_htpasswd_users") == REPLICAS
+    assert _sum(_scrape(cluster, "credentials"), "registry_cache_htpasswd_users") == len(users) * REPLICAS
     for text in _scrape(cluster, "registry"):
         limit, used = (_sum([text], f"registry_cache_disk_{name}_bytes") for name in ("limit", "used"))
         assert 0 < used <= limit

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plain form: the front switched off and on again. It changes every replica, so it comes last of all."""
+"""The plain form: the front switched off and on again. It changes every replica."""
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 from sandbox.client import NAMESPACE, USER, Cache, Cluster
 from tests.integration.conftest import Site, site  # noqa: F401
@@ -31,8 +33,9 @@ def _of_peers(cluster: Cluster) -> int:
     return sum("-peer" in item["metadata"]["name"] for item in found)
 
 
-def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache) -> None:
-    off = ("--extra-vars", "registry_cache_front=false")
+def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache, users: list[dict[str, Any]]) -> None:
+    same = ("--extra-vars", json.dumps({"registry_cache_users": users}))
+    off = (*same, "--extra-vars", "registry_cache_front=false")
     try:
         result = site(*off)
         assert result.returncode == 0, result.stdout
@@ -44,7 +47,7 @@ def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache) -> Non
         again = site(*off)
         assert again.returncode == 0 and _changed(again.stdout) == 0, again.stdout
     finally:
-        result = site()
+        result = site(*same)
     assert result.returncode == 0, result.stdout
     assert _containers(cluster) == {"front", "registry", "credentials", "exporter", "log"}
     assert _of_peers(cluster) > 1

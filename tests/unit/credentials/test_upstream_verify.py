@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _replicas, _upstream
 from ansible_collections.pullthrough.registry_cache.plugins.modules import upstream_verify
 from ansible_collections.pullthrough.registry_cache.plugins.modules.upstream_verify import Hopeless, Refused
 from in_process import run
@@ -75,7 +75,7 @@ class Fakes:
         self.calls.append(("upstream", *arguments))
         return self.upstream(arguments[4].removeprefix(f"{TOKEN}-"))
 
-    def fetch_manifest(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
+    def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         self.calls.append(("registry", pod, path, username, password))
         return self.registry(pod)
 
@@ -249,7 +249,7 @@ def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
 
 def pod(name: str, *conditions: tuple[str, str], deleted: str | None = None) -> SimpleNamespace:
     made = [SimpleNamespace(type=kind, status=status) for kind, status in conditions] or None
-    metadata = SimpleNamespace(name=name, deletion_timestamp=deleted)
+    metadata = SimpleNamespace(name=name, uid=f"uid-{name}", deletion_timestamp=deleted)
     return SimpleNamespace(metadata=metadata, status=SimpleNamespace(conditions=made))
 
 
@@ -273,7 +273,7 @@ class Api:
 
 
 def replicas_of(monkeypatch: pytest.MonkeyPatch, *pods: SimpleNamespace) -> upstream_verify.Replicas:
-    monkeypatch.setattr(upstream_verify, "CoreV1Api", lambda client: Api(*pods))
+    monkeypatch.setattr(_replicas, "CoreV1Api", lambda client: Api(*pods))
     return upstream_verify.Replicas(None, "registry-cache", "registry", 5000)
 
 
@@ -344,7 +344,7 @@ def helper(
         seen.update(options, arguments=arguments)
         return session
 
-    monkeypatch.setattr(upstream_verify, "stream", stream)
+    monkeypatch.setattr(_replicas, "stream", stream)
     try:
         result = replicas_of(monkeypatch).run_helper("cache-0", "docker-credential-gcr", HOST)
     finally:
@@ -413,13 +413,13 @@ def test_no_stream(monkeypatch: pytest.MonkeyPatch, opener: str, error: ApiExcep
     def refuse(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(upstream_verify, opener, refuse)
+    monkeypatch.setattr(_replicas, opener, refuse)
     replicas = replicas_of(monkeypatch)
     with pytest.raises(Hopeless) as caught:
         if opener == "stream":
             replicas.run_helper("cache-0", "docker-credential-gcr", HOST)
         else:
-            replicas.fetch_manifest("cache-0", "/v2/", None, None)
+            replicas.fetch("cache-0", "/v2/", None, None)
     assert str(caught.value) == f"the API server opens no stream to it: {expected}"
 
 
@@ -434,9 +434,9 @@ def registry(monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, 
         assert arguments == ("cache-0", "registry-cache") and options == {"ports": "5000"}
         return forward
 
-    monkeypatch.setattr(upstream_verify, "portforward", portforward)
+    monkeypatch.setattr(_replicas, "portforward", portforward)
     try:
-        result = replicas_of(monkeypatch).fetch_manifest("cache-0", "/v2/p/manifests/1", user, PASSWORD)
+        result = replicas_of(monkeypatch).fetch("cache-0", "/v2/p/manifests/1", user, PASSWORD)
         return result, theirs.recv(65536).decode()
     finally:
         assert ours.fileno() == -1

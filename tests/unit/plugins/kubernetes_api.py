@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An API server with namespaces, Secrets and service accounts, as far as module pull_secrets speaks to one."""
+"""An API server with namespaces, Secrets and service accounts, as far as modules pull_secrets and cache_users speak to one."""
 
 from __future__ import annotations
 
@@ -159,7 +159,9 @@ class ApiServer:
             raise Refusal(409, f'secrets "{name}" already exists', name=name, kind="secrets")
         return self.add(kind, namespace, name, **copy.deepcopy(body))
 
-    def _patch(self, key: Key, body: Any, content_type: str, _query: dict[str, str]) -> Any:
+    def _patch(self, key: Key, body: Any, content_type: str, query: dict[str, str]) -> Any:
+        if content_type == "application/apply-patch+yaml":
+            return self._apply(key, body, query)
         assert content_type == "application/merge-patch+json"
         item = self._found(key, body.get("metadata", {}).pop("uid", None))
         if body["metadata"].get("resourceVersion", item["metadata"]["resourceVersion"]) != item["metadata"]["resourceVersion"]:
@@ -167,6 +169,17 @@ class ApiServer:
         _merge(item, body)
         self._touch(item)
         return item
+
+    def _apply(self, key: Key, body: Any, query: dict[str, str]) -> Any:
+        """Server-side apply by the only manager that there is."""
+        assert query == {"fieldManager": "registry-cache", "force": "true"} and "stringData" not in body
+        kind, namespace, name = key
+        if ("namespaces", "", namespace) not in self.objects:
+            raise Refusal(404, f'namespaces "{namespace}" not found', name=namespace, kind="namespaces")
+        found = self.objects.get(key)
+        if body["metadata"].get("resourceVersion") not in (None, found and found["metadata"]["resourceVersion"]):
+            raise Refusal(409, "the object has been modified")
+        return self.add(kind, namespace, name, **copy.deepcopy(body))
 
     def _get(self, key: Key, _body: Any, _content_type: str, _query: dict[str, str]) -> Any:
         return self._found(key, None)
@@ -189,7 +202,7 @@ def _merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
 
 
 def _matches(item: dict[str, Any], query: dict[str, str]) -> bool:
-    labels, fields = item["metadata"]["labels"], {"metadata.name": item["metadata"]["name"], "type": item.get("type")}
+    labels, fields = item["metadata"].get("labels", {}), {"metadata.name": item["metadata"]["name"], "type": item.get("type")}
     for option, values in (("labelSelector", labels), ("fieldSelector", fields)):
         for requirement in filter(None, query.get(option, "").split(",")):
             if not (found := (_REQUIREMENT if option == "labelSelector" else _FIELD).fullmatch(requirement)):

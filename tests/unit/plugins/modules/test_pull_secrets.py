@@ -171,6 +171,35 @@ def test_a_secret_as_the_role_made_it_before_is_ours(server: ApiServer) -> None:
     assert not ensure(server, secret())["changed"]
 
 
+def copy_of(source: str) -> dict[str, Any]:
+    """A Secret as reflector makes it."""
+    annotations = {f"reflector.v1.k8s.emberstack.com/{name}": value for name, value in (("reflects", source), ("auto-reflects", "True"))}
+    data = {".dockerconfigjson": base64.b64encode(b"{}").decode()}
+    return {"type": "kubernetes.io/dockerconfigjson", "metadata": {"annotations": annotations}, "data": data}
+
+
+def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
+    source = {"metadata": {"labels": {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}}, "type": "kubernetes.io/dockerconfigjson"}
+    server.namespace("registry-cache")
+    server.add("secrets", "registry-cache", "registry-cache", **source)
+    del server.add("secrets", "default", "registry-cache", **copy_of("registry-cache/registry-cache"))["metadata"]["labels"]
+    wanted = {"reflected_from": "registry-cache"}
+    assert story(server, secret(namespaces=["default", "dev"]), **wanted)["updated"] == ["default/registry-cache"]
+    taken = server.secrets()["default/registry-cache"]["metadata"]
+    assert taken["labels"] == LABELS and not taken["annotations"]
+    assert "nodes" in content(server, "default/registry-cache")["auths"]["localhost:30026"]["username"]
+    # The source is neither a pull secret nor removed as one.
+    story(server, state="absent", **wanted)
+    assert set(server.secrets()) == {"registry-cache/registry-cache"}
+    assert "registry-cache/registry-cache" in refused(server, secret(namespaces=["registry-cache"]), **wanted)
+
+
+@pytest.mark.parametrize(("source", "options"), [("registry-cache/registry-cache", {}), ("other/registry-cache", {"reflected_from": "registry-cache"})])
+def test_a_copy_of_something_else_is_not(server: ApiServer, source: str, options: dict[str, str]) -> None:
+    server.add("secrets", "default", "registry-cache", **copy_of(source))
+    assert "there is another Secret default/registry-cache" in refused(server, secret(), **options)
+
+
 class TestServiceAccounts:
     def test_attach_and_detach(self, server: ApiServer) -> None:
         server.bind("default", "theirs")

@@ -1,0 +1,153 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The pods of a cache, reached through the API server alone.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import traceback
+from base64 import b64encode
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream
+
+try:
+    from kubernetes.client import CoreV1Api
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.stream import portforward, stream
+    from kubernetes.stream.ws_client import ERROR_CHANNEL
+    from websocket import WebSocketException
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+
+    class ApiException(Exception):
+        pass
+
+else:
+    IMPORT_ERROR = None
+
+PAUSE_SECONDS = 2
+TOUCHED = "registry-cache.pullthrough/touched"
+_EXEC_SECONDS = 60
+
+
+class Refused(Exception):
+    """A step that did not succeed, and may after a while."""
+
+
+class Hopeless(Exception):
+    """A step that waiting does not mend."""
+
+
+def api_words(error):
+    """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
+    try:
+        return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return error.reason
+
+
+class Replicas:
+    """The pods of a cache, through the API server alone."""
+
+    def __init__(self, client, namespace, container, port):
+        self._api, self._namespace, self._container, self._port = CoreV1Api(client), namespace, container, port
+
+    def look(self, label_selector):
+        """The uid of each pod that does not end, and whether it is ready, by name; raises Hopeless if there is none."""
+        pods = self._api.list_namespaced_pod(self._namespace, label_selector=label_selector).items
+        found = {
+            pod.metadata.name: (pod.metadata.uid, any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or []))
+            for pod in pods
+            if pod.metadata.deletion_timestamp is None
+        }
+        if not found:
+            raise Hopeless(f"no pod in namespace {self._namespace} has the labels {label_selector}")
+        return found
+
+    def ready(self, label_selector):
+        """The names of the pods; raises Hopeless unless there are some and all are ready."""
+        found = self.look(label_selector)
+        if waiting := sorted(name for name, (_uid, ready) in found.items() if not ready):
+            raise Hopeless(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
+        return sorted(found)
+
+    def touch(self, pod, mark):
+        """Annotate a pod, at which its kubelet brings the pod's Secrets at once; else it takes up to two minutes."""
+        try:
+            self._api.patch_namespaced_pod(pod, self._namespace, {"metadata": {"annotations": {TOUCHED: mark}}})
+        except ApiException:
+            pass  # it is faster, not needed
+
+    def _open(self, opener, method, pod, **options):
+        """A stream to a pod; raises Hopeless in the API server's words."""
+        try:
+            return opener(method, pod, self._namespace, **options)
+        except ApiException as error:
+            raise Hopeless(f"the API server opens no stream to it: {api_words(error)}") from error
+
+    def run_helper(self, pod, helper, host):
+        """The credential that the helper returns for a host: username and secret."""
+        # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
+        command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
+        session = self._open(
+            stream,
+            self._api.connect_get_namespaced_pod_exec,
+            pod,
+            container=self._container,
+            command=command,
+            stdin=False,
+            stdout=True,
+            stderr=True,
+            tty=False,
+            _preload_content=False,
+        )
+        with contextlib.closing(session):
+            try:
+                session.run_forever(timeout=_EXEC_SECONDS)
+            except WebSocketException as error:
+                raise Refused(f"the stream to it broke: {error}") from error
+            if session.is_open():
+                raise Refused(f"{helper} gave no answer within {_EXEC_SECONDS} s")
+            output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
+            status = session.read_channel(ERROR_CHANNEL)
+        if not status:
+            raise Refused("the stream to it broke before the helper ended")
+        # Not session.returncode, which takes every failure for an exit code.
+        status = json.loads(status)
+        if status["status"] != "Success":
+            unstarted = status.get("reason") != "NonZeroExitCode"
+            if unstarted or status["details"]["causes"][0]["message"] in ("126", "127"):
+                words = status["message"] if unstarted else errors.strip()
+                raise Hopeless(f"{helper} cannot be run in container {self._container}: {words}")
+            raise Refused((output + errors).strip())
+        try:
+            credential = json.loads(output)
+            return credential["Username"], credential["Secret"]
+        except (ValueError, LookupError, TypeError):
+            raise Refused(f"{helper} returned no credential") from None
+
+    def fetch(self, pod, path, username, password):
+        """GET a path of the registry of one pod; returns status and body."""
+        method = self._api.connect_get_namespaced_pod_portforward
+        forward = self._open(portforward, method, pod, ports=str(self._port))
+        connection = http.client.HTTPConnection("localhost", self._port)
+        connection.sock = forward.socket(self._port)
+        connection.sock.settimeout(_EXEC_SECONDS)
+        headers = {"Accept": _upstream.ACCEPT, "Connection": "close"}
+        if username:
+            headers["Authorization"] = "Basic " + b64encode(f"{username}:{password}".encode()).decode()
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (http.client.HTTPException, OSError) as error:
+            # What the kubelet met at the port comes beside the stream.
+            raise Refused(f"no answer from its registry ({forward.error(self._port) or error})") from error
+        finally:
+            connection.close()

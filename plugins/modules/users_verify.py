@@ -1,0 +1,204 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: users_verify
+short_description: Prove that every replica of a cache takes some credentials and refuses others
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Asks every replica with each credential, and again until it answers as it should or O(timeout) is over. A changed Secret comes to
+    the pods by their kubelets, which takes up to two minutes, and a good credential is kept for a while by the front.
+  - A replica that does not answer as it should gets an annotation, at which its kubelet brings the Secret at once.
+  - Of many credentials it asks with ten, since the htpasswd file comes to a pod as a whole.
+options:
+  namespace:
+    description: The namespace of the replicas.
+    type: str
+    required: true
+  label_selector:
+    description: Selects the replicas' pods.
+    type: str
+    required: true
+  port:
+    description: The port of the registry in the pod.
+    type: int
+    default: 5000
+  accepted:
+    description: Credentials that every replica takes.
+    type: list
+    elements: dict
+    default: []
+    suboptions: &credential
+      name:
+        description: The user's name on the wire.
+        type: str
+        required: true
+      password:
+        description: The password.
+        type: str
+        required: true
+  refused:
+    description: Credentials that no replica takes.
+    type: list
+    elements: dict
+    default: []
+    suboptions: *credential
+  timeout:
+    description: How many seconds to wait.
+    type: int
+    default: 300
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+requirements:
+  - kubernetes
+attributes:
+  check_mode:
+    description: Needs running replicas that know the users, so that check mode skips it.
+    support: none
+  diff_mode:
+    description: Changes nothing but an annotation of pods.
+    support: none
+notes:
+  - The caller needs C(list) on pods and C(create) on C(pods/portforward) in the namespace; with C(patch) on pods it is faster.
+seealso:
+  - module: pullthrough.registry_cache.cache_users
+"""
+
+EXAMPLES = r"""
+- name: The new credential is known everywhere, and the old one nowhere
+  pullthrough.registry_cache.users_verify:
+    namespace: registry-cache
+    label_selector: app.kubernetes.io/name=registry-cache
+    accepted:
+      - name: team-a.g1
+        password: "{{ new }}"
+    refused:
+      - name: team-a
+        password: "{{ old }}"
+"""
+
+RETURN = r"""
+replicas:
+  description: The pods that answered as they should.
+  returned: success
+  type: list
+  elements: str
+  sample: [registry-cache-0, registry-cache-1]
+"""
+
+import time
+import traceback
+
+from ansible.module_utils.basic import AnsibleModule, missing_required_lib
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replicas import (
+    PAUSE_SECONDS,
+    ApiException,
+    Hopeless,
+    Refused,
+    Replicas,
+    api_words,
+)
+
+try:
+    from urllib3.exceptions import HTTPError
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
+else:
+    IMPORT_ERROR = _replicas.IMPORT_ERROR
+
+_MOST = 10
+
+
+class Probe:
+    """What each replica is still to show. A pod that takes another's place is asked anew."""
+
+    def __init__(self, replicas, params):
+        self._replicas, self._selector = replicas, params["label_selector"]
+        self._asked = [(one, 200) for one in params["accepted"][:_MOST]] + [(one, 401) for one in params["refused"][:_MOST]]
+        self._shown, self._touched, self._unreached = set(), set(), set()
+
+    def look(self):
+        """The names of the pods, and for each that is not as it should be what is wrong with it. Raises Hopeless."""
+        found = self._replicas.look(self._selector)
+        wrong = {pod: self._wrong(pod, uid) if ready else "is not ready" for pod, (uid, ready) in found.items()}
+        for pod in wrong:
+            if wrong[pod] and found[pod][1] and found[pod][0] not in self._touched:
+                self._touched.add(found[pod][0])
+                self._replicas.touch(pod, str(int(time.time())))
+        return sorted(found), {pod: what for pod, what in wrong.items() if what}
+
+    def _wrong(self, pod, uid):
+        for one, expected in self._asked:
+            if (uid, one["name"], expected) in self._shown:
+                continue
+            try:
+                status, _body = self._replicas.fetch(pod, "/v2/", one["name"], one["password"])
+            except Refused as error:
+                return str(error)
+            except Hopeless as error:
+                # Once that may be a pod that has just gone.
+                if uid in self._unreached:
+                    raise
+                self._unreached.add(uid)
+                return str(error)
+            # 429: the front checks a few unknown credentials each second.
+            if status != expected:
+                verb = "does not take" if expected == 200 else "still takes" if status == 200 else "does not refuse"
+                return f"{verb} user '{one['name']}' (HTTP {status})"
+            self._shown.add((uid, one["name"], expected))
+        return None
+
+
+def wait(replicas, params, clock=time.monotonic, sleep=time.sleep):
+    """The names of the pods, once all are as they should be. Raises Refused and Hopeless."""
+    probe, deadline = Probe(replicas, params), clock() + params["timeout"]
+    while True:
+        pods, wrong = probe.look()
+        if not wrong:
+            return pods
+        if clock() + PAUSE_SECONDS > deadline:
+            raise Refused("; ".join(f"{pod} {what}" for pod, what in sorted(wrong.items())))
+        sleep(PAUSE_SECONDS)
+
+
+def main():
+    credential = {"name": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}}
+    spec = {
+        "namespace": {"type": "str", "required": True},
+        "label_selector": {"type": "str", "required": True},
+        "port": {"type": "int", "default": 5000},
+        "accepted": {"type": "list", "elements": "dict", "default": [], "options": credential},
+        "refused": {"type": "list", "elements": "dict", "default": [], "options": credential},
+        "timeout": {"type": "int", "default": 300},
+    }
+    module = AnsibleK8SModule(module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, check_pyyaml=False)
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
+    params = module.params
+    try:
+        client = get_api_client(module).client.client
+        pods = wait(Replicas(client, params["namespace"], "", params["port"]), params)
+    except (Hopeless, CoreException) as error:
+        module.fail_json(msg=f"{error}.")
+    except Refused as error:
+        module.fail_json(msg=f"After {params['timeout']} s (timeout): {error}.")
+    except ApiException as error:
+        module.fail_json(msg=f"The API server refuses: {api_words(error)}.")
+    except (HTTPError, OSError) as error:
+        module.fail_json(msg=f"The cluster gives no answer: {error}.")
+    module.exit_json(changed=False, replicas=pods)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Filter pull_secret_objects: what external-secrets and reflector are told of pull secrets."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.filter import pull_secret_objects as plugin
+
+pull_secret_objects = plugin.FilterModule().filters()["pull_secret_objects"]
+PASSWORD = "the-cache-password"
+REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
+
+
+def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
+    where = options or {"all_namespaces_but": ["kube-system", "registry-cache"]}
+    credential = {"user": user, "username": f"{user}.g1", "password": PASSWORD}
+    return {"name": "pull", "hosts": ["localhost:30026"], **credential, "service_accounts": [], **where}
+
+
+def objects(*secrets: dict[str, Any], controller: str = "external_secrets") -> list[dict[str, Any]]:
+    return pull_secret_objects(list(secrets), controller, cache="cache", namespace="registry-cache", made_by="pull")
+
+
+def one(kind: str, *secrets: dict[str, Any]) -> dict[str, Any]:
+    (found,) = [item for item in objects(*secrets) if item["kind"] == kind]
+    return found
+
+
+def test_none() -> None:
+    assert objects(secret(), controller="none") == []
+
+
+def test_the_chain_of_external_secrets() -> None:
+    made = objects(secret())
+    assert [item["kind"] for item in made] == [
+        "Secret",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "ClusterSecretStore",
+        "ClusterExternalSecret",
+    ]
+    assert {item["metadata"]["name"] for item in made} == {"cache-pull-nodes"}
+    assert {item["metadata"].get("namespace") for item in made[:4]} == {"registry-cache"}
+    assert {item["metadata"].get("namespace") for item in made[4:]} == {None}
+    source, _account, role, binding, store, external = made
+    (key, text), *_none = source["data"].items()
+    entry = json.loads(base64.b64decode(text))["auths"]["localhost:30026"]
+    assert (entry["username"], entry["password"]) == ("nodes.g1", PASSWORD)
+
+    # Nothing but that one Secret, and only from the namespaces that have it.
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cache-pull-nodes"], "verbs": ["get"]}]
+    assert binding["subjects"][0]["name"] == binding["roleRef"]["name"] == "cache-pull-nodes"
+    provider = store["spec"]["provider"]["kubernetes"]
+    assert provider["auth"]["serviceAccount"] == {"name": "cache-pull-nodes", "namespace": "registry-cache"}
+    where = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", "registry-cache"]}]}
+    assert store["spec"]["conditions"] == [{"namespaceSelector": where}] and external["spec"]["namespaceSelectors"] == [where]
+
+    spec = external["spec"]["externalSecretSpec"]
+    assert spec["secretStoreRef"] == {"kind": "ClusterSecretStore", "name": store["metadata"]["name"]}
+    assert spec["data"] == [{"secretKey": ".dockerconfigjson", "remoteRef": {"key": "cache-pull-nodes", "property": key}}]
+    target = spec["target"]
+    assert (target["name"], target["creationPolicy"], target["template"]["type"]) == ("pull", "Orphan", "kubernetes.io/dockerconfigjson")
+    # As module pull_secrets marks its own.
+    assert target["template"]["metadata"]["labels"]["app.kubernetes.io/instance"] == "pull"
+    assert target["template"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "pullthrough.registry_cache"
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"namespaces": ["b", "a"]}, [("kubernetes.io/metadata.name", "In", ["a", "b"])]),
+        ({"all_namespaces_but": []}, None),
+        ({"namespace_selector": "team=a"}, [("team", "In", ["a"])]),
+        ({"namespace_selector": "team==a"}, [("team", "In", ["a"])]),
+        ({"namespace_selector": "team!=a"}, [("team", "NotIn", ["a"])]),
+        ({"namespace_selector": "x/team in (b, a),!off , on"}, [("x/team", "In", ["a", "b"]), ("off", "DoesNotExist", None), ("on", "Exists", None)]),
+        ({"namespace_selector": "in notin (in),team="}, [("in", "NotIn", ["in"]), ("team", "In", [""])]),
+    ],
+)
+def test_namespaces(where: dict[str, Any], expected: list[tuple[str, str, Any]] | None) -> None:
+    (made,) = one("ClusterExternalSecret", secret(**where))["spec"]["namespaceSelectors"]
+    found = [(item["key"], item["operator"], item.get("values")) for item in made.get("matchExpressions", [])]
+    assert found == (expected or []) and (expected or made == {})
+
+
+@pytest.mark.parametrize("text", ["team in a", "team in (a", "a=b c", "team>3", "=a", "a=b,,c", "a,b)"])
+def test_what_is_no_selector(text: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=r"registry_cache_pull_secret_namespace_selector: .* Example: team in \(a, b\)"):
+        objects(secret(namespace_selector=text))
+
+
+def test_users_have_objects_of_their_own() -> None:
+    users = ["nodes", "Team A", "team-a", "é", "x" * 60, "nodes@example.com"]
+    names = [item["metadata"]["name"] for item in objects(*map(secret, users)) if item["kind"] == "Secret"]
+    assert len(set(names)) == len(users) and names[2] == "cache-pull-team-a"
+    assert all(re.fullmatch("[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("where", "patterns", "selector", "matching"),
+    [
+        ({"namespaces": ["b", "a"]}, "a,b", None, {"a", "b"}),
+        ({"all_namespaces_but": ["a", "registry-cache"]}, r"(?!(?:a|registry\-cache)$).*", None, {"b", "ab", "registry"}),
+        ({"namespace_selector": "team in (a)"}, "-", "team in (a)", set()),
+    ],
+)
+def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, matching: set[str]) -> None:
+    (made,) = objects(secret(**where), controller="reflector")
+    assert (made["metadata"]["name"], made["metadata"]["namespace"], made["type"]) == ("pull", "registry-cache", "kubernetes.io/dockerconfigjson")
+    annotations = {key.removeprefix(REFLECTOR): value for key, value in made["metadata"]["annotations"].items()}
+    assert annotations["allowed"] == annotations["auto-enabled"] == "true"
+    for kind in ("allowed", "auto"):
+        assert annotations[f"{kind}-namespaces"] == patterns
+        assert annotations.get(f"{kind}-namespaces-selector") == selector
+    # Reflector takes each part for a regular expression of the whole name.
+    names = {"a", "b", "ab", "registry", "registry-cache"}
+    assert {name for name in names if any(re.fullmatch(part, name) for part in patterns.split(","))} == matching
+
+
+def test_what_reflector_cannot_do() -> None:
+    with pytest.raises(AnsibleFilterError, match="registry_cache_users: several users have a pull secret named pull.*Example: pull_secret"):
+        objects(secret("a"), secret("b"), controller="reflector")
+    expected = r"all_namespaces_but must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
+    with pytest.raises(AnsibleFilterError, match=expected):
+        objects(secret(all_namespaces_but=["kube-system"]), controller="reflector")

@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module cache_users against an API server in this process: users, and the steps of a rotation wherever it is cut off."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import datetime
+import json
+import pathlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import bcrypt
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
+from kubernetes_api import ApiServer, Refusal
+from module_runner import run
+
+OLD, NEW = "the-vault-password-1", "the-vault-password-2"
+HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()
+NODES, TEAM, CI = {"name": "nodes", "password": OLD}, {"name": "team-a"}, {"name": "ci", "hash": HASH}
+MOVED = {"name": "nodes", "password": NEW}
+STEPS = ("begin", "switch", "note", "drop", "finish")
+
+
+@pytest.fixture(autouse=True)
+def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_users, "_COST", 4)
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    running = ApiServer()
+    running.namespace("registry-cache")
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How many seconds have passed for the module."""
+    passed, began = [0.0], datetime.datetime.now(datetime.timezone.utc)
+
+    class Time(datetime.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime.datetime:
+            assert tz is datetime.timezone.utc
+            return began + datetime.timedelta(seconds=passed[0])
+
+    monkeypatch.setattr(cache_users, "datetime", SimpleNamespace(datetime=Time, timezone=datetime.timezone))
+    return passed
+
+
+def ensure(server: ApiServer, *users: dict[str, Any], check: bool = False, **options: Any) -> dict[str, Any]:
+    server.seen.clear()
+    result = run("cache_users", check=check, host=server.url, api_key="cluster-token", users=list(users), **options)
+    text = json.dumps(result)
+    held = [one["password"] for record in state(server).values() for one in record.values() if "password" in one]
+    for hidden in (OLD, NEW, "cluster-token", "$2b$", *held):
+        assert hidden not in text
+    return result
+
+
+def story(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Check says changed and changes nothing, apply says the same, and a repeat and a check say unchanged."""
+    before = copy.deepcopy(server.objects)
+    checked = ensure(server, *users, check=True, **options)
+    assert checked.get("changed"), checked
+    assert server.objects == before and server.writes == []
+    applied = ensure(server, *users, **options)
+    assert {**applied, "invocation": 0} == {**checked, "invocation": 0}
+    for check in (False, True):
+        again = ensure(server, *users, check=check, **options)
+        assert not again["changed"] and again["diff"]["before"] == again["diff"]["after"] and server.writes == []
+    return applied
+
+
+def refused(server: ApiServer, *users: dict[str, Any], **options: Any) -> str:
+    before = copy.deepcopy(server.objects)
+    result = ensure(server, *users, **options)
+    assert result.get("failed"), result
+    assert server.objects == before and server.writes == []
+    assert result["msg"].endswith(". Nothing was changed.")
+    return result["msg"]
+
+
+def data(server: ApiServer, suffix: str, key: str) -> str:
+    found = server.secrets().get(f"registry-cache/registry-cache-{suffix}")
+    return base64.b64decode(found["data"][key]).decode() if found else ""
+
+
+def state(server: ApiServer) -> Any:
+    return json.loads(data(server, "passwords", "users") or "{}")
+
+
+def accepted(server: ApiServer, name: str, password: str) -> bool:
+    """As the registry has it."""
+    entries = dict(line.split(":", 1) for line in data(server, "htpasswd", "htpasswd").splitlines())
+    return name in entries and bcrypt.checkpw(password.encode(), entries[name].encode())
+
+
+def names(server: ApiServer) -> set[str]:
+    return {line.partition(":")[0] for line in data(server, "htpasswd", "htpasswd").splitlines()}
+
+
+def now(server: ApiServer, user: str) -> tuple[str, str]:
+    """What the pull secret of a user holds."""
+    one = state(server)[user]["now"]
+    return one["name"], one["password"]
+
+
+# Without a rotation
+
+
+def test_users(server: ApiServer) -> None:
+    result = story(server, NODES, TEAM, CI)
+    assert result["users"] == ["nodes: nodes", "team-a: team-a"] and result["rotating"] == [] and result["due_in"] == 0
+    assert names(server) == {"nodes", "team-a", "ci"} and set(state(server)) == {"nodes", "team-a"}
+    assert now(server, "nodes") == ("nodes", OLD) and len(now(server, "team-a")[1]) == 43
+    assert all(accepted(server, *now(server, user)) for user in ("nodes", "team-a")) and accepted(server, "ci", "of-ci")
+    labels = server.secrets()["registry-cache/registry-cache-passwords"]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] == "pullthrough.registry_cache"
+
+    made = now(server, "team-a")
+    result = story(server, NODES, TEAM, {"name": "team-b"})
+    assert now(server, "team-a") == made and names(server) == {"nodes", "team-a", "team-b"}
+    assert "ci (removed in htpasswd)\n" in result["diff"]["after"]
+    story(server, NODES)
+    assert set(state(server)) == names(server) == {"nodes"}
+
+
+def test_only_hashes(server: ApiServer) -> None:
+    story(server, CI)
+    assert set(server.secrets()) == {"registry-cache/registry-cache-htpasswd"}
+    # It is in no pull secret: it changes where it stands.
+    other = {"name": "ci", "hash": bcrypt.hashpw(b"another", bcrypt.gensalt(4)).decode()}
+    story(server, other)
+    assert accepted(server, "ci", "another") and not accepted(server, "ci", "of-ci")
+
+
+def test_a_hash_with_its_password(server: ApiServer) -> None:
+    both = {"name": "ci", "hash": HASH, "password": "of-ci"}
+    story(server, both)
+    assert now(server, "ci") == ("ci", "of-ci") and accepted(server, "ci", "of-ci")
+    again = {**both, "hash": bcrypt.hashpw(b"of-ci", bcrypt.gensalt(5)).decode()}
+    story(server, again)
+    assert again["hash"] in data(server, "htpasswd", "htpasswd")
+    moved = {"name": "ci", "password": NEW, "hash": bcrypt.hashpw(NEW.encode(), bcrypt.gensalt(5)).decode()}
+    rotate(server, moved)
+    assert now(server, "ci") == ("ci.g1", NEW) and moved["hash"] in data(server, "htpasswd", "htpasswd")
+
+
+def test_a_hash_of_another_password(server: ApiServer) -> None:
+    for step in ("check", "keep"):
+        message = refused(server, {"name": "ci", "hash": HASH, "password": "another"}, step=step)
+        assert message.startswith("users: the hash of user 'ci' is not that of its password")
+
+
+@pytest.mark.parametrize("step", ["check", "keep"])
+def test_a_password_that_is_not_in_force(server: ApiServer, step: str) -> None:
+    ensure(server, NODES, TEAM)
+    message = refused(server, MOVED, TEAM, step=step)
+    assert "users: the password of user 'nodes' is not the one in force" in message and "playbooks/rotate.yml" in message
+    # Nor does it change because it is no longer given.
+    assert not ensure(server, {"name": "nodes"}, TEAM)["changed"]
+    assert now(server, "nodes") == ("nodes", OLD)
+
+
+def test_what_the_htpasswd_file_alone_knows(server: ApiServer) -> None:
+    """The Secret with the passwords was removed, or an older version of this collection made none."""
+    ensure(server, NODES, TEAM)
+    made = now(server, "team-a")
+    del server.objects["secrets", "registry-cache", "registry-cache-passwords"]
+    assert "is not the one in force" in refused(server, MOVED, TEAM)
+    story(server, NODES, TEAM)
+    assert now(server, "nodes") == ("nodes", OLD)
+    # What pull secrets still hold is accepted until a rotation ends.
+    assert now(server, "team-a")[0] == "team-a.g1" and accepted(server, *now(server, "team-a")) and accepted(server, *made)
+    rotate(server, NODES, TEAM, chosen=["team-a"])
+    assert now(server, "team-a")[0] == "team-a.g1" and not accepted(server, *made)
+
+
+def test_what_it_knows_in_the_middle_of_a_rotation(server: ApiServer) -> None:
+    ensure(server, NODES)
+    ensure(server, MOVED, step="begin")
+    del server.objects["secrets", "registry-cache", "registry-cache-passwords"]
+    story(server, MOVED)
+    assert accepted(server, "nodes", OLD) and accepted(server, "nodes.g1", NEW) and now(server, "nodes") == ("nodes.g1", NEW)
+
+
+# Rotation
+
+
+def rotate(server: ApiServer, *users: dict[str, Any], chosen: list[str] | None = None, grace: int = 0) -> None:
+    for step in STEPS:
+        options = {"rotate": chosen or []} if step == "begin" else {"grace": grace} if step == "note" else {}
+        result = ensure(server, *users, step=step, **options)
+        assert not result.get("failed"), result
+
+
+def test_steps(server: ApiServer, clock: list[float]) -> None:
+    ensure(server, NODES, TEAM, CI)
+    old = {user: now(server, user) for user in ("nodes", "team-a")}
+
+    result = story(server, MOVED, TEAM, CI, step="begin", rotate=[])
+    assert result["rotating"] == ["nodes", "team-a"] and "nodes: nodes, nodes.g1 is to come" in result["users"]
+    assert {user: now(server, user) for user in old} == old
+    assert all(accepted(server, *one) for one in old.values()) and accepted(server, "nodes.g1", NEW)
+
+    story(server, MOVED, TEAM, CI, step="switch")
+    new = {user: now(server, user) for user in old}
+    assert new["nodes"] == ("nodes.g1", NEW) and new["team-a"][0] == "team-a.g1" and new["team-a"][1] != old["team-a"][1]
+    assert all(accepted(server, *one) for one in (*old.values(), *new.values()))
+    # Not before it is noted that every pull secret was replaced.
+    clock[0] = 1e6
+    assert not ensure(server, MOVED, TEAM, CI, step="drop")["changed"]
+    clock[0] = 0
+
+    result = story(server, MOVED, TEAM, CI, step="note", grace=100)
+    assert 98 <= result["due_in"] <= 101 and "until 20" in result["users"][0]
+    assert not ensure(server, MOVED, TEAM, CI, step="drop")["changed"]
+    # A longer time of a later run does not count.
+    assert not ensure(server, MOVED, TEAM, CI, step="note", grace=500)["changed"]
+
+    clock[0] = 102
+    result = story(server, MOVED, TEAM, CI, step="drop")
+    assert result["due_in"] == 0 and result["rotating"] == ["nodes", "team-a"]
+    assert not any(accepted(server, *one) for one in old.values()) and all(accepted(server, *one) for one in new.values())
+    # Its password is there until it is proved that it is refused.
+    assert state(server)["nodes"]["old"]["password"] == OLD
+
+    result = story(server, MOVED, TEAM, CI, step="finish")
+    assert result["rotating"] == [] and OLD not in data(server, "passwords", "users")
+    assert names(server) == {"nodes.g1", "team-a.g1", "ci"}
+    for step in (*STEPS[1:], "keep", "check"):
+        assert not ensure(server, MOVED, TEAM, CI, step=step)["changed"]
+
+
+def test_the_next_generation(server: ApiServer) -> None:
+    ensure(server, TEAM)
+    for generation in range(1, 4):
+        rotate(server, TEAM)
+        assert names(server) == {now(server, "team-a")[0]} == {f"team-a.g{generation}"}
+
+
+def test_no_grace_ends_what_an_earlier_run_left(server: ApiServer) -> None:
+    ensure(server, TEAM)
+    rotate(server, TEAM, grace=86400)
+    assert names(server) == {"team-a", "team-a.g1"}
+    rotate(server, TEAM, grace=0)
+    assert names(server) == {"team-a.g1"}
+
+
+def test_site_ends_what_is_due(server: ApiServer, clock: list[float]) -> None:
+    ensure(server, TEAM)
+    rotate(server, TEAM, grace=86400)
+    assert not ensure(server, TEAM)["changed"]
+    clock[0] = 86500
+    story(server, TEAM)
+    assert names(server) == {"team-a.g1"}
+
+
+def test_chosen_users(server: ApiServer) -> None:
+    ensure(server, NODES, TEAM)
+    rotate(server, NODES, TEAM, chosen=["team-a"], grace=600)
+    assert names(server) == {"nodes", "team-a", "team-a.g1"}
+    # Another user meanwhile; that of team-a is gone on with, not begun again.
+    rotate(server, MOVED, TEAM, grace=600)
+    assert names(server) == {"nodes", "nodes.g1", "team-a", "team-a.g1"}
+
+
+@pytest.mark.parametrize("after", STEPS)
+def test_site_in_the_middle(server: ApiServer, after: str) -> None:
+    """site.yml changes nothing at any point of a rotation, and both credentials stay as good as they are."""
+    ensure(server, NODES, TEAM)
+    for step in STEPS[: STEPS.index(after) + 1]:
+        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "begin" else {}))
+        before = data(server, "htpasswd", "htpasswd")
+        assert not ensure(server, MOVED, TEAM)["changed"] and not ensure(server, MOVED, TEAM, step="check")["changed"]
+        assert data(server, "htpasswd", "htpasswd") == before
+
+
+def writes_of_a_rotation(server: ApiServer) -> int:
+    written = 0
+    for step in STEPS:
+        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "begin" else {"grace": 0}))
+        written += len(server.writes)
+    return written
+
+
+@pytest.mark.parametrize("alive", range(7))
+def test_a_run_that_dies_after_any_write(server: ApiServer, alive: int) -> None:
+    """What is in force is accepted at any moment, and a rerun ends as one that was not cut off."""
+    ensure(server, NODES, TEAM)
+    left = alive
+
+    def die(method: str, _path: str) -> None:
+        nonlocal left
+        if method == "PATCH":
+            left -= 1
+            if left < 0:
+                raise Refusal(500, "etcd is out")
+
+    def steps(stop: bool) -> bool:
+        for step in STEPS:
+            options = {"rotate": []} if step == "begin" else {"grace": 0}
+            failed = ensure(server, MOVED, TEAM, step=step, **options).get("failed", False)
+            # A pull secret has what was in force before or after the step.
+            if "old" in (record := state(server)["nodes"]) and not record["old"].get("dropped"):
+                assert accepted(server, record["old"]["name"], record["old"]["password"])
+            assert accepted(server, *now(server, "nodes"))
+            if failed and stop:
+                return True
+        return False
+
+    server.hook = die
+    assert steps(stop=True), "no write was left to die of"
+    server.hook = lambda _method, _path: None
+    assert not steps(stop=False)
+    assert names(server) == {"nodes.g1", "team-a.g1"} and now(server, "nodes") == ("nodes.g1", NEW)
+    assert set(state(server)["team-a"]) == {"now"} and not ensure(server, MOVED, TEAM)["changed"]
+
+
+def test_all_writes_of_a_rotation_are_tried(server: ApiServer) -> None:
+    """Of begin and drop two Secrets, of the others one: as many as test_a_run_that_dies_after_any_write has rows."""
+    ensure(server, NODES, TEAM)
+    assert writes_of_a_rotation(server) == 7
+
+
+def test_a_password_that_changes_again_before_it_is_in_force(server: ApiServer) -> None:
+    ensure(server, NODES)
+    ensure(server, MOVED, step="begin", rotate=[])
+    third = {"name": "nodes", "password": "the-vault-password-3"}
+    rotate(server, third)
+    assert now(server, "nodes") == ("nodes.g1", "the-vault-password-3") and names(server) == {"nodes.g1"}
+
+
+def test_a_rotation_that_is_taken_back(server: ApiServer) -> None:
+    ensure(server, NODES)
+    ensure(server, MOVED, step="begin", rotate=[])
+    story(server, NODES)
+    assert names(server) == {"nodes"} and not ensure(server, NODES)["changed"]
+
+
+def test_two_runs_at_once(server: ApiServer) -> None:
+    ensure(server, TEAM)
+    once = []
+
+    def other(method: str, path: str) -> None:
+        if method == "PATCH" and path.endswith("passwords") and not once:
+            once.append(path)
+            server._touch(server.objects["secrets", "registry-cache", "registry-cache-passwords"])
+
+    server.hook = other
+    result = ensure(server, TEAM, step="begin", rotate=[])
+    assert result["failed"] and "Somebody else changed the users meanwhile (HTTP 409" in result["msg"] and "Run again" in result["msg"]
+    assert names(server) == {"team-a"}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("step", ["check", "keep", "begin"])
+@pytest.mark.parametrize(
+    ("user", "words"),
+    [
+        ({"name": "a:b", "password": "x"}, ("'a:b'", "colon", "Choose another one")),
+        ({"name": "", "password": "x"}, ("must not be empty",)),
+        ({"name": "team.g1", "password": "x"}, ("'team.g1' ends in .g and a number", "rotate.yml", "Choose another one")),
+        ({"name": "new", "password": ""}, ("user 'new' has no password", "Set password")),
+        ({"name": "new", "password": "é" * 37}, ("'new'", "74 bytes", "72 bytes", "Choose a shorter one")),
+        ({"name": "new", "password": "a\0b"}, ("'new'", "NUL", "Choose one without")),
+        ({"name": "new", "password": "a\nb"}, ("'new'", "line break", "Choose one without")),
+        ({"name": "new", "hash": "two\nlines"}, ("the hash of user 'new'", "htpasswd -nB")),
+        ({"name": "nodes"}, ("'nodes'", "more than once")),
+    ],
+)
+def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...], step: str) -> None:
+    ensure(server, NODES)
+    message = refused(server, NODES, user, step=step)
+    assert message.startswith("users: ") and all(part in message for part in words), message
+
+
+@pytest.mark.parametrize("step", ["check", "keep"])
+def test_users_that_no_secret_holds(server: ApiServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    monkeypatch.setattr(_cache_users, "MAX_BYTES", 2000)
+    message = refused(server, *({"name": f"team-{number}"} for number in range(20)), step=step)
+    assert "20 users need" in message and "1 MiB" in message and "Give several clients one user" in message
+
+
+@pytest.mark.parametrize("step", ["check", "begin"])
+@pytest.mark.parametrize(
+    ("rotate", "words"),
+    [
+        ([], ("the password of user nodes in the inventory is the one in force", "Set a new one", "registry_cache_rotate_users: [team-a]")),
+        (["nodes"], ("user nodes", "is the one in force", "leave password out")),
+        (["nobody", "team-a"], ("registry_cache_rotate_users: there is no user nobody.", "nodes, team-a, ci")),
+        (["ci"], ("registry_cache_rotate_users: of user 'ci' only a hash is known", "name a second user")),
+    ],
+)
+def test_what_cannot_be_rotated(server: ApiServer, step: str, rotate: list[str], words: tuple[str, ...]) -> None:
+    ensure(server, NODES, TEAM, CI)
+    message = refused(server, NODES, TEAM, CI, step=step, rotate=rotate)
+    assert all(part in message for part in words), message
+
+
+def test_a_user_who_is_not_there_yet(server: ApiServer) -> None:
+    ensure(server, TEAM)
+    assert "user 'nodes' is not in the cache yet. Run site.yml first" in refused(server, TEAM, NODES, step="check", rotate=[])
+
+
+def test_check_knows_what_rotation_would_begin(server: ApiServer) -> None:
+    ensure(server, NODES, TEAM)
+    before = copy.deepcopy(server.objects)
+    result = ensure(server, NODES, TEAM, step="check", rotate=["team-a"])
+    assert not result["changed"] and server.objects == before
+    assert result["users"] == ["nodes: nodes", "team-a: team-a, team-a.g1 is to come"]
+
+
+def test_check_hashes_nothing(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure(server, NODES, TEAM)
+    monkeypatch.setattr(_htpasswd, "bcrypt", None)
+    monkeypatch.setattr(_htpasswd, "missing", lambda _schemes: None)
+    assert not ensure(server, NODES, TEAM, {"name": "new"}, step="check")["changed"]
+
+
+def test_an_htpasswd_file_that_somebody_edited(server: ApiServer) -> None:
+    ensure(server, NODES)
+    secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
+    secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\nbroken\n").decode()
+    message = refused(server, NODES, step="check")
+    assert message.startswith("Secret registry-cache-htpasswd in namespace registry-cache: line 2 is not of the form user:hash.")
+    secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\n").decode()
+    story(server, NODES)
+    assert accepted(server, "nodes", OLD)
+
+
+@pytest.mark.parametrize("text", ["no json", "[]", '{"a": 1}', '{"a": {"now": {}}}', '{"a": {"now": {"name": 1}}}'])
+def test_passwords_that_somebody_edited(server: ApiServer, text: str) -> None:
+    ensure(server, NODES)
+    secret = server.secrets()["registry-cache/registry-cache-passwords"]
+    secret["data"]["users"] = base64.b64encode(text.encode()).decode()
+    result = run("cache_users", host=server.url, api_key="x", users=[NODES])
+    assert result["msg"].startswith("Secret registry-cache-passwords in namespace registry-cache: its key 'users' is not what")
+    assert "Restore it, or remove the Secret" in result["msg"]
+
+
+def test_no_namespace(server: ApiServer) -> None:
+    assert ensure(server, NODES, check=True, namespace="none")["changed"]
+    message = ensure(server, NODES, namespace="none")["msg"]
+    assert 'HTTP 404: namespaces "none" not found' in message
+
+
+def test_no_answer(server: ApiServer) -> None:
+    server.close()
+    message = run("cache_users", host=server.url, api_key="x", users=[NODES])["msg"]
+    assert "refused" in message and "KUBECONFIG" in message
