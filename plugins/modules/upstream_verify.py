@@ -107,6 +107,7 @@ import os
 import tempfile
 import time
 import traceback
+import typing as t
 from base64 import b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -125,7 +126,7 @@ try:
     from urllib3.exceptions import HTTPError
     from websocket import WebSocketException
 except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
+    IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     IMPORT_ERROR = None
 
@@ -141,7 +142,7 @@ class Hopeless(Exception):
     """A step that waiting does not mend."""
 
 
-def _api_words(error):
+def _api_words(error: t.Any) -> str:
     """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
     try:
         return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
@@ -152,10 +153,10 @@ def _api_words(error):
 class Replicas:
     """The pods of a cache, through the API server alone."""
 
-    def __init__(self, client, namespace, container, port):
+    def __init__(self, client: t.Any, namespace: str, container: str, port: int) -> None:
         self._api, self._namespace, self._container, self._port = CoreV1Api(client), namespace, container, port
 
-    def ready(self, label_selector):
+    def ready(self, label_selector: str) -> list[str]:
         """The names of the pods; raises Hopeless unless there are some and all are ready."""
         pods = self._api.list_namespaced_pod(self._namespace, label_selector=label_selector).items
         pods = [pod for pod in pods if pod.metadata.deletion_timestamp is None]
@@ -169,14 +170,14 @@ class Replicas:
             raise Hopeless(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
         return sorted(conditions)
 
-    def _open(self, opener, method, pod, **options):
+    def _open(self, opener: t.Any, method: t.Any, pod: str, **options: t.Any) -> t.Any:
         """A stream to a pod; raises Hopeless in the API server's words."""
         try:
             return opener(method, pod, self._namespace, **options)
         except ApiException as error:
             raise Hopeless(f"the API server opens no stream to it: {_api_words(error)}") from error
 
-    def run_helper(self, pod, helper, host):
+    def run_helper(self, pod: str, helper: str, host: str) -> tuple[str, str]:
         """The credential that the helper returns for a host: username and secret."""
         # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
         command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
@@ -217,7 +218,7 @@ class Replicas:
         except (ValueError, LookupError, TypeError):
             raise Refused(f"{helper} returned no credential") from None
 
-    def fetch_manifest(self, pod, path, username, password):
+    def fetch_manifest(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         """GET a manifest from the registry of one pod; returns status and body."""
         method = self._api.connect_get_namespaced_pod_portforward
         forward = self._open(portforward, method, pod, ports=str(self._port))
@@ -238,7 +239,7 @@ class Replicas:
             connection.close()
 
 
-def verify(replicas, pod, image, params, ca_bundle):
+def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
     """All three steps for one replica; returns the digest. Raises Refused or Hopeless with the step's name."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
@@ -264,7 +265,14 @@ def verify(replicas, pod, image, params, ca_bundle):
     return expected
 
 
-def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=time.sleep):
+def verify_all(
+    replicas: Replicas,
+    image: t.Any,
+    params: dict[str, t.Any],
+    ca_bundle: str | None,
+    clock: t.Callable[[], float] = time.monotonic,
+    sleep: t.Callable[[float], None] = time.sleep,
+) -> list[dict[str, str]]:
     """Every replica, each tried until the time is over."""
     deadline = clock() + params["timeout"]
     results = []
@@ -281,7 +289,7 @@ def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=t
 
 
 @contextlib.contextmanager
-def trusted(ca_path):
+def trusted(ca_path: str | None) -> t.Iterator[str | None]:
     """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests."""
     if not ca_path:
         yield None
@@ -295,7 +303,7 @@ def trusted(ca_path):
         yield bundle.name
 
 
-def main():
+def main() -> None:
     spec = {
         "namespace": {"type": "str", "required": True},
         "label_selector": {"type": "str", "required": True},
@@ -314,7 +322,7 @@ def main():
         required_together=[("cache_username", "cache_password")],
         check_pyyaml=False,
     )
-    if IMPORT_ERROR or _upstream.requests is None:
+    if IMPORT_ERROR or not _upstream.AVAILABLE:
         module.fail_json(msg=missing_required_lib("kubernetes and requests"), exception=IMPORT_ERROR)
     params = module.params
     try:

@@ -31,7 +31,7 @@ def _of_peers(cluster: Cluster) -> int:
     return sum("-peer" in item["metadata"]["name"] for item in found)
 
 
-def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache) -> None:
+def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache) -> None:  # noqa: F811
     off = ("--extra-vars", "registry_cache_front=false")
     try:
         result = site(*off)
