@@ -19,7 +19,7 @@ demo-down: ## remove all that the demo started; builds stay in the cache
 test: ## everything, with the seconds of each stage
 	@python3 -m tests.run
 
-lint: ## ansible-lint (profile production), yamllint, shellcheck
+lint: ## ansible-lint (profile production), yamllint, ruff, mypy, shellcheck
 	@python3 -m tests.run lint
 
 unit: ## pytest

@@ -142,7 +142,8 @@ def main() -> None:
         changed, seconds = site()
         prove(changed == 0, f"site.yml a second time: changed={changed}, {seconds:.0f} s")
     except (NotProved, subprocess.CalledProcessError) as failure:
-        print(f"  ✗ {failure}\n{getattr(failure, 'stderr', None) or ''}\n\n{cluster.kubectl('get', 'pods,events', '--all-namespaces', check=False)}", flush=True)
+        shown = cluster.kubectl("get", "pods,events", "--all-namespaces", check=False)
+        print(f"  ✗ {failure}\n{getattr(failure, 'stderr', None) or ''}\n\n{shown}", flush=True)
         sys.exit(1)
     print(f"""
 The cluster stays up. To look around:

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Sequence
 
 from . import debian
 from .settings import ANSIBLE_PACKAGE, CACHE, COLLECTIONS, ROOT, SANDBOX, key
@@ -19,26 +20,58 @@ PYTHON = VENV / "bin" / "python"
 
 def ensure() -> None:
     """Make the environment unless one with these pins is there."""
-    ready = VENV / "ready"
+    _make(VENV, "Python environment", sys.executable, _words(_REQUIREMENTS), ANSIBLE_PACKAGE, COLLECTIONS)
+
+
+def further(
+    name: str,
+    requirements: Sequence[pathlib.Path] = (),
+    packages: Sequence[str] = (),
+    python: str = sys.executable,
+    ansible: str = "",
+    collections: Sequence[str] = (),
+) -> pathlib.Path:
+    """The folder of an environment for what does not go with the rest, made unless it is there.
+
+    :param requirements: files that pip reads.
+    :param packages: what is installed beside them.
+    :param python: the interpreter it is made with.
+    :param ansible: the package out of which the collections are taken.
+    """
+    version = subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout
+    target = CACHE / f"venv-{name}-{key(version, ansible, *collections, *packages, *requirements)}"
+    _make(target, f"Python environment: {name}", python, [*_words(requirements), *packages], ansible, collections)
+    return target
+
+
+def _words(files: Sequence[pathlib.Path]) -> list[str]:
+    return [word for file in files for word in ("--requirement", str(file))]
+
+
+def _make(
+    venv: pathlib.Path, title: str, python: str, words: Sequence[str], ansible: str, collections: Sequence[str]
+) -> None:
+    ready = venv / "ready"
     if ready.exists():
         return
-    if subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True, check=False).returncode:
+    if subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode:
         debian.install("python3-venv")
-    with step("Python environment", "the Python package index") as log:
-        log.run(sys.executable, "-m", "venv", "--clear", VENV)
-        pip = [PYTHON, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        log.run(*pip, "install", *[word for file in _REQUIREMENTS for word in ("--requirement", str(file))])
-        log.run(*pip, "download", "--no-deps", "--dest", VENV / "wheel", ANSIBLE_PACKAGE)
-        (wheel,) = (VENV / "wheel").iterdir()
-        (packages,) = VENV.glob("lib/python*/site-packages")
-        wanted = tuple(f"ansible_collections/{name}/" for name in COLLECTIONS)
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(packages, [name for name in archive.namelist() if name.startswith(wanted)])
-        wheel.unlink()
+    with step(title, "the Python package index") as log:
+        log.run(python, "-m", "venv", "--clear", venv)
+        pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
+        log.run(*pip, "install", *words)
+        if collections:
+            log.run(*pip, "download", "--no-deps", "--dest", venv / "wheel", ansible)
+            (wheel,) = (venv / "wheel").iterdir()
+            (packages,) = venv.glob("lib/python*/site-packages")
+            wanted = tuple(f"ansible_collections/{name}/" for name in collections)
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(packages, [name for name in archive.namelist() if name.startswith(wanted)])
+            wheel.unlink()
         ready.touch()
 
 
-def collections() -> pathlib.Path:
-    """Where the environment keeps `ansible_collections`."""
-    (packages,) = VENV.glob("lib/python*/site-packages")
+def collections(venv: pathlib.Path = VENV) -> pathlib.Path:
+    """Where an environment keeps `ansible_collections`."""
+    (packages,) = venv.glob("lib/python*/site-packages")
     return packages

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import subprocess
@@ -42,8 +43,10 @@ def render(folder: pathlib.Path, **variables: Any) -> None:
         json.dump(play, file)
         file.flush()
         subprocess.run(
-            [environment.VENV / "bin" / "ansible-playbook", "--inventory", "localhost,", "--connection", "local"]
-            + ["--extra-vars", json.dumps(local), file.name],
+            [
+                *[environment.VENV / "bin" / "ansible-playbook", "--inventory", "localhost,", "--connection", "local"],
+                *["--extra-vars", json.dumps(local), file.name],
+            ],
             check=True,
             capture_output=True,
             text=True,
@@ -53,4 +56,4 @@ def render(folder: pathlib.Path, **variables: Any) -> None:
 def parameters(folder: pathlib.Path) -> list[str]:
     """The `-p NAME=VALUE` words that a rendered front.sh gives to varnishd."""
     words = (folder / "front.sh").read_text().split()
-    return [word for flag, value in zip(words, words[1:]) if flag == "-p" and "vcl_path" not in value for word in (flag, value)]
+    return [word for flag, value in itertools.pairwise(words) if flag == "-p" and "vcl_path" not in value for word in (flag, value)]

@@ -32,6 +32,7 @@ KIND_NODE_IMAGE = (
 # PyPI's ansible package carries the collections that Galaxy would deliver.
 ANSIBLE_PACKAGE = "ansible==12.3.0"
 COLLECTIONS = (
+    "awx/awx",  # what playbooks/awx.yml speaks with
     "kubernetes/core",
     "google/cloud",
     "community/docker",

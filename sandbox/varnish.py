@@ -105,11 +105,11 @@ def root(version: str) -> pathlib.Path:
     tree = _base(version)
     if not _ready(version).exists():
         debian.ensure({"debootstrap": "debootstrap"})
-        with step(f"Varnish {version}: Debian root", "the package mirror, or whoever makes it already") as log:
-            with tree.with_name(f"{tree.name}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _ready(version).exists():
-                    _make(log, tree, version)
+        lock_file = tree.with_name(f"{tree.name}.lock")
+        with step(f"Varnish {version}: Debian root", "the package mirror, or whoever makes it already") as log, lock_file.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _ready(version).exists():
+                _make(log, tree, version)
     return tree
 
 

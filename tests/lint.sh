@@ -3,6 +3,9 @@
 set -eu
 python -c 'from sandbox import debian; debian.ensure({"shellcheck": "shellcheck"})'
 yamllint --strict .
+ruff check --quiet
+mypy --no-error-summary
+antsibull-changelog lint
 # Scenarios lie elsewhere than playbooks, beside which Ansible looks for collections.
 export ANSIBLE_COLLECTIONS_PATH="$PWD/playbooks/collections"
 ansible-lint --strict --offline

@@ -14,14 +14,18 @@ from dataclasses import dataclass, field
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BUDGET_SECONDS = 65 * 60
 _TOOL = ("python3", "-m", "sandbox", "tool", "--")
+_PYTEST = ("python", "-m", "pytest", "-q", "-rs")
 _SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
 _MOLECULE = (*_SANDBOX, "run", "--", "molecule")
 
 # In this order: what is cheap and fails often comes first.
 STAGES: dict[str, Sequence[str]] = {
     "lint": (*_TOOL, "sh", "tests/lint.sh"),
-    "unit": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "tests/unit"),
+    "unit": (*_TOOL, *_PYTEST, "tests/unit"),
     "go": ("sh", "-c", "cd docker/registry && go test ./..."),
+    "galaxy": (*_TOOL, *_PYTEST, "tests/galaxy"),
+    "environment": (*_TOOL, *_PYTEST, "tests/environment"),
+    "awx": (*_TOOL, *_PYTEST, "tests/awx"),
     "sanity": (*_TOOL, "python", "-m", "tests.sanity"),
     "sandbox": (*_SANDBOX, "up"),  # molecule's `default` would do it too, but without showing its steps
     "molecule-site": (*_MOLECULE, "test", "--scenario-name", "site", "--destroy", "never"),
@@ -29,7 +33,7 @@ STAGES: dict[str, Sequence[str]] = {
     "molecule-faults": (*_MOLECULE, "test", "--scenario-name", "faults", "--destroy", "never"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
-_PYTEST = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+_CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
 @dataclass
@@ -56,7 +60,7 @@ def run(name: str) -> Result:
             if text.startswith("SKIPPED"):
                 result.skips.append(text.removeprefix("SKIPPED").strip())
             elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
-                for number, word in _PYTEST.findall(text):
+                for number, word in _CLOSING.findall(text):
                     word = "failed" if word.startswith("error") else word
                     result.counts[word] = result.counts.get(word, 0) + int(number)
     result.seconds, result.ok = time.monotonic() - started, process.returncode == 0

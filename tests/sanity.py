@@ -16,18 +16,12 @@ import ansible_test
 from sandbox import debian, environment
 from sandbox.settings import CACHE, ROOT
 
+from . import artifact
+
 # ansible-test fetches get-pip for its own environments; the interpreter's bundled pip serves as well.
 _GET_PIP = """import ensurepip
 ensurepip.bootstrap()
 """
-
-
-def build(target: pathlib.Path) -> pathlib.Path:
-    """Build the collection's artifact into a folder."""
-    command = ["ansible-galaxy", "collection", "build", "--output-path", str(target), str(ROOT)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    (artifact,) = target.glob("*.tar.gz")
-    return artifact
 
 
 def _home() -> pathlib.Path:
@@ -47,7 +41,7 @@ def main() -> None:
         tree = pathlib.Path(folder) / "ansible_collections"
         ours = tree / "pullthrough" / "registry_cache"
         ours.mkdir(parents=True)
-        with tarfile.open(build(pathlib.Path(folder))) as archive:
+        with tarfile.open(artifact.build(pathlib.Path(folder))) as archive:
             archive.extractall(ours, filter="data")
         # The artifact leaves out the tests' settings; sanity reads them.
         (ours / "tests" / "sanity").mkdir(parents=True)

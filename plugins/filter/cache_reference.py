@@ -43,11 +43,13 @@ _value:
   type: str
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
 
 
-def cache_reference(value, endpoint="localhost:30026"):
+def cache_reference(value: t.Any, endpoint: str = "localhost:30026") -> str:
     if not isinstance(value, str):
         raise AnsibleFilterError(f"cache_reference takes a string. Example: {_image_reference.EXAMPLE}")
     try:
@@ -62,5 +64,5 @@ def cache_reference(value, endpoint="localhost:30026"):
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"cache_reference": cache_reference}

@@ -50,11 +50,13 @@ _value:
   type: str
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson
 
 
-def dockerconfigjson(hosts, username, password):
+def dockerconfigjson(hosts: t.Any, username: t.Any, password: t.Any) -> str:
     if isinstance(hosts, str) or not hosts:
         raise AnsibleFilterError("dockerconfigjson takes a list of hosts. Example: ['localhost:30026']")
     # A number of YAML would not be a credential of the kubelet's.
@@ -62,5 +64,5 @@ def dockerconfigjson(hosts, username, password):
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"dockerconfigjson": dockerconfigjson}

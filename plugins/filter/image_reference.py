@@ -30,11 +30,13 @@ _value:
   type: dict
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
 
 
-def image_reference(value):
+def image_reference(value: t.Any) -> dict[str, str | None]:
     if not isinstance(value, str):
         raise AnsibleFilterError(f"image_reference takes a string. Example: {_image_reference.EXAMPLE}")
     try:
@@ -44,5 +46,5 @@ def image_reference(value):
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
         return {"image_reference": image_reference}

@@ -13,7 +13,7 @@ def render(hosts: list[str], username: str, password: str) -> str:
     """JSON with one credential for several hosts; the same input gives the same text."""
     auth = b64encode(f"{username}:{password}".encode()).decode()
     entry = {"username": username, "password": password, "auth": auth}
-    return json.dumps({"auths": {host: entry for host in hosts}}, sort_keys=True)
+    return json.dumps({"auths": dict.fromkeys(hosts, entry)}, sort_keys=True)
 
 
 def hosts(text: str) -> list[str]:

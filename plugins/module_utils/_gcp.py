@@ -167,9 +167,9 @@ class GcpClient:
         except ValueError:
             content = None
         if answer.status_code >= 400:
-            error = content.get("error") if isinstance(content, dict) else None
-            message = error.get("message") if isinstance(error, dict) else answer.text[:300]
-            way_out = _way_out_of_reason(error) or _WAY_OUT.get(answer.status_code)
+            refusal = content.get("error") if isinstance(content, dict) else None
+            message = refusal.get("message") if isinstance(refusal, dict) else answer.text[:300]
+            way_out = _way_out_of_reason(refusal) or _WAY_OUT.get(answer.status_code)
             raise GcpError(
                 f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
                 answer.status_code,

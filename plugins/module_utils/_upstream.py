@@ -17,7 +17,9 @@ import typing as t
 try:
     import requests
 except ImportError:
-    requests = None
+    AVAILABLE = False
+else:
+    AVAILABLE = True
 
 ACCEPT = ", ".join(
     (

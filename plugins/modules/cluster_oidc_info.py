@@ -58,6 +58,7 @@ jwks:
 """
 
 import json
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
@@ -70,10 +71,10 @@ try:
     from urllib3.exceptions import HTTPError, MaxRetryError
 except ImportError:  # AnsibleK8SModule says that it is missing
 
-    class ApiException(Exception):
+    class ApiException(Exception):  # type: ignore[no-redef]
         pass
 
-    class HTTPError(Exception):
+    class HTTPError(Exception):  # type: ignore[no-redef]
         pass
 
     MaxRetryError = HTTPError
@@ -83,13 +84,13 @@ _TIMEOUT = (10, 60)
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 
 
-def _read(client, path):
+def _read(client: t.Any, path: str) -> t.Any:
     # The API server answers a JWKS to nobody who accepts application/json alone (HTTP 406).
     answer = client.request("get", path, header_params={"Accept": "*/*"}, serialize=False, _request_timeout=_TIMEOUT)
     return json.loads(answer.data)
 
 
-def _refusal(error):
+def _refusal(error: t.Any) -> str:
     """The API server's own message, or what the client made of it."""
     try:
         return json.loads(error.body)["message"]
@@ -97,14 +98,14 @@ def _refusal(error):
         return error.reason
 
 
-def _main_cause(error):
+def _main_cause(error: t.Any) -> str:
     """The URL that was tried and what came of it."""
     if isinstance(error, MaxRetryError):
         return f"{error.pool.scheme}://{error.pool.host}:{error.pool.port}{error.url} ({error.reason})"
     return str(error)
 
 
-def main():
+def main() -> None:
     module = AnsibleK8SModule(
         module_class=AnsibleModule, argument_spec=AUTH_ARG_SPEC, supports_check_mode=True, check_pyyaml=False
     )

@@ -146,6 +146,7 @@ repository:
 """
 
 import re
+import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
     API,
@@ -169,7 +170,7 @@ _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _MAX_LABELS = 64
 
 
-def _upstream(repository):
+def _upstream(repository: dict[str, t.Any]) -> str:
     """What a remote repository caches, as the option has it; the API has several places for it."""
     config = repository.get("remoteRepositoryConfig") or {}
     docker = config.get("dockerRepository", {})
@@ -179,14 +180,14 @@ def _upstream(repository):
     return _normal_upstream(uri)
 
 
-def _normal_upstream(upstream):
+def _normal_upstream(upstream: str) -> str:
     return "docker_hub" if upstream.rstrip("/") == _DOCKER_HUB else upstream.rstrip("/")
 
 
 class _Repository(Resource):
-    added = {"format": "DOCKER", "mode": _MODES["standard"]}
+    added: t.ClassVar = {"format": "DOCKER", "mode": _MODES["standard"]}
 
-    def same(self, field, current, wanted):
+    def same(self, field: str, current: t.Any, wanted: t.Any) -> bool:
         if field == "remoteRepositoryConfig":
             return _upstream({field: current}) == _upstream({field: wanted})
         if field != "virtualRepositoryConfig":
@@ -197,7 +198,7 @@ class _Repository(Resource):
         )
         return one == other
 
-    def check(self, current, wanted):
+    def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
         """Refuse what is fixed for a repository's life."""
         if not current:
             if wanted.get("mode") == _MODES["remote"] and "remoteRepositoryConfig" not in wanted:
@@ -215,16 +216,16 @@ class _Repository(Resource):
                 f"remote.upstream of {self.name} is {_upstream(current)}, which cannot become {_upstream(wanted)}. {other}"
             )
 
-    def create(self, wanted):
+    def create(self, wanted: dict[str, t.Any]) -> None:
         parent, repository_id = self.url.rsplit("/", 1)
         self.act("POST", parent, body={**self.added, **wanted}, params={"repositoryId": repository_id})
 
-    def update(self, fields):
+    def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any]:
         # Here alone an update is no long-running operation.
         return self.client.request("PATCH", self.url, self.name, body=fields, params={"updateMask": ",".join(fields)})
 
 
-def _check(params):
+def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     check_location(params["location"])
     check_repository_id(params["repository_id"])
@@ -255,7 +256,7 @@ def _check(params):
         _check_policies(params["virtual"]["policies"])
 
 
-def _check_policies(policies):
+def _check_policies(policies: list[dict[str, t.Any]] | None) -> None:
     seen = set()
     for policy in policies or []:
         if not policy["id"] or policy["id"] in seen:
@@ -270,7 +271,7 @@ def _check_policies(policies):
             )
 
 
-def _wanted(params):
+def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
     wanted = {field: params[field] for field in ("description", "labels") if params[field] is not None}
     mode = params["mode"] or next((kind for kind in ("remote", "virtual") if params[kind] is not None), None)
     if mode:
@@ -288,7 +289,7 @@ def _wanted(params):
     return wanted
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             "location": {"type": "str", "required": True},

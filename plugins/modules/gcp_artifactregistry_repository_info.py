@@ -76,7 +76,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
 _PAGE = 1000
 
 
-def main():
+def main() -> None:
     module = gcp_module({"location": {"type": "str", "required": True}, "repository_id": {"type": "str"}})
     project, location, repository_id = (module.params[key] for key in ("project", "location", "repository_id"))
     parent = f"projects/{project}/locations/{location}/repositories"

@@ -116,13 +116,14 @@ binding:
 """
 
 import re
+import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Kind, Policy, kind_of
 
 _MEMBER = re.compile(
     r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+|allUsers|allAuthenticatedUsers"
@@ -131,8 +132,9 @@ _MEMBER = re.compile(
 _ROLE = re.compile(r"((projects|organizations)/[^/]+/)?roles/[\w.]+")
 
 
-def _check(params):
-    if kind_of(params["resource"]) is None:
+def _check(params: dict[str, t.Any]) -> Kind:
+    resource_kind = kind_of(params["resource"])
+    if resource_kind is None:
         raise GcpError(
             f"resource '{params['resource']}' is not the full name of a repository, service account or project."
             " Example: resource: projects/my-project/locations/us-central1/repositories/my-repository"
@@ -153,9 +155,10 @@ def _check(params):
             "condition has no title or no expression; leave it out for a grant without one."
             " Example: condition: {title: Until 2030, expression: \"request.time < timestamp('2030-01-01T00:00:00Z')\"}"
         )
+    return resource_kind
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             "resource": {"type": "str", "required": True},
@@ -175,10 +178,9 @@ def main():
     )
     params = module.params
     try:
-        _check(params)
+        kind = _check(params)
         condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
-        resource = params["resource"]
-        policy = Policy(GcpClient(module), resource, kind_of(resource), params["wait_timeout"], module.warn)
+        policy = Policy(GcpClient(module), params["resource"], kind, params["wait_timeout"], module.warn)
         grant = Grant(params["role"], params["member"], condition)
         changed, before, after = policy.ensure(grant, params["state"] == "present", module.check_mode)
     except GcpError as error:

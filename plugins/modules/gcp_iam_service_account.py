@@ -85,6 +85,7 @@ service_account:
 """
 
 import re
+import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
@@ -102,19 +103,19 @@ _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 _LENGTHS = {"display_name": 100, "description": 256}
 
 
-def _email(account_id, project):
+def _email(account_id: str, project: str) -> str:
     # A project of a domain, example.com:name, has that domain at the end.
     return f"{account_id}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
 
 
 class _Account(Resource):
-    def __init__(self, client, project, account_id, wait_seconds):
+    def __init__(self, client: GcpClient, project: str, account_id: str, wait_seconds: float) -> None:
         email = _email(account_id, project)
         super().__init__(client, _API, f"projects/{project}/serviceAccounts/{email}", wait_seconds)
-        self.added = {"email": email, "projectId": project}
+        self.added = {"email": email, "projectId": project}  # type: ignore[misc]
         self._parent, self._id = f"{_API}/projects/{project}/serviceAccounts", account_id
 
-    def create(self, wanted):
+    def create(self, wanted: dict[str, t.Any]) -> dict[str, t.Any]:
         texts = {field: value for field, value in wanted.items() if field != "disabled"}
         self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
         # Google shows a new account, and lets it be changed, some seconds later only.
@@ -123,7 +124,7 @@ class _Account(Resource):
             return patiently(lambda: self._switch(account, True), _not_yet_there, self.seconds)
         return account
 
-    def update(self, fields):
+    def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:
         texts = {field: value for field, value in fields.items() if field != "disabled"}
         account = None
         if texts:
@@ -131,21 +132,21 @@ class _Account(Resource):
             account = self.client.request("PATCH", self.url, self.name, body=body)
         return self._switch(account, fields["disabled"]) if "disabled" in fields else account
 
-    def delete(self):
+    def delete(self) -> None:
         self.client.request("DELETE", self.url, self.name)
 
-    def _switch(self, account, disabled):
+    def _switch(self, account: dict[str, t.Any] | None, disabled: bool) -> dict[str, t.Any] | None:
         """Enable or disable; returns what becomes of an account that was read, else None."""
         verb = "disable" if disabled else "enable"
         self.client.request("POST", f"{self.url}:{verb}", self.name, body={})
         return account and stripped({**account, "disabled": disabled})
 
 
-def _not_yet_there(error):
+def _not_yet_there(error: GcpError) -> bool:
     return error.status == 404
 
 
-def _check(params):
+def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     if params["project"].isdigit():
         raise GcpError(
@@ -160,7 +161,7 @@ def _check(params):
     check_lengths(params, _LENGTHS)
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             "account_id": {"type": "str", "required": True},

@@ -68,7 +68,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
 )
 
 
-def main():
+def main() -> None:
     module = gcp_module(OPTIONS)
     params = module.params
     try:

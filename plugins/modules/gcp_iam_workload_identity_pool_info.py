@@ -76,7 +76,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
 _PAGE = 1000
 
 
-def main():
+def main() -> None:
     module = gcp_module({"pool_id": {"type": "str"}, "show_deleted": {"type": "bool", "default": False}})
     project, pool_id = module.params["project"], module.params["pool_id"]
     parent = f"projects/{project}/locations/global/workloadIdentityPools"

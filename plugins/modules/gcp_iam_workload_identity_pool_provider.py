@@ -103,6 +103,7 @@ provider:
 """
 
 import json
+import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
@@ -136,7 +137,7 @@ _OPTION_OF_WORDS = {
 
 
 class _Provider(WorkloadIdentityObject):
-    def same(self, field, current, wanted):
+    def same(self, field: str, current: t.Any, wanted: t.Any) -> bool:
         if field != "oidc":
             return current == wanted
         current, wanted = stripped(current or {}), stripped(wanted or {})
@@ -145,7 +146,7 @@ class _Provider(WorkloadIdentityObject):
         return keys and audiences and current == wanted
 
 
-def _check(params):
+def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     check_id("pool_id", params["pool_id"])
     check_id("provider_id", params["provider_id"])
@@ -179,7 +180,7 @@ def _check(params):
         _check_keys(params["oidc"]["jwks"].get("keys"))
 
 
-def _check_keys(keys):
+def _check_keys(keys: t.Any) -> None:
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
         raise GcpError("oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks")
     if any(_SECRET & key.keys() for key in keys):
@@ -199,7 +200,7 @@ def _check_keys(keys):
             )
 
 
-def _wanted(params):
+def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
     fields = {
         "displayName": params["display_name"],
         "description": params["description"],
@@ -213,13 +214,13 @@ def _wanted(params):
     return {**{field: value for field, value in fields.items() if value is not None}, "oidc": stripped(oidc)}
 
 
-def _named(error):
+def _named(error: GcpError) -> str:
     """The error of a bad argument, with the option that it is about."""
     option = next((option for word, option in _OPTION_OF_WORDS.items() if word in error.words.lower()), None)
     return f"{error} (Check {option}.)" if error.status == 400 and option else str(error)
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             **OPTIONS,

@@ -84,7 +84,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
 _PAGE = 100
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             "pool_id": {"type": "str", "required": True},

@@ -60,6 +60,7 @@ services:
 """
 
 import re
+import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
@@ -74,7 +75,7 @@ _MAX_SERVICES = 20
 _EXAMPLE = "Example: services: [iam.googleapis.com]"
 
 
-def _check(params):
+def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     for service in params["services"]:
         if not _SERVICE.fullmatch(service):
@@ -83,7 +84,7 @@ def _check(params):
         raise GcpError(f"services names {len(set(params['services']))} APIs, and Google takes 1 to {_MAX_SERVICES}. {_EXAMPLE}")
 
 
-def _states(client, url, project, services):
+def _states(client: GcpClient, url: str, project: str, services: list[str]) -> dict[str, str]:
     names = [f"projects/{project}/services/{service}" for service in services]
     try:
         found = client.request("GET", f"{url}:batchGet", f"services of project {project}", params={"names": names})
@@ -95,7 +96,7 @@ def _states(client, url, project, services):
     return {service["name"].rpartition("/")[2]: service.get("state", "DISABLED") for service in found.get("services", [])}
 
 
-def main():
+def main() -> None:
     module = gcp_module(
         {
             "services": {"type": "list", "elements": "str", "required": True},

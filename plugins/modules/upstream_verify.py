@@ -105,6 +105,7 @@ import os
 import tempfile
 import time
 import traceback
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
@@ -125,12 +126,12 @@ try:
     import certifi
     from urllib3.exceptions import HTTPError
 except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
+    IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     IMPORT_ERROR = _replicas.IMPORT_ERROR
 
 
-def verify(replicas, pod, image, params, ca_bundle):
+def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
     """All three steps for one replica; returns the digest. Raises Refused or Hopeless with the step's name."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
@@ -156,7 +157,14 @@ def verify(replicas, pod, image, params, ca_bundle):
     return expected
 
 
-def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=time.sleep):
+def verify_all(
+    replicas: Replicas,
+    image: t.Any,
+    params: dict[str, t.Any],
+    ca_bundle: str | None,
+    clock: t.Callable[[], float] = time.monotonic,
+    sleep: t.Callable[[float], None] = time.sleep,
+) -> list[dict[str, str]]:
     """Every replica, each tried until the time is over."""
     deadline = clock() + params["timeout"]
     results = []
@@ -173,7 +181,7 @@ def verify_all(replicas, image, params, ca_bundle, clock=time.monotonic, sleep=t
 
 
 @contextlib.contextmanager
-def trusted(ca_path):
+def trusted(ca_path: str | None) -> t.Iterator[str | None]:
     """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests."""
     if not ca_path:
         yield None
@@ -187,7 +195,7 @@ def trusted(ca_path):
         yield bundle.name
 
 
-def main():
+def main() -> None:
     spec = {
         "namespace": {"type": "str", "required": True},
         "label_selector": {"type": "str", "required": True},
@@ -206,7 +214,7 @@ def main():
         required_together=[("cache_username", "cache_password")],
         check_pyyaml=False,
     )
-    if IMPORT_ERROR or _upstream.requests is None:
+    if IMPORT_ERROR or not _upstream.AVAILABLE:
         module.fail_json(msg=missing_required_lib("kubernetes and requests"), exception=IMPORT_ERROR)
     params = module.params
     try:

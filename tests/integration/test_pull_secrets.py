@@ -22,7 +22,7 @@ from .test_site import changed, words
 PREFIX = "pull-secrets"
 A, B, C = (f"{PREFIX}-{letter}" for letter in "abc")
 NAME = "pull-secrets-test"
-TEAM_PASSWORD = "a-password-of-a-team"  # noqa: S105
+TEAM_PASSWORD = "a-password-of-a-team"
 PLAY = [
     {
         "hosts": "registry_cache_clusters",

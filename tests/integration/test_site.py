@@ -16,7 +16,7 @@ import pytest
 
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
-from tests import sanity
+from tests import artifact
 
 from .conftest import Site
 
@@ -309,10 +309,10 @@ def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> Non
 
 
 def test_the_built_artifact_runs_by_its_full_name(tmp_path: pathlib.Path) -> None:
-    artifact = sanity.build(tmp_path)
+    archive = artifact.build(tmp_path)
     project = tmp_path / "project"
     project.mkdir()
-    install = ["ansible-galaxy", "collection", "install", "--offline", "--force", "-p", str(project / "collections"), str(artifact)]
+    install = ["ansible-galaxy", "collection", "install", "--offline", "--force", "-p", str(project / "collections"), str(archive)]
     # What molecule tells its own Ansible would lead to the clone.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     subprocess.run(install, check=True, cwd=project, env=plain, capture_output=True)

@@ -30,7 +30,8 @@ def _sum(texts: list[str], name: str, **labels: str) -> float:
     """A metric over all replicas and all labels but those given."""
     wanted = {f'{label}="{value}"' for label, value in labels.items()}
     samples = (match for text in texts for match in _SAMPLE.finditer(text))
-    return sum(float(value) for found, has, value in (m.groups() for m in samples) if found == name and wanted <= set((has or "").split(",")))
+    found = (sample.groups() for sample in samples)
+    return sum(float(value) for of, has, value in found if of == name and wanted <= set((has or "").split(",")))
 
 
 def test_requests_are_counted_once(

@@ -33,7 +33,7 @@ def _of_peers(cluster: Cluster) -> int:
     return sum("-peer" in item["metadata"]["name"] for item in found)
 
 
-def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache, users: list[dict[str, Any]]) -> None:
+def test_the_front_off_and_on(site: Site, cluster: Cluster, cache: Cache, users: list[dict[str, Any]]) -> None:  # noqa: F811
     same = ("--extra-vars", json.dumps({"registry_cache_users": users}))
     off = (*same, "--extra-vars", "registry_cache_front=false")
     try:

@@ -76,7 +76,8 @@ def accepts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[
 
     def ask_registry(name: str, password: str) -> bool:
         if not processes.running(pid_file):
-            processes.start(pid_file, [request.getfixturevalue("registry"), "serve", str(tmp_path / "config.json")], {"OTEL_TRACES_EXPORTER": "none"})
+            command = [request.getfixturevalue("registry"), "serve", str(tmp_path / "config.json")]
+            processes.start(pid_file, command, {"OTEL_TRACES_EXPORTER": "none"})
         basic = base64.b64encode(f"{name}:{password}".encode()).decode()
         for _ in range(200):
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)

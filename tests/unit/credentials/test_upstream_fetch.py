@@ -46,7 +46,7 @@ class Upstream:
         upstream = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:  # noqa: N802
+            def do_GET(self) -> None:
                 path, _, query = self.path.partition("?")
                 authorization, accept = self.headers.get("Authorization"), self.headers.get("Accept")
                 upstream.asked.append(Asked(path, urllib.parse.parse_qs(query), authorization, accept))

@@ -219,9 +219,11 @@ def _conformance(folder: pathlib.Path, cache: Cache, endpoint: client.Endpoint) 
 
 def test_oci_conformance(cache: Cache, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     passed, number, report = _conformance(tmp_path, cache, cache.candidate.endpoint)
-    with tempfile.TemporaryDirectory(prefix="plain-") as name:
-        with candidates.plain(pathlib.Path(name) / "plain", cache.gate, cost=4) as plain:  # type: ignore[arg-type]
-            plain_passed, plain_number, _ = _conformance(tmp_path, cache, plain.endpoint)
+    with (
+        tempfile.TemporaryDirectory(prefix="plain-") as name,
+        candidates.plain(pathlib.Path(name) / "plain", cache.gate, cost=4) as plain,  # type: ignore[arg-type]
+    ):
+        plain_passed, plain_number, _ = _conformance(tmp_path, cache, plain.endpoint)
     with capsys.disabled():
         print(f"\nOCI conformance, pull: {passed} of {number}; plain distribution 3: {plain_passed} of {plain_number}")
     assert (passed, plain_number) == (number, number), report

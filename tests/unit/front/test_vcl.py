@@ -70,7 +70,8 @@ def _run(case: pathlib.Path, version: str, variants: dict[str, pathlib.Path]) ->
         assert probes == 2
         # A server of a case is asked what the case says, and no probe in between; a case sets who is healthy.
         # What shows metrics listens on fixed ports, which several runs would share.
-        vcl = re.sub(r'(?m)^backend metrics_(\w+) \{ \.host = .*?; \.port = .*?;', rf'backend metrics_\1 {{ .path = "{folder}/\1-metrics.sock";', vcl)
+        backend = r"(?m)^backend metrics_(\w+) \{ \.host = .*?; \.port = .*?;"
+        vcl = re.sub(backend, rf'backend metrics_\1 {{ .path = "{folder}/\1-metrics.sock";', vcl)
         (folder / "front.vcl").write_text(vcl)
         (folder / "peers.vcl").write_text(_peers(folder, PEERS[_word(text, "peers", "alone")]))
         shutil.copy(case, folder)
@@ -110,7 +111,9 @@ def test_compiles(variant: str, version: str, variants: dict[str, pathlib.Path])
     folder = variants[variant]
     storage = ("-s", "memory=malloc,1m", "-s", "store=malloc,1m")
     argv = varnish.command(
-        version, "varnishd", "-C", "-j", "none", "-n", "/tmp/work", *storage, "-p", f"vcl_path={folder}", "-f", f"{folder}/front.vcl", share=[folder]
+        *(version, "varnishd", "-C", "-j", "none", "-n", "/tmp/work", *storage),
+        *("-p", f"vcl_path={folder}", "-f", f"{folder}/front.vcl"),
+        share=[folder],
     )
     result = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -12,10 +12,10 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "sandbox"))
 
-from google_harness import Google, Keys  # noqa: E402
-from google_wire import Wire  # noqa: E402
+from google_harness import Google, Keys
+from google_wire import Wire
 
-_VARIABLES = "GCP_ GCE_ K8S_AUTH_ GOOGLE_ KUBECONFIG HTTP_PROXY HTTPS_PROXY http_proxy https_proxy".split()
+_VARIABLES = ["GCP_", "GCE_", "K8S_AUTH_", "GOOGLE_", "KUBECONFIG", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
 
 
 @pytest.fixture(autouse=True)

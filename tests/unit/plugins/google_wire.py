@@ -14,9 +14,10 @@ import contract
 import pytest
 import requests
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp, _iam_policy
-from google_harness import Google
 from module_runner import run
 from requests.adapters import BaseAdapter
+
+from google_harness import Google
 
 
 @dataclass

@@ -17,9 +17,6 @@ def run(name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
     module = importlib.import_module(f"ansible_collections.pullthrough.registry_cache.plugins.modules.{name}")
     output = io.StringIO()
     flags = {"_ansible_check_mode": check, "_ansible_diff": True}
-    with patch_module_args({**arguments, **flags}), contextlib.redirect_stdout(output):
-        try:
-            module.main()
-        except SystemExit:
-            pass
+    with patch_module_args({**arguments, **flags}), contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
+        module.main()
     return json.loads(output.getvalue())

@@ -26,6 +26,7 @@ _HERE = pathlib.Path(__file__).resolve()
 sys.path[:0] = [str(_HERE.parents[3] / "sandbox" / "google"), str(_HERE.parents[1] / "contract")]
 
 import contract  # noqa: E402
+
 from google_standin.app import create_app  # noqa: E402
 from google_standin.config import Config  # noqa: E402
 from google_standin.store import Store  # noqa: E402

@@ -8,6 +8,7 @@ import pathlib
 import ssl
 
 import pytest
+
 from google_standin import connect_proxy, tls
 from google_standin.config import Config
 

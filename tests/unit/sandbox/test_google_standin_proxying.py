@@ -7,11 +7,12 @@ import asyncio
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message
+
 from google_harness import RegistryTransport, fake_registry
 from google_standin.errors import DockerError
 from google_standin.proxying import Registry
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Message
 
 PATH = "/v2/demo/private/hello/manifests/1.0"
 

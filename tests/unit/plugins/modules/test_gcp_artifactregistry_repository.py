@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from google_harness import AR, REPOSITORY
 from google_wire import Wire
 

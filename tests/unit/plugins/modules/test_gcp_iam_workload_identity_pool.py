@@ -7,6 +7,7 @@ import functools
 from typing import Any
 
 import pytest
+
 from google_harness import IAM, POOL, POOLS
 from google_wire import Wire
 

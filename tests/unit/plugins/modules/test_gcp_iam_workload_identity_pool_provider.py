@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+
 from google_harness import IAM, ISSUER, POOL, POOLS, PROVIDER, SUBJECT, Keys
 from google_wire import Wire
 

@@ -299,8 +299,8 @@ def test_users_of_their_own_namespaces_and_names(server: ApiServer) -> None:
     ]
     result = story(server, *secrets)
     assert result["created"] == ["default/registry-cache", "dev/registry-cache", "prod/c", "prod/registry-cache"]
-    assert "a" == content(server, "dev/registry-cache")["auths"]["localhost:30026"]["username"]
-    assert "b" == content(server, "prod/registry-cache")["auths"]["localhost:30026"]["username"]
+    assert content(server, "dev/registry-cache")["auths"]["localhost:30026"]["username"] == "a"
+    assert content(server, "prod/registry-cache")["auths"]["localhost:30026"]["username"] == "b"
     # A user who left.
     assert story(server, *secrets[:2])["removed"] == ["prod/c"]
 
@@ -362,7 +362,7 @@ def test_bad_input(server: ApiServer, options: dict[str, Any], words: tuple[str,
     message = refused(server, secret(**options))
     assert all(part in message for part in words), message
     assert message.endswith(". Nothing was changed.") and "\n" not in message
-    if "password" in options and options["password"]:
+    if options.get("password"):
         assert options["password"] not in message
 
 

@@ -1,0 +1,103 @@
+#!/usr/bin/python
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: python_requirements_info
+short_description: Which Python packages are missing where modules run
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Looks for Python packages in the interpreter that runs modules, which in an execution environment is its own.
+attributes:
+  check_mode:
+    description: Reads alone, in check mode too.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+options:
+  requirements:
+    description:
+      - Lines of a requirements file, each a package or a package and its lowest version, such as C(kubernetes>=24.2.0).
+      - Comments and empty lines are passed over.
+    type: list
+    elements: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Look for what this collection's modules import
+  pullthrough.registry_cache.python_requirements_info:
+    requirements: "{{ lookup('ansible.builtin.file', 'requirements.txt').splitlines() }}"
+  register: found
+
+- name: Stop before anything is changed
+  ansible.builtin.assert:
+    that: found.unmet | length == 0
+"""
+
+RETURN = r"""
+python:
+  description: Path of the interpreter.
+  returned: success
+  type: str
+  sample: /usr/bin/python3.11
+unmet:
+  description: What is missing or too old, as it was asked for.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    requirement:
+      description: The line.
+      type: str
+      sample: kubernetes>=24.2.0
+    installed:
+      description: The version that is there, empty if there is none.
+      type: str
+      sample: 12.0.1
+"""
+
+import re
+import sys
+from importlib import metadata
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.compat.version import LooseVersion
+
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\s*>=\s*([0-9][^\s,;]*))?")
+
+
+def _shortfall(requirement: str) -> dict[str, str] | None:
+    """What is there in the place of a requirement that is not met."""
+    found = _LINE.fullmatch(requirement)
+    if not found:
+        raise ValueError(f"requirements: '{requirement}' is neither a package nor PACKAGE>=VERSION. Example: kubernetes>=24.2.0")
+    name, lowest = found.groups()
+    try:
+        installed = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        installed = ""
+    if installed and not (lowest and LooseVersion(installed) < LooseVersion(lowest)):
+        return None
+    return {"requirement": requirement, "installed": installed}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={"requirements": {"type": "list", "elements": "str", "required": True}}, supports_check_mode=True
+    )
+    lines = (line.partition("#")[0].strip() for line in module.params["requirements"])
+    try:
+        unmet = [shortfall for line in lines if line and (shortfall := _shortfall(line))]
+    except ValueError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=False, python=sys.executable, unmet=unmet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module python_requirements_info."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+
+import pytest
+from module_runner import run
+
+PYYAML = metadata.version("PyYAML")
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_what_is_there(check: bool) -> None:
+    lines = ["# a comment", "", "PyYAML>=3.11", "pyyaml  # why", f"PyYAML >= {PYYAML}"]
+    result = run("python_requirements_info", check=check, requirements=lines)
+    assert result == {"changed": False, "python": sys.executable, "unmet": []} | {"invocation": result["invocation"]}
+
+
+def test_what_is_missing_or_too_old() -> None:
+    result = run("python_requirements_info", requirements=["no-such-package>=1.0", "PyYAML>=99"])
+    assert result["unmet"] == [
+        {"requirement": "no-such-package>=1.0", "installed": ""},
+        {"requirement": "PyYAML>=99", "installed": PYYAML},
+    ]
+
+
+@pytest.mark.parametrize("line", ["-r other.txt", "PyYAML==6", "PyYAML>=6,<7", "https://example.com/a.whl"])
+def test_lines_that_it_does_not_read(line: str) -> None:
+    result = run("python_requirements_info", requirements=[line])
+    assert result["failed"] and line in result["msg"] and "Example: " in result["msg"]
