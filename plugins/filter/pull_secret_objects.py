@@ -51,11 +51,15 @@ _value:
   elements: dict
 """
 
+import typing as t
+
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secret_controllers
 
 
-def pull_secret_objects(secrets, controller, cache, namespace, made_by):
+def pull_secret_objects(
+    secrets: list[dict[str, t.Any]], controller: str, cache: str, namespace: str, made_by: str
+) -> list[dict[str, t.Any]]:
     try:
         return _pull_secret_controllers.objects(secrets, controller, cache, namespace, made_by)
     except _pull_secret_controllers.ControllerError as error:
@@ -63,5 +67,5 @@ def pull_secret_objects(secrets, controller, cache, namespace, made_by):
 
 
 class FilterModule:
-    def filters(self):
+    def filters(self) -> dict[str, t.Any]:
         return {"pull_secret_objects": pull_secret_objects}

@@ -92,7 +92,7 @@ def _credential(name: str, user: _htpasswd.User) -> Credential:
 
 def _recovered(user: _htpasswd.User, hashes: dict[str, str]) -> dict[str, Credential] | None:
     """What the htpasswd file alone still tells of a user; without a password unless the inventory's is the one."""
-    names = sorted((name for name in hashes if _generation(user.name, name) is not None), key=lambda n: _generation(user.name, n))
+    names = sorted((name for name in hashes if _generation(user.name, name) is not None), key=lambda n: _generation(user.name, n) or 0)
     if not names:
         return None
     record = {"now": {"name": names[-1], "hash": hashes[names[-1]]}}

@@ -19,7 +19,7 @@ from importlib import metadata
 try:
     import bcrypt
 except ImportError:
-    bcrypt = None
+    bcrypt = None  # type: ignore[assignment]
 
 COSTS = range(4, 18)
 # What Apache's htpasswd writes (and, of crypt's, reads), without plaintext and without des_crypt, which reads 8 bytes.

@@ -8,6 +8,7 @@ Private to this collection. Each kind is listed once, and only differences are w
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import time
@@ -22,10 +23,10 @@ try:
     from urllib3.exceptions import HTTPError
 except ImportError:  # the module says that they are missing
 
-    class ApiException(Exception):
+    class ApiException(Exception):  # type: ignore[no-redef]
         pass
 
-    class HTTPError(Exception):
+    class HTTPError(Exception):  # type: ignore[no-redef]
         pass
 
 
@@ -65,7 +66,9 @@ class Api:
 
     def request(self, method: str, path: str, body: t.Any = None, accept: str = "application/json", **options: t.Any) -> t.Any:
         """The decoded answer. Raises ApiException."""
-        for attempt in range(1, _TRIES + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             headers = {"Accept": accept}
             try:
                 answer = self._client.request(
@@ -78,7 +81,7 @@ class Api:
                 pause = (error.headers or {}).get("Retry-After", "1")
                 time.sleep(min(float(pause) if pause.isdigit() else 1, _MAX_PAUSE))
 
-    def list(self, kind: str, metadata_only: bool = False, **selectors: str) -> list[dict[str, t.Any]]:
+    def list_all(self, kind: str, metadata_only: bool = False, **selectors: str) -> list[dict[str, t.Any]]:
         """All objects of a kind in all namespaces. Raises ApiException, and ValueError for an answer that is no list."""
         accept = "application/json"
         if metadata_only:
@@ -210,9 +213,9 @@ class Plan:
             lambda: self._list("secrets", label_selector=mark, field_selector=f"type={TYPE}"),
             lambda: self._list("namespaces", metadata_only=True) if any(_needs_all(secret) for secret in secrets) else [],
         ]
-        tasks += [lambda selector=selector: self._select(selector) for selector in selectors]
+        tasks += [functools.partial(self._select, selector) for selector in selectors]
         # The content of what others made is none of ours.
-        tasks += [lambda n=name: self._list("secrets", metadata_only=True, field_selector=f"metadata.name={n}") for name in names]
+        tasks += [functools.partial(self._list, "secrets", metadata_only=True, field_selector=f"metadata.name={name}") for name in names]
         marked, namespaces, *rest = self._api.each(tasks)
         selected, others = dict(zip(selectors, rest)), rest[len(selectors) :]
         copies = {_key(item): item for items in others for item in items if self._is_copy(item)}
@@ -230,7 +233,7 @@ class Plan:
 
     def _list(self, kind: str, **options: t.Any) -> list[dict[str, t.Any]]:
         try:
-            return self._api.list(kind, **options)
+            return self._api.list_all(kind, **options)
         except ApiException as error:
             if error.status not in (401, 403):
                 raise
@@ -328,8 +331,11 @@ class Plan:
             if change.needed:
                 needed.setdefault(change.key[0], []).append(change)
         # One after another within a namespace, whose Secrets may come to the same service account.
-        written = self._api.each([lambda c=changes: list(map(self._written, c)) for changes in needed.values()])
+        written = self._api.each([functools.partial(self._write_all, changes) for changes in needed.values()])
         return [failure for failures in written for failure in failures if failure]
+
+    def _write_all(self, changes: list[Change]) -> list[str | None]:
+        return [self._written(change) for change in changes]
 
     def _written(self, change: Change) -> str | None:
         namespace, name = change.key

@@ -46,8 +46,8 @@ options:
     description:
       - V(check) changes and hashes nothing, and tells what is in the way.
       - V(keep) brings new users, and changes no credential in force. It drops what a rotation has left to be dropped by now.
-      - V(begin) adds a new credential for the users of O(rotate), V(switch) makes it the one in force, V(note) notes when the old one may go,
-        V(drop) takes it away if that time has come, and V(finish) forgets it. Each goes on with what an earlier one has left.
+      - V(begin) adds a new credential for the users of O(rotate), V(switch) makes it the one in force, V(note) notes when the old
+        one may go, V(drop) takes it away if that time has come, and V(finish) forgets it. Each goes on with what an earlier one has left.
     type: str
     choices: [check, keep, begin, switch, note, drop, finish]
     default: keep
@@ -124,6 +124,7 @@ added:
 """
 
 import datetime
+import typing as t
 from base64 import b64decode, b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
@@ -143,7 +144,7 @@ _APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "regi
 class Secret:
     """A Secret of one text. Raises ApiException."""
 
-    def __init__(self, api, cache, namespace, suffix, key):
+    def __init__(self, api: _pull_secrets.Api, cache: str, namespace: str, suffix: str, key: str) -> None:
         self.name, self.where = f"{cache}-{suffix}", f"Secret {cache}-{suffix} in namespace {namespace}"
         self._api, self._key, self._labels = api, key, _pull_secrets.labels(cache)
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{self.name}"
@@ -156,7 +157,7 @@ class Secret:
         self._version = found["metadata"].get("resourceVersion")
         self.text = b64decode((found.get("data") or {}).get(key, "")).decode()
 
-    def write(self, text):
+    def write(self, text: str) -> None:
         """Unless somebody has written it since it was read (HTTP 409)."""
         metadata = {"name": self.name, "labels": self._labels}
         if self._version:
@@ -165,11 +166,17 @@ class Secret:
         self._api.request("patch", self._path, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}, **_APPLY)
 
 
-def _stepped(params, state, users, hashes, now):
+def _stepped(
+    params: dict[str, t.Any],
+    state: _cache_users.State,
+    users: list[_htpasswd.User],
+    hashes: dict[str, str],
+    now: datetime.datetime,
+) -> _cache_users.State:
     """The state after a step."""
     rotate, step = params["rotate"], params["step"]
     kept = _cache_users.keep(state, users, hashes, now, step not in ("check", "keep") or rotate is not None)
-    if step == "begin" or step == "check" and rotate is not None:
+    if step == "begin" or (step == "check" and rotate is not None):
         return _cache_users.begin(kept, users, rotate or [])
     if step == "switch":
         return _cache_users.switch(kept)
@@ -178,7 +185,7 @@ def _stepped(params, state, users, hashes, now):
     return _cache_users.finish(kept) if step == "finish" else kept
 
 
-def run(module, api):
+def run(module: AnsibleModule, api: _pull_secrets.Api) -> dict[str, t.Any]:
     """The result of a step. Raises ApiException, and UsersError with the option or Secret that is in the way."""
     params, now = module.params, datetime.datetime.now(datetime.timezone.utc)
     users = [_htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
@@ -187,7 +194,8 @@ def run(module, api):
     except _cache_users.UsersError as error:
         raise _cache_users.UsersError(f"users: {error}") from None
 
-    passwords, htpasswd = (Secret(api, params["name"], params["namespace"], *of) for of in (("passwords", "users"), ("htpasswd", "htpasswd")))
+    passwords = Secret(api, params["name"], params["namespace"], "passwords", "users")
+    htpasswd = Secret(api, params["name"], params["namespace"], "htpasswd", "htpasswd")
     try:
         lines, places = _htpasswd.parse(htpasswd.text)
     except _htpasswd.TextError as error:
@@ -239,7 +247,7 @@ def run(module, api):
     }
 
 
-def main():
+def main() -> None:
     spec = {
         "name": {"type": "str", "default": "registry-cache"},
         "namespace": {"type": "str", "default": "registry-cache"},

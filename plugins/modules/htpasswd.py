@@ -131,12 +131,13 @@ content:
 
 import os
 import tempfile
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
 
 
-def _read(module, path):
+def _read(module: AnsibleModule, path: str) -> str:
     """The text of a file that this process may replace without taking it from its owner."""
     given = module.params["path"]
     folder = os.path.dirname(path)
@@ -156,7 +157,7 @@ def _read(module, path):
     return text
 
 
-def _write(module, path, text):
+def _write(module: AnsibleModule, path: str, text: str) -> None:
     """0600 from its first byte on, then moved into place whole."""
     unwritten = f"path {module.params['path']} cannot be written, and is as it was: %s. Make room, or allow the write"
     try:
@@ -180,7 +181,7 @@ def _write(module, path, text):
         os.umask(umask)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path"},
@@ -229,7 +230,7 @@ def main():
         module.fail_json(msg=f"{params['path'] or 'content'}: {error}. Nothing was changed.")
 
     old_names, names = list(_htpasswd.parse(before)[1]), list(_htpasswd.parse(after)[1])
-    result = {
+    result: dict[str, t.Any] = {
         "changed": bool(actions),
         "users": names,
         # Without what holds secrets: Ansible would look for each password in each text of it.

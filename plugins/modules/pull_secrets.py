@@ -156,6 +156,8 @@ unchanged:
   type: int
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
@@ -167,7 +169,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_s
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 
 
-def _result(plan):
+def _result(plan: _pull_secrets.Plan) -> dict[str, t.Any]:
     changes = [change for change in plan.changes if change.needed]
     ends = {"created": "create", "updated": "update", "removed": "remove"}
     result = {
@@ -186,7 +188,7 @@ def _result(plan):
     }
 
 
-def main():
+def main() -> None:
     secret = {
         "name": {"type": "str", "required": True},
         "hosts": {"type": "list", "elements": "str", "required": True},

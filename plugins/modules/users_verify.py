@@ -94,6 +94,7 @@ replicas:
 
 import time
 import traceback
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
@@ -113,7 +114,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replic
 try:
     from urllib3.exceptions import HTTPError
 except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
+    IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     IMPORT_ERROR = _replicas.IMPORT_ERROR
 
@@ -123,12 +124,15 @@ _MOST = 10
 class Probe:
     """What each replica is still to show. A pod that takes another's place is asked anew."""
 
-    def __init__(self, replicas, params):
+    def __init__(self, replicas: Replicas, params: dict[str, t.Any]) -> None:
         self._replicas, self._selector = replicas, params["label_selector"]
         self._asked = [(one, 200) for one in params["accepted"][:_MOST]] + [(one, 401) for one in params["refused"][:_MOST]]
-        self._shown, self._touched, self._unreached = set(), set(), set()
+        self._shown: set[tuple[str, str, int]] = set()
+        # Uids of pods.
+        self._touched: set[str] = set()
+        self._unreached: set[str] = set()
 
-    def look(self):
+    def look(self) -> tuple[list[str], dict[str, str]]:
         """The names of the pods, and for each that is not as it should be what is wrong with it. Raises Hopeless."""
         found = self._replicas.look(self._selector)
         wrong = {pod: self._wrong(pod, uid) if ready else "is not ready" for pod, (uid, ready) in found.items()}
@@ -138,7 +142,7 @@ class Probe:
                 self._replicas.touch(pod, str(int(time.time())))
         return sorted(found), {pod: what for pod, what in wrong.items() if what}
 
-    def _wrong(self, pod, uid):
+    def _wrong(self, pod: str, uid: str) -> str | None:
         for one, expected in self._asked:
             if (uid, one["name"], expected) in self._shown:
                 continue
@@ -160,7 +164,12 @@ class Probe:
         return None
 
 
-def wait(replicas, params, clock=time.monotonic, sleep=time.sleep):
+def wait(
+    replicas: Replicas,
+    params: dict[str, t.Any],
+    clock: t.Callable[[], float] = time.monotonic,
+    sleep: t.Callable[[float], None] = time.sleep,
+) -> list[str]:
     """The names of the pods, once all are as they should be. Raises Refused and Hopeless."""
     probe, deadline = Probe(replicas, params), clock() + params["timeout"]
     while True:
@@ -172,7 +181,7 @@ def wait(replicas, params, clock=time.monotonic, sleep=time.sleep):
         sleep(PAUSE_SECONDS)
 
 
-def main():
+def main() -> None:
     credential = {"name": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}}
     spec = {
         "namespace": {"type": "str", "required": True},

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import signal
@@ -101,7 +100,13 @@ def accepted(replicas: Replicas, authorization: str) -> list[int]:
 
 
 def test_rotation_that_is_cut_off_after_each_step(
-    rotation: Rotation, site: Site, replicas: Replicas, cluster: Cluster, push: Push, say: Say, record_property: Record
+    rotation: Rotation,
+    site: Site,  # noqa: F811
+    replicas: Replicas,
+    cluster: Cluster,
+    push: Push,
+    say: Say,
+    record_property: Record,
 ) -> None:
     namespace, image = Namespace(cluster), push("rotation", [8 << 10] * 2)
     began = namespace.entry()
@@ -132,7 +137,8 @@ def test_rotation_that_is_cut_off_after_each_step(
         times["its end"] = time.monotonic() - since
         time.sleep(3)
     took = time.monotonic() - started
-    say(f"rotation cut off after {len(AFTER)} steps, {took:.0f} s: " + ", ".join(f"{step} {seconds:.0f} s" for step, seconds in times.items()))
+    steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in times.items())
+    say(f"rotation cut off after {len(AFTER)} steps, {took:.0f} s: {steps}")
     say(f"load meanwhile, by the pull secret's credential: {load.summary()}")
     record_property("pulls failed, credential rotated", len(load.failures))
     assert not load.failures, load.failures[:3]

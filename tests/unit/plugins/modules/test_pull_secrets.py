@@ -179,7 +179,8 @@ def copy_of(source: str) -> dict[str, Any]:
 
 
 def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
-    source = {"metadata": {"labels": {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}}, "type": "kubernetes.io/dockerconfigjson"}
+    labels = {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}
+    source = {"metadata": {"labels": labels}, "type": "kubernetes.io/dockerconfigjson"}
     server.namespace("registry-cache")
     server.add("secrets", "registry-cache", "registry-cache", **source)
     del server.add("secrets", "default", "registry-cache", **copy_of("registry-cache/registry-cache"))["metadata"]["labels"]
@@ -194,7 +195,10 @@ def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
     assert "registry-cache/registry-cache" in refused(server, secret(namespaces=["registry-cache"]), **wanted)
 
 
-@pytest.mark.parametrize(("source", "options"), [("registry-cache/registry-cache", {}), ("other/registry-cache", {"reflected_from": "registry-cache"})])
+@pytest.mark.parametrize(
+    ("source", "options"),
+    [("registry-cache/registry-cache", {}), ("other/registry-cache", {"reflected_from": "registry-cache"})],
+)
 def test_a_copy_of_something_else_is_not(server: ApiServer, source: str, options: dict[str, str]) -> None:
     server.add("secrets", "default", "registry-cache", **copy_of(source))
     assert "there is another Secret default/registry-cache" in refused(server, secret(), **options)
