@@ -44,6 +44,12 @@ def further(
     return target
 
 
+def users() -> pathlib.Path:
+    """What a user installs, or an execution environment has: ansible-core and what requirements.txt lists, no more."""
+    core = next(line for line in _REQUIREMENTS[1].read_text().splitlines() if line.startswith("ansible-core=="))
+    return further("users", _REQUIREMENTS[:1], [core])
+
+
 def _words(files: Sequence[pathlib.Path]) -> list[str]:
     return [word for file in files for word in ("--requirement", str(file))]
 

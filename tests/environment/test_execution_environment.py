@@ -17,13 +17,11 @@ from tests import artifact
 
 BIN = environment.VENV / "bin"
 DEFINITION = yaml.safe_load((ROOT / "execution-environment.yml").read_text())
-CORE = next(line for line in (ROOT / "tests" / "requirements.txt").read_text().splitlines() if line.startswith("ansible-core=="))
 
 
 @pytest.fixture(scope="module")
 def clean() -> pathlib.Path:
-    """ansible-core and what requirements.txt lists; no more."""
-    return environment.further("requirements", [ROOT / "requirements.txt"], [CORE])
+    return environment.users()
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,8 @@ class Project:
     path: pathlib.Path
 
     def run(self, *command: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
-        bare = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(self.path / "home"), "LANG": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
+        bare = {"PATH": f"{environment.users()}/bin:{os.environ['PATH']}", "HOME": str(self.path / "home")}
+        bare |= {"LANG": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
         return subprocess.run([str(word) for word in command], cwd=self.path, env=bare, check=False, capture_output=True, text=True)
 
     def install(self, *archives: pathlib.Path) -> None:
@@ -122,7 +123,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, built: pathlib.Path) -> Pr
 
 
 def test_an_empty_project_runs_the_playbook_by_its_full_name(project: Project) -> None:
-    command = ["ansible-playbook", "-i", "inventory", "pullthrough.registry_cache.site", "-e", "vault_registry_cache_password=x"]
+    command = ["ansible-playbook", "-i", "inventory", "pullthrough.registry_cache.site", "-e", "vault_registry_cache_password=of-the-vault"]
     # What an execution environment's site does; an engine's collection is not installed.
     result = project.run(*command, "-e", "registry_cache_image_mode=published", "-e", "registry_cache_image=ghcr.io/o/registry-cache:1")
     said = re.sub(r"\s+", " ", result.stdout + result.stderr)

@@ -54,13 +54,11 @@ class TokenEndpoint:
         name = self._store.account(email) if isinstance(email, str) else None
         if name is None or self._store.accounts[name]["email"] != email:
             raise _refused("Invalid grant: account not found")
-        key = self._store.keys.get(key_id or "", {})
-        try:
-            if key.get("account") != name:
-                raise jwt.InvalidSignatureError
-            jwt.PyJWS().decode(assertion, key["publicKey"], algorithms=["RS256"])
-        except jwt.PyJWTError:
-            raise _refused("Invalid JWT Signature.") from None
+        # Without a key's id, as a file of AWX signs, any of the account's keys will do.
+        own = {identifier: key for identifier, key in self._store.keys.items() if key["account"] == name}
+        tried = own.values() if key_id is None else [own[key_id]] if key_id in own else []
+        if not any(_signed(assertion, key["publicKey"]) for key in tried):
+            raise _refused("Invalid JWT Signature.")
         if claims.get("aud") != _AUDIENCE:
             raise _refused("Invalid JWT: Failed audience check. The right audience is https://oauth2.googleapis.com/token")
         if not _in_time(claims.get("iat"), claims.get("exp"), self._clock()):
@@ -71,6 +69,14 @@ class TokenEndpoint:
         if not self._store.live_account(name):
             raise _refused("Account disabled")  # † in Google's words
         return claims, name
+
+
+def _signed(assertion: str, public_key: str) -> bool:
+    try:
+        jwt.PyJWS().decode(assertion, public_key, algorithms=["RS256"])
+    except jwt.PyJWTError:
+        return False
+    return True
 
 
 def _in_time(issued: object, expires: object, now: float) -> bool:

@@ -104,12 +104,3 @@ def test_no_role_has_a_shell_or_a_raw_request() -> None:
 def test_the_artifact_and_the_clone_have_one_link_only() -> None:
     link = ROOT / "playbooks" / "collections" / "ansible_collections" / "pullthrough" / "registry_cache"
     assert link.is_symlink() and link.resolve() == ROOT
-
-
-def test_action_groups_hold_our_modules() -> None:
-    groups = load("meta", "runtime.yml")["action_groups"]
-    modules = {path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")}
-    google = {name for name in modules if name.startswith("gcp_")}
-    assert set(groups["google"]) == google
-    kubernetes = {name for name in modules if "k8s_auth_options" in (ROOT / "plugins/modules" / f"{name}.py").read_text()}
-    assert {entry for entry in groups["kubernetes"] if isinstance(entry, str)} == kubernetes

@@ -272,7 +272,8 @@ def assertion(google: Google, key: dict[str, str], signed_by: Any = None, **clai
         "exp": int(google.now) + 3600,
         **claims,
     }
-    signed = jwt.encode(payload, signed_by or key["private_key"], "RS256", headers={"kid": key["private_key_id"]})
+    headers = {"kid": key["private_key_id"]} if "private_key_id" in key else None
+    signed = jwt.encode(payload, signed_by or key["private_key"], "RS256", headers=headers)
     form = {"grant_type": "urn:ietf:params:oauth:grant-type:jwt-bearer", "assertion": signed}
     return google.call("POST", OAUTH2, token=None, data=form)
 
@@ -286,6 +287,14 @@ def test_a_key_gives_the_account_s_token(google: Google, key: dict[str, str]) ->
     assert google.call("GET", READS["project"], token=token).status_code == 200
     google.now += 3601
     assert google.call("GET", READS["project"], token=token).status_code == 401
+
+
+def test_a_key_need_not_be_named(google: Google, key: dict[str, str]) -> None:
+    """AWX writes a file of the account's address and the key alone."""
+    nameless = {name: value for name, value in key.items() if name != "private_key_id"}
+    assert assertion(google, nameless).status_code == 200
+    foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert assertion(google, nameless, foreign).json()["error_description"] == "Invalid JWT Signature."
 
 
 def test_the_private_key_stays_with_its_owner(google: Google, key: dict[str, str]) -> None:
