@@ -1,7 +1,7 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help demo demo-env demo-down test lint unit sanity molecule bench bench-kind
+.PHONY: help demo demo-env demo-down test lint unit sanity matrix molecule bench bench-kind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ unit: ## pytest
 
 sanity: ## ansible-test sanity on the built collection
 	@python3 -m tests.run sanity
+
+matrix: ## tests of plugins and sanity with every ansible-core from 2.16 on; some of them: make matrix CORE="2.16 2.21"
+	@$(SANDBOX) tool -- python -m tests.matrix $(CORE)
 
 molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=default removes it
 	@python3 -m tests.run molecule-$(S)

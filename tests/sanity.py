@@ -11,8 +11,6 @@ import sys
 import tarfile
 import tempfile
 
-import ansible_test
-
 from sandbox import debian, environment
 from sandbox.settings import CACHE, ROOT
 
@@ -24,10 +22,12 @@ ensurepip.bootstrap()
 """
 
 
-def _home() -> pathlib.Path:
+def _home(venv: pathlib.Path) -> pathlib.Path:
     home = CACHE / "ansible-test"
-    requirements = pathlib.Path(ansible_test.__file__).parent / "_internal" / "python_requirements.py"
+    requirements = environment.collections(venv) / "ansible_test" / "_internal" / "python_requirements.py"
     versions = set(re.findall(r"\bpip='([0-9.]+)'", requirements.read_text()))
+    # Older versions of it name them otherwise.
+    versions |= set(re.findall(r"pip_version = '([0-9.]+)'", requirements.read_text()))
     cache = home / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
     for version in versions:
@@ -35,7 +35,8 @@ def _home() -> pathlib.Path:
     return home
 
 
-def main() -> None:
+def run(venv: pathlib.Path, python: str, seconds: float | None = None) -> tuple[bool, str, int]:
+    """All sanity tests of an environment's ansible-core: whether they passed, what was said, and how many ran."""
     debian.ensure({"shellcheck": "shellcheck"})
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder) / "ansible_collections"
@@ -49,23 +50,26 @@ def main() -> None:
         for file in (ROOT / "tests" / "sanity").glob("ignore-*.txt"):
             (ours / "tests" / "sanity" / file.name).write_text(file.read_text())
         for name in ("kubernetes", "google"):
-            (tree / name).symlink_to(environment.collections() / "ansible_collections" / name)
-        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            (tree / name).symlink_to(environment.collections(venv) / "ansible_collections" / name)
         result = subprocess.run(
-            ["ansible-test", "sanity", "--color", "no", "--python", version, "--requirements"],
+            [venv / "bin" / "ansible-test", "sanity", "--color", "no", "--python", python, "--requirements"],
             cwd=ours,
-            env={**os.environ, "HOME": str(_home())},
+            env={**os.environ, "HOME": str(_home(venv)), "PATH": f"{venv}/bin:{os.environ['PATH']}"},
             check=False,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            timeout=seconds,
         )
-    print(result.stdout, flush=True)
     ran = len(re.findall(r"^Running sanity test ", result.stdout, re.MULTILINE))
-    if result.returncode == 0 and ran == 0:
-        sys.exit("ansible-test ran no sanity test")
-    print(f"{ran if result.returncode == 0 else 0} passed, {int(result.returncode != 0)} failed in 0s")
-    sys.exit(result.returncode)
+    return result.returncode == 0 and ran > 0, result.stdout, ran
+
+
+def main() -> None:
+    passed, report, ran = run(environment.VENV, f"{sys.version_info.major}.{sys.version_info.minor}")
+    print(report, flush=True)
+    print(f"{ran if passed else 0} passed, {int(not passed)} failed in 0s")
+    sys.exit(not passed)
 
 
 if __name__ == "__main__":

@@ -80,11 +80,13 @@ def run(
     inventory: Mapping[str, Any],
     credentials: Sequence[Credential] = (),
     further: Mapping[str, str] | None = None,
+    check: bool = False,
     **extra_vars: Any,
 ) -> Job:
     """Run a job in a folder of its own.
 
     :param further: variables of the execution environment's own, such as a proxy.
+    :param check: whether it is a job of type check.
     """
     for name in ("env", "inventory"):
         (folder / name).mkdir(parents=True)
@@ -115,6 +117,7 @@ def run(
             inventory=str(folder / "inventory" / "hosts.json"),
             envvars=variables,
             extravars={"awx_job_id": 1, "tower_job_id": 1, **extra_vars},
+            cmdline="--check" if check else None,
             quiet=True,
         )
     finally:

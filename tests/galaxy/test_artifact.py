@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -18,6 +17,8 @@ import yaml
 from sandbox import environment
 from sandbox.settings import ROOT
 from tests import artifact
+
+from .project import Project
 
 TOP = {
     *("LICENSE", "README.md", "changelogs", "docker", "docs", "inventory"),
@@ -90,33 +91,9 @@ def test_the_changelog_is_made_of_the_fragments(tmp_path: pathlib.Path) -> None:
     assert entries and not [entry for entry in entries if re.sub(r"\s+", " ", entry).strip() not in text]
 
 
-@dataclasses.dataclass
-class Project:
-    """An empty folder with requirements.yml, an inventory and archives, of a user with nothing else."""
-
-    path: pathlib.Path
-
-    def run(self, *command: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
-        bare = {"PATH": f"{environment.users()}/bin:{os.environ['PATH']}", "HOME": str(self.path / "home")}
-        bare |= {"LANG": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
-        return subprocess.run([str(word) for word in command], cwd=self.path, env=bare, check=False, capture_output=True, text=True)
-
-    def install(self, *archives: pathlib.Path) -> None:
-        """As Galaxy would by name: there is none here, so each is an archive."""
-        wanted = [{"name": str(archive), "type": "file"} for archive in archives]
-        (self.path / "requirements.yml").write_text(yaml.safe_dump({"collections": wanted}))
-        result = self.run("ansible-galaxy", "collection", "install", "--offline", "-r", "requirements.yml")
-        assert result.returncode == 0, result.stdout + result.stderr
-
-    @property
-    def installed(self) -> pathlib.Path:
-        return self.path / "home" / ".ansible" / "collections" / "ansible_collections" / "pullthrough" / "registry_cache"
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, built: pathlib.Path) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
-    (made.path / "home").mkdir()
+    made = Project(tmp_path_factory.mktemp("user") / "project", {})
     shutil.copytree(ROOT / "inventory" / "example", made.path / "inventory")
     made.install(built, *map(artifact.dependency, DEPENDENCIES))
     return made

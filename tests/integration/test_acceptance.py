@@ -19,7 +19,7 @@ import yaml
 from sandbox.client import Cluster, Google
 from sandbox.settings import LOCATION, PROJECT, ROOT, UPSTREAM_HOST, Sandbox
 
-from .test_site import words
+from .test_site import changed, words
 
 ASSUMPTIONS = yaml.safe_load((ROOT / "playbooks" / "files" / "assumptions.yml").read_text())
 NAME = "rc-acceptance"
@@ -141,7 +141,8 @@ def test_a_difference_and_what_may_not_be_asked_are_no_failure(
 def test_a_bad_credential_is_named_and_leaves_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
     result = acceptance(tmp_path, "--extra-vars", "registry_cache_gcp_access_token=not-good")
     assert result.returncode != 0
-    assert "HTTP 401" in words(result.stdout) and "Check registry_cache_gcp_auth_kind" in words(result.stdout)
+    assert "HTTP 401" in words(result.stdout) and "Check auth_kind and its credential" in words(result.stdout)
+    assert changed(result.stdout) == 0
     assert left(google, cluster) == []
 
 

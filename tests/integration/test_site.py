@@ -16,7 +16,6 @@ import pytest
 
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
-from tests import artifact
 
 from .conftest import Site
 
@@ -306,18 +305,3 @@ def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> Non
     # There is no cluster in that environment: all roles and modules resolve, then the preflight says so.
     assert "couldn't resolve" not in run.stdout + run.stderr
     assert "registry_cache_kubeconfig" in run.stdout, run.stdout + run.stderr
-
-
-def test_the_built_artifact_runs_by_its_full_name(tmp_path: pathlib.Path) -> None:
-    archive = artifact.build(tmp_path)
-    project = tmp_path / "project"
-    project.mkdir()
-    install = ["ansible-galaxy", "collection", "install", "--offline", "--force", "-p", str(project / "collections"), str(archive)]
-    # What molecule tells its own Ansible would lead to the clone.
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    subprocess.run(install, check=True, cwd=project, env=plain, capture_output=True)
-    (project / "ansible.cfg").write_text("[defaults]\ncollections_path = ./collections\n")
-    command = ["ansible-playbook", "-i", str(ROOT / "sandbox" / "inventory"), "pullthrough.registry_cache.site"]
-    result = subprocess.run(command, cwd=project, env=plain, check=False, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert changed(result.stdout) == 0

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.testing import patch_module_args
+
+from tests.module_args import patch_module_args
 
 
 class _Ended(Exception):

@@ -9,7 +9,7 @@ import io
 import json
 from typing import Any
 
-from ansible.module_utils.testing import patch_module_args
+from tests.module_args import patch_module_args
 
 
 def run(name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:

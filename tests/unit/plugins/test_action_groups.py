@@ -5,17 +5,19 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import re
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
 
-from sandbox import environment
 from sandbox.settings import ROOT
 
-BIN = environment.VENV / "bin"
+# Of the ansible-core that runs these tests.
+BIN = pathlib.Path(sys.prefix) / "bin"
 GROUPS = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["action_groups"]
 NAMES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
 # An option that the modules of a group have and no other, and defaults with which none of them gets as far as its API.
@@ -55,7 +57,7 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     play = {"hosts": "localhost", "gather_facts": False, "module_defaults": defaults, "tasks": tasks}
     (folder / "kubeconfig").write_text(json.dumps({"kind": "Config", "clusters": [], "contexts": [], "users": []}))
     (folder / "play.yml").write_text(json.dumps([play]))
-    local = ["--connection", "local", "--inventory", "localhost,", "--extra-vars", f"ansible_python_interpreter={environment.PYTHON}"]
+    local = ["--connection", "local", "--inventory", "localhost,", "--extra-vars", f"ansible_python_interpreter={sys.executable}"]
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "GC", "K8S_", "KUBECONFIG"))}
     plain["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "playbooks" / "collections")
     plain |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_FORMAT_PRETTY": "0"}
