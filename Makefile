@@ -1,7 +1,7 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help demo demo-env demo-down test lint unit sanity matrix molecule bench bench-kind
+.PHONY: help demo demo-env demo-down test lint unit sanity matrix image molecule pin vulncheck bench bench-kind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,8 +31,17 @@ sanity: ## ansible-test sanity on the built collection
 matrix: ## tests of plugins and sanity with every ansible-core from 2.16 on; some of them: make matrix CORE="2.16 2.21"
 	@$(SANDBOX) tool -- python -m tests.matrix $(CORE)
 
+image: ## role image with docker and podman, on registries of loopback
+	@python3 -m tests.run image
+
 molecule: ## one scenario on kind, which stays up: make molecule S=site, then S=default removes it
 	@python3 -m tests.run molecule-$(S)
+
+pin: ## a pin of the image's programs: make pin PIN=github.com/distribution/distribution/v3@v3.1.2, or PIN=go@1.26.10
+	@sh tests/pin.sh "$(PIN)"
+
+vulncheck: ## govulncheck on the image's programs with today's database, which needs the internet
+	@$(SANDBOX) tool -- python -m tests.vulnerabilities --live
 
 bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull
 	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))

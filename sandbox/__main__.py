@@ -9,7 +9,7 @@ import shlex
 import sys
 import time
 
-from . import cluster, engine, environment, front_images, images, tools, upstream
+from . import base_images, cluster, engine, environment, front_images, tools, upstream
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
@@ -28,7 +28,7 @@ def up(sandbox: Sandbox) -> None:
         del os.environ["HTTPS_PROXY"]
     environment.ensure()
     engine.ensure()
-    images.ensure_base_images()
+    base_images.ensure()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
     front_images.ensure_on_nodes(sandbox)

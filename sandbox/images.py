@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images under their ordinary names: pulled where that works, made from packages where it does not."""
+"""The node image of kind: pulled where that works, made from packages where it does not."""
 
 from __future__ import annotations
 
@@ -17,32 +17,28 @@ from .settings import (
     COREDNS_TAG,
     DEBIAN_SUITE,
     ETCD_TAG,
-    GO_IMAGE,
     KIND_NODE_IMAGE,
     KUBERNETES_VERSION,
     PAUSE_TAG,
-    REGISTRY_IMAGE,
-    ROOT,
     SANDBOX,
     key,
 )
 from .steps import Log, StepFailed, say, step
 
 NODE_IMAGE = "registry-cache-sandbox/node"
-_CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
-_BUSYBOX = pathlib.Path("/bin/busybox")
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+BUSYBOX = pathlib.Path("/bin/busybox")
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NODE_PACKAGES = (
     "systemd,dbus,containerd,runc,iptables,nftables,iproute2,conntrack,ethtool,socat,kmod,procps,"
     "ca-certificates,containernetworking-plugins,jq,curl"
 )
 
 
-def _pulled(name: str, log: Log) -> bool:
+def pulled(name: str, log: Log) -> bool:
     return log.run("docker", "pull", name, check=False).returncode == 0
 
 
-def _import(log: Log, name: str, stand_in_key: str, tree: pathlib.Path | bytes, *changes: str) -> None:
+def import_image(log: Log, name: str, stand_in_key: str, tree: pathlib.Path | bytes, *changes: str) -> None:
     """`docker import` a folder or a tar under a name, labelled with the key that it was made for."""
     flags = [word for change in (f"LABEL sandbox.key={stand_in_key}", *changes) for word in ("--change", change)]
     if isinstance(tree, bytes):
@@ -51,7 +47,7 @@ def _import(log: Log, name: str, stand_in_key: str, tree: pathlib.Path | bytes, 
         log.pipe(["tar", "--create", "--directory", str(tree), "."], ["docker", "import", *flags, "-", name])
 
 
-def _tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple[str, str]] = ()) -> bytes:
+def tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple[str, str]] = ()) -> bytes:
     """A tar of files (by path or content, 0755) and symbolic links."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
@@ -71,87 +67,8 @@ def _tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tupl
     return buffer.getvalue()
 
 
-def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[str, str]]]:
-    """What an Alpine base offers that is used here: a shell, its applets, the CA bundle, a root user."""
-    applets = subprocess.run([_BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
-    files: list[tuple[str, pathlib.Path | bytes]] = [
-        ("bin/busybox", _BUSYBOX),
-        ("etc/ssl/certs/ca-certificates.crt", _CA_BUNDLE),
-        ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
-        ("etc/group", b"root:x:0:\n"),
-    ]
-    return files, [(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"]
-
-
-def _make_registry(log: Log, stand_in_key: str) -> None:
-    files, links = _alpine_like()
-    files += [
-        ("bin/registry", tools.build("registry") / "registry"),
-        ("entrypoint.sh", b'#!/bin/sh\nexec registry serve "$@"\n'),
-    ]
-    _import(
-        log,
-        REGISTRY_IMAGE,
-        stand_in_key,
-        _tar(files, links),
-        f"ENV PATH={_PATH}",
-        'ENTRYPOINT ["/entrypoint.sh"]',
-        'CMD ["/etc/distribution/config.yml"]',
-        "EXPOSE 5000",
-    )
-
-
-def _make_go(log: Log, stand_in_key: str) -> None:
-    root = pathlib.Path(_go("env", "GOROOT"))
-    tree = CACHE / "go-image"
-    shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir(parents=True)
-    try:
-        files, links = _alpine_like()
-        with tarfile.open(fileobj=io.BytesIO(_tar(files, links))) as archive:
-            archive.extractall(tree, filter="tar")
-        unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
-        ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
-        shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
-        environment = (f"ENV PATH=/go/bin:/usr/local/go/bin:{_PATH}", "ENV GOPATH=/go", "ENV GOTOOLCHAIN=local")
-        _import(log, GO_IMAGE, stand_in_key, tree, *environment, "WORKDIR /go")
-    finally:
-        shutil.rmtree(tree)
-
-
 def _output(*argv: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def _go(*words: str) -> str:
-    """The Go command, as the toolchain that the product's module names."""
-    return subprocess.run(
-        ["go", *words], cwd=ROOT / "docker" / "registry", capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-
-def ensure_busybox() -> None:
-    """A busybox that runs alone in an image: Debian's ordinary one needs a C library."""
-    if not _BUSYBOX.exists() or b"/ld-linux" in _BUSYBOX.read_bytes():
-        debian.install("busybox-static")
-
-
-def ensure_base_images() -> None:
-    """The product's base images, under the names that its Dockerfile has."""
-    ensure_busybox()
-    tools.require_go()
-    keys = {
-        REGISTRY_IMAGE: key(SANDBOX / "images.py", SANDBOX / "tools" / "registry"),
-        GO_IMAGE: key(SANDBOX / "images.py", _go("version")),
-    }
-    makers = {REGISTRY_IMAGE: _make_registry, GO_IMAGE: _make_go}
-    for name, make in makers.items():
-        if engine.has_image(name, keys[name]) or (engine.has_image(name) and not engine.is_stand_in(name)):
-            continue
-        tools.build("registry")
-        with step(f"base image {name}", "the registry that hosts it, or the making of a stand-in") as log:
-            if not _pulled(name, log):
-                make(log, keys[name])
 
 
 def _debian_root() -> pathlib.Path:
@@ -186,20 +103,20 @@ def _make_control_plane_images(log: Log, root: pathlib.Path) -> list[str]:
     names = []
 
     def make(name: str, content: bytes, entrypoint: str) -> None:
-        _import(log, name, "", content, f"ENV PATH={_PATH}", f'ENTRYPOINT ["{entrypoint}"]')
+        import_image(log, name, "", content, f"ENV PATH={PATH}", f'ENTRYPOINT ["{entrypoint}"]')
         names.append(name)
 
     for program in ("kube-apiserver", "kube-controller-manager", "kube-scheduler"):
         binary = f"/usr/local/bin/{program}"
-        make(f"registry.k8s.io/{program}:{KUBERNETES_VERSION}", _tar([(binary, kubernetes / program)]), binary)
+        make(f"registry.k8s.io/{program}:{KUBERNETES_VERSION}", tar([(binary, kubernetes / program)]), binary)
     files, links = _iptables(root)
-    proxy = _tar([*files, ("/usr/local/bin/kube-proxy", kubernetes / "kube-proxy")], links)
+    proxy = tar([*files, ("/usr/local/bin/kube-proxy", kubernetes / "kube-proxy")], links)
     make(f"registry.k8s.io/kube-proxy:{KUBERNETES_VERSION}", proxy, "/usr/local/bin/kube-proxy")
-    make(f"registry.k8s.io/etcd:{ETCD_TAG}", _tar([("/usr/local/bin/etcd", etcd / "server")]), "/usr/local/bin/etcd")
-    dns = _tar([("/coredns", coredns / "coredns")])
+    make(f"registry.k8s.io/etcd:{ETCD_TAG}", tar([("/usr/local/bin/etcd", etcd / "server")]), "/usr/local/bin/etcd")
+    dns = tar([("/coredns", coredns / "coredns")])
     make(f"registry.k8s.io/coredns/coredns:{COREDNS_TAG}", dns, "/coredns")
     pause = f"registry.k8s.io/pause:{PAUSE_TAG}"
-    _import(log, pause, "", _tar([("/bin/busybox", _BUSYBOX)]), 'ENTRYPOINT ["/bin/busybox", "sleep", "infinity"]')
+    import_image(log, pause, "", tar([("/bin/busybox", BUSYBOX)]), 'ENTRYPOINT ["/bin/busybox", "sleep", "infinity"]')
     return [*names, pause]
 
 
@@ -207,7 +124,7 @@ def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> No
     kubernetes = tools.build("kubernetes")
     container = f"registry-cache-sandbox-node-{os.getpid()}"
     names = _make_control_plane_images(log, root)
-    _import(log, f"{NODE_IMAGE}:root", "", root)
+    import_image(log, f"{NODE_IMAGE}:root", "", root)
     how = ("--detach", "--privileged", "--network", "none", "--stop-signal", "SIGRTMIN+3", "--name", container)
     log.run("docker", "run", *how, f"{NODE_IMAGE}:root", "sleep", "infinity")
     try:
@@ -243,7 +160,7 @@ def ensure_node_image() -> str:
     if engine.has_image(ours, stand_in_key):
         return ours
     with step(f"node image {KIND_NODE_IMAGE}", "the registry that hosts it") as log:
-        if _pulled(KIND_NODE_IMAGE, log):
+        if pulled(KIND_NODE_IMAGE, log):
             return KIND_NODE_IMAGE
     say("   it cannot be pulled here: one is made from Debian's packages and Go modules")
     root = _debian_root()

@@ -22,8 +22,11 @@ KUBERNETES_VERSION = "v1.34.4"
 ETCD_TAG, COREDNS_TAG, PAUSE_TAG = "3.6.5-0", "v1.12.1", "3.10.1"
 DEBIAN_SUITE = "bookworm"
 
-REGISTRY_IMAGE = "docker.io/library/registry:3.1.1"
-GO_IMAGE = "docker.io/library/golang:1.26-alpine"
+REGISTRY_IMAGE = "docker.io/library/registry:3.1.2"
+GO_IMAGE = "docker.io/library/golang:1.26.10-alpine"
+# A registry of base images for more than this machine's platform, which one docker cannot hold under one name.
+HUB = "127.0.0.1:15010"
+HUB_REGISTRY_IMAGE = f"{HUB}/library/{REGISTRY_IMAGE.rpartition('/')[2]}"
 # The pinned kind's own default (its pkg/apis/config/defaults/image.go).
 KIND_NODE_IMAGE = (
     "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
@@ -35,10 +38,7 @@ COLLECTIONS = (
     "awx/awx",  # what playbooks/awx.yml speaks with
     "kubernetes/core",
     "google/cloud",
-    "community/docker",
     "community/general",  # a peer of the bench
-    "community/library_inventory_filtering_v1",
-    "containers/podman",
 )
 
 PROJECT, PROJECT_NUMBER, LOCATION, REPOSITORY = "demo-project", "123456789012", "us-central1", "private"

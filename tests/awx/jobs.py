@@ -59,10 +59,9 @@ class Job:
 def update_project(project: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
     """What AWX does after it fetched a project: the collections of collections/requirements.yml, into a folder beside it."""
     target = base / "requirements_collections"
-    entries = ("kubernetes.core", "google.cloud", "community.docker", "containers.podman", "awx.awx")
+    entries = ("kubernetes.core", "google.cloud", "awx.awx")
     command = [environment.users() / "bin" / "ansible-galaxy", "collection", "install", "--offline", "--collections-path", target]
-    archives = map(artifact.dependency, (*entries, "community.library_inventory_filtering_v1"))
-    subprocess.run([*command, *archives], check=True, capture_output=True, cwd=project)
+    subprocess.run([*command, *map(artifact.dependency, entries)], check=True, capture_output=True, cwd=project)
     # Galaxy is out of reach here: what it would deliver is there already, in versions that the file takes.
     result = subprocess.run(
         [*command, "--requirements-file", "collections/requirements.yml"], check=False, capture_output=True, text=True, cwd=project

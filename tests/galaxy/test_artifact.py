@@ -45,13 +45,13 @@ def test_the_artifact_holds_what_users_need_and_nothing_else(built: pathlib.Path
 
 
 def test_the_dependencies_are_the_least() -> None:
-    """What a playbook needs by itself; an engine's collection is asked for where an image is built."""
+    """What site.yml needs; an engine is asked by its command line, and AWX has a playbook of its own."""
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     assert galaxy["dependencies"].keys() == set(DEPENDENCIES)
     assert re.fullmatch(r"\d+\.\d+\.\d+", galaxy["version"])
     used = re.compile(r"\b(containers\.podman|community\.docker|awx\.awx)\.\w")
-    users = {file.relative_to(ROOT).parts[:2] for file in ROOT.glob("roles/*/tasks/*.yml") if used.search(file.read_text())}
-    assert users == {("roles", "image")}
+    files = [*ROOT.glob("roles/*/*/*.yml"), *ROOT.glob("playbooks/*.yml"), *ROOT.glob("playbooks/tasks/*.yml")]
+    assert {file.name for file in files if used.search(file.read_text())} == {"awx.yml"}
 
 
 def test_galaxy_importer_passes(built: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -101,7 +101,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, built: pathlib.Path) -> Pr
 
 def test_an_empty_project_runs_the_playbook_by_its_full_name(project: Project) -> None:
     command = ["ansible-playbook", "-i", "inventory", "pullthrough.registry_cache.site", "-e", "vault_registry_cache_password=of-the-vault"]
-    # What an execution environment's site does; an engine's collection is not installed.
+    # As in an execution environment, which has no engine.
     result = project.run(*command, "-e", "registry_cache_image_mode=published", "-e", "registry_cache_image=ghcr.io/o/registry-cache:1")
     said = re.sub(r"\s+", " ", result.stdout + result.stderr)
     # There is no cluster: all roles and modules resolve, then the preflight says so.

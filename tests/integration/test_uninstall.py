@@ -17,8 +17,6 @@ from tests.galaxy.project import Project
 from .conftest import Site
 from .test_site import IAM, PROVIDER, changed, state
 
-# What the inventory's image is built with.
-ENGINE = ("community.docker", "community.library_inventory_filtering_v1", "containers.podman")
 ABSENT = ("state", "wif_state", "pull_secret_state")
 
 
@@ -43,7 +41,7 @@ def test_an_empty_project_reaches_a_working_cache(tmp_path: pathlib.Path, cluste
     """With requirements.yml, an inventory and archives alone; then with a second version, of which only what differs changes."""
     project = Project(tmp_path / "project", os.environ)
     shutil.copytree(ROOT / "sandbox" / "inventory", project.path / "inventory")
-    archives = [artifact.dependency(name) for name in ("kubernetes.core", "google.cloud", *ENGINE)]
+    archives = [artifact.dependency(name) for name in ("kubernetes.core", "google.cloud")]
     project.install(artifact.build(tmp_path / "first"), *archives)
     command = ("ansible-playbook", "-i", "inventory", "pullthrough.registry_cache.site")
     first = project.run(*command)

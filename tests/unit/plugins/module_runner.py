@@ -12,7 +12,7 @@ from typing import Any
 from tests.module_args import patch_module_args
 
 
-def run(name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+def run(name: str, /, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
     """The result of a module, with C(failed) where it failed."""
     module = importlib.import_module(f"ansible_collections.pullthrough.registry_cache.plugins.modules.{name}")
     output = io.StringIO()

@@ -75,6 +75,42 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Objects:
     return render(tmp_path_factory.mktemp("plain"), registry_cache_front=False)
 
 
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Objects:
+    helper = {"registry_cache_image_helper": "helper.example/i:1", "registry_cache_image_helper_path": "/its/place"}
+    return render(tmp_path_factory.mktemp("stock"), registry_cache_image_mode="stock", registry_cache_size="3Gi", **helper)
+
+
+def test_stock_is_the_plain_form_of_what_the_unmodified_registry_understands(stock: Objects, plain: Objects) -> None:
+    assert set(containers(stock)) == {"registry", "helper"} and set(containers(plain)) == {"registry"}
+    told = config(stock, "config.yml")
+    # It panics at the name of a middleware that it does not know.
+    assert not told["middleware"] and set(config(plain, "config.yml")["middleware"]) == {"storage", "repository"}
+    assert told["proxy"]["ttl"] == "168h" and config(plain, "config.yml")["proxy"]["ttl"] in (0, "0")
+    assert "uploadpurging" not in told["storage"]["maintenance"]
+    assert told["auth"] == config(plain, "config.yml")["auth"]
+    assert [name for name in stock if "peer" in name] == []
+
+
+def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
+    helper, registry = containers(stock)["helper"], containers(stock)["registry"]
+    (source, target), image = helper["command"][1:], helper["image"]
+    assert (image, source) == ("helper.example/i:1", "/its/place")
+    assert config(stock, "config.yml")["proxy"]["exec"]["command"] == target
+    (written,) = [mount for mount in helper["volumeMounts"] if target.startswith(mount["mountPath"])]
+    (read,) = [mount for mount in registry["volumeMounts"] if mount["name"] == written["name"]]
+    assert read["mountPath"] == written["mountPath"] and read["readOnly"]
+    assert helper["securityContext"] == registry["securityContext"]
+    store = [volume for volume in pod(stock)["spec"]["volumes"] if volume["name"] == "store"]
+    assert store == [{"name": "store", "emptyDir": {"sizeLimit": "3Gi"}}]
+
+
+def test_an_image_by_digest_is_what_every_container_runs(tmp_path: pathlib.Path) -> None:
+    reference = "image.example:5000/cache@sha256:" + "0" * 64
+    found = containers(render(tmp_path, registry_cache_image_reference=reference))
+    assert {found[name]["image"] for name in ("registry", "credentials", "exporter")} == {reference}
+
+
 def test_metrics_have_two_containers_and_a_port(on: Objects) -> None:
     assert set(containers(on)) == {"registry", "credentials", "exporter", "log", "front"}
     ports = {port["name"]: port["containerPort"] for port in containers(on)["front"]["ports"]}

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the product's Dockerfiles begin with, under the names they have: pulled where that works, else made here.
+
+The stand-in for the Go image holds modules and build cache of the product's own pins, so that a build links and
+compiles only what changed. docker holds both for this machine; `hub` is a registry that has registry:3 for two platforms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import subprocess
+import tarfile
+import urllib.error
+import urllib.request
+
+from . import debian, engine, processes, tools
+from .images import BUSYBOX, PATH, import_image, pulled, tar
+from .settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE, ROOT, SANDBOX, key
+from .steps import Log, step, wait
+
+ARCHITECTURES = ("amd64", "arm64")
+_HOST = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
+_CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
+_DOCKER = ROOT / "docker"
+_MODULES = {
+    "registry": (".", "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"),
+    "exporter": ("github.com/prometheus/statsd_exporter",),
+    "sbom": ("github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod",),
+}
+# As the Dockerfiles have them: the build cache knows what it is asked for by these.
+_GO_FLAGS = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
+# Outlives a change of pins, after which only what changed is compiled; Go itself drops what is unused for days.
+_BUILD_CACHE = CACHE / "go-build"
+_HUB_STATE = CACHE / "run" / "hub"
+
+
+def toolchain() -> dict[str, str]:
+    """The environment that makes the Go command the toolchain of the product's modules, fetched as a module if need be."""
+    found = re.search(r"(?m)^toolchain (\S+)", (_DOCKER / "registry" / "go.mod").read_text())
+    assert found
+    return {"GOTOOLCHAIN": f"{found[1]}+auto"}
+
+
+def _go(*words: str) -> str:
+    environment = {**os.environ, **toolchain()}
+    argv, folder = ["go", *words], _DOCKER / "registry"
+    return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def ensure_busybox() -> None:
+    """A busybox that runs alone in an image: Debian's ordinary one needs a C library."""
+    if not BUSYBOX.exists() or b"/ld-linux" in BUSYBOX.read_bytes():
+        debian.install("busybox-static")
+
+
+def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[str, str]]]:
+    """What an Alpine base offers that is used here: a shell, its applets, the CA bundle, a root user."""
+    applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    files: list[tuple[str, pathlib.Path | bytes]] = [
+        ("bin/busybox", BUSYBOX),
+        ("etc/ssl/certs/ca-certificates.crt", _CA_BUNDLE),
+        ("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
+        ("etc/group", b"root:x:0:\n"),
+    ]
+    return files, [(f"bin/{applet}", "busybox") for applet in applets if applet != "busybox"]
+
+
+def _registry(log: Log, architecture: str) -> pathlib.Path:
+    """The unmodified registry, for another architecture with fewer storage drivers."""
+    if architecture == _HOST:
+        return tools.build("registry") / "registry"
+    program = CACHE / "run" / f"registry-{architecture}"
+    environment = {**_GO_FLAGS, **toolchain(), "GOARCH": architecture, "GOCACHE": str(_BUILD_CACHE)}
+    main = SANDBOX / "base_registry" / "main.go"
+    log.run("go", "build", "-ldflags=-s -w", "-o", program, main, cwd=_DOCKER / "registry", env=environment)
+    return program
+
+
+def load(log: Log, name: str, architecture: str, layer: bytes, config: dict[str, object]) -> None:
+    """`docker load` an image of one layer: unlike `docker import`, for any architecture."""
+    diff = "sha256:" + hashlib.sha256(layer).hexdigest()
+    described = {
+        "architecture": architecture,
+        "os": "linux",
+        "config": config,
+        "rootfs": {"type": "layers", "diff_ids": [diff]},
+        "history": [{"created_by": "sandbox"}],
+    }
+    content = {
+        "config.json": json.dumps(described).encode(),
+        "layer.tar": layer,
+        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode(),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for file, data in content.items():
+            info = tarfile.TarInfo(file)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    log.run("docker", "load", stdin=buffer.getvalue())
+
+
+def _make_registry(log: Log, name: str, stand_in_key: str, architecture: str = _HOST, trusts: bool = True) -> None:
+    files, links = _alpine_like()
+    if architecture != _HOST:  # no shell: this image runs nowhere here
+        files, links = [file for file in files if file[0] != "bin/busybox"], []
+    if not trusts:
+        files = [file for file in files if not file[0].endswith(".crt")]
+    files += [
+        ("bin/registry", _registry(log, architecture)),
+        ("entrypoint.sh", b'#!/bin/sh\nexec registry serve "$@"\n'),
+    ]
+    config: dict[str, object] = {
+        "Env": [f"PATH={PATH}"],
+        "Entrypoint": ["/entrypoint.sh"],
+        "Cmd": ["/etc/distribution/config.yml"],
+        "ExposedPorts": {"5000/tcp": {}},
+        "Labels": {"sandbox.key": stand_in_key},
+    }
+    load(log, name, architecture, tar(files, links), config)
+
+
+def _make_go(log: Log, stand_in_key: str) -> None:
+    root = pathlib.Path(_go("env", "GOROOT"))
+    tree = CACHE / "go-image"
+    shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
+    try:
+        files, links = _alpine_like()
+        with tarfile.open(fileobj=io.BytesIO(tar(files, links))) as archive:
+            archive.extractall(tree, filter="tar")
+        unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
+        ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
+        shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
+        _compile(log, str(root / "bin" / "go"), tree)
+        environment = ("GOPATH=/go", "GOCACHE=/root/.cache/go-build", "GOTOOLCHAIN=local", f"PATH=/go/bin:/usr/local/go/bin:{PATH}")
+        import_image(log, GO_IMAGE, stand_in_key, tree, *[f"ENV {entry}" for entry in environment], "WORKDIR /go")
+    finally:
+        log.run("chmod", "--recursive", "u+w", tree, check=False)  # Go's copies of modules and of itself are read-only
+        shutil.rmtree(tree)
+
+
+def _compile(log: Log, go: str, tree: pathlib.Path) -> None:
+    """Fill the tree's module and build caches with what the product's builds ask for."""
+    held = pathlib.Path(_go("env", "GOMODCACHE")) / "cache" / "download"
+    environment = {
+        **_GO_FLAGS,
+        "GOTOOLCHAIN": "local",
+        "GOMODCACHE": str(tree / "go" / "pkg" / "mod"),
+        "GOCACHE": str(_BUILD_CACHE),
+        "GOPROXY": f"file://{held},{_go('env', 'GOPROXY')}",
+        "GONOSUMDB": "*",  # go.sum has every hash
+    }
+    for architecture in ARCHITECTURES:
+        for module, packages in _MODULES.items():
+            if module == "sbom" and architecture != _HOST:
+                continue
+            for package in packages:
+                where = {**environment, "GOARCH": architecture}
+                log.run(go, "build", "-ldflags=-s -w", "-o", os.devnull, package, cwd=_DOCKER / module, env=where)
+    shutil.copytree(_BUILD_CACHE, tree / "root" / ".cache" / "go-build")
+
+
+def ensure() -> None:
+    """The product's base images for this machine, in docker."""
+    ensure_busybox()
+    tools.require_go()
+    pins = [_DOCKER / module / name for module in _MODULES for name in ("go.mod", "go.sum")]
+    keys = {
+        REGISTRY_IMAGE: key(SANDBOX / "base_images.py", SANDBOX / "tools" / "registry"),
+        GO_IMAGE: key(SANDBOX / "base_images.py", _go("version"), *pins),
+    }
+    for name, stand_in_key in keys.items():
+        if engine.has_image(name, stand_in_key) or (engine.has_image(name) and not engine.is_stand_in(name)):
+            continue
+        tools.build("registry")
+        with step(f"base image {name}", "the registry that hosts it, or the making of a stand-in") as log:
+            if pulled(name, log):
+                continue
+            if name == REGISTRY_IMAGE:
+                _make_registry(log, name, stand_in_key)
+            else:
+                _make_go(log, stand_in_key)
+
+
+def ensure_hub() -> None:
+    """A registry on loopback that has registry:3 as an index of two platforms, and `registry:untrusting`, without CA certificates."""
+    server = _HUB_STATE / "registry.pid"
+    if not processes.running(server):
+        _HUB_STATE.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = {
+            "version": "0.1",
+            "log": {"level": "warn"},
+            "storage": {"filesystem": {"rootdirectory": str(CACHE / f"hub-{_hub_key()}")}},
+            "http": {"addr": HUB, "relativeurls": True},
+        }
+        (_HUB_STATE / "registry.json").write_text(json.dumps(config))
+        processes.start(server, [str(tools.build("registry") / "registry"), "serve", str(_HUB_STATE / "registry.json")])
+        wait(lambda: _status("/v2/") == 200, 20, "the registry of base images")
+    # Pushed last, so that it says that all are there.
+    if _status("/v2/library/registry/manifests/untrusting") == 200:
+        return
+    with step(f"base images for {' and '.join(ARCHITECTURES)}", "the Go compiler") as log:
+        names = {architecture: f"{HUB_REGISTRY_IMAGE}-{architecture}" for architecture in ARCHITECTURES}
+        for architecture, name in names.items():
+            _make_registry(log, name, "hub", architecture)
+            log.run("docker", "push", name)
+        log.run("docker", "manifest", "create", "--insecure", "--amend", HUB_REGISTRY_IMAGE, *names.values())
+        log.run("docker", "manifest", "push", "--insecure", "--purge", HUB_REGISTRY_IMAGE)
+        untrusting = f"{HUB}/library/registry:untrusting"
+        _make_registry(log, untrusting, "hub", trusts=False)
+        log.run("docker", "push", untrusting)
+
+
+def stop_hub() -> None:
+    processes.stop(_HUB_STATE / "registry.pid")
+
+
+def _hub_key() -> str:
+    return key(SANDBOX / "base_images.py", SANDBOX / "base_registry", SANDBOX / "tools" / "registry")
+
+
+def _status(path: str) -> int:
+    accept = "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+    request = urllib.request.Request(f"http://{HUB}{path}", headers={"Accept": accept})
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0

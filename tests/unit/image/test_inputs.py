@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The tag that is a hash, the labels, and that pins agree wherever a version is named."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs
+
+from sandbox import settings
+from sandbox.settings import ROOT
+from tests import sanity
+
+DOCKER = ROOT / "docker"
+
+
+@pytest.fixture
+def context(tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(DOCKER, tmp_path / "docker"))
+
+
+def test_the_same_inputs_are_the_same_tag(context: pathlib.Path) -> None:
+    assert re.fullmatch(r"b-[0-9a-f]{12}", _build_inputs.tag(context, b"", "base", "builder"))
+    assert _build_inputs.tag(context, b"", "base", "builder") == _build_inputs.tag(DOCKER, b"", "base", "builder")
+
+
+def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
+    before = _build_inputs.tag(context, b"", "base", "builder")
+    tags = {before, _build_inputs.tag(context, b"ca", "base", "builder"), _build_inputs.tag(context, b"", "base", "other")}
+    for name in ("registry/go.mod", "registry/main.go", "exporter/go.sum", "Dockerfile"):
+        file = context / name
+        kept = file.read_bytes()
+        file.write_bytes(kept + b"\n")
+        tags.add(_build_inputs.tag(context, b"", "base", "builder"))
+        file.write_bytes(kept)
+    (context / "registry" / "main.go").rename(context / "registry" / "entry.go")
+    tags.add(_build_inputs.tag(context, b"", "base", "builder"))
+    assert len(tags) == 8
+
+
+def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path) -> None:
+    before = _build_inputs.tag(context, b"")
+    (context / "registry" / "new_test.go").write_text("package main\n")
+    (context / "sbom" / "go.mod").write_text("module other\n")
+    assert _build_inputs.tag(context, b"") == before
+    patterns = (DOCKER / ".dockerignore").read_text().split()
+    assert patterns == ["**/*_test.go", "sbom"]
+
+
+def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Path) -> None:
+    _build_inputs.copy(DOCKER, tmp_path, b"ca")
+    copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"Dockerfile", "registry/main.go", "exporter/go.mod", "extra-ca.crt"} <= copied
+    assert not [name for name in copied if name.endswith("_test.go") or name.startswith("sbom")]
+    assert (tmp_path / "extra-ca.crt").read_bytes() == b"ca"
+
+
+def test_labels_of_a_clone(tmp_path: pathlib.Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    (tmp_path / "galaxy.yml").write_text('namespace: a\nversion: 1.2.3\n')
+    assert _build_inputs.labels(tmp_path) == {"VERSION": "1.2.3"}
+    (tmp_path / "docker").mkdir()
+    (tmp_path / "docker" / "Dockerfile").write_text("FROM scratch\n")
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--message", "one"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert _build_inputs.labels(tmp_path) == {"VERSION": "1.2.3", "REVISION": commit}
+    (tmp_path / "docker" / "Dockerfile").write_text("FROM other\n")
+    assert _build_inputs.labels(tmp_path)["REVISION"] == f"{commit}-dirty"
+
+
+def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
+    shutil.unpack_archive(sanity.build(tmp_path), tmp_path / "built")
+    manifest = json.loads((tmp_path / "built" / "MANIFEST.json").read_text())
+    expected = f"sha256:{manifest['file_manifest_file']['chksum_sha256']}"
+    version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+    assert _build_inputs.labels(tmp_path / "built") == {"VERSION": version, "REVISION": expected}
+    # The same sources from either place are the same image.
+    assert _build_inputs.tag(tmp_path / "built" / "docker", b"") == _build_inputs.tag(DOCKER, b"")
+
+
+@pytest.mark.parametrize(
+    ("given", "environ", "expected"),
+    [
+        (None, {"HTTPS_PROXY": "p", "no_proxy": "n"}, {"https_proxy": "p", "no_proxy": "n"}),
+        ({}, {"HTTPS_PROXY": "p"}, {}),
+        ({"https_proxy": "q", "http_proxy": None}, {"HTTP_PROXY": "p"}, {"https_proxy": "q"}),
+    ],
+)
+def test_proxies(given: dict[str, str] | None, environ: dict[str, str], expected: dict[str, str]) -> None:
+    both = {**expected, **{name.upper(): value for name, value in expected.items()}}
+    assert _build_inputs.proxy_args(given, environ) == both
+
+
+def pins(module: str) -> str:
+    return (DOCKER / module / "go.mod").read_text()
+
+
+def test_the_base_is_of_the_distribution_that_is_compiled() -> None:
+    found = re.search(r"distribution/distribution/v3 v(\S+)", pins("registry"))
+    assert found
+    base = f"docker.io/library/registry:{found[1]}"
+    assert named("BASE") == {base}
+    assert defaults()["registry_cache_image_base"] == base == settings.REGISTRY_IMAGE
+    # What stands in for it here is that distribution too.
+    assert f"distribution/distribution/v3 v{found[1]} " in (ROOT / "sandbox/tools/registry/go.mod").read_text()
+
+
+def test_the_builder_is_the_toolchain_of_every_module() -> None:
+    toolchains = {re.findall(r"(?m)^toolchain go(\S+)", pins(module))[0] for module in ("registry", "exporter", "sbom")}
+    assert len(toolchains) == 1
+    builder = f"docker.io/library/golang:{toolchains.pop()}-alpine"
+    assert named("BUILDER") == {builder}
+    assert defaults()["registry_cache_image_builder"] == builder == settings.GO_IMAGE
+
+
+def named(argument: str) -> set[str]:
+    """The defaults of an argument in both Dockerfiles."""
+    files = (DOCKER / "Dockerfile", DOCKER / "sbom" / "Dockerfile")
+    return {value for file in files for value in re.findall(rf"(?m)^ARG {argument}=(\S+)", file.read_text())}
+
+
+def defaults() -> dict[str, str]:
+    return dict(yaml.safe_load((ROOT / "roles/image/defaults/main.yml").read_text()))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""govulncheck on the programs of an image, at their pins."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from sandbox import base_images, tools
+from sandbox.settings import CACHE, ROOT, key
+from sandbox.steps import step
+
+SOURCE = pathlib.Path(__file__).parent
+_PACKAGES = {
+    "registry": ("registry", "."),
+    "docker-credential-gcr": ("registry", "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"),
+    "statsd_exporter": ("exporter", "github.com/prometheus/statsd_exporter"),
+}
+
+
+def _tools() -> pathlib.Path:
+    """The folder with govulncheck, and the database of the pinned day as `database`."""
+    target = CACHE / "vulnerabilities" / key(SOURCE / "go.mod", SOURCE / "go.sum")
+    if not (target / "ready").exists():
+        tools.require_go()
+        with step("govulncheck and its database", "the Go module proxy, then the compiler") as log:
+            log.run("go", "install", "-trimpath", "tool", cwd=SOURCE, env={"CGO_ENABLED": "0", "GOBIN": str(target)})
+            where = ["go", "list", "-m", "-f", "{{.Dir}}", "golang.org/x/vulndb"]
+            folder = subprocess.run(where, cwd=SOURCE, check=True, capture_output=True, text=True).stdout.strip()
+            log.run(target / "indexdb", "-vulns", f"{folder}/data/osv", "-out", target / "database")
+            (target / "ready").touch()
+    return target
+
+
+def check(program: pathlib.Path, live: bool = False) -> subprocess.CompletedProcess[str]:
+    """What govulncheck says of a program, which names its modules and their versions itself.
+
+    :param live: with today's database, from the internet.
+    """
+    folder = _tools()
+    database = [] if live else ["-db", f"file://{folder / 'database'}"]
+    command = [folder / "govulncheck", "-mode", "binary", *database, program]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def build(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The programs as the Dockerfile compiles them."""
+    made = {}
+    with step("programs of the image", "the Go compiler") as log:
+        for name, (module, package) in _PACKAGES.items():
+            made[name] = folder / name
+            environment = {"CGO_ENABLED": "0", **base_images.toolchain()}
+            argv = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", made[name], package]
+            log.run(*argv, cwd=ROOT / "docker" / module, env=environment)
+    return made
+
+
+def main() -> None:
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        for name, program in build(pathlib.Path(folder)).items():
+            result = check(program, live="--live" in sys.argv[1:])
+            print(f"── {name}\n{result.stdout}{result.stderr}", flush=True)
+            failed = failed or result.returncode != 0
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
