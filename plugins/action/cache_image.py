@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
@@ -19,7 +20,7 @@ class ActionModule(ActionBase):
 
     _supports_check_mode = True
 
-    def run(self, tmp=None, task_vars=None):
+    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
         if self._task.check_mode:
             return self._execute_module(task_vars=task_vars)
@@ -37,7 +38,7 @@ class ActionModule(ActionBase):
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
-    def _show(self, log, start, whole):
+    def _show(self, log: str, start: int, whole: bool) -> int:
         """Show the lines after the first C(start) characters; returns how many characters that were."""
         quoted = self._connection._shell.quote(log)
         answer = self._low_level_execute_command(f"cat {quoted} 2>/dev/null || true", sudoable=False)

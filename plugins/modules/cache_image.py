@@ -180,6 +180,7 @@ import re
 import tempfile
 import time
 import traceback
+import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import (
@@ -190,9 +191,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils import 
 )
 
 try:
-    import requests  # noqa: F401  # pylint: disable=unused-import
+    import requests
 except ImportError:
-    IMPORT_ERROR = traceback.format_exc()
+    IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     IMPORT_ERROR = None
 
@@ -238,7 +239,7 @@ _sleep = time.sleep
 class ImageError(Exception):
     """A sentence for the user; C(output) holds the engine's last lines."""
 
-    def __init__(self, text, output=""):
+    def __init__(self, text: str, output: str = "") -> None:
         super().__init__(text)
         self.output = output
 
@@ -246,11 +247,11 @@ class ImageError(Exception):
 class CacheImage:
     """The image that the parameters describe."""
 
-    def __init__(self, params, check):
+    def __init__(self, params: dict[str, t.Any], check: bool) -> None:
         self.params = params
         self.check = check
         self.log = _engine.Log(params["log_path"])
-        self.engine = None
+        self.engine: t.Any = None
         self.collection = pathlib.Path(params["collection_path"]).resolve()
         self.context = self.collection / "docker"
         self.ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
@@ -265,7 +266,7 @@ class CacheImage:
         self.tag = _build_inputs.tag(self.context, self.ca, *inputs)
         self.reference = f"{self.name}:{self.tag}"
 
-    def find_engine(self):
+    def find_engine(self) -> t.Any:
         if self.engine is None:
             try:
                 self.engine = _engine.find(self.params["engine"], self.log)
@@ -278,21 +279,21 @@ class CacheImage:
                 ) from error
         return self.engine
 
-    def local(self, platform):
+    def local(self, platform: str) -> str:
         """The name of a platform's image in the engine."""
         return f"{self.reference}-{_engine.architecture(platform)}"
 
-    def beside(self, platform):
+    def beside(self, platform: str) -> str:
         """The first part of the names of files that belong to a platform's image."""
         return f"{self.path.rpartition('/')[2]}_{self.tag}_{platform.replace('/', '-')}"
 
-    def lacks_sbom(self, platform):
+    def lacks_sbom(self, platform: str) -> bool:
         folder = self.params["sbom_path"]
-        return folder and not os.path.isdir(os.path.join(folder, self.beside(platform)))
+        return bool(folder) and not os.path.isdir(os.path.join(folder, self.beside(platform)))
 
-    def bring(self):
+    def bring(self) -> dict[str, t.Any]:
         """Bring the image to where it is wanted; returns what the module does."""
-        result = {"changed": False, "tag": self.tag, "reference": self.reference, "built": []}
+        result: dict[str, t.Any] = {"changed": False, "tag": self.tag, "reference": self.reference, "built": []}
         publish = self.params["publish"]
         pushed = self.remote() if publish == "push" else None
         without_sbom = [platform for platform in self.platforms if self.lacks_sbom(platform)]
@@ -323,7 +324,7 @@ class CacheImage:
 
     # Building
 
-    def make(self, missing, without_sbom):
+    def make(self, missing: list[str], without_sbom: list[str]) -> None:
         if not missing and not without_sbom:
             return
         engine = self.engine
@@ -345,7 +346,7 @@ class CacheImage:
         except _engine.EngineError as error:
             raise self.told("The image was not built", error) from error
 
-    def pull(self, what, platform):
+    def pull(self, what: str, platform: str) -> None:
         image = self.params[what]
         try:
             self.engine.pull(image, platform)
@@ -356,17 +357,17 @@ class CacheImage:
                 error.output,
             ) from error
 
-    def build_args(self):
+    def build_args(self) -> dict[str, str]:
         proxies = _build_inputs.proxy_args(self.params["build_proxy"], os.environ)
         goproxy = {"GOPROXY": self.params["goproxy"]} if self.params["goproxy"] else {}
         return {"BUILDER": self.params["builder"], **proxies, **goproxy}
 
-    def labels(self):
+    def labels(self) -> dict[str, str]:
         base = self.params["base"]
         digest = base.partition("@")[2] or self.engine.digest_of(base) or ""
         return {"BASE": base, "BASE_DIGEST": digest, **_build_inputs.labels(self.collection)}
 
-    def write_sbom(self, platform):
+    def write_sbom(self, platform: str) -> None:
         os.makedirs(self.params["sbom_path"], exist_ok=True)
         target = os.path.join(self.params["sbom_path"], self.beside(platform))
         with tempfile.TemporaryDirectory(dir=self.params["sbom_path"]) as folder:
@@ -378,7 +379,7 @@ class CacheImage:
 
     # Publishing
 
-    def save(self, platform, file):
+    def save(self, platform: str, file: str) -> None:
         part = f"{file}.part"
         try:
             os.makedirs(self.params["archive_path"], exist_ok=True)
@@ -393,27 +394,27 @@ class CacheImage:
                 os.unlink(part)
             raise self.told(f"The archive {file} was not written", error) from error
 
-    def credential(self):
+    def credential(self) -> t.Any:
         if self.params["username"]:
             return _registry.Credential(self.params["username"], self.params["password"])
         files = [self.params["auth_file"]] if self.params["auth_file"] else _registry.auth_files(os.environ)
         return _registry.find_credential(self.registry, self.path, files)
 
-    def repository(self, credential, actions):
+    def repository(self, credential: t.Any, actions: str) -> t.Any:
         options = {"ca_bundle": self.trusted(), "insecure": self.params["insecure"]}
         return _registry.Repository(self.registry, self.path, credential, actions, **options)
 
-    def trusted(self):
+    def trusted(self) -> str | None:
         """The CA certificates for the registry: the environment's with the extra ones."""
         if not self.ca or self.params["insecure"]:
             return None
         own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or requests.certs.where()
-        self._bundle = tempfile.NamedTemporaryFile(suffix=".pem")  # pylint: disable=consider-using-with
+        self._bundle = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  # pylint: disable=consider-using-with
         self._bundle.write(pathlib.Path(own).read_bytes() + b"\n" + self.ca)
         self._bundle.flush()
         return self._bundle.name
 
-    def remote(self):
+    def remote(self) -> str | None:
         """The digest that the registry has under the tag."""
         try:
             return self.repository(self.credential(), "pull,push").digest(self.tag)
@@ -423,7 +424,7 @@ class CacheImage:
             raise ImageError(f"{self.name} cannot be asked for: {error}. Name a registry that is up, or load the image "
                              "into the nodes (registry_cache_image_publish).") from error
 
-    def push(self):
+    def push(self) -> str:
         credential = self.credential()
         auth = _registry.auth_file(self.registry, credential) if credential else None
         images = [self.local(platform) for platform in self.platforms]
@@ -445,20 +446,20 @@ class CacheImage:
             raise ImageError(f"{self.registry} took {self.reference}, and then has no such tag.")
         return digest
 
-    def require_anonymous_pull(self, digest):
+    def require_anonymous_pull(self, digest: str) -> None:
         try:
             if self.repository(None, "pull").digest(digest) == digest:
                 return
             said = "HTTP 404"
         except _registry.RegistryError as error:
-            said = error
+            said = str(error)
         raise ImageError(
             f"{self.name}@{digest} is there, but {self.registry} lets nobody pull it without a credential ({said}), and the cache "
             "cannot pull itself. Make the repository public, or create a pull secret in the cache's namespace and name it. "
             "Example: registry_cache_image_pull_secrets: [my-pull-secret]"
         )
 
-    def told(self, what, error):
+    def told(self, what: str, error: _engine.EngineError) -> ImageError:
         """An engine's failure with its meaning, where that is known."""
         for pattern, reason in _REASONS:
             if re.search(pattern, error.output):
@@ -467,7 +468,7 @@ class CacheImage:
         return ImageError(f"{what}: {error}.", error.output)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
