@@ -117,11 +117,11 @@ def test_docker_comes_first_and_podman_where_docker_does_not_run(docker: Program
         ),
         ("no CA certificates in the base", ("registry_cache_image_base", "no CA certificates")),
         (
-            "go: github.com/x/y@v9.9.9: reading https://proxy.golang.org/github.com/x/y/@v/v9.9.9.info: 404 Not Found",
+            "go: github.com/x/y@v9.9.9: reading https://goproxy.example.com/github.com/x/y/@v/v9.9.9.info: 404 Not Found",
             ("version that does not exist", "go.mod"),
         ),
         ("tls: failed to verify certificate: x509: certificate signed by unknown authority", ("registry_cache_ca_bundle",)),
-        ("dial tcp: lookup proxy.golang.org: no such host", ("registry_cache_image_goproxy",)),
+        ("dial tcp: lookup goproxy.example.com: no such host", ("registry_cache_image_goproxy",)),
         ("undefined: something", ("The image was not built", "ended with 1", "undefined: something")),
     ],
 )
