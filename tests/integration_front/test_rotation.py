@@ -163,12 +163,3 @@ def test_check_mode_says_what_would_be_done(rotation: Rotation, cluster: Cluster
     code, said = rotation.run("--check")
     assert code == 0 and changed(said) > 0, said
     assert "is to come" in said and decoded(cluster, "registry-cache-passwords", NAMESPACE) == before
-
-
-def test_a_password_that_the_inventory_has_not_changed(rotation: Rotation, cluster: Cluster) -> None:
-    before = decoded(cluster, "registry-cache-passwords", NAMESPACE)
-    code, said = rotation.run(registry_cache_rotate_users=[])
-    assert code != 0 and changed(said) == 0
-    for part in (f"registry_cache_users: the password of user {USER} in the inventory is the one in force", "Set a new one there"):
-        assert part in words(said), said
-    assert decoded(cluster, "registry-cache-passwords", NAMESPACE) == before
