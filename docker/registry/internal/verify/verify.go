@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/distribution/distribution/v3"
@@ -76,16 +77,19 @@ func (m manifests) Get(
 	// With a tag the upstream is asked by tag, which may have moved; the second time it is asked by digest.
 	for _, options := range [][]distribution.ManifestServiceOption{options, nil} {
 		manifest, err := m.ManifestService.Get(ctx, d, options...)
-		if err != nil {
+		// The registry's own client refuses one that was asked for by digest, and says so by these words alone.
+		if err != nil && !strings.Contains(err.Error(), "manifest digest mismatch") {
 			unreached(ctx, err)
 			return nil, err
 		}
-		_, payload, err := manifest.Payload()
-		if err != nil {
-			return nil, err
-		}
-		if d.Algorithm().FromBytes(payload) == d {
-			return manifest, nil
+		if err == nil {
+			_, payload, err := manifest.Payload()
+			if err != nil {
+				return nil, err
+			}
+			if d.Algorithm().FromBytes(payload) == d {
+				return manifest, nil
+			}
 		}
 		logrus.WithField("digest", d).Warn("verify: a manifest of another digest")
 	}
