@@ -43,22 +43,22 @@ def _image(cluster: Cluster, container: str = "registry") -> str:
     return str(image)
 
 
-def _stock(site: Site, cluster: Cluster, cache: Cache, sandbox: Sandbox, same: tuple[str, ...]) -> None:
+def _stock(run: Site, cluster: Cluster, cache: Cache, sandbox: Sandbox, same: tuple[str, ...]) -> None:
     """The unmodified registry serves a real pull, with a helper out of another image, which here is the one that was built."""
     helper = _image(cluster)
     load = [str(tools.build("registry") / "kind"), "load", "docker-image", REGISTRY_IMAGE, "--name", sandbox.cluster]
     subprocess.run(load, check=True, capture_output=True)
     stock = (*same, "--extra-vars", f"registry_cache_image_mode=stock registry_cache_image_helper={helper}")
-    result = site(*stock)
+    result = run(*stock)
     assert result.returncode == 0, result.stdout
     assert "without the front" in re.sub(r"\s+", " ", result.stdout)
     assert _containers(cluster) == {"registry", "helper"}
     assert _image(cluster) == REGISTRY_IMAGE != helper
     cache.pull("hello", "1.0")
     assert cache.status((USER, "wrong")) == 401
-    again = site(*stock)
+    again = run(*stock)
     assert again.returncode == 0 and _changed(again.stdout) == 0, again.stdout
-    refused = site(*stock, "--extra-vars", "registry_cache_front=true")
+    refused = run(*stock, "--extra-vars", "registry_cache_front=true")
     assert refused.returncode != 0 and _changed(refused.stdout) == 0, refused.stdout
     assert "registry_cache_front true needs an image with the registry's extensions" in re.sub(r"\s+", " ", refused.stdout)
 
