@@ -27,12 +27,14 @@ def sources(context: pathlib.Path) -> list[pathlib.Path]:
     return sorted(files, key=lambda file: file.relative_to(context).as_posix())
 
 
-def tag(context: pathlib.Path, ca: bytes, *others: str) -> str:
-    """A tag that is the same for the same inputs: sources, extra CA certificates and build arguments that matter."""
+def tag(context: pathlib.Path, *others: str) -> str:
+    """A tag that is the same for the same inputs: sources and build arguments that matter.
+
+    Not the extra CA certificates, the module proxy and other proxies: they lead to the same modules, as go.sum has them.
+    """
     total = hashlib.sha256()
     for file in sources(context):
-        content = ca if file.name == EXTRA_CA else file.read_bytes()
-        total.update(f"{file.relative_to(context).as_posix()} {hashlib.sha256(content).hexdigest()}\n".encode())
+        total.update(f"{file.relative_to(context).as_posix()} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     total.update("\n".join(others).encode())
     return f"b-{total.hexdigest()[:12]}"
 

@@ -263,7 +263,7 @@ class CacheImage:
         self.name = f"{image.registry}/{image.repository}"
         self.platforms = sorted(set(params["platforms"])) or [self.find_engine().platform]
         inputs = (params["base"], params["builder"], *self.platforms)
-        self.tag = _build_inputs.tag(self.context, self.ca, *inputs)
+        self.tag = _build_inputs.tag(self.context, *inputs)
         self.reference = f"{self.name}:{self.tag}"
 
     def find_engine(self) -> t.Any:

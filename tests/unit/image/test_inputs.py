@@ -15,7 +15,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils import 
 
 from sandbox import settings
 from sandbox.settings import ROOT
-from tests import sanity
+from tests import artifact
 
 DOCKER = ROOT / "docker"
 
@@ -26,29 +26,29 @@ def context(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_the_same_inputs_are_the_same_tag(context: pathlib.Path) -> None:
-    assert re.fullmatch(r"b-[0-9a-f]{12}", _build_inputs.tag(context, b"", "base", "builder"))
-    assert _build_inputs.tag(context, b"", "base", "builder") == _build_inputs.tag(DOCKER, b"", "base", "builder")
+    assert re.fullmatch(r"b-[0-9a-f]{12}", _build_inputs.tag(context, "base", "builder"))
+    assert _build_inputs.tag(context, "base", "builder") == _build_inputs.tag(DOCKER, "base", "builder")
 
 
 def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
-    before = _build_inputs.tag(context, b"", "base", "builder")
-    tags = {before, _build_inputs.tag(context, b"ca", "base", "builder"), _build_inputs.tag(context, b"", "base", "other")}
+    before = _build_inputs.tag(context, "base", "builder")
+    tags = {before, _build_inputs.tag(context, "other", "builder"), _build_inputs.tag(context, "base", "other")}
     for name in ("registry/go.mod", "registry/main.go", "exporter/go.sum", "Dockerfile"):
         file = context / name
         kept = file.read_bytes()
         file.write_bytes(kept + b"\n")
-        tags.add(_build_inputs.tag(context, b"", "base", "builder"))
+        tags.add(_build_inputs.tag(context, "base", "builder"))
         file.write_bytes(kept)
     (context / "registry" / "main.go").rename(context / "registry" / "entry.go")
-    tags.add(_build_inputs.tag(context, b"", "base", "builder"))
+    tags.add(_build_inputs.tag(context, "base", "builder"))
     assert len(tags) == 8
 
 
 def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path) -> None:
-    before = _build_inputs.tag(context, b"")
+    before = _build_inputs.tag(context)
     (context / "registry" / "new_test.go").write_text("package main\n")
     (context / "sbom" / "go.mod").write_text("module other\n")
-    assert _build_inputs.tag(context, b"") == before
+    assert _build_inputs.tag(context) == before
     patterns = (DOCKER / ".dockerignore").read_text().split()
     assert patterns == ["**/*_test.go", "sbom"]
 
@@ -77,13 +77,13 @@ def test_labels_of_a_clone(tmp_path: pathlib.Path) -> None:
 
 
 def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
-    shutil.unpack_archive(sanity.build(tmp_path), tmp_path / "built")
+    shutil.unpack_archive(artifact.build(tmp_path), tmp_path / "built")
     manifest = json.loads((tmp_path / "built" / "MANIFEST.json").read_text())
     expected = f"sha256:{manifest['file_manifest_file']['chksum_sha256']}"
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert _build_inputs.labels(tmp_path / "built") == {"VERSION": version, "REVISION": expected}
     # The same sources from either place are the same image.
-    assert _build_inputs.tag(tmp_path / "built" / "docker", b"") == _build_inputs.tag(DOCKER, b"")
+    assert _build_inputs.tag(tmp_path / "built" / "docker") == _build_inputs.tag(DOCKER)
 
 
 @pytest.mark.parametrize(
