@@ -312,7 +312,6 @@ def test_objects_for_external_secrets(role: Role, cluster: Cluster, external_sec
     assert controlled(cluster) == {f"{kind}/their-cache-pull-team" for kind in kinds}
     apply(role, True, **variables)
     assert controlled(cluster) == set() and len(secrets(cluster)) == 2
-    apply(role, False, **variables)
 
 
 def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
@@ -320,7 +319,6 @@ def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
     on = {**variables, "pull_secret_controller": "reflector"}
     apply(role, True, **on)
     assert controlled(cluster, "secrets") == {f"Secret/{NAME}"} and f"{A}/{NAME}" in secrets(cluster)
-    apply(role, False, **on)
 
     # As reflector makes it in a namespace that came later.
     source = cluster.get("secret", NAME, "--namespace", B)
