@@ -21,4 +21,6 @@ except ImportError:  # before 2.19
             yield
 
 
-__all__ = ["patch_module_args"]
+__all__ = ["NULL", "patch_module_args"]
+# What ansible-core itself says before 2.18 of a null among an option's own options.
+NULL = "is of type <class 'NoneType'>"

@@ -110,8 +110,7 @@ def _unknown(names: t.Iterable[str], known: set[str]) -> t.Iterator[str]:
 
 
 class LookupModule(LookupBase):
-    def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **kwargs: t.Any) -> list[str]:
-        self.set_options(var_options=variables, direct=kwargs)
+    def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
         wanted = dict(_metadata(_COLLECTION).get("dependencies") or {})
         for term in terms:
             found = _REQUIREMENT.fullmatch(term)

@@ -36,7 +36,11 @@ PASSWORD = {"vault_registry_cache_password": "of-the-credential"}
 ANSWERS: dict[str, dict[str, Any]] = {
     "playbooks/site.yml": {"registry_cache_image": "ghcr.io/o/registry-cache:1", **PASSWORD},
     "playbooks/rotate.yml": {"registry_cache_rotate_grace": 300, **PASSWORD},
-    "playbooks/image.yml": {"registry_cache_image": "ghcr.io/o/registry-cache", "registry_cache_image_engine": "docker"},
+    "playbooks/image.yml": {
+        "registry_cache_image": "ghcr.io/o/registry-cache",
+        "registry_cache_image_engine": "docker",
+        "registry_cache_image_publish": "kind",
+    },
     "playbooks/acceptance.yml": {"registry_cache_wif_project": "my-project"},
     "playbooks/awx.yml": {"registry_cache_awx_execution_environment": "registry.example/ee:1"},
 }
