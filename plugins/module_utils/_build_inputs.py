@@ -49,7 +49,7 @@ def copy(context: pathlib.Path, target: pathlib.Path, ca: bytes) -> None:
 
 
 def labels(collection: pathlib.Path) -> dict[str, str]:
-    """Build arguments VERSION and REVISION.
+    """Labels version and revision.
 
     A built collection has its version in MANIFEST.json, and in the place of a commit the hash of its list of files. A
     clone has galaxy.yml and git.
@@ -57,16 +57,16 @@ def labels(collection: pathlib.Path) -> dict[str, str]:
     try:
         manifest = json.loads((collection / "MANIFEST.json").read_text(encoding="utf-8"))
         return {
-            "VERSION": manifest["collection_info"]["version"],
-            "REVISION": f"sha256:{manifest['file_manifest_file']['chksum_sha256']}",
+            "version": manifest["collection_info"]["version"],
+            "revision": f"sha256:{manifest['file_manifest_file']['chksum_sha256']}",
         }
     except FileNotFoundError:
         version = re.search(r"(?m)^version: *(\S+)", (collection / "galaxy.yml").read_text(encoding="utf-8"))
-    found = {"VERSION": version[1] if version else ""}
+    found = {"version": version[1] if version else ""}
     if (collection / ".git").exists():
         commit = _git(collection, "rev-parse", "HEAD")
         changed = _git(collection, "status", "--porcelain", "--", "docker")
-        found["REVISION"] = commit + ("-dirty" if changed else "")
+        found["revision"] = commit + ("-dirty" if changed else "")
     return found
 
 

@@ -118,8 +118,19 @@ class Engine:
                 raise
             self.log.write(f"{image} cannot be pulled: the copy that {self.name} holds serves.\n")
 
-    def build(self, context: str, name: str, platform: str, args: t.Mapping[str, str], network: str | None) -> None:
-        """Build for a platform. Arguments go by the environment: a process list shows none of them."""
+    def build(
+        self,
+        context: str,
+        name: str,
+        platform: str,
+        args: t.Mapping[str, str],
+        labels: t.Mapping[str, str],
+        network: str | None,
+    ) -> None:
+        """Build for a platform. Arguments go by the environment: a process list shows none of them.
+
+        Labels go by the command line: podman's cache keeps those of an older build when only an argument has changed.
+        """
         platforms = {
             "BUILDPLATFORM": self.platform,
             "TARGETPLATFORM": platform,
@@ -127,6 +138,7 @@ class Engine:
             "TARGETARCH": architecture(platform),
         }
         words = [word for key in {**platforms, **args} for word in ("--build-arg", key)]
+        words += [word for label, text in labels.items() for word in ("--label", f"{label}={text}")]
         words += ["--network", network] if network else []
         flags, env = self.build_flags(platform)
         self.run("build", *flags, *words, "--tag", name, context, env={**platforms, **args, **env})

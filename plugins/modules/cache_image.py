@@ -204,8 +204,7 @@ _REASONS = (
         "The disk is full. Make room, for instance by '{engine} system prune', and run again.",
     ),
     (
-        r"ca-certificates\.crt: no such file|ca-certificates\.crt[\"']?: (not found|stat|lstat|no such)"
-        r"|lstat .*ca-certificates\.crt|no CA certificates in the base",
+        r"ca-certificates\.crt[\"']?: (file does not exist|no such file|not found)|no CA certificates in the base",
         "registry_cache_image_base '{base}' has no CA certificates in /etc/ssl/certs/ca-certificates.crt, without which the "
         "registry trusts no upstream. Example: registry_cache_image_base: docker.io/library/registry:3.1.2",
     ),
@@ -215,8 +214,9 @@ _REASONS = (
         "Example: registry_cache_ca_bundle: /etc/ssl/certs/company-ca.pem",
     ),
     (
-        r"(unknown revision|invalid version|(404|410) (Not Found|Gone)|reading .*: (404|410))",
-        "A go.mod of docker/ pins a version that does not exist, or that the Go module proxy lacks.",
+        r"unknown revision|invalid version|missing go\.sum entry|(404|410) (Not Found|Gone)",
+        "A go.mod of docker/ pins a version that does not exist, that its go.sum does not know, or that the Go module proxy lacks. "
+        "'make pin' in a clone sets one that exists.",
     ),
     (
         r"proxyconnect|dial tcp: lookup|[Tt]emporary failure in name resolution|no such host|network is unreachable",
@@ -337,11 +337,11 @@ class CacheImage:
                 network = self.params["build_network"]
                 for platform in missing:
                     self.pull("base", platform)
-                    args = {**self.build_args(), **self.labels()}
-                    engine.build(str(image), self.local(platform), platform, args, network)
+                    args = {**self.build_args(), "BASE": self.params["base"]}
+                    engine.build(str(image), self.local(platform), platform, args, self.labels(), network)
                 for platform in without_sbom:
                     args = {**self.build_args(), "IMAGE": self.local(platform)}
-                    engine.build(str(sbom), f"{self.local(platform)}-sbom", platform, args, network)
+                    engine.build(str(sbom), f"{self.local(platform)}-sbom", platform, args, {}, network)
                     self.write_sbom(platform)
         except _engine.EngineError as error:
             raise self.told("The image was not built", error) from error
@@ -367,7 +367,8 @@ class CacheImage:
     def labels(self) -> dict[str, str]:
         base = self.params["base"]
         digest = base.partition("@")[2] or self.engine.digest_of(base) or ""
-        return {"BASE": base, "BASE_DIGEST": digest, **_build_inputs.labels(self.collection)}
+        found = {**_build_inputs.labels(self.collection), "base.name": base, "base.digest": digest}
+        return {f"org.opencontainers.image.{label}": text for label, text in found.items() if text}
 
     def write_sbom(self, platform: str) -> None:
         os.makedirs(self.params["sbom_path"], exist_ok=True)

@@ -102,7 +102,7 @@ home = pathlib.Path({home!r})
 words = sys.argv[1:]
 held = json.loads((home / "held").read_text())
 with (home / "calls").open("a") as calls:
-    env = {{k: os.environ.get(k) for k in ("DOCKER_CONFIG", "BASE_DIGEST", "VERSION", "TARGETARCH", "GOPROXY", "https_proxy", "DOCKER_BUILDKIT", "BUILDX_NO_DEFAULT_ATTESTATIONS")}}
+    env = {{k: os.environ.get(k) for k in ("DOCKER_CONFIG", "TARGETARCH", "GOPROXY", "https_proxy", "DOCKER_BUILDKIT", "BUILDX_NO_DEFAULT_ATTESTATIONS")}}
     config = os.environ.get("DOCKER_CONFIG")
     auth = pathlib.Path(config, "config.json") if config else None
     if "--authfile" in words:

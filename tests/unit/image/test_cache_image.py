@@ -61,7 +61,9 @@ def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch:
         assert {"BASE", "BUILDER", "BUILDPLATFORM", "TARGETPLATFORM", "GOPROXY", "https_proxy"} <= set(words)
         assert env["GOPROXY"] == "https://user:pass@goproxy.example"
         assert env["https_proxy"] == "http://user:pass@proxy.example:3128"
-        assert env["BASE_DIGEST"] == "sha256:ba5e" and env["VERSION"]
+        labels = dict(word.split("=", 1) for flag, word in zip(words, words[1:]) if flag == "--label")
+        assert labels["org.opencontainers.image.base.digest"] == "sha256:ba5e"
+        assert labels["org.opencontainers.image.version"]  # no revision: there is no git on this PATH
     assert (docker.home / "image" / "registry" / "main.go").exists()
     assert not list((docker.home / "image").rglob("*_test.go"))
 
@@ -112,8 +114,16 @@ def test_docker_comes_first_and_podman_where_docker_does_not_run(docker: Program
     [
         ("write /out/registry: no space left on device", ("disk is full", "docker system prune")),
         (
-            "COPY failed: stat etc/ssl/certs/ca-certificates.crt: file does not exist\nca-certificates.crt: no such file or directory",
+            "COPY failed: stat etc/ssl/certs/ca-certificates.crt: file does not exist",  # docker
             ("registry_cache_image_base", "no CA certificates"),
+        ),
+        (
+            'copier: stat: "/etc/ssl/certs/ca-certificates.crt": no such file or directory',  # podman
+            ("registry_cache_image_base", "no CA certificates"),
+        ),
+        (
+            "missing go.sum entry for module providing package github.com/x/y; to add: go mod download github.com/x/y",
+            ("version that does not exist", "go.mod"),
         ),
         ("no CA certificates in the base", ("registry_cache_image_base", "no CA certificates")),
         (

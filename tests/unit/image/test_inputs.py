@@ -64,16 +64,16 @@ def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Pat
 def test_labels_of_a_clone(tmp_path: pathlib.Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
     (tmp_path / "galaxy.yml").write_text('namespace: a\nversion: 1.2.3\n')
-    assert _build_inputs.labels(tmp_path) == {"VERSION": "1.2.3"}
+    assert _build_inputs.labels(tmp_path) == {"version": "1.2.3"}
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "Dockerfile").write_text("FROM scratch\n")
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "one"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert _build_inputs.labels(tmp_path) == {"VERSION": "1.2.3", "REVISION": commit}
+    assert _build_inputs.labels(tmp_path) == {"version": "1.2.3", "revision": commit}
     (tmp_path / "docker" / "Dockerfile").write_text("FROM other\n")
-    assert _build_inputs.labels(tmp_path)["REVISION"] == f"{commit}-dirty"
+    assert _build_inputs.labels(tmp_path)["revision"] == f"{commit}-dirty"
 
 
 def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
@@ -81,7 +81,7 @@ def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
     manifest = json.loads((tmp_path / "built" / "MANIFEST.json").read_text())
     expected = f"sha256:{manifest['file_manifest_file']['chksum_sha256']}"
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
-    assert _build_inputs.labels(tmp_path / "built") == {"VERSION": version, "REVISION": expected}
+    assert _build_inputs.labels(tmp_path / "built") == {"version": version, "revision": expected}
     # The same sources from either place are the same image.
     assert _build_inputs.tag(tmp_path / "built" / "docker") == _build_inputs.tag(DOCKER)
 
