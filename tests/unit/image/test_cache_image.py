@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 from typing import Any
@@ -61,7 +62,7 @@ def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch:
         assert {"BASE", "BUILDER", "BUILDPLATFORM", "TARGETPLATFORM", "GOPROXY", "https_proxy"} <= set(words)
         assert env["GOPROXY"] == "https://user:pass@goproxy.example"
         assert env["https_proxy"] == "http://user:pass@proxy.example:3128"
-        labels = dict(word.split("=", 1) for flag, word in zip(words, words[1:]) if flag == "--label")
+        labels = dict(word.split("=", 1) for flag, word in itertools.pairwise(words) if flag == "--label")
         assert labels["org.opencontainers.image.base.digest"] == "sha256:ba5e"
         assert labels["org.opencontainers.image.version"]  # no revision: there is no git on this PATH
     assert (docker.home / "image" / "registry" / "main.go").exists()
