@@ -124,7 +124,9 @@ def run(
         os.environ.update(own)
     events = list(ran.events)
     failed = [event["event_data"] for event in events if event["event"] in ("runner_on_failed", "runner_item_on_failed")]
-    said = [str(data["res"].get("msg", data["res"])) for data in failed if not data.get("ignore_errors")]
+    # Of a loop each item says why, and then the task that one did.
+    own = [data["res"] for data in failed if not data.get("ignore_errors") and "results" not in data["res"]]
+    said = [str(result.get("msg", result)) for result in own]
     output = re.sub(r"\s+", " ", "\n".join(event["stdout"] for event in events))
     return Job(ran.status, output, sum((ran.stats or {}).get("changed", {}).values()), said)
 

@@ -21,7 +21,7 @@ from tests.awx.test_templates import TEMPLATES
 
 from .test_site import state
 
-ACCOUNT = f"awx@{PROJECT}.iam.gserviceaccount.com"
+ACCOUNT = f"awx-admin@{PROJECT}.iam.gserviceaccount.com"
 ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
 # What docs/google.md says that whoever runs the playbook needs.
 ROLES = ("serviceusage.serviceUsageAdmin", "iam.workloadIdentityPoolAdmin", "artifactregistry.admin", "iam.serviceAccountAdmin")
@@ -32,7 +32,7 @@ Start = Callable[..., Job]
 def key(google: Google) -> Iterator[dict[str, str]]:
     """Of an administrator's service account, as Google gives it out."""
     iam, crm = "iam.googleapis.com", "cloudresourcemanager.googleapis.com"
-    google.call("POST", iam, ACCOUNTS, {"accountId": "awx"})
+    google.call("POST", iam, ACCOUNTS, {"accountId": "awx-admin"})
     before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {}).get("bindings", [])
     bindings = [{"role": f"roles/{role}", "members": [f"serviceAccount:{ACCOUNT}"]} for role in ROLES]
     try:
