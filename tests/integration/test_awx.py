@@ -6,9 +6,12 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -154,6 +157,14 @@ class TestCredentials:
         self, start: Start, sandbox: Sandbox, cluster: Cluster, key: dict[str, str], token: str
     ) -> None:
         cluster.kubectl("delete", "serviceaccount", "awx", "--namespace", "kube-system")
-        job = start("playbooks/site.yml", of_google(key), of_kubernetes(sandbox, token))
+        kubernetes = of_kubernetes(sandbox, token)
+        trusted = ssl.create_default_context(cadata=kubernetes.inputs["ssl_ca_cert"])
+        # The API server remembers for some seconds whom it knew.
+        deadline = time.monotonic() + 60
+        with httpx.Client(headers={"Authorization": f"Bearer {token}"}, verify=trusted, trust_env=False) as client:
+            while client.get(f"{kubernetes.inputs['host']}/api").status_code != 401:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        job = start("playbooks/site.yml", of_google(key), kubernetes)
         assert (job.status, job.changed) == ("failed", 0), job.output
         assert "The cluster does not answer" in job.failures[-1] and "Unauthorized" in job.failures[-1]
