@@ -29,7 +29,8 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """As ansible-galaxy lays them in the image, with the built artifact among them."""
     tree = tmp_path_factory.mktemp("collections")
     built = artifact.build(tree / "built")
-    command = [BIN / "ansible-galaxy", "collection", "install", "--offline", "--collections-path", tree, built]
+    # Also what is installed elsewhere on this machine.
+    command = [BIN / "ansible-galaxy", "collection", "install", "--force", "--offline", "--collections-path", tree, built]
     subprocess.run([*command, *map(artifact.dependency, ("kubernetes.core", "google.cloud"))], check=True, capture_output=True)
     return tree
 
