@@ -60,7 +60,7 @@ def update_project(project: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
     """What AWX does after it fetched a project: the collections of collections/requirements.yml, into a folder beside it."""
     target = base / "requirements_collections"
     entries = ("kubernetes.core", "google.cloud", "awx.awx")
-    command = [environment.users() / "bin" / "ansible-galaxy", "collection", "install", "--force", "--offline", "--collections-path", target]
+    command = [environment.users() / "bin" / "ansible-galaxy", "collection", "install", "--offline", "--collections-path", target]
     subprocess.run([*command, *map(artifact.dependency, entries)], check=True, capture_output=True, cwd=project)
     # Galaxy is out of reach here: what it would deliver is there already, in versions that the file takes.
     result = subprocess.run(
