@@ -10,6 +10,7 @@ import pathlib
 import re
 import resource
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -55,9 +56,10 @@ def command(engine_name: str, *words: str, check: bool = True) -> subprocess.Com
 class Server:
     """A real registry on a port of loopback, with a user; everything it gets is on its own disk."""
 
-    def __init__(self, folder: pathlib.Path, port: int, auth: bool = True, store: pathlib.Path | None = None) -> None:
+    def __init__(self, folder: pathlib.Path, auth: bool = True, store: pathlib.Path | None = None) -> None:
         folder.mkdir()
-        self.host, self._pid = f"127.0.0.1:{port}", folder / "registry.pid"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.host, self._pid = f"127.0.0.1:{free.getsockname()[1]}", folder / "registry.pid"
         import bcrypt
 
         hashed = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
@@ -189,9 +191,10 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Role:
 @pytest.fixture(scope="session")
 def server(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A registry with basic auth."""
-    running = Server(tmp_path_factory.mktemp("registry") / "auth", 15011)
+    running = Server(tmp_path_factory.mktemp("registry") / "auth")
     yield running
     running.stop()
+    forget(running.host)
 
 
 @contextlib.contextmanager
@@ -222,7 +225,6 @@ def published(role: Role, server: Server, tmp_path_factory: pytest.TempPathFacto
     """The image built and pushed by each engine: docker with a user and password, podman with an auth file."""
     import base64
 
-    forget("/acme/")
     folder = tmp_path_factory.mktemp("published")
     auth = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
     (folder / "auth.json").write_text(json.dumps({"auths": {server.host: {"auth": auth}}}))
@@ -242,18 +244,20 @@ def published(role: Role, server: Server, tmp_path_factory: pytest.TempPathFacto
         outcomes[name] = role(**variables)
         outcomes[name].variables = variables  # type: ignore[attr-defined]
         assert outcomes[name].returncode == 0, outcomes[name].output
-        print(f"{name}: built and pushed for {len(PLATFORMS)} platforms in {outcomes[name].seconds:.0f} s")
+        print(f"\n{name}: built and pushed for {len(PLATFORMS)} platforms in {outcomes[name].seconds:.0f} s")
     return outcomes
 
 
 @pytest.fixture(scope="session")
-def binaries(published: dict[str, Outcome], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, pathlib.Path]]:
+def binaries(
+    published: dict[str, Outcome], server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> dict[tuple[str, str], dict[str, pathlib.Path]]:
     """By engine and platform."""
     folder, found = tmp_path_factory.mktemp("binaries"), {}
     for name in ENGINES:
         lines = command(name, "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
         for platform in PLATFORMS:
-            (image,) = [line for line in lines if f"/acme/{name}:b-" in line and line.endswith(f"-{platform[6:]}")]
+            (image,) = [line for line in lines if line.startswith(f"{server.host}/acme/{name}:b-") and line.endswith(f"-{platform[6:]}")]
             found[name, platform] = programs(name, image, folder / f"{name}-{platform[6:]}")
     return found
 

@@ -122,7 +122,7 @@ def test_a_place_from_which_the_cluster_cannot_pull(role: Role, server: Server, 
 
 
 def test_a_place_from_which_anybody_pulls(role: Role, tmp_path: pathlib.Path, published: dict[str, Outcome]) -> None:
-    public = Server(tmp_path / "public", 15012, auth=False)
+    public = Server(tmp_path / "public", auth=False)
     try:
         outcome = role(**{**on(public, "open"), "registry_cache_image_pull_secrets": []})
         assert outcome.returncode == 0 and "@sha256:" in outcome.reference, outcome.output
@@ -133,7 +133,7 @@ def test_a_place_from_which_anybody_pulls(role: Role, tmp_path: pathlib.Path, pu
 
 def test_a_registry_whose_disk_is_full(role: Role, tmp_path: pathlib.Path, published: dict[str, Outcome]) -> None:
     with tmpfs(tmp_path / "full", "4m") as store:
-        full = Server(tmp_path / "registry", 15013, store=store)
+        full = Server(tmp_path / "registry", store=store)
         try:
             told(role(**on(full, "full", **CREDENTIAL)), "was not pushed, and nothing is under that tag")
             assert final(full.tags("refused/full")) == []
