@@ -73,7 +73,7 @@ def main() -> None:
     chosen = sys.argv[1:] or list(STAGES)
     if unknown := [name for name in chosen if name not in STAGES]:
         sys.exit(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
-    if any(name.startswith("molecule-") for name in chosen) and "sandbox" not in chosen:
+    if any(name == "image" or name.startswith("molecule-") for name in chosen) and "sandbox" not in chosen:
         chosen.insert(0, "sandbox")
     results: list[Result] = []
     for name in chosen:
