@@ -293,6 +293,18 @@ def controlled(cluster: Cluster, kinds: str = CONTROLLED) -> set[str]:
     return {f"{item['kind']}/{item['metadata']['name']}" for item in items}
 
 
+# Before the kinds are there: kubernetes.core remembers for a while which kinds a cluster has.
+def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
+    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+    assert "registry_cache_pull_secret_controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
+    result = role(pull_secret_all_namespaces_but=["kube-system"], pull_secret_controller="reflector")
+    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+    assert "registry_cache_pull_secret_all_namespaces_but must name the cache's namespace" in words(result.stdout), result.stdout
+    assert state(cluster) == before
+
+
 def test_objects_for_external_secrets(role: Role, cluster: Cluster, external_secrets: None) -> None:
     variables = {**ELSEWHERE, "pull_secret_namespace_selector": "team=b"}
     on = {**variables, "pull_secret_controller": "external_secrets"}
@@ -338,14 +350,3 @@ def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
     assert controlled(cluster, "secrets") == set() and {f"{A}/{NAME}", f"{C}/{NAME}"} <= set(secrets(cluster))
     apply(role, True, pull_secret_state="absent", **ELSEWHERE)
     assert secrets(cluster) == {}
-
-
-def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
-    before = state(cluster)
-    result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
-    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "registry_cache_pull_secret_controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
-    result = role(pull_secret_all_namespaces_but=["kube-system"], pull_secret_controller="reflector")
-    assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "registry_cache_pull_secret_all_namespaces_but must name the cache's namespace" in words(result.stdout), result.stdout
-    assert state(cluster) == before
