@@ -24,22 +24,29 @@ PATH = f"/v2/some/blobs/{BLOB.digest}"
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., tuple[Endpoint, list[bytes]]]]:
     """A server that gives one prepared answer a connection, and notes what it was asked."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener, servers = socket.create_server(("127.0.0.1", 0)), []
 
     def start(*answers: bytes) -> tuple[Endpoint, list[bytes]]:
         asked: list[bytes] = []
 
         def serve() -> None:
             for answer in answers:
-                connection, _ = listener.accept()
+                try:
+                    connection, _ = listener.accept()
+                except OSError:  # the test is over
+                    return
                 with connection:
                     asked.append(connection.recv(65536))
                     connection.sendall(answer)
 
-        threading.Thread(target=serve, daemon=True).start()
+        servers.append(threading.Thread(target=serve, daemon=True))
+        servers[-1].start()
         return Endpoint(listener.getsockname()[1], "nodes", "password", timeout=5), asked
 
     yield start
+    listener.shutdown(socket.SHUT_RDWR)  # close() alone would leave the thread in accept(), to fail within a later test
+    for server in servers:
+        server.join(5)
     listener.close()
 
 
