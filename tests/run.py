@@ -34,6 +34,7 @@ STAGES: dict[str, Sequence[str]] = {
     "molecule-faults": (*_MOLECULE, "test", "--scenario-name", "faults", "--destroy", "never"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
+_FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*")
 _CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
@@ -46,6 +47,7 @@ class Result:
     ok: bool
     counts: dict[str, int] = field(default_factory=dict)
     skips: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
 
 def run(name: str) -> Result:
@@ -60,6 +62,8 @@ def run(name: str) -> Result:
             text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
             if text.startswith("SKIPPED"):
                 result.skips.append(text.removeprefix("SKIPPED").strip())
+            elif failed := _FAILURE.search(text):
+                result.failures.append(failed[0][:400])
             elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
                 for number, word in _CLOSING.findall(text):
                     word = "failed" if word.startswith("error") else word
@@ -89,6 +93,8 @@ def main() -> None:
         print(f"{'ok' if result.ok else 'FAILED':7}{result.name:18}{result.seconds:7.1f} s   {counts}")
         for reason in result.skips:
             print(f"       skipped: {reason}")
+        for failure in [] if result.ok else result.failures[:20]:
+            print(f"       {failure}")
         for word, number in result.counts.items():
             total[word] += number
     seconds = sum(result.seconds for result in results)
