@@ -17,7 +17,7 @@ import time
 from sandbox import tools, varnish
 from sandbox.steps import StepFailed, say
 
-from . import candidates, front, machine, packages, report
+from . import candidates, front, machine, packages, report, summary
 from .content import Library
 from .rows import ROWS, Bench
 from .upstream import Upstream
@@ -94,6 +94,7 @@ def main() -> None:
     print(report.table(results))
     if not arguments.only:
         report.write(results, _facts())
+        summary.write()
     seconds = time.monotonic() - started
     say(f"{seconds / 60:.1f} min" + ("" if seconds < BUDGET_SECONDS else f": OVER THE BUDGET of {BUDGET_SECONDS // 60} min"))
     missed = [result.name for result in results if result.met is False]

@@ -15,7 +15,7 @@ from sandbox.client import Cluster
 from sandbox.settings import ROOT, Sandbox
 from sandbox.steps import say
 
-from . import machine, pull_secrets, report, wif
+from . import machine, pull_secrets, report, summary, wif
 from .report import Goal, Result
 
 # By molecule's scenario, whose converge.yml comes first.
@@ -90,6 +90,7 @@ def main() -> None:
     }
     print(report.table(table))
     report.write(table, facts, stem="kind")
+    summary.write()
     missed = [result.name for result in table if not result.met]
     if missed or not (passed and unharmed):
         say("\n".join(["goals missed or tests failed:", *(f"  {name}" for name in missed)]))

@@ -166,6 +166,10 @@ built:
   returned: success
   type: list
   elements: str
+complete:
+  description: Whether all was there already, so that nothing was done, or in check mode would be.
+  returned: success
+  type: bool
 archives:
   description: The archive of each platform.
   returned: success, with O(publish=archive)
@@ -320,7 +324,7 @@ class CacheImage:
             result.update({"digest": pushed, "reference": f"{self.name}@{pushed}"})
             if self.params["anonymous_pull"]:
                 self.require_anonymous_pull(pushed)
-        return {**result, "engine": self.engine.name if self.engine else ""}
+        return {**result, "complete": not result["changed"], "engine": self.engine.name if self.engine else ""}
 
     # Building
 

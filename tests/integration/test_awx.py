@@ -108,7 +108,6 @@ def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], c
     return run
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_the_cache_is_as_the_template_wants_it(
     start: Start, sandbox: Sandbox, key: dict[str, str], token: str, cluster: Cluster
 ) -> None:
@@ -120,7 +119,6 @@ def test_the_cache_is_as_the_template_wants_it(
         assert secret not in job.output
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str], token: str) -> None:
     """As check jobs, which read all that they need."""
     credentials = (of_google(key), of_kubernetes(sandbox, token))

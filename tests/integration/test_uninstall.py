@@ -39,7 +39,6 @@ def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
     assert again.returncode == 0 and changed(again.stdout) == 0, again.stdout
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_an_empty_project_reaches_a_working_cache(tmp_path: pathlib.Path, cluster: Cluster, cache: Cache) -> None:
     """With requirements.yml, an inventory and archives alone; then with a second version, of which only what differs changes."""
     project = Project(tmp_path / "project", os.environ)

@@ -286,7 +286,6 @@ def test_scaling(
     assert max(gets) <= 3  # the owners among 2, 5 and 3 replicas
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_node_drain(
     replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
 ) -> None:

@@ -91,7 +91,6 @@ def test_the_front_off_and_on(
     cache.pull("hello", "1.0")
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_the_unmodified_registry(
     site: Site,  # noqa: F811
     cluster: Cluster,

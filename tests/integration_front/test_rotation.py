@@ -108,7 +108,6 @@ def accepted(replicas: Replicas, authorization: str) -> list[int]:
     return found
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_rotation_that_is_cut_off_after_each_step(
     rotation: Rotation,
     site: Site,  # noqa: F811
@@ -172,7 +171,6 @@ def test_rotation_that_is_cut_off_after_each_step(
     assert result.returncode == 0 and changed(result.stdout) == 0, result.stdout
 
 
-@pytest.mark.skip(reason="not yet seen to pass on kind")
 def test_check_mode_says_what_would_be_done(rotation: Rotation, cluster: Cluster) -> None:
     before = decoded(cluster, "registry-cache-passwords", NAMESPACE)
     code, said = rotation.run("--check")
