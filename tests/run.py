@@ -21,7 +21,7 @@ _MOLECULE = (*_SANDBOX, "run", "--", "molecule")
 # In this order: what is cheap and fails often comes first.
 STAGES: dict[str, Sequence[str]] = {
     "lint": (*_TOOL, "sh", "tests/lint.sh"),
-    "unit": (*_TOOL, *_PYTEST, "tests/unit"),
+    "unit": (*_TOOL, *_PYTEST, "--numprocesses=2", "--dist=loadfile", "tests/unit"),
     "go": ("sh", "-c", "cd docker/registry && go test ./..."),
     "galaxy": (*_TOOL, *_PYTEST, "tests/galaxy"),
     "environment": (*_TOOL, *_PYTEST, "tests/environment"),

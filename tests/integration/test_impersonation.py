@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache acts as a Google service account that the role makes, and may read by no other grant."""
+"""The cache acts as a Google service account that the role makes, and may read by no other grant.
+
+They are the last on this cache: those of test_uninstall begin with its removal.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,8 @@ from sandbox import seed
 from sandbox.client import Cache, Google
 from sandbox.settings import PROJECT, Sandbox
 
-from .conftest import Site
-from .test_site import BY_HAND, IMPATIENT, changed, words
+from .conftest import Play, Site
+from .test_site import IMPATIENT, PROOF, changed, words
 
 ACCOUNT = f"registry-cache@{PROJECT}.iam.gserviceaccount.com"
 NAMED = {"registry_cache_wif_service_account": ACCOUNT}
@@ -23,14 +26,13 @@ ACCOUNT_POLICY = f"/v1/projects/{PROJECT}/serviceAccounts/{ACCOUNT}"
 
 @pytest.fixture(scope="module", autouse=True)
 def _impersonated(site: Site, google: Google) -> Iterator[None]:
+    direct = google.policy()
     google.revoke()
     made = site("--extra-vars", json.dumps({**NAMED, "registry_cache_wif_create_service_account": True}))
     assert made.returncode == 0, made.stdout
     yield
     # The role leaves what a service account may read.
-    google.revoke()
-    direct = site()
-    assert direct.returncode == 0, direct.stdout
+    google.set_policy({**direct, "etag": google.policy()["etag"]})
 
 
 def test_a_second_run_changes_nothing(site: Site) -> None:
@@ -51,9 +53,9 @@ def test_a_cold_pull(sandbox: Sandbox, cache: Cache) -> None:
     assert (blobs, size) == (len(image.blobs), sum(blob.size for blob in image.blobs))
 
 
-def test_who_may_not_act_as_it_is_refused(site: Site, google: Google) -> None:
+def test_who_may_not_act_as_it_is_refused(play: Play, google: Google) -> None:
     policy = google.call("POST", "iam.googleapis.com", f"{ACCOUNT_POLICY}:getIamPolicy")
     google.call("POST", "iam.googleapis.com", f"{ACCOUNT_POLICY}:setIamPolicy", {"policy": {"etag": policy["etag"]}})
-    result = site(*BY_HAND, *IMPATIENT, "--extra-vars", json.dumps(NAMED))
+    result = play(PROOF, *IMPATIENT, "--extra-vars", json.dumps(NAMED))
     assert result.returncode != 0
     assert "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)." in words(result.stdout)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import pathlib
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,27 +13,15 @@ from typing import Any
 import pytest
 
 from sandbox.client import USER, Cache, Cluster
-from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY, ROOT
+from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
 
+from .conftest import Play
 from .test_site import changed, words
 
 PREFIX = "pull-secrets"
 A, B, C = (f"{PREFIX}-{letter}" for letter in "abc")
 NAME = "pull-secrets-test"
 TEAM_PASSWORD = "a-password-of-a-team"
-PLAY = [
-    {
-        "hosts": "registry_cache_clusters",
-        "gather_facts": False,
-        "pre_tasks": [
-            {
-                "name": "Check before anything is changed",
-                "ansible.builtin.include_role": {"name": "pullthrough.registry_cache.pull_secret", "tasks_from": "preflight"},
-            }
-        ],
-        "roles": ["pullthrough.registry_cache.pull_secret"],
-    }
-]
 
 Role = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -64,18 +50,13 @@ def _none_left(cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def role(tmp_path: pathlib.Path) -> Role:
+def role(play: Play) -> Role:
     """Runs the role's preflight and the role with further variables."""
-    play = tmp_path / "play.json"
-    play.write_text(json.dumps(PLAY))
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    plain["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "playbooks" / "collections")
 
     def run(*arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
         named = {f"registry_cache_{name}": value for name, value in {"pull_secret_namespaces": [], **variables}.items()}
         extra = json.dumps({"registry_cache_pull_secret_name": NAME, **named})
-        command = ["ansible-playbook", "--inventory", "sandbox/inventory", str(play), "--diff", "--extra-vars", extra, *arguments]
-        return subprocess.run(command, cwd=ROOT, env=plain, check=False, capture_output=True, text=True)
+        return play([("pull_secret", "preflight"), ("pull_secret", "main")], "--diff", "--extra-vars", extra, *arguments)
 
     return run
 

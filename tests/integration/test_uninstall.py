@@ -9,8 +9,6 @@ import pathlib
 import re
 import shutil
 
-import pytest
-
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import ROOT
 from tests import artifact

@@ -8,8 +8,6 @@ import re
 import subprocess
 from typing import Any
 
-import pytest
-
 from sandbox import tools
 from sandbox.client import NAMESPACE, USER, Cache, Cluster
 from sandbox.settings import REGISTRY_IMAGE, Sandbox
