@@ -176,7 +176,9 @@ def test_hash_of_another_tool_is_kept(text: Text, ident: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [apr_md5_crypt.hash(NODES), NODES, "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "$2b$04$broken", "$2b$04$é"]
+    "other",
+    [apr_md5_crypt.hash(NODES), NODES, "{SHA}W6ph5Mm5Pz8GgiULbPgzG37mj9g=", "$2b$04$broken", "$2b$04$é"],
+    ids=["apr1", "plain", "sha1", "broken", "not ASCII"],
 )
 def test_other_scheme(text: Text, other: str) -> None:
     kept = other.replace(NODES, "another")
@@ -204,7 +206,7 @@ def test_wanted_scheme_is_kept_while_it_verifies(text: Text, scheme: Any) -> Non
 # Ready-made hashes
 
 
-@pytest.mark.parametrize("other", [apr_md5_crypt.hash(NODES), hashed(NODES, 5), "anything"])
+@pytest.mark.parametrize("other", [apr_md5_crypt.hash(NODES), hashed(NODES, 5), "anything"], ids=["apr1", "bcrypt", "anything"])
 def test_ready_made_hash_is_taken_as_it_is(text: Text, other: str) -> None:
     wanted = [user("ci", CI), user("nodes", hash=other)]
     assert text.run(*wanted, check=True)["changed"] and text.get() == ""
@@ -526,7 +528,7 @@ def test_no_directory(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"owner": "nobody-here"}, {"group": "nobody-here"}, {"mode": "u=bad"}])
-@pytest.mark.parametrize("content", ["", f"nodes:{hashed('old')}\n"])
+@pytest.mark.parametrize("content", ["", f"nodes:{hashed('old')}\n"], ids=["new", "there"])
 def test_attributes_that_cannot_be(file: Text, content: str, arguments: dict[str, str]) -> None:
     assert file.path
     if content:
