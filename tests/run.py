@@ -34,6 +34,7 @@ STAGES: dict[str, Sequence[str]] = {
     "molecule-faults": (*_MOLECULE, "test", "--scenario-name", "faults", "--destroy", "never"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
+_MORE = 15  # lines after Ansible's first one of a failure
 _FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*")
 _CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
@@ -53,7 +54,7 @@ class Result:
 def run(name: str) -> Result:
     """Run one stage, its output shown as it comes."""
     print(f"\n════ {name}", flush=True)
-    result, started = Result(name, 0, False), time.monotonic()
+    result, started, more = Result(name, 0, False), time.monotonic(), 0
     with subprocess.Popen(
         STAGES[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -64,10 +65,14 @@ def run(name: str) -> Result:
                 result.skips.append(text.removeprefix("SKIPPED").strip())
             elif failed := _FAILURE.search(text):
                 result.failures.append(failed[0][:400])
+                more = _MORE if failed[0].startswith("fatal") else 0
             elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
                 for number, word in _CLOSING.findall(text):
                     word = "failed" if word.startswith("error") else word
                     result.counts[word] = result.counts.get(word, 0) + int(number)
+            elif more:  # molecule breaks lines, and what Ansible says of a failure has several
+                result.failures.append(text[:400])
+                more -= 1
     result.seconds, result.ok = time.monotonic() - started, process.returncode == 0
     result.counts = result.counts or {"passed" if result.ok else "failed": 1}
     return result
@@ -93,7 +98,7 @@ def main() -> None:
         print(f"{'ok' if result.ok else 'FAILED':7}{result.name:18}{result.seconds:7.1f} s   {counts}")
         for reason in result.skips:
             print(f"       skipped: {reason}")
-        for failure in [] if result.ok else result.failures[:20]:
+        for failure in [] if result.ok else result.failures[:60]:
             print(f"       {failure}")
         for word, number in result.counts.items():
             total[word] += number
