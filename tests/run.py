@@ -28,10 +28,10 @@ STAGES: dict[str, Sequence[str]] = {
     "awx": (*_TOOL, *_PYTEST, "tests/awx"),
     "sanity": (*_TOOL, "python", "-m", "tests.sanity"),
     "sandbox": (*_SANDBOX, "up"),  # molecule's `default` would do it too, but without showing its steps
-    "image": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "--durations=12", "tests/image"),
     "molecule-site": (*_MOLECULE, "test", "--scenario-name", "site", "--destroy", "never"),
     "molecule-front": (*_MOLECULE, "test", "--scenario-name", "front", "--destroy", "never"),
     "molecule-faults": (*_MOLECULE, "test", "--scenario-name", "faults", "--destroy", "never"),
+    "image": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "--durations=12", "tests/image"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
 _MORE = 15  # lines after Ansible's first one of a failure
