@@ -90,7 +90,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], c
     (reference,) = {container["image"] for container in image["initContainers"] if container["name"] == "registry"}
     answers: dict[str, dict[str, Any]] = {
         "playbooks/site.yml": {"registry_cache_image": reference, "vault_registry_cache_password": cache.password},
-        "playbooks/rotate.yml": {"vault_registry_cache_password": cache.password},
+        "playbooks/rotate.yml": {"vault_registry_cache_password": "the-next-one-of-the-vault"},
         "playbooks/image.yml": {"registry_cache_image": reference.partition("@")[0].rpartition(":")[0].rpartition("/")[2]},
         "playbooks/acceptance.yml": {},
     }
