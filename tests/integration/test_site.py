@@ -9,7 +9,7 @@ import pathlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -29,6 +29,7 @@ BY_HAND = (
 )
 # What site.yml proves at its end, alone.
 PROOF = [("cache", "preflight"), ("cache", "verify")]
+REPLICAS = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
 IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
 
 
@@ -75,31 +76,43 @@ def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> Non
     assert state(cluster) == before
 
 
-def test_rerun_after_kubectl_scale(site: Site, cluster: Cluster) -> None:
-    resource = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
-    cluster.kubectl("scale", *resource, "--replicas", "3")
-    result = site()
-    assert result.returncode == 0, result.stdout
-    assert cluster.get(*resource)["spec"]["replicas"] == 3
+@pytest.fixture
+def rerun(play: Play, cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Role cache again, after what the other roles tell it, with the image that the replicas have."""
+    template = cluster.get(*REPLICAS)["spec"]["template"]["spec"]
+    (image,) = {container["image"] for container in template["initContainers"] if container["name"] == "registry"}
+    known = {"registry_cache_image_mode": "published", "registry_cache_image": image}
+
+    def run(**variables: Any) -> subprocess.CompletedProcess[str]:
+        told = [("wif", "main"), ("image", "main"), ("cache", "main")]
+        result = play(told, *BY_HAND, "--extra-vars", json.dumps(known | variables))
+        assert result.returncode == 0, result.stdout
+        return result
+
+    return run
+
+
+def test_rerun_after_kubectl_scale(rerun: Callable[..., subprocess.CompletedProcess[str]], cluster: Cluster) -> None:
+    cluster.kubectl("scale", *REPLICAS, "--replicas", "3")
+    rerun()
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 3
     assert len(cluster.replicas()) == 3
-    result = site("--extra-vars", "registry_cache_replicas=2")
-    assert result.returncode == 0, result.stdout
-    assert changed(result.stdout) == 1
-    assert cluster.get(*resource)["spec"]["replicas"] == 2
+    assert changed(rerun(registry_cache_replicas=2).stdout) == 1
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 2
 
 
-def test_after_a_first_run_that_died_before_it_scaled(site: Site, cluster: Cluster) -> None:
-    resource = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
-    found = cluster.get(*resource)
+def test_after_a_first_run_that_died_before_it_scaled(
+    rerun: Callable[..., subprocess.CompletedProcess[str]], cluster: Cluster
+) -> None:
+    found = cluster.get(*REPLICAS)
     del found["spec"]["replicas"]
     metadata = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
     unscaled = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": found["spec"]}
-    cluster.kubectl("delete", *resource, "--cascade=orphan")
+    cluster.kubectl("delete", *REPLICAS, "--cascade=orphan")
     cluster.kubectl("apply", "--server-side", "--field-manager=registry-cache", "--filename=-", stdin=json.dumps(unscaled))
-    assert cluster.get(*resource)["spec"]["replicas"] == 1
-    result = site()
-    assert result.returncode == 0, result.stdout
-    assert cluster.get(*resource)["spec"]["replicas"] == 2
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 1
+    rerun()
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 2
 
 
 def break_provider(google: Google, **fields: Any) -> None:
