@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -24,8 +25,7 @@ def _passwords(sandbox: Sandbox) -> None:
 def up(sandbox: Sandbox) -> None:
     """Everything running: engine, images, cluster, stand-in."""
     started = time.monotonic()
-    if os.environ.get("HTTPS_PROXY") == sandbox.proxy:  # inside `run`: the way out of this machine is another
-        del os.environ["HTTPS_PROXY"]
+    _leave()
     environment.ensure()
     engine.ensure()
     base_images.ensure()
@@ -83,6 +83,24 @@ def _inside(sandbox: Sandbox) -> dict[str, str]:
     }
 
 
+_OUTSIDE = "SANDBOX_OUTSIDE"  # what `run` replaced, for a sandbox command inside it
+
+
+def _enter(sandbox: Sandbox) -> None:
+    inside = _inside(sandbox)
+    os.environ.setdefault(_OUTSIDE, json.dumps({name: os.environ.get(name) for name in inside}))
+    os.environ.update(inside)
+
+
+def _leave() -> None:
+    """This machine's own environment again, whose way to the internet leads not through the stand-in."""
+    for name, value in json.loads(os.environ.pop(_OUTSIDE, "{}")).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m sandbox", description=__doc__)
     parser.add_argument("--name", choices=("demo", "test"), default=os.environ.get("SANDBOX", "demo"))
@@ -108,7 +126,7 @@ def main() -> None:
         environment.ensure()
         if arguments.command == "run":
             engine.attach()
-            os.environ.update(_inside(sandbox))
+            _enter(sandbox)
         else:
             os.environ["PATH"] = f"{environment.VENV}/bin:{os.environ['PATH']}"
         argv = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
