@@ -221,7 +221,9 @@ def programs(engine_name: str, image: str, folder: pathlib.Path) -> dict[str, pa
 
 
 @pytest.fixture(scope="session")
-def published(role: Role, server: Server, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
+def published(
+    role: Role, server: Server, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[str, Outcome]:
     """The image built and pushed by each engine: docker with a user and password, podman with an auth file."""
     import base64
 
@@ -244,7 +246,9 @@ def published(role: Role, server: Server, tmp_path_factory: pytest.TempPathFacto
         outcomes[name] = role(**variables)
         outcomes[name].variables = variables  # type: ignore[attr-defined]
         assert outcomes[name].returncode == 0, outcomes[name].output
-        print(f"\n{name}: built and pushed for {len(PLATFORMS)} platforms in {outcomes[name].seconds:.0f} s")
+        said = f"{name}: built and pushed for {len(PLATFORMS)} platforms in {outcomes[name].seconds:.0f} s"
+        with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n  {said}", flush=True)
     return outcomes
 
 
