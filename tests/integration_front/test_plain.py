@@ -71,14 +71,17 @@ def test_plain_unmodified_and_the_front_again(
     users: list[dict[str, Any]],
 ) -> None:
     same = ("--extra-vars", json.dumps({"registry_cache_users": users}))
+    off = (*same, "--extra-vars", "registry_cache_front=false")
     try:
-        result = site(*same, "--extra-vars", "registry_cache_front=false")
+        result = site(*off)
         assert result.returncode == 0, result.stdout
         assert _containers(cluster) == {"registry"}
         assert _of_peers(cluster) == 0
         assert cache.status(None) == 401
         assert cache.status((USER, "wrong")) == 401
         cache.pull("hello", "1.0")
+        again = site(*off)
+        assert again.returncode == 0 and _changed(again.stdout) == 0, again.stdout
         _stock(site, cluster, cache, sandbox, same)
     finally:
         result = site(*same)
