@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import base64
 import json
+import pathlib
+import re
 from typing import Any
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.filter import cache_reference as cache_reference_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import dockerconfigjson as dockerconfigjson_plugin
@@ -18,6 +21,9 @@ image_reference = image_reference_plugin.FilterModule().filters()["image_referen
 cache_reference = cache_reference_plugin.FilterModule().filters()["cache_reference"]
 dockerconfigjson = dockerconfigjson_plugin.FilterModule().filters()["dockerconfigjson"]
 
+# Role image knows the grammar too, without a filter.
+ROLE = pathlib.Path(__file__).resolve().parents[3] / "roles" / "image"
+ROLES_FORM = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["_registry_cache_image_form"]
 SHA256, SHA512 = "sha256:" + "0a" * 32, "sha512:" + "0b" * 64
 
 
@@ -49,6 +55,7 @@ def test_parts(reference: str, registry: str, repository: str, tag: str | None, 
     assert parts == {"registry": registry, "repository": repository, "tag": tag, "digest": digest}
     assert type(parts) is dict
     assert _image_reference.parse(reference).version == (digest or tag or "latest")
+    assert re.match(ROLES_FORM, reference)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +90,7 @@ def test_malformed(reference: str) -> None:
         image_reference(reference)
     assert f"'{reference}' is not an image reference" in str(error.value)
     assert f"Example: {_image_reference.EXAMPLE}" in str(error.value)
+    assert not re.match(ROLES_FORM, reference)
 
 
 @pytest.mark.parametrize("value", [None, 5, ["alpine"], {"image": "alpine"}, b"alpine"])
