@@ -134,8 +134,7 @@ def _make_go(log: Log, stand_in_key: str) -> None:
     tree.mkdir(parents=True)
     try:
         files, links = _alpine_like()
-        with tarfile.open(fileobj=io.BytesIO(tar(files, links))) as archive:
-            archive.extractall(tree, filter="tar")
+        log.run("tar", "--extract", "--directory", tree, stdin=tar(files, links))
         unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
         ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
         shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
