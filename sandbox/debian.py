@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import shutil
 
-from .steps import StepFailed, step
+from .steps import StepFailed, alone, step
 
 
 def install(*packages: str) -> None:
     """Install packages."""
-    with step(f"Debian packages {' '.join(packages)}", "the package mirror") as log:
+    with step(f"Debian packages {' '.join(packages)}", "the package mirror") as log, alone("apt"):
         if not shutil.which("apt-get"):
             raise StepFailed(f"this machine has no apt-get: install {', '.join(packages)} by hand")
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}

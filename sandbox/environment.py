@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from . import debian
 from .settings import ANSIBLE_PACKAGE, CACHE, COLLECTIONS, ROOT, SANDBOX, key
-from .steps import step
+from .steps import alone, step
 
 _REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt", SANDBOX / "google" / "requirements.txt")
 _SYSTEM_PYTHON = "/usr/bin/python3"
@@ -79,6 +79,15 @@ def _make(
     ready = venv / "ready"
     if ready.exists():
         return
+    with alone(venv.name):
+        if not ready.exists():
+            _fill(venv, title, python, words, ansible, collections)
+            ready.touch()
+
+
+def _fill(
+    venv: pathlib.Path, title: str, python: str, words: Sequence[str], ansible: str, collections: Sequence[str]
+) -> None:
     if subprocess.run([python, "-c", "import ensurepip"], capture_output=True, check=False).returncode:
         debian.install("python3-venv")
     with step(title, "the Python package index") as log:
@@ -93,7 +102,6 @@ def _make(
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(packages, [name for name in archive.namelist() if name.startswith(wanted)])
             wheel.unlink()
-        ready.touch()
 
 
 def collections(venv: pathlib.Path = VENV) -> pathlib.Path:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pathlib
 import subprocess
@@ -102,6 +103,15 @@ def step(title: str, waits_for: str = "") -> Iterator[Log]:
         done.set()
         log.close()
     say(f"   ok, {time.monotonic() - started:.1f} s")
+
+
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Hold a lock that is shared by all processes that use this cache directory."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.5) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 
 from . import debian
 from .settings import CACHE, key
-from .steps import Log, StepFailed, say, step
+from .steps import Log, StepFailed, alone, say, step
 
 
 @dataclass(frozen=True)
@@ -105,9 +104,7 @@ def root(version: str) -> pathlib.Path:
     tree = _base(version)
     if not _ready(version).exists():
         debian.ensure({"debootstrap": "debootstrap"})
-        lock_file = tree.with_name(f"{tree.name}.lock")
-        with step(f"Varnish {version}: Debian root", "the package mirror, or whoever makes it already") as log, lock_file.open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with step(f"Varnish {version}: Debian root", "the package mirror, or whoever makes it already") as log, alone(tree.name):
             if not _ready(version).exists():
                 _make(log, tree, version)
     return tree

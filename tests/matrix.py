@@ -23,7 +23,7 @@ from . import sanity
 
 _MATRIX = yaml.safe_load((ROOT / "tests" / "matrix.yml").read_text())
 _RESULT = ROOT / "tests" / "matrix-latest.md"
-_COLLECTIONS = ("awx/awx", "kubernetes/core", "google/cloud")
+_COLLECTIONS = ("kubernetes/core", "google/cloud")
 
 
 def _candidates(version: str) -> Iterator[str]:

@@ -116,6 +116,7 @@ class LookupModule(LookupBase):
             found = _REQUIREMENT.fullmatch(term)
             if not found:
                 raise AnsibleLookupError(f"unmet_requirements: '{term}' names no collection. Example: awx.awx>=24.0.0")
+            _meets("0", found[2])  # raises for what limits no version
             wanted[found[1]] = found[2]
         core = yaml.safe_load((_COLLECTION / "meta" / "runtime.yml").read_text(encoding="utf-8"))["requires_ansible"]
         said = []

@@ -8,6 +8,8 @@ Private to this collection.
 
 from __future__ import annotations
 
+# An action plugin asks too: there is no module whose run_command could be called.
+# pylint: disable=ansible-bad-function
 import hashlib
 import json
 import pathlib

@@ -8,6 +8,9 @@ Private to this collection.
 
 from __future__ import annotations
 
+# run_command neither shows output while a build runs nor ends after a time.
+# pylint: disable=ansible-bad-function
+
 import collections
 import contextlib
 import json

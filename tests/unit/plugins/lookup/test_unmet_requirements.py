@@ -20,7 +20,7 @@ def unmet(*terms: str, **variables: Any) -> list[str]:
 
 def test_nothing_is_in_the_way_here() -> None:
     assert pull_secrets
-    assert unmet("awx.awx>=24.0.0", registry_cache_state="present", other=1) == []
+    assert unmet("kubernetes.core>=5.0.0", registry_cache_state="present", other=1) == []
 
 
 def test_an_older_ansible_core(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_versions(version: str, wanted: str, met: bool) -> None:
     assert unmet_requirements._meets(version, wanted) is met
 
 
-@pytest.mark.parametrize("term", ["awx", "awx.awx>=", "awx.awx=24"])
+@pytest.mark.parametrize("term", ["awx", "awx.awx>=", "awx.awx=24", "kubernetes.core>=", "not.there=24"])
 def test_bad_terms(term: str) -> None:
     with pytest.raises(AnsibleLookupError, match="Example: "):
         unmet(term)
