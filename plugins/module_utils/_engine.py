@@ -10,7 +10,6 @@ from __future__ import annotations
 
 # run_command neither shows output while a build runs nor ends after a time.
 # pylint: disable=ansible-bad-function
-
 import collections
 import contextlib
 import json

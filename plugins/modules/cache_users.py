@@ -129,10 +129,10 @@ from base64 import b64decode, b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd, _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import get_api_client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import ApiException, HTTPError
 
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"

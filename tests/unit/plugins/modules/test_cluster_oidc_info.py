@@ -109,6 +109,14 @@ def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
     assert message.startswith("No way to the cluster:") and "Set kubeconfig and context" in message
 
 
+@pytest.mark.parametrize("content", [b"a: [b\n", b"just text\n", b"current-context: x\ncontexts: 5\n", b"\xa9\xff"])
+def test_a_malformed_kubeconfig(server: ApiServer, tmp_path: pathlib.Path, content: bytes) -> None:
+    (tmp_path / "config").write_bytes(content)
+    message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "config"))["msg"]
+    assert message.startswith("No way to the cluster: the kubeconfig is malformed (") and "Set kubeconfig and context" in message
+    assert "\n" not in message and not server.seen
+
+
 def test_no_configuration_at_all(server: ApiServer) -> None:
     message = run("cluster_oidc_info")["msg"]
     assert message.startswith("No way to the cluster:") and "Set kubeconfig and context, or KUBECONFIG" in message
