@@ -71,6 +71,9 @@ class _Registry(http.server.BaseHTTPRequestHandler):
         self.wfile.write(BODY)
 
 
+CHALLENGES = 'registry_cache_front_requests_total{kind="other",result="challenge"}'
+
+
 @dataclass
 class Front:
     """A front with its exporter: ports on 127.0.0.1."""
@@ -168,14 +171,15 @@ def running(request: pytest.FixtureRequest) -> Iterator[Front]:
 
 def _answers(made: Front) -> bool:
     try:
-        return "registry_cache_front_store_used_bytes" in made.samples() and made.ask("/alive")[0] == 200
+        # Of the log, log.sh's reader sees what comes after it has begun: until it has, challenges are asked for.
+        counted = made.ask("/v2/")[0] == 401 and CHALLENGES in made.samples()
+        return counted and "registry_cache_front_store_used_bytes" in made.samples() and made.ask("/alive")[0] == 200
     except (OSError, AssertionError):
         return False
 
 
 def test_requests_become_metrics_and_no_credential_does(running: Front) -> None:
     blob = "/v2/p/r/i/blobs/sha256:" + "a" * 64
-    assert running.ask("/v2/")[0] == 401
     assert running.ask("/v2/p/r/i/manifests/1.0", CREDENTIAL)[0] == 200
     with ThreadPoolExecutor(4) as executor:
         assert {status for status, _ in executor.map(lambda _: running.ask(blob, CREDENTIAL), range(4))} == {200}
@@ -185,11 +189,11 @@ def test_requests_become_metrics_and_no_credential_does(running: Front) -> None:
     assert running.ask("/v2/p/r/i/manifests/1.0", WRONG)[0] == 401
 
     def requests() -> dict[str, float]:
-        return {name.partition("requests_total")[2]: n for name, n in running.samples().items() if "front_requests_total" in name}
+        found = {name: n for name, n in running.samples().items() if "front_requests_total" in name and name != CHALLENGES}
+        return {name.partition("requests_total")[2]: n for name, n in found.items()}
 
-    wait(lambda: sum(requests().values()) >= 9, 10, "nine requests", every=0.1)
+    wait(lambda: sum(requests().values()) >= 8, 10, "eight requests", every=0.1)
     assert requests() == {
-        '{kind="other",result="challenge"}': 1,
         '{kind="blob",result="miss"}': 1,
         '{kind="blob",result="shared"}': 3,
         '{kind="blob",result="hit"}': 2,
