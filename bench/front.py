@@ -20,7 +20,7 @@ from typing import Any
 from sandbox import front as front_files
 from sandbox import tools, varnish
 from sandbox.settings import CACHE, ROOT, key
-from sandbox.steps import step, wait
+from sandbox.steps import alone, step, wait
 
 from .candidates import Candidate, htpasswd, registry_config, running
 from .upstream import USER as UPSTREAM_USER
@@ -38,7 +38,7 @@ def registry() -> str:
     target = CACHE / "bench" / f"registry-{key(_SOURCE)}"
     if not (target / "registry").exists():
         tools.require_go()
-        with step("our registry", "the Go module proxy, then the compiler") as log:
+        with step("our registry", "the Go module proxy, then the compiler") as log, alone(target.name):
             target.mkdir(parents=True, exist_ok=True)
             build = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(target / "registry"), ".")
             log.run(*build, cwd=_SOURCE, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})

@@ -8,7 +8,7 @@ import shutil
 import sys
 
 from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
-from .steps import step
+from .steps import alone, step
 
 _VERSION = "k8s.io/component-base/version"
 _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
@@ -27,17 +27,24 @@ def require_go() -> None:
 
 def build(group: str) -> pathlib.Path:
     """The folder of a group's binaries, built unless they are there for these pins."""
-    source = SANDBOX / "tools" / group
-    target = CACHE / "tools" / f"{group}-{key(source, _LDFLAGS.get(group, ''))}"
-    if not (target / ".ready").exists():
+    source, flags = SANDBOX / "tools" / group, _LDFLAGS.get(group, "")
+    return install(f"Go tools: {group}", source, CACHE / "tools" / f"{group}-{key(source, flags)}", flags)
+
+
+def install(title: str, source: pathlib.Path, target: pathlib.Path, flags: str = "") -> pathlib.Path:
+    """The target, with the tools of a module's go.mod, installed unless they are there.
+
+    :param title: of the step.
+    :param flags: of the linker.
+    """
+    ready = target / ".ready"
+    if not ready.exists():
         require_go()
-        with step(f"Go tools: {group}", "the Go module proxy, then the compiler") as log:
-            shutil.rmtree(target, ignore_errors=True)
-            target.mkdir(parents=True)
-            log.run(
-                *["go", "install", "-trimpath", f"-ldflags=-s -w{_LDFLAGS.get(group, '')}", "tool"],
-                cwd=source,
-                env={"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"},
-            )
-            (target / ".ready").touch()
+        with step(title, "the Go module proxy, then the compiler") as log, alone(target.name):
+            if not ready.exists():
+                shutil.rmtree(target, ignore_errors=True)
+                target.mkdir(parents=True)
+                env = {"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"}
+                log.run("go", "install", "-trimpath", f"-ldflags=-s -w{flags}", "tool", cwd=source, env=env)
+                ready.touch()
     return target

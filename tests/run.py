@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import pathlib
 import re
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -20,7 +18,7 @@ _PYTEST = ("python", "-m", "pytest", "-q", "-rs")
 _SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
 _MOLECULE = (*_SANDBOX, "run", "--", "molecule")
 
-# In this order: what is cheap and fails often comes first. Meanwhile BESIDE is run, which waits for downloads mostly.
+# In this order: what is cheap and fails often comes first.
 STAGES: dict[str, Sequence[str]] = {
     "lint": (*_TOOL, "sh", "tests/lint.sh"),
     "unit": (*_TOOL, *_PYTEST, "--numprocesses=2", "--dist=loadfile", "tests/unit"),
@@ -36,7 +34,6 @@ STAGES: dict[str, Sequence[str]] = {
     "image": (*_TOOL, "python", "-m", "pytest", "-q", "-rs", "--durations=12", "tests/image"),
     "molecule-default": (*_MOLECULE, "destroy", "--scenario-name", "default"),
 }
-BESIDE = "sandbox"
 _MORE = 15  # lines after Ansible's first one of a failure
 _FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*")
 _CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
@@ -54,35 +51,15 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
 
-class Held:
-    """Takes what is to be shown, and keeps it until it is released."""
-
-    def __init__(self) -> None:
-        self._kept: list[str] | None = []
-        self._lock = threading.Lock()
-
-    def __call__(self, text: str) -> None:
-        with self._lock:
-            if self._kept is None:
-                sys.stdout.write(text)
-            else:
-                self._kept.append(text)
-
-    def release(self) -> None:
-        with self._lock:
-            sys.stdout.write("".join(self._kept or ()))
-            self._kept = None
-
-
-def run(name: str, show: Callable[[str], object] = sys.stdout.write) -> Result:
+def run(name: str) -> Result:
     """Run one stage, its output shown as it comes."""
-    show(f"\n════ {name}\n")
+    print(f"\n════ {name}", flush=True)
     result, started, more = Result(name, 0, False), time.monotonic(), 0
     with subprocess.Popen(
         STAGES[name], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for line in process.stdout or ():
-            show(line)
+            print(line, end="", flush=True)
             text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
             if text.startswith("SKIPPED"):
                 result.skips.append(text.removeprefix("SKIPPED").strip())
@@ -107,20 +84,12 @@ def main() -> None:
         sys.exit(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}")
     if any(name == "image" or name.startswith("molecule-") for name in chosen) and "sandbox" not in chosen:
         chosen.insert(0, "sandbox")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     results: list[Result] = []
-    started = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        held = Held()
-        beside = pool.submit(run, BESIDE, held) if BESIDE in chosen else None
-        for name in chosen:
-            if beside and name == BESIDE:
-                held.release()
-                results.append(beside.result())
-            elif name.startswith("molecule-") and any(result.name == BESIDE and not result.ok for result in results):
-                results.append(Result(name, 0, False, {"skipped": 1}, ["no cluster to run on"]))
-            else:
-                results.append(run(name))
+    for name in chosen:
+        if name.startswith("molecule-") and any(result.name == "sandbox" and not result.ok for result in results):
+            results.append(Result(name, 0, False, {"skipped": 1}, ["no cluster to run on"]))
+        else:
+            results.append(run(name))
 
     total: dict[str, int] = {"passed": 0, "failed": 0, "skipped": 0}
     print("\n════ summary")
@@ -133,7 +102,7 @@ def main() -> None:
             print(f"       {failure}")
         for word, number in result.counts.items():
             total[word] += number
-    seconds = time.monotonic() - started
+    seconds = sum(result.seconds for result in results)
     if seconds > BUDGET_SECONDS:
         print(f"OVER BUDGET: {seconds:.0f} s of {BUDGET_SECONDS} s", flush=True)
     print(f"total {seconds:.0f} s of a budget of {BUDGET_SECONDS} s")

@@ -26,7 +26,7 @@ import yaml
 
 from sandbox import front, tools, varnish
 from sandbox.settings import CACHE, ROOT, key
-from sandbox.steps import step, wait
+from sandbox.steps import wait
 
 SOURCE = ROOT / "docker" / "exporter"
 CREDENTIAL = "Basic c2VjcmV0LXVzZXI6c2VjcmV0LXBhc3N3b3Jk"
@@ -36,14 +36,7 @@ BODY = b"x" * 5000
 
 def exporter() -> str:
     """The exporter of the cache's image, built unless it is there for its pins."""
-    target = CACHE / "exporter" / key(SOURCE)
-    if not (target / ".ready").exists():
-        tools.require_go()
-        with step("exporter", "the Go module proxy, then the compiler") as log:
-            target.mkdir(parents=True, exist_ok=True)
-            env = {"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"}
-            log.run("go", "install", "-trimpath", "-ldflags=-s -w", "tool", cwd=SOURCE, env=env)
-            (target / ".ready").touch()
+    target = tools.install("exporter", SOURCE, CACHE / "exporter" / key(SOURCE))
     return str(target / "statsd_exporter")
 
 

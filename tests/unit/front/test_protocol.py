@@ -31,7 +31,6 @@ from bench import candidates, client, front
 from bench.content import MANIFEST
 from sandbox import tools
 from sandbox.settings import CACHE, ROOT, key
-from sandbox.steps import step
 
 SOURCE = ROOT / "tests" / "conformance"
 NAME = "some/image"
@@ -42,14 +41,7 @@ ABSENT = "sha256:" + "a" * 64
 
 def _tool(name: str) -> str:
     """A command of tests/conformance, built unless it is there for its pins."""
-    target = CACHE / "conformance" / key(SOURCE)
-    if not (target / ".ready").exists():
-        tools.require_go()
-        with step("conformance suite and signature tool", "the Go module proxy, then the compiler") as log:
-            target.mkdir(parents=True, exist_ok=True)
-            env = {"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"}
-            log.run("go", "install", "-trimpath", "-ldflags=-s -w", "tool", cwd=SOURCE, env=env)
-            (target / ".ready").touch()
+    target = tools.install("conformance suite and signature tool", SOURCE, CACHE / "conformance" / key(SOURCE))
     return str(target / name)
 
 
