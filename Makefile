@@ -6,7 +6,7 @@ S ?= site
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## a kind cluster, the stand-in for Google, the cache, and a proof of each promise
+demo: ## a kind cluster, the stand-in for Google, the cache, and its main promises proved
 	@$(SANDBOX) up
 	@$(SANDBOX) run python -m sandbox.demo
 

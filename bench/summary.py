@@ -18,10 +18,10 @@ ROWS = {
         "100 clients come while one blob is filled: fetches": (
             "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob, against distribution 3"
         ),
-        "cold image, 100 nodes at once: median pull over one node's": (
+        "cold image, 100 clients at once: median pull over one client's": (
             "herd of 100 on a cold image, 20 ms, 8 MB/s: p50 over one client's [×], against distribution 3"
         ),
-        "cold pull, one node [s]": "cold pull, one client, 3 × 16 MiB, 20 ms, 8 MB/s [s], against distribution 3",
+        "cold pull, one client [s]": "cold pull, one client, 3 × 16 MiB, 20 ms, 8 MB/s [s], against distribution 3",
         "warm pull of a small image, credential checked [s]": (
             "warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50 [s], against distribution 3"
         ),
@@ -29,7 +29,8 @@ ROWS = {
         "20 transfers cut in the middle: wrong bodies that ended as complete": (
             "cut in the middle, resumed by Range, 20 blobs: wrong bodies ended as complete, against distribution 3"
         ),
-        "upstream hangs: a cached tag, after the first [s]": "upstream hangs, cached tag: next [s], against distribution 3",
+        "upstream hangs: a cached tag, first pull [s]": "upstream hangs, cached tag: first [s], against distribution 3",
+        "upstream hangs: a cached tag, next pulls [s]": "upstream hangs, cached tag: next [s], against distribution 3",
         "5 × the limit pulled: disk used, over the limit": (
             "used disk after 5 × the limit, over the limit [×], against distribution 3"
         ),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo: site.yml on an empty cluster, then a proof of each promise, measured in this run."""
+"""The demo: site.yml on an empty cluster, then proofs of the main promises, measured in this run."""
 
 from __future__ import annotations
 

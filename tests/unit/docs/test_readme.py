@@ -7,6 +7,7 @@ import pathlib
 import re
 
 import pytest
+import yaml
 
 from sandbox.settings import ROOT
 
@@ -52,5 +53,7 @@ def test_the_commands_of_the_quick_start_name_files_that_there_are() -> None:
     block = README.split("## Use it on your cluster")[1].split("```sh")[1].split("```")[0]
     for name in re.findall(r"(?:-r |cp -r |mine )(\S+\.(?:txt|yml)|inventory/example)", block):
         assert (ROOT / name).exists(), name
+    dependencies = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
+    assert dict(re.findall(r"'([a-z]+\.[a-z]+):([^']+)'", block)) == dependencies
     for page in sorted((ROOT / "docs").glob("*.md")):
         assert any(page.name in other.read_text() for other in PAGES if other != page), f"no page leads to {page.name}"
