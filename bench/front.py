@@ -39,6 +39,7 @@ def registry() -> str:
     if not (target / "registry").exists():
         tools.require_go()
         with step("our registry", "the Go module proxy, then the compiler") as log, alone(target.name):
+            # Whoever waited for the lock finds it in Go's cache.
             target.mkdir(parents=True, exist_ok=True)
             build = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(target / "registry"), ".")
             log.run(*build, cwd=_SOURCE, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import subprocess
 import sys
@@ -17,6 +18,7 @@ _REQUIREMENTS = (ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt",
 _SYSTEM_PYTHON = "/usr/bin/python3"
 
 
+@functools.cache
 def _version(python: str) -> tuple[int, ...]:
     argv = [python, "-c", "import sys; print(*sys.version_info[:3])"]
     found = subprocess.run(argv, check=False, capture_output=True, text=True).stdout

@@ -24,9 +24,11 @@ except ImportError:  # AnsibleK8SModule says what is missing
 def get_api_client(module: t.Any) -> t.Any:
     """kubernetes.core's client for the module's options, which has asked the cluster for its version.
 
-    :raises CoreException: if there is no way to a cluster, a malformed kubeconfig included.
+    :raises CoreException: if there is no way to a cluster, a malformed kubeconfig included; the text has no full stop.
     """
     try:
         return client.get_api_client(module)
+    except CoreException as error:
+        raise CoreException(str(error).rstrip(". ")) from error
     except (YAMLError, AttributeError, LookupError, TypeError, UnicodeDecodeError) as error:
-        raise CoreException(f"the kubeconfig is malformed ({' '.join(str(error).split())}).") from error
+        raise CoreException(f"the kubeconfig is malformed ({' '.join(str(error).split())})") from error

@@ -282,7 +282,7 @@ def main() -> None:
     except _cache_users.UsersError as error:
         module.fail_json(msg=f"{error}. Nothing was changed.")
     except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error} {_WAY_OUT}.")
+        module.fail_json(msg=f"No way to the cluster: {error}. {_WAY_OUT}.")
     except ApiException as error:
         if error.status == 409:
             module.fail_json(msg=f"Somebody else changed the users meanwhile ({_pull_secrets.words(error)}). Run again.")

@@ -116,7 +116,7 @@ def main() -> None:
         discovery = _read(client, "/.well-known/openid-configuration")
         result = {"issuer": discovery["issuer"], "jwks_uri": discovery["jwks_uri"], "jwks": _read(client, "/openid/v1/jwks")}
     except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error} {_WAY_OUT}.")
+        module.fail_json(msg=f"No way to the cluster: {error}. {_WAY_OUT}.")
     except ApiException as error:
         way_out = {
             403: "Bind the cluster role system:service-account-issuer-discovery to the identity that runs this module",

@@ -232,7 +232,7 @@ def main() -> None:
     except _pull_secrets.PullSecretError as error:
         module.fail_json(msg=f"{error}. Nothing was changed.")
     except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error} {_WAY_OUT}.")
+        module.fail_json(msg=f"No way to the cluster: {error}. {_WAY_OUT}.")
     except ApiException as error:
         module.fail_json(msg=f"{host} refuses: {_pull_secrets.words(error)}. {_WAY_OUT}.")
     except (HTTPError, OSError, ValueError) as error:

@@ -173,6 +173,9 @@ def _answers(made: Front) -> bool:
 
 def test_requests_become_metrics_and_no_credential_does(running: Front) -> None:
     blob = "/v2/p/r/i/blobs/sha256:" + "a" * 64
+    time.sleep(1)  # until the last challenge of the fixture is counted
+    challenges = running.samples()[CHALLENGES]
+    assert running.ask("/v2/")[0] == 401
     assert running.ask("/v2/p/r/i/manifests/1.0", CREDENTIAL)[0] == 200
     with ThreadPoolExecutor(4) as executor:
         assert {status for status, _ in executor.map(lambda _: running.ask(blob, CREDENTIAL), range(4))} == {200}
@@ -194,6 +197,7 @@ def test_requests_become_metrics_and_no_credential_does(running: Front) -> None:
         '{kind="tag",result="denied"}': 1,
     }
     samples = running.samples()
+    assert samples[CHALLENGES] == challenges + 1
     assert 2 * len(BODY) < samples['registry_cache_front_sent_bytes_total{kind="blob",result="hit"}'] < 2 * len(BODY) + 2000
     assert samples['registry_cache_front_first_byte_seconds_bucket{kind="blob",result="miss",le="0.5"}'] == 0
     assert samples['registry_cache_front_first_byte_seconds_bucket{kind="blob",result="hit",le="0.5"}'] == 2

@@ -107,6 +107,7 @@ def test_no_answer_names_the_url(server: ApiServer) -> None:
 def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
     message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "missing"))["msg"]
     assert message.startswith("No way to the cluster:") and "Set kubeconfig and context" in message
+    assert ". Set" in message and ".." not in message
 
 
 @pytest.mark.parametrize("content", [b"a: [b\n", b"just text\n", b"current-context: x\ncontexts: 5\n", b"\xa9\xff"])
