@@ -20,8 +20,8 @@ from .report import Goal, Result
 
 # By molecule's scenario, whose converge.yml comes first.
 TESTS = {
-    "front": ("tests/integration_front/test_outages.py", "tests/integration_front/test_fill.py"),
-    "faults": ("tests/integration_faults/test_faults.py",),
+    "front": ("tests/e2e/front/test_outages.py", "tests/e2e/front/test_fill.py"),
+    "faults": ("tests/e2e/faults/test_faults.py",),
 }
 # By the names that the tests give to what they measure.
 GOALS = {

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A layer that the upstream takes a minute to send, asked for all that time, by containerd among others."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from sandbox.client import Cache, Cluster, Google
+from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
+from tests.e2e.conftest import Push, Record, Say
+from tests.e2e.load import Body
+from tests.e2e.replicas import Replicas
+
+from .conftest import REPLICAS
+
+SILENT, STREAMED, BYTES = 5, 55, 12 << 20  # seconds to the upstream's first byte, seconds of its body
+CLIENTS = 20
+
+
+def test_one_upstream_get_in_a_fill_of_a_minute(
+    replicas: Replicas, cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
+    image = push("slow", [BYTES])
+    layer = image.layers[0]
+    nodes = {cluster.runtime(node): node for node in cluster.nodes[1:]}
+    assert sorted(runtime.split("/")[-1][:2] for runtime in nodes) == ["1.", "2."], nodes
+    google.fault(layer.digest, count=1, seconds=SILENT, bytes_per_second=layer.size // STREAMED)
+    reference = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/{image.name}:{image.tag}"
+
+    def blob(entry: int) -> Body:
+        with replicas.entry(entry) as client:
+            return client.blob(image.name, layer)
+
+    try:
+        with ThreadPoolExecutor(len(nodes) + REPLICAS + CLIENTS) as executor:
+            pulls = {
+                runtime: executor.submit(cluster.pull, reference, cache.password, node=node)
+                for runtime, node in nodes.items()
+            }
+            early = [executor.submit(blob, entry) for entry in range(REPLICAS)]
+            begun = time.monotonic()
+            while not google.blob_counters(layer.digest)["blob_bytes"]:
+                assert time.monotonic() - begun < 30, "no fill begins"
+                time.sleep(0.05)
+            time.sleep(0.5)
+            late = []
+            for number in range(CLIENTS):
+                late.append(executor.submit(blob, number % REPLICAS))
+                time.sleep((STREAMED - 3) / CLIENTS)
+            assert not early[0].done(), f"the fill ended before the last client came: {early[0].exception()}"
+            seconds = {runtime: pull.result() for runtime, pull in pulls.items()}
+            waited = [future.result() for future in early]
+            came = [future.result() for future in late]
+    finally:
+        for node in nodes.values():
+            if reference in cluster.images(node):
+                cluster.forget_image(reference, node)
+
+    counted = google.blob_counters(layer.digest)
+    slowest = max(body.first for body in came)
+    first = max(body.first for body in waited)
+    troubles = [body.troubles for body in (*waited, *came) if body.troubles]
+    say(
+        f"slow fill: {max(body.seconds for body in waited):.0f} s, first byte of it after {first:.1f} s; {CLIENTS} clients all "
+        f"through it over {REPLICAS} replicas: first byte after at most {slowest:.2f} s; upstream GETs: {counted['blob_get']}; "
+        f"tried again: {troubles or 'nothing'}"
+    )
+    say("slow fill by " + ", ".join(f"{runtime.removeprefix('containerd://')}: {took:.0f} s" for runtime, took in seconds.items()))
+    record_property("upstream GETs of a blob, fill of a minute", counted["blob_get"])
+    record_property("first byte of clients that come through the fill, slowest [s]", slowest)
+    assert counted["blob_get"] == 1 and counted["blob_bytes"] == layer.size
+    assert min(seconds.values()) > STREAMED * 0.9, "containerd had the image already"
+    assert SILENT < first < 8
+    assert slowest <= 0.5
+    assert not troubles

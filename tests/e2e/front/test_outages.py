@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Replicas come, leave, die and vanish under load, and no pull fails."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+from sandbox.client import Cluster, Google
+from sandbox.seed import Blob, Image
+from tests.e2e.conftest import Push, Record, Say
+from tests.e2e.load import Body, Client, Load
+from tests.e2e.replicas import Replicas, wait
+
+from .conftest import REPLICAS
+
+KEYS = 128  # small blobs, of which each replica owns a fifth or more
+LEAST = 14  # of them, which a test asks for
+PROBE_PAUSE = 0.3
+# Who waits for a key of a vanished node asks again a second later, and then of whoever owns it by then.
+SILENCE = 3.5
+
+
+class Images:
+    """Images for a load, a new one every few seconds, so that there are cold fills all the time."""
+
+    def __init__(self, push: Push, google: Google, count: int, seconds: float) -> None:
+        self.images = [push("load", [384 << 10] * 2) for _ in range(count)]
+        google.fault("/front-load-", count=100_000, bytes_per_second=500_000)
+        self._seconds, self._begun = seconds, time.monotonic()
+
+    def now(self) -> Image:
+        return self.images[int((time.monotonic() - self._begun) / self._seconds) % len(self.images)]
+
+    def digests(self) -> set[str]:
+        return {layer.digest for image in self.images for layer in image.layers}
+
+
+def through(clients: Sequence[Callable[[], Client]], images: Images) -> Callable[[int], list[Body]]:
+    """A job of a load: one pull by each way in turn."""
+
+    def pull(number: int) -> list[Body]:
+        with clients[number % len(clients)]() as client:
+            return client.pull(images.now())
+
+    return pull
+
+
+@dataclass
+class Keys:
+    """Small blobs that are in one replica alone, and whose owner it is."""
+
+    replicas: Replicas
+    name: str
+    blobs: Iterator[Blob]
+
+    @classmethod
+    def of(cls, replicas: Replicas, owner: int, image: Image, blobs: Sequence[Blob]) -> Keys:
+        with replicas.entry(owner) as client:
+            for blob in blobs:
+                client.blob(image.name, blob)
+        stored = replicas.stored(owner)
+        owned = [blob for blob in blobs if blob.digest in stored]
+        assert len(owned) >= LEAST, f"replica {owner} owns {len(owned)} of {len(blobs)}"
+        return cls(replicas, image.name, iter(owned))
+
+    def ask(self, blob: Blob, entry: int) -> Body:
+        with self.replicas.entry(entry, dial=3) as client:
+            return client.blob(self.name, blob)
+
+    def probe(self, entries: Sequence[int], count: int) -> list[tuple[Blob, Future[Body]]]:
+        """Begins to ask for `count` keys, one every PROBE_PAUSE, through these replicas in turn."""
+        executor, begun, asked = ThreadPoolExecutor(count), time.monotonic(), []
+        for number, blob in enumerate(itertools.islice(self.blobs, count)):
+            time.sleep(max(0, begun + number * PROBE_PAUSE - time.monotonic()))
+            asked.append((blob, executor.submit(self.ask, blob, entries[number % len(entries)])))
+        executor.shutdown(wait=False)
+        return asked
+
+
+def again_and_again(kill: Callable[[], bool], seconds: float) -> None:
+    """Kill it until the kubelet waits before it starts the next one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if not kill():
+                return
+        except subprocess.CalledProcessError:  # between its end and the kubelet's word for that
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("how", ["registry killed", "pod deleted without grace"])
+def test_a_dead_owner(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, how: str
+) -> None:
+    image = push("dead", [4 << 20, *[1 << 10] * KEYS])
+    slow, small = image.layers[0], image.layers[1:]
+    images = Images(push, google, 12, 1.5)
+    google.fault(slow.digest, count=1, bytes_per_second=400_000)
+
+    def fill(client: Client) -> Body:
+        with client:
+            return client.blob(image.name, slow)
+
+    def kill() -> None:
+        if how == "registry killed":
+            replicas.kill_registry(owner)
+        else:
+            replicas.delete(owner)
+
+    with ThreadPoolExecutor(2 * REPLICAS + 1) as executor:
+        found: list[int] = []
+
+        def begun() -> bool:
+            found[:] = [ordinal for ordinal in [replicas.filling(image.name)] if ordinal is not None]
+            return bool(found)
+
+        first = executor.submit(fill, replicas.at(cluster.nodes[0]))
+        wait(begun, 10, "a fill begins")
+        owner = found[0]
+        others = [ordinal for ordinal in range(REPLICAS) if ordinal != owner]
+        fills = [first, *(executor.submit(fill, replicas.entry(entry)) for entry in (*others, *others))]
+        keys = Keys.of(replicas, owner, image, small)
+        ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
+        with Load(6, through(ways, images), pause=0.1) as load:
+            time.sleep(1)
+            assert not first.done(), "the fill ended before its owner died"
+            killed = time.monotonic()
+            kill()
+            probes = keys.probe(others, 5)
+            if how == "registry killed":
+                again_and_again(lambda: replicas.kill_registry(owner), 10)
+                probes += keys.probe(others, 8)
+            answered = [(blob, future.result()) for blob, future in probes]
+            filled = [future.result() for future in fills]
+            replicas.settle(REPLICAS)
+            back = time.monotonic() - killed
+            time.sleep(2)
+    held = replicas.holders(range(REPLICAS))
+    moved = [body for blob, body in answered if any(blob.digest in held[other] for other in others)]
+    gets = google.blob_counters(slow.digest)["blob_get"]
+    say(
+        f"{how}: keys served by another replica {min((body.asked + body.seconds for body in moved), default=killed + 99) - killed:.2f} s "
+        f"later, {len(moved)} of {len(answered)} keys moved, slowest answer {max(body.seconds for _, body in answered):.2f} s; "
+        f"owner back after {back:.0f} s; {len(filled)} clients of the fill that broke off: slowest "
+        f"{max(body.seconds for body in filled):.1f} s, upstream GETs {gets}"
+    )
+    say(f"load meanwhile: {load.summary()}")
+    record_property(f"pulls failed, owner's {how}", len(load.failures))
+    assert not load.failures, load.failures[:3]
+    assert moved
+    assert 2 <= gets <= REPLICAS
+
+    # The owner is asked again: from its disk if that is still there, else it fetches once more.
+    blob = next(keys.blobs)
+    keys.ask(blob, others[0])
+    assert google.blob_counters(blob.digest)["blob_get"] == (1 if how == "registry killed" else 2)
+    held = replicas.holders(range(REPLICAS))
+    assert [ordinal for ordinal in range(REPLICAS) if blob.digest in held[ordinal]] == [owner]
+
+
+@pytest.mark.parametrize("how", ["cut off", "paused"])
+def test_a_stopped_node(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, how: str
+) -> None:
+    dns = {
+        pod["spec"]["nodeName"]
+        for pod in cluster.get("pods", "--namespace", "kube-system", "--selector", "k8s-app=kube-dns")["items"]
+    }
+    nodes = {ordinal: replicas.node(ordinal) for ordinal in range(REPLICAS)}
+    owner, node = next((at, name) for at, name in nodes.items() if name not in {*dns, cluster.nodes[0]})
+    others = [ordinal for ordinal in range(REPLICAS) if ordinal != owner]
+    image = push("stopped", [1 << 10] * KEYS)
+    keys = Keys.of(replicas, owner, image, image.layers)
+    images = Images(push, google, 8, 1.5)
+    live = [lambda ordinal=ordinal: replicas.entry(ordinal) for ordinal in others]
+    # kube-proxy goes on to lead some of these to the node that is gone: they wait for its return.
+    ways = [lambda name=name: replicas.at(name, dial=60, answer=60) for name in cluster.nodes if name != node]
+    hot = next(keys.blobs)
+    with (
+        ThreadPoolExecutor(2) as executor,
+        Load(4, through(live, images), pause=0.1) as load,
+        Load(4, through(ways, images), pause=0.1) as balanced,
+    ):
+        time.sleep(1.5)
+        stopped = time.monotonic()
+        try:
+            (cluster.cut if how == "cut off" else cluster.pause)(node)
+            stopped = time.monotonic()
+            early = executor.submit(keys.ask, hot, others[0])
+            probes = keys.probe(others, 10)
+            # Of a key that somebody has been waiting for since before the node was missed.
+            late = executor.submit(keys.ask, hot, others[0])
+            answered = [(blob, future.result()) for blob, future in probes]
+            waited, after = early.result(), late.result()
+        finally:
+            (cluster.mend if how == "cut off" else cluster.unpause)(node)
+        down = time.monotonic() - stopped
+        replicas.settle(REPLICAS)
+        back = time.monotonic() - stopped - down
+        time.sleep(1)
+    held = replicas.holders(others)
+    moved = [body for blob, body in answered if any(blob.digest in held[other] for other in others)]
+    soon = [body for _, body in answered if body.asked - stopped < 2]
+    later = [body for _, body in answered if body.asked - stopped >= 2]
+    served = min((body.asked + body.first for body in moved), default=stopped + 99) - stopped
+    say(
+        f"node {how} for {down:.1f} s: its keys served by another replica after {served:.2f} s; slowest of {len(soon)} asked in "
+        f"the first 2 s: {max(body.seconds for body in soon):.2f} s, of {len(later)} asked later: "
+        f"{max(body.seconds for body in later):.2f} s; one key asked at once and again later: {waited.seconds:.2f} s, "
+        f"{after.seconds:.2f} s; back {back:.1f} s after its return"
+    )
+    say(f"load through the other replicas: {load.summary()}")
+    say(f"load through the other nodes: {balanced.summary()}")
+    record_property(f"pulls failed, owner's node {how}", len(load.failures) + len(balanced.failures))
+    record_property(f"keys served by another replica, owner's node {how} [s]", served)
+    assert not load.failures, load.failures[:3]
+    assert not balanced.failures, balanced.failures[:3]
+    assert moved and later
+    assert served <= 2
+    assert max(body.seconds for body in later) <= 1
+    assert max(waited.seconds, after.seconds) <= SILENCE
+
+    blob = next(keys.blobs)
+    keys.ask(blob, others[0])
+    assert google.blob_counters(blob.digest)["blob_get"] == 1, "its own keys did not come back"
+
+
+def test_scaling(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
+    images = Images(push, google, 16, 2.5)
+    large, many = push("large", [6 << 20]), push("many", [1 << 10] * 48)
+    ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
+    steps: list[str] = []
+
+    def slowly(ordinal: int) -> Body:
+        with replicas.entry(ordinal, bytes_per_second=350_000) as client:
+            return client.blob(large.name, large.layers[0])
+
+    try:
+        replicas.scale(2)
+        replicas.settle(2)
+        with ThreadPoolExecutor(2) as executor, Load(6, through(ways, images), pause=0.1) as load:
+            time.sleep(4)
+            replicas.scale(5)
+            steps.append(f"5 after {replicas.settle(5):.0f} s")
+            with replicas.at(cluster.nodes[0]) as client:
+                client.pull(many)
+            held = replicas.holders(range(5))
+            time.sleep(3)
+            # One that has begun, and one that comes before every kube-proxy knows that its replica leaves.
+            slow = [executor.submit(slowly, 3)]
+            time.sleep(1)
+            replicas.scale(3)
+            time.sleep(0.7)
+            slow.append(executor.submit(slowly, 4))
+            steps.append(f"3 after {replicas.settle(3):.0f} s")
+            time.sleep(2)
+    finally:
+        replicas.scale(REPLICAS)
+        replicas.settle(REPLICAS)
+    gets = [google.blob_counters(digest)["blob_get"] for digest in images.digests()]
+    spread = [sum(layer.digest in held[ordinal] for layer in many.layers) for ordinal in range(5)]
+    say(
+        f"scaling 2 → {' → '.join(steps)}: {sum(gets) / len(gets):.2f} upstream GETs a blob, at most {max(gets)}; "
+        f"{len(many.layers)} keys among five: {spread}"
+    )
+    say(f"load meanwhile: {load.summary()}")
+    record_property("pulls failed, scaling 2 → 5 → 3", len(load.failures))
+    read = [future.result() for future in slow]
+    say(
+        f"two that read slowly from replicas that leave: {max(body.seconds for body in read):.1f} s, "
+        f"longest silence {max(body.silent for body in read):.1f} s"
+    )
+    assert not load.failures, load.failures[:3]
+    assert not any(body.troubles for body in read), "a replica left before all that it sent had arrived"
+    assert min(spread) > 0
+    assert max(gets) <= 3  # the owners among 2, 5 and 3 replicas
+
+
+def test_node_drain(
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+) -> None:
+    """Its replica is evicted with a transfer open, and comes back on another node."""
+    images, large = Images(push, google, 8, 2.5), push("large", [6 << 20])
+    ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
+    ordinal = 2
+    node = replicas.node(ordinal)
+
+    def slowly() -> Body:
+        with replicas.entry(ordinal, bytes_per_second=700_000) as client:
+            return client.blob(large.name, large.layers[0])
+
+    try:
+        with ThreadPoolExecutor(1) as executor, Load(4, through(ways, images), pause=0.1) as load:
+            time.sleep(2)
+            slow = executor.submit(slowly)
+            time.sleep(1)
+            only = ("--pod-selector", "app.kubernetes.io/name=registry-cache", "--delete-emptydir-data", "--timeout=120s")
+            cluster.kubectl("drain", node, *only)
+            replicas.settle(REPLICAS)
+    finally:
+        cluster.kubectl("uncordon", node)
+    read = slow.result()
+    say(f"a drained node: {load.summary()}; one that reads slowly from its replica: {read.seconds:.1f} s, {read.troubles}")
+    record_property("pulls cut or failed, node drained", len(load.failures) + bool(read.troubles))
+    assert replicas.node(ordinal) != node
+    assert not load.failures, load.failures[:3]
+    assert not read.troubles

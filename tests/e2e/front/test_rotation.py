@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""rotate.yml under a constant stream of pulls, cut off after each of its steps and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from sandbox.client import NAMESPACE, USER, Cluster
+from sandbox.settings import NODE_PORT, ROOT
+from tests.e2e.conftest import Push, Record, Say, Site
+from tests.e2e.load import Body, Client, Load, basic
+from tests.e2e.replicas import Replicas
+from tests.e2e.site.test_site import changed, words
+
+from .conftest import REPLICAS
+from .test_users import decoded
+
+# What begins when a step has ended: of rotate.yml's tasks the first that follows it.
+AFTER = {
+    "the new credential is in htpasswd": "cache : Ask every replica with the credentials that came or went",
+    "it is in force": "pull_secret : Read the credentials in force",
+    "every pull secret is replaced": "Note when the old credentials may go",
+    "its time is noted": "cache : Wait for that",
+    "the old one is dropped": "cache : Every replica refuses them",
+}
+GRACE = 8
+
+
+class Rotation:
+    """rotate.yml for team-a."""
+
+    def __init__(self, users: list[dict[str, Any]]) -> None:
+        settings = {"registry_cache_users": users, "registry_cache_replicas": REPLICAS, "registry_cache_size": "512Mi"}
+        self.settings = ("--extra-vars", json.dumps(settings))
+        # What molecule tells its own ansible-playbook: colours, and failures on standard error.
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+
+    def run(self, *arguments: str, until: str | None = None, **variables: object) -> tuple[int, str]:
+        """Its end and output; killed when a task of that name begins."""
+        named = {"registry_cache_rotate_users": ["team-a"], "registry_cache_rotate_grace": GRACE, **variables}
+        command = ["ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/rotate.yml", *self.settings]
+        command += ["--extra-vars", json.dumps(named), *arguments]
+        said = []
+        with subprocess.Popen(
+            command, cwd=ROOT, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        ) as process:
+            try:
+                for line in process.stdout or ():
+                    said.append(line)
+                    if until and line.startswith("TASK [") and line.removeprefix("TASK [").partition("]")[0].endswith(until):
+                        os.killpg(process.pid, signal.SIGKILL)
+            except BaseException:  # a test that is ended leaves no rotation that goes on by itself
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return process.returncode, "".join(said)
+
+
+class Namespace:
+    """A pull secret's credential as a kubelet has it, which is up to two seconds old."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster, self._read, self.seen = cluster, 0.0, []
+        self.authorization = ""
+
+    def refresh(self) -> str:
+        if time.monotonic() - self._read > 2:
+            self._read = time.monotonic()
+            self.authorization = "Basic " + self.entry()["auth"]
+            if self.authorization not in self.seen:
+                self.seen.append(self.authorization)
+        return self.authorization
+
+    def entry(self) -> dict[str, str]:
+        (entry, *_same) = json.loads(decoded(self._cluster, "team-a", "demo")[".dockerconfigjson"])["auths"].values()
+        return entry
+
+
+@pytest.fixture
+def rotation(users: list[dict[str, Any]]) -> Rotation:
+    return Rotation(users)
+
+
+def held(cluster: Cluster) -> dict[str, Any]:
+    """The credentials of team-a: in force, to come, to go."""
+    return json.loads(decoded(cluster, "registry-cache-passwords", NAMESPACE)["users"])["team-a"]
+
+
+def accepted(replicas: Replicas, authorization: str) -> list[int]:
+    """What each replica says of a credential."""
+    found = []
+    for ordinal in range(REPLICAS):
+        host, port = replicas.front(ordinal)
+        for _throttled in range(6):
+            answer = httpx.get(f"http://{host}:{port}/v2/", headers={"Authorization": authorization}, trust_env=False, timeout=30)
+            if answer.status_code != 429:
+                break
+            time.sleep(0.7)
+        found.append(answer.status_code)
+    return found
+
+
+def test_rotation_that_is_cut_off_after_each_step(
+    rotation: Rotation,
+    site: Site,
+    replicas: Replicas,
+    cluster: Cluster,
+    push: Push,
+    say: Say,
+    record_property: Record,
+) -> None:
+    if len(held(cluster)) > 1:  # by a test that was ended
+        code, said = rotation.run(registry_cache_rotate_grace=0)
+        assert code == 0, said
+    namespace, image = Namespace(cluster), push("rotation", [8 << 10] * 2)
+    began = namespace.entry()
+    _team, _point, generation = began["username"].partition(".g")
+    following = f"team-a.g{int(generation or 0) + 1}"
+    first = namespace.refresh()
+    addresses = [cluster.address(node) for node in cluster.nodes]
+
+    def pull(number: int) -> Sequence[Body]:
+        with Client((addresses[number % len(addresses)], NODE_PORT), namespace.refresh()) as client:
+            return client.pull(image)
+
+    started, times = time.monotonic(), {}
+    with Load(2, pull, pause=0.2) as load:
+        for step, until in AFTER.items():
+            since = time.monotonic()
+            code, said = rotation.run(until=until)
+            assert code == -signal.SIGKILL, f"{step}: {said}"
+            times[step] = time.monotonic() - since
+            assert accepted(replicas, basic(namespace.entry()["username"], namespace.entry()["password"])) == [200] * REPLICAS
+            if step == "it is in force":
+                # The pull secret still has the old one: this brings the new one, and drops nothing.
+                result = site(*rotation.settings)
+                assert result.returncode == 0, result.stdout
+                assert "Run playbooks/rotate.yml to end the rotation" in words(result.stdout)
+                assert namespace.entry()["username"] == following and accepted(replicas, first) == [200] * REPLICAS
+        since = time.monotonic()
+        code, said = rotation.run()
+        assert code == 0, said
+        times["its end"] = time.monotonic() - since
+        time.sleep(3)
+    took = time.monotonic() - started
+    steps = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in times.items())
+    say(f"rotation cut off after {len(AFTER)} steps, {took:.0f} s: {steps}")
+    say(f"load meanwhile, by the pull secret's credential: {load.summary()}")
+    record_property("pulls failed, credential rotated", len(load.failures))
+    assert not load.failures, load.failures[:3]
+    assert load.pulls > took, "hardly anybody pulled"
+    assert len(namespace.seen) == 2 and namespace.seen[0] == first
+
+    ended = namespace.entry()
+    assert ended["username"] == following and ended["password"] != began["password"]
+    assert accepted(replicas, namespace.seen[1]) == [200] * REPLICAS and accepted(replicas, first) == [401] * REPLICAS
+    lines = decoded(cluster, "registry-cache-htpasswd", NAMESPACE)["htpasswd"].splitlines()
+    assert held(cluster).keys() == {"now"} and {line.partition(":")[0] for line in lines} == {USER, following, "team-b"}
+    for secret in (began["password"], ended["password"], "$2b$"):
+        assert secret not in said
+
+    result = site(*rotation.settings)
+    assert result.returncode == 0 and changed(result.stdout) == 0, result.stdout
+
+
+def test_check_mode_says_what_would_be_done(rotation: Rotation, cluster: Cluster) -> None:
+    before = decoded(cluster, "registry-cache-passwords", NAMESPACE)
+    code, said = rotation.run("--check")
+    assert code == 0 and changed(said) > 0, said
+    assert "is to come" in said and decoded(cluster, "registry-cache-passwords", NAMESPACE) == before

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Several users: a password that was given, one that the role made, and one of which only the hash is known."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import httpx
+
+from sandbox.client import NAMESPACE, USER, Cache, Cluster
+from tests.e2e.replicas import Replicas, wait
+
+
+def decoded(cluster: Cluster, name: str, namespace: str) -> dict[str, str]:
+    data = cluster.get("secret", name, "--namespace", namespace)["data"]
+    return {key: base64.b64decode(value).decode() for key, value in data.items()}
+
+
+def answered(client: httpx.Client, credential: tuple[str, str] | None) -> int:
+    """The status; the front puts off unknown credentials that come quickly after each other (429)."""
+    while (status := client.get("/v2/", auth=credential).status_code) == 429:
+        time.sleep(0.5)
+    return status
+
+
+def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluster: Cluster, cache: Cache) -> None:
+    made = json.loads(decoded(cluster, "registry-cache-passwords", NAMESPACE)["users"])
+    entries = json.loads(decoded(cluster, "team-a", "demo")[".dockerconfigjson"])["auths"]
+    # A rotation may have been before.
+    team, password = made["team-a"]["now"]["name"], made["team-a"]["now"]["password"]
+    assert made.keys() == {USER, "team-a"} and len(password) >= 22
+    for entry in entries.values():
+        assert base64.b64decode(entry["auth"]).decode() == f"{team}:{password}"
+    passwords = {USER: cache.password, team: password, "team-b": "of-team-b"}
+    for ordinal in range(3):
+        host, port = replicas.front(ordinal)
+        with httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=30) as client:
+            for user, password in passwords.items():
+                # The kubelet takes its time to bring a Secret to pods that were there before.
+                wait(lambda who=(user, password): answered(client, who) == 200, 150, f"{user} is let in")
+                assert answered(client, (user, passwords[USER] + "x")) == 401
+            assert answered(client, (team, "of-team-b")) == 401
+            assert answered(client, None) == 401
+
+
+def test_each_has_the_pull_secret_that_was_asked_for(cluster: Cluster) -> None:
+    names = {item["metadata"]["name"] for item in cluster.get("secrets", "--namespace", "demo")["items"]}
+    assert {"registry-cache", "team-a"} <= names and "team-b" not in names
+    users = {
+        entry["username"]
+        for entry in json.loads(decoded(cluster, "registry-cache", "demo")[".dockerconfigjson"])["auths"].values()
+    }
+    assert users == {USER}

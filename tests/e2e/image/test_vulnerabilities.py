@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is known against the pins, by govulncheck and the Go vulnerability database of a pinned day, on the programs themselves."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from sandbox import tools
+from tools.vulnerabilities.__main__ import check
+
+
+@pytest.mark.parametrize("program", ["registry", "docker-credential-gcr", "statsd_exporter"])
+def test_nothing_is_known(binaries: dict[tuple[str, str], dict[str, pathlib.Path]], program: str) -> None:
+    result = check(binaries["docker", "linux/amd64"][program])
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "No vulnerabilities found." in result.stdout
+
+
+def test_what_is_known_is_found() -> None:
+    """etcd of the sandbox is pinned for its Kubernetes, not for its age."""
+    result = check(tools.build("etcd") / "server")
+    assert result.returncode == 3 and "Vulnerability #1" in result.stdout

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Job templates as AWX runs them, by ansible-runner, with nothing but what AWX injects for its Google and Kubernetes credentials."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from sandbox.client import NAMESPACE, Cache, Cluster, Google
+from sandbox.settings import PROJECT, ROOT, Sandbox
+from tests.e2e.awx import jobs
+from tests.e2e.awx.jobs import Credential, Job
+from tests.e2e.awx.test_templates import TEMPLATES
+from tools import artifact
+
+from .test_site import state
+
+ACCOUNT = f"awx-admin@{PROJECT}.iam.gserviceaccount.com"
+ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
+# What docs/google.md says that whoever runs the playbook needs.
+ROLES = ("serviceusage.serviceUsageAdmin", "iam.workloadIdentityPoolAdmin", "artifactregistry.admin", "iam.serviceAccountAdmin")
+Start = Callable[..., Job]
+
+
+@pytest.fixture(scope="module")
+def key(google: Google) -> Iterator[dict[str, str]]:
+    """Of an administrator's service account, as Google gives it out."""
+    iam, crm = "iam.googleapis.com", "cloudresourcemanager.googleapis.com"
+    google.call("POST", iam, ACCOUNTS, {"accountId": "awx-admin"})
+    before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {}).get("bindings", [])
+    bindings = [{"role": f"roles/{role}", "members": [f"serviceAccount:{ACCOUNT}"]} for role in ROLES]
+    try:
+        google.call("POST", crm, f"/v1/projects/{PROJECT}:setIamPolicy", {"policy": {"bindings": [*before, *bindings]}})
+        made = google.call("POST", iam, f"{ACCOUNTS}/{ACCOUNT}/keys", {})
+        yield json.loads(base64.b64decode(made["privateKeyData"]))
+    finally:
+        google.call("POST", crm, f"/v1/projects/{PROJECT}:setIamPolicy", {"policy": {"bindings": before}})
+        google.call("DELETE", iam, f"{ACCOUNTS}/{ACCOUNT}")
+
+
+def of_google(key: dict[str, str]) -> Credential:
+    return Credential("gce", {"username": key["client_email"], "project": PROJECT, "ssh_key_data": key["private_key"]})
+
+
+def of_kubernetes(sandbox: Sandbox, token: str) -> Credential:
+    (known,) = yaml.safe_load(sandbox.kubeconfig.read_text())["clusters"]
+    ca = base64.b64decode(known["cluster"]["certificate-authority-data"]).decode()
+    inputs = {"host": known["cluster"]["server"], "bearer_token": token, "verify_ssl": True, "ssl_ca_cert": ca}
+    return Credential("kubernetes_bearer_token", inputs)
+
+
+@pytest.fixture(scope="module")
+def token(cluster: Cluster) -> Iterator[str]:
+    cluster.kubectl("create", "serviceaccount", "awx", "--namespace", "kube-system")
+    cluster.kubectl("create", "clusterrolebinding", "awx", "--clusterrole=cluster-admin", "--serviceaccount=kube-system:awx")
+    yield cluster.kubectl("create", "token", "awx", "--namespace", "kube-system", "--duration", "1h").strip()
+    cluster.kubectl("delete", "clusterrolebinding", "awx")
+    cluster.kubectl("delete", "serviceaccount", "awx", "--namespace", "kube-system", "--ignore-not-found")
+
+
+@pytest.fixture(scope="module")
+def inventory(sandbox: Sandbox) -> dict[str, Any]:
+    """The sandbox's, without a credential: AWX has those."""
+    groups = yaml.safe_load((ROOT / "sandbox/inventory/hosts.yml").read_text())
+    variables = groups["registry_cache_clusters"]["vars"]
+    for name in ("registry_cache_gcp_auth_kind", "registry_cache_gcp_access_token"):
+        del variables[name]
+    variables |= {"sandbox_state": str(sandbox.state), "registry_cache_image_kind_cluster": sandbox.cluster}
+    variables["registry_cache_users"] = [{"name": "nodes", "password": "{{ vault_registry_cache_password }}"}]
+    builder = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+    building = {name: variables[name] for name in variables if name.startswith(("registry_cache_image_", "registry_cache_ca"))}
+    return {**groups, "registry_cache_builders": {"hosts": {"builder": builder}, "vars": {"sandbox_state": str(sandbox.state), **building}}}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], cache: Cache, cluster: Cluster) -> Start:
+    base = tmp_path_factory.mktemp("awx")
+    project = artifact.clone(base / "projects" / "_8__registry_cache")
+    collections = jobs.update_project(project, base)
+    image = cluster.get("statefulset", "registry-cache", "--namespace", NAMESPACE)["spec"]["template"]["spec"]
+    (reference,) = {container["image"] for container in image["initContainers"] if container["name"] == "registry"}
+    answers: dict[str, dict[str, Any]] = {
+        "playbooks/site.yml": {"registry_cache_image": reference, "vault_registry_cache_password": cache.password},
+        "playbooks/rotate.yml": {"vault_registry_cache_password": "the-next-one-of-the-vault"},
+        "playbooks/image.yml": {"registry_cache_image": reference.partition("@")[0].rpartition(":")[0].rpartition("/")[2]},
+        "playbooks/acceptance.yml": {},
+    }
+    # An execution environment of a company with an inspecting proxy.
+    further = {name: os.environ[name] for name in ("HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE")}
+
+    def run(playbook: str, *credentials: Credential, check: bool = False, **changes: str) -> Job:
+        (template,) = (one for one in TEMPLATES if one["playbook"] == playbook)
+        folder = base / f"job-{len(list(base.glob('job-*')))}"
+        return jobs.run(
+            folder, project, collections, playbook, inventory, credentials, {**further, **changes}, check=check,
+            **{**template["extra_vars"], **answers[playbook]},
+        )  # fmt: skip
+
+    return run
+
+
+def test_the_cache_is_as_the_template_wants_it(
+    start: Start, sandbox: Sandbox, key: dict[str, str], token: str, cluster: Cluster
+) -> None:
+    before = state(cluster)
+    job = start("playbooks/site.yml", of_google(key), of_kubernetes(sandbox, token))
+    assert (job.status, job.changed, job.failures) == ("successful", 0, []), job.output
+    assert state(cluster) == before
+    for secret in (token, key["private_key"]):
+        assert secret not in job.output
+
+
+def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str], token: str) -> None:
+    """As check jobs, which read all that they need."""
+    credentials = (of_google(key), of_kubernetes(sandbox, token))
+    for playbook in ("playbooks/acceptance.yml", "playbooks/rotate.yml"):
+        job = start(playbook, *credentials, check=True)
+        assert (job.status, job.failures) == ("successful", []), job.output
+    own = {name: os.environ[name] for name in ("PATH", "DOCKER_HOST") if name in os.environ}
+    job = start("playbooks/image.yml", **own)
+    assert (job.status, job.changed) == ("successful", 0), job.output
+    assert "registry_cache_image_mode: published" in job.output
+
+
+class TestCredentials:
+    """One sentence, before anything is changed."""
+
+    @pytest.fixture(autouse=True)
+    def _unchanged(self, cluster: Cluster, google: Google) -> Iterator[None]:
+        before, policy = state(cluster), google.policy()
+        yield
+        assert state(cluster) == before and google.policy() == policy
+
+    def test_none_for_google(self, start: Start, sandbox: Sandbox, token: str) -> None:
+        job = start("playbooks/site.yml", of_kubernetes(sandbox, token), NO_GCE_CHECK="true", GCE_METADATA_HOST="127.0.0.1:1")
+        assert (job.status, job.changed) == ("failed", 0), job.output
+        assert "No Google credential of auth_kind application" in job.failures[-1]
+
+    def test_one_of_google_s_that_was_taken_away(
+        self, start: Start, sandbox: Sandbox, google: Google, key: dict[str, str], token: str
+    ) -> None:
+        google.call("DELETE", "iam.googleapis.com", f"{ACCOUNTS}/{ACCOUNT}/keys/{key['private_key_id']}")
+        job = start("playbooks/site.yml", of_google(key), of_kubernetes(sandbox, token))
+        assert (job.status, job.changed) == ("failed", 0), job.output
+        assert "Google does not take the credential" in job.failures[-1] and "Check auth_kind" in job.failures[-1]
+
+    def test_one_of_the_cluster_s_that_is_over(
+        self, start: Start, sandbox: Sandbox, cluster: Cluster, key: dict[str, str], token: str
+    ) -> None:
+        cluster.kubectl("delete", "serviceaccount", "awx", "--namespace", "kube-system")
+        kubernetes = of_kubernetes(sandbox, token)
+        trusted = ssl.create_default_context(cadata=kubernetes.inputs["ssl_ca_cert"])
+        # The API server remembers for some seconds whom it knew.
+        deadline = time.monotonic() + 60
+        with httpx.Client(headers={"Authorization": f"Bearer {token}"}, verify=trusted, trust_env=False) as client:
+            while client.get(f"{kubernetes.inputs['host']}/api").status_code != 401:
+                assert time.monotonic() < deadline
+                time.sleep(0.5)
+        job = start("playbooks/site.yml", of_google(key), kubernetes)
+        assert (job.status, job.changed) == ("failed", 0), job.output
+        assert "The cluster does not answer" in job.failures[-1] and "Unauthorized" in job.failures[-1]

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml on a cluster where it has run: check mode, scaling, proof of the credential chain, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.client import NAMESPACE, Cache, Cluster, Google
+from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
+from tests.e2e.conftest import Play, Site
+
+POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
+PROVIDER = f"{POOL}/providers/k8s-sandbox"
+IAM = "iam.googleapis.com"
+# The Google side as if another tool managed it: site.yml leaves what a test broke as it is.
+BY_HAND = (
+    "--extra-vars",
+    json.dumps({"registry_cache_wif_manage": False, "registry_cache_wif_project_number": PROJECT_NUMBER}),
+)
+# What site.yml proves at its end, alone.
+PROOF = [("cache", "preflight"), ("cache", "verify")]
+REPLICAS = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
+IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
+
+
+def changed(output: str) -> int:
+    found = re.search(r"changed=(\d+)", output)
+    assert found, output
+    return int(found[1])
+
+
+def words(output: str) -> str:
+    """The output with its line breaks and escapes folded, so that a sentence can be found in it."""
+    return re.sub(r"\s+", " ", output.replace("\\n", " ").replace('\\"', '"'))
+
+
+def state(cluster: Cluster) -> dict[str, str]:
+    """Everything of the cache in the cluster, by its version."""
+    kinds = "namespaces,configmaps,secrets,services,serviceaccounts,statefulsets,poddisruptionbudgets"
+    items = cluster.get(kinds, "--all-namespaces")["items"]
+    return {
+        f"{item['kind']}/{item['metadata'].get('namespace')}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+        for item in items
+        if item["metadata"].get("namespace") != "kube-system"
+    }
+
+
+def test_check_mode_changes_nothing_and_shows_no_secret(
+    site: Site, cluster: Cluster, cache: Cache, sandbox: Sandbox
+) -> None:
+    before = state(cluster)
+    result = site("--check", "--diff", "-vvv")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) == 0
+    assert state(cluster) == before
+    for secret in (cache.password, sandbox.operator_token.read_text().strip(), "$2b$", "ya29."):
+        assert secret not in result.stdout + result.stderr
+
+
+def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = site("--check", "--diff", "--extra-vars", "registry_cache_token_seconds=7200")
+    assert result.returncode == 0, result.stdout
+    assert changed(result.stdout) > 0
+    assert "7200" in result.stdout
+    assert state(cluster) == before
+
+
+@pytest.fixture
+def rerun(play: Play, cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Role cache again, after what the other roles tell it, with the image that the replicas have."""
+    template = cluster.get(*REPLICAS)["spec"]["template"]["spec"]
+    (image,) = {container["image"] for container in template["initContainers"] if container["name"] == "registry"}
+    known = {"registry_cache_image_mode": "published", "registry_cache_image": image}
+
+    def run(**variables: Any) -> subprocess.CompletedProcess[str]:
+        told = [("wif", "main"), ("image", "main"), ("cache", "main")]
+        result = play(told, *BY_HAND, "--extra-vars", json.dumps(known | variables))
+        assert result.returncode == 0, result.stdout
+        return result
+
+    return run
+
+
+def test_rerun_after_kubectl_scale(rerun: Callable[..., subprocess.CompletedProcess[str]], cluster: Cluster) -> None:
+    cluster.kubectl("scale", *REPLICAS, "--replicas", "3")
+    rerun()
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 3
+    assert len(cluster.replicas()) == 3
+    assert changed(rerun(registry_cache_replicas=2).stdout) == 1
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 2
+
+
+def test_after_a_first_run_that_died_before_it_scaled(
+    rerun: Callable[..., subprocess.CompletedProcess[str]], cluster: Cluster
+) -> None:
+    found = cluster.get(*REPLICAS)
+    del found["spec"]["replicas"]
+    metadata = {key: found["metadata"][key] for key in ("name", "namespace", "labels")}
+    unscaled = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": found["spec"]}
+    cluster.kubectl("delete", *REPLICAS, "--cascade=orphan")
+    cluster.kubectl("apply", "--server-side", "--field-manager=registry-cache", "--filename=-", stdin=json.dumps(unscaled))
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 1
+    rerun()
+    assert cluster.get(*REPLICAS)["spec"]["replicas"] == 2
+
+
+def break_provider(google: Google, **fields: Any) -> None:
+    """Change fields of the provider behind the playbook's back, and wait until that is in force."""
+    google.call("PATCH", IAM, PROVIDER, fields, updateMask=",".join(fields))
+    deadline = time.monotonic() + 10
+    while any(google.call("GET", IAM, PROVIDER).get(field, False) != value for field, value in fields.items()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+class TestBrokenChain:
+    """The image is cached everywhere: only the upstream itself can tell that something is wrong.
+
+    Whether the proof passes while nothing is broken is asked by every other run of site.yml.
+    """
+
+    @pytest.fixture(autouse=True)
+    def restored(self, google: Google, cluster: Cluster, cache: Cache) -> Iterator[None]:
+        cluster.warm(cache.password, "hello", "1.0")
+        policy, provider = google.policy(), google.call("GET", IAM, PROVIDER)
+        yield
+        google.set_policy({**policy, "etag": google.policy()["etag"]})
+        break_provider(google, disabled=provider.get("disabled", False), oidc=provider["oidc"])
+
+    def test_provider_disabled(self, play: Play, google: Google, cache: Cache) -> None:
+        break_provider(google, disabled=True)
+        result = play(PROOF, *IMPATIENT)
+        assert result.returncode != 0
+        assert 'The target service indicated by the "audience" parameters is invalid.' in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200  # what is cached is still served
+
+    def test_audience_wrong(self, play: Play, google: Google, cache: Cache) -> None:
+        provider = google.call("GET", IAM, PROVIDER)
+        break_provider(google, oidc={**provider["oidc"], "allowedAudiences": ["https://example.com/other"]})
+        result = play(PROOF, *IMPATIENT)
+        assert result.returncode != 0
+        own = PROVIDER.removeprefix("/v1/")
+        assert f"The audience in ID Token [https://{IAM}/{own}] does not match the expected audience." in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200
+
+    def test_grant_missing(self, site: Site, google: Google, cache: Cache) -> None:
+        google.revoke()
+        result = site(*BY_HAND, *IMPATIENT)
+        assert result.returncode != 0
+        expected = (
+            'Permission "artifactregistry.repositories.downloadArtifacts" denied on resource '
+            '"projects/demo-project/locations/us-central1/repositories/private" (or it may not exist)'
+        )
+        assert expected in words(result.stdout)
+        assert cache.manifest("hello", "1.0").status_code == 200
+
+
+# As sandbox/inventory has its host; it says all else of the group.
+SANDBOX_HOST = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+
+# What a user may get wrong: variables of a host, and the words that the refusal must hold.
+BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "no upstream": ({"registry_cache_upstreams": []}, ("registry_cache_upstreams", "us-central1-docker.pkg.dev")),
+    "upstream host with scheme": (
+        {"registry_cache_upstreams": [{"host": "https://us-central1-docker.pkg.dev", "repositories": ["p/r"]}]},
+        ("registry_cache_upstreams", "us-central1-docker.pkg.dev"),
+    ),
+    "repository without project": (
+        {"registry_cache_upstreams": [{"host": "us-central1-docker.pkg.dev", "repositories": ["private"]}]},
+        ("registry_cache_upstreams", "project/repository"),
+    ),
+    "no user": ({"registry_cache_users": []}, ("registry_cache_users",)),
+    "user name with a colon": ({"registry_cache_users": [{"name": "a:b", "password": "x"}]}, ("registry_cache_users", "colon")),
+    "password empty": ({"registry_cache_users": [{"name": "nodes", "password": ""}]}, ("registry_cache_users", "leave both out")),
+    "password with a line break": (
+        {"registry_cache_users": [{"name": "nodes", "password": "from a file\n"}]},
+        ("registry_cache_users", "line break"),
+    ),
+    "user twice": (
+        {"registry_cache_users": [{"name": "nodes", "password": "one-of-two"}, {"name": "nodes"}]},
+        ("registry_cache_users", "'nodes'", "more than once"),
+    ),
+    "hash that registries do not read": (
+        {"registry_cache_users": [{"name": "nodes", "hash": "$apr1$x$y", "password": "one-of-two"}]},
+        ("registry_cache_users", "bcrypt", "htpasswd -nB"),
+    ),
+    "user name as rotations make them": (
+        {"registry_cache_users": [{"name": "nodes"}, {"name": "team.g1"}]},
+        ("registry_cache_users", "'team.g1'", "rotate.yml"),
+    ),
+    "password that is not the one in force": (
+        {"registry_cache_users": [{"name": "nodes", "password": "another-of-the-vault"}]},
+        ("registry_cache_users", "'nodes' is not the one in force", "playbooks/rotate.yml"),
+    ),
+    "password with a NUL": ({"registry_cache_users": [{"name": "nodes", "password": "a\0b"}]}, ("registry_cache_users", "NUL")),
+    "grace of a year": ({"registry_cache_rotate_grace": 31536000}, ("registry_cache_rotate_grace", "300")),
+    "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "[team-a]")),
+    "external-secrets that is not there": (
+        {"registry_cache_pull_secret_controller": "external_secrets"},
+        ("registry_cache_pull_secret_controller", "external-secrets.io/v1", "Install external-secrets"),
+    ),
+    "no credential, unconfirmed": ({"registry_cache_auth": "none"}, ("registry_cache_auth_none_confirmed",)),
+    "password too long for bcrypt": (
+        {"registry_cache_users": [{"name": "nodes", "password": "x" * 73}]},
+        ("registry_cache_users", "72 bytes"),
+    ),
+    "port out of range": ({"registry_cache_node_port": 80}, ("registry_cache_node_port", "30000")),
+    "size without a unit": ({"registry_cache_size": "20"}, ("registry_cache_size", "20Gi")),
+    "size too small": ({"registry_cache_size": "1Mi"}, ("registry_cache_size", "64Mi")),
+    "too many places for replicas": ({"registry_cache_max_replicas": 65}, ("registry_cache_max_replicas", "64")),
+    "more replicas than places": (
+        {"registry_cache_replicas": 3, "registry_cache_max_replicas": 2},
+        ("registry_cache_replicas", "registry_cache_max_replicas"),
+    ),
+    "credentials never checked again": ({"registry_cache_auth_ttl": 0}, ("registry_cache_auth_ttl", "60")),
+    "no such storage": ({"registry_cache_storage": "hostPath"}, ("registry_cache_storage", "emptyDir", "volumeClaim")),
+    "another storage than there is": (
+        {"registry_cache_storage": "volumeClaim"},
+        ("registry_cache_storage", "kubectl delete statefulset registry-cache"),
+    ),
+    "tags that are always asked": ({"registry_cache_tag_ttl": 0}, ("registry_cache_tag_ttl", "1 to 86400")),
+    "a drain without end": ({"registry_cache_drain_seconds": 86400}, ("registry_cache_drain_seconds", "60")),
+    "replicas not a number": ({"registry_cache_replicas": "many"}, ("registry_cache_replicas",)),
+    "verify image of another upstream": (
+        {"registry_cache_verify_image": "docker.io/library/hello:1.0"},
+        ("registry_cache_verify_image", "us-central1-docker.pkg.dev/"),
+    ),
+    "no CA file": ({"registry_cache_ca_bundle": "/no/such/ca.pem"}, ("registry_cache_ca_bundle", "/no/such/ca.pem")),
+    "image that the cache cannot pull itself": (
+        {
+            "registry_cache_image_mode": "published",
+            "registry_cache_image": "us-central1-docker.pkg.dev/demo-project/private/registry-cache:1",
+        },
+        ("registry_cache_image", "cannot pull itself", "registry_cache_image_pull_secrets"),
+    ),
+    "no such kind cluster": (
+        {"registry_cache_image_kind_cluster": "nobody-s"},
+        ("registry_cache_image_kind_cluster", "nobody-s", "registry-cache-"),
+    ),
+    "pool id": ({"registry_cache_wif_pool": "gcp-Pool"}, ("registry_cache_wif_pool",)),
+    "no cluster": ({"registry_cache_kubeconfig": "/no/such/kubeconfig"}, ("registry_cache_kubeconfig",)),
+    "namespace of a pull secret": (
+        {"registry_cache_pull_secret_namespaces": ["no-such-namespace"]},
+        ("registry_cache_pull_secret_namespaces", "no-such-namespace"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(site: Site, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
+    """What one run over a host per row of bad input said: of each row, its failures and its line of the recap."""
+    hosts = {f"row-{number}": name for number, name in enumerate(BAD_INPUT)}
+    inventory = tmp_path_factory.mktemp("bad-input") / "hosts.yml"
+    cluster_vars = {host: SANDBOX_HOST | BAD_INPUT[name][0] for host, name in hosts.items()}
+    inventory.write_text(json.dumps({"registry_cache_clusters": {"hosts": cluster_vars}}))
+    before = state(cluster)
+    result = site("--inventory", str(inventory), "--limit", "row-*", "--forks", "4")
+    assert result.returncode != 0, result.stdout
+    assert state(cluster) == before
+    ran, recap = result.stdout.split("PLAY RECAP", 1)
+    return {
+        name: ("".join(re.findall(rf"^(?:fatal|failed): \[{host}\].*$", ran, re.M)), re.findall(rf"^{host} .*$", recap, re.M)[0])
+        for host, name in hosts.items()
+    }
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_stops_before_anything_changes(refusals: dict[str, tuple[str, str]], name: str) -> None:
+    said, recap = refusals[name]
+    assert changed(recap) == 0
+    assert re.search(r"failed=1\b", recap), recap
+    for part in BAD_INPUT[name][1]:
+        assert part in words(said), said
+
+
+def test_no_engine(site: Site, cluster: Cluster) -> None:
+    before = state(cluster)
+    result = site("--extra-vars", "registry_cache_image_engine=docker", DOCKER_HOST="unix:///no/such/engine.sock")
+    assert result.returncode != 0
+    assert changed(result.stdout) == 0
+    for part in ("No engine answers", "registry_cache_image_engine: docker", "registry_cache_image_mode: published"):
+        assert part in words(result.stdout), result.stdout
+    assert state(cluster) == before
+
+
+def test_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
+    cluster.kubectl("create", "service", "nodeport", "squatter", "--namespace", "demo", "--tcp=80", "--node-port=30027")
+    before = state(cluster)
+    try:
+        result = site("--extra-vars", "registry_cache_node_port=30027")
+        assert result.returncode != 0
+        assert changed(result.stdout) == 0
+        for part in ("registry_cache_node_port", "30027", "demo/squatter"):
+            assert part in words(result.stdout), result.stdout
+        assert state(cluster) == before
+    finally:
+        cluster.kubectl("delete", "service", "squatter", "--namespace", "demo")
+
+
+def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> None:
+    clone = tmp_path / "odd name of a clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    bare = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LANG": "C.UTF-8"}
+    command = ["ansible-playbook", "-i", "inventory/example", "playbooks/site.yml", "-e", "vault_registry_cache_password=of-the-vault"]
+    tasks = subprocess.run([*command, "--list-tasks"], cwd=clone, env=bare, check=False, capture_output=True, text=True)
+    assert tasks.returncode == 0, tasks.stderr
+    run = subprocess.run(command, cwd=clone, env=bare, check=False, capture_output=True, text=True)
+    # There is no cluster in that environment: all roles and modules resolve, then the preflight says so.
+    assert "couldn't resolve" not in run.stdout + run.stderr
+    assert "registry_cache_kubeconfig" in run.stdout, run.stdout + run.stderr

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs a tier of tests/tiers.toml: each stage with its seconds and results, and what failed again at the end.
+
+python3 -m tools.run TIER [STAGE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sandbox import durations
+
+from . import tiers
+from .tiers import ROOT, Stage
+
+RESULTS = ROOT / "tests" / "e2e" / "results.md"
+_SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
+_TOOL = ("python3", "-m", "sandbox", "tool", "--")
+_PYTEST = ("python", "-m", "pytest", "-q", "-rfEs", "--tb=short")
+_MORE = 15  # lines after Ansible's first one of a failure, or of a failed stage that names no test
+_FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*")
+_CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
+
+
+@dataclass
+class Result:
+    """The outcome of a stage."""
+
+    name: str
+    proves: str
+    seconds: float = 0
+    ok: bool = False
+    counts: dict[str, int] = field(default_factory=dict)
+    skips: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def total(self) -> str:
+        return ", ".join(f"{number} {word}" for word, number in self.counts.items())
+
+
+def command(stage: Stage) -> tuple[str, ...]:
+    """The command line of a stage."""
+    if stage.scenario:
+        return (*_SANDBOX, "run", "--", "molecule", "test", "--scenario-name", stage.scenario, "--destroy", "never")
+    if stage.tests:
+        return (*_TOOL, *_PYTEST, stage.tests)
+    return stage.run
+
+
+@contextlib.contextmanager
+def _shown(path: pathlib.Path) -> Iterator[None]:
+    """Print the lines of a file as they come: molecule shows a command's output only at its end."""
+    path.touch()
+    ended = threading.Event()
+
+    def follow() -> None:
+        with path.open() as file:
+            while True:
+                last = ended.is_set()
+                for line in file:
+                    print(line, end="", flush=True)
+                if last:
+                    return
+                ended.wait(0.5)
+
+    thread = threading.Thread(target=follow)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def run(stage: Stage, tier: str) -> Result:
+    """Run one stage; its output is shown as it comes."""
+    known = durations.known(f"{tier}: {stage.name}")
+    print(f"\n════ {stage.name}: {stage.proves}" + (f" (last time {known:.0f} s)" if known else ""), flush=True)
+    result, started, more, tail = Result(stage.name, stage.proves), time.monotonic(), 0, deque[str](maxlen=_MORE)
+    environment = {**os.environ, "TEST_TIER": tier}
+    with contextlib.ExitStack() as stack:
+        if stage.scenario:
+            progress = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "progress"
+            environment["TEST_PROGRESS"] = str(progress)
+            stack.enter_context(_shown(progress))
+        process = stack.enter_context(
+            subprocess.Popen(
+                command(stage),
+                cwd=ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        )
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            text = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+            if text:
+                tail.append(text[:400])
+            if text.startswith("SKIPPED"):
+                result.skips.append(text.removeprefix("SKIPPED").strip())
+            elif failed := _FAILURE.search(text):
+                result.failures.append(failed[0][:400])
+                more = _MORE if failed[0].startswith("fatal") else 0
+            elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
+                for number, word in _CLOSING.findall(text):
+                    word = "failed" if word.startswith("error") else word
+                    result.counts[word] = result.counts.get(word, 0) + int(number)
+            elif more:  # molecule breaks lines, and what Ansible says of a failure has several
+                result.failures.append(text[:400])
+                more -= 1
+        process.wait()
+    result.seconds, result.ok = time.monotonic() - started, process.returncode == 0
+    result.counts = result.counts or {"passed" if result.ok else "failed": 1}
+    if result.ok:
+        durations.record(f"{tier}: {stage.name}", result.seconds)
+    else:
+        result.failures = result.failures or list(tail)
+    return result
+
+
+# Around the stages that need the cluster.
+_UP = Stage("sandbox", "test", "the cluster starts", run=(*_SANDBOX, "up"))
+_DOWN = Stage("removal", "test", "nothing of the cluster stays", run=(*_SANDBOX, "run", "--", "molecule", "destroy", "--scenario-name", "default"))
+
+
+def _cluster(results: list[Result]) -> bool:
+    """Whether the sandbox `test` is up, started once."""
+    if not any(result.name == _UP.name for result in results):
+        results.append(run(_UP, "test"))
+    return all(result.ok for result in results if result.name == _UP.name)
+
+
+def chosen(tier: str, names: list[str]) -> list[Stage]:
+    """The stages to run.
+
+    :raises SystemExit: when there is no such stage in the tier.
+    """
+    there = {
+        "check": lambda stage: stage.tier == "check",
+        "test": lambda stage: stage.tier in ("check", "test"),
+        "e2e": lambda stage: stage.topic,
+    }[tier]
+    known = {name: stage for name, stage in tiers.stages().items() if there(stage)}
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"{tier} has no stage {', '.join(unknown)}. Choose among {', '.join(known)}.")
+    return [stage for name, stage in known.items() if name in (names or known)]
+
+
+def record(result: Result) -> None:
+    """Write the last run of a topic into tests/e2e/results.md, one line a topic."""
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    date = datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d")
+    cells = [result.name, date, commit, "passed" if result.ok else "**failed**", result.total, f"{result.seconds / 60:.0f}"]
+    rows = [line for line in RESULTS.read_text().splitlines() if line.startswith("| ")] if RESULTS.exists() else []
+    kept = {row.split(" | ")[0].removeprefix("| "): row for row in rows[2:]}
+    kept[result.name] = f"| {' | '.join(cells)} |"
+    head = ["| topic | date | commit | result | tests | minutes |", "| --- | --- | --- | --- | --- | --- |"]
+    text = ["# The last run of each topic", "", "Written by `make e2e`.", "", *head, *(kept[name] for name in sorted(kept)), ""]
+    RESULTS.write_text("\n".join(text))
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def summary(results: list[Result], tier: tiers.Tier) -> None:
+    """Print what each stage cost and proved, every failure with its reason, and the totals."""
+    print("\n════ summary")
+    total = {"passed": 0, "failed": 0, "skipped": 0}
+    for result in results:
+        print(f"{'ok' if result.ok else 'FAILED':7}{result.name:13}{result.seconds:7.1f} s   {result.total:28} {result.proves}")
+        for word, number in result.counts.items():
+            total[word] += number
+    for result in results:
+        for reason in result.skips:
+            print(f"{result.name}: skipped: {reason}")
+        for failure in [] if result.ok else result.failures[:60]:
+            print(f"{result.name}: {failure}")
+    seconds = sum(result.seconds for result in results)
+    if tier.minutes and seconds > 60 * tier.minutes:
+        cold = f" ({tier.cold_minutes} min where the sandbox is built anew)" if tier.cold_minutes else ""
+        print(f"OVER BUDGET: {tier.name} may take {tier.minutes} min{cold}")
+    print(f"{tier.name}: {seconds / 60:.1f} min" + (f" of at most {tier.minutes} min" if tier.minutes else ""))
+    print(", ".join(f"{number} {word}" for word, number in total.items()), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m tools.run", description=__doc__)
+    parser.add_argument("tier", choices=tiers.NAMES)
+    parser.add_argument("stage", nargs="*", help="only these")
+    arguments = parser.parse_args()
+    results: list[Result] = []
+    for stage in chosen(arguments.tier, arguments.stage):
+        if (stage.cluster or stage.scenario) and not _cluster(results):
+            results.append(Result(stage.name, stage.proves, counts={"skipped": 1}, skips=["no cluster to run on"]))
+            continue
+        results.append(run(stage, arguments.tier))
+        if arguments.tier == "e2e":
+            record(results[-1])
+    # After a choice of stages the cluster stays, to look around and to go on.
+    if not arguments.stage and any(result.name == _UP.name for result in results):
+        results.append(run(_DOWN, "test"))
+    summary(results, tiers.tiers()[arguments.tier])
+    sys.exit(any(not result.ok for result in results))
+
+
+if __name__ == "__main__":
+    main()

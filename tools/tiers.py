@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The test tiers as tests/tiers.toml declares them. Standard library only: the runner starts before any environment exists."""
+
+from __future__ import annotations
+
+import pathlib
+import tomllib
+from dataclasses import dataclass
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILE = ROOT / "tests" / "tiers.toml"
+NAMES = ("check", "test", "e2e")
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A tier: how many minutes it may take with and without the sandbox's builds (None: any)."""
+
+    name: str
+    minutes: float | None = None
+    cold_minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a tier.
+
+    :param tier: the lowest tier that runs it; e2e runs none of `check`.
+    :param proves: what it shows, in a few words.
+    :param run: a command, for a stage that is no folder of tests.
+    :param tests: a folder of tests below tests/e2e; in tier `test` those that prove a promise.
+    :param scenario: the molecule scenario that runs them.
+    :param cluster: whether the sandbox `test` must be up.
+    """
+
+    name: str
+    tier: str
+    proves: str
+    run: tuple[str, ...] = ()
+    tests: str = ""
+    scenario: str = ""
+    cluster: bool = False
+
+    @property
+    def topic(self) -> bool:
+        """Whether `make e2e TOPIC=name` runs it."""
+        return self.tier == "e2e" or bool(self.tests)
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A promise of the documentation with the tests that prove it.
+
+    :param page: where it is made, and under which words.
+    :param tests: node ids of pytest, or paths of other tests; a test without parameters stands for all of them.
+    """
+
+    page: str
+    about: str
+    promise: str
+    tests: tuple[str, ...]
+
+
+def _read() -> dict[str, dict[str, dict[str, object]]]:
+    return tomllib.loads(FILE.read_text())
+
+
+def tiers() -> dict[str, Tier]:
+    return {name: Tier(name, **fields) for name, fields in _read()["tiers"].items()}  # type: ignore[arg-type]
+
+
+def stages() -> dict[str, Stage]:
+    """By name, in the order in which they run."""
+    found = {}
+    for name, fields in _read()["stages"].items():
+        fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
+        found[name] = Stage(name, **fields)  # type: ignore[arg-type]
+    return found
+
+
+def promises() -> list[Promise]:
+    return [
+        Promise(page, about, str(fields["promise"]), tuple(fields["tests"]))  # type: ignore[arg-type]
+        for page, entries in _read()["promises"].items()
+        for about, fields in entries.items()
+    ]
+
+
+class Selection:
+    """The tests of tier `test` below tests/e2e: those that a promise names."""
+
+    def __init__(self) -> None:
+        self._named = {test for promise in promises() for test in promise.tests}
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._named or node.partition("[")[0] in self._named
