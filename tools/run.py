@@ -138,7 +138,8 @@ def run(stage: Stage, tier: str) -> Result:
 
 # Around the stages that need the cluster.
 _UP = Stage("sandbox", "test", "the cluster starts", run=(*_SANDBOX, "up"))
-_DOWN = Stage("removal", "test", "nothing of the cluster stays", run=(*_SANDBOX, "run", "--", "molecule", "destroy", "--scenario-name", "default"))
+_DESTROY = ("molecule", "destroy", "--scenario-name", "default")
+_DOWN = Stage("removal", "test", "nothing of the cluster stays", run=(*_SANDBOX, "run", "--", *_DESTROY))
 
 
 def _cluster(results: list[Result]) -> bool:

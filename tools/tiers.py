@@ -51,8 +51,9 @@ class Stage:
 class Promise:
     """A promise of the documentation with the tests that prove it.
 
-    :param page: where it is made, and under which words.
-    :param tests: node ids of pytest, or paths of other tests; a test without parameters stands for all of them.
+    :param page: where it is made.
+    :param about: the words there that lead to it.
+    :param tests: node ids of pytest (without parameters: with all of them), files of tests, or files that are no tests of pytest.
     """
 
     page: str
@@ -86,6 +87,13 @@ def promises() -> list[Promise]:
     ]
 
 
+def tier(test: str) -> str:
+    """The lowest tier that runs a test which a promise names."""
+    if test.startswith("tests/unit/"):
+        return "check"
+    return "test" if test.startswith(("tests/e2e/", "molecule/")) else "e2e"
+
+
 class Selection:
     """The tests of tier `test` below tests/e2e: those that a promise names."""
 
@@ -93,4 +101,4 @@ class Selection:
         self._named = {test for promise in promises() for test in promise.tests}
 
     def __contains__(self, node: str) -> bool:
-        return node in self._named or node.partition("[")[0] in self._named
+        return not self._named.isdisjoint({node, node.partition("[")[0], node.partition("::")[0]})

@@ -20,20 +20,29 @@ from .test_site import IAM, PROVIDER, changed, state
 ABSENT = ("state", "wif_state", "pull_secret_state")
 
 
-def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
-    extra = ("--extra-vars", json.dumps({f"registry_cache_{name}": "absent" for name in ABSENT}))
+EXTRA = ("--extra-vars", json.dumps({f"registry_cache_{name}": "absent" for name in ABSENT}))
+
+
+def test_a_check_of_absent_changes_nothing(site: Site, google: Google) -> None:
     before = google.policy()
     assert before["bindings"]
-    check = site("--check", *extra)
+    check = site("--check", *EXTRA)
     assert check.returncode == 0 and changed(check.stdout) > 0, check.stdout
     assert google.policy() == before
-    result = site(*extra)
+
+
+def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
+    assert google.policy()["bindings"]
+    result = site(*EXTRA)
     assert result.returncode == 0, result.stdout
     assert NAMESPACE not in {item["metadata"]["name"] for item in cluster.get("namespaces")["items"]}
     assert cluster.get("secrets", "--namespace", "demo")["items"] == []
     assert google.call("GET", IAM, PROVIDER)["state"] == "DELETED"
     assert not google.policy().get("bindings")
-    again = site(*extra)
+
+
+def test_absent_again_changes_nothing(site: Site) -> None:
+    again = site(*EXTRA)
     assert again.returncode == 0 and changed(again.stdout) == 0, again.stdout
 
 

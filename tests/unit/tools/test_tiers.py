@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""tests/tiers.toml: every stage and promise is real, and the page for contributors says the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from tools import promises, run, tiers
+from tools.tiers import ROOT, Promise, Stage
+
+STAGES = tiers.stages()
+PROMISES = tiers.promises()
+
+
+def functions(file: str) -> set[str]:
+    """The tests of a file as node ids without parameters."""
+    found = set()
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if isinstance(node, ast.FunctionDef):
+            found.add(f"{file}::{node.name}")
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{file}::{node.name}::{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_a_stage_has_a_tier_and_one_way_to_run(stage: Stage) -> None:
+    assert stage.tier in tiers.NAMES and stage.proves
+    assert bool(stage.run) != bool(stage.tests)
+    assert not stage.tests or list((ROOT / stage.tests).glob("test_*.py"))
+    assert not stage.scenario or (ROOT / "molecule" / stage.scenario / "molecule.yml").exists()
+    assert run.command(stage)
+
+
+def test_every_folder_of_tests_is_a_stage() -> None:
+    folders = {str(file.parent.relative_to(ROOT)) for file in (ROOT / "tests" / "e2e").glob("*/test_*.py")}
+    assert folders == {stage.tests for stage in STAGES.values() if stage.tests}
+
+
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.about)
+def test_a_promise_is_made_and_names_tests_that_there_are(promise: Promise) -> None:
+    page = re.sub(r"[*`\s]+", " ", (ROOT / promise.page).read_text()).lower()
+    assert promise.about.lower() in page, f"{promise.page} says nothing of {promise.about}"
+    assert promise.tests
+    for test in promise.tests:
+        file, _colons, name = test.partition("::")
+        assert (ROOT / file).is_file(), test
+        assert not name or test.partition("[")[0] in functions(file), test
+
+
+def test_every_bold_sentence_of_how_it_behaves_is_a_promise() -> None:
+    behaviour = (ROOT / "README.md").read_text().partition("## How it behaves")[2]
+    bold = re.findall(r"(?m)^- \*\*(.+?)\*\*", behaviour)
+    made = {promise.about for promise in PROMISES if promise.page == "README.md"}
+    assert bold and not [words for words in bold if words.strip(".").replace("`", "").removeprefix("playbooks/") not in made]
+
+
+def test_every_topic_of_make_test_proves_a_promise() -> None:
+    named = [test for promise in PROMISES for test in promise.tests]
+    for stage in STAGES.values():
+        assert not stage.tests or any(test.startswith(f"{stage.tests}/") for test in named), stage.name
+
+
+def test_the_page_has_the_table_of_today() -> None:
+    assert promises.PAGE.read_text() == promises.written(), "run 'make promises'"
+
+
+def test_only_what_a_promise_names_is_selected() -> None:
+    chosen = tiers.Selection()
+    assert "tests/e2e/faults/test_faults.py::test_upstream_out[hangs]" in chosen
+    assert "tests/e2e/faults/test_faults.py::test_upstream_out[429]" not in chosen
+    assert "tests/e2e/site/test_tokens.py::test_expired" in chosen
+    assert "tests/e2e/site/test_site.py::test_no_engine" not in chosen
+
+
+def test_a_stage_of_another_tier_is_refused() -> None:
+    with pytest.raises(SystemExit, match="check has no stage site. Choose among lint"):
+        run.chosen("check", ["site"])
+    assert [stage.name for stage in run.chosen("e2e", ["faults"])] == ["faults"]
