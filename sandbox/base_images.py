@@ -20,7 +20,7 @@ import tarfile
 import urllib.error
 import urllib.request
 
-from . import debian, engine, processes, tools
+from . import debian, engine, golang, processes, tools
 from .images import BUSYBOX, PATH, import_image, pulled, tar
 from .settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE, ROOT, SANDBOX, key
 from .steps import Log, step, wait
@@ -36,6 +36,7 @@ _MODULES = {
 }
 # As the Dockerfiles have them: the build cache knows what it is asked for by these.
 _GO_FLAGS = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
+_LINK = ("-ldflags=-s -w",)
 # Outlives a change of pins, after which only what changed is compiled; Go itself drops what is unused for days.
 _BUILD_CACHE = CACHE / "go-build"
 _HUB_STATE = CACHE / "run" / "hub"
@@ -79,7 +80,7 @@ def _registry(log: Log, architecture: str) -> pathlib.Path:
     program = CACHE / "run" / f"registry-{architecture}"
     environment = {**_GO_FLAGS, **toolchain(), "GOARCH": architecture, "GOCACHE": str(_BUILD_CACHE)}
     main = SANDBOX / "base_registry" / "main.go"
-    log.run("go", "build", "-ldflags=-s -w", "-o", program, main, cwd=_DOCKER / "registry", env=environment)
+    golang.run(log, golang.Build("build", str(main), _DOCKER / "registry", environment, _LINK, program))
     return program
 
 
@@ -137,6 +138,7 @@ def _make_go(log: Log, stand_in_key: str) -> None:
         log.run("tar", "--extract", "--directory", tree, stdin=tar(files, links))
         unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
         ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
+        log.note("copying the Go toolchain")
         shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
         _compile(log, str(root / "bin" / "go"), tree)
         environment = ("GOPATH=/go", "GOCACHE=/root/.cache/go-build", "GOTOOLCHAIN=local", f"PATH=/go/bin:/usr/local/go/bin:{PATH}")
@@ -157,13 +159,15 @@ def _compile(log: Log, go: str, tree: pathlib.Path) -> None:
         "GOPROXY": f"file://{held},{_go('env', 'GOPROXY')}",
         "GONOSUMDB": "*",  # go.sum has every hash
     }
-    for architecture in ARCHITECTURES:
-        for module, packages in _MODULES.items():
-            if module == "sbom" and architecture != _HOST:
-                continue
-            for package in packages:
-                where = {**environment, "GOARCH": architecture}
-                log.run(go, "build", "-ldflags=-s -w", "-o", os.devnull, package, cwd=_DOCKER / module, env=where)
+    builds = [
+        golang.Build("build", package, _DOCKER / module, {**environment, "GOARCH": architecture}, _LINK, os.devnull, go)
+        for architecture in ARCHITECTURES
+        for module, packages in _MODULES.items()
+        if module != "sbom" or architecture == _HOST
+        for package in packages
+    ]
+    golang.run(log, *builds)
+    log.note("copying the build cache")
     shutil.copytree(_BUILD_CACHE, tree / "root" / ".cache" / "go-build")
 
 
@@ -180,7 +184,8 @@ def ensure() -> None:
         if engine.has_image(name, stand_in_key) or (engine.has_image(name) and not engine.is_stand_in(name)):
             continue
         tools.build("registry")
-        with step(f"base image {name}", "the registry that hosts it, or the making of a stand-in") as log:
+        waits_for = "the registry that hosts it, or the making of a stand-in"
+        with step(f"base image {name}", waits_for, f"base image {name.rpartition(':')[0]}") as log:
             if pulled(name, log):
                 continue
             if name == REGISTRY_IMAGE:

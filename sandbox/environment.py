@@ -94,13 +94,15 @@ def _fill(
         debian.install("python3-venv")
     with step(title, "the Python package index") as log:
         log.run(python, "-m", "venv", "--clear", venv)
-        pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        log.run(*pip, "install", *words)
+        # Not quiet: the heartbeats show what it says.
+        pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+        log.run(*pip, "install", "--progress-bar", "off", *words)
         if collections:
-            log.run(*pip, "download", "--no-deps", "--dest", venv / "wheel", ansible)
+            log.run(*pip, "download", "--progress-bar", "off", "--no-deps", "--dest", venv / "wheel", ansible)
             (wheel,) = (venv / "wheel").iterdir()
             (packages,) = venv.glob("lib/python*/site-packages")
             wanted = tuple(f"ansible_collections/{name}/" for name in collections)
+            log.note("unpacking the Ansible collections")
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(packages, [name for name in archive.namelist() if name.startswith(wanted)])
             wheel.unlink()

@@ -37,7 +37,8 @@ def _ensure(tag: str, base: str, change: Change, *parts: str) -> str:
     if not engine.has_image(name, stand_in_key):
         container = f"registry-cache-sandbox-node-{os.getpid()}"
         how = ("--detach", "--privileged", "--network", "none", "--entrypoint", "sleep", "--name", container)
-        with step(f"node image {tag}", "docker commit") as log:
+        known_as = f"node image {tag.removeprefix(f'{KUBERNETES_VERSION}-')}"
+        with step(f"node image {tag}", "docker commit", known_as) as log:
             log.run("docker", "run", *how, base, "infinity")
             try:
                 change(log, container)

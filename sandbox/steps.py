@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs named steps: what each waits for, how long it took, the log's last lines when it fails."""
+"""Runs named steps: what each waits for and does, how long it takes, the log's last lines when it fails."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from . import durations
 from .settings import CACHE
 
 LOGS = CACHE / "logs"
-_HEARTBEAT_SECONDS = 30
+_WIDTH = 100  # of what a heartbeat shows of a line
+_WORTH_SAYING = 10.0  # seconds: a shorter step is over before its estimate is read
+_ENOUGH = 100  # items: the time of fewer says nothing about that of each
 
 
 class StepFailed(Exception):
@@ -29,11 +32,84 @@ def say(text: str) -> None:
 
 
 class Log:
-    """The log of one step: every command's output goes there."""
+    """The log of one step: every command's output goes there.
 
-    def __init__(self, path: pathlib.Path) -> None:
+    :param name: by which the step's duration is known.
+    """
+
+    def __init__(self, path: pathlib.Path, name: str = "") -> None:
         self.path = path
+        self.name = name
+        # Whether this was the real work, whose duration is worth keeping: not where another process did it.
+        self.worked = True
         self._file = path.open("ab")
+        self._started = time.monotonic()
+        self._expected = durations.known(name)
+        self._whose = "last time" if durations.last(name) is not None else "on a machine of two cores"
+        self._items, self._counted_at = 0, 0.0
+        self._progress: Callable[[], str] | None = None
+
+    def elapsed(self) -> float:
+        """The seconds since the step began."""
+        return time.monotonic() - self._started
+
+    def note(self, text: str) -> None:
+        """Say in the log, and so in the heartbeats, what is done where no command says it."""
+        self._file.write(f"{text}\n".encode())
+        self._file.flush()
+
+    def count(self, items: int, progress: Callable[[], str]) -> None:
+        """From now on the step is as long as the items that it has left, of which caches may have spared it many.
+
+        :param items: that are left, for instance packages to compile.
+        :param progress: says how far it is; the empty text shows the log's last line.
+        """
+        self._items, self._counted_at, self._progress = items, self.elapsed(), progress
+        each = durations.known(self._each)
+        if items < _ENOUGH:
+            self._expected = None
+        elif each is not None:
+            self._expected, self._whose = self._counted_at + each * items, "expected"
+
+    def uncount(self) -> None:
+        """The items are done: heartbeats show the log's last line again, against the same estimate."""
+        self._progress = None
+
+    @property
+    def _each(self) -> str:
+        return f"{self.name}: each item"
+
+    def keep_duration(self) -> None:
+        """Record how long the step took, and how long for each item."""
+        if self.worked:
+            durations.record(self.name, self.elapsed())
+            if self._items >= _ENOUGH:
+                durations.record(self._each, (self.elapsed() - self._counted_at) / self._items)
+
+    def estimate(self) -> str:
+        """How long the step takes by what is known at its start; empty when that is nothing or not worth saying."""
+        if self._expected is None or self._expected < _WORTH_SAYING:
+            return ""
+        return f"{durations.about(self._expected)} {self._whose}"
+
+    def heartbeat(self) -> str:
+        """How far the step is: time, estimate, and what it does."""
+        elapsed, expected = self.elapsed(), self._expected
+        time_so_far = durations.spoken(elapsed)
+        if expected is not None and elapsed <= expected:
+            time_so_far += f" of {durations.about(expected)}"
+        elif expected is not None:
+            time_so_far += f", longer than {self._whose}, {durations.spoken(expected)}"
+        return f"{time_so_far}: {(self._progress and self._progress()) or self.last_line()}"
+
+    def last_line(self) -> str:
+        """The beginning of the log's last line that is not empty."""
+        try:
+            lines = self.path.read_text(errors="replace").splitlines()
+        except OSError:  # `path` may name the log of a process that has not written yet
+            lines = []
+        line = next((line.strip() for line in reversed(lines) if line.strip()), "")
+        return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
     def run(
         self,
@@ -76,33 +152,44 @@ class Log:
         self._file.close()
 
 
+def _heartbeat_seconds() -> float:
+    """The time between two heartbeats: a log of CI is read afterwards, where each is one line more."""
+    return 10 if sys.stderr.isatty() else 30
+
+
 @contextlib.contextmanager
-def step(title: str, waits_for: str = "") -> Iterator[Log]:
-    """Show a step, its duration, a heartbeat while it runs, and its log's end if it fails."""
+def step(title: str, waits_for: str = "", name: str = "") -> Iterator[Log]:
+    """Show a step, its duration, a heartbeat while it runs, and its log's end if it fails.
+
+    :param title: what is shown.
+    :param waits_for: what the step may hang on.
+    :param name: by which its duration is known; the title unless that has a version, with which the estimate would go.
+    """
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / ("".join(c if c.isalnum() else "-" for c in title.lower()) + ".log")
     path.write_bytes(b"")
-    log, started, done = Log(path), time.monotonic(), threading.Event()
-    say(f"── {title}" + (f" (waits for {waits_for})" if waits_for else ""))
+    log, done = Log(path, name or title), threading.Event()
+    notes = "; ".join(filter(None, (waits_for and f"waits for {waits_for}", log.estimate())))
+    say(f"── {title}" + (f" ({notes})" if notes else ""))
 
     def beat() -> None:
-        while not done.wait(_HEARTBEAT_SECONDS):
-            last = log.tail(1).strip()[-100:]
-            say(f"   … {time.monotonic() - started:.0f} s: {last}")
+        while not done.wait(_heartbeat_seconds()):
+            say(f"   … {log.heartbeat()}")
 
     threading.Thread(target=beat, daemon=True).start()
     try:
         yield log
     except (StepFailed, OSError, subprocess.SubprocessError) as error:
         done.set()
-        say(f"   FAILED after {time.monotonic() - started:.0f} s: {error}\n   last lines of {path}:")
+        say(f"   FAILED after {durations.spoken(log.elapsed())}: {error}\n   last lines of {path}:")
         say("\n".join("   | " + line for line in log.tail().splitlines()))
         say(f"   Mend that and run the same command again: it goes on from '{title}'.")
         sys.exit(1)
     finally:
         done.set()
         log.close()
-    say(f"   ok, {time.monotonic() - started:.1f} s")
+    log.keep_duration()
+    say(f"   ok, {durations.spoken(log.elapsed()) if log.elapsed() >= 60 else f'{log.elapsed():.1f} s'}")
 
 
 @contextlib.contextmanager

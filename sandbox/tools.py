@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import sys
 
+from . import golang
 from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
 from .steps import alone, step
 
@@ -45,6 +46,9 @@ def install(title: str, source: pathlib.Path, target: pathlib.Path, flags: str =
                 shutil.rmtree(target, ignore_errors=True)
                 target.mkdir(parents=True)
                 env = {"CGO_ENABLED": "0", "GOBIN": str(target), "GOFLAGS": "-mod=readonly"}
-                log.run("go", "install", "-trimpath", f"-ldflags=-s -w{flags}", "tool", cwd=source, env=env)
+                build = golang.Build("install", "tool", source, env, ("-trimpath", f"-ldflags=-s -w{flags}"))
+                golang.run(log, build)
                 ready.touch()
+            else:
+                log.worked = False
     return target

@@ -107,6 +107,8 @@ def root(version: str) -> pathlib.Path:
         with step(f"Varnish {version}: Debian root", "the package mirror, or whoever makes it already") as log, alone(tree.name):
             if not _ready(version).exists():
                 _make(log, tree, version)
+            else:
+                log.worked = False
     return tree
 
 

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""`go build` and `go install`, which show what package they compile, and how many of how many are done."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from .steps import Log, StepFailed
+
+# A program that is compiled and only not installed is stale too, but nothing of it is compiled.
+_CACHED = "not installed but available in build cache"
+# The version tells packages of one path apart that two modules pin differently.
+_TEMPLATE = '{{if .Stale}}{{if ne .StaleReason "%s"}}{{.ImportPath}}{{with .Module}} {{.Version}}{{end}}{{end}}{{end}}' % _CACHED
+
+
+@dataclass(frozen=True)
+class Build:
+    """One call of the Go command.
+
+    :param command: `build` or `install`.
+    :param target: the package or the pattern of packages.
+    :param folder: of the module.
+    :param flags: that compiler and linker are given.
+    :param output: where `build` puts the program.
+    :param go: the Go command.
+    """
+
+    command: str
+    target: str
+    folder: pathlib.Path
+    environment: Mapping[str, str]
+    flags: tuple[str, ...] = ()
+    output: str | pathlib.Path | None = None
+    go: str = "go"
+
+
+def run(log: Log, *builds: Build) -> None:
+    """Run builds one after the other. Raises StepFailed when one fails."""
+    left = {package for build in builds for package in _left(log, build)}
+    progress = Progress(log.path, {package for _, package, _ in left}, len(left))
+    log.count(len(left), progress)
+    for build in builds:
+        output = () if build.output is None else ("-o", build.output)
+        words = (build.command, "-v", *build.flags, *output, build.target)
+        log.run(build.go, *words, cwd=build.folder, env=build.environment)
+    log.uncount()
+
+
+def _left(log: Log, build: Build) -> set[tuple[str, str, str]]:
+    """What a build will compile: architecture, import path and module's version of each package.
+
+    `go list` asks the build cache as `go build` does, in a second or two, and downloads the modules; Go says in the log which.
+    """
+    argv = [build.go, "list", "-deps", *build.flags, "-f", _TEMPLATE, build.target]
+    log.note(f"$ {' '.join(argv)}\nasking the build cache what is left to compile of {build.target}")
+    with log.path.open("ab") as errors:
+        result = subprocess.run(
+            argv,
+            cwd=build.folder,
+            env={**os.environ, **build.environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            check=False,
+        )
+    if result.returncode:
+        raise StepFailed(f"'{build.go} list' ended with {result.returncode}")
+    architecture = build.environment.get("GOARCH", "")
+    return {(architecture, *line.partition(" ")[::2]) for line in result.stdout.splitlines()}
+
+
+class Progress:
+    """How far builds are, by what `go build -v` says: it names each package when it begins to compile it.
+
+    :param log: where it says so, from the file's present end on.
+    :param packages: the import paths that are to be compiled.
+    :param total: how many times that will be; more than the paths where two builds compile one each its own way.
+    """
+
+    def __init__(self, log: pathlib.Path, packages: set[str], total: int) -> None:
+        self._log, self._packages, self._total = log, packages, total
+        self._offset = log.stat().st_size
+
+    def __call__(self) -> str:
+        """For instance `812 of 1,930 packages, k8s.io/api/core/v1`; empty while there is nothing to say."""
+        with self._log.open("rb") as file:
+            file.seek(self._offset)
+            lines = file.read().decode(errors="replace").splitlines()
+        begun = [line for line in lines if line in self._packages]
+        last = lines[-1] if lines else ""
+        if last.startswith("go: downloading "):
+            return last
+        if not self._total:
+            return "nothing to compile, linking"
+        total = max(self._total, len(begun))
+        # The linker says nothing; it is what is left once the last package has been begun.
+        doing = begun[-1] if 0 < len(begun) < total else "compiling the last or linking" if begun else "starting"
+        return f"{len(begun):,} of {total:,} packages, {doing}"
