@@ -71,7 +71,7 @@ class Registry:
                 return self._say(200, Docker_Content_Digest=digest) if digest else self._say(404)
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     @property
     def host(self) -> str:
