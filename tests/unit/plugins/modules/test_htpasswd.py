@@ -7,12 +7,9 @@ import json
 import os
 import pathlib
 import stat
-import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from importlib import metadata
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
@@ -445,31 +442,6 @@ def test_passlib_and_libpass_both_installed(monkeypatch: pytest.MonkeyPatch, tex
     assert text.run(user("nodes", NODES))["changed"]
 
 
-@pytest.mark.parametrize("packages", [["passlib==1.7.4"], ["passlib==1.7.4", "libpass==1.9.4"]])
-def test_in_an_environment_as_people_have_it(tmp_path: pathlib.Path, packages: list[str]) -> None:
-    """bcrypt 5, with which passlib 1.7.4 fails, beside either or both; the rest of this environment is out of sight."""
-    folder = tmp_path / "packages"
-    for package in packages:
-        argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "--upgrade", package]
-        subprocess.run(argv, check=True)
-    assert metadata.version("bcrypt").startswith("5.")
-    script = f"""
-import importlib.util, sys
-sys.path[:] = [{str(folder)!r}, {str(tmp_path / "bcrypt")!r}, *(one for one in sys.path if "site-packages" not in one)]
-spec = importlib.util.spec_from_file_location("_htpasswd", {_htpasswd.__file__!r})
-module = importlib.util.module_from_spec(spec)
-sys.modules["_htpasswd"] = module
-spec.loader.exec_module(module)
-text, _ = module.apply("", [module.User("nodes", "x" * 72)], 4, False)
-assert module.apply(text, [module.User("nodes", "x" * 72)], 4, False) == (text, {{}})
-print(module.missing(["bcrypt"]), module.missing(["apr_md5_crypt"]), module.clashes(["bcrypt"]), module.clashes(["apr_md5_crypt"]))
-"""
-    (tmp_path / "bcrypt").mkdir()
-    (tmp_path / "bcrypt" / "bcrypt").symlink_to(pathlib.Path(_htpasswd.bcrypt.__file__).parent)
-    said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
-    assert said == f"None None False {len(packages) == 2}\n"
-
-
 # The file
 
 
@@ -537,56 +509,6 @@ def test_attributes_that_cannot_be(file: Text, content: str, arguments: dict[str
     before = sorted(file.path.parent.iterdir())
     refused(file, user("nodes", NODES), **arguments)
     assert sorted(file.path.parent.iterdir()) == before
-
-
-@pytest.fixture
-def lent() -> Iterator[pathlib.Path]:
-    """A directory in which another user may write."""
-    if os.geteuid():
-        pytest.skip("only root can be another user")
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
-        yield pathlib.Path(name)
-
-
-@pytest.mark.parametrize(("permissions", "expected"), [(0o644, "belongs to the user with id 0"), (0o600, "cannot be read")])
-def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: str) -> None:
-    path = lent / "htpasswd"
-    path.write_text(f"nodes:{hashed('old')}\n")
-    path.chmod(permissions)
-    before = path.stat(), path.read_text()
-    os.seteuid(65534)
-    try:
-        message = run(htpasswd, path=str(path), users=[user("nodes", NODES)])["msg"]
-    finally:
-        os.seteuid(0)
-    assert expected in message and str(path) in message and "root" in message
-    assert (path.stat(), path.read_text()) == before
-    assert [one.name for one in lent.iterdir()] == ["htpasswd"]
-
-
-def test_root_leaves_a_file_to_its_owner(lent: pathlib.Path) -> None:
-    path = lent / "htpasswd"
-    path.write_text("")
-    os.chown(path, 65534, 65534)
-    assert run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
-    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 65534, 0o600)
-    assert not run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
-
-
-def test_full_disk_leaves_the_old_file_whole(lent: pathlib.Path) -> None:
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k,mode=0755", "tmpfs", str(lent)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here")
-    try:
-        path = lent / "htpasswd"
-        path.write_text(f"# {'x' * 9000}\nnodes:{hashed('old')}\n")
-        before = path.read_text()
-        result = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)
-        assert result["failed"] and "No space left on device" in result["msg"] and str(path) in result["msg"]
-        assert path.read_text() == before and [one.name for one in lent.iterdir()] == ["htpasswd"]
-    finally:
-        subprocess.run(["umount", str(lent)], check=True)
 
 
 def test_nothing_is_left_beside_the_file(file: Text) -> None:
