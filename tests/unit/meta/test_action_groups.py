@@ -61,6 +61,7 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "GC", "K8S_", "KUBECONFIG"))}
     plain["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "playbooks" / "collections")
     plain |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_FORMAT_PRETTY": "0"}
+    plain["ANSIBLE_REMOTE_TMP"] = str(folder / "tmp")  # not below the home of whoever runs this, who may have none
     plain["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later tell arguments on request only
     command = [BIN / "ansible-playbook", "-vvv", *local, folder / "play.yml"]
     result = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, cwd=folder)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -63,7 +64,9 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Objects]:
     }
     (folder / "play.yml").write_text(json.dumps([play]))
     argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "--inventory", "localhost,", "--connection", "local"]
-    result = subprocess.run([*argv, str(folder / "play.yml")], capture_output=True, text=True, check=False)
+    # Not below the home of whoever runs this, who may have none.
+    environment = {**os.environ, "ANSIBLE_REMOTE_TMP": str(folder / "tmp")}
+    result = subprocess.run([*argv, str(folder / "play.yml")], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:]
     items = {site: json.loads((folder / f"{site}.json").read_text()) for site in SITES}
     return {site: {f"{item['kind']}/{item['metadata']['name']}": item for item in those} for site, those in items.items()}
