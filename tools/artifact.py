@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import yaml
 
@@ -31,7 +32,7 @@ def clone(target: pathlib.Path) -> pathlib.Path:
 
 def build(target: pathlib.Path, source: pathlib.Path = ROOT) -> pathlib.Path:
     """Build the artifact of a collection into a folder of its own."""
-    command = [environment.VENV / "bin" / "ansible-galaxy", "collection", "build", "--output-path", target, source]
+    command = [pathlib.Path(sys.prefix) / "bin" / "ansible-galaxy", "collection", "build", "--output-path", target, source]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (artifact,) = target.glob("*.tar.gz")
     return artifact

@@ -1,13 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes `ansible_collections.*` importable from a clone in a directory of any name."""
+"""For all unit tests: the collection under its name."""
 
 from __future__ import annotations
 
-import pathlib
-import site
+from tests import collection
 
-from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-_AnsibleCollectionFinder(paths=[str(ROOT / "playbooks" / "collections"), *site.getsitepackages()])._install()
+collection.install()

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of the module tests: the stand-in for Google behind the session that the modules use."""
+"""What stands in for Google, for a registry and for docker and podman; and a shield from the environment of whoever runs the tests."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
 
 import pytest
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "sandbox"))
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.plugins.image_stand_ins import Program, Registry
+from tests.unit.sandbox.google.harness import Google, Keys
 
-from google_harness import Google, Keys
-from google_wire import Wire
-
-_VARIABLES = ["GCP_", "GCE_", "K8S_AUTH_", "GOOGLE_", "KUBECONFIG", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"]
+_VARIABLES = ("GCP_", "GCE_", "GOOGLE_", "K8S_AUTH_", "KUBECONFIG", "NETRC", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
-def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever runs the tests may have credentials and proxies in the environment."""
-    for name in [name for name in os.environ if name.startswith(tuple(_VARIABLES))]:
+def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    for name in [name for name in os.environ if name.startswith((*_VARIABLES, *_BUNDLES))]:
         monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
 
 
 @pytest.fixture(scope="session")
@@ -40,3 +41,31 @@ def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
 @pytest.fixture
 def wire(google: Google, monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(google, monkeypatch)
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    server = Registry()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def programs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A PATH of nothing."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name in [*os.environ]:
+        if name.lower().endswith("_proxy") or name in ("DOCKER_CONFIG", "REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def docker(programs: pathlib.Path) -> Program:
+    return Program(programs, "docker")
+
+
+@pytest.fixture
+def podman(programs: pathlib.Path) -> Program:
+    return Program(programs, "podman")

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import contract
 import pytest
 import requests
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp, _iam_policy
-from module_runner import run
 from requests.adapters import BaseAdapter
 
-from google_harness import Google
+from tests.unit.plugins.module_runner import run
+from tests.unit.sandbox.google import contract
+from tests.unit.sandbox.google.harness import Google
 
 
 @dataclass

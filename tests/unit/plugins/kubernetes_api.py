@@ -44,6 +44,8 @@ class ApiServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # A body would wait some 40 ms for the acknowledgement of its headers.
+            disable_nagle_algorithm = True
 
             def _answer(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)

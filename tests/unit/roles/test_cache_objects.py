@@ -4,47 +4,72 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import re
 import subprocess
+import sys
 from typing import Any
 
 import pytest
 import yaml
 
-from sandbox import environment
 from sandbox.settings import ROOT
 
 ROLE = ROOT / "roles" / "cache"
 # What a cluster or another role tells.
 TOLD = {
-    "ansible_python_interpreter": str(environment.PYTHON),
+    "ansible_python_interpreter": sys.executable,
     "registry_cache_upstreams": [{"host": "upstream.example", "repositories": ["p/r"]}],
     "registry_cache_image_reference": "image.example/cache:1",
     "registry_cache_credential_config": {"type": "external_account"},
     "registry_cache_token_audience": "audience",
     "_registry_cache_peers": ["192.0.2.1", "192.0.2.2"],
 }
+DIGEST = "image.example:5000/cache@sha256:" + "0" * 64
+# What a user sets.
+SITES: dict[str, dict[str, Any]] = {
+    "on": {"registry_cache_prometheus_operator": True},
+    "off": {"registry_cache_metrics": False},
+    "plain": {"registry_cache_front": False},
+    "stock": {
+        "registry_cache_image_mode": "stock",
+        "registry_cache_size": "3Gi",
+        "registry_cache_image_helper": "helper.example/i:1",
+        "registry_cache_image_helper_path": "/its/place",
+    },
+    "digest": {"registry_cache_image_reference": DIGEST},
+    "open": {"registry_cache_auth": "none", "registry_cache_prometheus_operator": True},
+}
 Objects = dict[str, Any]
 
 
-def render(folder: pathlib.Path, **variables: Any) -> Objects:
-    """By kind and name."""
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Objects]:
+    """Of each site, by kind and name. Ansible runs once for all: its start takes longer than the rest."""
+    folder = tmp_path_factory.mktemp("rendered")
     for name in ("templates", "files"):
         (folder / name).symlink_to(ROLE / name)
-    out = folder / "objects.json"
     play = {
         "hosts": "localhost",
         "gather_facts": False,
         "vars_files": [str(ROLE / "defaults/main.yml"), str(ROLE / "vars/main.yml")],
-        "tasks": [{"ansible.builtin.copy": {"content": "{{ _registry_cache_objects | to_json }}", "dest": str(out)}}],
+        "tasks": [
+            {
+                "ansible.builtin.copy": {"content": "{{ _registry_cache_objects | to_json }}", "dest": str(folder / f"{site}.json")},
+                "vars": {**TOLD, **variables},
+            }
+            for site, variables in SITES.items()
+        ],
     }
     (folder / "play.yml").write_text(json.dumps([play]))
-    argv = [str(environment.VENV / "bin" / "ansible-playbook"), "--inventory", "localhost,", "--connection", "local"]
-    argv += ["--extra-vars", json.dumps({**TOLD, **variables}), str(folder / "play.yml")]
-    result = subprocess.run(argv, capture_output=True, text=True, check=False)
+    argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "--inventory", "localhost,", "--connection", "local"]
+    # Not below the home of whoever runs this, who may have none.
+    environment = {**os.environ, "ANSIBLE_REMOTE_TMP": str(folder / "tmp")}
+    result = subprocess.run([*argv, str(folder / "play.yml")], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:]
-    return {f"{item['kind']}/{item['metadata']['name']}": item for item in json.loads(out.read_text())}
+    items = {site: json.loads((folder / f"{site}.json").read_text()) for site in SITES}
+    return {site: {f"{item['kind']}/{item['metadata']['name']}": item for item in those} for site, those in items.items()}
 
 
 def pod(objects: Objects) -> Any:
@@ -61,24 +86,23 @@ def config(objects: Objects, name: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def on(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return render(tmp_path_factory.mktemp("on"), registry_cache_prometheus_operator=True)
+def on(rendered: dict[str, Objects]) -> Objects:
+    return rendered["on"]
 
 
 @pytest.fixture(scope="module")
-def off(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return render(tmp_path_factory.mktemp("off"), registry_cache_metrics=False)
+def off(rendered: dict[str, Objects]) -> Objects:
+    return rendered["off"]
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    return render(tmp_path_factory.mktemp("plain"), registry_cache_front=False)
+def plain(rendered: dict[str, Objects]) -> Objects:
+    return rendered["plain"]
 
 
 @pytest.fixture(scope="module")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Objects:
-    helper = {"registry_cache_image_helper": "helper.example/i:1", "registry_cache_image_helper_path": "/its/place"}
-    return render(tmp_path_factory.mktemp("stock"), registry_cache_image_mode="stock", registry_cache_size="3Gi", **helper)
+def stock(rendered: dict[str, Objects]) -> Objects:
+    return rendered["stock"]
 
 
 def test_stock_is_the_plain_form_of_what_the_unmodified_registry_understands(stock: Objects, plain: Objects) -> None:
@@ -105,10 +129,9 @@ def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
     assert store == [{"name": "store", "emptyDir": {"sizeLimit": "3Gi"}}]
 
 
-def test_an_image_by_digest_is_what_every_container_runs(tmp_path: pathlib.Path) -> None:
-    reference = "image.example:5000/cache@sha256:" + "0" * 64
-    found = containers(render(tmp_path, registry_cache_image_reference=reference))
-    assert {found[name]["image"] for name in ("registry", "credentials", "exporter")} == {reference}
+def test_an_image_by_digest_is_what_every_container_runs(rendered: dict[str, Objects]) -> None:
+    found = containers(rendered["digest"])
+    assert {found[name]["image"] for name in ("registry", "credentials", "exporter")} == {DIGEST}
 
 
 def test_metrics_have_two_containers_and_a_port(on: Objects) -> None:
@@ -151,8 +174,8 @@ def test_the_operator_gets_every_path_and_rule(on: Objects) -> None:
     assert on["PrometheusRule/registry-cache"]["spec"] == yaml.safe_load((ROLE / "files/alerts.yml").read_text())
 
 
-def test_without_credentials_nobody_is_asked_for_their_metrics(tmp_path: pathlib.Path) -> None:
-    objects = render(tmp_path, registry_cache_auth="none", registry_cache_prometheus_operator=True)
+def test_without_credentials_nobody_is_asked_for_their_metrics(rendered: dict[str, Objects]) -> None:
+    objects = rendered["open"]
     assert set(containers(objects)) == {"registry", "exporter", "log", "front"}
     endpoints = objects["PodMonitor/registry-cache"]["spec"]["podMetricsEndpoints"]
     assert {endpoint["path"] for endpoint in endpoints} == {"/metrics/registry", "/metrics/front"}

@@ -16,12 +16,12 @@ from typing import Any
 import google.auth.exceptions
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
-from module_runner import run
 from requests.adapters import HTTPAdapter
 
-from google_harness import IAM
 from google_standin import tls
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.plugins.module_runner import run
+from tests.unit.sandbox.google.harness import IAM
 
 POOL = {"project": "demo", "pool_id": "cache"}
 MODULE = "gcp_iam_workload_identity_pool"

@@ -16,8 +16,9 @@ import bcrypt
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
-from kubernetes_api import ApiServer, Refusal
-from module_runner import run
+
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
+from tests.unit.plugins.module_runner import run
 
 OLD, NEW = "the-vault-password-1", "the-vault-password-2"
 HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cluster_oidc_info
 from kubernetes.client.exceptions import ApiException
-from module_runner import run
 from urllib3.exceptions import ReadTimeoutError
+
+from tests.unit.plugins.module_runner import run
 
 DISCOVERY, JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
 KEYS = {"keys": [{"kty": "RSA", "kid": "one", "n": "x", "e": "AQAB"}]}

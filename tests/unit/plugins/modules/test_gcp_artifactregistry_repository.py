@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from google_harness import AR, REPOSITORY
-from google_wire import Wire
 from tests.module_args import NULL
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import AR, REPOSITORY
 
 PARENT, _, ID = f"{AR}/{REPOSITORY}".rpartition("/")
 URL = f"{PARENT}/{ID}"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from google_harness import AR, IAM, MEMBER, POOLS, READER, REPOSITORY
-from google_wire import Wire
 from tests.module_args import NULL
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import AR, IAM, MEMBER, POOLS, READER, REPOSITORY
 
 GET, SET = f"{AR}/{REPOSITORY}:getIamPolicy", f"{AR}/{REPOSITORY}:setIamPolicy"
 WRITER = "roles/artifactregistry.writer"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from google_harness import IAM
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import IAM
 
 PARENT = f"{IAM}/projects/demo/serviceAccounts"
 EMAIL = "reader@demo.iam.gserviceaccount.com"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from google_harness import IAM, POOL, POOLS
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import IAM, POOL, POOLS
 
 URL = f"{POOLS}/cache"
 WANTED = {"display_name": "Image caches", "description": "Of all clusters"}

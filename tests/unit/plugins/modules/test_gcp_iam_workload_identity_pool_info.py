@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from google_harness import POOL, POOLS
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import POOL, POOLS
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from google_harness import IAM, ISSUER, POOL, POOLS, PROVIDER, SUBJECT, Keys
-from google_wire import Wire
 from tests.module_args import NULL
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import IAM, ISSUER, POOL, POOLS, PROVIDER, SUBJECT, Keys
 
 PARENT = f"{POOLS}/cache/providers"
 URL = f"{PARENT}/kubernetes"

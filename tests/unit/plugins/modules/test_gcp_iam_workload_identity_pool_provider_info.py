@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from google_harness import ISSUER, POOLS, PROVIDER, PROVIDERS
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
+from tests.unit.sandbox.google.harness import ISSUER, POOLS, PROVIDER, PROVIDERS
 
 URL = f"{POOLS}/cache/providers"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from google_wire import Wire
+from tests.unit.plugins.google_wire import Wire
 
 API = "https://serviceusage.googleapis.com/v1"
 URL = f"{API}/projects/demo/services"

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson, _pull_secrets
-from kubernetes_api import ApiServer, Refusal
-from module_runner import run
+
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
+from tests.unit.plugins.module_runner import run
 
 HOSTS = ["localhost:30026", "127.0.0.1:30026"]
 PASSWORD = "correct-horse-battery"

@@ -7,7 +7,8 @@ import sys
 from importlib import metadata
 
 import pytest
-from module_runner import run
+
+from tests.unit.plugins.module_runner import run
 
 PYYAML = metadata.version("PyYAML")
 

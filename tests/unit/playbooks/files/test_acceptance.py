@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Google answered (answers/*.json, written by playbooks/acceptance.yml) against what is assumed now; and that comparison."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+
+from playbooks.files import acceptance
+from sandbox.settings import ROOT
+
+RECORDED = sorted(pathlib.Path(__file__).parent.glob("answers/*.json"))
+
+
+def contradicted(recorded: dict[str, dict[str, Any]]) -> list[str]:
+    """What is assumed otherwise than it was answered, or is assumed no more."""
+    return [
+        name
+        for name, one in recorded.items()
+        if name not in acceptance.ASSUMPTIONS
+        or ("answered" in one and not acceptance.holds(acceptance.ASSUMPTIONS[name]["expected"], one["answered"]))
+    ]
+
+
+def test_nothing_is_assumed_that_google_answered_otherwise() -> None:
+    found = {file.name: contradicted(json.loads(file.read_text())) for file in RECORDED}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+def test_a_contradiction_is_found() -> None:
+    good = {"status": 409, "error": "ALREADY_EXISTS", "message": "Requested entity already exists"}
+    made_up = {
+        "reuse_is_409": {"answered": good, "verdict": "same"},
+        "create_existing": {"answered": {**good, "status": 400}, "verdict": "same"},
+        "name_has_number": {"verdict": "not asked", "reason": "the run ended before"},
+        "forgotten": {"answered": True, "verdict": "same"},
+    }
+    assert contradicted(made_up) == ["create_existing", "forgotten"]
+
+
+@pytest.mark.parametrize(
+    ("expected", "answered", "same"),
+    [
+        (43200, 43200, True),
+        (43200, "43200", False),
+        (False, 0, False),
+        (None, None, True),
+        (["etag"], ["etag"], True),
+        (["etag"], ["etag", "version"], False),
+        ("a b …", "a b c", True),
+        ("a b …", "a c", False),
+        ("a", "a b", False),
+        ({"status": 400}, {"status": 400, "message": "any"}, True),
+        ({"status": 400, "error": "X"}, {"status": 400}, False),
+        ({"challenge": None}, {}, False),
+        ({"status": 400}, "no object", False),
+        ({"min": 0, "max": 30}, 30, True),
+        ({"min": 0, "max": 30}, 30.1, False),
+        ({"min": 0, "max": 30}, "not within 300 s", False),
+        ({"min": 0, "max": 30}, None, False),
+    ],
+)
+def test_the_comparison(expected: Any, answered: Any, same: bool) -> None:
+    assert acceptance.holds(expected, answered) is same
+
+
+def test_every_assumption_gets_one_verdict_and_one_line() -> None:
+    answers = {"operation_not_done_at_once": False, "empty_policy": ["etag", "version"]}
+    result = acceptance.judged(answers, {"noop_poll": "HTTP 403: no"})
+    assert list(result) == list(acceptance.ASSUMPTIONS)
+    lines = dict(zip(result, acceptance.table(result), strict=True))
+    assert lines["operation_not_done_at_once"] == "same       operation_not_done_at_once"
+    assert lines["empty_policy"].startswith("different  empty_policy: ")
+    assert lines["empty_policy"].endswith('expected ["etag"], answered ["etag", "version"]')
+    assert lines["noop_poll"] == "not asked  noop_poll: HTTP 403: no"
+    assert lines["missing_pool"] == "not asked  missing_pool: the run ended before"
+
+
+def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
+    words = acceptance.Words()
+    for value, placeholder in {"rc-one": "NAME", "my-project": "PROJECT", "42": "NUMBER", "": "ISSUER"}.items():
+        words.name(value, placeholder)
+    secret = "ya29." + "c" * 30, "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.e30.sig", "AbC-_9" * 12
+    told = {"message": f"projects/42 of my-project: rc-one, rc-one-none, 142 {' '.join(secret)}", "keys": ["my-project", 42]}
+    assert words.plain(told) == {
+        "message": "projects/NUMBER of PROJECT: NAME, NAME-none, 142 TOKEN TOKEN TOKEN",
+        "keys": ["PROJECT", 42],
+    }
+
+
+def test_the_page_about_google_names_each_assumption() -> None:
+    rows = (ROOT / "docs" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
+    assert sorted(named) == sorted(acceptance.ASSUMPTIONS)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filters image_reference, cache_reference and dockerconfigjson."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.filter import cache_reference as cache_reference_plugin
+from ansible_collections.pullthrough.registry_cache.plugins.filter import dockerconfigjson as dockerconfigjson_plugin
+from ansible_collections.pullthrough.registry_cache.plugins.filter import image_reference as image_reference_plugin
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+
+image_reference = image_reference_plugin.FilterModule().filters()["image_reference"]
+cache_reference = cache_reference_plugin.FilterModule().filters()["cache_reference"]
+dockerconfigjson = dockerconfigjson_plugin.FilterModule().filters()["dockerconfigjson"]
+
+# Role image knows the grammar too, without a filter.
+ROLE = pathlib.Path(__file__).resolve().parents[4] / "roles" / "image"
+ROLES_FORM = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["_registry_cache_image_form"]
+SHA256, SHA512 = "sha256:" + "0a" * 32, "sha512:" + "0b" * 64
+
+
+@pytest.mark.parametrize(
+    ("reference", "registry", "repository", "tag", "digest"),
+    [
+        ("us-central1-docker.pkg.dev/p/r/i:1.0", "us-central1-docker.pkg.dev", "p/r/i", "1.0", None),
+        ("us-central1-docker.pkg.dev/p/r/i", "us-central1-docker.pkg.dev", "p/r/i", None, None),
+        ("gcr.io/p/i__x/y-z--a/b.c:_T.a-G", "gcr.io", "p/i__x/y-z--a/b.c", "_T.a-G", None),
+        ("alpine", "docker.io", "library/alpine", None, None),
+        ("alpine:3", "docker.io", "library/alpine", "3", None),
+        ("docker.io/alpine:3", "docker.io", "library/alpine", "3", None),
+        ("grafana/grafana", "docker.io", "grafana/grafana", None, None),
+        ("localhost/i", "localhost", "i", None, None),
+        ("localhost:30026/p/i:1", "localhost:30026", "p/i", "1", None),
+        ("cache:5000/i", "cache:5000", "i", None, None),
+        ("Cache/i", "Cache", "i", None, None),
+        ("127.0.0.1:5000/i", "127.0.0.1:5000", "i", None, None),
+        ("[::1]:5000/i:1", "[::1]:5000", "i", "1", None),
+        (f"gcr.io/p/i@{SHA256}", "gcr.io", "p/i", None, SHA256),
+        (f"gcr.io/p/i:1@{SHA256}", "gcr.io", "p/i", "1", SHA256),
+        (f"localhost:5000/i:1@{SHA512}", "localhost:5000", "i", "1", SHA512),
+        (f"alpine@{SHA256}", "docker.io", "library/alpine", None, SHA256),
+        ("gcr.io/i:" + "t" * 128, "gcr.io", "i", "t" * 128, None),
+    ],
+)
+def test_parts(reference: str, registry: str, repository: str, tag: str | None, digest: str | None) -> None:
+    parts = image_reference(reference)
+    assert parts == {"registry": registry, "repository": repository, "tag": tag, "digest": digest}
+    assert type(parts) is dict
+    assert _image_reference.parse(reference).version == (digest or tag or "latest")
+    assert re.match(ROLES_FORM, reference)
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "",
+        "gcr.io/",
+        "/i",
+        "gcr.io//i",
+        "gcr.io/p/I:1",
+        "Alpine",
+        "https://gcr.io/p/i",
+        "gcr.io/p/i:",
+        "gcr.io/p/i:-t",
+        "gcr.io/p/i:" + "t" * 129,
+        "gcr.io/p/i@",
+        "gcr.io/p/i@sha256:0a",
+        f"gcr.io/p/i@{SHA256}0",
+        f"gcr.io/p/i@{SHA256.upper()}",
+        f"gcr.io/p/i@{SHA256}:1",
+        "gcr.io/p/i..j",
+        "gcr.io/p/-i",
+        "gcr.io/p/i ",
+        " gcr.io/p/i",
+        "gcr.io/p/i:1\n",
+        "gcr.io/p/é",
+        "gcr.io:port/i",
+    ],
+)
+def test_malformed(reference: str) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        image_reference(reference)
+    assert f"'{reference}' is not an image reference" in str(error.value)
+    assert f"Example: {_image_reference.EXAMPLE}" in str(error.value)
+    assert not re.match(ROLES_FORM, reference)
+
+
+@pytest.mark.parametrize("value", [None, 5, ["alpine"], {"image": "alpine"}, b"alpine"])
+def test_no_string(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        image_reference(value)
+    assert f"takes a string. Example: {_image_reference.EXAMPLE}" in str(error.value)
+
+
+def test_example_is_a_reference() -> None:
+    assert image_reference(_image_reference.EXAMPLE)["tag"] == "1.0"
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("us-central1-docker.pkg.dev/p/r/i:1.0", "localhost:30026/p/r/i:1.0"),
+        ("us-central1-docker.pkg.dev/p/r/i", "localhost:30026/p/r/i"),
+        (f"us-central1-docker.pkg.dev/p/r/i@{SHA256}", f"localhost:30026/p/r/i@{SHA256}"),
+        (f"us-central1-docker.pkg.dev/p/r/i:1.0@{SHA256}", f"localhost:30026/p/r/i:1.0@{SHA256}"),
+        ("alpine:3", "localhost:30026/library/alpine:3"),
+        ("localhost:30026/p/r/i:1.0", "localhost:30026/p/r/i:1.0"),
+    ],
+)
+def test_cache_reference(reference: str, expected: str) -> None:
+    assert cache_reference(reference) == expected
+    assert cache_reference(reference, "cache.example.com") == expected.replace("localhost:30026", "cache.example.com")
+
+
+@pytest.mark.parametrize("value", [None, 5, ["alpine"], "Not an image"])
+def test_cache_reference_malformed(value: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        cache_reference(value)
+    assert f"Example: {_image_reference.EXAMPLE}" in str(error.value)
+
+
+@pytest.mark.parametrize("endpoint", ["", "http://localhost:30026", "localhost:30026/", "cache/p", None, "a b"])
+def test_cache_reference_malformed_endpoint(endpoint: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        cache_reference("alpine", endpoint)
+    assert f"'{endpoint}'" in str(error.value) and "Example: localhost:30026" in str(error.value)
+
+
+def test_dockerconfigjson() -> None:
+    text = dockerconfigjson(["localhost:30026", "cache.example.com"], "nodes", "päss:word")
+    auth = base64.b64encode("nodes:päss:word".encode()).decode()
+    entry = {"username": "nodes", "password": "päss:word", "auth": auth}
+    assert json.loads(text) == {"auths": {"localhost:30026": entry, "cache.example.com": entry}}
+
+
+def test_dockerconfigjson_is_stable() -> None:
+    text = dockerconfigjson(["b", "a", "c"], "nodes", "x")
+    assert (
+        text == dockerconfigjson(["c", "b", "a"], "nodes", "x") == dockerconfigjson(["a", "b", "c", "a"], "nodes", "x")
+    )
+    entry = '{"auth": "bm9kZXM6eA==", "password": "x", "username": "nodes"}'
+    assert text == f'{{"auths": {{"a": {entry}, "b": {entry}, "c": {entry}}}}}'
+
+
+@pytest.mark.parametrize("hosts", ["localhost:30026", "", []])
+def test_dockerconfigjson_takes_a_list(hosts: Any) -> None:
+    with pytest.raises(AnsibleFilterError) as error:
+        dockerconfigjson(hosts, "nodes", "secret-password")
+    assert "list of hosts" in str(error.value) and "Example: ['localhost:30026']" in str(error.value)
+    assert "secret-password" not in str(error.value)

@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Module cache_image with programs in place of docker and podman: what is asked of them, and what a failure is told as."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _engine
+from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_image
+
+from sandbox.settings import ROOT
+from tests.unit.plugins.image_stand_ins import DIGEST, Program, Registry
+from tests.unit.plugins.module_runner import run
+
+BASE = "docker.io/library/registry:3.1.2"
+BUILDER = "docker.io/library/golang:1.26.10-alpine"
+BOTH = ["linux/amd64", "linux/arm64"]
+
+
+def image(name: str = "registry-cache", check: bool = False, **options: Any) -> dict[str, Any]:
+    given = {"name": name, "collection_path": str(ROOT), "base": BASE, "builder": BUILDER, "retries": 0, **options}
+    return run("cache_image", check=check, **given)
+
+
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    pauses: list[float] = []
+    monkeypatch.setattr(cache_image, "_sleep", pauses.append)
+    return pauses
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_check_build_repeat_check(engine: str, request: pytest.FixtureRequest) -> None:
+    program: Program = request.getfixturevalue(engine)
+    would = image(platforms=BOTH, check=True)
+    assert would["changed"] and not would["complete"] and would["built"] == BOTH and not program.called("build")
+    built = image(platforms=BOTH)
+    assert built["changed"] and not built["complete"] and built["built"] == BOTH and built["engine"] == engine
+    reference = f"docker.io/library/registry-cache:{built['tag']}"
+    assert built["reference"] == reference == would["reference"]
+    assert program.held[f"{reference}-amd64"] == "linux/amd64"
+    assert program.held[f"{reference}-arm64"] == "linux/arm64"
+    for again in (image(platforms=BOTH), image(platforms=BOTH, check=True)):
+        assert not again["changed"] and again["complete"] and again["built"] == [] and again["tag"] == built["tag"]
+    assert len(program.called("build")) == 2
+
+
+def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:pass@proxy.example:3128")
+    image(platforms=BOTH, goproxy="https://user:pass@goproxy.example", build_network="host")
+    order = [words for words, _env in docker.calls if words[0] in ("pull", "build")]
+    assert [words[0] for words in order] == ["pull", "pull", "build", "pull", "build"]
+    # One name, one platform at a time: the base comes right before its build.
+    assert [words[2:] for words in order if words[0] == "pull"] == [["linux/amd64", BUILDER], ["linux/amd64", BASE], ["linux/arm64", BASE]]
+    for words, env in docker.called("build"):
+        assert "--network" in words and "host" in words
+        assert "--platform" not in words and env["DOCKER_BUILDKIT"] == "0"  # there is no buildx
+        assert "pass" not in " ".join(words)  # nothing that a process list must not show
+        assert {"BASE", "BUILDER", "BUILDPLATFORM", "TARGETPLATFORM", "GOPROXY", "https_proxy"} <= set(words)
+        assert env["GOPROXY"] == "https://user:pass@goproxy.example"
+        assert env["https_proxy"] == "http://user:pass@proxy.example:3128"
+        labels = dict(word.split("=", 1) for flag, word in itertools.pairwise(words) if flag == "--label")
+        assert labels["org.opencontainers.image.base.digest"] == "sha256:ba5e"
+        assert labels["org.opencontainers.image.version"]  # no revision: there is no git on this PATH
+    assert (docker.home / "image" / "registry" / "main.go").exists()
+    assert not list((docker.home / "image").rglob("*_test.go"))
+
+
+def test_buildkit_is_told_the_platform_and_makes_no_attestation(docker: Program) -> None:
+    (docker.home / "has-buildx").touch()
+    image(platforms=["linux/arm64"])
+    ((words, env),) = docker.called("build")
+    assert words[words.index("--platform") + 1] == "linux/arm64" and "--load" in words
+    assert env["BUILDX_NO_DEFAULT_ATTESTATIONS"] == "1" and env["DOCKER_BUILDKIT"] is None
+
+
+def test_an_image_of_the_engine_serves_where_none_can_be_pulled(docker: Program) -> None:
+    docker.fail("pull", "no such host")
+    docker.hold(BUILDER, "linux/amd64")
+    docker.hold(BASE, "linux/amd64")
+    assert image(platforms=["linux/amd64"])["built"] == ["linux/amd64"]
+    refused = image(platforms=BOTH)
+    assert refused["failed"]
+    for part in ("registry_cache_image_base", BASE, "linux/arm64", "no such host"):
+        assert part in refused["msg"]
+
+
+def test_no_engine(programs: pathlib.Path) -> None:
+    for check in (True, False):
+        refused = image(check=check)
+        assert refused["failed"]
+        for part in ("No engine answers", "docker is not installed; podman is not installed", "registry_cache_image_mode: published"):
+            assert part in refused["msg"]
+
+
+def test_an_engine_that_does_not_run(docker: Program) -> None:
+    docker.fail("version", "Cannot connect to the Docker daemon. Is the docker daemon running?")
+    refused = image()
+    assert "docker: Cannot connect to the Docker daemon" in refused["msg"] and "podman is not installed" in refused["msg"]
+
+
+def test_docker_comes_first_and_podman_where_docker_does_not_run(docker: Program, podman: Program) -> None:
+    assert image(check=True)["engine"] == "docker"
+    assert image(check=True, engine="podman")["engine"] == "podman"
+    docker.fail("version", "Cannot connect")
+    assert image(check=True)["engine"] == "podman"
+    assert image(check=True, engine="docker")["failed"]
+
+
+@pytest.mark.parametrize(
+    ("output", "parts"),
+    [
+        ("write /out/registry: no space left on device", ("disk is full", "docker system prune")),
+        (
+            "COPY failed: stat etc/ssl/certs/ca-certificates.crt: file does not exist",  # docker
+            ("registry_cache_image_base", "no CA certificates"),
+        ),
+        (
+            'copier: stat: "/etc/ssl/certs/ca-certificates.crt": no such file or directory',  # podman
+            ("registry_cache_image_base", "no CA certificates"),
+        ),
+        (
+            "missing go.sum entry for module providing package github.com/x/y; to add: go mod download github.com/x/y",
+            ("version that does not exist", "go.mod"),
+        ),
+        ("no CA certificates in the base", ("registry_cache_image_base", "no CA certificates")),
+        (
+            "go: github.com/x/y@v9.9.9: reading https://goproxy.example.com/github.com/x/y/@v/v9.9.9.info: 404 Not Found",
+            ("version that does not exist", "go.mod"),
+        ),
+        ("tls: failed to verify certificate: x509: certificate signed by unknown authority", ("registry_cache_ca_bundle",)),
+        ("dial tcp: lookup goproxy.example.com: no such host", ("registry_cache_image_goproxy",)),
+        ("undefined: something", ("The image was not built", "ended with 1", "undefined: something")),
+    ],
+)
+def test_why_a_build_failed(docker: Program, output: str, parts: tuple[str, ...]) -> None:
+    docker.fail("build", output)
+    refused = image(platforms=["linux/amd64"])
+    assert refused["failed"]
+    for part in (*parts, output.splitlines()[-1]):
+        assert part in refused["msg"]
+    assert not [name for name in docker.held if ":b-" in name]
+
+
+@pytest.mark.parametrize("platform", ["linux/riscv64", "amd64"])
+def test_an_unknown_platform(docker: Program, platform: str) -> None:
+    refused = image(platforms=[platform])
+    assert refused["failed"] and platform in refused["msg"] and "linux/arm64" in refused["msg"]
+
+
+def test_a_name_with_a_tag_or_that_is_none(docker: Program) -> None:
+    assert "must have no tag" in image("r.example/cache:1.0")["msg"]
+    assert "is not an image reference" in image("R.example/Cache UPPER")["msg"]
+
+
+def pushing(registry: Registry, **options: Any) -> dict[str, Any]:
+    return image(f"{registry.host}/acme/cache", publish="push", platforms=BOTH, insecure=True, **options)
+
+
+class Pushed:
+    """A registry that has the tag once it was pushed."""
+
+    def __init__(self, registry: Registry, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+        original = _engine.Engine.run
+
+        def watched(engine: Any, *words: str, **options: Any) -> str:
+            output = original(engine, *words, **options)
+            if words[:2] == ("manifest", "push"):
+                registry.tags[words[-1].rpartition(":")[2]] = DIGEST
+            return output
+
+        monkeypatch.setattr(_engine.Engine, "run", watched)
+        self.program = program
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_push(engine: str, request: pytest.FixtureRequest, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    program: Program = request.getfixturevalue(engine)
+    Pushed(registry, monkeypatch, program)
+    registry.auth = "basic"
+    credential = {"username": "ada", "password": "s3cret"}
+    would = pushing(registry, **credential, check=True)
+    assert would["changed"] and not program.called("push")
+    first = pushing(registry, **credential)
+    assert first["changed"] and first["digest"] == DIGEST
+    assert first["reference"] == f"{registry.host}/acme/cache@{DIGEST}"
+    calls = program.calls
+    assert all("s3cret" not in " ".join(words) for words, _env in calls)
+    pushes = [(words, env) for words, env in calls if "push" in words[:2]]
+    stored = json.loads(pushes[-1][1]["auth"] or "{}")
+    assert stored["auths"].keys() == {registry.host}
+    # The index last.
+    assert pushes[-1][0][:2] == ["manifest", "push"]
+    again = pushing(registry, **credential)
+    assert not again["changed"] and again["complete"] and again["digest"] == DIGEST and again["engine"] == ""
+    assert program.calls == calls  # nobody asked the engine
+
+
+def test_what_is_published_needs_no_engine(programs: pathlib.Path, registry: Registry, docker: Program) -> None:
+    registry.tags[image(f"{registry.host}/acme/cache", platforms=BOTH, check=True)["tag"]] = DIGEST
+    docker.fail("version", "down")
+    found = pushing(registry)
+    assert not found["changed"] and found["reference"].endswith(DIGEST)
+
+
+@pytest.mark.parametrize("auth", ["basic", "bearer"])
+def test_a_wrong_credential_is_told_before_anything_is_built(docker: Program, registry: Registry, auth: str) -> None:
+    registry.auth = auth
+    for options in ({"username": "ada", "password": "wrong"}, {}):
+        for check in (True, False):
+            refused = pushing(registry, check=check, **options)
+            assert "refuses the credential" in refused["msg"] and "registry_cache_image_username" in refused["msg"]
+    assert not docker.called("build")
+
+
+def test_a_registry_that_is_down_is_told_before_anything_is_built(docker: Program) -> None:
+    refused = image("127.0.0.1:1/acme/cache", publish="push", platforms=BOTH)
+    assert "cannot be asked for" in refused["msg"] and "no answer from 127.0.0.1:1" in refused["msg"]
+    assert not docker.called("build")
+
+
+def test_a_push_that_breaks_is_tried_again(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = no_pause(monkeypatch)
+    Pushed(registry, monkeypatch, docker)
+    docker.fail("push", "connection reset by peer", times=2)
+    assert pushing(registry, retries=3)["digest"] == DIGEST
+    assert pauses == [2, 4]
+
+
+def test_a_push_that_breaks_for_good_leaves_no_tag(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = no_pause(monkeypatch)
+    docker.fail("push", "connection reset by peer")
+    refused = pushing(registry, retries=1)
+    assert "was not pushed, and nothing is under that tag (tries: 2)" in refused["msg"]
+    assert "connection reset by peer" in refused["msg"]
+    assert pauses == [2]
+    assert not docker.called("manifest")
+
+
+def test_a_refused_push_is_not_tried_again(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = no_pause(monkeypatch)
+    docker.fail("push", "unauthorized: authentication required")
+    refused = pushing(registry, retries=3)
+    assert "refuses the credential" in refused["msg"] and pauses == []
+
+
+def test_an_image_that_nobody_may_pull(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    Pushed(registry, monkeypatch, docker)
+    registry.auth = "basic"
+    options = {"username": "ada", "password": "s3cret", "anonymous_pull": True}
+    for _time in ("pushed now", "there already"):
+        refused = pushing(registry, **options)
+        for part in ("lets nobody pull it without a credential", "HTTP 401", "registry_cache_image_pull_secrets"):
+            assert part in refused["msg"]
+    registry.auth = "none"
+    assert pushing(registry, **options)["digest"] == DIGEST
+
+
+def test_archives(docker: Program, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    options = {"publish": "archive", "archive_path": str(folder), "platforms": BOTH}
+    would = image(check=True, **options)
+    assert would["changed"] and not folder.exists()
+    saved = image(**options)
+    assert saved["changed"]
+    for platform, file in saved["archives"].items():
+        assert pathlib.Path(file).read_text() == f"archive of {saved['reference']}"
+        assert platform.replace("/", "-") in file
+    kept = len(docker.calls)
+    again = image(**options)
+    assert not again["changed"] and len(docker.calls) == kept  # an archive that is there needs no engine
+
+
+def test_an_archive_that_breaks_leaves_no_file(docker: Program, tmp_path: pathlib.Path) -> None:
+    docker.fail("save", "write: no space left on device")
+    refused = image(publish="archive", archive_path=str(tmp_path / "a"), platforms=["linux/amd64"])
+    assert "was not written. The disk is full" in refused["msg"]
+    assert list((tmp_path / "a").iterdir()) == []
+
+
+def test_an_sbom_beside(docker: Program, tmp_path: pathlib.Path) -> None:
+    folder = tmp_path / "sbom"
+    first = image(platforms=["linux/amd64"])
+    options = {"platforms": ["linux/amd64"], "sbom_path": str(folder)}
+    assert image(check=True, **options)["changed"] and not folder.exists()
+    made = image(**options)
+    assert made["changed"] and made["built"] == []
+    (target,) = folder.iterdir()
+    assert target.name == f"registry-cache_{first['tag']}_linux-amd64"
+    assert (target / "registry.cdx.json").read_text() == "sbom"
+    assert not image(**options)["changed"]
+
+
+def test_the_users_own_configuration_stays_beside_the_credential(
+    docker: Program, registry: Registry, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Pushed(registry, monkeypatch, docker)
+    own = programs / "home" / ".docker"
+    (own / "contexts").mkdir(parents=True)
+    (own / "config.json").write_text(json.dumps({"currentContext": "colima", "credsStore": "desktop", "auths": {"x": {}}}))
+    pushing(registry, username="ada", password="s3cret")
+    stored = json.loads(docker.called("push")[0][1]["auth"] or "{}")
+    assert stored["currentContext"] == "colima" and "credsStore" not in stored and stored["auths"].keys() == {registry.host}
