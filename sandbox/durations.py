@@ -70,7 +70,7 @@ def spoken(seconds: float) -> str:
     return f"{rest} s"
 
 
-def about(seconds: float) -> str:
+def rounded(seconds: float) -> str:
     """An estimate, no more exact than it is: to five seconds below two minutes, else to the minute."""
     grain = 5 if seconds < 117.5 else 60
-    return f"about {spoken(max(grain, round(seconds / grain) * grain))}"
+    return spoken(max(grain, round(seconds / grain) * grain))

@@ -14,7 +14,8 @@ from .steps import Log, StepFailed
 # A program that is compiled and only not installed is stale too, but nothing of it is compiled.
 _CACHED = "not installed but available in build cache"
 # The version tells packages of one path apart that two modules pin differently.
-_TEMPLATE = '{{if .Stale}}{{if ne .StaleReason "%s"}}{{.ImportPath}}{{with .Module}} {{.Version}}{{end}}{{end}}{{end}}' % _CACHED
+_PACKAGE = "{{.ImportPath}}{{with .Module}} {{.Version}}{{end}}"
+_TEMPLATE = '{{if .Stale}}{{if ne .StaleReason "%s"}}stale %s{{end}}{{else if ne .ImportPath "unsafe"}}cached{{end}}' % (_CACHED, _PACKAGE)
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,24 @@ class Build:
 
 def run(log: Log, *builds: Build) -> None:
     """Run builds one after the other. Raises StepFailed when one fails."""
-    left = {package for build in builds for package in _left(log, build)}
-    progress = Progress(log.path, {package for _, package, _ in left}, len(left))
-    log.count(len(left), progress)
+    left: set[tuple[str, str, str]] = set()
+    some_cached = False
+    for build in builds:
+        of_build, cached = _left(log, build)
+        left |= of_build
+        some_cached |= cached
+    # Go can look a package up only once it has all that this imports, so that some of the stale turn out to be cached.
+    progress = Progress(log.path, {package for _, package, _ in left}, len(left), some_cached)
+    log.count(len(left), progress, some_cached)
     for build in builds:
         output = () if build.output is None else ("-o", build.output)
         words = (build.command, "-v", *build.flags, *output, build.target)
         log.run(build.go, *words, cwd=build.folder, env=build.environment)
-    log.uncount()
+    log.uncount(progress.done())
 
 
-def _left(log: Log, build: Build) -> set[tuple[str, str, str]]:
-    """What a build will compile: architecture, import path and module's version of each package.
+def _left(log: Log, build: Build) -> tuple[set[tuple[str, str, str]], bool]:
+    """What a build will compile (architecture, import path and module's version), and whether any is cached.
 
     `go list` asks the build cache as `go build` does, in a second or two, and downloads the modules; Go says in the log which.
     """
@@ -71,7 +78,9 @@ def _left(log: Log, build: Build) -> set[tuple[str, str, str]]:
     if result.returncode:
         raise StepFailed(f"'{build.go} list' ended with {result.returncode}")
     architecture = build.environment.get("GOARCH", "")
-    return {(architecture, *line.partition(" ")[::2]) for line in result.stdout.splitlines()}
+    lines = result.stdout.splitlines()
+    stale = [line.removeprefix("stale ").partition(" ") for line in lines if line != "cached"]
+    return {(architecture, path, version) for path, _, version in stale}, "cached" in lines
 
 
 class Progress:
@@ -80,17 +89,17 @@ class Progress:
     :param log: where it says so, from the file's present end on.
     :param packages: the import paths that are to be compiled.
     :param total: how many times that will be; more than the paths where two builds compile one each its own way.
+    :param at_most: whether the total is a bound.
     """
 
-    def __init__(self, log: pathlib.Path, packages: set[str], total: int) -> None:
+    def __init__(self, log: pathlib.Path, packages: set[str], total: int, at_most: bool = False) -> None:
         self._log, self._packages, self._total = log, packages, total
+        self._of = "of at most" if at_most else "of"
         self._offset = log.stat().st_size
 
     def __call__(self) -> str:
-        """For instance `812 of 1,930 packages, k8s.io/api/core/v1`; empty while there is nothing to say."""
-        with self._log.open("rb") as file:
-            file.seek(self._offset)
-            lines = file.read().decode(errors="replace").splitlines()
+        """For instance `812 of 1,930 packages, k8s.io/api/core/v1`."""
+        lines = self._lines()
         begun = [line for line in lines if line in self._packages]
         last = lines[-1] if lines else ""
         if last.startswith("go: downloading "):
@@ -100,4 +109,13 @@ class Progress:
         total = max(self._total, len(begun))
         # The linker says nothing; it is what is left once the last package has been begun.
         doing = begun[-1] if 0 < len(begun) < total else "compiling the last or linking" if begun else "starting"
-        return f"{len(begun):,} of {total:,} packages, {doing}"
+        return f"{len(begun):,} {self._of} {total:,} packages, {doing}"
+
+    def done(self) -> int:
+        """How many packages were begun."""
+        return sum(line in self._packages for line in self._lines())
+
+    def _lines(self) -> list[str]:
+        with self._log.open("rb") as file:
+            file.seek(self._offset)
+            return file.read().decode(errors="replace").splitlines()

@@ -46,7 +46,7 @@ class Log:
         self._started = time.monotonic()
         self._expected = durations.known(name)
         self._whose = "last time" if durations.last(name) is not None else "on a machine of two cores"
-        self._items, self._counted_at = 0, 0.0
+        self._items, self._counted_at, self._at_most = 0, 0.0, False
         self._progress: Callable[[], str] | None = None
 
     def elapsed(self) -> float:
@@ -58,22 +58,23 @@ class Log:
         self._file.write(f"{text}\n".encode())
         self._file.flush()
 
-    def count(self, items: int, progress: Callable[[], str]) -> None:
+    def count(self, items: int, progress: Callable[[], str], at_most: bool = False) -> None:
         """From now on the step is as long as the items that it has left, of which caches may have spared it many.
 
         :param items: that are left, for instance packages to compile.
         :param progress: says how far it is; the empty text shows the log's last line.
+        :param at_most: whether the number is a bound, and so the estimate.
         """
-        self._items, self._counted_at, self._progress = items, self.elapsed(), progress
+        self._counted_at, self._progress = self.elapsed(), progress
         each = durations.known(self._each)
         if items < _ENOUGH:
             self._expected = None
         elif each is not None:
-            self._expected, self._whose = self._counted_at + each * items, "expected"
+            self._expected, self._whose, self._at_most = self._counted_at + each * items, "expected", at_most
 
-    def uncount(self) -> None:
-        """The items are done: heartbeats show the log's last line again, against the same estimate."""
-        self._progress = None
+    def uncount(self, done: int) -> None:
+        """So many items were done: heartbeats show the log's last line again, against the same estimate."""
+        self._items, self._progress = done, None
 
     @property
     def _each(self) -> str:
@@ -90,17 +91,17 @@ class Log:
         """How long the step takes by what is known at its start; empty when that is nothing or not worth saying."""
         if self._expected is None or self._expected < _WORTH_SAYING:
             return ""
-        return f"{durations.about(self._expected)} {self._whose}"
+        return f"about {durations.rounded(self._expected)} {self._whose}"
 
     def heartbeat(self) -> str:
         """How far the step is: time, estimate, and what it does."""
-        elapsed, expected = self.elapsed(), self._expected
+        elapsed, expected, progress = self.elapsed(), self._expected, self._progress
         time_so_far = durations.spoken(elapsed)
         if expected is not None and elapsed <= expected:
-            time_so_far += f" of {durations.about(expected)}"
+            time_so_far += f" of {'at most' if self._at_most else 'about'} {durations.rounded(expected)}"
         elif expected is not None:
             time_so_far += f", longer than {self._whose}, {durations.spoken(expected)}"
-        return f"{time_so_far}: {(self._progress and self._progress()) or self.last_line()}"
+        return f"{time_so_far}: {(progress and progress()) or self.last_line()}"
 
     def last_line(self) -> str:
         """The beginning of the log's last line that is not empty."""

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from sandbox import durations
-from sandbox.settings import ROOT
+from sandbox.settings import ROOT, SANDBOX
 
 
 @pytest.fixture(autouse=True)
@@ -85,4 +85,9 @@ def test_a_duration_is_told_to_the_second(seconds: float, text: str) -> None:
     [(1, "5 s"), (39.5, "40 s"), (101, "1 min 40 s"), (117, "1 min 55 s"), (118, "2 min"), (402, "7 min"), (4000, "1 h 7 min")],
 )
 def test_an_estimate_is_rounded(seconds: float, text: str) -> None:
-    assert durations.about(seconds) == f"about {text}"
+    assert durations.rounded(seconds) == text
+
+
+def test_the_committed_reference_has_nothing_but_durations() -> None:
+    path = SANDBOX / "durations.json"
+    assert durations._read(path) == json.loads(path.read_text())["seconds"]

@@ -14,7 +14,7 @@ GO = """\
 echo "$@" >> "$CALLS"
 case "$1 $GOARCH" in
 "list broken") echo "go: no such module" >&2; exit 1 ;;
-"list "*) echo "go: downloading example.org/a v1.0.0" >&2; printf 'fmt\\nexample.org/a v1.0.0\\n' ;;
+"list "*) echo "go: downloading example.org/a v1.0.0" >&2; printf "stale fmt\\nstale example.org/a v1.0.0\\n$ALSO" ;;
 *) printf 'fmt\\nexample.org/a\\n' >&2 ;;
 esac
 """
@@ -40,14 +40,15 @@ def test_packages_are_listed_before_they_are_built(
     log: steps.Log, go: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counted = []
-    monkeypatch.setattr(log, "count", lambda items, progress: counted.append((items, progress)))
+    monkeypatch.setattr(log, "count", lambda *arguments: counted.append(arguments))
     flags, output = ("-trimpath", "-ldflags=-s"), tmp_path / "program"
     builds = [
         golang.Build("build", "example.org/a", tmp_path, {"GOARCH": name}, flags, output, go)
         for name in ("amd64", "arm64", "arm64")
     ]
     golang.run(log, *builds)
-    ((total, progress),) = counted
+    ((total, progress, at_most),) = counted
+    assert not at_most
     assert total == 4  # two packages for two architectures, however many builds ask for them
     assert progress() == "6 of 6 packages, compiling the last or linking"  # the stand-in keeps no build cache
     calls = (tmp_path / "calls").read_text().splitlines()
@@ -61,6 +62,18 @@ def test_downloads_and_packages_are_in_the_log(log: steps.Log, go: str, tmp_path
     lines = log.path.read_text().splitlines()
     assert "go: downloading example.org/a v1.0.0" in lines
     assert lines[-3:] == [f"$ {go} install -v tool", "fmt", "example.org/a"]
+
+
+def test_with_a_package_in_the_build_cache_the_number_is_a_bound(
+    log: steps.Log, go: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    monkeypatch.setattr(log, "count", lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(log, "uncount", calls.append)
+    golang.run(log, golang.Build("install", "tool", tmp_path, {"ALSO": "cached\\n"}, go=go))
+    (total, progress, at_most), done = calls
+    assert (total, at_most, done) == (2, True, 2)
+    assert progress().startswith("2 of at most 2 packages, ")
 
 
 def test_a_list_that_fails_fails_the_step(log: steps.Log, go: str, tmp_path: pathlib.Path) -> None:

@@ -128,8 +128,15 @@ def test_the_estimate_is_of_the_items_that_are_left(log: Callable[[], steps.Log]
     clock.now += 401
     assert step.heartbeat() == "7 min 21 s, longer than expected, 7 min 20 s: 1 of 1,600 packages, fmt"
     step.note("copying the build cache")
-    step.uncount()
+    step.uncount(1600)
     assert step.heartbeat().endswith(": copying the build cache")
+
+
+def test_a_bound_of_items_is_a_bound_of_time(log: Callable[[], steps.Log], clock: Clock) -> None:
+    durations.record("build: each item", 0.25)
+    step = log()
+    step.count(1600, lambda: "1 of at most 1,600 packages, fmt", at_most=True)
+    assert step.heartbeat() == "0 s of at most 7 min: 1 of at most 1,600 packages, fmt"
 
 
 def test_few_items_have_no_estimate(log: Callable[[], steps.Log], clock: Clock) -> None:
@@ -145,8 +152,9 @@ def test_few_items_have_no_estimate(log: Callable[[], steps.Log], clock: Clock) 
 def test_the_time_of_each_item_is_kept_where_there_were_many(clock: Clock, items: int, each: float | None) -> None:
     with steps.step("build") as log:
         clock.now += 10  # of downloads
-        log.count(items, lambda: "")
+        log.count(1000, lambda: "", at_most=True)
         clock.now += 300
+        log.uncount(items)
     assert durations.last("build") == 310
     assert durations.last("build: each item") == each
 
