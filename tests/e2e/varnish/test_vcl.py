@@ -105,6 +105,54 @@ def test_case(case: pathlib.Path, version: str, runs: Runs) -> None:
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
 
 
+def _with_headers(count: int, credential: str, status: str) -> str:
+    """A request with so many further header fields, on a connection of its own, and the status that it must get."""
+    fields = " ".join(f'-hdr "X-{number}: 1"' for number in range(count))
+    return f'''
+client c1 {{
+	txreq -url "/v2/p/r/i/manifests/1.0" -hdr "Authorization: Basic {credential}" {fields}
+	rxresp
+	expect resp.status ~ "^({status})$"
+}} -run
+'''
+
+
+@pytest.mark.parametrize("version", varnish.VERSIONS)
+def test_many_header_fields(version: str, variants: dict[str, pathlib.Path], tmp_path: pathlib.Path) -> None:
+    """Whatever state has no room any more, a wrong credential is refused, and the registry is asked by known users alone."""
+    counts = range(20, 64)
+    case = tmp_path / "many-headers.vtc"
+    case.write_text(
+        '''varnishtest "As many header fields as Varnish takes, and more"
+server s1 -listen "${run}/registry.sock" -repeat 9 {
+	rxreq
+	expect req.http.X-19 == 1
+	expect req.http.Authorization == <undef>
+	txresp -hdr "Docker-Content-Digest: sha256:aa" -body "manifest"
+} -start
+server s2 -listen "${run}/credentials.sock" -repeat 99 {
+	rxreq
+	expect req.http.Authorization == "Basic d3Jvbmc="
+	txresp -status 401
+} -start
+varnish v1 -arg "${arguments}" -vcl {vcl 4.1; include "${vcl}";} -start
+'''
+        + "".join(_with_headers(count, "d3Jvbmc=", "401|431" if count < 57 else "400") for count in counts)
+        + '''
+server s2 -break
+server s2 -listen "${run}/credentials.sock" -repeat 99 {
+	rxreq
+	expect req.http.Authorization == "Basic Z29vZA=="
+	txresp
+} -start
+'''
+        + "".join(_with_headers(count, "Z29vZA==", "200" if count < 36 else "200|400|431") for count in counts)
+        + "varnish v1 -expect client_req_400 > 0\n"
+    )
+    result = _run(case, version, variants)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+
+
 @pytest.mark.parametrize("version", varnish.VERSIONS)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_compiles(variant: str, version: str, variants: dict[str, pathlib.Path]) -> None:
