@@ -15,7 +15,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils import 
 
 from sandbox import settings
 from sandbox.settings import ROOT
-from tests import artifact
+from tools import artifact
 
 DOCKER = ROOT / "docker"
 
