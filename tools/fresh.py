@@ -105,7 +105,7 @@ class Release:
     @property
     def base(self) -> pathlib.Path:
         """The root that is copied for each run."""
-        return CACHE / f"fresh-{self.suite}-{key(_PACKAGES, self.go_suite)}"
+        return CACHE / f"fresh-{self.suite}-{key(_PACKAGES, self.go_suite, *_mirror())}"
 
 
 RELEASES = {
@@ -139,6 +139,7 @@ def _reach() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _mirror() -> list[str]:
     """The package mirror of this machine's own sources; empty for debootstrap's default."""
     form = "$(LABEL) $(REPO_URI)"
@@ -163,6 +164,18 @@ def _foreign_certificates(bundle: str) -> list[str]:
 # ── the root ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _introduce(log: Log, root: pathlib.Path) -> None:
+    """Make a root trust what this machine trusts, and its apt find the mirror."""
+    (root / "etc/apt/apt.conf.d/90outside").write_text(_apt_settings())
+    own = root / "usr/local/share/ca-certificates"
+    for file in own.glob("outside-*.crt"):
+        file.unlink()
+    log.run("chroot", root, "update-ca-certificates", env={"PATH": _PATH})
+    for number, text in enumerate(_foreign_certificates((root / _BUNDLE).read_text())):
+        (own / f"outside-{number}.crt").write_text(text)
+    log.run("chroot", root, "update-ca-certificates", env={"PATH": _PATH})
+
+
 def _make_base(release: Release) -> None:
     """Debian with what README asks for and no recommended package, made unless it is there."""
     base, ready = release.base, release.base.with_name(f"{release.base.name}.ready")
@@ -172,12 +185,10 @@ def _make_base(release: Release) -> None:
         shutil.rmtree(base, ignore_errors=True)
         log.run("debootstrap", "--variant=minbase", f"--include={_PACKAGES}", release.suite, base, *_mirror())
         apt, clean = base / "etc" / "apt", {**os.environ, **_reach(), "PATH": _PATH, "DEBIAN_FRONTEND": "noninteractive"}
-        (apt / "apt.conf.d" / "90outside").write_text(_apt_settings())
-        for number, text in enumerate(_foreign_certificates((base / _BUNDLE).read_text())):
-            (base / f"usr/local/share/ca-certificates/outside-{number}.crt").write_text(text)
-        log.run("chroot", base, "update-ca-certificates", env=clean)
+        _introduce(log, base)
         if release.go_suite != release.suite:
-            (found,) = re.findall(r"(?m)^deb (\S+) ", (apt / "sources.list").read_text())[:1]
+            sources = "".join(file.read_text() for file in [*apt.glob("*.list"), *apt.glob("sources.list.d/*")])
+            (found,) = re.findall(r"(?m)^(?:deb|URIs:) (\S+)", sources)[:1]
             (apt / "sources.list.d" / "backports.list").write_text(f"deb {found} {release.go_suite} main\n")
         log.run("chroot", base, "apt-get", "update", env=clean)
         go = ("--target-release", release.go_suite, "golang-go")
@@ -211,6 +222,7 @@ def _copy(log: Log, release: Release, root: pathlib.Path) -> None:
         making = root.with_name(f"{root.name}.making")
         log.run("rm", "--recursive", "--force", "--one-file-system", making)
         log.run("cp", "--archive", "--reflink=auto", release.base, making)
+        _introduce(log, making)  # the base may be older than the certificates
         log.run("chroot", making, "useradd", "--create-home", "--uid", str(_USER.number), _USER.name, env={"PATH": _PATH})
         for file in [*(making / "etc/apt").glob("*.list"), *(making / "etc/apt").glob("*/*")]:
             if file.is_file() and file.suffix != ".gpg":
