@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from .steps import StepFailed, alone, step
@@ -13,6 +14,8 @@ def install(*packages: str) -> None:
     with step(f"Debian packages {' '.join(packages)}", "the package mirror") as log, alone("apt"):
         if not shutil.which("apt-get"):
             raise StepFailed(f"this machine has no apt-get: install {', '.join(packages)} by hand")
+        if os.geteuid():
+            raise StepFailed(f"it needs root: run 'apt-get install {' '.join(packages)}' as root")
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         log.run("apt-get", "update", env=quiet)
         log.run("apt-get", "install", "--yes", "--no-install-recommends", *packages, env=quiet)

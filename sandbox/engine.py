@@ -36,7 +36,8 @@ def ensure() -> None:
     """An engine that answers: the machine's own, else ours on Debian's packages."""
     if attach():
         return
-    debian.ensure({"dockerd": "docker.io", "docker": "docker.io", "iptables": "iptables", "jq": "jq"})
+    debian.ensure({"dockerd": "docker.io", "iptables": "iptables", "jq": "jq"})
+    debian.ensure({"docker": "docker-cli"})  # a package of its own since Debian 13
     with step("container engine", "dockerd to answer") as log:
         _RUN.mkdir(parents=True, exist_ok=True)
         runtime = shutil.copy(SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox", _RUN)  # outlives the clone

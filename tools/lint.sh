@@ -1,7 +1,6 @@
 #!/bin/sh
 # Style and correctness of everything that is not a Python test.
 set -eu
-python -c 'from sandbox import debian; debian.ensure({"shellcheck": "shellcheck"})'
 yamllint --strict .
 ruff check --quiet
 mypy --no-error-summary

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 
-from sandbox import debian, environment
+from sandbox import environment
 from sandbox.settings import CACHE, ROOT
 
 from . import artifact
@@ -36,7 +36,6 @@ def _home(venv: pathlib.Path) -> pathlib.Path:
 
 def run(venv: pathlib.Path, python: str, seconds: float | None = None) -> tuple[bool, str, int]:
     """All sanity tests of an environment's ansible-core: whether they passed, what was said, and how many ran."""
-    debian.ensure({"shellcheck": "shellcheck"})
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder) / "ansible_collections"
         ours = tree / "pullthrough" / "registry_cache"

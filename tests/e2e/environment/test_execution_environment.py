@@ -38,6 +38,8 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_ansible_builder_makes_the_context(tmp_path: pathlib.Path) -> None:
     source = artifact.clone(tmp_path / "source")
     command = [BIN / "ansible-builder", "create", "--file", "execution-environment.yml", "--context", tmp_path / "context"]
+    # By itself it takes the name after the engine that it finds.
+    command += ["--output-filename", "Containerfile"]
     result = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     build = tmp_path / "context" / "_build"
