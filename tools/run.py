@@ -62,8 +62,8 @@ def command(stage: Stage) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _shown(path: pathlib.Path) -> Iterator[None]:
-    """Print the lines of a file as they come: molecule shows a command's output only at its end."""
+def _shown(path: pathlib.Path, failures: list[str]) -> Iterator[None]:
+    """Print the lines of a file as they come, and keep the failures: molecule shows a command's output only at its end."""
     path.touch()
     ended = threading.Event()
 
@@ -73,6 +73,8 @@ def _shown(path: pathlib.Path) -> Iterator[None]:
                 last = ended.is_set()
                 for line in file:
                     print(line, end="", flush=True)
+                    if _FAILURE.match(line):
+                        failures.append(line.strip())
                 if last:
                     return
                 ended.wait(0.5)
@@ -91,12 +93,12 @@ def run(stage: Stage, tier: str) -> Result:
     known = durations.known(f"{tier}: {stage.name}")
     print(f"\n════ {stage.name}: {stage.proves}" + (f" (last time {known:.0f} s)" if known else ""), flush=True)
     result, started, more, tail = Result(stage.name, stage.proves), time.monotonic(), 0, deque[str](maxlen=_MORE)
-    environment = {**os.environ, "TEST_TIER": tier}
+    environment, shown = {**os.environ, "TEST_TIER": tier}, list[str]()
     with contextlib.ExitStack() as stack:
         if stage.scenario:
             progress = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory())) / "progress"
             environment["TEST_PROGRESS"] = str(progress)
-            stack.enter_context(_shown(progress))
+            stack.enter_context(_shown(progress, shown))
         process = stack.enter_context(
             subprocess.Popen(
                 command(stage),
@@ -132,8 +134,14 @@ def run(stage: Stage, tier: str) -> Result:
     if result.ok:
         durations.record(f"{tier}: {stage.name}", result.seconds)
     else:
-        result.failures = result.failures or list(tail)
+        # A test's own words before what molecule makes of them, and each test once.
+        result.failures = list({_of(text): text for text in reversed(shown or result.failures or tail)}.values())[::-1]
     return result
+
+
+def _of(failure: str) -> str:
+    """What a line of a failure is about: the test that it names, else all of it."""
+    return failure.partition(" - ")[0] if _FAILURE.match(failure) else failure
 
 
 # Around the stages that need the cluster.

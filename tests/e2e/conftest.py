@@ -55,8 +55,10 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Show a test that has ended, with the seconds it took, set-up and tear-down included."""
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
-    if report.outcome != "passed":
-        _line(f"{report.outcome.upper()} in {report.when}: {report.nodeid}")
+    if report.failed:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = " ".join((crash.message if crash else report.longreprtext).split())
+        _line(f"FAILED {report.nodeid} - {reason[:400]}")
     if report.when == "teardown":
         _line(f"{_seconds.pop(report.nodeid):7.1f} s  {report.nodeid.removeprefix('tests/e2e/')}")
 

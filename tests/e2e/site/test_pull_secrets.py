@@ -127,6 +127,8 @@ def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> Non
     # Always: the kubelet asks for the image with the pod's credential, whatever the node holds.
     container = {"name": "main", "image": image, "imagePullPolicy": "Always"}
     spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
+    # containerd 2, on the last node, tries HTTPS first, and the front does not answer that.
+    spec["nodeSelector"] = {"kubernetes.io/hostname": cluster.node}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello"}, "spec": spec}
     cluster.kubectl("apply", "--namespace", A, "--filename", "-", stdin=json.dumps(pod))
     cluster.kubectl("wait", "--namespace", A, "pod/hello", "--for=condition=Ready", "--timeout=120s")
