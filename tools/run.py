@@ -175,7 +175,8 @@ def chosen(tier: str, names: list[str]) -> list[Stage]:
 
 def record(result: Result) -> None:
     """Write the last run of a topic into tests/e2e/results.md, one line a topic."""
-    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if _git("status", "--porcelain") else "")
+    changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")  # which this run itself changes
+    commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
     date = datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d")
     cells = [result.name, date, commit, "passed" if result.ok else "**failed**", result.total, f"{result.seconds / 60:.0f}"]
     rows = [line for line in RESULTS.read_text().splitlines() if line.startswith("| ")] if RESULTS.exists() else []

@@ -80,6 +80,7 @@ def test_the_summary_repeats_failures_and_says_when_it_took_too_long(capsys: pyt
 
 def test_the_last_run_of_a_topic_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results.md")
+    monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "_git", lambda *words: "abc1234" if words[0] == "rev-parse" else "")
     run.record(run.Result("site", "", 600, True, {"passed": 3}))
     run.record(run.Result("faults", "", 60, True, {"passed": 1}))
