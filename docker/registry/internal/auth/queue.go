@@ -1,0 +1,456 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package auth
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// lanePlaces is how many different credentials wait in one lane.
+	lanePlaces = 16
+	// checkWaiters is how many requests wait for one check.
+	checkWaiters = 4096
+	// laneFailures and laneRate are how many checks of a lane may fail at once, and per second in the long run.
+	laneFailures = 20
+	laneRate     = 0.2
+	// laneReserve is the part of laneFailures that only sources without a recent failure in the lane may use.
+	laneReserve = 10
+	// guessSeconds and guessRate are the processor time that failed checks of all lanes may take at once, and per
+	// second in the long run.
+	guessSeconds = 5
+	guessRate    = 0.2
+	// laneRefused and guessesRefused are how many refused credentials are remembered.
+	laneRefused    = 16
+	guessesRefused = 256
+	// laneSources is how many sources of failures a lane remembers, and sourceMemory for how long.
+	laneSources  = 64
+	sourceMemory = laneFailures / laneRate * time.Second
+)
+
+// outcome is how a check ends.
+type outcome int
+
+const (
+	turnedAway outcome = iota
+	matched
+	mismatched
+	stale // the user's line changed meanwhile, or another password of the user was proven
+)
+
+// check is one credential that waits for bcrypt, or is being checked. All requests that carry it share the check.
+type check struct {
+	id       digest
+	name     string
+	password []byte
+	user     *user // nil: the check cannot succeed
+	hash     string
+	lane     *lane
+
+	sources []netip.Prefix // the clients' addresses; the first is whose place it takes
+	waiters int
+	seq     uint64
+	done    chan struct{}
+	outcome outcome
+	retry   time.Duration // with turnedAway
+}
+
+// lane holds the checks that share a budget. The queue's lock protects it.
+type lane struct {
+	shared   bool // it holds no first contact
+	size     int  // refused credentials to remember
+	failures budget
+	waiting  []*check // oldest first
+	running  *check
+	refused  []digest // oldest first
+	failed   map[netip.Prefix]time.Time
+	served   uint64 // when its last check began, as a sequence number
+}
+
+func newLane() lane {
+	return lane{size: laneRefused, failures: budget{size: laneFailures, rate: laneRate}}
+}
+
+// queue orders the checks and runs one at a time.
+type queue struct {
+	compare compare
+	maxWait time.Duration
+	valid   func(*check) bool // called under mu
+	closed  atomic.Bool
+	changed chan struct{} // something may have become ready
+
+	mu      sync.Mutex
+	seq     uint64
+	lanes   map[*lane]struct{} // those with waiting checks
+	guesses lane               // shared by all that cannot succeed
+	time    budget             // seconds of bcrypt for guesses
+
+	matched, mismatched uint64
+}
+
+func newQueue(compare compare, maxWait time.Duration, valid func(*check) bool) *queue {
+	q := &queue{
+		compare: compare, maxWait: maxWait, valid: valid,
+		changed: make(chan struct{}, 1),
+		lanes:   map[*lane]struct{}{},
+		guesses: newLane(),
+		time:    budget{size: guessSeconds, rate: guessRate},
+	}
+	q.guesses.shared, q.guesses.size = true, guessesRefused
+	return q
+}
+
+// wait returns how the check ends, or turnedAway when ctx ends or the deadline passes before. A check that nobody waits
+// for any longer leaves the queue; one that is running goes on.
+func (q *queue) wait(ctx context.Context, c *check, source netip.Prefix, deadline time.Time) (outcome, time.Duration) {
+	c, end, retry := q.join(c, source, time.Now())
+	if c == nil {
+		return end, retry
+	}
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	select {
+	case <-c.done:
+		return c.outcome, c.retry
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return q.leave(c)
+}
+
+// join returns the check to wait for: the given one, or the one that already has this credential. Without one it
+// returns the outcome.
+func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outcome, time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := c.lane
+	if q.closed.Load() {
+		return nil, turnedAway, 0
+	}
+	if !q.valid(c) {
+		return nil, stale, 0
+	}
+	if slices.Contains(l.refused, c.id) {
+		return nil, mismatched, 0
+	}
+	if same := l.find(c.id); same != nil {
+		if same.waiters >= checkWaiters {
+			return nil, turnedAway, 0
+		}
+		same.waiters++
+		same.addSource(source)
+		return same, 0, 0
+	}
+	c.addSource(source)
+	retry := q.expect(c, now)
+	if retry > q.maxWait {
+		return nil, turnedAway, retry
+	}
+	if len(l.waiting) >= lanePlaces {
+		victim := l.crowding(source)
+		if victim == nil {
+			return nil, turnedAway, retry
+		}
+		q.remove(victim)
+		victim.end(turnedAway, q.expect(victim, now))
+	}
+	q.seq++
+	c.seq, c.waiters, c.done = q.seq, 1, make(chan struct{})
+	l.waiting = append(l.waiting, c)
+	q.lanes[l] = struct{}{}
+	q.wake()
+	return c, 0, 0
+}
+
+// leave takes one request away from a check, unless the check has just ended.
+func (q *queue) leave(c *check) (outcome, time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.outcome, c.retry
+	default:
+	}
+	c.waiters--
+	if c.waiters == 0 && c.lane.running != c {
+		q.remove(c)
+		c.end(turnedAway, 0)
+	}
+	return turnedAway, q.expect(c, time.Now())
+}
+
+// wake makes work look again.
+func (q *queue) wake() {
+	select {
+	case q.changed <- struct{}{}:
+	default:
+	}
+}
+
+// work runs the checks, one after another, until ctx ends.
+func (q *queue) work(ctx context.Context) {
+	for ctx.Err() == nil {
+		c, delay := q.next(time.Now())
+		if c != nil {
+			began := time.Now()
+			ok := q.compare(ctx, c.hash, c.password)
+			q.finish(c, ok, began, time.Now())
+			continue
+		}
+		timer := time.NewTimer(delay)
+		select {
+		case <-ctx.Done():
+		case <-q.changed:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// next returns the check to run now, or the time until one may be ready. Lanes with few recent failures go first, then
+// those that waited longest; the shared lane is last.
+func (q *queue) next(now time.Time) (*check, time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.dropStale()
+	var best *check
+	delay := time.Hour
+	for l := range q.lanes {
+		c := l.first(now)
+		if d := q.delay(c, now); d > 0 {
+			delay = min(delay, d)
+		} else if best == nil || before(c, best, now) {
+			best = c
+		}
+	}
+	if best == nil {
+		return nil, delay
+	}
+	q.remove(best)
+	q.seq++
+	best.lane.running, best.lane.served = best, q.seq
+	return best, 0
+}
+
+// before returns whether a is checked before b, which is of another lane.
+func before(a, b *check, now time.Time) bool {
+	if a.lane.shared != b.lane.shared {
+		return b.lane.shared
+	}
+	if x, y := a.lane.failures.debt(now), b.lane.failures.debt(now); x != y {
+		return x < y
+	}
+	if a.lane.served != b.lane.served {
+		return a.lane.served < b.lane.served
+	}
+	return a.seq < b.seq
+}
+
+// delay returns the time until the budgets allow the check; 0 for the lane of a user without recent failures.
+func (q *queue) delay(c *check, now time.Time) time.Duration {
+	return max(c.lane.failures.until(now, c.lane.need(c, now)), q.guessDelay(c.lane, now))
+}
+
+// expect returns roughly how long the budgets make a check wait, counting those of its lane that go before it.
+func (q *queue) expect(c *check, now time.Time) time.Duration {
+	l := c.lane
+	ahead := 0
+	for _, other := range l.waiting {
+		if other != c && !l.lastFailure(other, now).After(l.lastFailure(c, now)) {
+			ahead++
+		}
+	}
+	return max(l.failures.until(now, l.need(c, now)+float64(ahead)), q.guessDelay(l, now))
+}
+
+// guessDelay returns the time until there is processor time for guesses, or until a user's lane needs none because its
+// failures are too long ago.
+func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
+	wait := q.time.until(now, 0.001)
+	if !l.shared {
+		wait = min(wait, l.failures.until(now, laneFailures))
+	}
+	return wait
+}
+
+// finish ends the running check and charges a failure.
+func (q *queue) finish(c *check, ok bool, began, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	l := c.lane
+	l.running = nil
+	if q.closed.Load() {
+		c.end(turnedAway, 0)
+		return
+	}
+	if ok && c.user != nil {
+		q.matched++
+	} else {
+		q.mismatched++
+		q.time.take(now, now.Sub(began).Seconds())
+	}
+	if !q.valid(c) {
+		c.end(stale, 0)
+		return
+	}
+	if ok && c.user != nil {
+		c.user.proof.Store(&c.id)
+		c.end(matched, 0)
+		q.dropStale()
+		return
+	}
+	l.failures.take(now, 1)
+	l.refuse(c, now)
+	c.end(mismatched, 0)
+}
+
+// dropStale ends the waiting checks that no longer answer their clients' question; these ask again.
+func (q *queue) dropStale() {
+	for l := range q.lanes {
+		for _, c := range slices.Clone(l.waiting) {
+			if !q.valid(c) {
+				q.remove(c)
+				c.end(stale, 0)
+			}
+		}
+	}
+}
+
+// remove takes a check out of its lane's waiting ones.
+func (q *queue) remove(c *check) {
+	l := c.lane
+	if i := slices.Index(l.waiting, c); i >= 0 {
+		l.waiting = slices.Delete(l.waiting, i, i+1)
+	}
+	if len(l.waiting) == 0 {
+		delete(q.lanes, l)
+	}
+}
+
+// close turns away what waits, and what comes.
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed.Store(true)
+	for l := range q.lanes {
+		for _, c := range slices.Clone(l.waiting) {
+			q.remove(c)
+			c.end(turnedAway, 0)
+		}
+	}
+}
+
+// counts returns the waiting checks and the results of the finished ones.
+func (q *queue) counts() (waiting int, matched, mismatched uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for l := range q.lanes {
+		waiting += len(l.waiting)
+	}
+	return waiting, q.matched, q.mismatched
+}
+
+// end tells the outcome to those who wait.
+func (c *check) end(o outcome, retry time.Duration) {
+	c.outcome, c.retry = o, retry
+	close(c.done)
+}
+
+func (c *check) addSource(source netip.Prefix) {
+	if len(c.sources) < laneSources && !slices.Contains(c.sources, source) {
+		c.sources = append(c.sources, source)
+	}
+}
+
+// find returns the check of a credential, waiting or running.
+func (l *lane) find(id digest) *check {
+	if l.running != nil && l.running.id == id {
+		return l.running
+	}
+	for _, c := range l.waiting {
+		if c.id == id {
+			return c
+		}
+	}
+	return nil
+}
+
+// first returns the waiting check whose source failed least recently, the oldest one of several.
+func (l *lane) first(now time.Time) *check {
+	return slices.MinFunc(l.waiting, func(a, b *check) int {
+		return l.lastFailure(a, now).Compare(l.lastFailure(b, now))
+	})
+}
+
+// lastFailure returns when a source of the check last failed in this lane, of several sources the earliest; the zero
+// time if one did not.
+func (l *lane) lastFailure(c *check, now time.Time) (last time.Time) {
+	for i, source := range c.sources {
+		at := l.failed[source]
+		if now.Sub(at) > sourceMemory {
+			return time.Time{}
+		}
+		if i == 0 || at.Before(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+// need returns the tokens that the lane's budget must have for this check.
+func (l *lane) need(c *check, now time.Time) float64 {
+	if l.lastFailure(c, now).IsZero() {
+		return 1
+	}
+	return 1 + laneReserve
+}
+
+// crowding returns the newest waiting check of the source that has most places, if that source has at least two more
+// than the given one.
+func (l *lane) crowding(source netip.Prefix) (victim *check) {
+	places := map[netip.Prefix]int{}
+	for _, c := range l.waiting {
+		places[c.sources[0]]++
+	}
+	most := places[source] + 1
+	for _, c := range l.waiting {
+		if n := places[c.sources[0]]; n > most || victim != nil && n == most {
+			most, victim = n, c
+		}
+	}
+	return victim
+}
+
+// refuse remembers the credential of a failed check, and where it came from.
+func (l *lane) refuse(c *check, now time.Time) {
+	if len(l.refused) >= l.size {
+		l.refused = slices.Delete(l.refused, 0, 1)
+	}
+	l.refused = append(l.refused, c.id)
+	if l.failed == nil {
+		l.failed = map[netip.Prefix]time.Time{}
+	}
+	for _, source := range c.sources {
+		if _, known := l.failed[source]; !known && len(l.failed) >= laneSources {
+			l.forgetSource()
+		}
+		l.failed[source] = now
+	}
+}
+
+// forgetSource drops the source whose failure is oldest.
+func (l *lane) forgetSource() {
+	var oldest netip.Prefix
+	var at time.Time
+	for source, t := range l.failed {
+		if at.IsZero() || t.Before(at) {
+			oldest, at = source, t
+		}
+	}
+	delete(l.failed, oldest)
+}
