@@ -37,6 +37,7 @@ type world struct {
 	path string
 	log  buffer
 
+	takes         time.Duration // what a check takes; checkTime at first
 	running, most atomic.Int32
 	calls         atomic.Int32
 	mu            sync.Mutex
@@ -67,7 +68,7 @@ func inWorld(t *testing.T, lines []string, test func(*testing.T, *world)) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "htpasswd")
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t, path: path}
+		w := &world{t: t, path: path, takes: checkTime}
 		w.write(lines...)
 		var err error
 		if w.Checker, err = start(Options{Path: path, Log: slog.New(slog.NewTextHandler(&w.log, nil))}, w.compare); err != nil {
@@ -86,7 +87,7 @@ func (w *world) compare(ctx context.Context, hash string, password []byte) bool 
 	w.hashes = append(w.hashes, hash)
 	w.mu.Unlock()
 	select {
-	case <-time.After(checkTime):
+	case <-time.After(w.takes):
 		return bcrypt.CompareHashAndPassword([]byte(hash), password) == nil
 	case <-ctx.Done():
 		return false
@@ -344,30 +345,87 @@ func TestFirstContactsDuringAFlood(t *testing.T) {
 	})
 }
 
-// TestFirstContactWhileItsNameIsGuessed has the guesses at another address than the user.
-func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
+// guess makes clients guess passwords of the names, each after the answer to the one before, until stop is called.
+func (w *world) guess(clients int, names ...string) (stop func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	var guesses sync.WaitGroup
+	for g := range clients {
+		guesses.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				w.Check(ctx, basic(names[(g+i)%len(names)], fmt.Sprint("guess", g, i)), here)
+				time.Sleep(50 * time.Millisecond)
+			}
+		})
+	}
+	return func() { cancel(); guesses.Wait() }
+}
+
+// wantSoon asks and fails the test if the credential is not good in time.
+func (w *world) wantSoon(most time.Duration, name, password string, source netip.Addr) {
+	w.t.Helper()
+	at := time.Now()
+	if r := w.Check(w.t.Context(), basic(name, password), source); r.Verdict != Good || time.Since(at) > most {
+		w.t.Errorf("%s: %+v after %v", name, r, time.Since(at))
+	}
+}
+
+func TestFirstContactWhileItsNameIsGuessedElsewhere(t *testing.T) {
 	inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
-		ctx, stop := context.WithCancel(t.Context())
-		var guesses sync.WaitGroup
-		for g := range 50 {
-			guesses.Go(func() {
-				for i := 0; ctx.Err() == nil; i++ {
-					w.Check(ctx, basic("ann", fmt.Sprint("guess", g, i)), here)
-					time.Sleep(10 * time.Millisecond)
-				}
-			})
-		}
+		stop := w.guess(100, "ann")
 		time.Sleep(time.Minute)
-		at := time.Now()
-		if r := w.ask("bob", "b"); r.Verdict != Good || time.Since(at) > 2*checkTime {
-			t.Errorf("bob: %v after %v", r.Verdict, time.Since(at))
-		}
-		at = time.Now()
-		if r := w.Check(t.Context(), basic("ann", "a"), there); r.Verdict != Good || time.Since(at) > 10*checkTime {
-			t.Errorf("ann: %v after %v", r.Verdict, time.Since(at))
-		}
+		w.wantSoon(2*checkTime, "bob", "b", here)
+		w.wantSoon(10*checkTime, "ann", "a", there)
 		stop()
-		guesses.Wait()
+	})
+}
+
+// TestFirstContactWhileItsNameIsGuessed has guesses and user at one address, and bcrypt of cost 10.
+func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
+	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
+		w.takes = 60 * time.Millisecond
+		stop := w.guess(50, "ann")
+		time.Sleep(5 * time.Minute)
+		w.wantSoon(20*time.Second, "ann", "a", here)
+		w.wantSoon(0, "ann", "a", here)
+		stop()
+	})
+}
+
+// TestColdStartInAFlood has twelve names guessed from the start, at the users' address.
+func TestColdStartInAFlood(t *testing.T) {
+	inWorld(t, twelve(), func(t *testing.T, w *world) {
+		names := make([]string, 12)
+		for i := range names {
+			names[i] = fmt.Sprint("user", i)
+		}
+		stop := w.guess(50, names...)
+		time.Sleep(5 * time.Second)
+		var clients sync.WaitGroup
+		for i, name := range names {
+			clients.Go(func() { w.wantSoon(20*time.Second, name, fmt.Sprint("pw", i), here) })
+		}
+		clients.Wait()
+		stop()
+	})
+}
+
+func TestGuessesOfAProvenUserTakeTheDecoy(t *testing.T) {
+	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
+		var clients sync.WaitGroup
+		clients.Go(func() { w.wantSoon(checkTime, "ann", "a", here) })
+		synctest.Wait()
+		for i := range 5 { // these wait in ann's lane
+			clients.Go(func() { w.ask("ann", fmt.Sprint("guess", i)) })
+		}
+		clients.Wait()
+		for _, hash := range w.hashes[1:] {
+			if hash == w.hashes[0] {
+				t.Error("a guess was checked against the hash of a user whose password is proven")
+			}
+		}
+		if len(w.hashes) != 6 {
+			t.Errorf("%d checks, want 6", len(w.hashes))
+		}
 	})
 }
 
@@ -432,35 +490,74 @@ func TestUnknownNameIsRefusedWhateverBcryptSays(t *testing.T) {
 }
 
 func TestGuessesHaveABudget(t *testing.T) {
-	for _, name := range []string{"ann", "nobody"} {
-		inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
-			const period = 1000 * time.Second
-			began := time.Now()
-			var guesses sync.WaitGroup
-			for g := range 20 {
-				guesses.Go(func() {
-					for i := 0; time.Since(began) < period; i++ {
-						r := w.ask(name, fmt.Sprint("guess", g, i))
-						if r.Verdict == Good || (r.Verdict == TryLater) != (r.RetryAfter >= time.Second && r.RetryAfter <= time.Minute) {
-							t.Errorf("%+v", r)
+	for _, takes := range []time.Duration{60 * time.Millisecond, checkTime, 4 * time.Second} {
+		for name, limit := range map[string]limits{"ann": userLimits, "nobody": guessLimits} {
+			inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
+				w.takes = takes
+				const period = 200 * time.Second
+				began := time.Now()
+				var guesses sync.WaitGroup
+				for g := range 100 {
+					guesses.Go(func() {
+						for i := 0; time.Since(began) < period; i++ {
+							r := w.ask(name, fmt.Sprint("guess", g, i))
+							if r.Verdict == Good || (r.Verdict == TryLater) != (r.RetryAfter >= time.Second && r.RetryAfter <= time.Minute) {
+								t.Errorf("%+v", r)
+							}
+							time.Sleep(time.Second)
 						}
-						time.Sleep(time.Second)
-					}
-				})
-			}
-			guesses.Wait()
-			took := time.Duration(w.calls.Load()) * checkTime
-			if most := guessSeconds*time.Second + time.Duration(guessRate*float64(period)); took > most || took < period/50 {
-				t.Errorf("%s: guesses took %v of %v", name, took, period)
-			}
-			if w.Stats().TryLater == 0 {
-				t.Errorf("%s: no guess was turned away", name)
-			}
-			w.want(Good, 1, "bob", "b")
-			time.Sleep(10 * time.Minute)
-			w.want(Bad, 1, name, "one more")
-		})
+					})
+				}
+				guesses.Wait()
+				checks := float64(w.calls.Load())
+				budget := func(period time.Duration) float64 {
+					seconds := limit.seconds + limit.share*period.Seconds() + takes.Seconds()
+					return min(limit.failures+limit.rate*period.Seconds(), seconds/takes.Seconds())
+				}
+				// All guesses have one source, so the reserve stays; the last ones wait beyond the period.
+				if most := budget(period + w.maxWait); checks > most+1 || checks < budget(period)-limit.reserve-1 {
+					t.Errorf("%s: %v checks of %v in %v, want at most %v", name, checks, takes, period, most)
+				}
+				if w.Stats().TryLater == 0 {
+					t.Errorf("%s: no guess was turned away", name)
+				}
+				time.Sleep(10 * time.Minute)
+				w.want(Bad, 1, name, "one more")
+			})
+		}
 	}
+}
+
+func TestGuessWithoutHopeIsTurnedAwayAtOnce(t *testing.T) {
+	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
+		w.takes = 10 * time.Second
+		w.want(Bad, 1, "nobody", "x")
+		at := time.Now()
+		r := w.ask("nobody", "y")
+		if r.Verdict != TryLater || time.Since(at) > 0 || r.RetryAfter <= w.maxWait {
+			t.Errorf("%+v after %v", r, time.Since(at))
+		}
+		time.Sleep(r.RetryAfter)
+		w.want(Bad, 1, "nobody", "y")
+	})
+}
+
+func TestUserWhoMistypedOutlivesTheBudgetOfOthers(t *testing.T) {
+	inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
+		w.queue.userTime.take(time.Now(), 1000)
+		w.queue.guessTime.take(time.Now(), 1000)
+		w.want(Bad, 1, "bob", "mistyped")
+		w.wantSoon(calmTime+checkTime, "bob", "b", here)
+	})
+}
+
+func TestUserWhoIsAddedWhileWaiting(t *testing.T) {
+	ann := line("ann", "a")
+	inWorld(t, []string{ann}, func(t *testing.T, w *world) {
+		w.queue.guesses.failures.take(time.Now(), guessLimits.failures+1)
+		w.write(ann, line("bob", "b"))
+		w.wantSoon(time.Second+checkTime, "bob", "b", here)
+	})
 }
 
 func TestWaitEnds(t *testing.T) {

@@ -62,7 +62,7 @@ func newUsers(lines map[string]string, old *users) *users {
 				continue
 			}
 		}
-		u.byName[name] = &user{name: name, hash: hash, lane: newLane()}
+		u.byName[name] = &user{name: name, hash: hash, lane: newLane(&userLimits)}
 	}
 	return u
 }

@@ -11,26 +11,34 @@ import (
 	"time"
 )
 
+// limits are those of one lane.
+type limits struct {
+	places   int     // different credentials that wait
+	failures float64 // checks that may fail at once
+	rate     float64 // checks per second that may fail in the long run
+	reserve  float64 // part of failures for sources without a recent failure in the lane
+	refused  int     // refused credentials that are remembered
+	seconds  float64 // processor time that failures of all such lanes may take at once
+	share    float64 // processor time per second that they may take in the long run
+}
+
+var (
+	// userLimits are generous, since the user's first contact may be among the guesses: a flood of 50 clients that
+	// each wait for their answer must not keep it from its turn. They end with that contact.
+	userLimits = limits{places: 64, failures: 60, rate: 4, reserve: 10, refused: 16, seconds: 20, share: 0.5}
+	// guessLimits hold for what cannot be good.
+	guessLimits = limits{places: 16, failures: 20, rate: 0.2, reserve: 10, refused: 256, seconds: 5, share: 0.2}
+)
+
 const (
-	// lanePlaces is how many different credentials wait in one lane.
-	lanePlaces = 16
 	// checkWaiters is how many requests wait for one check.
 	checkWaiters = 4096
-	// laneFailures and laneRate are how many checks of a lane may fail at once, and per second in the long run.
-	laneFailures = 20
-	laneRate     = 0.2
-	// laneReserve is the part of laneFailures that only sources without a recent failure in the lane may use.
-	laneReserve = 10
-	// guessSeconds and guessRate are the processor time that failed checks of all lanes may take at once, and per
-	// second in the long run.
-	guessSeconds = 5
-	guessRate    = 0.2
-	// laneRefused and guessesRefused are how many refused credentials are remembered.
-	laneRefused    = 16
-	guessesRefused = 256
 	// laneSources is how many sources of failures a lane remembers, and sourceMemory for how long.
 	laneSources  = 64
-	sourceMemory = laneFailures / laneRate * time.Second
+	sourceMemory = 100 * time.Second
+	// calmTime is how long a failure counts as recent, and calmFactor the same as a multiple of what the check took.
+	calmTime   = 5 * time.Second
+	calmFactor = 5
 )
 
 // outcome is how a check ends.
@@ -62,19 +70,22 @@ type check struct {
 
 // lane holds the checks that share a budget. The queue's lock protects it.
 type lane struct {
-	shared   bool // it holds no first contact
-	size     int  // refused credentials to remember
+	limits   *limits // userLimits, or guessLimits for the lane that is shared
 	failures budget
-	waiting  []*check // oldest first
+	calm     time.Time // until then a failure counts as recent
+	waiting  []*check  // oldest first
 	running  *check
 	refused  []digest // oldest first
 	failed   map[netip.Prefix]time.Time
 	served   uint64 // when its last check began, as a sequence number
 }
 
-func newLane() lane {
-	return lane{size: laneRefused, failures: budget{size: laneFailures, rate: laneRate}}
+func newLane(l *limits) lane {
+	return lane{limits: l, failures: budget{size: l.failures, rate: l.rate}}
 }
+
+// shared returns whether the lane holds no first contacts.
+func (l *lane) shared() bool { return l.limits == &guessLimits }
 
 // queue orders the checks and runs one at a time.
 type queue struct {
@@ -84,25 +95,25 @@ type queue struct {
 	closed  atomic.Bool
 	changed chan struct{} // something may have become ready
 
-	mu      sync.Mutex
-	seq     uint64
-	lanes   map[*lane]struct{} // those with waiting checks
-	guesses lane               // shared by all that cannot succeed
-	time    budget             // seconds of bcrypt for guesses
+	mu        sync.Mutex
+	seq       uint64
+	lanes     map[*lane]struct{} // those with waiting checks
+	guesses   lane               // shared by all that cannot succeed
+	userTime  budget             // seconds of bcrypt for failures in the lanes of users
+	guessTime budget             // the same in the shared lane
 
 	matched, mismatched uint64
 }
 
 func newQueue(compare compare, maxWait time.Duration, valid func(*check) bool) *queue {
-	q := &queue{
+	return &queue{
 		compare: compare, maxWait: maxWait, valid: valid,
-		changed: make(chan struct{}, 1),
-		lanes:   map[*lane]struct{}{},
-		guesses: newLane(),
-		time:    budget{size: guessSeconds, rate: guessRate},
+		changed:   make(chan struct{}, 1),
+		lanes:     map[*lane]struct{}{},
+		guesses:   newLane(&guessLimits),
+		userTime:  budget{size: userLimits.seconds, rate: userLimits.share},
+		guessTime: budget{size: guessLimits.seconds, rate: guessLimits.share},
 	}
-	q.guesses.shared, q.guesses.size = true, guessesRefused
-	return q
 }
 
 // wait returns how the check ends, or turnedAway when ctx ends or the deadline passes before. A check that nobody waits
@@ -151,7 +162,7 @@ func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outc
 	if retry > q.maxWait {
 		return nil, turnedAway, retry
 	}
-	if len(l.waiting) >= lanePlaces {
+	if len(l.waiting) >= l.limits.places {
 		victim := l.crowding(source)
 		if victim == nil {
 			return nil, turnedAway, retry
@@ -212,8 +223,8 @@ func (q *queue) work(ctx context.Context) {
 	}
 }
 
-// next returns the check to run now, or the time until one may be ready. Lanes with few recent failures go first, then
-// those that waited longest; the shared lane is last.
+// next returns the check to run now, or the time until one may be ready. Lanes of users without a recent failure go
+// first, then those with few, then those that waited longest; the shared lane is last.
 func (q *queue) next(now time.Time) (*check, time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -239,8 +250,11 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 
 // before returns whether a is checked before b, which is of another lane.
 func before(a, b *check, now time.Time) bool {
-	if a.lane.shared != b.lane.shared {
-		return b.lane.shared
+	if a.lane.shared() != b.lane.shared() {
+		return b.lane.shared()
+	}
+	if x, y := a.lane.calmIn(now) > 0, b.lane.calmIn(now) > 0; x != y {
+		return y
 	}
 	if x, y := a.lane.failures.debt(now), b.lane.failures.debt(now); x != y {
 		return x < y
@@ -268,14 +282,22 @@ func (q *queue) expect(c *check, now time.Time) time.Duration {
 	return max(l.failures.until(now, l.need(c, now)+float64(ahead)), q.guessDelay(l, now))
 }
 
-// guessDelay returns the time until there is processor time for guesses, or until a user's lane needs none because its
-// failures are too long ago.
+// guessDelay returns the time until there is processor time for a failure, or until a user's lane needs none because
+// its failures are too long ago.
 func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
-	wait := q.time.until(now, 0.001)
-	if !l.shared {
-		wait = min(wait, l.failures.until(now, laneFailures))
+	wait := q.time(l).until(now, 0.001)
+	if !l.shared() {
+		wait = min(wait, l.calmIn(now))
 	}
 	return wait
+}
+
+// time returns the budget of processor time that the lane's failures are charged to.
+func (q *queue) time(l *lane) *budget {
+	if l.shared() {
+		return &q.guessTime
+	}
+	return &q.userTime
 }
 
 // finish ends the running check and charges a failure.
@@ -292,7 +314,7 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 		q.matched++
 	} else {
 		q.mismatched++
-		q.time.take(now, now.Sub(began).Seconds())
+		q.time(l).take(now, now.Sub(began).Seconds())
 	}
 	if !q.valid(c) {
 		c.end(stale, 0)
@@ -301,10 +323,10 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	if ok && c.user != nil {
 		c.user.proof.Store(&c.id)
 		c.end(matched, 0)
-		q.dropStale()
 		return
 	}
 	l.failures.take(now, 1)
+	l.calm = now.Add(max(calmTime, calmFactor*now.Sub(began)))
 	l.refuse(c, now)
 	c.end(mismatched, 0)
 }
@@ -380,6 +402,9 @@ func (l *lane) find(id digest) *check {
 	return nil
 }
 
+// calmIn returns the time until the lane has no recent failure; at most 0 if it has none.
+func (l *lane) calmIn(now time.Time) time.Duration { return l.calm.Sub(now) }
+
 // first returns the waiting check whose source failed least recently, the oldest one of several.
 func (l *lane) first(now time.Time) *check {
 	return slices.MinFunc(l.waiting, func(a, b *check) int {
@@ -407,7 +432,7 @@ func (l *lane) need(c *check, now time.Time) float64 {
 	if l.lastFailure(c, now).IsZero() {
 		return 1
 	}
-	return 1 + laneReserve
+	return 1 + l.limits.reserve
 }
 
 // crowding returns the newest waiting check of the source that has most places, if that source has at least two more
@@ -428,7 +453,7 @@ func (l *lane) crowding(source netip.Prefix) (victim *check) {
 
 // refuse remembers the credential of a failed check, and where it came from.
 func (l *lane) refuse(c *check, now time.Time) {
-	if len(l.refused) >= l.size {
+	if len(l.refused) >= l.limits.refused {
 		l.refused = slices.Delete(l.refused, 0, 1)
 	}
 	l.refused = append(l.refused, c.id)
