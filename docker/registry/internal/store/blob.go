@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"io/fs"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Blob is a finished blob that is open for reading. It counts as a reader until it is closed.
+type Blob struct {
+	Digest digest.Digest // under which the data is stored
+	Size   int64
+
+	content io.ReadSeeker
+	once    sync.Once
+	close   func()
+}
+
+// Content returns what http.ServeContent takes: an *os.File (sendfile), a *bytes.Reader, or a *Reader where the blob is
+// read for the first time since the start.
+func (b *Blob) Content() io.ReadSeeker { return b.content }
+
+func (b *Blob) Read(p []byte) (int, error) { return b.content.Read(p) }
+
+// Seek sets where Read goes on.
+func (b *Blob) Seek(offset int64, whence int) (int64, error) { return b.content.Seek(offset, whence) }
+
+// Close lets go of the blob.
+func (b *Blob) Close() error {
+	b.once.Do(b.close)
+	return nil
+}
+
+// Open opens a blob that a repository has. A digest of another algorithm than sha256 is found under the name that
+// distribution gives it. It returns fs.ErrNotExist when the store does not have it.
+func (u *Upstream) Open(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
+	b := u.find(repository, d)
+	if b == nil {
+		return nil, fs.ErrNotExist
+	}
+	return u.store.openBlob(ctx, b)
+}
+
+// Has returns the size of a blob that a repository has.
+func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool) {
+	b := u.find(repository, d)
+	if b == nil {
+		return 0, false
+	}
+	u.store.mu.Lock()
+	defer u.store.mu.Unlock()
+	return b.size, b.data != nil
+}
+
+func (u *Upstream) find(repository string, d digest.Digest) *blob {
+	if d.Validate() != nil {
+		return nil
+	}
+	s := u.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := s.nodes[u.path(reposDir+repository+"/_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link")]
+	if n == nil || n.link == "" {
+		return nil
+	}
+	b := s.blobs[blobKey{u.name, n.link}]
+	if b == nil || b.data == nil {
+		return nil
+	}
+	return b
+}
+
+// openBlob opens a blob in the way that suits it.
+func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
+	s.touch(b)
+	s.mu.Lock()
+	n, size, verified := b.data, b.size, !b.verified.IsZero()
+	small := s.recallLocked(b)
+	s.mu.Unlock()
+	open := &Blob{Digest: b.key.digest, Size: size}
+	var err error
+	switch {
+	case n == nil:
+		return nil, fs.ErrNotExist
+	case small != nil:
+		open.content, open.close = bytes.NewReader(small), func() {}
+	case size <= s.opts.SmallLimit:
+		if small, err = s.readSmall(b, n, verified); err != nil {
+			return nil, err
+		}
+		open.Size = int64(len(small))
+		open.content, open.close = bytes.NewReader(small), func() {}
+	case verified:
+		f, n, err := s.openFile(n.path)
+		if err != nil {
+			return nil, err
+		}
+		open.content, open.close = f, func() { _ = f.Close(); s.closed(n) }
+	default:
+		r, err := s.verify(ctx, b)
+		if err != nil {
+			return nil, err
+		}
+		open.content, open.close = r, func() { _ = r.Close() }
+		return open, nil // r counts itself
+	}
+	s.count.readers.Add(1)
+	done := open.close
+	open.close = func() { done(); s.count.readers.Add(-1) }
+	return open, nil
+}

@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/distribution/distribution/v3/registry/storage/driver/factory"
+)
+
+const (
+	// DriverName is the name of the storage driver in distribution's configuration.
+	DriverName = "pullthrough"
+	// parameter is the name under which a configuration carries the driver itself.
+	parameter = "upstream"
+	// attempts is how often a small write is tried again after making room on a full disk.
+	attempts = 10
+	// evictAtLeast is what each of these attempts drops.
+	evictAtLeast = 1 << 20
+)
+
+// Upstream is the part of a store that belongs to one upstream. It is a storage driver.
+type Upstream struct {
+	store *Store
+	name  string
+	root  string // below the store's
+}
+
+var _ driver.StorageDriver = (*Upstream)(nil)
+
+var register sync.Once
+
+// Configuration returns distribution's storage section for one app: this driver, no redirects, deletion enabled, no
+// cache of descriptors (which would know of blobs that were dropped).
+func (u *Upstream) Configuration() configuration.Storage {
+	register.Do(func() { factory.Register(DriverName, fromParameters{}) })
+	return configuration.Storage{
+		DriverName:    configuration.Parameters{parameter: u},
+		"delete":      configuration.Parameters{"enabled": true},
+		"redirect":    configuration.Parameters{"disable": true},
+		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
+	}
+}
+
+// fromParameters is the factory that finds the driver in its parameters.
+type fromParameters struct{}
+
+func (fromParameters) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
+	u, ok := parameters[parameter].(*Upstream)
+	if !ok {
+		return nil, fmt.Errorf("storage driver %s: parameter %q is not an upstream of the store", DriverName, parameter)
+	}
+	return u, nil
+}
+
+// Name returns the driver's name.
+func (u *Upstream) Name() string { return DriverName }
+
+func (u *Upstream) path(p string) string { return path.Join(u.root, p) }
+
+func (u *Upstream) valid(p string, root bool) error {
+	if driver.PathRegexp.MatchString(p) && p == path.Clean(p) || root && p == "/" {
+		return nil
+	}
+	return driver.InvalidPathError{Path: p, DriverName: DriverName}
+}
+
+func notFound(p string) error { return driver.PathNotFoundError{Path: p, DriverName: DriverName} }
+
+// failure returns an error as distribution expects it.
+func failure(p string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return notFound(p)
+	}
+	return driver.Error{DriverName: DriverName, Detail: err}
+}
+
+// blobOf returns the blob whose data is at a path, if there is one.
+func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
+	d, ok := dataOf(p)
+	if !ok {
+		return nil, false
+	}
+	s := u.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b = s.blobs[blobKey{u.name, d}]
+	if b == nil || b.data == nil {
+		return nil, true
+	}
+	return b, true
+}
+
+// GetContent returns a link from the index, and data only if it is right.
+func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
+	if err := u.valid(p, false); err != nil {
+		return nil, err
+	}
+	s := u.store
+	s.mu.Lock()
+	if n := s.nodes[u.path(p)]; n != nil && n.link != "" {
+		defer s.mu.Unlock()
+		return []byte(n.link), nil
+	}
+	s.mu.Unlock()
+	r, err := u.Reader(ctx, p, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	content, err := io.ReadAll(r)
+	if errors.Is(err, ErrCorrupt) {
+		err = fs.ErrNotExist
+	}
+	return content, failure(p, err)
+}
+
+// PutContent never fails for want of room: distribution fetches again what it does not find.
+func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error {
+	if err := u.valid(p, false); err != nil {
+		return err
+	}
+	if isUpload(p) {
+		return nil // the time at which an upload began: a cache resumes none
+	}
+	s, full := u.store, u.path(p)
+	s.mu.Lock()
+	n := s.nodes[full]
+	same := n != nil && n.link != "" && string(n.link) == string(content)
+	isDir := n != nil && n.dir
+	s.mu.Unlock()
+	switch {
+	case same:
+		return nil // each pull of a tag writes its links again
+	case isDir:
+		return failure(p, syscall.EISDIR)
+	}
+	if err := s.put(full, content); err != nil {
+		if errors.Is(err, syscall.ENOTDIR) {
+			return failure(p, err)
+		}
+		s.log.Warn("not written", "path", p, "error", err)
+		s.removePath(full) // an old content must not stay where a new one could not be written
+	}
+	return nil
+}
+
+// Reader reads a file. Data is hashed on its way until it was found right once.
+func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadCloser, error) {
+	if offset < 0 {
+		return nil, driver.InvalidOffsetError{Path: p, Offset: offset, DriverName: DriverName}
+	}
+	if err := u.valid(p, false); err != nil {
+		return nil, err
+	}
+	if b, ok := u.blobOf(p); ok {
+		if b == nil {
+			return nil, notFound(p)
+		}
+		open, err := u.store.openBlob(ctx, b)
+		if err != nil {
+			return nil, failure(p, err)
+		}
+		if _, err := open.Seek(offset, io.SeekStart); err != nil {
+			_ = open.Close()
+			return nil, failure(p, err)
+		}
+		return open, nil
+	}
+	f, n, err := u.store.openFile(u.store.located(u.path(p)))
+	if err != nil {
+		return nil, failure(p, err)
+	}
+	r := &plainReader{File: f, close: func() { u.store.closed(n) }}
+	if _, err := f.Seek(offset, io.SeekStart); err != nil {
+		_ = r.Close()
+		return nil, failure(p, err)
+	}
+	return r, nil
+}
+
+// plainReader is a file that counts as open until it is closed.
+type plainReader struct {
+	*os.File
+	once  sync.Once
+	close func()
+}
+
+func (r *plainReader) Close() (err error) {
+	r.once.Do(func() {
+		err = r.File.Close()
+		r.close()
+	})
+	return err
+}
+
+// Stat counts as use: what was found is not dropped before it is read.
+func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
+	if err := u.valid(p, true); err != nil {
+		return nil, err
+	}
+	s := u.store
+	if b, ok := u.blobOf(p); ok {
+		if b == nil {
+			return nil, notFound(p)
+		}
+		s.touch(b)
+	}
+	full := s.located(u.path(p))
+	s.mu.Lock()
+	known := s.nodes[full] != nil
+	s.mu.Unlock()
+	if !known {
+		return nil, notFound(p)
+	}
+	fi, err := os.Lstat(s.real(full))
+	if err != nil {
+		return nil, failure(p, err)
+	}
+	info := driver.FileInfoFields{Path: p, ModTime: fi.ModTime(), IsDir: fi.IsDir()}
+	if !fi.IsDir() {
+		info.Size = fi.Size()
+	}
+	return driver.FileInfoInternal{FileInfoFields: info}, nil
+}
+
+// List returns the direct descendants of a directory.
+func (u *Upstream) List(_ context.Context, p string) ([]string, error) {
+	if err := u.valid(p, true); err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(u.store.real(u.path(p)))
+	if err != nil {
+		return nil, failure(p, err)
+	}
+	names := make([]string, 0, len(entries))
+	for _, e := range entries {
+		names = append(names, path.Join(p, e.Name()))
+	}
+	return names, nil
+}
+
+// Move takes a finished upload to its place.
+func (u *Upstream) Move(_ context.Context, from, to string) error {
+	for _, p := range []string{from, to} {
+		if err := u.valid(p, false); err != nil {
+			return err
+		}
+	}
+	err := u.store.move(u.path(from), u.path(to))
+	if err != nil && isUpload(from) {
+		u.store.count.unkept.Add(1)
+	}
+	return failure(from, err)
+}
+
+// Delete removes a path with all below it.
+func (u *Upstream) Delete(_ context.Context, p string) error {
+	if err := u.valid(p, false); err != nil {
+		return err
+	}
+	return failure(p, u.store.removePath(u.path(p)))
+}
+
+// RedirectURL returns none: clients read from the cache only.
+func (u *Upstream) RedirectURL(*http.Request, string) (string, error) { return "", nil }
+
+// Walk calls f for each file and directory below a path.
+func (u *Upstream) Walk(ctx context.Context, p string, f driver.WalkFn, options ...func(*driver.WalkOptions)) error {
+	if err := u.valid(p, true); err != nil {
+		return err
+	}
+	return driver.WalkFallback(ctx, u, p, f, options...)
+}
+
+// put writes a small file.
+func (s *Store) put(p string, content []byte) error {
+	return s.withRoom(worst(p, int64(len(content)))+block, func(reserved *int64) error {
+		return s.putOnce(p, content, reserved)
+	})
+}
+
+// withRoom reserves room for a step, and tries it again after dropping something as long as the disk is full.
+func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
+	reserved := int64(0)
+	defer func() { s.release(reserved) }()
+	for try := 1; ; try++ {
+		if !s.reserve(need - reserved) { // a step that failed may have spent some
+			return errNoRoom
+		}
+		reserved = need
+		err := step(&reserved)
+		if err == nil || try == attempts || !full(err) || !s.evict(evictAtLeast) {
+			return err
+		}
+	}
+}
+
+func (s *Store) putOnce(p string, bytes []byte, reserved *int64) (err error) {
+	aside := fmt.Sprintf("%s/put-%d", tmpPath, s.serial.Add(1))
+	defer func() {
+		if err != nil {
+			_ = os.Remove(s.real(aside))
+		}
+	}()
+	if err := s.writeAside(aside, bytes); err != nil {
+		return err
+	}
+	s.tree.Lock()
+	finish, err := s.putInPlace(aside, p, bytes, reserved)
+	s.tree.Unlock()
+	finish()
+	return err
+}
+
+func (s *Store) writeAside(p string, content []byte) error {
+	if err := s.fault("create"); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	if err = s.fault("write"); err == nil {
+		_, err = f.Write(content)
+	}
+	return errors.Join(err, f.Close())
+}
+
+// putInPlace renames a small file that is not in the index yet. It is called with tree locked.
+func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (finish func(), err error) {
+	if err := s.fault("link"); err != nil {
+		return func() {}, err
+	}
+	finish, err = s.clear(p, reserved)
+	if err != nil {
+		return finish, err
+	}
+	if err := os.Rename(s.real(aside), s.real(p)); err != nil {
+		s.prune(path.Dir(p))
+		return finish, err
+	}
+	n := &node{path: p}
+	s.addNode(n, s.measure(p), reserved)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := contentOf(p, bytes)
+	s.attachLocked(n, c)
+	if c.data {
+		n.blob.size = int64(len(bytes))
+		if c.digest.Algorithm().FromBytes(bytes) == c.digest {
+			n.blob.verified = s.now()
+			s.rememberLocked(n.blob, bytes)
+		}
+	}
+	return finish, nil
+}
+
+// clear makes the directories for a path, and removes the file that is there. It is called with tree locked.
+func (s *Store) clear(p string, reserved *int64) (finish func(), err error) {
+	finish = func() {}
+	s.mu.Lock()
+	old := s.nodes[p]
+	s.mu.Unlock()
+	switch {
+	case old == nil:
+		return finish, s.makeParents(p, reserved)
+	case old.dir:
+		return finish, &fs.PathError{Op: "rename", Path: p, Err: syscall.EISDIR}
+	}
+	_, finish, err = s.unlink(old)
+	return finish, errors.Join(err, s.makeParents(p, reserved)) // which went with the file if it was the only one
+}
+
+// move renames a file, and takes an upload to its place.
+func (s *Store) move(from, to string) error {
+	return s.withRoom(worst(to, 0), func(reserved *int64) error {
+		s.tree.Lock()
+		finish, err := s.moveInTree(from, to, reserved)
+		s.tree.Unlock()
+		finish()
+		return err
+	})
+}
+
+// moveInTree is called with tree locked.
+func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err error) {
+	finish = func() {}
+	at := s.located(from)
+	s.mu.Lock()
+	n := s.nodes[at]
+	g := s.growing[from]
+	s.mu.Unlock()
+	if n == nil || n.dir {
+		return finish, fs.ErrNotExist
+	}
+	if err := s.fault("rename"); err != nil {
+		return finish, err
+	}
+	if finish, err = s.clear(to, reserved); err != nil {
+		return finish, err
+	}
+	if err := os.Rename(s.real(at), s.real(to)); err != nil {
+		s.prune(path.Dir(to))
+		return finish, err
+	}
+	fi, err := os.Lstat(s.real(to))
+	if err != nil {
+		return finish, err
+	}
+	c := content{}
+	if upstream, rest := split(to); upstream != "" {
+		if d, ok := dataOf(rest); ok {
+			c = content{upstream, d, true}
+		} else if isLink(rest) {
+			says, _ := os.ReadFile(s.real(to))
+			c = contentOf(to, says)
+		}
+	}
+	s.renameNode(n, to, charge(fi), reserved)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.growing, from)
+	s.attachLocked(n, c)
+	if c.data {
+		n.blob.size = fi.Size()
+		if g != nil { // distribution has hashed what it wrote
+			n.blob.verified = s.now()
+		}
+	}
+	return finish, nil
+}
+
+// removePath removes a file, or a directory with all below it.
+func (s *Store) removePath(p string) error {
+	if s.removeUploads(p) {
+		return nil
+	}
+	s.tree.Lock()
+	var later []func()
+	defer func() {
+		for _, finish := range later {
+			finish()
+		}
+	}()
+	defer s.tree.Unlock()
+	s.mu.Lock()
+	known := s.nodes[p] != nil
+	s.mu.Unlock()
+	if !known {
+		return fs.ErrNotExist
+	}
+	var failed error
+	var dirs []string
+	_ = filepath.WalkDir(s.real(p), func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil
+		}
+		rel, _ := filepath.Rel(s.opts.Path, name)
+		s.mu.Lock()
+		n := s.nodes["/"+rel]
+		s.mu.Unlock()
+		switch {
+		case n == nil:
+			return nil
+		case n.dir:
+			dirs = append(dirs, n.path)
+			return nil
+		}
+		_, finish, err := s.unlink(n)
+		later = append(later, finish)
+		failed = errors.Join(failed, err)
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) {
+		s.prune(dir)
+	}
+	return failed
+}
+
+// removeUploads forgets the uploads below a path, and reports whether there were any.
+func (s *Store) removeUploads(p string) bool {
+	if !isUpload(p) {
+		return false
+	}
+	var found []*Growing
+	s.mu.Lock()
+	for q, g := range s.growing {
+		if q == p || strings.HasPrefix(q, p+"/") {
+			delete(s.growing, q)
+			found = append(found, g)
+		}
+	}
+	s.mu.Unlock()
+	for _, g := range found {
+		if g.lone { // distribution does not move what it has already
+			g.Close()
+		}
+	}
+	return len(found) > 0
+}
+
+// located returns where the file of an upload is, or the path itself.
+func (s *Store) located(p string) string {
+	if !isUpload(p) {
+		return p
+	}
+	s.mu.Lock()
+	g := s.growing[p]
+	s.mu.Unlock()
+	if g != nil {
+		if at := g.path(); at != "" {
+			return at
+		}
+	}
+	return p
+}
+
+func isUpload(p string) bool { return strings.Contains(p, "/_uploads/") }
+
+// Writer returns the writer of an upload, or of another file.
+func (u *Upstream) Writer(ctx context.Context, p string, add bool) (driver.FileWriter, error) {
+	if err := u.valid(p, false); err != nil {
+		return nil, err
+	}
+	if isUpload(p) {
+		if add {
+			return nil, driver.ErrUnsupportedMethod{DriverName: DriverName} // a cache resumes no upload
+		}
+		return u.upload(ctx, u.path(p)), nil
+	}
+	w, err := u.store.plainWriter(u.path(p), add)
+	if err != nil {
+		return nil, failure(p, err)
+	}
+	return w, nil
+}

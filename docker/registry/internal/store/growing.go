@@ -1,0 +1,603 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/opencontainers/go-digest"
+)
+
+var (
+	// ErrDigest is what readers of a fill get whose bytes are not those that the digest names.
+	ErrDigest = errors.New("the bytes do not have the digest")
+	// ErrShort is what they get when it ended too early.
+	ErrShort = errors.New("the body ended too early")
+	// ErrLong is what they get when it had more bytes than were announced.
+	ErrLong = errors.New("the body is longer than announced")
+	// ErrClosed is the answer to who comes too late: the blob may be in the store by now.
+	ErrClosed = errors.New("the fill is over")
+	// ErrPassed is the answer to who comes too late for a fill without room: its first bytes are gone.
+	ErrPassed = errors.New("the fill's window has passed")
+	// ErrTooSlow is what a reader gets that held up a fill without room below the minimum rate.
+	ErrTooSlow = errors.New("dropped: the reader held up others below the minimum rate")
+	// ErrNotKept is what a commit returns when the bytes were passed on and not stored.
+	ErrNotKept = errors.New("not kept")
+
+	errNoRoom = errors.New("no room below the limit")
+)
+
+// State is how far a Growing is.
+type State int
+
+// The states of a Growing.
+const (
+	Grows  State = iota // bytes are still to come
+	Whole               // all bytes are there, and the digest is right
+	Failed              // no more bytes will come
+)
+
+// Growing is a blob that is being fetched. One writes, many read.
+//
+// It grows in a file of the store as long as there is room. Without room (the limit, a full or broken disk) it goes on
+// through a window in memory: the writer then waits for the slowest reader, and readers may join as long as nothing has
+// left the window. So a fill's first reader is made before the fetch begins. Without readers a window moves on by itself.
+//
+// The one who called Grow calls Finish when the fetch has ended, and Close when no more readers shall join.
+type Growing struct {
+	store  *Store
+	digest digest.Digest // empty: unknown, nothing is withheld
+	size   int64         // below 0: unknown
+	checks bool          // a verification: the file is not this one's to remove
+	lone   bool          // an upload that nobody reads
+
+	writing sync.Mutex // one write at a time
+	hash    hash.Hash
+	quota   int64 // up to which size the file may grow without room for the whole (0: no such bound)
+
+	mu       sync.Mutex
+	node     *node
+	file     *os.File // nil before the first byte, and after the last reader
+	reserved int64    // for a file that is not there yet
+	fileEnd  int64    // bytes in the file
+	tail     *window  // where it goes on without room
+	lost     bool     // it goes on nowhere
+	written  int64
+	state    State
+	err      error
+	more     chan struct{} // closed when there is something new; nil when nobody waits
+	moved    chan struct{} // closed when a reader moved on; nil when the writer does not wait
+	done     chan struct{}
+	readers  map[*Reader]struct{}
+	closed   bool
+	released bool
+}
+
+func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
+	g := &Growing{store: s, digest: d, size: size, readers: map[*Reader]struct{}{}, done: make(chan struct{})}
+	if d != "" {
+		g.hash = d.Algorithm().Hash()
+	}
+	return g
+}
+
+// Grow begins a fetch of a blob with a valid digest. The size is below 0 when it is not known. Room for a known size is
+// reserved at once; if there is none, the blob will pass through a window.
+func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
+	s := u.store
+	g := s.newGrowing(d, size)
+	if size > 0 {
+		need := round(size+size/1024) + block
+		if s.reserve(need) {
+			g.reserved = need
+		} else {
+			g.quota = min(s.opts.Limit/16, 8<<20)
+		}
+	}
+	return g
+}
+
+type growingKey struct{}
+
+// WithGrowing returns a context with which distribution's upload writes into g.
+func WithGrowing(ctx context.Context, g *Growing) context.Context {
+	return context.WithValue(ctx, growingKey{}, g)
+}
+
+// Digest returns the digest that the bytes shall have.
+func (g *Growing) Digest() digest.Digest { return g.digest }
+
+// Size returns the size of the whole, or a number below 0 if it is not known.
+func (g *Growing) Size() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.size
+}
+
+// Written returns how many bytes have come.
+func (g *Growing) Written() int64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.written
+}
+
+// State returns how far the fetch is, and why it failed.
+func (g *Growing) State() (State, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state, g.err
+}
+
+// Done returns a channel that is closed when the state is Whole or Failed.
+func (g *Growing) Done() <-chan struct{} { return g.done }
+
+// Windowed reports whether the blob is passed on without being kept.
+func (g *Growing) Windowed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.tail != nil || g.lost
+}
+
+func (g *Growing) path() string {
+	g.mu.Lock()
+	n := g.node
+	g.mu.Unlock()
+	if n == nil {
+		return ""
+	}
+	g.store.mu.Lock()
+	defer g.store.mu.Unlock()
+	return n.path
+}
+
+// Write takes the next bytes, where no upload of distribution writes them. It waits when there is no room.
+func (g *Growing) Write(p []byte) (int, error) {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	return g.write(p)
+}
+
+// WriteAt takes bytes at an offset. Those that are there already are skipped, so that a second fetch goes on where the
+// first one ended.
+func (g *Growing) WriteAt(p []byte, off int64) (int, error) {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	written := g.Written()
+	if off > written {
+		return 0, fmt.Errorf("a gap: %d bytes are there, %d were skipped", written, off-written)
+	}
+	skip := min(written-off, int64(len(p)))
+	n, err := g.write(p[skip:])
+	return int(skip) + n, err
+}
+
+// write is called with writing locked.
+func (g *Growing) write(p []byte) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	g.mu.Lock()
+	state, cause, inFile := g.state, g.err, g.tail == nil && !g.lost
+	size, written := g.size, g.written
+	g.mu.Unlock()
+	switch {
+	case state == Failed:
+		return 0, cause
+	case state == Whole, size >= 0 && written+int64(len(p)) > size:
+		g.Finish(ErrLong)
+		return 0, ErrLong
+	}
+	if inFile {
+		if n, err = g.writeFile(p); n > 0 {
+			g.took(p[:n], true)
+		}
+		if err != nil {
+			g.spill(err)
+		}
+	}
+	for n < len(p) {
+		k, err := g.writeWindow(p[n:])
+		if err != nil {
+			return n, err
+		}
+		g.took(p[n:n+k], false)
+		n += k
+	}
+	if size >= 0 && written+int64(n) == size {
+		g.complete()
+		if state, err := g.State(); state == Failed {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// took hashes bytes and releases them to the readers.
+func (g *Growing) took(p []byte, inFile bool) {
+	if g.hash != nil {
+		g.hash.Write(p)
+	}
+	if inFile {
+		g.mu.Lock()
+		g.fileEnd += int64(len(p))
+		g.mu.Unlock()
+	}
+	g.advance(int64(len(p)))
+}
+
+func (g *Growing) advance(n int64) {
+	g.mu.Lock()
+	g.written += n
+	g.tellLocked()
+	g.mu.Unlock()
+}
+
+// tellLocked wakes the readers.
+func (g *Growing) tellLocked() {
+	if g.more != nil {
+		close(g.more)
+		g.more = nil
+	}
+}
+
+// writeFile writes what there is room for. A full disk is given some room first.
+func (g *Growing) writeFile(p []byte) (n int, err error) {
+	if err := g.create(); err != nil {
+		return 0, err
+	}
+	g.mu.Lock()
+	f, node, end := g.file, g.node, g.fileEnd
+	g.mu.Unlock()
+	upTo := end + int64(len(p))
+	if g.quota > 0 && upTo > g.quota || !g.store.extend(node, upTo, g.quota == 0) {
+		return 0, errNoRoom
+	}
+	for try := 1; ; try++ {
+		k := 0
+		if err = g.store.fault("write"); err == nil {
+			k, err = f.WriteAt(p[n:], end+int64(n))
+		}
+		n += k
+		if err == nil || try == attempts || !full(err) || !g.store.evict(evictAtLeast) {
+			return n, err
+		}
+	}
+}
+
+// create makes the file when the first byte comes.
+func (g *Growing) create() error {
+	g.mu.Lock()
+	exists, reserved := g.file != nil, g.reserved
+	g.mu.Unlock()
+	if exists {
+		return nil
+	}
+	s := g.store
+	if reserved == 0 {
+		if reserved = worst(tmpPath+"/x", 0) + block; !s.take(reserved) && (g.quota > 0 || !s.reserve(reserved)) {
+			return errNoRoom
+		}
+	}
+	p := fmt.Sprintf("%s/grow-%d", tmpPath, s.serial.Add(1))
+	n := &node{path: p}
+	var f *os.File
+	for try := 1; ; try++ {
+		err := s.fault("create")
+		s.tree.Lock()
+		if err == nil {
+			f, err = os.OpenFile(s.real(p), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+		}
+		if err == nil {
+			s.addNode(n, reserved-block, &reserved)
+		}
+		s.tree.Unlock()
+		if err == nil {
+			s.release(reserved)
+			break
+		}
+		if try == attempts || !full(err) || !s.evict(evictAtLeast) {
+			s.release(reserved)
+			g.mu.Lock()
+			g.reserved = 0
+			g.mu.Unlock()
+			return err
+		}
+	}
+	s.mu.Lock()
+	s.openLocked(n)
+	s.mu.Unlock()
+	g.mu.Lock()
+	g.node, g.file, g.reserved = n, f, 0
+	g.mu.Unlock()
+	return nil
+}
+
+// spill gives up the file: what is in it is read to the end by those who read, the rest goes through a window.
+func (g *Growing) spill(err error) {
+	s := g.store
+	s.count.unkept.Add(1)
+	s.log.Warn("passed on, not kept", "digest", g.digest, "size", g.size, "error", err)
+	var w *window
+	if !g.lone {
+		w = s.newWindow(g.fileEnd)
+	}
+	g.mu.Lock()
+	g.tail, g.lost = w, g.lone
+	n, reserved := g.node, g.reserved
+	g.reserved = 0
+	g.mu.Unlock()
+	s.release(reserved)
+	if n != nil {
+		s.removeFile(n)
+	}
+	if g.lone {
+		g.mu.Lock()
+		g.releaseFileLocked()
+		g.mu.Unlock()
+	}
+	if full(err) { // make room for the next one
+		s.evict(evictAtLeast)
+	}
+}
+
+// removeFile removes a file that may be open, and charges what it has until it is closed.
+func (s *Store) removeFile(n *node) {
+	s.tree.Lock()
+	defer s.tree.Unlock()
+	s.mu.Lock()
+	known, p := s.nodes[n.path] == n, n.path
+	s.mu.Unlock()
+	if !known {
+		return
+	}
+	if c := s.measure(p); c > 0 {
+		s.mu.Lock()
+		s.weighLocked(n, c)
+		s.mu.Unlock()
+	}
+	if _, finish, err := s.unlinkOrKeep(n); err != nil {
+		s.log.Error("cannot remove a file of the store", "error", err)
+	} else {
+		finish()
+	}
+}
+
+// complete ends a fetch whose bytes have all come.
+func (g *Growing) complete() {
+	var err error
+	if g.hash != nil && string(g.hash.Sum(nil)) != string(rawDigest(g.digest)) {
+		if err = ErrDigest; g.checks {
+			err = ErrCorrupt
+		}
+	}
+	g.mu.Lock()
+	if g.size < 0 {
+		g.size = g.written
+	}
+	g.mu.Unlock()
+	g.end(err)
+}
+
+// rawDigest returns the bytes of a valid digest.
+func rawDigest(d digest.Digest) []byte {
+	raw, _ := hex.DecodeString(d.Encoded())
+	return raw
+}
+
+// end sets the last state.
+func (g *Growing) end(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.state != Grows {
+		return
+	}
+	g.state, g.err = Whole, err
+	if err != nil {
+		g.state = Failed
+	}
+	close(g.done)
+	g.tellLocked()
+	g.movedLocked()
+}
+
+// Finish says that the fetch has ended, and how. It changes nothing when all bytes had come.
+func (g *Growing) Finish(err error) {
+	if err != nil {
+		g.end(err)
+		return
+	}
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	size, written := g.size, g.written
+	g.mu.Unlock()
+	if size >= 0 && written < size {
+		g.end(ErrShort)
+		return
+	}
+	if st, _ := g.State(); st == Grows {
+		g.complete()
+	}
+}
+
+// Close lets nobody join any more. A fetch that has not ended fails. Readers read on; the last of them frees the file.
+func (g *Growing) Close() {
+	g.end(ErrClosed)
+	g.writing.Lock() // a write that still runs gets an error
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	g.closed = true
+	n, reserved := g.node, g.reserved
+	g.reserved = 0
+	g.releaseLocked()
+	g.mu.Unlock()
+	g.store.release(reserved)
+	if n != nil && !g.checks {
+		g.store.mu.Lock()
+		unplaced := strings.HasPrefix(n.path, tmpPath+"/")
+		g.store.mu.Unlock()
+		if unplaced {
+			g.store.removeFile(n)
+		}
+	}
+}
+
+// releaseLocked closes the file when nobody is left to read it.
+func (g *Growing) releaseLocked() {
+	if g.closed && len(g.readers) == 0 && !g.released {
+		g.released = true
+		g.releaseFileLocked()
+		if g.tail != nil {
+			g.store.windowClosed(g.tail)
+		}
+	}
+}
+
+func (g *Growing) releaseFileLocked() {
+	if g.file == nil {
+		if g.node != nil && g.checks {
+			g.store.closed(g.node) // its file could not be opened
+			g.node = nil
+		}
+		return
+	}
+	_ = g.file.Close()
+	g.file = nil
+	g.store.closed(g.node)
+}
+
+// upload is distribution's writer of a Growing.
+type upload struct {
+	g     *Growing
+	store *Store
+	path  string // of the upload
+	own   bool   // the Growing is this upload's alone
+	off   int64
+	over  string
+}
+
+// upload returns the writer of an upload into the Growing that the context has, or into one of its own.
+func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
+	w := &upload{store: u.store, path: p}
+	if g, ok := ctx.Value(growingKey{}).(*Growing); ok && g.store == u.store {
+		w.g = g
+	} else {
+		w.g, w.own = u.store.newGrowing("", -1), true
+		w.g.lone = true
+	}
+	u.store.mu.Lock()
+	u.store.growing[p] = w.g
+	u.store.mu.Unlock()
+	return w
+}
+
+func (w *upload) Write(p []byte) (int, error) {
+	if w.over != "" {
+		return 0, errors.New("already " + w.over)
+	}
+	n, err := w.g.WriteAt(p, w.off)
+	w.off += int64(n)
+	return n, err
+}
+
+func (w *upload) Size() int64 { return w.off }
+
+// Commit makes what was written last on the disk. Readers do not wait for it.
+func (w *upload) Commit(context.Context) error {
+	if w.over != "" {
+		return errors.New("already " + w.over)
+	}
+	w.g.Finish(nil)
+	if _, err := w.g.State(); err != nil {
+		return err
+	}
+	if w.g.Windowed() {
+		return ErrNotKept
+	}
+	if err := w.sync(); err != nil {
+		w.store.log.Warn("not kept", "digest", w.g.digest, "error", err)
+		w.store.count.unkept.Add(1)
+		w.g.mu.Lock()
+		n := w.g.node
+		w.g.mu.Unlock()
+		if n != nil {
+			w.store.removeFile(n)
+		}
+		return err
+	}
+	w.over = "committed"
+	return nil
+}
+
+func (w *upload) sync() error {
+	if err := w.g.create(); err != nil { // an empty blob
+		return err
+	}
+	w.g.mu.Lock()
+	f, n := w.g.file, w.g.node
+	w.g.mu.Unlock()
+	if err := w.store.fault("fsync"); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	w.store.mu.Lock()
+	w.store.weighLocked(n, charge(fi))
+	w.store.mu.Unlock()
+	return nil
+}
+
+// Cancel ends the upload. A Growing that has readers may go on by another one.
+func (w *upload) Cancel(context.Context) error {
+	if w.over == "" {
+		w.over = "cancelled"
+	}
+	w.detach()
+	return nil
+}
+
+// Close ends the upload's writes; Move and Stat find its file until it is moved or deleted.
+func (w *upload) Close() error {
+	if w.over == "" {
+		w.over = "closed"
+	}
+	if w.own {
+		w.g.closeWriter()
+	}
+	return nil
+}
+
+// closeWriter closes the descriptor of an upload that nobody reads, and leaves the file.
+func (g *Growing) closeWriter() {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.releaseLocked()
+}
+
+// detach forgets the upload.
+func (w *upload) detach() {
+	w.store.mu.Lock()
+	if w.store.growing[w.path] == w.g {
+		delete(w.store.growing, w.path)
+	}
+	w.store.mu.Unlock()
+	if w.own {
+		w.g.Close()
+	}
+}

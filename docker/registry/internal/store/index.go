@@ -1,0 +1,491 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"container/list"
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	// block is the unit in which file systems give out space.
+	block = 4096
+	// touchEvery is how exactly the order of use survives a restart.
+	touchEvery = time.Minute
+	// closeLater is from which size a file is unlinked while it is held open, so that freeing its blocks, which is slow,
+	// holds up nobody.
+	closeLater = 1 << 20
+)
+
+// node is a file or directory of the store. A file keeps its node when it is moved, and until its last reader has
+// closed it when it is removed.
+type node struct {
+	path     string // below the root
+	dir      bool
+	fixed    bool // a directory that stays when it is empty
+	charge   int64
+	children int // of a directory
+	open     int // file descriptors
+	unlinked bool
+	blob     *blob         // with which the file is dropped
+	link     digest.Digest // what a link says
+}
+
+type blobKey struct {
+	upstream string
+	digest   digest.Digest
+}
+
+// blob is what is dropped together: data, and the links of all repositories and tags to it.
+type blob struct {
+	key     blobKey
+	data    *node // nil when there are links only
+	size    int64 // of data
+	links   map[*node]struct{}
+	charge  int64
+	place   *list.Element // in the order of use; nil while data is open
+	touched time.Time
+
+	verified   time.Time // when the bytes on the disk were last found right by this process; zero: never
+	checking   *Growing  // the verification that runs
+	remembered *list.Element
+}
+
+// real returns the name of a path on the disk.
+func (s *Store) real(p string) string { return filepath.Join(s.opts.Path, p) }
+
+// round returns a size in whole blocks.
+func round(size int64) int64 { return (size + block - 1) / block * block }
+
+// worst returns what a new file may need at most, with a block for each directory above it, as new or grown.
+func worst(p string, size int64) int64 {
+	return round(size+size/1024) + block*int64(strings.Count(p, "/"))
+}
+
+// charge returns the blocks that a file or directory uses. Some file systems allocate later, or compress: a file is
+// charged with its size at least.
+func charge(fi fs.FileInfo) int64 {
+	var c int64
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		c = st.Blocks * 512
+	}
+	if !fi.IsDir() {
+		c = max(c, round(fi.Size()))
+	}
+	return c
+}
+
+// measure returns the charge of a path now, or 0.
+func (s *Store) measure(p string) int64 {
+	fi, err := os.Lstat(s.real(p))
+	if err != nil {
+		return 0
+	}
+	return charge(fi)
+}
+
+// weighLocked sets the charge of a node.
+func (s *Store) weighLocked(n *node, c int64) {
+	more := c - n.charge
+	n.charge = c
+	s.used += more
+	if n.unlinked {
+		s.orphans += more
+	}
+	if b := n.blob; b != nil {
+		b.charge += more
+		if b.place != nil {
+			s.evictable += more
+		}
+	}
+}
+
+// orderLocked takes a blob into the order of use, as the last to be dropped, or out of it while it has readers.
+func (s *Store) orderLocked(b *blob) {
+	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
+	switch {
+	case can && b.place == nil:
+		b.place = s.order.PushFront(b)
+		s.evictable += b.charge
+	case !can && b.place != nil:
+		s.order.Remove(b.place)
+		b.place = nil
+		s.evictable -= b.charge
+	}
+}
+
+// blobLocked returns the blob of a key, new or known.
+func (s *Store) blobLocked(key blobKey) *blob {
+	b := s.blobs[key]
+	if b == nil {
+		b = &blob{key: key, links: map[*node]struct{}{}, touched: s.now()}
+		s.blobs[key] = b
+		s.orderLocked(b)
+	}
+	return b
+}
+
+// attachLocked makes a file a part of the blob that its path or content names.
+func (s *Store) attachLocked(n *node, c content) {
+	if c.digest == "" {
+		return
+	}
+	b := s.blobLocked(blobKey{c.upstream, c.digest})
+	n.blob = b
+	b.charge += n.charge
+	if b.place != nil {
+		s.evictable += n.charge
+	}
+	if c.data {
+		b.data = n
+		s.orderLocked(b)
+	} else {
+		n.link = c.digest
+		b.links[n] = struct{}{}
+	}
+}
+
+// detachLocked takes a file out of its blob, and forgets the blob when nothing is left of it.
+func (s *Store) detachLocked(n *node) {
+	b := n.blob
+	if b == nil {
+		return
+	}
+	n.blob = nil
+	b.charge -= n.charge
+	if b.place != nil {
+		s.evictable -= n.charge
+	}
+	if b.data == n {
+		b.data, b.size, b.verified = nil, 0, time.Time{}
+		s.unrememberLocked(b)
+	} else {
+		delete(b.links, n)
+	}
+	if b.data == nil && len(b.links) == 0 && s.blobs[b.key] == b {
+		delete(s.blobs, b.key)
+	}
+	s.orderLocked(b)
+}
+
+// openLocked counts a file descriptor.
+func (s *Store) openLocked(n *node) {
+	n.open++
+	if n.blob != nil {
+		s.orderLocked(n.blob)
+	}
+}
+
+// closed counts a file descriptor less; the last one of a removed file frees its blocks.
+func (s *Store) closed(n *node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n.open--
+	if n.open == 0 && n.unlinked {
+		s.weighLocked(n, 0)
+	}
+	if n.blob != nil {
+		s.orderLocked(n.blob)
+	}
+}
+
+// openFile opens a file of the index for reading, or returns fs.ErrNotExist. The caller closes both.
+func (s *Store) openFile(p string) (*os.File, *node, error) {
+	s.mu.Lock()
+	n := s.nodes[p]
+	if n == nil || n.dir {
+		s.mu.Unlock()
+		return nil, nil, fs.ErrNotExist
+	}
+	s.openLocked(n)
+	s.mu.Unlock()
+	f, err := os.Open(s.real(p))
+	if err != nil {
+		s.closed(n)
+		return nil, nil, err
+	}
+	return f, n, nil
+}
+
+// makeParents makes the directories above a path. It is called with tree locked.
+func (s *Store) makeParents(p string, reserved *int64) error {
+	dir := path.Dir(p)
+	s.mu.Lock()
+	n := s.nodes[dir]
+	s.mu.Unlock()
+	if n != nil {
+		if !n.dir {
+			return &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR}
+		}
+		return nil
+	}
+	if err := s.makeParents(dir, reserved); err != nil {
+		return err
+	}
+	if err := os.Mkdir(s.real(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	s.addNode(&node{path: dir, dir: true}, s.measure(dir), reserved)
+	return nil
+}
+
+// addNode counts a file or directory at a new path, and its parent as far as that has grown, in the place of what was
+// reserved for them. It is called with tree locked.
+func (s *Store) addNode(n *node, c int64, reserved *int64) {
+	up := path.Dir(n.path)
+	grown := s.measure(up)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.nodes[n.path] = n
+	before := s.used
+	s.weighLocked(n, c)
+	parent := s.nodes[up]
+	parent.children++
+	s.weighLocked(parent, grown)
+	s.spendLocked(min(max(0, s.used-before), *reserved), reserved)
+}
+
+// spendLocked takes back a part of a reservation that is charged otherwise by now.
+func (s *Store) spendLocked(n int64, reserved *int64) {
+	s.used -= n
+	*reserved -= n
+	s.peak = max(s.peak, s.used)
+}
+
+// removeNode stops counting a file that is gone, and removes the directories that it leaves empty. It is called with
+// tree locked.
+func (s *Store) removeNode(n *node) {
+	s.mu.Lock()
+	s.forgetLocked(n)
+	s.mu.Unlock()
+	s.prune(path.Dir(n.path))
+}
+
+// forgetLocked takes a node out of the index. Its blocks are charged until it is closed.
+func (s *Store) forgetLocked(n *node) {
+	delete(s.nodes, n.path)
+	s.detachLocked(n)
+	if n.open == 0 {
+		s.weighLocked(n, 0)
+	}
+	n.unlinked = true
+	s.orphans += n.charge
+	if parent := s.nodes[path.Dir(n.path)]; parent != nil && parent != n {
+		parent.children--
+	}
+}
+
+// prune removes a directory that is empty, and those above it that this leaves empty. It is called with tree locked.
+func (s *Store) prune(dir string) {
+	for {
+		s.mu.Lock()
+		n := s.nodes[dir]
+		stays := n == nil || !n.dir || n.fixed || n.children > 0
+		s.mu.Unlock()
+		if stays {
+			return
+		}
+		if err := os.Remove(s.real(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		s.mu.Lock()
+		s.forgetLocked(n)
+		s.mu.Unlock()
+		dir = path.Dir(dir)
+	}
+}
+
+// renameNode gives a file another path and charge in the place of what was reserved for it. It is called with tree
+// locked.
+func (s *Store) renameNode(n *node, to string, c int64, reserved *int64) {
+	from := path.Dir(n.path)
+	s.mu.Lock()
+	s.detachLocked(n)
+	n.link = ""
+	delete(s.nodes, n.path)
+	s.nodes[from].children--
+	n.path = to
+	s.mu.Unlock()
+	s.addNode(n, c, reserved)
+	s.prune(from)
+}
+
+// unlink removes a file. It returns the file's blocks, and a function to call without tree locked. It is called with
+// tree locked.
+func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
+	finish = func() {}
+	s.mu.Lock()
+	freed = n.charge
+	s.mu.Unlock()
+	if freed >= closeLater {
+		if f, err := os.Open(s.real(n.path)); err == nil {
+			s.mu.Lock()
+			s.openLocked(n)
+			s.mu.Unlock()
+			finish = func() { _ = f.Close(); s.closed(n) }
+		}
+	}
+	if err := s.fault("remove"); err != nil {
+		return 0, finish, err
+	}
+	if err := os.Remove(s.real(n.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return 0, finish, err
+	}
+	s.removeNode(n)
+	return freed, finish, nil
+}
+
+// take reserves n bytes without dropping anything.
+func (s *Store) take(n int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.takeLocked(n)
+}
+
+func (s *Store) takeLocked(n int64) bool {
+	if s.used+n > s.opts.Limit {
+		return false
+	}
+	s.used += n
+	s.peak = max(s.peak, s.used)
+	return true
+}
+
+func (s *Store) release(n int64) {
+	s.mu.Lock()
+	s.used -= n
+	s.mu.Unlock()
+}
+
+// reserve makes room by dropping what was not used for the longest time, unless even all of that would not do.
+func (s *Store) reserve(n int64) bool {
+	if s.take(n) {
+		return true
+	}
+	s.evicting.Lock()
+	defer s.evicting.Unlock()
+	for {
+		s.mu.Lock()
+		if s.takeLocked(n) {
+			s.mu.Unlock()
+			return true
+		}
+		possible := s.used-s.evictable+n <= s.opts.Limit
+		s.mu.Unlock()
+		if !possible || !s.evictOldest(nil) {
+			return false
+		}
+	}
+}
+
+// shrink drops blobs until the store is within its limit, which may be lower than it was.
+func (s *Store) shrink() {
+	s.evicting.Lock()
+	defer s.evicting.Unlock()
+	for !s.take(0) && s.evictOldest(nil) {
+	}
+}
+
+// evict drops at least n bytes, if there are, and reports whether it dropped any: the disk is full.
+func (s *Store) evict(n int64) bool {
+	s.evicting.Lock()
+	defer s.evicting.Unlock()
+	var freed int64
+	for freed < n && s.evictOldest(&freed) {
+	}
+	return freed > 0
+}
+
+// evictOldest drops the least recently used blob without readers, and reports whether there was one.
+func (s *Store) evictOldest(total *int64) bool {
+	s.mu.Lock()
+	back := s.order.Back()
+	s.mu.Unlock()
+	if back == nil {
+		return false
+	}
+	freed, ok := s.drop(back.Value.(*blob), true)
+	if total != nil {
+		*total += freed
+	}
+	if ok {
+		s.count.evictions.Add(1)
+		s.count.evictedBytes.Add(freed)
+	}
+	return true
+}
+
+// drop removes a blob with its links; those who have it open read on. With idle it leaves a blob that has readers.
+func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
+	s.tree.Lock()
+	s.mu.Lock()
+	if s.blobs[b.key] != b || idle && b.place == nil {
+		s.mu.Unlock()
+		s.tree.Unlock()
+		return 0, false
+	}
+	files := make([]*node, 0, 1+len(b.links))
+	if b.data != nil { // first: links without data are removed at the next start
+		files = append(files, b.data)
+	}
+	for n := range b.links {
+		files = append(files, n)
+	}
+	delete(s.blobs, b.key)
+	s.unrememberLocked(b)
+	s.orderLocked(b)
+	s.mu.Unlock()
+	var later []func()
+	for _, n := range files {
+		n, finish, err := s.unlinkOrKeep(n)
+		if err != nil {
+			s.log.Error("cannot remove a file of the store", "error", err)
+		}
+		freed += n
+		later = append(later, finish)
+	}
+	s.tree.Unlock()
+	for _, finish := range later {
+		finish()
+	}
+	return freed, true
+}
+
+// unlinkOrKeep is unlink, but a file that cannot be removed is counted on without a blob.
+func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
+	freed, finish, err := s.unlink(n)
+	if err != nil {
+		s.mu.Lock()
+		s.detachLocked(n)
+		s.mu.Unlock()
+	}
+	return freed, finish, err
+}
+
+// touch makes a blob the most recently used, also in what is left of the order after a restart.
+func (s *Store) touch(b *blob) {
+	now := s.now()
+	s.mu.Lock()
+	if b.place != nil {
+		s.order.MoveToFront(b.place)
+	}
+	stale := now.Sub(b.touched) >= touchEvery && b.data != nil
+	var p string
+	if stale {
+		b.touched = now
+		p = b.data.path
+	}
+	s.mu.Unlock()
+	if stale {
+		_ = os.Chtimes(s.real(p), now, now)
+	}
+}

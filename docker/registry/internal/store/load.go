@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+const (
+	blobsDir = "/docker/registry/v2/blobs/"
+	reposDir = "/docker/registry/v2/repositories/"
+)
+
+// content is what a file's path, and a link's content, say of it.
+type content struct {
+	upstream string
+	digest   digest.Digest // of the blob to which the file belongs; empty: none
+	data     bool          // the file is that blob
+}
+
+// split returns the upstream of a path below the store's root, and the path that distribution gave.
+func split(p string) (upstream, rest string) {
+	p, ok := strings.CutPrefix(p, upstreamPath+"/")
+	if !ok {
+		return "", ""
+	}
+	upstream, rest, _ = strings.Cut(p, "/")
+	return upstream, "/" + rest
+}
+
+// dataOf returns the digest that a data path names, if it is one.
+func dataOf(rest string) (digest.Digest, bool) {
+	name, ok := strings.CutPrefix(rest, blobsDir)
+	if !ok {
+		return "", false
+	}
+	parts := strings.Split(name, "/")
+	if len(parts) != 4 || parts[3] != "data" {
+		return "", false
+	}
+	d, err := digest.Parse(parts[0] + ":" + parts[2])
+	if err != nil || parts[2][:2] != parts[1] {
+		return "", false
+	}
+	return d, true
+}
+
+func isLink(rest string) bool {
+	return strings.HasPrefix(rest, reposDir) && path.Base(rest) == "link"
+}
+
+// linkName returns the digest in a link's path. The link of a tag has none, and an alias has another than its content.
+func linkName(rest string) digest.Digest {
+	parts := strings.Split(rest, "/")
+	n := len(parts)
+	d, err := digest.Parse(parts[n-3] + ":" + parts[n-2])
+	if err != nil {
+		return ""
+	}
+	return d
+}
+
+// contentOf returns to which blob a file belongs: data by its path, a link by what it says.
+func contentOf(p string, says []byte) content {
+	upstream, rest := split(p)
+	if upstream == "" {
+		return content{}
+	}
+	if d, ok := dataOf(rest); ok {
+		return content{upstream, d, true}
+	}
+	if isLink(rest) {
+		if d, err := digest.Parse(string(says)); err == nil {
+			return content{upstream, d, false}
+		}
+	}
+	return content{}
+}
+
+func dataPath(d digest.Digest) string {
+	return blobsDir + string(d.Algorithm()) + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
+}
+
+func isEmpty(d digest.Digest) bool { return d == d.Algorithm().FromBytes(nil) }
+
+// load counts what an earlier process left, and removes what it left unfinished. It reads names and sizes, and of the
+// contents only what tags and aliases say.
+func (s *Store) load() error {
+	if err := os.RemoveAll(s.real(tmpPath)); err != nil {
+		return err
+	}
+	for _, p := range []string{tmpPath, upstreamPath} {
+		if err := os.Mkdir(s.real(p), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	used := map[*blob]time.Time{}
+	var dirs []*node
+	foreign := int64(0)
+	err := filepath.WalkDir(s.opts.Path, func(name string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrPermission) && name != s.opts.Path {
+			return fs.SkipDir // lost+found
+		}
+		if err != nil {
+			return err
+		}
+		p := "/"
+		if rel, err := filepath.Rel(s.opts.Path, name); err == nil && rel != "." {
+			p += rel
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		upstream, _ := split(p)
+		if upstream != "" && !e.IsDir() && !s.sound(p, fi) {
+			return os.Remove(name)
+		}
+		n := &node{path: p, dir: e.IsDir(), charge: charge(fi)}
+		s.used += n.charge
+		s.nodes[p] = n
+		if parent := s.nodes[path.Dir(p)]; parent != n && parent != nil {
+			parent.children++
+		}
+		switch {
+		case n.dir:
+			n.fixed = upstream == "" || path.Dir(p) == upstreamPath
+			dirs = append(dirs, n)
+		case upstream != "":
+			c := contentOf(p, s.says(p))
+			s.attachLocked(n, c)
+			if c.data {
+				n.blob.size = fi.Size()
+				used[n.blob] = fi.ModTime()
+			}
+		case p != formatPath && p != lockPath:
+			foreign += n.charge
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if foreign > 0 {
+		s.log.Warn("the store's directory has files of others: they take room", "path", s.opts.Path, "bytes", foreign)
+	}
+	s.peak = s.used
+	s.dropDangling()
+	s.dropEmpty(dirs)
+	s.orderByUse(used)
+	return nil
+}
+
+// sound reports whether a file may be what its path says. A process or machine that died leaves others.
+func (s *Store) sound(p string, fi fs.FileInfo) bool {
+	_, rest := split(p)
+	if !fi.Mode().IsRegular() {
+		return false
+	}
+	if d, ok := dataOf(rest); ok {
+		return fi.Size() > 0 || isEmpty(d)
+	}
+	if isLink(rest) {
+		d := linkName(rest)
+		if d != "" && d.Algorithm() == digest.Canonical {
+			return fi.Size() == int64(len(d))
+		}
+		return contentOf(p, s.says(p)).digest != ""
+	}
+	return true
+}
+
+// says returns the content of a link. That of most is in their name.
+func (s *Store) says(p string) []byte {
+	_, rest := split(p)
+	if !isLink(rest) {
+		return nil
+	}
+	if d := linkName(rest); d != "" && d.Algorithm() == digest.Canonical {
+		return []byte(d)
+	}
+	says, _ := os.ReadFile(s.real(p))
+	return says
+}
+
+// dropDangling removes links to nothing.
+func (s *Store) dropDangling() {
+	for _, b := range s.blobs {
+		if b.data == nil {
+			s.drop(b, false)
+		}
+	}
+}
+
+// dropEmpty removes directories that an earlier process left empty, the deepest first.
+func (s *Store) dropEmpty(dirs []*node) {
+	s.tree.Lock()
+	defer s.tree.Unlock()
+	for _, n := range slices.Backward(dirs) {
+		if !n.fixed && !n.unlinked && n.children == 0 && os.Remove(s.real(n.path)) == nil {
+			s.removeNode(n)
+		}
+	}
+}
+
+// orderByUse restores the order of use.
+func (s *Store) orderByUse(used map[*blob]time.Time) {
+	byUse := make([]*blob, 0, len(s.blobs))
+	for _, b := range s.blobs {
+		b.touched = used[b]
+		byUse = append(byUse, b)
+	}
+	slices.SortFunc(byUse, func(a, b *blob) int { return a.touched.Compare(b.touched) })
+	for _, b := range byUse {
+		if b.place != nil {
+			s.order.MoveToFront(b.place)
+		}
+	}
+}

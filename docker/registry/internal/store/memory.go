@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// memo is small content in memory.
+type memo struct {
+	blob  *blob
+	bytes []byte
+}
+
+// recallLocked returns a small content that is in memory, or nil.
+func (s *Store) recallLocked(b *blob) []byte {
+	if b.remembered == nil {
+		return nil
+	}
+	s.remembered.MoveToFront(b.remembered)
+	return b.remembered.Value.(*memo).bytes
+}
+
+// rememberLocked keeps a small content that is right in memory, in the place of those not used for the longest time.
+func (s *Store) rememberLocked(b *blob, content []byte) {
+	size := int64(len(content))
+	if size > s.opts.SmallLimit || size > s.opts.MemoryLimit || b.remembered != nil || s.blobs[b.key] != b {
+		return
+	}
+	own := append(make([]byte, 0, size), content...)
+	b.remembered = s.remembered.PushFront(&memo{b, own})
+	s.memory += size
+	for s.memory > s.opts.MemoryLimit {
+		s.unrememberLocked(s.remembered.Back().Value.(*memo).blob)
+	}
+}
+
+func (s *Store) unrememberLocked(b *blob) {
+	if b.remembered == nil {
+		return
+	}
+	s.memory -= int64(len(b.remembered.Value.(*memo).bytes))
+	s.remembered.Remove(b.remembered)
+	b.remembered = nil
+}
+
+// readSmall reads a small blob whole. What was never found right is returned only if it is right now.
+func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
+	s.mu.Lock()
+	p := n.path
+	s.mu.Unlock()
+	f, n, err := s.openFile(p)
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(f)
+	err = errors.Join(err, f.Close())
+	s.closed(n)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrClosed) {
+		return nil, err
+	}
+	if !verified && err == nil {
+		s.count.verifiedBytes.Add(int64(len(content)))
+	}
+	if d := b.key.digest; err != nil || d.Algorithm().FromBytes(content) != d {
+		s.dropCorrupt(b, n, err)
+		return nil, fs.ErrNotExist
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b.data == n {
+		b.verified = s.now()
+		s.rememberLocked(b, content)
+	}
+	return content, nil
+}
+
+// dropCorrupt drops a blob whose data is wrong or cannot be read, unless it was replaced meanwhile.
+func (s *Store) dropCorrupt(b *blob, n *node, err error) {
+	s.mu.Lock()
+	same := b.data == n && s.blobs[b.key] == b
+	s.mu.Unlock()
+	if !same {
+		return
+	}
+	s.log.Error("wrong bytes on the disk: dropped", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)
+	if _, ok := s.drop(b, false); ok {
+		s.count.corrupt.Add(1)
+	}
+}

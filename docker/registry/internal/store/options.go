@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// MinLimit is the smallest limit that New accepts, in bytes.
+const MinLimit = 64 << 20
+
+// Options configure a store. The zero value of every field but Path and Limit means its default.
+type Options struct {
+	// Path is the directory that the store owns: nothing else may write below it.
+	Path string
+	// Limit is the most that the store uses on the disk, in bytes of blocks, directories and deleted but open files
+	// included.
+	Limit int64
+
+	// Hold is how many of a blob's last bytes readers get only when its digest is right (default 512).
+	Hold int64
+	// SmallLimit is the largest content that is served from memory, in bytes (default 64 KiB).
+	SmallLimit int64
+	// MemoryLimit is how much memory all small contents take together, in bytes (default 16 MiB).
+	MemoryLimit int64
+	// Window is how many bytes a fill without room keeps in memory for its slowest reader (default 1 MiB).
+	Window int64
+	// MinRate is how many bytes per second a reader must take that holds up a fill without room (default 16 KiB/s).
+	MinRate int64
+	// Patience is how long such a reader is watched before it is dropped (default 10 s).
+	Patience time.Duration
+	// ScrubRate is how many bytes per second the scrub reads (default 8 MiB/s; below 0: no scrub).
+	ScrubRate int64
+	// ScrubEvery is how long a blob that was found right is left alone by the scrub (default 24 h).
+	ScrubEvery time.Duration
+
+	// Logger takes what the store reports (default slog.Default).
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	set := func(v *int64, def int64) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	set(&o.Hold, 512)
+	set(&o.SmallLimit, 64<<10)
+	set(&o.MemoryLimit, 16<<20)
+	set(&o.Window, 1<<20)
+	set(&o.MinRate, 16<<10)
+	set((*int64)(&o.Patience), int64(10*time.Second))
+	set(&o.ScrubRate, 8<<20)
+	set((*int64)(&o.ScrubEvery), int64(24*time.Hour))
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// ConfigError says which option cannot be used, why, and what to do. It is one sentence.
+type ConfigError struct {
+	Key     string // of the configuration: store.path or store.limit
+	Value   string
+	Problem string
+	Fix     string
+}
+
+func (e *ConfigError) Error() string {
+	return fmt.Sprintf("%s: %s (got %q); %s", e.Key, e.Problem, e.Value, e.Fix)
+}
+
+func (o Options) check() error {
+	if o.Path == "" {
+		return &ConfigError{"store.path", o.Path, "a directory is required", "set it, for example /var/lib/registry"}
+	}
+	if o.Limit < MinLimit {
+		return &ConfigError{
+			"store.limit", fmt.Sprint(o.Limit), "at least 64 MiB is required",
+			fmt.Sprintf("set it to a number of bytes, for example %d", int64(10<<30)),
+		}
+	}
+	return nil
+}

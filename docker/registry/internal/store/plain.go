@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"errors"
+	"os"
+)
+
+// plainWriter writes a file in its place. Distribution's proxy has no use for it.
+type plainWriter struct {
+	store *Store
+	file  *os.File
+	node  *node
+	size  int64
+	state string // why no more can be written
+}
+
+func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
+	err = s.withRoom(worst(p, 0)+block, func(reserved *int64) error {
+		s.tree.Lock()
+		opened, finish, err := s.plainFile(p, add, reserved)
+		s.tree.Unlock()
+		finish()
+		w = opened
+		return err
+	})
+	return w, err
+}
+
+// plainFile is called with tree locked.
+func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, finish func(), err error) {
+	finish = func() {}
+	s.mu.Lock()
+	n := s.nodes[p]
+	s.mu.Unlock()
+	if n == nil || !add || n.dir {
+		if finish, err = s.clear(p, reserved); err != nil {
+			return nil, finish, err
+		}
+		n = nil
+	}
+	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, finish, err
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		_ = f.Close()
+		return nil, finish, err
+	}
+	if n == nil {
+		n = &node{path: p}
+		s.addNode(n, 0, reserved)
+	}
+	s.mu.Lock()
+	s.openLocked(n)
+	s.mu.Unlock()
+	return &plainWriter{store: s, file: f, node: n, size: fi.Size()}, finish, nil
+}
+
+func (w *plainWriter) Write(p []byte) (int, error) {
+	if w.state != "" {
+		return 0, errors.New("already " + w.state)
+	}
+	if !w.store.extend(w.node, w.size+int64(len(p)), true) {
+		return 0, failure("", errNoRoom)
+	}
+	n, err := w.file.Write(p)
+	w.size += int64(n)
+	return n, failure("", err)
+}
+
+func (w *plainWriter) Size() int64 { return w.size }
+
+func (w *plainWriter) Close() error {
+	if w.state == "closed" || w.state == "cancelled" {
+		return errors.New("already " + w.state)
+	}
+	w.state = "closed"
+	if fi, err := w.file.Stat(); err == nil {
+		w.store.mu.Lock()
+		w.store.weighLocked(w.node, charge(fi))
+		w.store.mu.Unlock()
+	}
+	err := w.file.Close()
+	w.store.closed(w.node)
+	return err
+}
+
+func (w *plainWriter) Cancel(context.Context) error {
+	if w.state == "closed" || w.state == "cancelled" {
+		return errors.New("already " + w.state)
+	}
+	w.state = "cancelled"
+	_ = w.file.Close()
+	w.store.closed(w.node)
+	return failure("", w.store.removePath(w.node.path))
+}
+
+func (w *plainWriter) Commit(context.Context) error {
+	if w.state != "" {
+		return errors.New("already " + w.state)
+	}
+	w.state = "committed"
+	return failure("", w.file.Sync())
+}
+
+// extend charges a file with the blocks that it may use at a size, before they are written.
+func (s *Store) extend(n *node, size int64, evict bool) bool {
+	const step = 1 << 20
+	need := round(size + size/1024)
+	s.mu.Lock()
+	more := need - n.charge
+	s.mu.Unlock()
+	if more <= 0 {
+		return true
+	}
+	room := s.take
+	if evict {
+		room = s.reserve
+	}
+	if size > step && room(more+step) {
+		more += step // less often
+	} else if !room(more) {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.weighLocked(n, n.charge+more)
+	s.spendLocked(more, &more)
+	return true
+}

@@ -1,0 +1,333 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	// batch is how many bytes are worth waking a reader for at once, and pause how long fewer wait for more.
+	batch = 256 << 10
+	pause = 5 * time.Millisecond
+	// copySize is the buffer of what goes through a window.
+	copySize = 64 << 10
+)
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
+
+// Reader reads a Growing while it grows. It is used by one goroutine.
+type Reader struct {
+	g    *Growing
+	ctx  context.Context
+	off  int64    // where to read next
+	file *os.File // its own, so that sendfile has an offset of its own
+	err  error
+	read bool // something was read
+
+	// Guarded by g.mu.
+	pos        int64 // what it holds the writer of a window to
+	dropped    bool
+	closed     bool
+	watched    time.Time
+	watchedPos int64
+}
+
+// NewReader returns a reader that begins at an offset. It returns ErrClosed or ErrPassed to who comes too late.
+func (g *Growing) NewReader(ctx context.Context, off int64) (*Reader, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.released || g.closed && len(g.readers) == 0 {
+		return nil, ErrClosed
+	}
+	if g.passedLocked(off) {
+		return nil, ErrPassed
+	}
+	r := &Reader{g: g, ctx: ctx, off: off, pos: off}
+	g.readers[r] = struct{}{}
+	g.store.count.readers.Add(1)
+	return r, nil
+}
+
+// passedLocked reports whether the byte at an offset is gone.
+func (g *Growing) passedLocked(off int64) bool {
+	return g.tail != nil && g.tail.low > g.fileEnd && off < g.tail.low
+}
+
+// limitLocked returns up to where the bytes may be read: the last ones only when the digest is right.
+func (g *Growing) limitLocked() int64 {
+	if g.state == Whole || g.digest == "" {
+		return g.written
+	}
+	if g.size >= 0 {
+		return min(g.written, max(0, g.size-g.store.opts.Hold))
+	}
+	return max(0, g.written-g.store.opts.Hold)
+}
+
+// wait waits until bytes beyond the reader's offset can be read, and returns up to where. It is satisfied with less than
+// it wants after a moment.
+func (r *Reader) wait(want int64) (end int64, err error) {
+	g := r.g
+	paused := !r.read
+	for {
+		g.mu.Lock()
+		if err := r.atLocked(); err != nil {
+			g.mu.Unlock()
+			return 0, err
+		}
+		end, over := g.limitLocked(), g.state != Grows
+		switch {
+		case end > r.off && (over || paused || end >= want || end-r.off >= batch):
+			g.mu.Unlock()
+			return end, nil
+		case over && g.err == nil:
+			g.mu.Unlock()
+			return 0, io.EOF
+		case over:
+			err := g.err
+			g.mu.Unlock()
+			return 0, err
+		case end > r.off:
+			g.mu.Unlock()
+			if err := sleep(r.ctx, pause); err != nil {
+				return 0, err
+			}
+			paused = true
+			continue
+		}
+		if g.more == nil {
+			g.more = make(chan struct{})
+		}
+		more := g.more
+		g.mu.Unlock()
+		select {
+		case <-more:
+		case <-r.ctx.Done():
+			return 0, r.ctx.Err()
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// atLocked moves the reader to where it reads next, unless it was dropped or comes too late.
+func (r *Reader) atLocked() error {
+	g := r.g
+	switch {
+	case r.closed:
+		return os.ErrClosed
+	case r.dropped:
+		return ErrTooSlow
+	case r.off == r.pos:
+		return nil
+	case r.off < r.pos && g.passedLocked(r.off):
+		return ErrPassed
+	}
+	r.pos = r.off
+	if g.tail != nil {
+		if r.pos >= g.tail.high {
+			r.watched = time.Time{}
+		}
+		g.movedLocked()
+	}
+	return nil
+}
+
+// advance moves on by n bytes that were taken, and reports whether they were right: those of a dropped reader may not be.
+func (r *Reader) advance(n int64) error {
+	r.g.mu.Lock()
+	defer r.g.mu.Unlock()
+	r.read = true
+	if r.dropped {
+		return ErrTooSlow
+	}
+	r.off += n
+	err := r.atLocked()
+	if r.g.tail != nil && r.file != nil && r.off >= r.g.fileEnd {
+		r.closeFile()
+	}
+	return err
+}
+
+// openFile returns the reader's own file, positioned at its offset, and how many bytes up to end are in it.
+func (r *Reader) openFile(end int64) (*os.File, int64, error) {
+	g := r.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := min(end, g.fileEnd) - r.off
+	if n <= 0 {
+		return nil, 0, nil
+	}
+	if r.file == nil {
+		if g.file == nil {
+			return nil, 0, ErrPassed
+		}
+		f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", g.file.Fd()))
+		if err != nil {
+			return nil, 0, err
+		}
+		r.file = f
+		g.store.mu.Lock()
+		g.store.openLocked(g.node)
+		g.store.mu.Unlock()
+	}
+	return r.file, n, nil
+}
+
+func (r *Reader) closeFile() {
+	_ = r.file.Close()
+	r.file = nil
+	r.g.store.closed(r.g.node)
+}
+
+// window copies bytes of the window.
+func (r *Reader) window(p []byte, end int64) (int, error) {
+	g := r.g
+	g.mu.Lock()
+	if r.dropped || g.tail == nil || r.off < g.tail.low {
+		g.mu.Unlock()
+		return 0, ErrTooSlow
+	}
+	n := g.tail.get(p, r.off, end)
+	g.mu.Unlock()
+	return n, nil
+}
+
+// Read waits for bytes and reads them. It returns io.EOF only after a right digest.
+func (r *Reader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	n, err := r.readSome(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		r.err = err
+	}
+	return n, err
+}
+
+func (r *Reader) readSome(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	end, err := r.wait(r.off + int64(len(p)))
+	if err != nil {
+		return 0, err
+	}
+	f, k, err := r.openFile(end)
+	var n int
+	switch {
+	case err != nil:
+		return 0, err
+	case f != nil:
+		n, err = f.ReadAt(p[:min(int64(len(p)), k)], r.off)
+	default:
+		n, err = r.window(p, end)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return n, r.advance(int64(n))
+}
+
+// CopyN writes the next n bytes as they come, by sendfile where w can. Less than n bytes have an error.
+func (r *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
+	flusher, _ := w.(http.Flusher)
+	for copied < n && err == nil {
+		var k int64
+		k, err = r.copySome(w, n-copied)
+		copied += k
+		if flusher != nil && k > 0 && err == nil {
+			flusher.Flush()
+		}
+	}
+	if err != nil {
+		r.err = err
+	}
+	return copied, err
+}
+
+func (r *Reader) copySome(w io.Writer, n int64) (int64, error) {
+	end, err := r.wait(r.off + n)
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return 0, err
+	}
+	end = min(end, r.off+n)
+	f, k, err := r.openFile(end)
+	if err != nil {
+		return 0, err
+	}
+	if f != nil {
+		if _, err := f.Seek(r.off, io.SeekStart); err != nil {
+			return 0, err
+		}
+		k, err := io.CopyN(w, f, k)
+		return k, errors.Join(err, r.advance(k))
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	got, err := r.window(*buf, end)
+	if err != nil {
+		return 0, err
+	}
+	m, err := w.Write((*buf)[:got])
+	return int64(m), errors.Join(err, r.advance(int64(m)))
+}
+
+// Seek sets where to read next. The end is known only if the size is. A window keeps the bytes from where the reader was
+// until it reads.
+func (r *Reader) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += r.off
+	case io.SeekEnd:
+		size := r.g.Size()
+		if size < 0 {
+			return 0, errors.New("the size is not known yet")
+		}
+		offset += size
+	}
+	if offset < 0 {
+		return 0, errors.New("negative offset")
+	}
+	r.off = offset
+	return offset, nil
+}
+
+// Close lets go of the Growing.
+func (r *Reader) Close() error {
+	g := r.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.closed {
+		return nil
+	}
+	r.closed = true
+	delete(g.readers, r)
+	if r.file != nil {
+		r.closeFile()
+	}
+	g.store.count.readers.Add(-1)
+	g.movedLocked()
+	g.releaseLocked()
+	return nil
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if point := os.Getenv("STORE_TEST_KILL"); point != "" {
+		killed(point, os.Getenv("STORE_TEST_ROOT"))
+	}
+	if root := os.Getenv("STORE_TEST_LOCK"); root != "" {
+		if _, err := New(testOptions(root, MinLimit)); err != nil {
+			panic(err)
+		}
+		_, _ = os.Stdout.WriteString("locked\n")
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// TestRefuses names the key, the value and a fix in one line.
+func TestRefuses(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	used := t.TempDir()
+	if s, err := New(testOptions(used, MinLimit)); err != nil {
+		t.Fatal(err)
+	} else {
+		defer s.Close()
+	}
+	for name, test := range map[string]struct {
+		path       string
+		limit      int64
+		key, value string
+	}{
+		"no path":            {"", MinLimit, "store.path", `""`},
+		"no limit":           {dir, 0, "store.limit", `"0"`},
+		"a limit too low":    {dir, MinLimit - 1, "store.limit", `"67108863"`},
+		"a negative limit":   {dir, -1, "store.limit", `"-1"`},
+		"a file":             {file, MinLimit, "store.path", file},
+		"below a file":       {file + "/x", MinLimit, "store.path", file},
+		"not to be written":  {"/proc/1/nowhere", MinLimit, "store.path", "/proc/1/nowhere"},
+		"used by this one":   {used, MinLimit, "store.path", used},
+		"read-only":          {"/sys/kernel", MinLimit, "store.path", "/sys/kernel"},
+		"a name with a null": {"/tmp/a\x00b", MinLimit, "store.path", "a"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := New(testOptions(test.path, test.limit))
+			var config *ConfigError
+			if !errors.As(err, &config) {
+				t.Fatalf("%v", err)
+			}
+			text := err.Error()
+			if config.Key != test.key || !strings.Contains(text, test.value) || !strings.Contains(text, "example") || strings.Contains(text, "\n") {
+				t.Errorf("%s", text)
+			}
+		})
+	}
+	if _, err := (&Store{}).Upstream("../x"); !errors.As(err, new(*ConfigError)) {
+		t.Errorf("an upstream outside the store: %v", err)
+	}
+}
+
+// TestAnotherProcess holds the store, until it is killed.
+func TestAnotherProcess(t *testing.T) {
+	root := t.TempDir()
+	c := exec.Command(os.Args[0])
+	c.Env = append(os.Environ(), "STORE_TEST_LOCK="+root)
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := c.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("locked\n"))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(testOptions(root, MinLimit)); err == nil || !strings.Contains(err.Error(), root) || !strings.Contains(err.Error(), "process") {
+		t.Errorf("two processes: %v", err)
+	}
+	_ = c.Process.Signal(syscall.SIGKILL)
+	_ = c.Wait()
+	s, err := New(testOptions(root, MinLimit))
+	if err != nil {
+		t.Fatalf("after its end: %v", err)
+	}
+	_ = s.Close()
+}
+
+// TestFormat starts empty when the version is not known, and leaves the files of others alone.
+func TestFormat(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	d := keep(t, u, "r", randomBytes(100*kib))
+	own := s.real("/somebody's")
+	if err := os.WriteFile(own, randomBytes(100*kib), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, u = reopen(t, s)
+	if !has(t, u, "r", d) {
+		t.Error("lost by a restart")
+	}
+	checkCount(t, s)
+	if err := os.WriteFile(s.real(formatPath), []byte("pullthrough.registry_cache store 99\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, u = reopen(t, s)
+	if has(t, u, "r", d) || s.Stats().Blobs != 0 {
+		t.Error("content of an unknown format is served")
+	}
+	if _, err := os.Stat(own); err != nil {
+		t.Error("a file that is not the store's was removed")
+	}
+	checkCount(t, s)
+	e := keep(t, u, "r", randomBytes(100*kib))
+	s, u = reopen(t, s)
+	if !has(t, u, "r", e) {
+		t.Error("the format was not marked")
+	}
+}

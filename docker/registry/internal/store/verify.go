@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"time"
+)
+
+// ErrCorrupt is what readers of a blob get whose bytes on the disk are wrong.
+var ErrCorrupt = errors.New("the stored bytes do not have the digest")
+
+// verifyChunk is how much is read and hashed at a time.
+const verifyChunk = 256 << 10
+
+// verify returns a reader that follows the hash of a blob which an earlier process stored. All who come share one pass.
+func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
+	for {
+		s.mu.Lock()
+		n, g := b.data, b.checking
+		if n == nil {
+			s.mu.Unlock()
+			return nil, fs.ErrNotExist
+		}
+		if g == nil {
+			g = s.newGrowing(b.key.digest, b.size)
+			g.checks = true
+			b.checking = g
+			s.openLocked(n)
+			g.node = n
+			s.mu.Unlock()
+			if !s.begin() {
+				s.mu.Lock()
+				b.checking = nil
+				s.mu.Unlock()
+				s.closed(n)
+				return nil, ErrClosed
+			}
+			go func() {
+				defer s.running.Done()
+				s.check(b, n, g)
+			}()
+		} else {
+			s.mu.Unlock()
+		}
+		r, err := g.NewReader(ctx, 0)
+		if !errors.Is(err, ErrClosed) {
+			return r, err
+		}
+	}
+}
+
+// check hashes a blob at the speed of the disk, and lets its readers follow.
+func (s *Store) check(b *blob, n *node, g *Growing) {
+	s.mu.Lock()
+	p := n.path
+	s.mu.Unlock()
+	err := g.follow(s.ctx, s.real(p))
+	s.mu.Lock()
+	b.checking = nil
+	if err == nil && b.data == n {
+		b.verified = s.now()
+	}
+	s.mu.Unlock()
+	if err != nil && s.ctx.Err() == nil {
+		s.dropCorrupt(b, n, err)
+	}
+	g.Close()
+}
+
+// follow reads a finished file into the hash and releases it to the readers as far as it was hashed.
+func (g *Growing) follow(ctx context.Context, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		g.Finish(err)
+		return err
+	}
+	g.mu.Lock()
+	g.file, g.fileEnd = f, g.size
+	g.mu.Unlock()
+	buf := make([]byte, verifyChunk)
+	for off := int64(0); off < g.size; {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), g.size-off)], off)
+		if n > 0 {
+			g.store.count.verifiedBytes.Add(int64(n))
+			g.hash.Write(buf[:n])
+			off += int64(n)
+			g.advance(int64(n))
+		}
+		if err == nil {
+			err = ctx.Err()
+		}
+		if err != nil && off < g.size {
+			if errors.Is(err, io.EOF) {
+				err = fmt.Errorf("%w: %d of %d bytes are left", ErrCorrupt, off, g.size)
+			}
+			g.Finish(err)
+			return err
+		}
+	}
+	g.complete()
+	_, err = g.State()
+	return err
+}
+
+// startScrub reads all blobs again, slowly, for as long as the store is open.
+func (s *Store) startScrub() {
+	if s.opts.ScrubRate < 0 || !s.begin() {
+		return
+	}
+	go func() {
+		defer s.running.Done()
+		for {
+			s.scrub()
+			if !s.sleep(time.Minute) {
+				return
+			}
+		}
+	}()
+}
+
+// scrub reads every blob that was not found right for a while, those never found right first.
+func (s *Store) scrub() {
+	due := s.now().Add(-s.opts.ScrubEvery)
+	type item struct {
+		blob *blob
+		at   time.Time
+	}
+	var items []item
+	s.mu.Lock()
+	for _, b := range s.blobs {
+		if b.data != nil && b.verified.Before(due) {
+			items = append(items, item{b, b.verified})
+		}
+	}
+	s.mu.Unlock()
+	slices.SortFunc(items, func(a, b item) int { return a.at.Compare(b.at) })
+	for _, i := range items {
+		if !s.scrubBlob(i.blob) {
+			return
+		}
+	}
+}
+
+// scrubBlob reads one blob at the scrub's rate. It reports false when the store is closed.
+func (s *Store) scrubBlob(b *blob) bool {
+	s.mu.Lock()
+	n := b.data
+	if n == nil || b.checking != nil {
+		s.mu.Unlock()
+		return true
+	}
+	p := n.path
+	s.mu.Unlock()
+	f, n, err := s.openFile(p)
+	if err != nil {
+		return true
+	}
+	hash := b.key.digest.Algorithm().Hash()
+	buf := make([]byte, verifyChunk)
+	for err == nil {
+		var k int
+		k, err = f.Read(buf)
+		hash.Write(buf[:k])
+		s.count.scrubbedBytes.Add(int64(k))
+		if !s.sleep(time.Duration(float64(k) / float64(s.opts.ScrubRate) * float64(time.Second))) {
+			break
+		}
+	}
+	_ = f.Close()
+	s.closed(n)
+	switch {
+	case s.ctx.Err() != nil:
+		return false
+	case !errors.Is(err, io.EOF):
+		s.dropCorrupt(b, n, err)
+	case string(hash.Sum(nil)) != string(rawDigest(b.key.digest)):
+		s.dropCorrupt(b, n, ErrCorrupt)
+	default:
+		s.mu.Lock()
+		if b.data == n {
+			b.verified = s.now()
+		}
+		s.mu.Unlock()
+	}
+	return true
+}
+
+// sleep waits, and reports false when the store is closed meanwhile.
+func (s *Store) sleep(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"time"
+)
+
+const (
+	// windowsTotal is the memory that all windows take together before new ones are smaller, in bytes.
+	windowsTotal = 24 << 20
+	// windowLeast is the size of these, in bytes.
+	windowLeast = 64 << 10
+)
+
+// window is a ring of the last bytes of a fill without room: those at the offsets from low to high.
+type window struct {
+	buf       []byte
+	low, high int64
+}
+
+// newWindow returns a window that begins at an offset.
+func (s *Store) newWindow(at int64) *window {
+	s.count.windows.Add(1)
+	size := s.opts.Window
+	s.mu.Lock()
+	if s.windows+size > windowsTotal {
+		size = min(size, windowLeast)
+	}
+	s.windows += size
+	s.mu.Unlock()
+	return &window{buf: make([]byte, size), low: at, high: at}
+}
+
+func (s *Store) windowClosed(w *window) {
+	s.mu.Lock()
+	s.windows -= int64(len(w.buf))
+	s.mu.Unlock()
+}
+
+// put copies as much as there is room for.
+func (w *window) put(p []byte) int {
+	size := int64(len(w.buf))
+	p = p[:min(int64(len(p)), size-(w.high-w.low))]
+	at := w.high % size
+	n := copy(w.buf[at:], p)
+	copy(w.buf, p[n:])
+	w.high += int64(len(p))
+	return len(p)
+}
+
+// get copies the bytes at an offset that the window has.
+func (w *window) get(p []byte, off, end int64) int {
+	size := int64(len(w.buf))
+	p = p[:min(int64(len(p)), end-off)]
+	n := copy(p, w.buf[off%size:])
+	copy(p[n:], w.buf)
+	return len(p)
+}
+
+// writeWindow puts bytes into the window, and waits for the slowest reader when it is full.
+func (g *Growing) writeWindow(p []byte) (int, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.lost {
+		return len(p), nil
+	}
+	for {
+		if g.state != Grows {
+			return 0, g.err
+		}
+		w := g.tail
+		size := int64(len(w.buf))
+		// Nothing leaves before it must: who comes now may still join.
+		w.low = max(w.low, min(w.high+min(int64(len(p)), size)-size, g.slowestLocked()))
+		if w.low > g.fileEnd && g.file != nil {
+			g.releaseFileLocked()
+		}
+		if n := w.put(p); n > 0 {
+			return n, nil
+		}
+		g.dropSlowLocked()
+		g.waitMovedLocked(min(g.store.opts.Patience, time.Second))
+	}
+}
+
+// slowestLocked returns the offset of the reader that is furthest behind.
+func (g *Growing) slowestLocked() int64 {
+	low := g.tail.high
+	for r := range g.readers {
+		low = min(low, r.pos)
+	}
+	return low
+}
+
+// waitMovedLocked waits until a reader has moved on, at most for a while.
+func (g *Growing) waitMovedLocked(atMost time.Duration) {
+	moved := make(chan struct{})
+	g.moved = moved
+	g.mu.Unlock()
+	t := time.NewTimer(atMost)
+	select {
+	case <-moved:
+	case <-t.C:
+	}
+	t.Stop()
+	g.mu.Lock()
+}
+
+// movedLocked wakes the writer.
+func (g *Growing) movedLocked() {
+	if g.moved != nil {
+		close(g.moved)
+		g.moved = nil
+	}
+}
+
+// dropSlowLocked drops the readers that hold the writer up and took less than the minimum rate for a while.
+func (g *Growing) dropSlowLocked() {
+	now := time.Now()
+	for r := range g.readers {
+		if r.pos > g.tail.low {
+			continue
+		}
+		if r.watched.IsZero() {
+			r.watched, r.watchedPos = now, r.pos
+			continue
+		}
+		watched := now.Sub(r.watched)
+		if watched < g.store.opts.Patience {
+			continue
+		}
+		if float64(r.pos-r.watchedPos) < watched.Seconds()*float64(g.store.opts.MinRate) {
+			r.dropped = true
+			delete(g.readers, r)
+			g.store.count.slow.Add(1)
+			g.tellLocked()
+			continue
+		}
+		r.watched, r.watchedPos = now, r.pos
+	}
+}
