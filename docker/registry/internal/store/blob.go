@@ -69,7 +69,7 @@ func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	if n == nil || n.link == "" {
 		return nil
 	}
-	b := s.blobs[blobKey{u.name, n.link}]
+	b := s.blobs[blobKey{upstream: u.name, digest: n.link}]
 	if b == nil || b.data == nil {
 		return nil
 	}

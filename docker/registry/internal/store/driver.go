@@ -101,7 +101,7 @@ func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
 	s := u.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b = s.blobs[blobKey{u.name, d}]
+	b = s.blobs[blobKey{upstream: u.name, digest: d}]
 	if b == nil || b.data == nil {
 		return nil, true
 	}
@@ -188,6 +188,7 @@ func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadC
 	if err != nil {
 		return nil, failure(p, err)
 	}
+	u.store.touchNode(n)
 	r := &plainReader{File: f, close: func() { u.store.closed(n) }}
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		_ = r.Close()
@@ -365,7 +366,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	s.attachLocked(n, c)
 	if c.data {
 		n.blob.size = int64(len(bytes))
-		if c.digest.Algorithm().FromBytes(bytes) == c.digest {
+		if d := c.key.digest; d != "" && d.Algorithm().FromBytes(bytes) == d {
 			n.blob.verified = s.now()
 			s.rememberLocked(n.blob, bytes)
 		}
@@ -425,15 +426,11 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	if err != nil {
 		return finish, err
 	}
-	c := content{}
-	if upstream, rest := split(to); upstream != "" {
-		if d, ok := dataOf(rest); ok {
-			c = content{upstream, d, true}
-		} else if isLink(rest) {
-			says, _ := os.ReadFile(s.real(to))
-			c = contentOf(to, says)
-		}
+	var says []byte
+	if _, rest := split(to); isLink(rest) {
+		says, _ = os.ReadFile(s.real(to))
 	}
+	c := contentOf(to, says)
 	s.renameNode(n, to, charge(fi), reserved)
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -165,7 +165,7 @@ func TestCountIsTrue(t *testing.T) {
 					_ = u.PutContent(ctx, tag+"current/link", []byte(d))
 				case 4:
 					s.mu.Lock()
-					b := s.blobs[blobKey{"one", d}]
+					b := s.blobs[blobKey{upstream: "one", digest: d}]
 					s.mu.Unlock()
 					if b != nil {
 						s.drop(b, false)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/opencontainers/go-digest"
@@ -34,6 +35,9 @@ var (
 
 	errNoRoom = errors.New("no room below the limit")
 )
+
+// measureEvery is after how many bytes of an unknown size the file's blocks are looked at.
+const measureEvery = 8 << 20
 
 // State is how far a Growing is.
 type State int
@@ -62,6 +66,7 @@ type Growing struct {
 	writing sync.Mutex // one write at a time
 	hash    hash.Hash
 	quota   int64 // up to which size the file may grow without room for the whole (0: no such bound)
+	measure int64 // the size at which to look at the file's blocks next
 
 	mu       sync.Mutex
 	node     *node
@@ -93,6 +98,11 @@ func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
 // reserved at once; if there is none, the blob will pass through a window.
 func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	s := u.store
+	if err := d.Validate(); err != nil {
+		g := s.newGrowing("", size)
+		g.end(err)
+		return g
+	}
 	g := s.newGrowing(d, size)
 	if size > 0 {
 		need := round(size+size/1024) + block
@@ -257,7 +267,7 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 	f, node, end := g.file, g.node, g.fileEnd
 	g.mu.Unlock()
 	upTo := end + int64(len(p))
-	if g.quota > 0 && upTo > g.quota || !g.store.extend(node, upTo, g.quota == 0) {
+	if g.quota > 0 && upTo > g.quota || !g.store.extend(node, g.ahead(f, upTo), g.quota == 0) {
 		return 0, errNoRoom
 	}
 	for try := 1; ; try++ {
@@ -270,6 +280,18 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 			return n, err
 		}
 	}
+}
+
+// ahead returns a size, or what the file takes already if that is more: some file systems allocate ahead.
+func (g *Growing) ahead(f *os.File, size int64) int64 {
+	if g.size >= 0 && g.quota == 0 || size < g.measure {
+		return size
+	}
+	g.measure = size + measureEvery
+	if fi, err := f.Stat(); err == nil {
+		return max(size, charge(fi))
+	}
+	return size
 }
 
 // create makes the file when the first byte comes.
@@ -293,7 +315,7 @@ func (g *Growing) create() error {
 		err := s.fault("create")
 		s.tree.Lock()
 		if err == nil {
-			f, err = os.OpenFile(s.real(p), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+			f, err = g.openFile(s.real(p))
 		}
 		if err == nil {
 			s.addNode(n, reserved-block, &reserved)
@@ -318,6 +340,19 @@ func (g *Growing) create() error {
 	g.node, g.file, g.reserved = n, f, 0
 	g.mu.Unlock()
 	return nil
+}
+
+// openFile makes the file, with all of its blocks if the size is known, so that a full disk is noticed now.
+func (g *Growing) openFile(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil || g.size <= 0 || g.quota > 0 {
+		return f, err
+	}
+	const keepSize = 1
+	if err := syscall.Fallocate(int(f.Fd()), keepSize, 0, g.size); full(err) {
+		return nil, errors.Join(err, f.Close(), os.Remove(name))
+	}
+	return f, nil
 }
 
 // spill gives up the file: what is in it is read to the end by those who read, the rest goes through a window.

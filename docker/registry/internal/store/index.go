@@ -40,12 +40,15 @@ type node struct {
 	link     digest.Digest // what a link says
 }
 
+// blobKey names a blob by its digest, or any other file by its path.
 type blobKey struct {
 	upstream string
 	digest   digest.Digest
+	path     string
 }
 
-// blob is what is dropped together: data, and the links of all repositories and tags to it.
+// blob is what is dropped together: data, and the links of all repositories and tags to it. Another file is a blob
+// without links and digest.
 type blob struct {
 	key     blobKey
 	data    *node // nil when there are links only
@@ -136,10 +139,10 @@ func (s *Store) blobLocked(key blobKey) *blob {
 
 // attachLocked makes a file a part of the blob that its path or content names.
 func (s *Store) attachLocked(n *node, c content) {
-	if c.digest == "" {
+	if c.key.upstream == "" {
 		return
 	}
-	b := s.blobLocked(blobKey{c.upstream, c.digest})
+	b := s.blobLocked(c.key)
 	n.blob = b
 	b.charge += n.charge
 	if b.place != nil {
@@ -149,7 +152,7 @@ func (s *Store) attachLocked(n *node, c content) {
 		b.data = n
 		s.orderLocked(b)
 	} else {
-		n.link = c.digest
+		n.link = c.key.digest
 		b.links[n] = struct{}{}
 	}
 }
@@ -469,6 +472,16 @@ func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
 		s.mu.Unlock()
 	}
 	return freed, finish, err
+}
+
+// touchNode is touch for the blob to which a file belongs.
+func (s *Store) touchNode(n *node) {
+	s.mu.Lock()
+	b := n.blob
+	s.mu.Unlock()
+	if b != nil {
+		s.touch(b)
+	}
 }
 
 // touch makes a blob the most recently used, also in what is left of the order after a restart.

@@ -22,9 +22,8 @@ const (
 
 // content is what a file's path, and a link's content, say of it.
 type content struct {
-	upstream string
-	digest   digest.Digest // of the blob to which the file belongs; empty: none
-	data     bool          // the file is that blob
+	key  blobKey // of the blob to which the file belongs; empty: none
+	data bool    // the file is that blob
 }
 
 // split returns the upstream of a path below the store's root, and the path that distribution gave.
@@ -76,14 +75,14 @@ func contentOf(p string, says []byte) content {
 		return content{}
 	}
 	if d, ok := dataOf(rest); ok {
-		return content{upstream, d, true}
+		return content{blobKey{upstream: upstream, digest: d}, true}
 	}
 	if isLink(rest) {
 		if d, err := digest.Parse(string(says)); err == nil {
-			return content{upstream, d, false}
+			return content{blobKey{upstream: upstream, digest: d}, false}
 		}
 	}
-	return content{}
+	return content{blobKey{upstream: upstream, path: rest}, true}
 }
 
 func dataPath(d digest.Digest) string {
@@ -163,7 +162,7 @@ func (s *Store) load() error {
 // sound reports whether a file may be what its path says. A process or machine that died leaves others.
 func (s *Store) sound(p string, fi fs.FileInfo) bool {
 	_, rest := split(p)
-	if !fi.Mode().IsRegular() {
+	if !fi.Mode().IsRegular() || isUpload(p) {
 		return false
 	}
 	if d, ok := dataOf(rest); ok {
@@ -174,7 +173,7 @@ func (s *Store) sound(p string, fi fs.FileInfo) bool {
 		if d != "" && d.Algorithm() == digest.Canonical {
 			return fi.Size() == int64(len(d))
 		}
-		return contentOf(p, s.says(p)).digest != ""
+		return contentOf(p, s.says(p)).key.digest != ""
 	}
 	return true
 }

@@ -57,6 +57,67 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	}
 }
 
+// TestAdopt takes over what the former store left, and verifies it like any content of an earlier process.
+func TestAdopt(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	d := keep(t, u, "r", randomBytes(200*kib))
+	if err := errors.Join(
+		s.Close(),
+		os.Rename(s.real(u.path("/docker")), s.real("/docker")),
+		os.Remove(s.real(formatPath)),
+		os.MkdirAll(s.real("/docker/registry/v2/repositories/r/_uploads/1"), 0o755),
+		os.WriteFile(s.real("/docker/registry/v2/repositories/r/_uploads/1/data"), nil, 0o600),
+	); err != nil {
+		t.Fatal(err)
+	}
+	opts := s.opts
+	opts.Adopt = "old"
+	s = openStore(t, opts)
+	old, err := s.Upstream("old")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkCount(t, s)
+	if !has(t, old, "r", d) || s.Stats().VerifiedBytes != 200*kib {
+		t.Error("not taken over")
+	}
+	opts.Path, opts.Adopt = t.TempDir(), "../x"
+	if err := newStore(opts).open(); !errors.As(err, new(*ConfigError)) {
+		t.Error(err)
+	}
+}
+
+// TestOtherFiles are evicted like blobs: nothing that the driver is given can fill the store for ever.
+func TestOtherFiles(t *testing.T) {
+	s, u := testStore(t, mib)
+	for i := range 20 {
+		if err := u.PutContent(ctx, "/manifests/"+string(rune('a'+i)), randomBytes(100*kib)); err != nil {
+			t.Fatal(err)
+		}
+		if i%3 == 0 { // used more than the others
+			if _, err := u.GetContent(ctx, "/manifests/a"); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if _, err := u.GetContent(ctx, "/manifests/t"); err != nil {
+		t.Error(err)
+	}
+	if _, err := u.GetContent(ctx, "/manifests/b"); err == nil {
+		t.Error("the oldest is there")
+	}
+	if st := s.Stats(); st.Evictions < 10 || st.PeakBytes > mib {
+		t.Errorf("%+v", st)
+	}
+	s, _ = reopen(t, s)
+	checkCount(t, s)
+	for s.evictOldest(nil) {
+	}
+	if st := s.Stats(); st.Blobs != 0 || st.UsedBytes > 100*kib {
+		t.Errorf("%+v", st)
+	}
+}
+
 func FuzzPaths(f *testing.F) {
 	d := digest.FromString("x")
 	for _, p := range []string{
@@ -68,11 +129,12 @@ func FuzzPaths(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, p, says string) {
 		c := contentOf(upstreamPath+"/one"+p, []byte(says))
-		if c.digest != "" && c.digest.Validate() != nil {
-			t.Errorf("%q names %q", p, c.digest)
+		d := c.key.digest
+		if d != "" && d.Validate() != nil {
+			t.Errorf("%q names %q", p, d)
 		}
-		if c.data && dataPath(c.digest) != p {
-			t.Errorf("%q is not %q", p, dataPath(c.digest))
+		if d != "" && c.data && dataPath(d) != p {
+			t.Errorf("%q is not %q", p, dataPath(d))
 		}
 		if isLink(p) {
 			if d := linkName(p); d != "" && d.Validate() != nil {

@@ -56,6 +56,9 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 	}
 	s.mu.Lock()
 	s.openLocked(n)
+	if n.blob == nil {
+		s.attachLocked(n, contentOf(p, nil))
+	}
 	s.mu.Unlock()
 	return &plainWriter{store: s, file: f, node: n, size: fi.Size()}, finish, nil
 }

@@ -83,9 +83,12 @@ func (r *Reader) wait(want int64) (end int64, err error) {
 			g.mu.Unlock()
 			return 0, err
 		}
-		end, over := g.limitLocked(), g.state != Grows
+		end, over, enough := g.limitLocked(), g.state != Grows, int64(batch)
+		if g.tail != nil {
+			enough = min(enough, int64(len(g.tail.buf))/4)
+		}
 		switch {
-		case end > r.off && (over || paused || end >= want || end-r.off >= batch):
+		case end > r.off && (over || paused || end >= want || end-r.off >= enough):
 			g.mu.Unlock()
 			return end, nil
 		case over && g.err == nil:

@@ -226,12 +226,36 @@ func (s *Store) checkFormat() error {
 		}
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
+	default:
+		if err := s.adopt(); err != nil {
+			return err
+		}
 	}
 	// Written aside and renamed: a process that dies leaves no half of a version.
 	if err := os.WriteFile(s.real(formatPath)+".new", []byte(format), 0o600); err != nil {
 		return err
 	}
 	return os.Rename(s.real(formatPath)+".new", s.real(formatPath))
+}
+
+// adopt takes over the content of the former store.
+func (s *Store) adopt() error {
+	if s.opts.Adopt == "" {
+		return nil
+	}
+	if !upstreamName.MatchString(s.opts.Adopt) {
+		return badName(s.opts.Adopt)
+	}
+	to := s.real(upstreamPath + "/" + s.opts.Adopt)
+	if err := os.MkdirAll(to, 0o700); err != nil {
+		return err
+	}
+	err := os.Rename(s.real("/docker"), to+"/docker")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	s.log.Info("took over the content of the former store", "path", s.opts.Path, "upstream", s.opts.Adopt, "error", err)
+	return err
 }
 
 // Close ends what runs in the background and lets go of the directory. Readers that are open read on.
@@ -280,12 +304,16 @@ func (s *Store) Stats() Stats {
 
 var upstreamName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
 
+func badName(name string) error {
+	return &ConfigError{
+		"upstreams.name", name, "must be lower-case letters, digits, '.', '_' and '-'", "rename it, for example to docker-io",
+	}
+}
+
 // Upstream returns the part of the store that belongs to one upstream, which is a storage driver.
 func (s *Store) Upstream(name string) (*Upstream, error) {
 	if !upstreamName.MatchString(name) {
-		return nil, &ConfigError{
-			"upstreams.name", name, "must be lower-case letters, digits, '.', '_' and '-'", "rename it, for example to docker-io",
-		}
+		return nil, badName(name)
 	}
 	s.tree.Lock()
 	defer s.tree.Unlock()
