@@ -135,7 +135,7 @@ func (s *Store) scrub() {
 	var items []item
 	s.mu.Lock()
 	for _, b := range s.blobs {
-		if b.data != nil && b.verified.Before(due) {
+		if b.data != nil && b.key.digest != "" && b.verified.Before(due) {
 			items = append(items, item{b, b.verified})
 		}
 	}

@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// damage changes one byte of a blob on the disk.
+func damage(t testing.TB, u *Upstream, d digest.Digest, off int64) {
+	t.Helper()
+	f, err := os.OpenFile(u.store.real(u.path(dataPath(d))), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := []byte{0}
+	_, err = f.ReadAt(b, off)
+	b[0] ^= 1
+	if err == nil {
+		_, err = f.WriteAt(b, off)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFirstReadVerifies hashes a blob once after a start, for all who ask, and serves it as a file then.
+func TestFirstReadVerifies(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	content := randomBytes(8 * mib)
+	d := keep(t, u, "r", content)
+	b, err := u.Open(ctx, "r", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.Content().(*os.File); !ok {
+		t.Errorf("the process that wrote it serves a %T", b.Content())
+	}
+	_ = b.Close()
+	s, u = reopen(t, s)
+	var readers sync.WaitGroup
+	for range 10 {
+		readers.Go(func() {
+			if !has(t, u, "r", d) {
+				t.Error("not served")
+			}
+		})
+	}
+	readers.Wait()
+	b, err = u.Open(ctx, "r", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.Content().(*os.File); !ok {
+		t.Errorf("later it serves a %T", b.Content())
+	}
+	if st := s.Stats(); st.VerifiedBytes != 8*mib || st.OpenReaders != 1 {
+		t.Errorf("%+v", st)
+	}
+	_ = b.Close()
+	checkCount(t, s)
+}
+
+// TestDamaged gives out nothing whole of what is wrong, and drops it.
+func TestDamaged(t *testing.T) {
+	for _, size := range []int{mib, 10 * kib} {
+		for _, how := range []string{"Open", "Reader", "GetContent", "ranges", "short"} {
+			s, u := testStore(t, 64*mib)
+			content := randomBytes(size)
+			d := keep(t, u, "r", content)
+			s, u = reopen(t, s)
+			if how == "short" {
+				if err := os.Truncate(s.real(u.path(dataPath(d))), int64(size)-5000); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				damage(t, u, d, 100)
+			}
+			var got []byte
+			var err error
+			switch how {
+			case "GetContent":
+				got, err = u.GetContent(ctx, dataPath(d))
+			case "Reader":
+				var r io.ReadCloser
+				if r, err = u.Reader(ctx, dataPath(d), 0); err == nil {
+					got, err = io.ReadAll(r)
+					_ = r.Close()
+				}
+			default:
+				var b *Blob
+				if b, err = u.Open(ctx, "r", d); err == nil {
+					if how == "ranges" {
+						_, _ = b.Seek(int64(size/2), io.SeekStart)
+					}
+					got, err = readAll(b)
+					_ = b.Close()
+				}
+			}
+			if err == nil || int64(len(got)) > int64(size)-s.opts.Hold {
+				t.Errorf("%s: %d of %d bytes, %v", how, len(got), size, err)
+			}
+			waitFor(t, func() bool { st := s.Stats(); return st.Corrupt == 1 && st.OrphanBytes == 0 })
+			if _, ok := u.Has("r", d); ok {
+				t.Errorf("%s: still there", how)
+			}
+			checkCount(t, s)
+		}
+	}
+}
+
+// waitFor waits until something that happens in the background is so.
+func waitFor(t testing.TB, so func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it does not come")
+		}
+	}
+}
+
+// TestFirstByteComesAtOnce does not hash a whole blob first.
+func TestFirstByteComesAtOnce(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	content := randomBytes(mib)
+	d := keep(t, u, "r", content)
+	s, u = reopen(t, s)
+	s.mu.Lock()
+	b := s.blobs[blobKey{upstream: "one", digest: d}]
+	g := s.newGrowing(d, mib)
+	g.checks = true
+	g.node = b.data
+	b.checking = g // one that the test moves on
+	s.openLocked(b.data)
+	s.mu.Unlock()
+	f, err := os.Open(s.real(u.path(dataPath(d))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.file, g.fileEnd = f, mib
+	open, err := u.Open(ctx, "r", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.advance(verifyChunk)
+	p := make([]byte, verifyChunk)
+	if _, err := io.ReadFull(open, p); err != nil || !bytes.Equal(p, content[:verifyChunk]) {
+		t.Error(err)
+	}
+	g.hash.Write(content)
+	g.advance(mib - verifyChunk)
+	g.complete()
+	if rest, err := io.ReadAll(open.Content()); err != nil || len(rest) != mib-verifyChunk {
+		t.Errorf("%d bytes, %v", len(rest), err)
+	}
+	g.Close()
+	_ = open.Close()
+	checkCount(t, s)
+}
+
+// TestScrub reads everything at its rate, again after a while, and drops what has become wrong.
+func TestScrub(t *testing.T) {
+	root := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		opts := testOptions(root, MinLimit)
+		opts.ScrubRate = mib
+		s, err := New(opts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		u := upstream(t, s)
+		good, bad := keep(t, u, "r", randomBytes(2*mib)), keep(t, u, "r", randomBytes(mib))
+		time.Sleep(23 * time.Hour)
+		if n := s.Stats().ScrubbedBytes; n != 0 {
+			t.Errorf("%d bytes of what was just written were read", n)
+		}
+		damage(t, u, bad, 5)
+		time.Sleep(time.Hour + 2*time.Minute)
+		begun, had := time.Now(), int64(0)
+		for s.Stats().ScrubbedBytes < 3*mib {
+			time.Sleep(100 * time.Millisecond)
+			if n := s.Stats().ScrubbedBytes; n > 0 && had == 0 {
+				begun, had = time.Now(), n
+			}
+			if time.Since(begun) > time.Hour {
+				t.Fatal("it does not end")
+			}
+		}
+		time.Sleep(time.Second)
+		st := s.Stats()
+		if st.Corrupt != 1 || has(t, u, "r", bad) || !has(t, u, "r", good) {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(22 * time.Hour)
+		if n := s.Stats().ScrubbedBytes; n != 3*mib {
+			t.Errorf("%d bytes were read in a day", n)
+		}
+		time.Sleep(3 * time.Hour)
+		if n := s.Stats().ScrubbedBytes; n != 5*mib {
+			t.Errorf("%d bytes were read in two days", n)
+		}
+		checkCount(t, s)
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestScrubRate takes its time.
+func TestScrubRate(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	keep(t, u, "r", randomBytes(4*mib))
+	s, _ = reopen(t, s)
+	s.opts.ScrubRate = mib
+	synctest.Test(t, func(t *testing.T) {
+		c := s.ctx
+		defer func() { s.ctx = c }()
+		s.ctx = t.Context()
+		begun := time.Now()
+		s.scrub()
+		if d := time.Since(begun); d < 3900*time.Millisecond || d > 4200*time.Millisecond {
+			t.Errorf("4 MiB at 1 MiB/s took %s", d)
+		}
+	})
+	checkCount(t, s)
+}
