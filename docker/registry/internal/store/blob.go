@@ -66,7 +66,7 @@ func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := s.nodes[u.path(reposDir+repository+"/_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link")]
-	if n == nil || n.link == "" {
+	if n == nil {
 		return nil
 	}
 	b := s.blobs[blobKey{upstream: u.name, digest: n.link}]

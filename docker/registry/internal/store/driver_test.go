@@ -210,8 +210,8 @@ func TestDirectoriesGrow(t *testing.T) {
 func TestOrderOfUse(t *testing.T) {
 	s, u := testStore(t, mib)
 	var blobs []digest.Digest
-	for range 4 {
-		blobs = append(blobs, keep(t, u, "r", randomBytes(200*kib)))
+	for range 8 {
+		blobs = append(blobs, keep(t, u, "r", randomBytes(90*kib)))
 	}
 	for i, d := range blobs { // as if they were stored an hour ago, one after the other
 		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
@@ -223,13 +223,12 @@ func TestOrderOfUse(t *testing.T) {
 	if !has(t, u, "r", blobs[0]) {
 		t.Fatal("not kept")
 	}
-	s, u = reopen(t, s) // and the use of the first is known to the next process
-	open, err := u.Open(ctx, "r", blobs[1])
-	if err != nil {
+	s, u = reopen(t, s)                                        // and the use of the first is known to the next process
+	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // counts as use
 		t.Fatal(err)
 	}
-	keep(t, u, "r", randomBytes(300*kib))
-	for i, want := range []bool{true, true, false, false} {
+	keep(t, u, "r", randomBytes(180*kib))
+	for i, want := range []bool{true, true, false, false, true, true, true, true} {
 		if _, ok := u.Has("r", blobs[i]); ok != want {
 			t.Errorf("blob %d: stored %v, want %v", i, !want, want)
 		}
@@ -237,7 +236,30 @@ func TestOrderOfUse(t *testing.T) {
 	if st := s.Stats(); st.Evictions != 2 || st.PeakBytes > mib {
 		t.Errorf("%+v", st)
 	}
+	checkCount(t, s)
+}
+
+// TestOpenBlobsStay evicts what was used later, but has no readers.
+func TestOpenBlobsStay(t *testing.T) {
+	s, u := testStore(t, mib)
+	first := keep(t, u, "r", randomBytes(200*kib))
+	open, err := u.Open(ctx, "r", first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		keep(t, u, "r", randomBytes(200*kib))
+	}
+	if _, ok := u.Has("r", first); !ok {
+		t.Error("dropped while it is open")
+	}
 	_ = open.Close()
+	for range 10 {
+		keep(t, u, "r", randomBytes(200*kib))
+	}
+	if _, ok := u.Has("r", first); ok {
+		t.Error("never dropped")
+	}
 	checkCount(t, s)
 }
 

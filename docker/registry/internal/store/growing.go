@@ -378,9 +378,6 @@ func (g *Growing) spill(err error) {
 		g.releaseFileLocked()
 		g.mu.Unlock()
 	}
-	if full(err) { // make room for the next one
-		s.evict(evictAtLeast)
-	}
 }
 
 // removeFile removes a file that may be open, and charges what it has until it is closed.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -106,6 +107,9 @@ func checkCount(t testing.TB, s *Store) {
 		used += n.charge
 		if n.path != p {
 			t.Errorf("%s is known as %s", n.path, p)
+		}
+		if strings.HasPrefix(p, tmpPath+"/") {
+			t.Errorf("left: %s", p)
 		}
 		if n.open != 0 {
 			t.Errorf("%s: %d open", p, n.open)

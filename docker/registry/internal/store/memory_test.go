@@ -35,6 +35,10 @@ func TestSmallContentIsInMemory(t *testing.T) {
 	if st := s.Stats(); st.MemoryBytes > 100*kib || st.MemoryBytes < 80*kib || st.VerifiedBytes != 200*kib+int64(len(manifest)) {
 		t.Errorf("%+v", st)
 	}
+	older := s.now()
+	if has(t, u, "r", all[5]); s.order.Front().Value.(*blob).key.digest != all[5] {
+		t.Errorf("read from memory at %s, but not counted as use", older)
+	}
 	for _, d := range append(all, m) { // what is in memory is not read again
 		if err := os.Truncate(s.real(u.path(dataPath(d))), 1); err != nil {
 			t.Fatal(err)

@@ -70,7 +70,7 @@ type Store struct {
 	log  *slog.Logger
 	lock *os.File
 	now  func() time.Time
-	// fault is called before each step on the disk (create, write, fsync, rename, link, remove); tests make it fail.
+	// fault is called before each step on the disk (create, write, fsync, rename, link, remove, read); tests make it fail.
 	fault func(step string) error
 
 	evicting sync.Mutex

@@ -86,7 +86,10 @@ func (g *Growing) follow(ctx context.Context, name string) error {
 	g.mu.Unlock()
 	buf := make([]byte, verifyChunk)
 	for off := int64(0); off < g.size; {
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), g.size-off)], off)
+		n, err := 0, g.store.fault("read")
+		if err == nil {
+			n, err = f.ReadAt(buf[:min(int64(len(buf)), g.size-off)], off)
+		}
 		if n > 0 {
 			g.store.count.verifiedBytes.Add(int64(n))
 			g.hash.Write(buf[:n])

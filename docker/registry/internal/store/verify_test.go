@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -47,14 +48,22 @@ func TestFirstReadVerifies(t *testing.T) {
 	}
 	_ = b.Close()
 	s, u = reopen(t, s)
+	begin := make(chan struct{})
+	s.fault = func(string) error { <-begin; return nil }
 	var readers sync.WaitGroup
 	for range 10 {
+		b, err := u.Open(ctx, "r", d)
+		if err != nil {
+			t.Fatal(err)
+		}
 		readers.Go(func() {
-			if !has(t, u, "r", d) {
-				t.Error("not served")
+			if got, err := readAll(b); err != nil || !bytes.Equal(got, content) {
+				t.Errorf("%d bytes, %v", len(got), err)
 			}
+			_ = b.Close()
 		})
 	}
+	close(begin)
 	readers.Wait()
 	b, err = u.Open(ctx, "r", d)
 	if err != nil {
@@ -73,12 +82,14 @@ func TestFirstReadVerifies(t *testing.T) {
 // TestDamaged gives out nothing whole of what is wrong, and drops it.
 func TestDamaged(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
-		for _, how := range []string{"Open", "Reader", "GetContent", "ranges", "short"} {
+		for _, how := range []string{"Open", "Reader", "GetContent", "ranges", "short", "broken"} {
 			s, u := testStore(t, 64*mib)
 			content := randomBytes(size)
 			d := keep(t, u, "r", content)
 			s, u = reopen(t, s)
-			if how == "short" {
+			if how == "broken" && size > kib*64 {
+				s.fault = func(string) error { return syscall.EIO }
+			} else if how == "short" {
 				if err := os.Truncate(s.real(u.path(dataPath(d))), int64(size)-5000); err != nil {
 					t.Fatal(err)
 				}
@@ -113,6 +124,7 @@ func TestDamaged(t *testing.T) {
 			if _, ok := u.Has("r", d); ok {
 				t.Errorf("%s: still there", how)
 			}
+			s.fault = func(string) error { return nil }
 			checkCount(t, s)
 		}
 	}

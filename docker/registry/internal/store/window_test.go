@@ -254,6 +254,35 @@ func TestNobodyReads(t *testing.T) {
 	checkCount(t, s)
 }
 
+// TestPassedPartIsFreed frees the file of a fill that goes on through a window, as soon as nobody can read it.
+func TestPassedPartIsFreed(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	content := randomBytes(8 * mib)
+	g := u.Grow(digest.FromBytes(content), -1)
+	r := newReader(t, g, 0)
+	go func() {
+		slowly(g, content)
+		g.Finish(nil)
+	}()
+	if n, err := r.CopyN(io.Discard, mib); err != nil {
+		t.Fatal(n, err)
+	}
+	waitFor(t, g.Windowed)
+	if used := s.Stats().UsedBytes; used < 2*mib {
+		t.Errorf("used %d: what the reader needs is gone", used)
+	}
+	if n, err := r.CopyN(io.Discard, 6*mib); err != nil {
+		t.Fatal(n, err)
+	}
+	waitFor(t, func() bool { return s.Stats().UsedBytes < mib })
+	if n, err := r.CopyN(io.Discard, mib); err != nil {
+		t.Fatal(n, err)
+	}
+	g.Close()
+	_ = r.Close()
+	checkCount(t, s)
+}
+
 // TestManyFillsSlowReaders is the figure of the issue: a store of 64 MiB, 8 fills of 14 MiB, 16 slow readers.
 func TestManyFillsSlowReaders(t *testing.T) {
 	s, u := testStore(t, 64*mib)
