@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// CheckFiles returns what is wrong with the files that the configuration names, as Problems: certificate and key, htpasswd,
+// the store's directory (which it makes if missing) and credential helpers.
+func (c *Config) CheckFiles() error {
+	var problems Problems
+	add := func(key, what, got, fix string) {
+		problems = append(problems, Problem{Key: key, What: what, Got: got, Fix: fix})
+	}
+	if t := c.TLS; t != nil {
+		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
+			add("tls", "is no certificate with its key: "+err.Error(), t.Certificate+" and "+t.Key,
+				"name two PEM files that belong together, for example tls.crt and tls.key of one Secret")
+		}
+	}
+	if path := c.Auth.Htpasswd; path != "" {
+		if err := readable(path); err != nil {
+			add("auth.htpasswd", "cannot be read: "+err.Error(), path,
+				"name a readable file, for example one made by \"htpasswd -cB htpasswd USER\"")
+		}
+	}
+	if err := writable(c.Store.Path); err != nil {
+		add("store.path", "cannot be written: "+err.Error(), c.Store.Path,
+			"name a directory that the program's user may write, for example /var/lib/registry-cache")
+	}
+	for i, u := range c.Upstreams {
+		if u.Credential == nil {
+			continue
+		}
+		if _, err := exec.LookPath(u.Credential.Helper); err != nil {
+			add(fmt.Sprintf("upstreams[%d].credential.helper", i), "cannot be run: "+err.Error(), u.Credential.Helper,
+				"install it, or name its path, for example /usr/local/bin/docker-credential-gcr")
+		}
+	}
+	return problems.err()
+}
+
+// readable reports why a file's content cannot be read.
+func readable(path string) error {
+	// Before it is opened, since opening a pipe waits for its writer.
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return file.Close()
+}
+
+// writable reports why no file can be made in a directory, which it makes if missing.
+func writable(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	file, err := os.CreateTemp(path, ".writable-*")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(filepath.Clean(file.Name()))
+	return file.Close()
+}

@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// gotLimit is the most bytes of a wrong value that an error repeats.
+const gotLimit = 80
+
+// A Problem is one fault of the configuration.
+type Problem struct {
+	Key  string // dotted path, such as upstreams[0].host; empty for the whole file
+	What string // what is wrong, such as "must be at least 64Mi"
+	Got  string // what was given; empty if nothing was
+	Fix  string // what to write, with an example
+	Line int    // where it is in the file; 0 if unknown
+}
+
+// Error returns one sentence that names the key, what was given and the fix.
+func (p Problem) Error() string {
+	key := p.Key
+	if key == "" {
+		key = "configuration"
+	}
+	var given []string
+	if p.Got != "" {
+		given = append(given, "got "+quote(p.Got))
+	}
+	if p.Line > 0 {
+		given = append(given, fmt.Sprintf("line %d", p.Line))
+	}
+	sentence := key + " " + p.What
+	if len(given) > 0 {
+		sentence += " (" + strings.Join(given, ", ") + ")"
+	}
+	return sentence + "; " + p.Fix
+}
+
+// quote returns a value for a message: in quotes, on one line, cut if it is long.
+func quote(value string) string {
+	if len(value) > gotLimit {
+		value = value[:gotLimit] + "…"
+	}
+	return strconv.Quote(value)
+}
+
+// Problems are all faults that were found.
+type Problems []Problem
+
+// Error returns a line for each problem.
+func (p Problems) Error() string {
+	lines := make([]string, len(p))
+	for i, problem := range p {
+		lines[i] = problem.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// err returns the problems as an error, nil if there are none.
+func (p Problems) err() error {
+	if len(p) == 0 {
+		return nil
+	}
+	return p
+}
+
+// covers reports whether one of the problems is about key, or about a part or the whole of it.
+func (p Problems) covers(key string) bool {
+	for _, problem := range p {
+		if within(key, problem.Key) || within(problem.Key, key) {
+			return true
+		}
+	}
+	return false
+}
+
+// within reports whether key is whole, or a part of it.
+func within(key, whole string) bool {
+	rest, ok := strings.CutPrefix(key, whole)
+	return ok && (rest == "" || whole == "" || rest[0] == '.' || rest[0] == '[')
+}
