@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package route
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+)
+
+// rangesLimit is the most ranges that are served one by one: podman asks for up to 1,024 chunks of a layer.
+const rangesLimit = 1024
+
+// A Range is a part of some content, in bytes.
+type Range struct{ Start, Length int64 }
+
+// ContentRange returns the header field of that name.
+func (r Range) ContentRange(size int64) string {
+	return fmt.Sprintf("bytes %d-%d/%d", r.Start, r.Start+r.Length-1, size)
+}
+
+// Ranges returns the parts of content of size bytes that a Range header asks for, in its order.
+//
+// None and true mean the whole content with status 200, as RFC 9110 has it for a header that is empty, malformed or of
+// another unit; so it is for more ranges than the limit and for those that are longer together than the content. None and
+// false mean status 416.
+func Ranges(header string, size int64) (ranges []Range, satisfiable bool) {
+	unit, set, ok := strings.Cut(header, "=")
+	if !ok || !strings.EqualFold(strings.TrimSpace(unit), "bytes") || size <= 0 || strings.Count(set, ",") >= rangesLimit {
+		return nil, true
+	}
+	valid, sum := 0, int64(0)
+	for spec := range strings.SplitSeq(set, ",") {
+		spec = strings.Trim(spec, " \t")
+		if spec == "" {
+			continue // lists may have empty elements
+		}
+		r, ok := parseRange(spec, size)
+		if !ok {
+			return nil, true
+		}
+		valid++
+		if r.Length > 0 {
+			ranges = append(ranges, r)
+			if sum += r.Length; sum > size {
+				return nil, true
+			}
+		}
+	}
+	return ranges, len(ranges) > 0 || valid == 0
+}
+
+// parseRange returns a range cut to size, of length 0 if it has none of the content. ok is false if it is malformed.
+func parseRange(spec string, size int64) (r Range, ok bool) {
+	first, last, ok := strings.Cut(spec, "-")
+	if !ok {
+		return r, false
+	}
+	if first == "" {
+		length, ok := number(last)
+		length = min(length, size)
+		return Range{size - length, length}, ok
+	}
+	start, ok := number(first)
+	if !ok {
+		return r, false
+	}
+	end := int64(math.MaxInt64)
+	if last != "" {
+		if end, ok = number(last); !ok || end < start {
+			return r, false
+		}
+	}
+	if start >= size {
+		return r, true
+	}
+	return Range{start, min(end, size-1) - start + 1}, true
+}
+
+// number returns a number of digits alone, MaxInt64 for a larger one.
+func number(digits string) (int64, bool) {
+	if digits == "" || strings.Trim(digits, "0123456789") != "" {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil {
+		n = math.MaxInt64
+	}
+	return n, true
+}
+
+// CleanRange rewrites the Range header of a request for content of size bytes, so that http.ServeContent answers what
+// Ranges says: by itself it answers 416 to a malformed header, and 206 to an empty suffix.
+func CleanRange(h http.Header, size int64) {
+	header := h.Get("Range")
+	if header == "" {
+		return
+	}
+	ranges, satisfiable := Ranges(header, size)
+	switch {
+	case !satisfiable:
+		h.Set("Range", fmt.Sprintf("bytes=%d-", size))
+	case len(ranges) == 0:
+		h.Del("Range")
+	default:
+		specs := make([]string, len(ranges))
+		for i, r := range ranges {
+			specs[i] = fmt.Sprintf("%d-%d", r.Start, r.Start+r.Length-1)
+		}
+		h.Set("Range", "bytes="+strings.Join(specs, ","))
+	}
+}

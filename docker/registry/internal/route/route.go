@@ -1,0 +1,269 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package route turns a client's URL into a request of the OCI distribution specification (1.1) to one upstream.
+//
+// What has two spellings gets one: a parsed request has a canonical path, and requests that mean the same have the same key.
+// What is ambiguous or outside of the specification is refused, so that no later package has to look at a path.
+package route
+
+import (
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	_ "crypto/sha256" // algorithms of digests
+	_ "crypto/sha512"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// queryLimit is the most bytes that a query may have.
+const queryLimit = 2048
+
+// Kind is what a request asks for.
+type Kind int
+
+// Kinds of requests. Unknown is the zero value and always comes with a refusal.
+const (
+	Unknown   Kind = iota
+	Ping           // /v2/
+	Manifest       // /v2/NAME/manifests/TAG or DIGEST
+	Blob           // /v2/NAME/blobs/DIGEST
+	Tags           // /v2/NAME/tags/list
+	Referrers      // /v2/NAME/referrers/DIGEST
+	Catalog        // /v2/_catalog
+)
+
+// String returns the kind's name in logs and metrics.
+func (k Kind) String() string {
+	names := [...]string{"unknown", "ping", "manifest", "blob", "tags", "referrers", "catalog"}
+	if k < 0 || int(k) >= len(names) {
+		k = Unknown
+	}
+	return names[k]
+}
+
+// A Request is what a client asks for. Two that are equal (==) ask for the same.
+type Request struct {
+	Kind       Kind
+	Upstream   string        // host of a configured upstream
+	Repository string        // empty for Ping and Catalog
+	Digest     digest.Digest // of Blob and Referrers, and of a Manifest unless Tag is set
+	Tag        string        // of a Manifest unless Digest is set
+	Query      string        // of Tags and Referrers, sorted and without "ns"
+}
+
+// Path returns the canonical path.
+func (r Request) Path() string {
+	switch r.Kind {
+	case Ping:
+		return "/v2/"
+	case Catalog:
+		return "/v2/_catalog"
+	case Tags:
+		return "/v2/" + r.Repository + "/tags/list"
+	case Manifest:
+		return "/v2/" + r.Repository + "/manifests/" + r.Reference()
+	case Blob:
+		return "/v2/" + r.Repository + "/blobs/" + r.Digest.String()
+	case Referrers:
+		return "/v2/" + r.Repository + "/referrers/" + r.Digest.String()
+	}
+	return ""
+}
+
+// URI returns the canonical path and query, as an upstream is asked.
+func (r Request) URI() string {
+	if r.Query == "" {
+		return r.Path()
+	}
+	return r.Path() + "?" + r.Query
+}
+
+// Reference returns the digest or the tag.
+func (r Request) Reference() string {
+	if r.Digest != "" {
+		return r.Digest.String()
+	}
+	return r.Tag
+}
+
+// Key returns what identifies the request among those of all upstreams.
+func (r Request) Key() string { return r.Upstream + r.URI() } // a host has no slash, a URI begins with one
+
+// A Refusal is the answer to a request that is not served.
+type Refusal struct {
+	Status  int    // of HTTP
+	Code    string // of the specification's error body
+	Message string
+}
+
+// Error returns the code and the message.
+func (r *Refusal) Error() string { return r.Code + ": " + r.Message }
+
+func refuse(status int, code, message string) (Request, *Refusal) {
+	return Request{}, &Refusal{Status: status, Code: code, Message: message}
+}
+
+// A Table knows the upstreams.
+type Table struct {
+	hosts map[string]bool
+	first string
+}
+
+// New returns a table of upstreams' hosts. The first serves requests that name none.
+func New(first string, others ...string) *Table {
+	t := &Table{hosts: map[string]bool{first: true}, first: first}
+	for _, host := range others {
+		t.hosts[host] = true
+	}
+	return t
+}
+
+// Parse returns the request that a URL means, or why it is refused.
+func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
+	values, refusal := query(u.RawQuery)
+	if refusal != nil {
+		return Request{}, refusal
+	}
+	host, refusal := t.upstream(values)
+	if refusal != nil {
+		return Request{}, refusal
+	}
+	segments, refusal := split(u.EscapedPath())
+	if refusal != nil {
+		return Request{}, refusal
+	}
+	r, refusal := parse(segments)
+	if refusal != nil {
+		return Request{}, refusal
+	}
+	r.Upstream = host
+	if r.Kind == Tags || r.Kind == Referrers {
+		r.Query, refusal = canonical(values)
+		if refusal != nil {
+			return Request{}, refusal
+		}
+	}
+	return r, nil
+}
+
+// query returns the parsed query. One that cannot be parsed whole is refused: "ns" might be in the part that is lost.
+func query(raw string) (url.Values, *Refusal) {
+	if raw == "" {
+		return nil, nil
+	}
+	values, err := url.ParseQuery(raw)
+	if err != nil || len(raw) > queryLimit {
+		return nil, &Refusal{http.StatusBadRequest, "UNSUPPORTED", "the query is malformed or too long"}
+	}
+	return values, nil
+}
+
+// upstream returns the host that "ns" names, the first where there is none. A registry that is not configured is 404, by
+// which containerd goes on to its next host.
+func (t *Table) upstream(values url.Values) (string, *Refusal) {
+	names, given := values["ns"]
+	if !given {
+		return t.first, nil
+	}
+	if len(names) == 1 {
+		if host := strings.ToLower(names[0]); t.hosts[host] {
+			return host, nil
+		}
+	}
+	return "", &Refusal{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
+}
+
+// split returns the unescaped segments of a path after /v2/, none for the ping. An escaped slash is refused: it would
+// move the borders of segments.
+func split(path string) ([]string, *Refusal) {
+	if path == "/v2" || path == "/v2/" {
+		return nil, nil
+	}
+	path, ok := strings.CutPrefix(path, "/v2/")
+	if !ok {
+		return nil, noEndpoint()
+	}
+	segments := strings.Split(path, "/")
+	if !strings.Contains(path, "%") {
+		return segments, nil
+	}
+	for i, segment := range segments {
+		plain, err := url.PathUnescape(segment)
+		if err != nil || strings.Contains(plain, "/") {
+			return nil, &Refusal{http.StatusBadRequest, "NAME_INVALID", "the path has an escaped slash or a malformed escape"}
+		}
+		segments[i] = plain
+	}
+	return segments, nil
+}
+
+func noEndpoint() *Refusal {
+	// Not NAME_UNKNOWN: clients that ask for referrers would not fall back to the tag.
+	return &Refusal{http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"}
+}
+
+// parse recognises the endpoint by the last two segments, since a repository may have components such as "blobs".
+func parse(segments []string) (Request, *Refusal) {
+	n := len(segments)
+	switch {
+	case n == 0:
+		return Request{Kind: Ping}, nil
+	case n == 1 && segments[0] == "_catalog":
+		return Request{Kind: Catalog}, nil
+	case n < 3:
+		return Request{}, noEndpoint()
+	}
+	endpoint, reference := segments[n-2], segments[n-1]
+	r := Request{Repository: strings.Join(segments[:n-2], "/")}
+	switch {
+	case endpoint == "manifests":
+		r.Kind = Manifest
+	case endpoint == "blobs":
+		r.Kind = Blob
+	case endpoint == "referrers":
+		r.Kind = Referrers
+	case endpoint == "tags" && reference == "list":
+		r.Kind = Tags
+	default:
+		return Request{}, noEndpoint()
+	}
+	if !validRepository(r.Repository) {
+		return refuse(http.StatusBadRequest, "NAME_INVALID", "the repository's name is malformed or longer than 255 characters")
+	}
+	switch {
+	case r.Kind == Tags:
+		return r, nil
+	case r.Kind == Manifest && !strings.Contains(reference, ":"):
+		if !validTag(reference) {
+			// 404, as the specification's conformance suite expects: no registry has such a tag.
+			return refuse(http.StatusNotFound, "MANIFEST_UNKNOWN", "the reference is no tag: at most 128 letters, digits, _, . and -")
+		}
+		r.Tag = reference
+		return r, nil
+	}
+	r.Digest = digest.Digest(reference)
+	if r.Digest.Validate() != nil {
+		return refuse(http.StatusBadRequest, "DIGEST_INVALID", "the digest is no sha256, sha384 or sha512 in lower-case hex")
+	}
+	return r, nil
+}
+
+// canonical returns the query for an upstream. It keeps keys that it does not know: an upstream's Link header may page
+// by them.
+func canonical(values url.Values) (string, *Refusal) {
+	if len(values) == 0 {
+		return "", nil
+	}
+	if n, given := values["n"]; given {
+		count, err := strconv.ParseUint(n[0], 10, 31)
+		if err != nil || len(n) > 1 {
+			return "", &Refusal{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be one whole number of at least 0"}
+		}
+		values.Set("n", strconv.FormatUint(count, 10))
+	}
+	values.Del("ns")
+	return values.Encode(), nil
+}
