@@ -128,7 +128,7 @@ type Limits struct {
 	HeaderTimeout time.Duration `yaml:"header_timeout" example:"header_timeout: 10s"`
 	// IdleTimeout is how long a connection without a request is kept.
 	IdleTimeout time.Duration `yaml:"idle_timeout" example:"idle_timeout: 5m"`
-	// SendTimeout is how long a client may take for 256 KiB of an answer.
+	// SendTimeout is how long a client may take for 1 MiB of an answer.
 	SendTimeout time.Duration `yaml:"send_timeout" example:"send_timeout: 2m"`
 	// UnauthenticatedConnections is how many connections may be open that have shown no good credential.
 	UnauthenticatedConnections int `yaml:"unauthenticated_connections" example:"unauthenticated_connections: 512"`

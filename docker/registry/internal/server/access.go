@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"log/slog"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// accessLog writes one of every n requests, without credentials and without what a query holds but for the registry's name.
+type accessLog struct {
+	log   *slog.Logger
+	every uint64
+	seen  atomic.Uint64
+}
+
+// newAccessLog returns nil where nothing is to be logged.
+func newAccessLog(log *slog.Logger, every int) *accessLog {
+	if log == nil || every <= 0 {
+		return nil
+	}
+	return &accessLog{log: log, every: uint64(every)}
+}
+
+// write logs a request that was answered; cut says that its body is not whole.
+func (a *accessLog) write(w *response, r *http.Request, begin time.Time, cut bool) {
+	if a == nil || (a.seen.Add(1)-1)%a.every != 0 {
+		return
+	}
+	a.log.LogAttrs(r.Context(), slog.LevelInfo, "Request",
+		slog.String("method", r.Method),
+		slog.String("path", r.URL.Path),
+		slog.String("ns", r.URL.Query().Get("ns")),
+		slog.Int("status", w.status),
+		slog.Int64("bytes", w.bytes),
+		slog.Bool("cut", cut),
+		slog.Duration("duration", time.Since(begin)),
+		slog.String("remote", r.RemoteAddr),
+		slog.String("agent", r.UserAgent()),
+		slog.String("range", r.Header.Get("Range")),
+	)
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// recheck is how long a certificate is used before its files are looked at again.
+const recheck = time.Second
+
+// A Certificate is a pair of PEM files that are read again when they change. While what they hold is broken, such as a new
+// certificate before its new key, the last good pair is used.
+type Certificate struct {
+	certificate, key string // paths
+	log              *slog.Logger
+	observe          func(Event)
+	now              func() time.Time
+
+	current atomic.Pointer[tls.Certificate]
+	checked atomic.Int64 // when, in Unix nanoseconds
+
+	mu  sync.Mutex // held while the files are read
+	pem [2][]byte  // what they held when they were good last
+}
+
+// LoadCertificate returns the certificate in two files, or why they hold none. observe, if not nil, is told of each reload
+// and of each failure.
+func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Event)) (*Certificate, error) {
+	c := &Certificate{certificate: certificate, key: key, log: log, observe: observe, now: time.Now}
+	if observe == nil {
+		c.observe = func(Event) {}
+	}
+	pem, err := c.read()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.use(pem); err != nil {
+		return nil, err
+	}
+	c.checked.Store(c.now().UnixNano())
+	return c, nil
+}
+
+// Get returns the current certificate, for tls.Config.GetCertificate. It looks at the files at most once per second, by
+// content: two versions may have the same time stamp.
+func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.now().UnixNano()-c.checked.Load() >= int64(recheck) && c.mu.TryLock() {
+		c.reload()
+		c.checked.Store(c.now().UnixNano())
+		c.mu.Unlock()
+	}
+	return c.current.Load(), nil
+}
+
+func (c *Certificate) reload() {
+	pem, err := c.read()
+	if err == nil {
+		if bytes.Equal(pem[0], c.pem[0]) && bytes.Equal(pem[1], c.pem[1]) {
+			return
+		}
+		err = c.use(pem)
+	}
+	if err != nil {
+		c.log.Error("The TLS certificate cannot be reloaded; the last good one is used", "error", err)
+		c.observe(CertificateFailed)
+		return
+	}
+	c.log.Info("The TLS certificate was reloaded", "certificate", c.certificate)
+	c.observe(CertificateReloaded)
+}
+
+func (c *Certificate) read() (pem [2][]byte, err error) {
+	for i, path := range []string{c.certificate, c.key} {
+		if pem[i], err = os.ReadFile(path); err != nil {
+			return pem, err
+		}
+	}
+	return pem, nil
+}
+
+// use makes a pair the current one.
+func (c *Certificate) use(pem [2][]byte) error {
+	pair, err := tls.X509KeyPair(pem[0], pem[1])
+	if err != nil {
+		return fmt.Errorf("%s with %s: %w", c.certificate, c.key, err)
+	}
+	c.pem = pem
+	c.current.Store(&pair)
+	return nil
+}

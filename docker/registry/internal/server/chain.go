@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+)
+
+// A Verdict is what a Checker says of a credential.
+type Verdict int
+
+// Verdicts. The zero value and any other that is not Good refuse.
+const (
+	Undecided Verdict = iota // 403
+	Good
+	Bad      // 401
+	TryLater // 429
+)
+
+// A Decision is a verdict, with what else the answer needs.
+type Decision struct {
+	Verdict    Verdict
+	RetryAfter time.Duration // of TryLater; 0: two seconds
+}
+
+// A Checker decides about the credential of a request: the value of its Authorization header, empty if it has none.
+// See Remote for the client's address.
+type Checker interface {
+	Check(ctx context.Context, authorization string) Decision
+}
+
+// everybody finds every credential good. It is for listeners without credentials.
+type everybody struct{}
+
+func (everybody) Check(context.Context, string) Decision { return Decision{Verdict: Good} }
+
+// chain is what every request goes through. It answers by itself whatever is not let through to next.
+type chain struct {
+	server  *Server
+	checker Checker
+	next    http.Handler
+	access  *accessLog // nil: off
+}
+
+func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
+	w := &response{ResponseWriter: original}
+	begin := time.Now()
+	defer func() {
+		h.finish(w, r, begin, recover())
+	}()
+	if h.server.draining.Load() {
+		w.Header().Set("Connection", "close")
+	}
+	switch {
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		h.refuseBody(w, r, http.StatusMethodNotAllowed, "this cache is read-only")
+	case r.ContentLength != 0:
+		h.refuseBody(w, r, http.StatusBadRequest, "a request has no body here")
+	case h.server.probes.serve(w, r):
+	case h.admit(w, r):
+		h.next.ServeHTTP(w, r)
+	}
+}
+
+// refuseBody answers without reading the body, and then reads for a moment so that the answer arrives.
+func (h *chain) refuseBody(w *response, r *http.Request, status int, message string) {
+	w.Header().Set("Connection", "close") // what follows may be a body
+	WriteError(w, r, status, "UNSUPPORTED", message)
+	if r.ContentLength == 0 {
+		return
+	}
+	if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+		h.server.all.idle(c)
+	}
+	control := http.NewResponseController(w)
+	_ = control.Flush()
+	_ = control.SetReadDeadline(time.Now().Add(linger))
+	_, _ = io.CopyN(io.Discard, r.Body, lingerBytes) // its end is all that is waited for
+}
+
+// admit reports whether a request's credential is good. If not it answers.
+func (h *chain) admit(w http.ResponseWriter, r *http.Request) bool {
+	authorization := r.Header["Authorization"]
+	if len(authorization) > 1 {
+		WriteError(w, r, http.StatusUnauthorized, "", "there is more than one Authorization header")
+		return false
+	}
+	decision := h.checker.Check(r.Context(), r.Header.Get("Authorization"))
+	switch decision.Verdict {
+	case Good:
+		// Nothing behind this needs the credential, so nothing can pass it on or log it.
+		r.Header.Del("Authorization")
+		Authenticated(r.Context())
+		return true
+	case Bad:
+		WriteError(w, r, http.StatusUnauthorized, "", "a credential of this cache is required")
+	case TryLater:
+		if decision.RetryAfter > 0 {
+			setRetryAfter(w.Header(), decision.RetryAfter)
+		}
+		WriteError(w, r, http.StatusTooManyRequests, "", "too many credentials wait for their check")
+	default:
+		WriteError(w, r, http.StatusForbidden, "", "the credential was not decided on")
+	}
+	return false
+}
+
+// finish ends a request: after a panic, or a handler that did not answer, with a 500; or by cutting the connection if an
+// answer has begun.
+func (h *chain) finish(w *response, r *http.Request, begin time.Time, panicked any) {
+	if err, ok := panicked.(error); ok && errors.Is(err, http.ErrAbortHandler) {
+		h.access.write(w, r, begin, true)
+		panic(http.ErrAbortHandler) // intended: the body cannot be completed
+	}
+	cut := false
+	switch {
+	case panicked != nil:
+		h.server.observe(HandlerPanicked)
+		h.server.log.Error("A handler panicked", "panic", fmt.Sprint(panicked), "path", r.URL.Path, "stack", string(debug.Stack()))
+		cut = w.status != 0
+	case w.status == 0 && r.Context().Err() == nil: // else the client has gone
+		h.server.observe(HandlerSilent)
+		h.server.log.Error("A handler gave no answer", "path", r.URL.Path)
+	}
+	if w.status == 0 {
+		WriteError(w, r, http.StatusInternalServerError, "", "the cache failed; its log says why")
+	}
+	h.access.write(w, r, begin, cut)
+	if cut {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// probes are for the kubelet. They need no credential and ask no upstream.
+type probes struct {
+	ready    func() bool
+	draining *atomic.Bool
+}
+
+func (p probes) isReady() bool { return !p.draining.Load() && (p.ready == nil || p.ready()) }
+
+// serve answers /alive and /ready, and reports whether it was asked for one of them.
+func (p probes) serve(w http.ResponseWriter, r *http.Request) bool {
+	status := http.StatusOK
+	switch r.URL.Path {
+	case "/alive":
+	case "/ready":
+		if !p.isReady() {
+			status = http.StatusServiceUnavailable
+		}
+	default:
+		return false
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(status)
+	if r.Method != http.MethodHead {
+		_, _ = io.WriteString(w, http.StatusText(status)+"\n")
+	}
+	return true
+}

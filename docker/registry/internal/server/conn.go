@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"bytes"
+	"container/list"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// sendChunk is how much a client must take within the send timeout.
+	sendChunk = 1 << 20
+	// headerLines is the most lines of a request's header. Each costs a hundred bytes more in memory than on the wire.
+	headerLines = 128
+	// linger is how long a connection is read on after an early answer: closing with unread bytes would make the kernel
+	// send a reset, on which clients lose the answer.
+	linger      = time.Second
+	lingerBytes = 256 << 10
+	// tlsHandshake is the first byte of a TLS connection, and of no HTTP request.
+	tlsHandshake = 0x16
+)
+
+// A wire is a TCP connection on which each chunk must be taken within a time limit.
+type wire struct {
+	net.Conn
+	timeout  time.Duration
+	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
+	explicit atomic.Bool  // somebody else has set a deadline, which is kept
+}
+
+// extend moves the write deadline, not more often than the kernel's clock is worth.
+func (w *wire) extend() {
+	if w.timeout <= 0 || w.explicit.Load() {
+		return
+	}
+	now := time.Now()
+	if last := w.extended.Load(); last != 0 && now.UnixNano()-last < int64(w.timeout/8) {
+		return
+	}
+	_ = w.Conn.SetWriteDeadline(now.Add(w.timeout)) // closed: the write says so
+	w.extended.Store(now.UnixNano())
+}
+
+func (w *wire) SetWriteDeadline(t time.Time) error {
+	w.explicit.Store(!t.IsZero())
+	w.extended.Store(0)
+	return w.Conn.SetWriteDeadline(t)
+}
+
+func (w *wire) SetDeadline(t time.Time) error {
+	return errors.Join(w.SetReadDeadline(t), w.SetWriteDeadline(t))
+}
+
+// CloseWrite sends the end of what is written.
+func (w *wire) CloseWrite() error {
+	if half, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+func (w *wire) Write(b []byte) (n int, err error) {
+	for {
+		w.extend()
+		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
+		n += m
+		if err != nil || n == len(b) {
+			return n, err
+		}
+	}
+}
+
+// buffers are for content that is not a file.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
+
+// ReadFrom sends files by sendfile, chunk by chunk.
+func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
+	limited, ok := r.(*io.LimitedReader)
+	to, isTCP := w.Conn.(io.ReaderFrom)
+	source := r
+	if ok {
+		source = limited.R
+	}
+	if _, isFile := source.(*os.File); !isFile || !isTCP {
+		buffer := buffers.Get().(*[64 << 10]byte)
+		defer buffers.Put(buffer)
+		return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buffer[:])
+	}
+	if !ok {
+		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
+	}
+	for limited.N > 0 {
+		w.extend()
+		// The kernel is used only for a file under a single LimitedReader.
+		chunk := &io.LimitedReader{R: limited.R, N: min(limited.N, sendChunk)}
+		want := chunk.N
+		m, err := to.ReadFrom(chunk)
+		n += m
+		limited.N -= m
+		if err != nil || m < want {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// A conn is a client's connection. It looks at what the client sends before net/http does, which limits only the bytes
+// of a header and answers a TLS hello only after the hello's first line feed.
+type conn struct {
+	*wire
+	stream  net.Conn // the wire, or TLS on it
+	secure  *tls.Conn
+	timeout time.Duration // of a TLS handshake
+	log     *slog.Logger
+	observe func(Event)
+	all     *connections
+
+	admitted atomic.Bool // has shown a good credential; spares the lock of all
+
+	// Of connections.
+	place          *list.Element
+	known, dropped bool
+
+	// Of Read, which one goroutine at a time calls.
+	begun    bool
+	ended    bool // answered early
+	anything bool // what comes is not looked at: the rest of a request that is refused
+	header   headerScan
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	if c.ended {
+		return 0, io.EOF
+	}
+	n, err := c.stream.Read(b)
+	if n == 0 || c.anything {
+		return n, err
+	}
+	if !c.begun {
+		c.begun = true
+		if c.secure == nil && b[0] == tlsHandshake {
+			// containerd goes on to plain HTTP at once if the answer to its hello begins with "HTTP/".
+			c.observe(TLSHello)
+			c.answer(http.StatusBadRequest, "UNSUPPORTED", "this port speaks plain HTTP, not TLS")
+			return 0, io.EOF
+		}
+	}
+	if c.header.scan(b[:n]) > headerLines {
+		c.answer(http.StatusRequestHeaderFieldsTooLarge, "UNSUPPORTED", fmt.Sprintf("the header has more than %d lines", headerLines))
+		return 0, io.EOF
+	}
+	c.anything = c.header.refused
+	return n, err
+}
+
+func (c *conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
+
+func (c *conn) Close() error { return c.stream.Close() }
+
+func (c *conn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }
+
+func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
+
+func (c *conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }
+
+// CloseWrite tells the client that nothing more comes.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.stream.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// cut closes the connection without a word of TLS, which might wait for the client.
+func (c *conn) cut() { _ = c.wire.Conn.Close() }
+
+// answer says why the connection ends before net/http has seen a request, and waits until the client has read it.
+func (c *conn) answer(status int, code, message string) {
+	c.ended = true
+	body := errorBody(code, message)
+	_, err := fmt.Fprintf(c.stream, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
+	if err == nil {
+		c.lingerOver()
+	}
+}
+
+// lingerOver reads on until the client closes or its time is over.
+func (c *conn) lingerOver() {
+	c.all.idle(c)
+	_ = c.CloseWrite()
+	_ = c.SetReadDeadline(time.Now().Add(linger))
+	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // its end is all that is waited for
+}
+
+// plainConn lets net/http send files by the kernel.
+type plainConn struct{ *conn }
+
+// secureConn tells net/http that the connection is TLS's. As net/http does the handshake only for a bare *tls.Conn, it is
+// done here, before the first request.
+type secureConn struct{ *conn }
+
+// ReadFrom hides the wire's: what is sent must be encrypted.
+func (c secureConn) ReadFrom(r io.Reader) (int64, error) {
+	buffer := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{c.secure}, struct{ io.Reader }{r}, buffer[:])
+}
+
+// ConnectionState does the handshake and returns what was agreed on.
+func (c secureConn) ConnectionState() tls.ConnectionState {
+	_ = c.secure.SetDeadline(time.Now().Add(c.timeout))
+	err := c.secure.Handshake()
+	_ = c.secure.SetDeadline(time.Time{})
+	if err != nil {
+		c.failed(err)
+	}
+	return c.secure.ConnectionState()
+}
+
+// failed ends a connection without a handshake, with a hint for a client that speaks plain HTTP.
+func (c secureConn) failed(err error) {
+	c.ended = true
+	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && record.Conn != nil && bytes.ContainsAny(record.RecordHeader[:1], "GHPOCDT") {
+		c.stream = c.wire
+		c.answer(http.StatusBadRequest, "UNSUPPORTED", "this port speaks TLS, not plain HTTP")
+		return
+	}
+	c.log.Warn("TLS handshake failed", "remote", c.RemoteAddr().String(), "error", err)
+}
+
+// headerScan counts the lines of requests.
+type headerScan struct {
+	lines   int     // of the current request
+	length  int     // of the current line
+	last    byte    // of the current line
+	method  [5]byte // the beginning of the request line
+	refused bool    // the last request was neither GET nor HEAD: what follows may be its body
+}
+
+// scan takes what was read and returns the most lines that a header in it has had so far.
+func (s *headerScan) scan(b []byte) (most int) {
+	for {
+		i := bytes.IndexByte(b, '\n')
+		part := b
+		if i >= 0 {
+			part = b[:i]
+		}
+		if s.lines == 0 && s.length < len(s.method) {
+			copy(s.method[s.length:], part)
+		}
+		s.length += len(part)
+		if len(part) > 0 {
+			s.last = part[len(part)-1]
+		}
+		if i < 0 {
+			return max(most, s.lines)
+		}
+		if s.length == 0 || s.length == 1 && s.last == '\r' {
+			if s.lines > 0 && string(s.method[:4]) != "GET " && string(s.method[:]) != "HEAD " {
+				s.refused = true
+				return most
+			}
+			s.lines = 0
+		} else {
+			s.lines++
+			most = max(most, s.lines)
+		}
+		s.length, s.last, b = 0, 0, b[i+1:]
+	}
+}

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"testing"
+	"time"
+)
+
+// fake returns a connection whose other end notices when it is cut.
+func fake(t *testing.T) (*conn, func() bool) {
+	t.Helper()
+	near, far := net.Pipe()
+	t.Cleanup(func() { near.Close(); far.Close() })
+	return &conn{wire: &wire{Conn: near}}, func() bool {
+		_ = far.SetReadDeadline(time.Now().Add(time.Millisecond))
+		_, err := far.Read(make([]byte, 1))
+		netErr, ok := err.(net.Error)
+		return !ok || !netErr.Timeout()
+	}
+}
+
+func TestOldestIdleConnectionIsDropped(t *testing.T) {
+	var e events
+	cs := newConnections(3, e.observe)
+	one, oneCut := fake(t)
+	two, twoCut := fake(t)
+	three, threeCut := fake(t)
+	for _, c := range []*conn{one, two, three} {
+		if !cs.add(c) {
+			t.Fatal("no room")
+		}
+	}
+	// A request makes one the youngest.
+	cs.busy(one)
+	cs.idle(one)
+	four, fourCut := fake(t)
+	if !cs.add(four) || oneCut() || !twoCut() || threeCut() || fourCut() {
+		t.Errorf("cut: %v, %v, %v, %v, want the second", oneCut(), twoCut(), threeCut(), fourCut())
+	}
+	if open, unknown := cs.count(); open != 4 || unknown != 3 {
+		t.Errorf("%d open, %d unknown", open, unknown)
+	}
+	// What was dropped stays out of the count whatever else is said of it.
+	cs.busy(two)
+	cs.idle(two)
+	cs.authenticated(two)
+	cs.closed(two)
+	cs.closed(two)
+	if open, unknown := cs.count(); open != 3 || unknown != 3 || cs.waiting.Len() != 3 {
+		t.Errorf("%d open, %d unknown, %d waiting", open, unknown, cs.waiting.Len())
+	}
+	if e.of(ConnectionDropped) != 1 || e.of(ConnectionRefused) != 0 {
+		t.Errorf("events: %v", e.seen)
+	}
+}
+
+func TestAuthenticatedConnectionsAreOutsideOfTheLimit(t *testing.T) {
+	cs := newConnections(2, func(Event) {})
+	var cut []func() bool
+	for range 10 {
+		c, isCut := fake(t)
+		if !cs.add(c) {
+			t.Fatal("no room")
+		}
+		cs.busy(c)
+		cs.authenticated(c)
+		cs.authenticated(c)
+		cs.idle(c)
+		cut = append(cut, isCut)
+	}
+	if open, unknown := cs.count(); open != 10 || unknown != 0 || cs.waiting.Len() != 0 {
+		t.Errorf("%d open, %d unknown, %d waiting", open, unknown, cs.waiting.Len())
+	}
+	for i, isCut := range cut {
+		if isCut() {
+			t.Errorf("%d was cut", i)
+		}
+	}
+}
+
+func TestBusyConnectionsKeepTheirPlace(t *testing.T) {
+	var e events
+	cs := newConnections(2, e.observe)
+	var all []*conn
+	for i := range 5 {
+		c, isCut := fake(t)
+		if fits := cs.add(c); fits != (i < 4) {
+			t.Fatalf("%d: %v", i, fits)
+		}
+		cs.busy(c)
+		all = append(all, c)
+		if isCut() {
+			t.Errorf("%d was cut", i)
+		}
+	}
+	if e.of(ConnectionRefused) != 1 || e.of(ConnectionDropped) != 0 {
+		t.Errorf("events: %v", e.seen)
+	}
+	cs.closed(all[0])
+	if c, _ := fake(t); !cs.add(c) {
+		t.Error("no room after one has ended")
+	}
+}
+
+func TestWaitForConnections(t *testing.T) {
+	cs := newConnections(2, func(Event) {})
+	if !cs.wait(context.Background(), time.Hour) {
+		t.Error("waits for nothing")
+	}
+	c, _ := fake(t)
+	cs.add(c)
+	if cs.wait(context.Background(), time.Millisecond) {
+		t.Error("does not wait")
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if cs.wait(ended, time.Hour) {
+		t.Error("does not wait")
+	}
+	done := make(chan bool)
+	go func() { done <- cs.wait(context.Background(), patience) }()
+	cs.closed(c)
+	if !<-done {
+		t.Error("did not notice the end")
+	}
+}
+
+// Holders of connections without a credential are no obstacle for one who speaks at once.
+func TestHoldersOfConnections(t *testing.T) {
+	const limit = 8
+	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = limit })
+	// One that has shown a credential stays.
+	known := r.dial()
+	reader := bufio.NewReader(known)
+	send(t, known, get)
+	answer(t, reader, "GET")
+	// One that has got a 401 is idle.
+	refused := r.dial()
+	send(t, refused, request("GET", "/v2/"))
+	answer(t, bufio.NewReader(refused), "GET")
+	for range 5 * limit {
+		send(t, r.dial(), "GET /v2/ HTTP/1.1\r\n")
+		if response, _ := r.ask("GET", "/v2/", "Authorization: Basic good"); response.StatusCode != 200 {
+			t.Fatalf("got %d", response.StatusCode)
+		}
+	}
+	closes(t, refused)
+	send(t, known, get)
+	if response, _ := answer(t, reader, "GET"); response.StatusCode != 200 {
+		t.Errorf("got %d", response.StatusCode)
+	}
+	eventually(t, "the dropped ones end", func() bool { _, unknown := r.all.count(); return unknown <= limit })
+	if r.events.of(ConnectionDropped) < 3*limit || r.events.of(ConnectionRefused) != 0 {
+		t.Errorf("events: %v", r.events.seen)
+	}
+}

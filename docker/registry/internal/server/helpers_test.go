@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// patience is how long a test waits for what must happen.
+const patience = 10 * time.Second
+
+// words is a Checker that knows what to say to each Authorization header.
+type words map[string]Decision
+
+func (w words) Check(_ context.Context, authorization string) Decision { return w[authorization] }
+
+// hello answers every request.
+var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	_, _ = io.WriteString(w, "hello")
+})
+
+// events counts.
+type events struct {
+	mu   sync.Mutex
+	seen map[Event]int
+}
+
+func (e *events) observe(event Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.seen == nil {
+		e.seen = map[Event]int{}
+	}
+	e.seen[event]++
+}
+
+func (e *events) of(event Event) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.seen[event]
+}
+
+// lockedBuffer holds a log.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// running is a server under test.
+type running struct {
+	*Server
+	t       *testing.T
+	address string
+	events  *events
+	log     *lockedBuffer
+	stop    context.CancelFunc
+	done    chan error
+}
+
+// start runs a server for clients on a free port until the test ends. change sets what is not the default.
+func start(t *testing.T, change func(*Options)) *running {
+	t.Helper()
+	r := &running{t: t, events: &events{}, log: &lockedBuffer{}, done: make(chan error, 1)}
+	o := Options{
+		Handler: hello,
+		Checker: words{"Basic good": {Verdict: Good}, "": {Verdict: Bad}, "Basic bad": {Verdict: Bad}},
+		Limits: Limits{
+			HeaderBytes: 16 << 10, HeaderTimeout: patience, IdleTimeout: patience, SendTimeout: patience,
+			UnauthenticatedConnections: 16,
+		},
+		Log: slog.New(slog.NewTextHandler(r.log, nil)), Observe: r.events.observe,
+	}
+	if change != nil {
+		change(&o)
+	}
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.run(s)
+	return r
+}
+
+func (r *running) run(s *Server) {
+	r.t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	r.Server, r.address = s, l.Addr().String()
+	go func() { r.done <- s.Run(ctx, l) }()
+	r.t.Cleanup(func() {
+		r.stop()
+		if r.done != nil {
+			if err := r.ended(); err != nil {
+				r.t.Error(err)
+			}
+		}
+	})
+}
+
+// ended waits for the end of Run.
+func (r *running) ended() error {
+	r.t.Helper()
+	select {
+	case err := <-r.done:
+		r.done = nil
+		return err
+	case <-time.After(patience):
+		r.done = nil
+		r.t.Error("the server does not end")
+		return nil
+	}
+}
+
+// dial opens a connection that fails the test rather than to wait for ever.
+func (r *running) dial() net.Conn {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.address)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	r.t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// send writes to a connection.
+func send(t *testing.T, c io.Writer, text string) {
+	t.Helper()
+	if _, err := io.WriteString(c, text); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// answer reads one answer with its body.
+func answer(t *testing.T, from *bufio.Reader, method string) (*http.Response, string) {
+	t.Helper()
+	response, err := http.ReadResponse(from, &http.Request{Method: method})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, string(body)
+}
+
+// ask sends a request on a connection of its own. headers are lines without line feeds.
+func (r *running) ask(method, path string, headers ...string) (*http.Response, string) {
+	r.t.Helper()
+	c := r.dial()
+	defer c.Close()
+	send(r.t, c, request(method, path, headers...))
+	return answer(r.t, bufio.NewReader(c), method)
+}
+
+func request(method, path string, headers ...string) string {
+	lines := append([]string{method + " " + path + " HTTP/1.1", "Host: cache"}, headers...)
+	return strings.Join(lines, "\r\n") + "\r\n\r\n"
+}
+
+// get is a request with a good credential.
+var get = request("GET", "/v2/", "Authorization: Basic good")
+
+// closes reports an error unless the server ends a connection.
+func closes(t *testing.T, c io.Reader) {
+	t.Helper()
+	if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("the connection is not closed: %v", err)
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+// pair writes a certificate for 127.0.0.1 with a serial number, and its key.
+func pair(t *testing.T, dir string, serial int64) (certificate, key string, root []byte) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	certificate, key = filepath.Join(dir, fmt.Sprintf("%d.crt", serial)), filepath.Join(dir, fmt.Sprintf("%d.key", serial))
+	write(t, certificate, root)
+	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+	return certificate, key, root
+}
+
+func write(t *testing.T, path string, content []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
