@@ -11,31 +11,9 @@ import (
 	"time"
 )
 
-// limits are those of one lane.
-type limits struct {
-	places   int     // different credentials that wait
-	failures float64 // checks that may fail at once
-	rate     float64 // checks per second that may fail in the long run
-	reserve  float64 // part of failures for sources without a recent failure in the lane
-	refused  int     // refused credentials that are remembered
-	seconds  float64 // processor time that failures of all such lanes may take at once
-	share    float64 // processor time per second that they may take in the long run
-}
-
-var (
-	// userLimits are generous, since the user's first contact may be among the guesses: a flood of 50 clients that
-	// each wait for their answer must not keep it from its turn. They end with that contact.
-	userLimits = limits{places: 64, failures: 60, rate: 4, reserve: 10, refused: 16, seconds: 20, share: 0.5}
-	// guessLimits hold for what cannot be good.
-	guessLimits = limits{places: 16, failures: 20, rate: 0.2, reserve: 10, refused: 256, seconds: 5, share: 0.2}
-)
-
 const (
 	// checkWaiters is how many requests wait for one check.
 	checkWaiters = 4096
-	// laneSources is how many sources of failures a lane remembers, and sourceMemory for how long.
-	laneSources  = 64
-	sourceMemory = 100 * time.Second
 	// calmTime is how long a failure counts as recent, and calmFactor the same as a multiple of what the check took.
 	calmTime   = 5 * time.Second
 	calmFactor = 5
@@ -67,25 +45,6 @@ type check struct {
 	outcome outcome
 	retry   time.Duration // with turnedAway
 }
-
-// lane holds the checks that share a budget. The queue's lock protects it.
-type lane struct {
-	limits   *limits // userLimits, or guessLimits for the lane that is shared
-	failures budget
-	calm     time.Time // until then a failure counts as recent
-	waiting  []*check  // oldest first
-	running  *check
-	refused  []digest // oldest first
-	failed   map[netip.Prefix]time.Time
-	served   uint64 // when its last check began, as a sequence number
-}
-
-func newLane(l *limits) lane {
-	return lane{limits: l, failures: budget{size: l.failures, rate: l.rate}}
-}
-
-// shared returns whether the lane holds no first contacts.
-func (l *lane) shared() bool { return l.limits == &guessLimits }
 
 // queue orders the checks and runs one at a time.
 type queue struct {
@@ -250,8 +209,8 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 
 // before returns whether a is checked before b, which is of another lane.
 func before(a, b *check, now time.Time) bool {
-	if a.lane.shared() != b.lane.shared() {
-		return b.lane.shared()
+	if a.lane.limits.shared != b.lane.limits.shared {
+		return b.lane.limits.shared
 	}
 	if x, y := a.lane.calmIn(now) > 0, b.lane.calmIn(now) > 0; x != y {
 		return y
@@ -286,7 +245,7 @@ func (q *queue) expect(c *check, now time.Time) time.Duration {
 // its failures are too long ago.
 func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
 	wait := q.time(l).until(now, 0.001)
-	if !l.shared() {
+	if !l.limits.shared {
 		wait = min(wait, l.calmIn(now))
 	}
 	return wait
@@ -294,7 +253,7 @@ func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
 
 // time returns the budget of processor time that the lane's failures are charged to.
 func (q *queue) time(l *lane) *budget {
-	if l.shared() {
+	if l.limits.shared {
 		return &q.guessTime
 	}
 	return &q.userTime
@@ -387,95 +346,4 @@ func (c *check) addSource(source netip.Prefix) {
 	if len(c.sources) < laneSources && !slices.Contains(c.sources, source) {
 		c.sources = append(c.sources, source)
 	}
-}
-
-// find returns the check of a credential, waiting or running.
-func (l *lane) find(id digest) *check {
-	if l.running != nil && l.running.id == id {
-		return l.running
-	}
-	for _, c := range l.waiting {
-		if c.id == id {
-			return c
-		}
-	}
-	return nil
-}
-
-// calmIn returns the time until the lane has no recent failure; at most 0 if it has none.
-func (l *lane) calmIn(now time.Time) time.Duration { return l.calm.Sub(now) }
-
-// first returns the waiting check whose source failed least recently, the oldest one of several.
-func (l *lane) first(now time.Time) *check {
-	return slices.MinFunc(l.waiting, func(a, b *check) int {
-		return l.lastFailure(a, now).Compare(l.lastFailure(b, now))
-	})
-}
-
-// lastFailure returns when a source of the check last failed in this lane, of several sources the earliest; the zero
-// time if one did not.
-func (l *lane) lastFailure(c *check, now time.Time) (last time.Time) {
-	for i, source := range c.sources {
-		at := l.failed[source]
-		if now.Sub(at) > sourceMemory {
-			return time.Time{}
-		}
-		if i == 0 || at.Before(last) {
-			last = at
-		}
-	}
-	return last
-}
-
-// need returns the tokens that the lane's budget must have for this check.
-func (l *lane) need(c *check, now time.Time) float64 {
-	if l.lastFailure(c, now).IsZero() {
-		return 1
-	}
-	return 1 + l.limits.reserve
-}
-
-// crowding returns the newest waiting check of the source that has most places, if that source has at least two more
-// than the given one.
-func (l *lane) crowding(source netip.Prefix) (victim *check) {
-	places := map[netip.Prefix]int{}
-	for _, c := range l.waiting {
-		places[c.sources[0]]++
-	}
-	most := places[source] + 1
-	for _, c := range l.waiting {
-		if n := places[c.sources[0]]; n > most || victim != nil && n == most {
-			most, victim = n, c
-		}
-	}
-	return victim
-}
-
-// refuse remembers the credential of a failed check, and where it came from.
-func (l *lane) refuse(c *check, now time.Time) {
-	if len(l.refused) >= l.limits.refused {
-		l.refused = slices.Delete(l.refused, 0, 1)
-	}
-	l.refused = append(l.refused, c.id)
-	if l.failed == nil {
-		l.failed = map[netip.Prefix]time.Time{}
-	}
-	for _, source := range c.sources {
-		if _, known := l.failed[source]; !known && len(l.failed) >= laneSources {
-			l.forgetSource()
-		}
-		l.failed[source] = now
-	}
-}
-
-// forgetSource drops the source whose failure is oldest.
-func (l *lane) forgetSource() {
-	var oldest netip.Prefix
-	var at time.Time
-	for source, t := range l.failed {
-		if at.IsZero() || t.Before(at) {
-			oldest, at = source, t
-		}
-	}
-	delete(l.failed, oldest)
 }

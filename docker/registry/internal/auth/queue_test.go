@@ -108,15 +108,3 @@ func TestOrderOfLanes(t *testing.T) {
 		}
 	}
 }
-
-func TestSources(t *testing.T) {
-	same := [][2]string{{"192.0.2.1", "::ffff:192.0.2.1"}, {"2001:db8::1", "2001:db8::2"}, {"fe80::1%a", "fe80::1%b"}}
-	for _, pair := range same {
-		if a, b := prefix(netip.MustParseAddr(pair[0])), prefix(netip.MustParseAddr(pair[1])); a != b || !a.IsValid() {
-			t.Errorf("%v and %v", a, b)
-		}
-	}
-	if prefix(here) == prefix(there) || prefix(netip.Addr{}).IsValid() {
-		t.Error("two addresses are one source, or none is one")
-	}
-}
