@@ -384,7 +384,7 @@ func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
 	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
 		w.takes = 60 * time.Millisecond
 		stop := w.guess(50, "ann")
-		time.Sleep(5 * time.Minute)
+		time.Sleep(2 * time.Minute)
 		w.wantSoon(20*time.Second, "ann", "a", here)
 		w.wantSoon(0, "ann", "a", here)
 		stop()
@@ -494,7 +494,7 @@ func TestGuessesHaveABudget(t *testing.T) {
 		for name, limit := range map[string]limits{"ann": userLimits, "nobody": guessLimits} {
 			inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
 				w.takes = takes
-				const period = 200 * time.Second
+				const period = 100 * time.Second
 				began := time.Now()
 				var guesses sync.WaitGroup
 				for g := range 100 {
@@ -504,7 +504,7 @@ func TestGuessesHaveABudget(t *testing.T) {
 							if r.Verdict == Good || (r.Verdict == TryLater) != (r.RetryAfter >= time.Second && r.RetryAfter <= time.Minute) {
 								t.Errorf("%+v", r)
 							}
-							time.Sleep(time.Second)
+							time.Sleep(3 * time.Second)
 						}
 					})
 				}
