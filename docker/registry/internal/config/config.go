@@ -200,7 +200,10 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, c.CheckFiles()
+	if err := c.CheckFiles(); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 func readLimited(path string) ([]byte, error) {

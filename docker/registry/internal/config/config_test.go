@@ -96,7 +96,7 @@ func TestRefused(t *testing.T) {
 	for _, test := range []struct {
 		name, content string
 		key           string // of the problem
-		got           string // which the sentence must repeat
+		got           string // which the sentence must hold
 	}{
 		{"unknown key", with("listne: \":5000\""), "listne", ""},
 		{"unknown nested key", with("limits: {header_byte: 1Ki}"), "limits.header_byte", ""},
@@ -127,8 +127,8 @@ func TestRefused(t *testing.T) {
 		{"no store limit", with("store: {path: /d}"), "store.limit", ""},
 		{"no store path", with("store: {limit: 1Gi}"), "store.path", ""},
 		{"relative store path", with("store: {path: d, limit: 1Gi}"), "store.path", "d"},
-		{"null", with("tls:"), "tls", ""},
-		{"null in a list", with("upstreams: [null]"), "upstreams[0]", ""},
+		{"null", with("tls:"), "tls", "is empty"},
+		{"null in a list", with("upstreams: [null]"), "upstreams[0]", "is empty"},
 		{"anchor", with("metrics: &a {listen: \":1\"}"), "metrics", ""},
 		{"merge key", with("limits: {<<: {header_bytes: 16Ki}}"), "limits.<<", ""},
 		{"no port", with("listen: localhost"), "listen", "localhost"},
@@ -250,6 +250,12 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := Load(path + ".missing"); err == nil || !strings.Contains(err.Error(), path+".missing") {
 		t.Errorf("got %v", err)
+	}
+	if err := os.WriteFile(path, []byte(with("store: {path: "+path+", limit: 64Mi}")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(path); c != nil || err == nil || !strings.Contains(err.Error(), "store.path") {
+		t.Errorf("got %v, %v", c, err)
 	}
 	if err := os.WriteFile(path, []byte(strings.Repeat("#", fileLimit+1)), 0o600); err != nil {
 		t.Fatal(err)

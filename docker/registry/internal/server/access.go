@@ -31,14 +31,23 @@ func (a *accessLog) write(w *response, r *http.Request, begin time.Time, cut boo
 	}
 	a.log.LogAttrs(r.Context(), slog.LevelInfo, "Request",
 		slog.String("method", r.Method),
-		slog.String("path", r.URL.Path),
-		slog.String("ns", r.URL.Query().Get("ns")),
+		slog.String("path", short(r.URL.Path)),
+		slog.String("ns", short(r.URL.Query().Get("ns"))),
 		slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes),
 		slog.Bool("cut", cut),
 		slog.Duration("duration", time.Since(begin)),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("agent", r.UserAgent()),
-		slog.String("range", r.Header.Get("Range")),
+		slog.String("agent", short(r.UserAgent())),
+		slog.String("range", short(r.Header.Get("Range"))),
 	)
+}
+
+// short cuts what a client can make as long as a header may be.
+func short(text string) string {
+	const limit = 512
+	if len(text) > limit {
+		return text[:limit] + "…"
+	}
+	return text
 }

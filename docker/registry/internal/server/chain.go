@@ -70,20 +70,16 @@ func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// refuseBody answers without reading the body, and then reads for a moment so that the answer arrives.
+// refuseBody answers without waiting for the body. net/http reads on for a moment after that, so that the answer arrives.
 func (h *chain) refuseBody(w *response, r *http.Request, status int, message string) {
 	w.Header().Set("Connection", "close") // what follows may be a body
+	if r.ContentLength != 0 {
+		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+			h.server.all.idle(c)
+		}
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not supported: not net/http's
+	}
 	WriteError(w, r, status, "UNSUPPORTED", message)
-	if r.ContentLength == 0 {
-		return
-	}
-	if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
-		h.server.all.idle(c)
-	}
-	control := http.NewResponseController(w)
-	_ = control.Flush()
-	_ = control.SetReadDeadline(time.Now().Add(linger))
-	_, _ = io.CopyN(io.Discard, r.Body, lingerBytes) // its end is all that is waited for
 }
 
 // admit reports whether a request's credential is good. If not it answers.

@@ -163,6 +163,19 @@ func TestAnswerArrivesDuringBody(t *testing.T) {
 	}
 }
 
+// The lines of a body that comes after the answer are no header, so there is no second answer.
+func TestBodyAfterAnswer(t *testing.T) {
+	r := start(t, nil)
+	c := r.dial()
+	reader := bufio.NewReader(c)
+	send(t, c, request("POST", "/v2/", "Content-Length: 100000"))
+	answer(t, reader, "POST")
+	send(t, c, strings.Repeat("x\n", 2*headerLines))
+	if rest, err := io.ReadAll(reader); len(rest) > 0 || err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Errorf("got %q, %v", rest, err)
+	}
+}
+
 func TestProbes(t *testing.T) {
 	ready := true
 	r := start(t, func(o *Options) { o.Ready = func() bool { return ready } })
@@ -195,6 +208,10 @@ func TestPanics(t *testing.T) {
 				_, _ = io.WriteString(w, "part")
 				_ = http.NewResponseController(w).Flush()
 				panic("a fault")
+			case "/chunked":
+				_, _ = io.WriteString(w, "part")
+				_ = http.NewResponseController(w).Flush()
+				panic("a fault")
 			case "/abort":
 				w.Header().Set("Content-Length", "100")
 				_, _ = io.WriteString(w, "part")
@@ -210,7 +227,7 @@ func TestPanics(t *testing.T) {
 			t.Errorf("%s: got %d, %q", path, response.StatusCode, body)
 		}
 	}
-	for _, path := range []string{"/during", "/abort"} {
+	for _, path := range []string{"/during", "/chunked", "/abort"} {
 		c := r.dial()
 		send(t, c, request("GET", path, "Authorization: Basic good"))
 		response, err := http.ReadResponse(bufio.NewReader(c), nil)
@@ -221,10 +238,10 @@ func TestPanics(t *testing.T) {
 			t.Errorf("%s: got %q, %v", path, body, err)
 		}
 	}
-	if p, s := r.events.of(HandlerPanicked), r.events.of(HandlerSilent); p != 2 || s != 1 {
+	if p, s := r.events.of(HandlerPanicked), r.events.of(HandlerSilent); p != 3 || s != 1 {
 		t.Errorf("got %d panics and %d silent handlers", p, s)
 	}
-	if text := r.log.String(); strings.Count(text, "A handler panicked") != 2 || !strings.Contains(text, "chain_test.go") {
+	if text := r.log.String(); strings.Count(text, "A handler panicked") != 3 || !strings.Contains(text, "chain_test.go") {
 		t.Errorf("the log has no stack of the fault:\n%s", text)
 	}
 }
@@ -266,5 +283,19 @@ func TestAccessLog(t *testing.T) {
 				t.Errorf("got %+v", line)
 			}
 		})
+	}
+}
+
+func TestAccessLogIsBounded(t *testing.T) {
+	log := &lockedBuffer{}
+	r := start(t, func(o *Options) { o.Access, o.AccessEvery = slog.New(slog.NewTextHandler(log, nil)), 1 })
+	long := strings.Repeat("x", 3000)
+	r.ask("GET", "/v2/"+long+"?ns="+long, "User-Agent: "+long, "Range: "+long)
+	r.stop()
+	if err := r.ended(); err != nil {
+		t.Error(err)
+	}
+	if n := len(log.String()); n == 0 || n > 3000 {
+		t.Errorf("a line has %d bytes", n)
 	}
 }

@@ -67,6 +67,9 @@ func TestPlainPortAnswersTLSHello(t *testing.T) {
 			if err != nil || !strings.HasPrefix(string(rest), "1.1 400 ") {
 				t.Errorf("got %q, %v", rest, err)
 			}
+			if waited := time.Since(begin); waited > linger/2 {
+				t.Errorf("the end of the answer took %v", waited)
+			}
 		})
 	}
 	if got := r.events.of(TLSHello); got != 6 {
