@@ -198,7 +198,6 @@ func (c *conn) answer(status int, code, message string) {
 
 // lingerOver reads on until the client closes or its time is over.
 func (c *conn) lingerOver() {
-	c.all.idle(c)
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(linger))
 	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // its end is all that is waited for
