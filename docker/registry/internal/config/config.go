@@ -166,13 +166,15 @@ func (u *Upstream) setDefaults() { u.ShareBlobs = true }
 
 func (c *Credential) setDefaults() { c.Lifetime, c.Timeout = 9*time.Minute, 10*time.Second }
 
+// authFix is what to write for a missing or wrong auth.
+const authFix = "write \"auth: {htpasswd: /etc/registry-cache/auth/htpasswd}\", or \"auth: none\" to let everybody pull"
+
 func (a *Auth) decode(d *decoder, key string, node *yaml.Node) {
-	const fix = "write \"auth: {htpasswd: /etc/registry-cache/auth/htpasswd}\", or \"auth: none\" to let everybody pull"
 	switch {
 	case node.Kind == yaml.ScalarNode && node.Value == "none":
 		a.None = true
 	case node.Kind != yaml.MappingNode:
-		d.add(node, key, "must be none or a mapping", given(node), fix)
+		d.add(node, key, "must be none or a mapping", given(node), authFix)
 	default:
 		var fields struct {
 			Htpasswd string `yaml:"htpasswd" example:"htpasswd: /etc/registry-cache/auth/htpasswd"`
@@ -194,7 +196,10 @@ func (a Auth) MarshalYAML() (any, error) {
 func Load(path string) (*Config, error) {
 	content, err := readLimited(path)
 	if err != nil {
-		return nil, Problems{{What: "cannot be read: " + err.Error(), Got: path, Fix: "name a readable file of at most 1 MiB, for example /etc/registry-cache/config.yaml"}}
+		return nil, Problems{{
+			What: "cannot be read: " + err.Error(), Got: path,
+			Fix: "name a readable file of at most 1 MiB, for example /etc/registry-cache/config.yaml",
+		}}
 	}
 	c, err := Parse(content)
 	if err != nil {

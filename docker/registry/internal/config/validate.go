@@ -126,7 +126,7 @@ func (v *validator) auth(a Auth) {
 	switch {
 	case a.None:
 	case a.Htpasswd == "":
-		v.add("auth", "is required", "", "write \"auth: {htpasswd: /etc/registry-cache/auth/htpasswd}\", or \"auth: none\" to let everybody pull")
+		v.add("auth", "is required", "", authFix)
 	default:
 		v.path("auth.htpasswd", a.Htpasswd, "htpasswd: /etc/registry-cache/auth/htpasswd")
 	}
@@ -154,13 +154,15 @@ func (v *validator) path(key, path, example string) {
 
 func (v *validator) upstreams(list []Upstream) {
 	if len(list) == 0 {
-		v.add("upstreams", "must name at least one registry", "", "write, for example, upstreams: [{host: us-central1-docker.pkg.dev}]")
+		v.add("upstreams", "must name at least one registry", "",
+			"write, for example, upstreams: [{host: us-central1-docker.pkg.dev}]")
 	}
 	for i, u := range list {
 		key := fmt.Sprintf("upstreams[%d]", i)
 		v.host(key+".host", u.Host)
 		if j := slices.IndexFunc(list[:i], func(o Upstream) bool { return o.Host == u.Host }); j >= 0 && u.Host != "" {
-			v.add(key+".host", fmt.Sprintf("is that of upstreams[%d] too", j), u.Host, "remove one of the two, or correct it, for example to host: europe-docker.pkg.dev")
+			v.add(key+".host", fmt.Sprintf("is that of upstreams[%d] too", j), u.Host,
+				"remove one of the two, or correct it, for example to host: europe-docker.pkg.dev")
 		}
 		if u.URL != "" {
 			v.url(key+".url", u.URL)
@@ -207,7 +209,8 @@ func (v *validator) credential(key string, c Credential) {
 	case c.Helper == "":
 		v.add(key+".helper", "is required", "", "write, for example, helper: docker-credential-gcr")
 	case strings.ContainsRune(c.Helper, '/') && !filepath.IsAbs(c.Helper) || strings.ContainsFunc(c.Helper, isSpaceOrNUL):
-		v.add(key+".helper", "must be a command's name or absolute path, without arguments", c.Helper, "write, for example, helper: docker-credential-gcr")
+		v.add(key+".helper", "must be a command's name or absolute path, without arguments", c.Helper,
+			"write, for example, helper: docker-credential-gcr")
 	}
 	v.duration(key+".lifetime", c.Lifetime, time.Second, "lifetime: 9m")
 	v.duration(key+".timeout", c.Timeout, time.Millisecond, "timeout: 10s")
@@ -229,7 +232,8 @@ func (v *validator) numbers(c *Config) {
 	v.integer("limits.unauthenticated_connections", c.Limits.UnauthenticatedConnections, 1, "unauthenticated_connections: 512")
 	v.duration("drain", c.Drain, 0, "drain: 60s")
 	if h := c.Limits.HeaderBytes; h < headerMinimum || h > headerMaximum {
-		v.add("limits.header_bytes", fmt.Sprintf("must be from %s to %s", headerMinimum, headerMaximum), h.String(), "write, for example, header_bytes: 32Ki")
+		v.add("limits.header_bytes", fmt.Sprintf("must be from %s to %s", headerMinimum, headerMaximum), h.String(),
+			"write, for example, header_bytes: 32Ki")
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
 		v.add("log.level", "must be debug, info, warn or error", c.Log.Level, "write, for example, level: info")

@@ -39,7 +39,7 @@ type wire struct {
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
 }
 
-// extend moves the write deadline, not more often than the kernel's clock is worth.
+// extend moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
 func (w *wire) extend() {
 	if w.timeout <= 0 || w.explicit.Load() {
 		return
@@ -189,8 +189,8 @@ func (c *conn) cut() { _ = c.wire.Conn.Close() }
 func (c *conn) answer(status int, code, message string) {
 	c.ended = true
 	body := errorBody(code, message)
-	_, err := fmt.Fprintf(c.stream, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s",
-		status, http.StatusText(status), len(body), body)
+	_, err := fmt.Fprintf(c.stream, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
+		"Connection: close\r\n\r\n%s", status, http.StatusText(status), len(body), body)
 	if err == nil {
 		c.lingerOver()
 	}
@@ -231,7 +231,8 @@ func (c secureConn) ConnectionState() tls.ConnectionState {
 // failed ends a connection without a handshake, with a hint for a client that speaks plain HTTP.
 func (c secureConn) failed(err error) {
 	c.ended = true
-	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok && record.Conn != nil && bytes.ContainsAny(record.RecordHeader[:1], "GHPOCDT") {
+	record, ok := errors.AsType[tls.RecordHeaderError](err)
+	if ok && record.Conn != nil && bytes.ContainsAny(record.RecordHeader[:1], "GHPOCDT") {
 		c.stream = c.wire
 		c.answer(http.StatusBadRequest, "UNSUPPORTED", "this port speaks TLS, not plain HTTP")
 		return
