@@ -101,7 +101,8 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// NewMetrics returns a server for what Prometheus reads, with the probes: ready is best the Ready of the clients' server. It asks for no credential.
+// NewMetrics returns a server for what Prometheus reads, with the probes: ready is best the Ready of the clients' server.
+// It asks for no credential.
 func NewMetrics(handler http.Handler, ready func() bool, limits Limits, log *slog.Logger, observe func(Event)) *Server {
 	limits.UnauthenticatedConnections = internalConnections
 	s := newServer(limits, 0, log, observe)

@@ -279,12 +279,12 @@ func TestTransferOutlivesHandshakeTimeout(t *testing.T) {
 	handler, begun, release := held()
 	r := start(t, func(o *Options) {
 		o.Certificate, o.Handler = certificate(t), handler
-		o.Limits.HeaderTimeout = 300 * time.Millisecond
+		o.Limits.HeaderTimeout = 600 * time.Millisecond
 	})
 	c := tls.Client(r.dial(), &tls.Config{InsecureSkipVerify: true})
 	send(t, c, get)
 	<-begun
-	time.Sleep(400 * time.Millisecond) // the time limit itself is under test
+	time.Sleep(700 * time.Millisecond) // the time limit itself is under test
 	close(release)
 	if _, body := answer(t, bufio.NewReader(c), "GET"); body != "firstlater" {
 		t.Errorf("got %q", body)
