@@ -90,6 +90,19 @@ func du(t testing.TB, root string) (used int64) {
 	return used
 }
 
+// du0 is du while files come and go.
+func du0(root string) (used int64) {
+	_ = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
+		if err == nil {
+			if fi, err := e.Info(); err == nil {
+				used += fi.Sys().(*syscall.Stat_t).Blocks * 512
+			}
+		}
+		return nil
+	})
+	return used
+}
+
 // checkCount compares what the store counts with the disk, when nothing is open and nothing is written.
 func checkCount(t testing.TB, s *Store) {
 	t.Helper()

@@ -42,6 +42,9 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	}
 	s, u = reopen(t, s)
 	checkCount(t, s)
+	if _, ok := u.Has("torn", torn); ok {
+		t.Error("an empty file is taken for a blob")
+	}
 	if !has(t, u, "good", good) || !has(t, u, "a", good) || has(t, u, "torn", torn) || has(t, u, "gone", gone) {
 		t.Error("the wrong things went")
 	}

@@ -21,6 +21,30 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
+// TestRing compares the window with a slice.
+func TestRing(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	w := &window{buf: make([]byte, 97)}
+	var all []byte
+	for range 2000 {
+		p := make([]byte, r.IntN(120))
+		for i := range p {
+			p[i] = byte(r.Uint32())
+		}
+		all = append(all, p[:w.put(p)]...)
+		if w.high != int64(len(all)) || w.high-w.low > 97 {
+			t.Fatalf("from %d to %d, %d written", w.low, w.high, len(all))
+		}
+		off := w.low + r.Int64N(w.high-w.low+1)
+		got := make([]byte, r.IntN(120))
+		got = got[:w.get(got, off, w.high)]
+		if !bytes.Equal(got, all[off:off+int64(len(got))]) {
+			t.Fatalf("wrong bytes at %d", off)
+		}
+		w.low += r.Int64N(w.high - w.low + 1)
+	}
+}
+
 // TestLargerThanTheLimit passes a blob on that cannot be kept, to all who joined, and drops nothing for it.
 func TestLargerThanTheLimit(t *testing.T) {
 	s, u := testStore(t, 8*mib)

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// mountDisk returns a file system of its own, where the kernel counts every block, deleted but open files included.
+func mountDisk(t *testing.T, size int64) string {
+	t.Helper()
+	root := t.TempDir()
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
+		t.Skipf("no file system of its own: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return root
+}
+
+func diskUsed(t testing.TB, root string) int64 {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(root, &st); err != nil {
+		t.Error(err)
+	}
+	return int64(st.Blocks-st.Bfree) * int64(st.Bsize)
+}
+
+// TestDiskNeverHoldsMore has the kernel count while fills, slow readers and evictions go on.
+func TestDiskNeverHoldsMore(t *testing.T) {
+	const limit = 8 * mib
+	root := mountDisk(t, 64*mib)
+	s := openStore(t, testOptions(root, limit))
+	u := upstream(t, s)
+	done := make(chan struct{})
+	most := int64(0)
+	var watch, workers sync.WaitGroup
+	watch.Go(func() {
+		for {
+			most = max(most, diskUsed(t, root))
+			select {
+			case <-done:
+				return
+			case <-time.After(200 * time.Microsecond):
+			}
+		}
+	})
+	for worker := range 4 {
+		workers.Go(func() {
+			for i := range 12 {
+				content := randomBytes((i%4+1)*700*kib + worker)
+				g := u.Grow(digest.FromBytes(content), []int64{int64(len(content)), -1}[i%2])
+				slow := newReader(t, g, 0)
+				pulled := make(chan error)
+				go func() {
+					err := pull(WithGrowing(ctx, g), repository(t, u, "r"), g.Digest(), content)
+					g.Finish(err)
+					pulled <- err
+				}()
+				got := make([]byte, len(content))
+				for off := 0; off < len(got); off += 300 * kib {
+					if _, err := io.ReadFull(slow, got[off:min(off+300*kib, len(got))]); err != nil {
+						t.Error(err)
+					}
+					time.Sleep(time.Millisecond)
+				}
+				if !bytes.Equal(got, content) {
+					t.Error("wrong bytes")
+				}
+				<-pulled
+				_ = slow.Close()
+				g.Close()
+			}
+		})
+	}
+	workers.Wait()
+	close(done)
+	watch.Wait()
+	st := s.Stats()
+	if most > limit || most < limit/2 || st.Evictions == 0 {
+		t.Errorf("the kernel counted %d of %d, %+v", most, limit, st)
+	}
+	checkCount(t, s)
+	if real := diskUsed(t, root); real != st.UsedBytes {
+		t.Errorf("the kernel counts %d, the store %d", real, st.UsedBytes)
+	}
+	_ = s.Close()
+}
+
+// TestDiskSmallerThanTheLimit fails no pull, with a disk that is full before the store is, and one that others have filled.
+func TestDiskSmallerThanTheLimit(t *testing.T) {
+	root := mountDisk(t, 6*mib)
+	s := openStore(t, testOptions(root, 64*mib))
+	u := upstream(t, s)
+	var last digest.Digest
+	for i := range 30 {
+		content := randomBytes(900 * kib)
+		g := u.Grow(digest.FromBytes(content), []int64{int64(len(content)), -1}[i%2])
+		r := newReader(t, g, 0)
+		pulled := make(chan error)
+		go func() {
+			err := pull(WithGrowing(ctx, g), repository(t, u, "r"), g.Digest(), content)
+			g.Finish(err)
+			pulled <- err
+		}()
+		if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%d bytes, %v", len(got), err)
+		}
+		if err := <-pulled; err == nil {
+			last = g.Digest()
+		}
+		_ = r.Close()
+		g.Close()
+		if err := u.PutContent(ctx, fmt.Sprint("/manifests/", i), content[:2*kib]); err != nil {
+			t.Error(err)
+		}
+	}
+	if !has(t, u, "r", last) {
+		t.Error("nothing is kept on a full disk")
+	}
+	if st := s.Stats(); st.Evictions < 5 || st.Unkept > 2 {
+		t.Errorf("%+v", st)
+	}
+	checkCount(t, s)
+	_ = s.Close()
+}
