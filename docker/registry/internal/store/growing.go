@@ -78,7 +78,7 @@ type Growing struct {
 	written  int64
 	state    State
 	err      error
-	more     chan struct{} // closed when there is something new; nil when nobody waits
+	waiters  map[*waiter]struct{}
 	moved    chan struct{} // closed when a reader moved on; nil when the writer does not wait
 	done     chan struct{}
 	readers  map[*Reader]struct{}
@@ -87,7 +87,7 @@ type Growing struct {
 }
 
 func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
-	g := &Growing{store: s, digest: d, size: size, readers: map[*Reader]struct{}{}, done: make(chan struct{})}
+	g := &Growing{store: s, digest: d, size: size, readers: map[*Reader]struct{}{}, waiters: map[*waiter]struct{}{}, done: make(chan struct{})}
 	if d != "" {
 		g.hash = d.Algorithm().Hash()
 	}
@@ -246,16 +246,8 @@ func (g *Growing) took(p []byte, inFile bool) {
 func (g *Growing) advance(n int64) {
 	g.mu.Lock()
 	g.written += n
-	g.tellLocked()
+	g.tellLocked(false)
 	g.mu.Unlock()
-}
-
-// tellLocked wakes the readers.
-func (g *Growing) tellLocked() {
-	if g.more != nil {
-		close(g.more)
-		g.more = nil
-	}
 }
 
 // writeFile writes what there is room for. A full disk is given some room first.
@@ -436,7 +428,7 @@ func (g *Growing) end(err error) {
 		g.state = Failed
 	}
 	close(g.done)
-	g.tellLocked()
+	g.tellLocked(true)
 	g.movedLocked()
 }
 

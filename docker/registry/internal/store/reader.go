@@ -76,57 +76,76 @@ func (g *Growing) limitLocked() int64 {
 // it wants after a moment.
 func (r *Reader) wait(want int64) (end int64, err error) {
 	g := r.g
-	paused := !r.read
+	patient := r.read // the first bytes are wanted at once
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	for {
-		g.mu.Lock()
 		if err := r.atLocked(); err != nil {
-			g.mu.Unlock()
 			return 0, err
 		}
-		end, over, enough := g.limitLocked(), g.state != Grows, int64(batch)
+		enough := int64(batch)
 		if g.tail != nil {
-			enough = min(enough, int64(len(g.tail.buf))/4)
+			enough = int64(len(g.tail.buf)) / 4
 		}
+		end, over := g.limitLocked(), g.state != Grows
 		switch {
-		case end > r.off && (over || paused || end >= want || end-r.off >= enough):
-			g.mu.Unlock()
+		case end > r.off && (over || !patient || end >= min(want, r.off+enough)):
 			return end, nil
 		case over && g.err == nil:
-			g.mu.Unlock()
 			return 0, io.EOF
 		case over:
-			err := g.err
-			g.mu.Unlock()
-			return 0, err
+			return 0, g.err
 		case end > r.off:
-			g.mu.Unlock()
-			if err := sleep(r.ctx, pause); err != nil {
+			if err := r.waitLocked(min(want, r.off+enough), pause); err != nil {
 				return 0, err
 			}
-			paused = true
-			continue
-		}
-		if g.more == nil {
-			g.more = make(chan struct{})
-		}
-		more := g.more
-		g.mu.Unlock()
-		select {
-		case <-more:
-		case <-r.ctx.Done():
-			return 0, r.ctx.Err()
+			patient = false
+		default:
+			if err := r.waitLocked(r.off+1, 0); err != nil {
+				return 0, err
+			}
 		}
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
+// waiter is a reader that waits until bytes can be read up to an offset.
+type waiter struct {
+	upTo  int64
+	ready chan struct{}
+}
+
+// waitLocked waits until bytes can be read up to an offset, or the fetch is over, at most for a while if that is not 0.
+func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
+	g := r.g
+	w := &waiter{upTo, make(chan struct{})}
+	g.waiters[w] = struct{}{}
+	g.mu.Unlock()
+	var timeout <-chan time.Time
+	if atMost > 0 {
+		t := time.NewTimer(atMost)
+		defer t.Stop()
+		timeout = t.C
+	}
+	var err error
 	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	case <-w.ready:
+	case <-timeout:
+	case <-r.ctx.Done():
+		err = r.ctx.Err()
+	}
+	g.mu.Lock()
+	delete(g.waiters, w)
+	return err
+}
+
+// tellLocked wakes the readers that have what they wait for, or all of them.
+func (g *Growing) tellLocked(all bool) {
+	limit := g.limitLocked()
+	for w := range g.waiters {
+		if all || limit >= w.upTo {
+			close(w.ready)
+			delete(g.waiters, w)
+		}
 	}
 }
 

@@ -154,45 +154,58 @@ func (s *Store) scrub() {
 // scrubBlob reads one blob at the scrub's rate. It reports false when the store is closed.
 func (s *Store) scrubBlob(b *blob) bool {
 	s.mu.Lock()
-	n := b.data
-	if n == nil || b.checking != nil {
-		s.mu.Unlock()
-		return true
-	}
-	p := n.path
+	n, size := b.data, b.size
+	skip := n == nil || b.checking != nil
 	s.mu.Unlock()
-	f, n, err := s.openFile(p)
-	if err != nil {
+	if skip {
 		return true
 	}
 	hash := b.key.digest.Algorithm().Hash()
 	buf := make([]byte, verifyChunk)
-	for err == nil {
-		var k int
-		k, err = f.Read(buf)
+	for off := int64(0); ; {
+		k, err := s.scrubChunk(b, n, buf, off)
 		hash.Write(buf[:k])
+		off += int64(k)
 		s.count.scrubbedBytes.Add(int64(k))
 		if !s.sleep(time.Duration(float64(k) / float64(s.opts.ScrubRate) * float64(time.Second))) {
-			break
+			return false
+		}
+		switch {
+		case errors.Is(err, errGone):
+			return true
+		case errors.Is(err, io.EOF) && off == size && string(hash.Sum(nil)) == string(rawDigest(b.key.digest)):
+			s.mu.Lock()
+			if b.data == n {
+				b.verified = s.now()
+			}
+			s.mu.Unlock()
+			return true
+		case err != nil:
+			s.dropCorrupt(b, n, err)
+			return true
 		}
 	}
-	_ = f.Close()
-	s.closed(n)
-	switch {
-	case s.ctx.Err() != nil:
-		return false
-	case !errors.Is(err, io.EOF):
-		s.dropCorrupt(b, n, err)
-	case string(hash.Sum(nil)) != string(rawDigest(b.key.digest)):
-		s.dropCorrupt(b, n, ErrCorrupt)
-	default:
-		s.mu.Lock()
-		if b.data == n {
-			b.verified = s.now()
-		}
-		s.mu.Unlock()
+}
+
+var errGone = errors.New("dropped meanwhile")
+
+// scrubChunk reads a piece of a blob. The scrub is no reader: it keeps nothing open between two pieces, so that the blob
+// can be dropped, and its place in the order of use stays.
+func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error) {
+	s.tree.Lock() // nothing is dropped meanwhile
+	defer s.tree.Unlock()
+	s.mu.Lock()
+	p, gone := n.path, b.data != n || s.blobs[b.key] != b
+	s.mu.Unlock()
+	if gone {
+		return 0, errGone
 	}
-	return true
+	f, err := os.Open(s.real(p))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return f.ReadAt(buf, off)
 }
 
 // sleep waits, and reports false when the store is closed meanwhile.

@@ -230,8 +230,12 @@ func TestScrub(t *testing.T) {
 // TestScrubRate takes its time.
 func TestScrubRate(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	keep(t, u, "r", randomBytes(4*mib))
-	s, _ = reopen(t, s)
+	first := keep(t, u, "r", randomBytes(3*mib+1))
+	keep(t, u, "r", randomBytes(mib-1))
+	s, u = reopen(t, s)
+	if _, err := u.Stat(ctx, dataPath(first)); err != nil {
+		t.Fatal(err)
+	}
 	s.opts.ScrubRate = mib
 	synctest.Test(t, func(t *testing.T) {
 		c := s.ctx
@@ -242,6 +246,26 @@ func TestScrubRate(t *testing.T) {
 		if d := time.Since(begun); d < 3900*time.Millisecond || d > 4200*time.Millisecond {
 			t.Errorf("4 MiB at 1 MiB/s took %s", d)
 		}
+		if s.order.Front().Value.(*blob).key.digest != first {
+			t.Error("the scrub counts as use")
+		}
+		for _, b := range s.blobs {
+			if b.verified.IsZero() {
+				t.Error("not found right")
+			}
+		}
+		s.mu.Lock()
+		b := s.blobs[blobKey{upstream: "one", digest: first}]
+		b.verified = time.Time{}
+		s.mu.Unlock()
+		go func() { s.scrub() }()
+		time.Sleep(time.Second)
+		if !s.reserve(s.opts.Limit - 512*kib) {
+			t.Error("a blob that is scrubbed cannot be dropped")
+		}
+		s.release(s.opts.Limit - 512*kib)
+		time.Sleep(time.Second)
+		synctest.Wait()
 	})
 	checkCount(t, s)
 }

@@ -134,7 +134,7 @@ func (g *Growing) dropSlowLocked() {
 			r.dropped = true
 			delete(g.readers, r)
 			g.store.count.slow.Add(1)
-			g.tellLocked()
+			g.tellLocked(true)
 			continue
 		}
 		r.watched, r.watchedPos = now, r.pos
