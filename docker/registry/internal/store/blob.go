@@ -5,6 +5,7 @@ package store
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"io/fs"
 	"sync"
@@ -79,6 +80,15 @@ func (u *Upstream) find(repository string, d digest.Digest) *blob {
 // openBlob opens a blob in the way that suits it.
 func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 	s.touch(b)
+	for {
+		open, err := s.openBlobOnce(ctx, b)
+		if !errors.Is(err, ErrClosed) { // its verification has just ended
+			return open, err
+		}
+	}
+}
+
+func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 	s.mu.Lock()
 	n, size, verified := b.data, b.size, !b.verified.IsZero()
 	small := s.recallLocked(b)
@@ -89,29 +99,28 @@ func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 	case n == nil:
 		return nil, fs.ErrNotExist
 	case small != nil:
-		open.content, open.close = bytes.NewReader(small), func() {}
 	case size <= s.opts.SmallLimit:
 		if small, err = s.readSmall(b, n, verified); err != nil {
 			return nil, err
 		}
 		open.Size = int64(len(small))
-		open.content, open.close = bytes.NewReader(small), func() {}
 	case verified:
 		f, n, err := s.openFile(n.path)
 		if err != nil {
 			return nil, err
 		}
-		open.content, open.close = f, func() { _ = f.Close(); s.closed(n) }
+		s.count.readers.Add(1)
+		open.content, open.close = f, func() { _ = f.Close(); s.closed(n); s.count.readers.Add(-1) }
+		return open, nil
 	default:
 		r, err := s.verify(ctx, b)
 		if err != nil {
 			return nil, err
 		}
 		open.content, open.close = r, func() { _ = r.Close() }
-		return open, nil // r counts itself
+		return open, nil
 	}
 	s.count.readers.Add(1)
-	done := open.close
-	open.close = func() { done(); s.count.readers.Add(-1) }
+	open.content, open.close = bytes.NewReader(small), func() { s.count.readers.Add(-1) }
 	return open, nil
 }

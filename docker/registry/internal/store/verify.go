@@ -20,40 +20,44 @@ var ErrCorrupt = errors.New("the stored bytes do not have the digest")
 const verifyChunk = 256 << 10
 
 // verify returns a reader that follows the hash of a blob which an earlier process stored. All who come share one pass.
+// It returns ErrClosed to who comes when that has just ended.
 func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
-	for {
-		s.mu.Lock()
-		n, g := b.data, b.checking
-		if n == nil {
-			s.mu.Unlock()
-			return nil, fs.ErrNotExist
-		}
-		if g == nil {
-			g = s.newGrowing(b.key.digest, b.size)
-			g.checks = true
-			b.checking = g
-			s.openLocked(n)
-			g.node = n
-			s.mu.Unlock()
-			if !s.begin() {
-				s.mu.Lock()
-				b.checking = nil
-				s.mu.Unlock()
-				s.closed(n)
-				return nil, ErrClosed
-			}
-			go func() {
-				defer s.running.Done()
-				s.check(b, n, g)
-			}()
-		} else {
-			s.mu.Unlock()
-		}
-		r, err := g.NewReader(ctx, 0)
-		if !errors.Is(err, ErrClosed) {
-			return r, err
-		}
+	s.mu.Lock()
+	n, g, size := b.data, b.checking, b.size
+	s.mu.Unlock()
+	if n == nil {
+		return nil, fs.ErrNotExist
 	}
+	if g != nil {
+		return g.NewReader(ctx, 0)
+	}
+	g = s.newGrowing(b.key.digest, size)
+	g.checks = true
+	r, err := g.NewReader(ctx, 0) // before it begins, and may end
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	begins := b.data == n && b.checking == nil && b.verified.IsZero() && !s.shut
+	if begins {
+		b.checking = g
+		g.node = n
+		s.openLocked(n)
+		s.running.Add(1)
+	}
+	shut := s.shut
+	s.mu.Unlock()
+	switch {
+	case shut:
+		return nil, errors.Join(os.ErrClosed, r.Close())
+	case !begins:
+		return nil, errors.Join(ErrClosed, r.Close()) // somebody else did
+	}
+	go func() {
+		defer s.running.Done()
+		s.check(b, n, g)
+	}()
+	return r, nil
 }
 
 // check hashes a blob at the speed of the disk, and lets its readers follow.
