@@ -3,12 +3,34 @@
 package store
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 )
+
+// BenchmarkLoad opens a store of 3,000 blobs, each with a link.
+func BenchmarkLoad(b *testing.B) {
+	s, u := testStore(b, 1<<30)
+	for i := range 3000 {
+		content := []byte(fmt.Sprint(i))
+		d := digest.FromBytes(content)
+		if err := errors.Join(u.PutContent(ctx, dataPath(d), content), u.PutContent(ctx, linkPath("r", d), []byte(d))); err != nil {
+			b.Fatal(err)
+		}
+	}
+	_ = s.Close()
+	for b.Loop() {
+		again := newStore(s.opts)
+		if err := again.open(); err != nil {
+			b.Fatal(err)
+		}
+		_ = again.Close()
+	}
+}
 
 func BenchmarkOpen(b *testing.B) {
 	for name, size := range map[string]int{"small": 2 * kib, "large": 1 * mib} {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"path"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -48,25 +49,27 @@ func (u *Upstream) Open(ctx context.Context, repository string, d digest.Digest)
 	return u.store.openBlob(ctx, b)
 }
 
-// Has returns the size of a blob that a repository has.
+// Has returns the size of a blob that a repository has. It counts as use.
 func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool) {
 	b := u.find(repository, d)
 	if b == nil {
 		return 0, false
 	}
+	u.store.touch(b)
 	u.store.mu.Lock()
 	defer u.store.mu.Unlock()
 	return b.size, b.data != nil
 }
 
 func (u *Upstream) find(repository string, d digest.Digest) *blob {
-	if d.Validate() != nil {
+	p := reposDir + repository + "/"
+	if d.Validate() != nil || p != path.Clean(p)+"/" {
 		return nil
 	}
 	s := u.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.nodes[u.path(reposDir+repository+"/_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link")]
+	n := s.nodes[u.root+p+"_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link"]
 	if n == nil {
 		return nil
 	}

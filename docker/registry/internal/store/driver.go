@@ -335,7 +335,7 @@ func (s *Store) writeAside(p string, content []byte) error {
 	if err := s.fault("create"); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o660)
 	if err != nil {
 		return err
 	}

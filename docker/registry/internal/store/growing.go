@@ -94,8 +94,9 @@ func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// Grow begins a fetch of a blob with a valid digest. The size is below 0 when it is not known. Room for a known size is
-// reserved at once; if there is none, the blob will pass through a window.
+// Grow begins a fetch of a blob. The size is below 0 when it is not known. Room for a known size is reserved at once, by
+// dropping what was not used for the longest time: so Grow is called when it is known that the upstream has the blob. If
+// there is no room, the blob will pass through a window.
 func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	s := u.store
 	if err := d.Validate(); err != nil {
@@ -336,7 +337,7 @@ func (g *Growing) create() error {
 
 // openFile makes the file, with all of its blocks if the size is known, so that a full disk is noticed now.
 func (g *Growing) openFile(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o660)
 	if err != nil || g.size <= 0 || g.quota > 0 {
 		return f, err
 	}

@@ -234,7 +234,7 @@ func (s *Store) makeParents(p string, reserved *int64) error {
 	if err := s.makeParents(dir, reserved); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.real(dir), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(s.real(dir), 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	s.addNode(&node{path: dir, dir: true}, s.measure(dir), reserved)

@@ -98,7 +98,7 @@ func (s *Store) load() error {
 		return err
 	}
 	for _, p := range []string{tmpPath, upstreamPath} {
-		if err := os.Mkdir(s.real(p), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(s.real(p), 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -106,21 +106,21 @@ func (s *Store) load() error {
 	var dirs []*node
 	foreign := int64(0)
 	err := filepath.WalkDir(s.opts.Path, func(name string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrPermission) && name != s.opts.Path {
+		p := "/"
+		if rel, err := filepath.Rel(s.opts.Path, name); err == nil && rel != "." {
+			p += rel
+		}
+		upstream, _ := split(p)
+		if errors.Is(err, fs.ErrPermission) && p != "/" && p != upstreamPath && upstream == "" {
 			return fs.SkipDir // lost+found
 		}
 		if err != nil {
 			return err
 		}
-		p := "/"
-		if rel, err := filepath.Rel(s.opts.Path, name); err == nil && rel != "." {
-			p += rel
-		}
 		fi, err := e.Info()
 		if err != nil {
 			return err
 		}
-		upstream, _ := split(p)
 		if upstream != "" && !e.IsDir() && !s.sound(p, fi) {
 			return os.Remove(name)
 		}

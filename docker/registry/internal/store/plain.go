@@ -41,7 +41,7 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 		}
 		n = nil
 	}
-	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
 	if err != nil {
 		return nil, finish, err
 	}

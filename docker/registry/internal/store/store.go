@@ -14,7 +14,8 @@
 //
 // Bytes are written once: an upload of distribution grows in tmp and is renamed to its place. Data is shared by the
 // repositories of one upstream, never between upstreams. A store of an unknown version is emptied, because its content is
-// only a cache. Files that are not the store's are left alone and counted.
+// only a cache. Files that are not the store's are left alone and counted. What the driver is given that is neither a blob
+// nor a link is kept and evicted like a blob, but its bytes are not verified.
 //
 // # The limit
 //
@@ -191,10 +192,15 @@ func (s *Store) unusable(err error) error {
 
 // acquire makes this process the only one that uses the directory.
 func (s *Store) acquire() error {
-	if err := os.MkdirAll(s.opts.Path, 0o700); err != nil {
+	if err := os.MkdirAll(s.opts.Path, 0o770); err != nil {
 		return s.unusable(err)
 	}
-	f, err := os.OpenFile(s.real(lockPath), os.O_RDWR|os.O_CREATE, 0o600)
+	resolved, err := filepath.EvalSymlinks(s.opts.Path)
+	if err != nil {
+		return s.unusable(err)
+	}
+	s.opts.Path = resolved
+	f, err := os.OpenFile(s.real(lockPath), os.O_RDWR|os.O_CREATE, 0o660)
 	if err != nil {
 		return s.unusable(err)
 	}
@@ -232,7 +238,7 @@ func (s *Store) checkFormat() error {
 		}
 	}
 	// Written aside and renamed: a process that dies leaves no half of a version.
-	if err := os.WriteFile(s.real(formatPath)+".new", []byte(format), 0o600); err != nil {
+	if err := os.WriteFile(s.real(formatPath)+".new", []byte(format), 0o660); err != nil {
 		return err
 	}
 	return os.Rename(s.real(formatPath)+".new", s.real(formatPath))
@@ -247,7 +253,7 @@ func (s *Store) adopt() error {
 		return badName(s.opts.Adopt)
 	}
 	to := s.real(upstreamPath + "/" + s.opts.Adopt)
-	if err := os.MkdirAll(to, 0o700); err != nil {
+	if err := os.MkdirAll(to, 0o770); err != nil {
 		return err
 	}
 	err := os.Rename(s.real("/docker"), to+"/docker")

@@ -108,6 +108,27 @@ func TestAnotherProcess(t *testing.T) {
 	_ = s.Close()
 }
 
+// TestLinkedDirectory opens a store by a symbolic link, as an administrator may make one.
+func TestLinkedDirectory(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(t.TempDir(), name); err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t, testOptions(name, 4*mib))
+	u := upstream(t, s)
+	d := keep(t, u, "r", randomBytes(100*kib))
+	s, u = reopen(t, s)
+	if !has(t, u, "r", d) {
+		t.Error("lost")
+	}
+	checkCount(t, s)
+	for _, repository := range []string{"", "r/", "/r", "x/../r", "../repositories/r", "r/.", "x//r"} {
+		if _, ok := u.Has(repository, d); ok {
+			t.Errorf("%q is no repository", repository)
+		}
+	}
+}
+
 // TestFormat starts empty when the version is not known, and leaves the files of others alone.
 func TestFormat(t *testing.T) {
 	s, u := testStore(t, 4*mib)
