@@ -27,9 +27,10 @@ type Options struct {
 	MemoryLimit int64
 	// Window is how many bytes a fill without room keeps in memory for its slowest reader (default 1 MiB).
 	Window int64
-	// MinRate is how many bytes per second a reader must take that holds up a fill without room (default 16 KiB/s).
+	// MinRate is how many bytes per second a reader must take that holds up a fill without room (default 32 KiB/s).
 	MinRate int64
-	// Patience is how long such a reader is watched before it is dropped (default 10 s).
+	// Patience is how long such a reader is watched before it is dropped (default 20 s). The kernel takes the bytes of a slow
+	// client a megabyte at a time, so Patience times MinRate should not be much less than that.
 	Patience time.Duration
 	// ScrubRate is how many bytes per second the scrub reads (default 8 MiB/s; below 0: no scrub).
 	ScrubRate int64
@@ -54,8 +55,8 @@ func (o Options) withDefaults() Options {
 	set(&o.SmallLimit, 64<<10)
 	set(&o.MemoryLimit, 16<<20)
 	set(&o.Window, 1<<20)
-	set(&o.MinRate, 16<<10)
-	set((*int64)(&o.Patience), int64(10*time.Second))
+	set(&o.MinRate, 32<<10)
+	set((*int64)(&o.Patience), int64(20*time.Second))
 	set(&o.ScrubRate, 8<<20)
 	set((*int64)(&o.ScrubEvery), int64(24*time.Hour))
 	if o.Logger == nil {

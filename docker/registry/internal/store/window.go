@@ -115,11 +115,12 @@ func (g *Growing) movedLocked() {
 	}
 }
 
-// dropSlowLocked drops the readers that hold the writer up and took less than the minimum rate for a while.
+// dropSlowLocked drops the readers that are behind and took less than the minimum rate for a while. It looks at all of
+// them, not only at the slowest, so that several that have stopped hold the writer up no longer than one.
 func (g *Growing) dropSlowLocked() {
 	now := time.Now()
 	for r := range g.readers {
-		if r.pos > g.tail.low {
+		if r.pos >= g.tail.high { // it has all there is
 			continue
 		}
 		if r.watched.IsZero() {
