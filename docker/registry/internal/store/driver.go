@@ -438,7 +438,7 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	s.attachLocked(n, c)
 	if c.data {
 		n.blob.size = fi.Size()
-		if g != nil { // distribution has hashed what it wrote
+		if g != nil || strings.HasPrefix(from, tmpPath+"/") { // what grew here was hashed, by us or by distribution
 			n.blob.verified = s.now()
 		}
 	}

@@ -55,7 +55,8 @@ const (
 // through a window in memory: the writer then waits for the slowest reader, and readers may join as long as nothing has
 // left the window. So a fill's first reader is made before the fetch begins. Without readers a window moves on by itself.
 //
-// The one who called Grow calls Finish when the fetch has ended, and Close when no more readers shall join.
+// The one who called Grow calls Finish when the fetch has ended, and Close when no more readers shall join. Closed before
+// distribution has committed, a blob is not kept.
 type Growing struct {
 	store  *Store
 	digest digest.Digest // empty: unknown, nothing is withheld
@@ -291,9 +292,13 @@ func (g *Growing) ahead(f *os.File, size int64) int64 {
 func (g *Growing) create() error {
 	g.mu.Lock()
 	exists, reserved := g.file != nil, g.reserved
+	over := g.closed || g.written > 0 // and the file was let go
 	g.mu.Unlock()
-	if exists {
+	switch {
+	case exists:
 		return nil
+	case over:
+		return ErrClosed
 	}
 	s := g.store
 	if reserved == 0 {
@@ -453,6 +458,30 @@ func (g *Growing) Finish(err error) {
 	}
 }
 
+// Keep stores the blob under its digest and links it to a repository, where no upload of distribution does. It returns
+// ErrNotKept for what passed through a window, and for other algorithms than sha256, under which nothing is stored.
+func (g *Growing) Keep(u *Upstream, repository string) error {
+	if st, err := g.State(); st != Whole {
+		return errors.Join(ErrNotKept, err)
+	}
+	if g.Windowed() || u.store != g.store || g.digest.Algorithm() != digest.Canonical {
+		return ErrNotKept
+	}
+	link := reposDir + repository + "/_layers/" + string(digest.Canonical) + "/" + g.digest.Encoded() + "/link"
+	if err := u.valid(link, false); err != nil {
+		return err
+	}
+	if err := g.sync(); err != nil {
+		return err
+	}
+	if b, _ := u.blobOf(dataPath(g.digest)); b == nil {
+		if err := u.store.move(g.path(), u.path(dataPath(g.digest))); err != nil {
+			return err
+		}
+	}
+	return u.PutContent(context.Background(), link, []byte(g.digest))
+}
+
 // Close lets nobody join any more. A fetch that has not ended fails. Readers read on; the last of them frees the file.
 func (g *Growing) Close() {
 	g.end(ErrClosed)
@@ -547,7 +576,7 @@ func (w *upload) Commit(context.Context) error {
 	if w.g.Windowed() {
 		return ErrNotKept
 	}
-	if err := w.sync(); err != nil {
+	if err := w.g.sync(); err != nil {
 		w.store.log.Warn("not kept", "digest", w.g.digest, "error", err)
 		w.store.count.unkept.Add(1)
 		w.g.mu.Lock()
@@ -562,14 +591,15 @@ func (w *upload) Commit(context.Context) error {
 	return nil
 }
 
-func (w *upload) sync() error {
-	if err := w.g.create(); err != nil { // an empty blob
+// sync waits until the file is on the disk, and charges it with what it takes there.
+func (g *Growing) sync() error {
+	if err := g.create(); err != nil { // an empty blob
 		return err
 	}
-	w.g.mu.Lock()
-	f, n := w.g.file, w.g.node
-	w.g.mu.Unlock()
-	if err := w.store.fault("fsync"); err != nil {
+	g.mu.Lock()
+	f, n := g.file, g.node
+	g.mu.Unlock()
+	if err := g.store.fault("fsync"); err != nil {
 		return err
 	}
 	if err := f.Sync(); err != nil {
@@ -579,9 +609,9 @@ func (w *upload) sync() error {
 	if err != nil {
 		return err
 	}
-	w.store.mu.Lock()
-	w.store.weighLocked(n, charge(fi))
-	w.store.mu.Unlock()
+	g.store.mu.Lock()
+	g.store.weighLocked(n, charge(fi))
+	g.store.mu.Unlock()
 	return nil
 }
 

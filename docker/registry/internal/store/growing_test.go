@@ -184,6 +184,36 @@ func TestFailedCommitCutsNobody(t *testing.T) {
 	}
 }
 
+// TestClosedBeforeTheCommit keeps nothing, least of all an empty file.
+func TestClosedBeforeTheCommit(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	for _, content := range [][]byte{randomBytes(mib), {}} {
+		d := digest.FromBytes(content)
+		g := u.Grow(d, int64(len(content)))
+		at := reposDir + "r/_uploads/1"
+		w, err := u.Writer(WithGrowing(ctx, g), at+"/data", false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		g.Close()
+		if err := w.Commit(ctx); err == nil {
+			t.Error("committed")
+		}
+		if err := u.Move(ctx, at+"/data", dataPath(d)); err == nil {
+			t.Error("moved")
+		}
+		_ = w.Cancel(ctx)
+		_ = u.Delete(ctx, at)
+		if _, err := u.Stat(ctx, dataPath(d)); err == nil {
+			t.Error("kept")
+		}
+		checkCount(t, s)
+	}
+}
+
 // TestSecondFetchGoesOn is cut in the middle, and goes on by another upload for the same readers.
 func TestSecondFetchGoesOn(t *testing.T) {
 	s, u := testStore(t, 64*mib)
@@ -213,6 +243,42 @@ func TestSecondFetchGoesOn(t *testing.T) {
 	_ = r.Close()
 	if !has(t, u, "r", d) {
 		t.Error("not kept")
+	}
+	checkCount(t, s)
+}
+
+// TestKeep stores what came without distribution, from a peer for example.
+func TestKeep(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	content := randomBytes(mib)
+	g := u.Grow(digest.FromBytes(content), mib)
+	r := newReader(t, g, 0)
+	if err := g.Keep(u, "r"); !errors.Is(err, ErrNotKept) {
+		t.Errorf("kept before it was whole: %v", err)
+	}
+	slowly(g, content)
+	if err := g.Keep(u, "../r"); err == nil {
+		t.Error("kept for what is no repository")
+	}
+	for _, repository := range []string{"r", "some/other"} {
+		if err := g.Keep(u, repository); err != nil {
+			t.Error(err)
+		}
+	}
+	g.Close()
+	if got, err := io.ReadAll(r); err != nil || !bytes.Equal(got, content) {
+		t.Errorf("%d bytes, %v", len(got), err)
+	}
+	_ = r.Close()
+	if !has(t, u, "r", g.Digest()) || !has(t, u, "some/other", g.Digest()) || s.Stats().VerifiedBytes != 0 {
+		t.Error("not kept, or hashed again")
+	}
+	checkCount(t, s)
+	large := u.Grow(digest.FromString("x"), 5*mib)
+	_, _ = large.Write(content)
+	large.Close()
+	if err := large.Keep(u, "r"); !errors.Is(err, ErrNotKept) {
+		t.Error(err)
 	}
 	checkCount(t, s)
 }
