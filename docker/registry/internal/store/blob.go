@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"path"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -62,14 +61,13 @@ func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool)
 }
 
 func (u *Upstream) find(repository string, d digest.Digest) *blob {
-	p := reposDir + repository + "/"
-	if d.Validate() != nil || p != path.Clean(p)+"/" {
+	if d.Validate() != nil {
 		return nil
 	}
 	s := u.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := s.nodes[u.root+p+"_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link"]
+	n := s.nodes[u.root+reposDir+repository+"/_layers/"+string(d.Algorithm())+"/"+d.Encoded()+"/link"]
 	if n == nil {
 		return nil
 	}

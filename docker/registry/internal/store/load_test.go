@@ -85,6 +85,9 @@ func TestAdopt(t *testing.T) {
 	if !has(t, old, "r", d) || s.Stats().VerifiedBytes != 200*kib {
 		t.Error("not taken over")
 	}
+	if _, err := os.Stat(s.real(old.path(reposDir + "r/_uploads"))); err == nil {
+		t.Error("an unfinished upload of the former store is kept")
+	}
 	opts.Path, opts.Adopt = t.TempDir(), "../x"
 	if err := newStore(opts).open(); !errors.As(err, new(*ConfigError)) {
 		t.Error(err)

@@ -261,6 +261,9 @@ func TestNobodyReads(t *testing.T) {
 	if _, err := g.Write(content[:128*kib]); err != nil {
 		t.Fatal(err)
 	}
+	if used := s.Stats().UsedBytes; used > 100*kib {
+		t.Errorf("%d bytes of the disk for what is not kept", used)
+	}
 	early := newReader(t, g, 0)
 	if got := readable(t, early); !bytes.Equal(got, content[:128*kib]) {
 		t.Errorf("%d bytes", len(got))
