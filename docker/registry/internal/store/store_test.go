@@ -3,7 +3,6 @@
 package store
 
 import (
-	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -28,52 +27,6 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
-}
-
-// TestRefuses names the key, the value and a fix in one line.
-func TestRefuses(t *testing.T) {
-	dir := t.TempDir()
-	file := filepath.Join(dir, "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	used := t.TempDir()
-	if s, err := New(testOptions(used, MinLimit)); err != nil {
-		t.Fatal(err)
-	} else {
-		defer s.Close()
-	}
-	for name, test := range map[string]struct {
-		path       string
-		limit      int64
-		key, value string
-	}{
-		"no path":            {"", MinLimit, "store.path", `""`},
-		"no limit":           {dir, 0, "store.limit", `"0"`},
-		"a limit too low":    {dir, MinLimit - 1, "store.limit", `"67108863"`},
-		"a negative limit":   {dir, -1, "store.limit", `"-1"`},
-		"a file":             {file, MinLimit, "store.path", file},
-		"below a file":       {file + "/x", MinLimit, "store.path", file},
-		"not to be written":  {"/proc/1/nowhere", MinLimit, "store.path", "/proc/1/nowhere"},
-		"used by this one":   {used, MinLimit, "store.path", used},
-		"read-only":          {"/sys/kernel", MinLimit, "store.path", "/sys/kernel"},
-		"a name with a null": {"/tmp/a\x00b", MinLimit, "store.path", "a"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := New(testOptions(test.path, test.limit))
-			var config *ConfigError
-			if !errors.As(err, &config) {
-				t.Fatalf("%v", err)
-			}
-			text := err.Error()
-			if config.Key != test.key || !strings.Contains(text, test.value) || !strings.Contains(text, "example") || strings.Contains(text, "\n") {
-				t.Errorf("%s", text)
-			}
-		})
-	}
-	if _, err := (&Store{}).Upstream("../x"); !errors.As(err, new(*ConfigError)) {
-		t.Errorf("an upstream outside the store: %v", err)
-	}
 }
 
 // TestAnotherProcess holds the store, until it is killed.

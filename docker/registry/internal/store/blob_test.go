@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestTwoUpstreams keeps their content apart, with one limit for both.
+func TestTwoUpstreams(t *testing.T) {
+	s, one := testStore(t, 4*mib)
+	two, err := s.Upstream("two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := randomBytes(mib)
+	d := keep(t, one, "r", content)
+	if _, ok := two.Has("r", d); ok {
+		t.Error("content of another upstream")
+	}
+	g := two.Grow(d, mib)
+	if err := pull(WithGrowing(ctx, g), repository(t, two, "r"), d, content); err != nil {
+		t.Fatal(err)
+	}
+	g.Close()
+	for range 2 {
+		keep(t, two, "r", randomBytes(mib))
+	}
+	if _, ok := one.Has("r", d); ok || s.Stats().Evictions != 1 {
+		t.Error("each upstream has a limit of its own")
+	}
+	if again, err := s.Upstream("two"); err != nil || again != two {
+		t.Error("two drivers of one upstream")
+	}
+	if list, err := one.List(ctx, "/"); err != nil || strings.Contains(strings.Join(list, " "), "two") {
+		t.Errorf("%v, %v", list, err)
+	}
+	checkCount(t, s)
+}

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestCountIsTrue writes, moves, cancels and drops at random from several goroutines; then the count must be du's.
+func TestCountIsTrue(t *testing.T) {
+	const limit = 2 * mib
+	s, u := testStore(t, limit)
+	var workers sync.WaitGroup
+	for worker := range 4 {
+		workers.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(worker), 1))
+			for i := range 60 {
+				content := []byte(strings.Repeat(fmt.Sprint(r.IntN(40), " "), 1+r.IntN(30)*kib))
+				d := digest.FromBytes(content)
+				repo := fmt.Sprint("r", r.IntN(5))
+				tag := fmt.Sprintf("%s%s/_manifests/tags/t%d/", reposDir, repo, r.IntN(3))
+				at := fmt.Sprintf("%s%s/_uploads/%d-%d", reposDir, repo, worker, i)
+				switch r.IntN(6) {
+				case 0, 1:
+					_ = u.PutContent(ctx, at+"/startedat", []byte("now"))
+					w, err := u.Writer(ctx, at+"/data", false)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, _ = w.Write(content)
+					if r.IntN(3) > 0 && w.Commit(ctx) == nil {
+						_ = w.Close()
+						_ = u.Move(ctx, at+"/data", dataPath(d))
+						_ = u.PutContent(ctx, linkPath(repo, d), []byte(d))
+					} else if err := w.Cancel(ctx); err != nil {
+						t.Error(err)
+					}
+					_ = u.Delete(ctx, at)
+				case 2:
+					_ = u.PutContent(ctx, linkPath(repo, d), []byte(d))
+				case 3:
+					_ = u.PutContent(ctx, tag+"index/sha256/"+d.Encoded()+"/link", []byte(d))
+					_ = u.PutContent(ctx, tag+"current/link", []byte(d))
+				case 4:
+					s.mu.Lock()
+					b := s.blobs[blobKey{upstream: "one", digest: d}]
+					s.mu.Unlock()
+					if b != nil {
+						s.drop(b, false)
+					}
+				case 5:
+					if b, err := u.Open(ctx, repo, d); err == nil {
+						_ = u.Delete(ctx, dataPath(d))
+						_ = b.Close()
+					}
+				}
+			}
+		})
+	}
+	workers.Wait()
+	checkCount(t, s)
+	if st := s.Stats(); st.PeakBytes > limit || st.Evictions == 0 {
+		t.Errorf("%+v", st)
+	}
+	s, _ = reopen(t, s)
+	checkCount(t, s)
+	for s.evictOldest(nil) {
+	}
+	checkCount(t, s)
+	if left, _ := os.ReadDir(s.real(upstreamPath + "/one")); len(left) > 0 {
+		t.Errorf("left on disk: %v", left)
+	}
+}
+
+// TestDirectoriesGrow fills one directory until it needs more than a block.
+func TestDirectoriesGrow(t *testing.T) {
+	s, u := testStore(t, 1<<30)
+	for i := range 300 {
+		d := digest.FromString(fmt.Sprint(i))
+		if err := u.PutContent(ctx, linkPath("r", d), []byte(d)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkCount(t, s)
+}
+
+// TestOrderOfUse drops what was not used for the longest time, and nothing that is open, also after a restart.
+func TestOrderOfUse(t *testing.T) {
+	s, u := testStore(t, mib)
+	var blobs []digest.Digest
+	for range 8 {
+		blobs = append(blobs, keep(t, u, "r", randomBytes(90*kib)))
+	}
+	for i, d := range blobs { // as if they were stored an hour ago, one after the other
+		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
+		if err := os.Chtimes(s.real(u.path(dataPath(d))), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, u = reopen(t, s)
+	if !has(t, u, "r", blobs[0]) {
+		t.Fatal("not kept")
+	}
+	s, u = reopen(t, s)                                        // and the use of the first is known to the next process
+	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // counts as use
+		t.Fatal(err)
+	}
+	keep(t, u, "r", randomBytes(180*kib))
+	for i, want := range []bool{true, true, false, false, true, true, true, true} {
+		if _, ok := u.Has("r", blobs[i]); ok != want {
+			t.Errorf("blob %d: stored %v, want %v", i, !want, want)
+		}
+	}
+	if st := s.Stats(); st.Evictions != 2 || st.PeakBytes > mib {
+		t.Errorf("%+v", st)
+	}
+	checkCount(t, s)
+}
+
+// TestOpenBlobsStay evicts what was used later, but has no readers.
+func TestOpenBlobsStay(t *testing.T) {
+	s, u := testStore(t, mib)
+	first := keep(t, u, "r", randomBytes(200*kib))
+	open, err := u.Open(ctx, "r", first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		keep(t, u, "r", randomBytes(200*kib))
+	}
+	if _, ok := u.Has("r", first); !ok {
+		t.Error("dropped while it is open")
+	}
+	_ = open.Close()
+	for range 10 {
+		keep(t, u, "r", randomBytes(200*kib))
+	}
+	if _, ok := u.Has("r", first); ok {
+		t.Error("never dropped")
+	}
+	checkCount(t, s)
+}
+
+// TestOpenFilesAreCharged drops a blob that is open: its blocks count until it is closed.
+func TestOpenFilesAreCharged(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	content := randomBytes(2 * mib)
+	d := keep(t, u, "r", content)
+	open, err := u.Open(ctx, "r", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.Delete(ctx, dataPath(d)); err != nil {
+		t.Fatal(err)
+	}
+	if st := s.Stats(); st.OrphanBytes < 2*mib || st.UsedBytes < 2*mib {
+		t.Errorf("%+v", st)
+	}
+	if s.reserve(3 * mib) {
+		t.Error("room was given that an open file takes")
+	}
+	if got, err := readAll(open); err != nil || digest.FromBytes(got) != d {
+		t.Errorf("cut: %v", err)
+	}
+	_ = open.Close()
+	checkCount(t, s)
+	if !s.reserve(3 * mib) {
+		t.Error("no room though it was closed")
+	}
+}
+
+// TestLowerLimit opens a store with less room than it has content.
+func TestLowerLimit(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	for range 10 {
+		keep(t, u, "r", randomBytes(200*kib))
+	}
+	s.opts.Limit = mib
+	s, _ = reopen(t, s)
+	checkCount(t, s)
+	if used := s.Stats().UsedBytes; used > mib || used < mib/2 {
+		t.Errorf("used %d", used)
+	}
+}
+
+// TestCannotDrop keeps counting what it cannot remove, and does not try for ever.
+func TestCannotDrop(t *testing.T) {
+	s, u := testStore(t, mib)
+	d := keep(t, u, "r", randomBytes(500*kib))
+	p := s.real(u.path(dataPath(d)))
+	if err := errors.Join(os.Remove(p), os.MkdirAll(p+"/in/the/way", 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if s.reserve(800 * kib) {
+		t.Error("took room that is not there")
+	}
+	if s.used < 500*kib || s.evictable != 0 {
+		t.Errorf("counted %d, of which %d can be dropped", s.used, s.evictable)
+	}
+}

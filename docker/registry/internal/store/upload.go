@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"context"
+	"errors"
+
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+)
+
+// upload is distribution's writer of a Growing.
+type upload struct {
+	g     *Growing
+	store *Store
+	path  string // of the upload
+	own   bool   // the Growing is this upload's alone
+	off   int64
+	over  string
+}
+
+// upload returns the writer of an upload into the Growing that the context has, or into one of its own.
+func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
+	w := &upload{store: u.store, path: p}
+	if g, ok := ctx.Value(growingKey{}).(*Growing); ok && g.store == u.store {
+		w.g = g
+	} else {
+		w.g, w.own = u.store.newGrowing("", -1), true
+		w.g.lone = true
+	}
+	u.store.mu.Lock()
+	u.store.growing[p] = w.g
+	u.store.mu.Unlock()
+	return w
+}
+
+func (w *upload) Write(p []byte) (int, error) {
+	if w.over != "" {
+		return 0, errors.New("already " + w.over)
+	}
+	n, err := w.g.WriteAt(p, w.off)
+	w.off += int64(n)
+	return n, err
+}
+
+func (w *upload) Size() int64 { return w.off }
+
+// Commit makes what was written last on the disk. Readers do not wait for it.
+func (w *upload) Commit(context.Context) error {
+	if w.over != "" {
+		return errors.New("already " + w.over)
+	}
+	w.g.Finish(nil)
+	if _, err := w.g.State(); err != nil {
+		return err
+	}
+	if w.g.Windowed() {
+		return ErrNotKept
+	}
+	if err := w.g.sync(); err != nil {
+		w.store.log.Warn("not kept", "digest", w.g.digest, "error", err)
+		w.store.count.unkept.Add(1)
+		w.g.mu.Lock()
+		n := w.g.node
+		w.g.mu.Unlock()
+		if n != nil {
+			w.store.removeFile(n)
+		}
+		return err
+	}
+	w.over = "committed"
+	return nil
+}
+
+// Cancel ends the upload. A Growing that has readers may go on by another one.
+func (w *upload) Cancel(context.Context) error {
+	if w.over == "" {
+		w.over = "cancelled"
+	}
+	w.detach()
+	return nil
+}
+
+// Close ends the upload's writes; Move and Stat find its file until it is moved or deleted.
+func (w *upload) Close() error {
+	if w.over == "" {
+		w.over = "closed"
+	}
+	if w.own {
+		w.g.closeWriter()
+	}
+	return nil
+}
+
+// closeWriter closes the descriptor of an upload that nobody reads, and leaves the file.
+func (g *Growing) closeWriter() {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
+	g.releaseLocked()
+}
+
+// detach forgets the upload.
+func (w *upload) detach() {
+	w.store.mu.Lock()
+	if w.store.growing[w.path] == w.g {
+		delete(w.store.growing, w.path)
+	}
+	w.store.mu.Unlock()
+	if w.own {
+		w.g.Close()
+	}
+}
