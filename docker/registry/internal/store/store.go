@@ -37,7 +37,8 @@
 // who follows the hash as a reader follows a fill, with the last bytes withheld. After that they are served as files
 // (sendfile). The scrub reads all of them again, slowly. Wrong blobs are dropped and counted.
 //
-// Locks, in this order: evicting, tree (changes of names on the disk), mu (memory; never held during disk access).
+// Locks, in this order: a Growing's writing, evicting, tree (changes of names on the disk), a Growing's mu, the store's mu
+// (never held during disk access).
 package store
 
 import (
