@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fill
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestFailures are kept for their time, by request, and not more than so many.
+func TestFailures(t *testing.T) {
+	var f failures
+	one, two := errors.New("one"), errors.New("two")
+	q, other := blob("a", digest.FromString("x")), blob("b", digest.FromString("x"))
+	now := time.Unix(0, 0)
+	f.remember(q, one, now)
+	f.remember(q, two, now.Add(time.Second))
+	for after, want := range map[time.Duration]error{0: two, 2 * time.Second: two, 3*time.Second - 1: two, 3 * time.Second: nil} {
+		if got := f.recall(q, now.Add(after)); got != want {
+			t.Errorf("after %v: %v, want %v", after, got, want)
+		}
+	}
+	if err := f.recall(other, now); err != nil {
+		t.Errorf("of another repository: %v", err)
+	}
+	f.remember(other, one, now.Add(2*time.Second)) // the first of q is over, the second is not
+	if f.recall(q, now.Add(2*time.Second)) != two || len(f.order) != 2 {
+		t.Errorf("%v", f.order)
+	}
+	now = now.Add(time.Minute)
+	for i := range failuresLimit + 100 {
+		f.remember(blob(fmt.Sprint(i), q.Digest), one, now)
+	}
+	if len(f.order) != failuresLimit || len(f.byRequest) != failuresLimit {
+		t.Errorf("%d, %d", len(f.order), len(f.byRequest))
+	}
+	if f.recall(blob("99", q.Digest), now) != nil || f.recall(blob("100", q.Digest), now) == nil {
+		t.Error("not the oldest were dropped")
+	}
+	f.remember(q, one, now.Add(failureTime))
+	if len(f.order) != 1 || len(f.byRequest) != 1 {
+		t.Errorf("%d, %d are left", len(f.order), len(f.byRequest))
+	}
+}

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fill
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+// TestErrorIsShared for two seconds by those who ask for the same, and by nobody else.
+func TestErrorIsShared(t *testing.T) {
+	for _, share := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCache(t, func(o *Options) { o.Share = share })
+			content := randomBytes(2 * kib)
+			d := c.add(content)
+			c.script = func(ctx context.Context, q route.Request, s *sink) error {
+				if err := pause(ctx, time.Second); err != nil {
+					return err
+				}
+				if q.Repository == "without" {
+					return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for you"}
+				}
+				_, err := s.Write(s.content)
+				return err
+			}
+			var clients sync.WaitGroup
+			for range 10 {
+				clients.Go(func() {
+					if a := c.get(blob("without", d)); a.status != 403 || !strings.Contains(string(a.body), "not for you") {
+						t.Errorf("%d %s", a.status, a.body)
+					}
+				})
+			}
+			synctest.Wait()
+			clients.Go(func() { wantBlob(t, "other repository, at the same time", c.get(blob("with", d)), content) })
+			clients.Wait()
+			if n := c.fetches.Load(); n != 2 {
+				t.Errorf("%d fetches", n)
+			}
+			if share {
+				// What the other has brought is served to both.
+				synctest.Wait()
+				wantBlob(t, "shared", c.get(blob("without", d)), content)
+				return
+			}
+			time.Sleep(900 * time.Millisecond)
+			if a := c.get(blob("without", d)); a.status != 403 || c.fetches.Load() != 2 {
+				t.Errorf("within the time: %d, %d fetches", a.status, c.fetches.Load())
+			}
+			if a := c.get(blob("without", digest.FromString("x"))); a.status != 403 || c.fetches.Load() != 3 {
+				t.Errorf("another blob: %d, %d fetches", a.status, c.fetches.Load())
+			}
+			time.Sleep(1200 * time.Millisecond)
+			if a := c.get(blob("without", d)); a.status != 403 || c.fetches.Load() != 4 {
+				t.Errorf("after the time: %d, %d fetches", a.status, c.fetches.Load())
+			}
+		})
+	}
+}
+
+// TestShare serves what one repository brought to others, or not.
+func TestShare(t *testing.T) {
+	for _, share := range []bool{true, false} {
+		c := newCache(t, func(o *Options) { o.Share = share })
+		content := randomBytes(mib)
+		d := c.add(content)
+		goOn := make(chan struct{})
+		c.script = func(ctx context.Context, q route.Request, s *sink) error {
+			<-goOn
+			_, err := s.Write(s.content)
+			return err
+		}
+		var clients sync.WaitGroup
+		for _, repository := range []string{"a", "b"} {
+			clients.Go(func() { wantBlob(t, repository, c.get(blob(repository, d)), content) })
+		}
+		want := map[bool]int64{true: 1, false: 2}[share]
+		until(t, "both ask", func() bool { st := c.Handler.Stats(); return st.Fetches+st.Shared == 2 && c.fetches.Load() == want })
+		close(goOn)
+		clients.Wait()
+		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		if a := c.ask(t.Context(), http.MethodHead, blob("c", d)); a.status != 200 {
+			t.Errorf("HEAD: %d", a.status)
+		}
+		wantBlob(t, "c", c.get(blob("c", d)), content)
+		if !share {
+			want = 3
+		}
+		if n := c.fetches.Load(); n != want {
+			t.Errorf("share %v: %d fetches, want %d", share, n, want)
+		}
+	}
+}
+
+// TestSlowUpstream is row 13 of the faults of the old front: an upstream that needs longer to begin than a client waits.
+// The blob arrives, by one fetch.
+func TestSlowUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Wait = 5 * time.Second })
+		content := randomBytes(mib)
+		q := blob("a/b", c.add(content))
+		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
+			if err := pause(ctx, 9*time.Second); err != nil {
+				return err
+			}
+			return paced(ctx, s, 256*kib, time.Second)
+		}
+		impatient, gone := context.WithTimeout(t.Context(), 2*time.Second)
+		defer gone()
+		if a := c.ask(impatient, http.MethodGet, q); !a.cut || len(a.body) > 0 {
+			t.Errorf("a client that has gone: %+v", a)
+		}
+		begin := time.Now()
+		a := c.get(q)
+		if took := time.Since(begin); a.status != 504 || a.header.Get("Retry-After") == "" || took != 5*time.Second {
+			t.Errorf("%d after %v, retry after %q", a.status, took, a.header.Get("Retry-After"))
+		}
+		if st := c.Handler.Stats(); st.Abandoned != 1 {
+			t.Errorf("%+v", st)
+		}
+		wantBlob(t, "the second try", c.get(q), content)
+		time.Sleep(10 * time.Second)
+		wantBlob(t, "the store", c.get(q), content)
+		if n := c.fetches.Load(); n != 1 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+// TestClientLeavesInTheMiddle of a blob, which is stored all the same.
+func TestClientLeavesInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, nil)
+		content := randomBytes(10 * mib)
+		q := blob("a/b", c.add(content))
+		c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, mib, time.Second) }
+		for _, head := range [][]string{nil, {"Range", "bytes=0-9,8000000-"}} {
+			ctx, leave := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+			if a := c.ask(ctx, http.MethodGet, q, head...); !a.cut || a.status/100 != 2 {
+				t.Errorf("%d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
+			}
+			leave()
+		}
+		time.Sleep(10 * time.Second)
+		if st := c.Handler.Stats(); st.Running != 0 || st.Failed != 0 {
+			t.Errorf("%+v", st)
+		}
+		wantBlob(t, "the store", c.get(q), content)
+		if n := c.fetches.Load(); n != 1 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+// TestAbandonedAreBounded lets the first ones go on, which so come to an end, and ends the others.
+func TestAbandonedAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Abandoned = 2 })
+		c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, 100*kib, time.Second) }
+		var all []route.Request
+		for range 5 {
+			all = append(all, blob("a/b", c.add(randomBytes(mib))))
+		}
+		visit := func(q route.Request, d time.Duration) {
+			ctx, leave := context.WithTimeout(t.Context(), d)
+			defer leave()
+			c.ask(ctx, http.MethodGet, q)
+			synctest.Wait()
+		}
+		for _, q := range all[:4] {
+			visit(q, time.Second)
+		}
+		if st := c.Handler.Stats(); st.Abandoned != 2 || st.Running != 2 || st.Failed != 2 {
+			t.Errorf("%+v", st)
+		}
+		// A client that comes back gives the place free for another fill, and gets it back only if it still is.
+		var clients sync.WaitGroup
+		clients.Go(func() { visit(all[0], 2*time.Second) })
+		synctest.Wait()
+		if st := c.Handler.Stats(); st.Abandoned != 1 || st.Running != 2 {
+			t.Errorf("%+v", st)
+		}
+		visit(all[4], time.Second)
+		clients.Wait()
+		if st := c.Handler.Stats(); st.Abandoned != 2 || st.Running != 2 || st.Failed != 3 {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(20 * time.Second)
+		before := c.fetches.Load()
+		for _, i := range []int{1, 4} {
+			c.get(all[i])
+		}
+		if c.fetches.Load() != before {
+			t.Error("an abandoned fill is not stored")
+		}
+		// An end for want of a place is no error for those who come next.
+		visit(all[2], time.Second)
+		if n := c.fetches.Load(); n != before+1 {
+			t.Errorf("%d fetches, want %d", n, before+1)
+		}
+	})
+}
+
+// TestStall ends a fill after silence, and not after any time in all.
+func TestStall(t *testing.T) {
+	for _, obeys := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			release := make(chan struct{})
+			defer close(release)
+			c := newCache(t, func(o *Options) { o.Stall, o.Wait = 20*time.Second, 0 })
+			content := randomBytes(mib)
+			silent, slow := blob("a/b", c.add(content)), blob("a/b", c.add(randomBytes(2*mib)))
+			silence := func(ctx context.Context) error {
+				if !obeys {
+					<-release
+					return nil
+				}
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			c.script = func(ctx context.Context, q route.Request, s *sink) error {
+				if q == slow {
+					return paced(ctx, s, 200*kib, 15*time.Second)
+				}
+				return silence(ctx)
+			}
+			begin := time.Now()
+			a := c.get(silent)
+			limit := 23 * time.Second
+			if !obeys {
+				limit += grace
+			}
+			if took := time.Since(begin); a.status != 504 || took < 20*time.Second || took > limit {
+				t.Errorf("silent from the beginning: %d after %v", a.status, took)
+			}
+			time.Sleep(3 * time.Second) // its error is forgotten
+			c.script = func(ctx context.Context, q route.Request, s *sink) error {
+				_, _ = s.Write(s.content[:mib/2])
+				return silence(ctx)
+			}
+			if a := c.get(silent); a.status != 200 || !a.cut || len(a.body) != mib/2 {
+				t.Errorf("silent in the middle: %d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
+			}
+			c.script = func(ctx context.Context, q route.Request, s *sink) error {
+				return paced(ctx, s, 200*kib, 15*time.Second)
+			}
+			if a := c.get(slow); a.cut || len(a.body) != 2*mib {
+				t.Errorf("slow: %d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
+			}
+			if st := c.Handler.Stats(); st.Stalled != 2 || st.Failed != 2 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
+// TestWrongContent never arrives whole, and small content not at all.
+func TestWrongContent(t *testing.T) {
+	for _, sized := range []bool{true, false} {
+		for _, size := range []int{2, 400, 100 * kib, mib} {
+			for name, wrong := range map[string]func([]byte) []byte{
+				"other byte": func(b []byte) []byte { b[len(b)-1]++; return b },
+				"short":      func(b []byte) []byte { return b[:len(b)-1] },
+				"long":       func(b []byte) []byte { return append(b, 0) },
+			} {
+				c := newCache(t, nil)
+				c.sized = sized
+				content := randomBytes(size)
+				q := blob("a/b", c.add(content))
+				body := wrong(bytes.Clone(content))
+				c.script = func(_ context.Context, _ route.Request, s *sink) error {
+					third := len(body) / 3
+					if _, err := s.Write(body[:third]); err != nil {
+						return err
+					}
+					_, err := s.Write(body[third:])
+					return err
+				}
+				a := c.get(q)
+				switch {
+				case a.status == 502 && !a.cut && strings.Contains(string(a.body), "UNAVAILABLE"):
+				case a.status == 200 && a.cut && size > 512 && len(a.body) <= len(body)-512 && bytes.HasPrefix(content, a.body):
+				default:
+					t.Errorf("%s of %d, sized %v: %d with %d bytes, cut: %v", name, size, sized, a.status, len(a.body), a.cut)
+				}
+				until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+				c.script = nil
+				a = c.get(q)
+				if name == "short" && sized { // a client that was cut may go on
+					wantBlob(t, "after a short one", a, content)
+				} else if a.status != 502 || c.fetches.Load() != 1 {
+					t.Errorf("%s of %d, sized %v: then %d, %d fetches", name, size, sized, a.status, c.fetches.Load())
+				}
+				c.close()
+			}
+		}
+	}
+}
+
+// TestFetcherMisbehaves panics, or claims a success that it does not have.
+func TestFetcherMisbehaves(t *testing.T) {
+	for name, script := range map[string]func(*sink) error{
+		"panic":              func(*sink) error { panic("out of order") },
+		"abort":              func(*sink) error { panic(http.ErrAbortHandler) },
+		"nothing":            func(*sink) error { return nil },
+		"panic in the midst": func(s *sink) error { _, _ = s.Write(s.content[:mib/2]); panic(http.ErrAbortHandler) },
+		"any error":          func(*sink) error { return errors.New("secret detail") },
+	} {
+		c := newCache(t, nil)
+		q := blob("a/b", c.add(randomBytes(mib)))
+		c.script = func(_ context.Context, _ route.Request, s *sink) error { return script(s) }
+		a := c.get(q)
+		if strings.Contains(string(a.body), "secret") {
+			t.Errorf("%s: %s", name, a.body)
+		}
+		if a.status != 502 && !(a.status == 200 && a.cut && len(a.body) <= mib/2) {
+			t.Errorf("%s: %d with %d bytes, cut: %v", name, a.status, len(a.body), a.cut)
+		}
+	}
+}
+
+// TestTimeout of the upstream's is the client's 504.
+func TestTimeout(t *testing.T) {
+	c := newCache(t, nil)
+	c.script = func(context.Context, route.Request, *sink) error {
+		return fmt.Errorf("dial: %w", context.DeadlineExceeded)
+	}
+	if a := c.get(blob("a/b", digest.FromString("x"))); a.status != 504 {
+		t.Error(a.status)
+	}
+}
+
+// TestStoredWithoutHavingCome is a fetch that finds the blob in the store, where another brought it meanwhile.
+func TestStoredWithoutHavingCome(t *testing.T) {
+	c := newCache(t, nil)
+	content := randomBytes(mib)
+	q := blob("a/b", c.add(content))
+	inner := &emulator{store: c.emulator.store, blobs: map[digest.Digest][]byte{q.Digest: content}}
+	c.opts.Fetcher = fetcher(func(ctx context.Context, q route.Request, _ *store.Growing) error {
+		other := c.emulator.store.Grow(q.Digest, -1)
+		defer other.Close()
+		return inner.Fetch(ctx, q, other)
+	})
+	wantBlob(t, "blob", c.get(q), content)
+	if st := c.Handler.Stats(); st.Failed != 0 || st.Fetches != 1 {
+		t.Errorf("%+v", st)
+	}
+}
+
+type fetcher func(context.Context, route.Request, *store.Growing) error
+
+func (f fetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
+	return f(ctx, q, g)
+}
+
+// TestClose ends what runs, and answers those who come later.
+func TestClose(t *testing.T) {
+	c := newCache(t, nil)
+	q := blob("a/b", c.add(randomBytes(mib)))
+	c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, 1, time.Hour) }
+	ended := make(chan answer)
+	go func() { ended <- c.get(q) }()
+	until(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
+	c.Handler.Close()
+	if a := <-ended; a.status != 503 && !a.cut {
+		t.Errorf("%+v", a)
+	}
+	if a := c.get(q); a.status != 503 {
+		t.Errorf("%+v", a)
+	}
+	if c.fetches.Load() != 1 {
+		t.Error("fetched after the close")
+	}
+}
+
+// TestTwoUpstreams of one store have each their own content and errors.
+func TestTwoUpstreams(t *testing.T) {
+	c := newCache(t, func(o *Options) { o.Share = true })
+	u, err := c.disk.Upstream("two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := &emulator{store: u, blobs: map[digest.Digest][]byte{}}
+	o := c.opts
+	o.Store, o.Fetcher = u, other
+	second := &cache{Handler: New(o), emulator: other, t: t}
+	defer second.Handler.Close()
+	content := randomBytes(mib)
+	q := blob("a/b", other.add(content))
+	if a := c.get(q); a.status != 404 {
+		t.Errorf("the first: %d", a.status)
+	}
+	wantBlob(t, "the second", second.get(q), content)
+	if a := c.get(q); a.status != 404 {
+		t.Errorf("the first has the second's: %d", a.status)
+	}
+}
