@@ -61,7 +61,7 @@ type Options struct {
 	Wait time.Duration
 	// Abandoned is how many fills may go on without clients.
 	Abandoned int
-	// Size returns a blob's size where it is known before the fetch, else a number below 0. Nil: it never is. It must be
+	// Size returns a blob's size where it is known without waiting, else a number below 0. Nil: it never is. It must be
 	// right: a blob of another size fails.
 	Size func(route.Request) int64
 	Log  *slog.Logger

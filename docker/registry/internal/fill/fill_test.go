@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -122,7 +123,7 @@ func TestSlowUpstream(t *testing.T) {
 		impatient, gone := context.WithTimeout(t.Context(), 2*time.Second)
 		defer gone()
 		if a := c.ask(impatient, http.MethodGet, q); !a.cut || len(a.body) > 0 {
-			t.Errorf("a client that has gone: %+v", a)
+			t.Errorf("a client that has gone: %d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
 		}
 		begin := time.Now()
 		a := c.get(q)
@@ -293,7 +294,7 @@ func TestWrongContent(t *testing.T) {
 				a := c.get(q)
 				switch {
 				case a.status == 502 && !a.cut && strings.Contains(string(a.body), "UNAVAILABLE"):
-				case a.status == 200 && a.cut && size > 512 && len(a.body) <= len(body)-512 && bytes.HasPrefix(content, a.body):
+				case a.status == 200 && a.cut && size > 512 && len(a.body) <= max(size, len(body))-512 && bytes.HasPrefix(content, a.body):
 				default:
 					t.Errorf("%s of %d, sized %v: %d with %d bytes, cut: %v", name, size, sized, a.status, len(a.body), a.cut)
 				}
@@ -377,10 +378,10 @@ func TestClose(t *testing.T) {
 	until(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
 	c.Handler.Close()
 	if a := <-ended; a.status != 503 && !a.cut {
-		t.Errorf("%+v", a)
+		t.Errorf("%d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
 	}
 	if a := c.get(q); a.status != 503 {
-		t.Errorf("%+v", a)
+		t.Errorf("%d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
 	}
 	if c.fetches.Load() != 1 {
 		t.Error("fetched after the close")
@@ -408,4 +409,109 @@ func TestTwoUpstreams(t *testing.T) {
 	if a := c.get(q); a.status != 404 {
 		t.Errorf("the first has the second's: %d", a.status)
 	}
+}
+
+// TestStoredMeanwhile is a client that did not find the blob in the store just before the fill's end.
+func TestStoredMeanwhile(t *testing.T) {
+	for _, share := range []bool{true, false} {
+		c := newCache(t, func(o *Options) { o.Share = share })
+		q := blob("a/b", c.add(randomBytes(mib)))
+		c.get(q)
+		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		if f, first, err := c.join(q, share); f != nil || first || err != nil {
+			t.Errorf("%v, %v, %v", f, first, err)
+		}
+	}
+}
+
+// TestNobodyJoinsWhatIsAborted asks again while the fetch for a client that has left still ends.
+func TestNobodyJoinsWhatIsAborted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
+		content := randomBytes(mib)
+		q := blob("a/b", c.add(content))
+		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
+			if c.fetches.Load() == 1 {
+				<-ctx.Done()
+				time.Sleep(time.Second)
+				return ctx.Err()
+			}
+			_, err := s.Write(s.content)
+			return err
+		}
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		c.ask(ctx, http.MethodGet, q)
+		wantBlob(t, "asked again", c.get(q), content)
+		if n := c.fetches.Load(); n != 2 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+// TestFillWithoutRoomAndClients is of no use to anybody and ends, whether it finds no room before or after its clients
+// have left.
+func TestFillWithoutRoomAndClients(t *testing.T) {
+	content := randomBytes(66 * mib)
+	for _, before := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCache(t, nil)
+			q := blob("a/b", c.add(content))
+			c.script = func(ctx context.Context, _ route.Request, s *sink) error {
+				if !before {
+					if err := pause(ctx, 2*time.Second); err != nil {
+						return err
+					}
+				}
+				if _, err := s.Write(s.content[:33*mib]); err != nil {
+					return err
+				}
+				if err := pause(ctx, time.Minute); err != nil {
+					return err
+				}
+				_, err := s.Write(s.content[33*mib:])
+				return err
+			}
+			ctx, leave := context.WithTimeout(t.Context(), time.Second)
+			defer leave()
+			c.ask(ctx, http.MethodGet, q)
+			synctest.Wait()
+			if st := c.Handler.Stats(); before != (st.Running == 0) {
+				t.Errorf("before %v: %+v", before, st)
+			}
+			time.Sleep(12 * time.Second)
+			if st := c.Handler.Stats(); st.Running != 0 || c.disk.Stats().Windows != 1 {
+				t.Errorf("before %v: %+v", before, st)
+			}
+		})
+	}
+}
+
+// TestPaceOfReadersIsNoStall holds a fill without room up for longer than its upstream may be silent.
+func TestPaceOfReadersIsNoStall(t *testing.T) {
+	content := randomBytes(66 * mib)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Stall = 2 * time.Second })
+		q := blob("a/b", c.add(content))
+		w := &haltingWriter{ResponseWriter: httptest.NewRecorder(), at: 40 * mib, halt: 8 * time.Second}
+		c.Serve(w, httptest.NewRequest(http.MethodGet, q.Path(), nil), q)
+		if w.sent != len(content) || c.disk.Stats().Windows != 1 {
+			t.Errorf("%d bytes of %d, %+v", w.sent, len(content), c.disk.Stats())
+		}
+	})
+}
+
+// haltingWriter is a client that takes nothing for a while.
+type haltingWriter struct {
+	http.ResponseWriter
+	sent, at int
+	halt     time.Duration
+}
+
+func (w *haltingWriter) Write(p []byte) (int, error) {
+	if w.sent < w.at && w.sent+len(p) >= w.at {
+		time.Sleep(w.halt)
+	}
+	w.sent += len(p)
+	return len(p), nil
 }

@@ -76,9 +76,7 @@ func TestHundredClients(t *testing.T) {
 			return err
 		}
 		available.Store(time.Now().UnixNano())
-		err := paced(ctx, s, piece, every)
-		ended.Store(time.Now().UnixNano())
-		return err
+		return paced(ctx, &sink{stamped{s.Writer, &ended}, s.content}, piece, every)
 	}
 	s, web := c.listen(), client(t, false)
 	var first, end [clients]time.Time
@@ -112,6 +110,17 @@ func TestHundredClients(t *testing.T) {
 	if n := c.fetches.Load(); n != 1 {
 		t.Errorf("%d fetches", n)
 	}
+}
+
+// stamped remembers when it was written to last.
+type stamped struct {
+	io.Writer
+	at *atomic.Int64
+}
+
+func (s stamped) Write(p []byte) (int, error) {
+	s.at.Store(time.Now().UnixNano())
+	return s.Writer.Write(p)
 }
 
 // slowly reads at a number of bytes per second.
@@ -313,6 +322,61 @@ func TestCutConnection(t *testing.T) {
 		if err := pull(web, s.URL+q.Path(), fmt.Sprintf("bytes=%d-", from), content[from:], io.ReadAll); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// TestNothingWaits for what comes later: neither the header of a range that is still to come, nor a part of several ranges.
+func TestNothingWaits(t *testing.T) {
+	c := newCache(t, nil)
+	content := randomBytes(mib)
+	q := blob("a/b", c.add(content))
+	goOn := make(chan struct{})
+	c.script = func(_ context.Context, _ route.Request, s *sink) error {
+		if _, err := s.Write(s.content[:mib/2]); err != nil {
+			return err
+		}
+		<-goOn
+		_, err := s.Write(s.content[mib/2:])
+		return err
+	}
+	s, web := c.listen(), client(t, false)
+	var open []io.ReadCloser
+	for _, header := range []string{"bytes=1000000-", "bytes=0-9,1000000-"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+q.Path(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Range", header)
+		a, err := web.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.StatusCode != http.StatusPartialContent {
+			t.Errorf("%s: %d", header, a.StatusCode)
+		}
+		open = append(open, a.Body)
+	}
+	early := make([]byte, 200) // the boundary, the part's header and its ten bytes
+	if n, err := io.ReadAtLeast(open[1], early, 150); err != nil || !bytes.Contains(early[:n], content[:10]) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	close(goOn)
+	for _, body := range open {
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Error(err)
+		}
+		_ = body.Close()
+	}
+}
+
+// TestRangesOutOfOrderWithoutRoom are answered with the whole: what the second wants would have gone after the first.
+func TestRangesOutOfOrderWithoutRoom(t *testing.T) {
+	c := newCache(t, nil)
+	content := randomBytes(66 * mib)
+	q := blob("a/b", c.add(content))
+	wantBlob(t, "blob", c.get(q, "Range", "bytes=60000000-60000009,0-9"), content)
+	if c.disk.Stats().Windows != 1 {
+		t.Error("the store had room: this test shows nothing")
 	}
 }
 

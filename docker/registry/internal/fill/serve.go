@@ -60,7 +60,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	if r.Method == http.MethodHead {
 		size, ok := h.has(q)
 		if ok {
-			h.serveSized(w, r, q, size, sized(size), false)
+			serveSized(w, r, q, size, sized(size), false)
 		}
 		return ok
 	}
@@ -80,7 +80,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 		_, _ = small.WriteTo(w) // the client has gone: nobody is left to hear of it
 		return true
 	}
-	h.serveSized(w, r, q, b.Size, b.Content(), false)
+	serveSized(w, r, q, b.Size, b.Content(), false)
 	return true
 }
 
@@ -148,9 +148,9 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	case size < 0:
 		serveUnsized(w, q, g, reader)
 	case reader == nil:
-		h.serveSized(w, r, q, size, sized(size), false)
+		serveSized(w, r, q, size, sized(size), false)
 	default:
-		h.serveSized(w, r, q, size, reader, g.Windowed())
+		serveSized(w, r, q, size, reader, true)
 	}
 	return answered
 }
@@ -196,8 +196,9 @@ func rangeHeader(r *http.Request, q route.Request) string {
 	return r.Header.Get("Range")
 }
 
-// serveSized answers from content of a known size. What passes is read once, from the beginning to the end.
-func (h *Handler) serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size int64, content io.ReadSeeker, passes bool) {
+// serveSized answers from content of a known size. What passes may be gone once it was read (a fill that finds no room), so
+// a request for ranges out of order gets the whole.
+func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size int64, content io.ReadSeeker, passes bool) {
 	setHeader(w.Header(), q)
 	if r.Header.Get("Range") != "" {
 		header := rangeHeader(r, q)

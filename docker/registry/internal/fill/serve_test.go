@@ -160,6 +160,13 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%s: %d %q with %d bytes, cut %v; want %d %q with %d", header, a.status, ranges, len(body), a.cut, w.status, w.ranges, len(w.body))
 		}
 	}
+	// What comes may not stay, so ranges out of order get the whole.
+	ordered := func(header string) want {
+		if header == "bytes=100000-100009,0-9" {
+			return whole
+		}
+		return tests[header]
+	}
 	// asked by many in the middle of a fill, at 64 KiB
 	growing := func(t *testing.T, c *cache) map[string]answer {
 		t.Helper()
@@ -200,7 +207,7 @@ func TestRanges(t *testing.T) {
 	}
 	t.Run("growing", func(t *testing.T) {
 		for header, a := range growing(t, newCache(t, nil)) {
-			check(t, header, a, tests[header])
+			check(t, header, a, ordered(header))
 		}
 	})
 	t.Run("growing of unknown size", func(t *testing.T) {
@@ -211,10 +218,10 @@ func TestRanges(t *testing.T) {
 		}
 	})
 	t.Run("not begun", func(t *testing.T) {
-		for header, w := range tests {
+		for header := range tests {
 			c := newCache(t, nil)
 			c.put(d, content)
-			check(t, header, c.get(q, "Range", header), w)
+			check(t, header, c.get(q, "Range", header), ordered(header))
 		}
 	})
 	t.Run("stored", func(t *testing.T) {
@@ -291,7 +298,7 @@ func TestHead(t *testing.T) {
 				length = "1048576"
 			}
 			if a.status != 200 || len(a.body) > 0 || a.header.Get("Content-Length") != length || a.header.Get("Docker-Content-Digest") != string(q.Digest) {
-				t.Errorf("%s: %+v", what, a)
+				t.Errorf("%s: %d with %d bytes, %v", what, a.status, len(a.body), a.header)
 			}
 		}
 		close(begin)
@@ -306,7 +313,7 @@ func TestHead(t *testing.T) {
 		}
 		c.script = nil
 		if a := c.ask(t.Context(), http.MethodHead, blob("a/b", digest.FromString("none"))); a.status != 404 || len(a.body) > 0 {
-			t.Errorf("unknown: %+v", a)
+			t.Errorf("unknown: %d with %d bytes", a.status, len(a.body))
 		}
 	}
 }
@@ -408,6 +415,10 @@ func FuzzRange(f *testing.F) {
 			}
 		}
 		for what, c := range map[string]*cache{"stored": stored, "grown": grown} {
+			status, want := status, want
+			if what == "grown" && status == http.StatusPartialContent && !ascending(ranges) {
+				status, want = http.StatusOK, content
+			}
 			a := c.get(q, "Range", header)
 			_, body := parts(t, a)
 			if a.status == http.StatusRequestedRangeNotSatisfiable {
