@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"strings"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Media types that image-spec does not name.
+const (
+	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerOld      = "application/vnd.docker.distribution.manifest.v1+json"
+	dockerSigned   = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	ociArtifact    = "application/vnd.oci.artifact.manifest.v1+json"
+)
+
+// known are the types of manifests that clients name. Their order is that of the bits of a class.
+var known = [...]string{
+	v1.MediaTypeImageIndex, dockerList, v1.MediaTypeImageManifest, dockerManifest, ociArtifact, dockerSigned, dockerOld,
+}
+
+// everything is how a tag is asked of an upstream: it answers with what it has. The old types are not named: some upstreams
+// would convert to them.
+var everything = strings.Join(known[:5], ", ") + ", */*;q=0.1"
+
+// A class is a set of known types, as bits. It is all that is kept of what a client accepts.
+type class uint8
+
+// accept returns a class as an upstream is asked; the empty one asks for everything.
+func (c class) accept() string {
+	if c == 0 {
+		return everything
+	}
+	var names []string
+	for i, name := range known {
+		if c&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// accepts reports whether a client takes a media type, by its Accept fields. One that names no type takes all, as does one
+// that takes any JSON: upstreams do not refuse these.
+func accepts(fields []string, mediaType string) bool {
+	mediaType, _, _ = strings.Cut(mediaType, ";")
+	mediaType = strings.TrimSpace(mediaType)
+	wide, named := false, false
+	for name, refused := range ranges(fields) {
+		switch {
+		case strings.EqualFold(name, mediaType):
+			return !refused
+		case refused:
+		case name == "*/*", strings.EqualFold(name, "application/*"), strings.EqualFold(name, "application/json"):
+			wide = true
+		}
+		named = true
+	}
+	return wide || !named
+}
+
+// classOf returns the known types that a client names.
+func classOf(fields []string) (c class) {
+	for name, refused := range ranges(fields) {
+		for i, k := range known {
+			if !refused && strings.EqualFold(name, k) {
+				c |= 1 << i
+			}
+		}
+	}
+	return c
+}
+
+// ranges returns an iterator over the media ranges of Accept fields, and whether each is refused by a weight of 0. What is
+// no media range is left out.
+func ranges(fields []string) func(yield func(name string, refused bool) bool) {
+	return func(yield func(string, bool) bool) {
+		for _, field := range fields {
+			for field != "" {
+				var item string
+				item, field = cut(field, ',')
+				name, parameters := cut(item, ';')
+				if name = strings.TrimSpace(name); !strings.Contains(name, "/") {
+					continue
+				}
+				if !yield(name, refuses(parameters)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// refuses reports whether the parameters of a media range have the weight 0.
+func refuses(parameters string) bool {
+	for parameters != "" {
+		var p string
+		p, parameters = cut(parameters, ';')
+		name, value, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "q") {
+			continue
+		}
+		value = strings.TrimSpace(value)
+		return strings.HasPrefix(value, "0") && strings.Trim(value, "0.") == ""
+	}
+	return false
+}
+
+// cut returns what is before and after the first separator that is not within a quoted string.
+func cut(s string, separator byte) (before, after string) {
+	quoted := false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '"':
+			quoted = !quoted
+		case quoted && s[i] == '\\':
+			i++
+		case !quoted && s[i] == separator:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
+}

@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+// An Answer is what an upstream, or another replica, says to a request. It does not change once it is given away.
+type Answer struct {
+	// Status is that of HTTP, in the terms of this cache's clients (docs/front.md, "Protocol").
+	Status int
+	// Header is the upstream's. Content-Type, Docker-Content-Digest, Link, OCI-Filters-Applied and Retry-After are read.
+	Header http.Header
+	// Body is that of a 200, as the upstream sent it.
+	Body []byte
+	// Code and Message describe an error in the terms of the specification.
+	Code, Message string
+	// Stale says that the upstream was out, and that this is what was known before.
+	Stale bool
+	// Age is how long ago the upstream said this. It shortens how long the answer is used.
+	Age time.Duration
+
+	mediaType string
+	digest    digest.Digest // of a manifest
+	next      string        // query of the next page
+	filtered  string        // OCI-Filters-Applied
+}
+
+// A Result is what became of a client's request, for metrics.
+type Result string
+
+// Results of requests.
+const (
+	Hit    Result = "hit"    // from memory or the store
+	Miss   Result = "miss"   // asked of the upstream
+	Shared Result = "shared" // with another client, who asked before
+	Stale  Result = "stale"  // as it was known before the upstream was out
+	Absent Result = "absent" // 404
+	Failed Result = "error"
+	Left   Result = "left" // the client has gone
+)
+
+// Headers of answers that are stale: RFC 9211, and RFC 7234 for people.
+const (
+	staleStatus  = "registry-cache; hit; detail=stale"
+	staleWarning = `110 - "Response is Stale"`
+)
+
+var cacheStatus = map[Result]string{
+	Hit: "registry-cache; hit", Miss: "registry-cache; fwd=request", Shared: "registry-cache; fwd=request; collapsed",
+	Stale: staleStatus,
+}
+
+func failure(status int, code, message string) *Answer {
+	return &Answer{Status: status, Code: code, Message: message}
+}
+
+// silent returns the answer to clients that have waited for the upstream in vain.
+func silent() *Answer {
+	return failure(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream does not answer")
+}
+
+// busy returns the answer to clients for whom the upstream cannot be asked now.
+func busy() *Answer {
+	return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
+}
+
+// ending returns the answer to clients of a Handler that is closed.
+func ending() *Answer {
+	return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
+}
+
+// lost returns the answer to clients when the upstream gave none.
+func lost(err error) *Answer {
+	var timeout net.Error
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
+		return silent()
+	}
+	return failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
+}
+
+func (a *Answer) good() bool { return a.Status == http.StatusOK }
+
+// outage reports whether an error says nothing about what was asked for.
+func (a *Answer) outage() bool {
+	return a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
+}
+
+// aged returns the answer with another age.
+func (a *Answer) aged(age time.Duration) *Answer {
+	other := *a
+	other.Age = max(0, age)
+	return &other
+}
+
+// stale returns the answer as one that was known before.
+func (a *Answer) stale(age time.Duration) *Answer {
+	other := a.aged(age)
+	other.Stale = true
+	return other
+}
+
+// write sends an answer to a client.
+func (a *Answer) write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
+	h := w.Header()
+	if age := int64(a.Age / time.Second); age > 0 {
+		h.Set("Age", strconv.FormatInt(age, 10))
+	}
+	if !a.good() {
+		if after := a.Header.Get("Retry-After"); after != "" {
+			h.Set("Retry-After", after)
+		}
+		server.WriteError(w, r, a.Status, a.Code, a.Message)
+		return
+	}
+	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
+	if status := cacheStatus[result]; status != "" {
+		h.Set("Cache-Status", status)
+	}
+	if a.Stale {
+		h.Set("Warning", staleWarning)
+	}
+	if a.digest != "" {
+		h.Set("Docker-Content-Digest", string(a.digest))
+		h.Set("Etag", `"`+string(a.digest)+`"`)
+		if matches(r.Header["If-None-Match"], string(a.digest)) {
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
+	}
+	if a.next != "" {
+		h.Set("Link", link(req, a.next, r.URL.Query()["ns"]))
+	}
+	if a.filtered != "" {
+		h.Set("OCI-Filters-Applied", a.filtered)
+	}
+	h.Set("Content-Type", a.mediaType)
+	h.Set("Content-Length", strconv.Itoa(len(a.Body)))
+	w.WriteHeader(http.StatusOK)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
+	}
+}
+
+// matches reports whether If-None-Match fields name an entity tag.
+func matches(fields []string, tag string) bool {
+	for _, field := range fields {
+		for field != "" {
+			var one string
+			one, field = cut(field, ',')
+			one = strings.TrimPrefix(strings.TrimSpace(one), "W/")
+			if one == "*" || strings.Trim(one, `"`) == tag {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/distribution/distribution/v3/registry/storage/driver"
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// A Store keeps small files, as a storage driver of distribution does. *store.Upstream is one.
+type Store interface {
+	GetContent(ctx context.Context, path string) ([]byte, error)
+	PutContent(ctx context.Context, path string, content []byte) error
+	// Stat counts as use.
+	Stat(ctx context.Context, path string) (driver.FileInfo, error)
+}
+
+// An archive keeps manifests and what tags and referrers were last, in distribution's own layout:
+//
+//	blobs/sha256/<xx>/<hex>/data                                   the manifest
+//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/link  the repository has it, under this digest
+//	repositories/NAME/_manifests/tags/TAG/current/link             what the tag was last
+//
+// and beside it, where distribution has no place:
+//
+//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/type  its media type, if the content does not tell
+//	repositories/NAME/_referrers/<algorithm>/<hex>/<query's hash>  referrers: a line of JSON, then the index
+//
+// Without a store none of its methods is called.
+type archive struct {
+	store Store
+	log   *slog.Logger
+	// saving keeps an older answer from being written after a newer one.
+	saving sync.Mutex
+}
+
+const base = "/docker/registry/v2/"
+
+func dataPath(d digest.Digest) string {
+	return base + "blobs/" + d.Algorithm().String() + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
+}
+
+func revisionPath(repository string, d digest.Digest, name string) string {
+	return base + "repositories/" + repository + "/_manifests/revisions/" + d.Algorithm().String() + "/" + d.Encoded() + "/" + name
+}
+
+func tagPath(repository, tag string) string {
+	return base + "repositories/" + repository + "/_manifests/tags/" + tag + "/current/link"
+}
+
+func referrersPath(r route.Request) string {
+	query := sha256.Sum256([]byte(r.Query))
+	return base + "repositories/" + r.Repository + "/_referrers/" + r.Digest.Algorithm().String() + "/" + r.Digest.Encoded() +
+		"/" + hex.EncodeToString(query[:])
+}
+
+// link returns the digest that a link says, or "".
+func (a *archive) link(ctx context.Context, path string) digest.Digest {
+	content, err := a.store.GetContent(ctx, path)
+	d := digest.Digest(bytes.TrimSpace(content))
+	if err != nil || d.Validate() != nil {
+		return ""
+	}
+	return d
+}
+
+// tag returns what a tag was last, or "".
+func (a *archive) tag(ctx context.Context, repository, tag string) digest.Digest {
+	return a.link(ctx, tagPath(repository, tag))
+}
+
+// manifest returns a manifest that a repository has, or nil. Its bytes are right.
+func (a *archive) manifest(ctx context.Context, repository string, d digest.Digest) *Answer {
+	at := a.link(ctx, revisionPath(repository, d, "link"))
+	if at == "" {
+		return nil
+	}
+	body, err := a.store.GetContent(ctx, dataPath(at))
+	if err != nil || d.Algorithm().FromBytes(body) != d {
+		return nil
+	}
+	kind, err := a.store.GetContent(ctx, revisionPath(repository, d, "type"))
+	if err != nil || len(kind) == 0 {
+		kind = []byte(sniff(body))
+	}
+	return &Answer{Status: http.StatusOK, Body: body, mediaType: string(kind), digest: d}
+}
+
+// saveManifest keeps a manifest unless it is kept already, and reports whether it is there now. A store that is full drops
+// things rather than to fail; what it did not keep is fetched again.
+func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer) bool {
+	at := m.digest
+	if at.Algorithm() != digest.Canonical {
+		at = digest.FromBytes(m.Body)
+	}
+	if _, err := a.store.Stat(ctx, dataPath(at)); err != nil && !a.put(ctx, dataPath(at), m.Body) {
+		return false
+	}
+	if m.mediaType != sniff(m.Body) && !a.put(ctx, revisionPath(repository, m.digest, "type"), []byte(m.mediaType)) {
+		return false
+	}
+	return a.put(ctx, revisionPath(repository, m.digest, "link"), []byte(at))
+}
+
+// saveTag keeps what a tag is. The link names a digest of the store's own algorithm: others have no data.
+func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer) bool {
+	if !a.saveManifest(ctx, repository, m) {
+		return false
+	}
+	at := m.digest
+	if at.Algorithm() != digest.Canonical {
+		at = digest.FromBytes(m.Body)
+		a.put(ctx, revisionPath(repository, at, "link"), []byte(at))
+	}
+	return a.put(ctx, tagPath(repository, tag), []byte(at))
+}
+
+func (a *archive) put(ctx context.Context, path string, content []byte) bool {
+	if err := a.store.PutContent(ctx, path, content); err != nil {
+		a.log.Warn("Cannot keep a manifest", "path", path, "error", err)
+		return false
+	}
+	return true
+}
+
+// touch marks a manifest as used, and reports whether the store has it still.
+func (a *archive) touch(ctx context.Context, d digest.Digest) bool {
+	if d.Algorithm() != digest.Canonical {
+		return true
+	}
+	_, err := a.store.Stat(ctx, dataPath(d))
+	var gone driver.PathNotFoundError
+	return !errors.As(err, &gone)
+}
+
+// head is the line before an index of referrers. It has no digest of its own to be checked by.
+type head struct {
+	Sum      digest.Digest `json:"sum"`
+	Next     string        `json:"next,omitempty"`
+	Filtered string        `json:"filtered,omitempty"`
+}
+
+// referrers returns the referrers that were last, or nil.
+func (a *archive) referrers(ctx context.Context, r route.Request) *Answer {
+	content, err := a.store.GetContent(ctx, referrersPath(r))
+	if err != nil {
+		return nil
+	}
+	line, body, _ := bytes.Cut(content, []byte("\n"))
+	var f head
+	if json.Unmarshal(line, &f) != nil || f.Sum != digest.FromBytes(body) {
+		return nil
+	}
+	m := refer(r, body, f.Filtered)
+	if m != nil {
+		m.next = f.Next
+	}
+	return m
+}
+
+// saveReferrers keeps referrers.
+func (a *archive) saveReferrers(ctx context.Context, r route.Request, m *Answer) bool {
+	line, err := json.Marshal(head{digest.FromBytes(m.Body), m.next, m.filtered})
+	if err != nil {
+		return false
+	}
+	return a.put(ctx, referrersPath(r), append(append(line, '\n'), m.Body...))
+}

@@ -1,0 +1,515 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// A check is the asking of one question, while it goes on. It has one attempt, or two where the first is silent: the older
+// may bring slow content, the younger one finds an upstream that is back.
+type check struct {
+	question question
+	attempts []*attempt // oldest first
+	round    *round
+	waiting  int // clients
+}
+
+type attempt struct {
+	cancel context.CancelFunc
+	begun  time.Time // of asking, or of waiting for a place
+	asking bool
+}
+
+// A round ends with the first attempt that ends. Those who come later wait for the next.
+type round struct {
+	done   chan struct{}
+	answer *Answer // set before done is closed
+}
+
+// answer returns the answer to a question, which is nil if the context ended before. It waits for the upstream up to a limit
+// unless an old answer is at hand.
+func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
+	h.mu.Lock()
+	k, old := h.recall(u, q)
+	now := time.Now()
+	if old != nil && (q.isDigest() || now.Before(k.fresh)) {
+		h.touchLocked(u, q, k, old, now)
+		h.mu.Unlock()
+		if q.isDigest() {
+			return old, Hit
+		}
+		return old.aged(k.age(now)), Hit
+	}
+	// A client without an old answer waits for a silent upstream: what is slow may come.
+	if e, ok := h.errors.get(q); ok && now.Before(e.until) && (old != nil || e.answer.Status != http.StatusGatewayTimeout) {
+		h.mu.Unlock()
+		return h.settle(old, k.age(now), e.answer.aged(now.Sub(e.learned)), Shared)
+	}
+	if old != nil && now.Before(k.silent) {
+		if c := h.checks[q]; c == nil || now.Sub(c.newest()) >= h.opts.Remember {
+			h.tryLocked(u, q, now) // whoever comes next may find the upstream back
+		}
+		h.touchLocked(u, q, k, old, now)
+		h.mu.Unlock()
+		return old.stale(k.age(now)), Stale
+	}
+	c, result := h.joinLocked(u, q, old != nil, now)
+	if c == nil {
+		h.mu.Unlock()
+		return h.settle(old, k.age(now), busy(), Failed)
+	}
+	rd, deadline := c.round, now.Add(limit)
+	if old != nil {
+		deadline = c.newest().Add(h.opts.Patience)
+	}
+	h.mu.Unlock()
+
+	timer := time.NewTimer(time.Until(deadline))
+	defer timer.Stop()
+	ended, timedOut := false, false
+	select {
+	case <-rd.done:
+		ended = true
+	case <-timer.C:
+		timedOut = true
+	case <-ctx.Done():
+	}
+	h.mu.Lock()
+	h.leaveLocked(c)
+	now = time.Now()
+	if timedOut && old != nil {
+		k.silent = now.Add(h.opts.Remember)
+	}
+	h.mu.Unlock()
+	switch {
+	case ended:
+		return h.settle(old, k.age(now), rd.answer, result)
+	case timedOut:
+		return h.settle(old, k.age(now), silent(), Failed)
+	}
+	return nil, Left
+}
+
+// age returns how long ago a copy was learned.
+func (k *copied) age(now time.Time) time.Duration {
+	if k == nil || k.learned.IsZero() {
+		return 0
+	}
+	return now.Sub(k.learned)
+}
+
+// settle returns the old answer, as stale, in the place of one that says less.
+func (h *Handler) settle(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
+	switch {
+	case a.good() && !a.Stale:
+		return a, result
+	case old != nil:
+		return old.stale(age), Stale
+	case a.good():
+		return a, Stale
+	case a.Status == http.StatusNotFound:
+		return a, Absent
+	}
+	return a, Failed
+}
+
+// recall returns what was learned of a question, from memory or else from the store. It is called with mu locked, and
+// unlocks it to read from the store.
+func (h *Handler) recall(u *upstream, q question) (*copied, *Answer) {
+	k, a := h.recallLocked(q)
+	if a != nil || q.Kind == route.Tags || u.archive.store == nil || k == nil && q.class != 0 {
+		return k, a
+	}
+	d := q.Digest
+	if k != nil && k.digest != "" {
+		d = k.digest
+	}
+	h.mu.Unlock()
+	loaded := u.archive.load(h.ctx, q, d)
+	h.mu.Lock()
+	if again, a := h.recallLocked(q); a != nil { // a check has ended meanwhile
+		return again, a
+	}
+	if loaded == nil {
+		return nil, nil
+	}
+	if loaded.digest != "" {
+		h.rememberLocked(q.of(loaded.digest), &copied{answer: loaded})
+	}
+	if q.isDigest() {
+		k = &copied{answer: loaded}
+		return k, loaded
+	}
+	if k, _ = h.memory.get(q); k == nil || k.digest != loaded.digest {
+		k = &copied{digest: loaded.digest}
+		if loaded.digest == "" {
+			k.answer = loaded
+		}
+		h.rememberLocked(q, k)
+	}
+	return k, loaded
+}
+
+// load returns what was last of a question. A tag may be known to be a digest.
+func (a *archive) load(ctx context.Context, q question, d digest.Digest) *Answer {
+	if q.Kind == route.Referrers {
+		return a.referrers(ctx, q.Request)
+	}
+	if d == "" {
+		d = a.tag(ctx, q.Repository, q.Tag)
+	}
+	if d == "" {
+		return nil
+	}
+	return a.manifest(ctx, q.Repository, d)
+}
+
+// recallLocked returns what memory has of a question.
+func (h *Handler) recallLocked(q question) (*copied, *Answer) {
+	k, ok := h.memory.get(q)
+	if !ok {
+		return nil, nil
+	}
+	if k.answer != nil {
+		return k, k.answer
+	}
+	if content, ok := h.memory.get(q.of(k.digest)); ok {
+		return k, content.answer
+	}
+	return k, nil
+}
+
+func (h *Handler) rememberLocked(q question, k *copied) {
+	size := len(q.Repository) + len(q.Query)
+	if k.answer != nil {
+		size += len(k.answer.Body)
+	}
+	h.memory.put(q, k, size)
+}
+
+// touchLocked tells the store now and then of what is served from memory, and gives it back what it has dropped.
+func (h *Handler) touchLocked(u *upstream, q question, k *copied, a *Answer, now time.Time) {
+	if a.digest == "" || now.Sub(k.touched) < touchEvery || u.archive.store == nil || h.shut {
+		return
+	}
+	first := k.touched.IsZero()
+	k.touched = now
+	if first {
+		return // it was read or written just now
+	}
+	h.running.Go(func() {
+		if !u.archive.touch(h.ctx, a.digest) {
+			h.save(u, q, a)
+		}
+	})
+}
+
+// joinLocked returns the check of a question for one more client, who calls leaveLocked. It is nil if there are too many.
+func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Time) (*check, Result) {
+	c, result := h.checks[q], Shared
+	// Where an old answer is at hand the upstream is asked again soon, and otherwise when nobody who began with the first
+	// attempt waits any more.
+	due := 2 * h.opts.ClientTimeout
+	if patient {
+		due = h.opts.Patience
+	}
+	if c == nil || now.Sub(c.newest()) >= due {
+		if c = h.tryLocked(u, q, now); c == nil {
+			return nil, Failed
+		}
+		result = Miss
+	}
+	c.waiting++
+	return c, result
+}
+
+// leaveLocked counts a client less. What nobody waits for any more goes on if the upstream was asked.
+func (h *Handler) leaveLocked(c *check) {
+	if c.waiting--; c.waiting > 0 {
+		return
+	}
+	for _, a := range slices.Clone(c.attempts) {
+		if !a.asking {
+			h.dropLocked(c, a)
+		}
+	}
+}
+
+// newest returns when the youngest attempt began.
+func (c *check) newest() time.Time { return c.attempts[len(c.attempts)-1].begun }
+
+// tryLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
+func (h *Handler) tryLocked(u *upstream, q question, now time.Time) *check {
+	if h.shut || u.attempts >= h.opts.Checks+h.opts.Queue {
+		return nil
+	}
+	u.attempts++
+	c := h.checks[q]
+	if c == nil {
+		c = &check{question: q, round: &round{done: make(chan struct{})}}
+		h.checks[q] = c
+	}
+	if len(c.attempts) == 2 {
+		h.dropLocked(c, c.attempts[1])
+	}
+	ctx, cancel := context.WithCancel(h.ctx)
+	a := &attempt{cancel: cancel, begun: now}
+	c.attempts = append(c.attempts, a)
+	h.running.Go(func() { h.run(ctx, u, c, a) })
+	return c
+}
+
+// dropLocked ends an attempt whose result is not wanted.
+func (h *Handler) dropLocked(c *check, a *attempt) {
+	a.cancel()
+	c.attempts = slices.DeleteFunc(c.attempts, func(other *attempt) bool { return other == a })
+	if len(c.attempts) == 0 && h.checks[c.question] == c {
+		delete(h.checks, c.question)
+	}
+}
+
+// run makes an attempt, and keeps what it brings.
+func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt) {
+	defer a.cancel()
+	defer h.over(u)
+	q := c.question
+	answer := ending()
+	if u.gate.enter(ctx, q.Repository) {
+		h.mu.Lock()
+		a.asking, a.begun = true, time.Now()
+		h.mu.Unlock()
+		ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
+		defer cancel()
+		answer = h.ask(ctx, u, q)
+		u.gate.leave(q.Repository)
+		if q.Kind == route.Referrers && answer.Status == http.StatusNotFound {
+			answer = h.fallback(ctx, u, q.Request)
+		}
+	}
+	if h.end(c, a, answer) {
+		h.save(u, q, answer)
+	}
+}
+
+func (h *Handler) over(u *upstream) {
+	h.mu.Lock()
+	u.attempts--
+	h.mu.Unlock()
+}
+
+// ask returns the upstream's answer, which is an error if it is not what it should be.
+func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Answer) {
+	defer func() {
+		if p := recover(); p != nil { // what an upstream sends must not end the process
+			h.log.Error("Asking the upstream has failed", "question", q.Key(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			answer = failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer cannot be read")
+		}
+	}()
+	accept := ""
+	switch q.Kind {
+	case route.Manifest:
+		accept = q.class.accept()
+	case route.Referrers:
+		accept = known[0]
+	}
+	a, err := u.asker.Ask(ctx, q.Request, accept)
+	switch {
+	case h.ctx.Err() != nil:
+		return ending()
+	case err != nil || a == nil:
+		return lost(err)
+	}
+	answer, problem := judge(q.Request, a)
+	if problem != "" {
+		h.log.Warn("The upstream's answer is wrong", "question", q.Key(), "problem", problem)
+	}
+	return answer
+}
+
+// judge returns an answer with what is served of it, or an error if it is wrong, and why.
+func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
+	wrong := func(problem string) (*Answer, string) {
+		return failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer is wrong: "+problem), problem
+	}
+	switch {
+	case a.Status == http.StatusUnauthorized: // a client must not take it for its own
+		return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
+	case a.Status >= http.StatusBadRequest:
+		return refused(a), ""
+	case !a.good():
+		return wrong(fmt.Sprintf("status %d", a.Status))
+	case len(a.Body) > bodyLimit:
+		return wrong("it has more than 4 MiB")
+	case len(a.Body) == 0:
+		return wrong("it is empty")
+	}
+	served := &Answer{Status: http.StatusOK, Body: clip(a.Body), Stale: a.Stale, Age: max(0, a.Age), mediaType: a.Header.Get("Content-Type")}
+	if r.Kind == route.Manifest {
+		served.Stale = a.Stale && r.Tag != "" // a digest never is
+		if served.digest = r.Digest; r.Digest == "" {
+			served.digest = digest.Digest(a.Header.Get("Docker-Content-Digest"))
+		}
+		switch {
+		case served.digest == "":
+			served.digest = digest.FromBytes(a.Body)
+		case served.digest.Validate() != nil:
+			return wrong("its digest is none that this cache knows")
+		case served.digest.Algorithm().FromBytes(a.Body) != served.digest:
+			return wrong("its content has another digest")
+		}
+		if served.mediaType == "" {
+			served.mediaType = sniff(a.Body)
+		}
+		return served, ""
+	}
+	if r.Kind == route.Referrers {
+		referrers := refer(r, served.Body, a.Header.Get("OCI-Filters-Applied"))
+		if referrers == nil {
+			return wrong("it is no index")
+		}
+		referrers.Stale, referrers.Age = served.Stale, served.Age
+		served = referrers
+	} else if served.mediaType == "" {
+		served.mediaType = "application/json"
+	}
+	next, ok := nextQuery(r, a.Header["Link"])
+	if !ok {
+		problem = "the link to its next page cannot be followed"
+	}
+	served.next = next
+	return served, problem
+}
+
+// refused returns what is kept of an error.
+func refused(a *Answer) *Answer {
+	const longest = 512
+	e := failure(a.Status, a.Code[:min(len(a.Code), longest)], a.Message[:min(len(a.Message), longest)])
+	e.Age = max(0, a.Age)
+	if after := a.Header.Get("Retry-After"); after != "" && len(after) < longest {
+		e.Header = http.Header{"Retry-After": {after}}
+	}
+	return e
+}
+
+// clip returns a body that takes no more memory than it has bytes.
+func clip(body []byte) []byte {
+	if cap(body)-len(body) > len(body)/8 {
+		return bytes.Clone(body)
+	}
+	return body
+}
+
+// end gives an answer to those who wait, and reports whether it is to be saved.
+func (h *Handler) end(c *check, a *attempt, answer *Answer) (keep bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Contains(c.attempts, a) {
+		return false // dropped
+	}
+	h.dropLocked(c, a)
+	keep = h.learnLocked(c.question, answer)
+	if answer.good() && !answer.Stale {
+		for _, other := range slices.Clone(c.attempts) {
+			h.dropLocked(c, other)
+		}
+	}
+	c.round.answer = answer
+	close(c.round.done)
+	c.round = &round{done: make(chan struct{})}
+	return keep
+}
+
+// learnLocked takes an answer into memory, and reports whether it is to be saved.
+func (h *Handler) learnLocked(q question, answer *Answer) bool {
+	now := time.Now()
+	learned := now.Add(-answer.Age)
+	switch {
+	case h.ctx.Err() != nil:
+		return false
+	case !answer.good():
+		h.errors.put(q, refusal{answer, learned, learned.Add(h.opts.ShareErrors)}, len(answer.Message))
+		return false
+	case answer.Stale:
+		h.errors.put(q, refusal{answer, learned, now.Add(h.opts.ShareErrors)}, len(answer.Body))
+	default:
+		h.errors.remove(q)
+	}
+	if q.Kind == route.Tags {
+		return false
+	}
+	if answer.digest != "" {
+		content := *answer
+		content.Age, content.Stale = 0, false
+		h.rememberLocked(q.of(answer.digest), &copied{answer: &content, touched: now})
+	}
+	if q.isDigest() {
+		return true
+	}
+	before, _ := h.memory.get(q)
+	if answer.Stale && before != nil {
+		return false // what this process has learned is no older
+	}
+	k := &copied{digest: answer.digest, touched: now}
+	if answer.digest == "" {
+		k.answer = answer
+	}
+	if !answer.Stale {
+		k.learned, k.fresh = learned, learned.Add(h.opts.TTL)
+	}
+	if before != nil {
+		k.uniform = before.uniform
+		k.saved = before.saved && before.says(k)
+	}
+	h.rememberLocked(q, k)
+	return !k.saved
+}
+
+// says reports whether two copies are of the same content.
+func (k *copied) says(other *copied) bool {
+	if k.answer == nil || other.answer == nil {
+		return k.answer == other.answer && k.digest == other.digest
+	}
+	a, b := k.answer, other.answer
+	return bytes.Equal(a.Body, b.Body) && a.next == b.next && a.filtered == b.filtered
+}
+
+// save keeps an answer in the store, unless there is a newer one.
+func (h *Handler) save(u *upstream, q question, answer *Answer) {
+	a := u.archive
+	if a.store == nil {
+		return
+	}
+	a.saving.Lock()
+	defer a.saving.Unlock()
+	h.mu.Lock()
+	k, known := h.memory.get(q)
+	newest := known && (k.answer == answer || k.answer == nil && k.digest == answer.digest)
+	h.mu.Unlock()
+	ctx := context.WithoutCancel(h.ctx) // Close waits
+	saved := false
+	switch {
+	case q.isDigest() || q.class != 0:
+		a.saveManifest(ctx, q.Repository, answer)
+	case !newest:
+	case q.Kind == route.Referrers:
+		saved = a.saveReferrers(ctx, q.Request, answer)
+	default:
+		saved = a.saveTag(ctx, q.Repository, q.Tag, answer)
+	}
+	if saved {
+		h.mu.Lock()
+		k.saved = true
+		h.mu.Unlock()
+	}
+}

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+func TestStaleAtOnceWhereTheUpstreamAnswersAnError(t *testing.T) {
+	for _, say := range []func(context.Context, route.Request, string) (*Answer, error){
+		fails(401), fails(403), fails(404), fails(429), fails(500), fails(503), unreachable, has("", ""),
+	} {
+		inBubble(t, Options{}, nil, func(h *handle) {
+			h.says(has(ociManifest, oneBody))
+			h.get(tagURI)
+			time.Sleep(1100 * time.Millisecond)
+			h.says(say)
+			for range 5 {
+				h.wantStale(h.get(tagURI), oneBody, 0)
+			}
+			h.wantAsked("", 2)
+			if got := h.get("/v2/p/i/manifests/" + sha(oneBody)); got.stale() {
+				t.Error("a digest is stale")
+			}
+			time.Sleep(2 * time.Second)
+			h.says(has(ociIndex, twoBody))
+			h.wantFresh(h.get(tagURI), twoBody)
+		})
+	}
+}
+
+func TestStaleAfterTwoSecondsOfSilence(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(has(ociManifest, oneBody))
+		h.get(tagURI)
+		time.Sleep(1100 * time.Millisecond)
+		h.says(hangs)
+		begun := time.Now()
+		var clients sync.WaitGroup
+		for i := range 10 {
+			clients.Go(func() {
+				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
+				r := h.get(tagURI)
+				if took := time.Since(begun); took != 2*time.Second || !r.stale() {
+					t.Errorf("took %v: %d %v", took, r.Code, r.Header())
+				}
+			})
+		}
+		clients.Wait()
+		h.wantAsked("", 2)
+		time.Sleep(900 * time.Millisecond)
+		h.wantStale(h.get(tagURI), oneBody, 0)
+		h.wantAsked("", 2)
+	})
+}
+
+// Row 5 of issue 17.
+func TestSlowTagMakesNoOtherStale(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(has(ociManifest, oneBody))
+		for _, uri := range []string{tagURI, "/v2/p/i/manifests/2.0", "/v2/p/other/manifests/1.0"} {
+			h.get(uri)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+			if r.Path() == tagURI {
+				return hangs(ctx, r, accept)
+			}
+			return ok(ociIndex, twoBody), nil
+		})
+		h.wantStale(h.get(tagURI), oneBody, 2*time.Second)
+		h.wantFresh(h.get("/v2/p/i/manifests/2.0"), twoBody)
+		h.wantFresh(h.get("/v2/p/other/manifests/1.0"), twoBody)
+		h.wantStale(h.get(tagURI), oneBody, 0)
+	})
+}
+
+func TestStaleEndsWithTheFirstAnswer(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(has(ociManifest, oneBody))
+		h.get(tagURI)
+		time.Sleep(1100 * time.Millisecond)
+		h.says(slow(3*time.Second, has(ociIndex, twoBody)))
+		h.wantStale(h.get(tagURI), oneBody, 2*time.Second)
+		time.Sleep(900 * time.Millisecond)
+		h.wantStale(h.get(tagURI), oneBody, 0)
+		time.Sleep(200 * time.Millisecond)
+		h.wantFresh(h.get(tagURI), twoBody) // which the slow check has brought
+		h.wantAsked("", 2)
+	})
+}
+
+// Connections that hang when the upstream returns stay dead: other checks find it.
+func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
+	for _, outage := range []time.Duration{1, 3, 5, 8, 13, 30, 70} {
+		inBubble(t, Options{}, nil, func(h *handle) {
+			h.says(has(ociManifest, oneBody))
+			h.get(tagURI)
+			time.Sleep(1100 * time.Millisecond)
+			h.says(hangs)
+			for end := time.Now().Add(outage * time.Second); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
+				h.wantStale(h.get(tagURI), oneBody, 2*time.Second)
+				if h.active > 2 {
+					t.Fatalf("%d checks at once", h.active)
+				}
+			}
+			h.says(has(ociIndex, twoBody))
+			returned := time.Now()
+			for h.get(tagURI).stale() {
+				time.Sleep(50 * time.Millisecond)
+			}
+			if took := time.Since(returned); took > 4*time.Second {
+				t.Errorf("stale for %v after an outage of %d s", took, outage)
+			}
+		})
+	}
+}
+
+// Row 13 of issue 17.
+func TestSlowManifestArrives(t *testing.T) {
+	for _, reference := range []string{"1.0", sha(oneBody)} {
+		for _, takes := range []time.Duration{6 * time.Second, 9 * time.Second} {
+			inBubble(t, Options{}, newStore(), func(h *handle) {
+				h.says(slow(takes, has(ociManifest, oneBody)))
+				uri := "/v2/p/i/manifests/" + reference
+				r := h.get(uri)
+				h.want(r, 504, "")
+				if r.took != 5*time.Second || r.Header().Get("Retry-After") != "2" {
+					t.Errorf("took %v: %v", r.took, r.Header())
+				}
+				r = h.get(uri)
+				h.wantFresh(r, oneBody)
+				if r.result != Shared {
+					t.Error(r.result)
+				}
+				h.wantAsked("", 1)
+			})
+		}
+	}
+}
+
+func TestSlowTagThatIsKnownArrives(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(has(ociManifest, oneBody))
+		h.get(tagURI)
+		time.Sleep(1100 * time.Millisecond)
+		h.says(slow(9*time.Second, has(ociIndex, twoBody)))
+		begun := time.Now()
+		for h.get(tagURI).stale() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if took := time.Since(begun); took > 9200*time.Millisecond {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
+func TestTimeoutOfTheUpstreamIsNotShared(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(fails(504))
+		h.want(h.get(tagURI), 504, "")
+		h.says(has(ociManifest, oneBody))
+		h.wantFresh(h.get(tagURI), oneBody)
+		// With an old answer at hand it is: nobody waits.
+		time.Sleep(1100 * time.Millisecond)
+		h.says(slow(time.Second, fails(504)))
+		h.wantStale(h.get(tagURI), oneBody, time.Second)
+		h.wantStale(h.get(tagURI), oneBody, 0)
+	})
+}
+
+func TestCheckGoesOnWithoutItsClient(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(slow(3*time.Second, has(ociManifest, oneBody)))
+		ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
+		defer cancel()
+		if r := h.in(ctx, http.MethodGet, tagURI); r.result != Left || r.Body.Len() > 0 {
+			t.Errorf("%s %s", r.result, r.Body)
+		}
+		h.wantFresh(h.get(tagURI), oneBody)
+		h.wantAsked("", 1)
+	})
+}
+
+func TestCheckEndsAtLast(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(hangs)
+		h.want(h.get(tagURI), 504, "")
+		time.Sleep(54 * time.Second)
+		synctest.Wait()
+		if s := h.Stats(); s.Checks != 1 {
+			t.Errorf("%+v", s)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if s := h.Stats(); s.Checks != 0 {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+func TestHungCheckIsNotWaitedForForEver(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(hangs)
+		h.want(h.get(tagURI), 504, "")
+		h.says(has(ociManifest, oneBody))
+		h.want(h.get(tagURI), 504, "")
+		h.wantFresh(h.get(tagURI), oneBody)
+		h.wantAsked("", 2)
+	})
+}
+
+func TestStaleAnswerOfTheAsker(t *testing.T) {
+	store := newStore()
+	inBubble(t, Options{}, store, func(h *handle) {
+		known := ok(ociManifest, oneBody)
+		known.Stale = true
+		h.says(func(context.Context, route.Request, string) (*Answer, error) { return known, nil })
+		h.wantStale(h.get(tagURI), oneBody, 0)
+		h.wantStale(h.get(tagURI), oneBody, 0)
+		h.wantAsked("", 1)
+		time.Sleep(2100 * time.Millisecond)
+		h.says(has(ociIndex, twoBody))
+		h.wantFresh(h.get(tagURI), twoBody)
+		// What this one has learned itself is newer.
+		time.Sleep(1100 * time.Millisecond)
+		h.says(func(context.Context, route.Request, string) (*Answer, error) { return known, nil })
+		h.wantStale(h.get(tagURI), twoBody, 0)
+		synctest.Wait()
+		if got := store.files[tagPath("p/i", "1.0")]; got != sha(twoBody) {
+			t.Errorf("kept %s", got)
+		}
+		// A digest never is.
+		h.wantFresh(h.get("/v2/p/new/manifests/"+sha(oneBody)), oneBody)
+	})
+}
+
+func TestChecksAreBounded(t *testing.T) {
+	inBubble(t, Options{Checks: 4, ChecksPerRepository: 3, Queue: 20}, nil, func(h *handle) {
+		h.says(slow(time.Second, has(ociManifest, oneBody)))
+		var clients sync.WaitGroup
+		results := map[int]int{}
+		var mu sync.Mutex
+		get := func(uri string) {
+			clients.Go(func() {
+				r := h.get(uri)
+				mu.Lock()
+				results[r.Code]++
+				mu.Unlock()
+			})
+		}
+		for i := range 23 {
+			get(fmt.Sprintf("/v2/p/i/manifests/%d", i))
+		}
+		synctest.Wait()
+		if h.active != 3 || h.Stats().Queued != 20 {
+			t.Errorf("%d run, %+v", h.active, h.Stats())
+		}
+		get("/v2/p/other/manifests/1.0") // goes first, since its repository has room
+		synctest.Wait()
+		if h.active != 4 {
+			t.Errorf("%d run", h.active)
+		}
+		for i := range 7 {
+			get(fmt.Sprintf("/v2/p/third/manifests/%d", i))
+		}
+		clients.Wait()
+		if h.peak > 4 || results[503] != 7 {
+			t.Errorf("peak %d, results %v", h.peak, results)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		if s := h.Stats(); s.Checks != 0 || s.Queued != 0 {
+			t.Errorf("%+v", s)
+		}
+		h.wantFresh(h.get("/v2/p/third/manifests/1"), oneBody) // such an error is not kept
+	})
+}
+
+func TestQueuedCheckEndsWithItsClients(t *testing.T) {
+	inBubble(t, Options{Checks: 1}, nil, func(h *handle) {
+		h.says(slow(4*time.Second, has(ociManifest, oneBody)))
+		var clients sync.WaitGroup
+		clients.Go(func() { h.get(tagURI) })
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
+		defer cancel()
+		h.in(ctx, http.MethodGet, "/v2/p/i/manifests/2.0")
+		if s := h.Stats(); s.Checks != 1 {
+			t.Errorf("%+v", s)
+		}
+		clients.Wait()
+		h.wantAsked("", 1)
+		h.wantFresh(h.get("/v2/p/i/manifests/2.0"), oneBody)
+	})
+}
+
+func TestManyClientsAtOnce(t *testing.T) {
+	inBubble(t, Options{Memory: 256 << 10}, newStore(), func(h *handle) {
+		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+			body := oneBody + strings.Repeat(" ", len(r.Tag)+int(time.Now().Unix()%7))
+			return slow(time.Duration(len(r.Repository))*100*time.Millisecond, has(ociManifest, body))(ctx, r, accept)
+		})
+		var clients sync.WaitGroup
+		for i := range 50 {
+			clients.Go(func() {
+				for j := range 40 {
+					ctx, cancel := context.WithTimeout(h.t.Context(), time.Duration(i*j%900+100)*time.Millisecond)
+					r := h.in(ctx, http.MethodGet, fmt.Sprintf("/v2/%s/manifests/%d", strings.Repeat("a", 1+i%3), j%10))
+					cancel()
+					if r.result != Left && r.Code != 200 {
+						t.Errorf("%s %d %s", r.result, r.Code, r.Body)
+					}
+					time.Sleep(time.Duration(i) * time.Millisecond)
+				}
+			})
+		}
+		clients.Wait()
+	})
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"net/url"
+	"strings"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// queryLimit is the most bytes of a query that package route takes, less room for "ns".
+const queryLimit = 1792
+
+// nextQuery returns the query of the next page that Link fields of an upstream's answer name, in canonical form and without
+// "ns". It is empty if there is none. ok is false if there is one that a client cannot ask for by this cache: on another
+// path, not a query, or too long.
+func nextQuery(r route.Request, fields []string) (query string, ok bool) {
+	target := nextTarget(fields)
+	if target == "" {
+		return "", true
+	}
+	u, err := url.Parse(target)
+	if err != nil {
+		return "", false
+	}
+	// A target without a path ("?n=1&last=a") is on the path of the request.
+	if p := u.EscapedPath(); p != "" && !samePath(p, r) {
+		return "", false
+	}
+	values, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return "", false
+	}
+	values.Del("ns")
+	query = values.Encode()
+	if query == "" || len(query) > queryLimit || query == r.Query {
+		return "", false // the same page for ever
+	}
+	return query, true
+}
+
+// samePath reports whether a path of an upstream is that of a request. A relative one begins with its last segment.
+func samePath(p string, r route.Request) bool {
+	plain, err := url.PathUnescape(p)
+	if err != nil {
+		return false
+	}
+	want := r.Path()
+	return plain == want || plain == want[strings.LastIndexByte(want, '/')+1:]
+}
+
+// nextTarget returns the target of the first link whose relation is "next".
+func nextTarget(fields []string) string {
+	for _, field := range fields {
+		for field != "" {
+			_, rest, found := strings.Cut(field, "<")
+			if !found {
+				break
+			}
+			target, rest, found := strings.Cut(rest, ">")
+			if !found {
+				break
+			}
+			var parameters string
+			parameters, field = cut(rest, ',')
+			if isNext(parameters) {
+				return strings.TrimSpace(target)
+			}
+		}
+	}
+	return ""
+}
+
+// isNext reports whether a link's parameters have the relation "next".
+func isNext(parameters string) bool {
+	for parameters != "" {
+		var p string
+		p, parameters = cut(parameters, ';')
+		name, value, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(strings.TrimSpace(name), "rel") {
+			continue
+		}
+		for relation := range strings.FieldsSeq(strings.Trim(strings.TrimSpace(value), `"`)) {
+			if strings.EqualFold(relation, "next") {
+				return true
+			}
+		}
+		return false // only the first counts
+	}
+	return false
+}
+
+// link returns the Link field for a client's next page. ns is what the client's own query says, if it does.
+func link(r route.Request, next string, ns []string) string {
+	if len(ns) > 0 {
+		next += "&ns=" + url.QueryEscape(ns[0])
+	}
+	return "<" + r.Path() + "?" + next + `>; rel="next"`
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package manifest serves manifests, lists of tags and referrers.
+//
+// A manifest by digest never changes: once its bytes are right it is served from memory or from the store, and the upstream
+// is not asked again. What a tag or a list of referrers is, the upstream is asked after a time to live. Everybody who asks
+// for the same waits for the same check, HEAD or GET, whatever types they accept. A list of tags is asked for each time;
+// only those who ask at the same time share it.
+//
+// # When the upstream is out
+//
+// Tags and referrers that were known before are served as stale: at once after an error, and after Options.Patience where the
+// upstream is silent; at once for Options.Remember after that. Each is for itself: a slow tag says nothing about others.
+// What is not known waits for Options.ClientTimeout. A check goes on when its clients have gone, so that slow content
+// arrives: the next client finds it. While one is silent a second one is made now and then, which finds the upstream back
+// where the first hangs in a dead connection. Errors are shared for Options.ShareErrors.
+//
+// # Media types
+//
+// A tag is asked for with an Accept of this package's own, so that clients cannot make copies of it by theirs. If a client
+// names types and that of the manifest is not among them, the upstream is asked once more, with those of the client's types
+// that this package knows (there are few sets of them), and its answer is the client's. An upstream that answers with the
+// same manifest all the same, as Artifact Registry does, is not asked again until the tag moves.
+package manifest
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+const (
+	// bodyLimit is the most bytes that an answer of an upstream may have, as the specification recommends for manifests.
+	bodyLimit = 4 << 20
+	// touchEvery is how exactly the store learns of what is served from memory.
+	touchEvery = time.Minute
+	// page is how many tags are asked for where a client says "last" without "n", which distribution's client forgets.
+	page = "1000"
+)
+
+// An Asker asks one upstream, or the replica that asks it for all.
+type Asker interface {
+	// Ask returns what the upstream says, errors included, and an error only where it says nothing. It goes on until it has
+	// an answer or the context ends: how long clients wait is decided here. The body is as the upstream sent it.
+	Ask(ctx context.Context, r route.Request, accept string) (*Answer, error)
+}
+
+// An Upstream is what a Handler needs of an upstream.
+type Upstream struct {
+	Asker Asker
+	// Store keeps answers over a restart; nil: nothing does.
+	Store Store
+}
+
+// Options configure a Handler. The zero value of a field means its default.
+type Options struct {
+	// Upstreams are those that are served, by host.
+	Upstreams map[string]Upstream
+	// TTL is how long a tag or referrers are not asked for again (default 1 s).
+	TTL time.Duration
+	// Patience is how long a client waits for a silent upstream where an old answer is at hand (default 2 s).
+	Patience time.Duration
+	// Remember is how long after that nobody waits for the same (default 3 s).
+	Remember time.Duration
+	// ClientTimeout is how long a client waits where none is (default 5 s).
+	ClientTimeout time.Duration
+	// FetchTimeout is how long a check goes on (default 60 s).
+	FetchTimeout time.Duration
+	// ShareErrors is how long an error is the answer to all who ask for the same (default 2 s).
+	ShareErrors time.Duration
+	// Memory is the most that answers of all upstreams take in memory, in bytes (default 16 MiB).
+	Memory int64
+	// Checks is how many questions an upstream is asked at once (default 64), ChecksPerRepository how many of them about one
+	// repository (default 16), and Queue how many may wait (default 1024); what is beyond that gets 503.
+	Checks, ChecksPerRepository, Queue int
+	// Logger takes what goes wrong (default slog.Default).
+	Logger *slog.Logger
+}
+
+func (o Options) withDefaults() Options {
+	span := func(v *time.Duration, def time.Duration) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	count := func(v *int, def int) {
+		if *v == 0 {
+			*v = def
+		}
+	}
+	span(&o.TTL, time.Second)
+	span(&o.Patience, 2*time.Second)
+	span(&o.Remember, 3*time.Second)
+	span(&o.ClientTimeout, 5*time.Second)
+	span(&o.FetchTimeout, time.Minute)
+	span(&o.ShareErrors, 2*time.Second)
+	count(&o.Checks, 64)
+	count(&o.ChecksPerRepository, 16)
+	count(&o.Queue, 1024)
+	if o.Memory == 0 {
+		o.Memory = 16 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
+// A Handler serves the manifests, lists of tags and referrers of some upstreams. Its methods may be called from several
+// goroutines.
+type Handler struct {
+	opts      Options
+	log       *slog.Logger
+	upstreams map[string]*upstream
+
+	ctx     context.Context
+	stop    context.CancelFunc
+	running sync.WaitGroup
+
+	mu     sync.Mutex
+	shut   bool
+	memory *memory[question, *copied]
+	errors *memory[question, refusal]
+	checks map[question]*check
+}
+
+type upstream struct {
+	asker    Asker
+	gate     *gate
+	archive  *archive
+	attempts int // that run or wait; guarded by the Handler's mu
+}
+
+// A question is what an upstream is asked. Class is that of a tag whose types a client does not take; otherwise it is empty.
+type question struct {
+	route.Request
+	class class
+}
+
+// of returns the question after a digest in the same repository.
+func (q question) of(d digest.Digest) question {
+	return question{Request: route.Request{Kind: route.Manifest, Upstream: q.Upstream, Repository: q.Repository, Digest: d}}
+}
+
+// isDigest reports whether the answer never changes.
+func (q question) isDigest() bool { return q.Kind == route.Manifest && q.Digest != "" }
+
+// copied is what was learned last of a question.
+type copied struct {
+	answer  *Answer       // of a digest or referrers
+	digest  digest.Digest // of a tag, whose answer is that of the digest
+	learned time.Time     // zero: before this process
+	fresh   time.Time     // until when it is not asked for again
+	silent  time.Time     // until when nobody waits for the upstream
+	touched time.Time     // when the store heard of its use
+	saved   bool          // the store has it
+	uniform digest.Digest // of a tag: the upstream answers with this whatever types are accepted
+}
+
+// refusal is an error that is shared for a while.
+type refusal struct {
+	answer  *Answer
+	learned time.Time
+	until   time.Time
+}
+
+// New returns a Handler. It must be closed.
+func New(o Options) *Handler {
+	o = o.withDefaults()
+	h := &Handler{
+		opts:      o,
+		log:       o.Logger.With("component", "manifest"),
+		upstreams: map[string]*upstream{},
+		memory:    newMemory[question, *copied](o.Memory - o.Memory/16),
+		errors:    newMemory[question, refusal](o.Memory / 16),
+		checks:    map[question]*check{},
+	}
+	for host, u := range o.Upstreams {
+		h.upstreams[host] = &upstream{
+			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository), archive: &archive{store: u.Store, log: h.log},
+		}
+	}
+	h.ctx, h.stop = context.WithCancel(context.Background())
+	return h
+}
+
+// Close ends the checks that run, and waits for them. Requests that come later are answered from what is known.
+func (h *Handler) Close() {
+	h.mu.Lock()
+	h.shut = true
+	h.mu.Unlock()
+	h.stop()
+	h.running.Wait()
+}
+
+// Stats is a snapshot of a Handler.
+type Stats struct {
+	MemoryBytes int64 // of answers and errors
+	Entries     int   // in memory
+	Checks      int   // questions that an upstream is asked now, or that wait for it
+	Queued      int   // the part of it that waits
+}
+
+// Stats returns what metrics show.
+func (h *Handler) Stats() Stats {
+	s := Stats{}
+	for _, u := range h.upstreams {
+		s.Queued += u.gate.queued()
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.MemoryBytes, s.Entries = h.memory.used+h.errors.used, len(h.memory.items)
+	for _, c := range h.checks {
+		s.Checks += len(c.attempts)
+	}
+	return s
+}
+
+// Serve answers a client's request for a manifest, a list of tags or referrers, and returns what became of it.
+func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Request) Result {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		server.WriteError(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "This cache is read-only")
+		return Failed
+	}
+	a, result := h.Get(r.Context(), req, r.Header["Accept"])
+	if result != Left {
+		a.write(w, r, req, result)
+	}
+	return result
+}
+
+// Get returns the answer to a request of a client that sent these Accept fields. It is nil if the context ended before.
+func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (*Answer, Result) {
+	u := h.upstreams[req.Upstream]
+	switch {
+	case u == nil:
+		return failure(http.StatusNotFound, "NAME_UNKNOWN", "This cache does not serve that registry"), Absent
+	case req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers:
+		return failure(http.StatusNotFound, "UNSUPPORTED", "This cache has no such endpoint"), Absent
+	}
+	q := question{Request: askable(req)}
+	a, result := h.answer(ctx, u, q, h.opts.ClientTimeout)
+	if req.Kind == route.Manifest && req.Tag != "" && result != Left && a.good() && !accepts(accept, a.mediaType) {
+		return h.negotiate(ctx, u, q, a, result, classOf(accept))
+	}
+	return a, result
+}
+
+// askable returns a request in the form that an upstream is asked.
+func askable(r route.Request) route.Request {
+	if r.Kind != route.Tags || r.Query == "" {
+		return r
+	}
+	values, err := url.ParseQuery(r.Query)
+	if err == nil && values.Has("last") && !values.Has("n") {
+		values.Set("n", page)
+		r.Query = values.Encode()
+	}
+	return r
+}
+
+// negotiate returns what the upstream answers to a client that does not take the type of a tag's manifest.
+func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Answer, result Result, c class) (*Answer, Result) {
+	if c == 0 { // it names none that any upstream has
+		return a, result
+	}
+	h.mu.Lock()
+	k, known := h.memory.get(q)
+	uniform := known && k.uniform == a.digest
+	h.mu.Unlock()
+	if uniform || a.Stale {
+		return a, result
+	}
+	narrow, narrowResult := h.answer(ctx, u, question{Request: q.Request, class: c}, h.opts.ClientTimeout)
+	switch {
+	case narrowResult == Left:
+		return nil, Left
+	case narrow.outage():
+		return a, result
+	case narrow.digest == a.digest:
+		h.mu.Lock()
+		if k, known := h.memory.get(q); known {
+			k.uniform = a.digest
+		}
+		h.mu.Unlock()
+	}
+	return narrow, narrowResult
+}

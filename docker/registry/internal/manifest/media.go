@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"encoding/json"
+	"regexp"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// mediaTypes matches what may become a header field.
+var mediaTypes = regexp.MustCompile(`^[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}$`)
+
+// sniff returns the media type of a manifest by its content, for one whose type nobody has said.
+func sniff(body []byte) string {
+	var m struct {
+		MediaType     string          `json:"mediaType"`
+		SchemaVersion int             `json:"schemaVersion"`
+		Manifests     json.RawMessage `json:"manifests"`
+		Config        json.RawMessage `json:"config"`
+		Signatures    json.RawMessage `json:"signatures"`
+	}
+	if json.Unmarshal(body, &m) != nil {
+		return "application/octet-stream"
+	}
+	switch {
+	case mediaTypes.MatchString(m.MediaType):
+		return m.MediaType
+	case m.SchemaVersion == 1 && m.Signatures != nil:
+		return dockerSigned
+	case m.SchemaVersion == 1:
+		return dockerOld
+	case m.Manifests != nil:
+		return v1.MediaTypeImageIndex
+	case m.Config != nil:
+		return v1.MediaTypeImageManifest
+	}
+	return "application/json"
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import "container/list"
+
+// overhead is what an entry takes besides its body, in bytes: key, lists, answer and header.
+const overhead = 1024
+
+// memory holds values up to a limit of bytes, and drops those not used for the longest time. It is not safe for concurrent
+// use.
+type memory[K comparable, V any] struct {
+	limit int64
+	used  int64
+	items map[K]*list.Element
+	order *list.List // of *item, most recently used first
+}
+
+type item[K comparable, V any] struct {
+	key   K
+	value V
+	cost  int64
+}
+
+func newMemory[K comparable, V any](limit int64) *memory[K, V] {
+	return &memory[K, V]{limit: limit, items: map[K]*list.Element{}, order: list.New()}
+}
+
+// get returns a value, which counts as use.
+func (m *memory[K, V]) get(key K) (value V, ok bool) {
+	e := m.items[key]
+	if e == nil {
+		return value, false
+	}
+	m.order.MoveToFront(e)
+	return e.Value.(*item[K, V]).value, true
+}
+
+// put adds or replaces a value whose body has size bytes. One that is larger than a quarter of the limit is not kept: it
+// would take the place of many.
+func (m *memory[K, V]) put(key K, value V, size int) {
+	m.remove(key)
+	i := &item[K, V]{key, value, int64(size) + overhead}
+	if i.cost > m.limit/4 {
+		return
+	}
+	m.items[key] = m.order.PushFront(i)
+	m.used += i.cost
+	for m.used > m.limit {
+		m.remove(m.order.Back().Value.(*item[K, V]).key)
+	}
+}
+
+func (m *memory[K, V]) remove(key K) {
+	e := m.items[key]
+	if e == nil {
+		return
+	}
+	m.used -= e.Value.(*item[K, V]).cost
+	m.order.Remove(e)
+	delete(m.items, key)
+}

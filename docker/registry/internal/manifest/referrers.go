@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"slices"
+
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// filterName is the filter of referrers that the specification knows.
+const filterName = "artifactType"
+
+// fallbackTag returns the tag under which registries without the endpoint have the referrers of a digest: at most 32
+// characters of its algorithm and 64 of its value.
+func fallbackTag(d digest.Digest) string {
+	algorithm, value := d.Algorithm().String(), d.Encoded()
+	return algorithm[:min(32, len(algorithm))] + "-" + value[:min(64, len(value))]
+}
+
+// index is a list of referrers. What this package does not look at stays as it is.
+type index struct {
+	SchemaVersion int               `json:"schemaVersion"`
+	MediaType     string            `json:"mediaType"`
+	Manifests     []json.RawMessage `json:"manifests"`
+	Annotations   json.RawMessage   `json:"annotations,omitempty"`
+}
+
+// parseIndex returns the index that a body is, and false if it is none.
+func parseIndex(body []byte) (i index, ok bool) {
+	if json.Unmarshal(body, &i) != nil || i.Manifests == nil {
+		return index{}, false
+	}
+	i.SchemaVersion, i.MediaType = 2, v1.MediaTypeImageIndex
+	return i, true
+}
+
+// filter returns the index with the descriptors of some artifact types only.
+func (i index) filter(types []string) index {
+	kept := []json.RawMessage{}
+	for _, raw := range i.Manifests {
+		var d struct {
+			ArtifactType string `json:"artifactType"`
+		}
+		if json.Unmarshal(raw, &d) == nil && slices.Contains(types, d.ArtifactType) {
+			kept = append(kept, raw)
+		}
+	}
+	i.Manifests = kept
+	return i
+}
+
+// refer makes an answer of a body that is an index, filtered by what the request asks for unless the upstream has done it.
+// It returns nil if the body is no index.
+func refer(r route.Request, body []byte, filtered string) *Answer {
+	i, ok := parseIndex(body)
+	if !ok {
+		return nil
+	}
+	if types := artifactTypes(r); len(types) > 0 && filtered == "" {
+		raw, err := json.Marshal(i.filter(types))
+		if err != nil {
+			return nil
+		}
+		body, filtered = raw, filterName
+	}
+	return &Answer{Status: http.StatusOK, Body: body, mediaType: v1.MediaTypeImageIndex, filtered: filtered}
+}
+
+func artifactTypes(r route.Request) []string {
+	values, err := url.ParseQuery(r.Query)
+	if err != nil {
+		return nil
+	}
+	return values[filterName]
+}
+
+// fallback returns the referrers that an upstream without the endpoint has by tag. It does not hold a place of the gate: the
+// tag takes its own.
+func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *Answer {
+	tag, result := h.answer(ctx, u, question{Request: route.Request{
+		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),
+	}}, h.opts.FetchTimeout)
+	switch {
+	case result == Left:
+		return lost(context.Cause(ctx))
+	case tag.Status == http.StatusNotFound:
+		// The specification has a registry answer so for a digest that nothing refers to.
+		return refer(r, []byte(`{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`), "")
+	case !tag.good():
+		return tag
+	}
+	a := refer(r, tag.Body, "")
+	if a == nil { // an image has this name
+		a = refer(r, []byte(`{"manifests":[]}`), "")
+	}
+	a.Stale, a.Age = tag.Stale, tag.Age
+	return a
+}
