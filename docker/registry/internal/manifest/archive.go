@@ -15,6 +15,7 @@ import (
 
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/singleflight"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
@@ -44,6 +45,8 @@ type archive struct {
 	log   *slog.Logger
 	// saving keeps an older answer from being written after a newer one.
 	saving sync.Mutex
+	// loads keeps a herd from reading the same content into memory many times.
+	loads singleflight.Group
 }
 
 const base = "/docker/registry/v2/"
@@ -64,6 +67,25 @@ func referrersPath(r route.Request) string {
 	query := sha256.Sum256([]byte(r.Query))
 	return base + "repositories/" + r.Repository + "/_referrers/" + r.Digest.Algorithm().String() + "/" + r.Digest.Encoded() +
 		"/" + hex.EncodeToString(query[:])
+}
+
+// load returns what was last of a question, or nil. A tag may be known to be a digest.
+func (a *archive) load(ctx context.Context, q question, d digest.Digest) *Answer {
+	loaded, _, _ := a.loads.Do(q.Key()+" "+string(d), func() (any, error) { return a.read(ctx, q, d), nil })
+	return loaded.(*Answer)
+}
+
+func (a *archive) read(ctx context.Context, q question, d digest.Digest) *Answer {
+	if q.Kind == route.Referrers {
+		return a.referrers(ctx, q.Request)
+	}
+	if d == "" {
+		d = a.tag(ctx, q.Repository, q.Tag)
+	}
+	if d == "" {
+		return nil
+	}
+	return a.manifest(ctx, q.Repository, d)
 }
 
 // link returns the digest that a link says, or "".

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -137,6 +139,41 @@ func TestNewerAnswerStaysInTheStore(t *testing.T) {
 	h.Close()
 	if got := kept.files[tagPath("p/i", "1.0")]; got != sha(twoBody) {
 		t.Errorf("the store has %s", got)
+	}
+}
+
+func TestHerdReadsTheStoreOnce(t *testing.T) {
+	const clients = 50
+	kept := newStore()
+	h := newHandle(t, Options{}, kept)
+	h.says(has(ociManifest, oneBody))
+	h.want(h.get(tagURI), 200, oneBody)
+	h.Close()
+	var reads atomic.Int64
+	began, goOn := make(chan struct{}, clients), make(chan struct{})
+	kept.getting = func(path string) {
+		if path == dataPath(digest.FromString(oneBody)) {
+			reads.Add(1)
+			<-goOn
+		}
+	}
+	h = newHandle(t, Options{}, kept)
+	defer h.Close()
+	var herd sync.WaitGroup
+	for range clients {
+		herd.Go(func() {
+			began <- struct{}{}
+			h.wantFresh(h.get("/v2/p/i/manifests/"+sha(oneBody)), oneBody)
+		})
+	}
+	for range clients {
+		<-began
+	}
+	close(goOn)
+	herd.Wait()
+	// Who comes just after the read has ended may read again, before it is in memory.
+	if n := reads.Load(); n > 10 {
+		t.Errorf("%d reads", n)
 	}
 }
 

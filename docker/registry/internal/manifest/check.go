@@ -27,8 +27,8 @@ type check struct {
 
 type attempt struct {
 	cancel context.CancelFunc
-	begun  time.Time // of asking, or of waiting for a place
-	asking bool
+	asking bool // and not in a queue any more
+	begun  time.Time
 }
 
 // A round ends with the first attempt that ends. Those who come later wait for the next.
@@ -57,8 +57,8 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 		return h.settle(old, k.age(now), e.answer.aged(now.Sub(e.learned)), Shared)
 	}
 	if old != nil && now.Before(k.silent) {
-		if c := h.checks[q]; c == nil || now.Sub(c.newest()) >= h.opts.Remember {
-			h.tryLocked(u, q, now) // whoever comes next may find the upstream back
+		if c := h.checks[q]; c == nil || c.silence(now) >= h.opts.Remember {
+			h.tryLocked(u, q) // whoever comes next may find the upstream back
 		}
 		h.touchLocked(u, q, k, old, now)
 		h.mu.Unlock()
@@ -71,7 +71,7 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 	}
 	rd, deadline := c.round, now.Add(limit)
 	if old != nil {
-		deadline = c.newest().Add(h.opts.Patience)
+		deadline = now.Add(h.opts.Patience - c.silence(now))
 	}
 	h.mu.Unlock()
 
@@ -161,20 +161,6 @@ func (h *Handler) recall(u *upstream, q question) (*copied, *Answer) {
 	return k, loaded
 }
 
-// load returns what was last of a question. A tag may be known to be a digest.
-func (a *archive) load(ctx context.Context, q question, d digest.Digest) *Answer {
-	if q.Kind == route.Referrers {
-		return a.referrers(ctx, q.Request)
-	}
-	if d == "" {
-		d = a.tag(ctx, q.Repository, q.Tag)
-	}
-	if d == "" {
-		return nil
-	}
-	return a.manifest(ctx, q.Repository, d)
-}
-
 // recallLocked returns what memory has of a question.
 func (h *Handler) recallLocked(q question) (*copied, *Answer) {
 	k, ok := h.memory.get(q)
@@ -224,8 +210,8 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 	if patient {
 		due = h.opts.Patience
 	}
-	if c == nil || now.Sub(c.newest()) >= due {
-		if c = h.tryLocked(u, q, now); c == nil {
+	if c == nil || c.silence(now) >= due {
+		if c = h.tryLocked(u, q); c == nil {
 			return nil, Failed
 		}
 		result = Miss
@@ -246,11 +232,16 @@ func (h *Handler) leaveLocked(c *check) {
 	}
 }
 
-// newest returns when the youngest attempt began.
-func (c *check) newest() time.Time { return c.attempts[len(c.attempts)-1].begun }
+// silence returns for how long the upstream has not answered the youngest attempt.
+func (c *check) silence(now time.Time) time.Duration {
+	if a := c.attempts[len(c.attempts)-1]; a.asking {
+		return now.Sub(a.begun)
+	}
+	return 0
+}
 
 // tryLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
-func (h *Handler) tryLocked(u *upstream, q question, now time.Time) *check {
+func (h *Handler) tryLocked(u *upstream, q question) *check {
 	if h.shut || u.attempts >= h.opts.Checks+h.opts.Queue {
 		return nil
 	}
@@ -264,7 +255,7 @@ func (h *Handler) tryLocked(u *upstream, q question, now time.Time) *check {
 		h.dropLocked(c, c.attempts[1])
 	}
 	ctx, cancel := context.WithCancel(h.ctx)
-	a := &attempt{cancel: cancel, begun: now}
+	a := &attempt{cancel: cancel}
 	c.attempts = append(c.attempts, a)
 	h.running.Go(func() { h.run(ctx, u, c, a) })
 	return c

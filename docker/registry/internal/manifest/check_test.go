@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -109,8 +110,8 @@ func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 			h.says(hangs)
 			for end := time.Now().Add(outage * time.Second); time.Now().Before(end); time.Sleep(250 * time.Millisecond) {
 				h.wantStale(h.get(tagURI), oneBody, 2*time.Second)
-				if h.active > 2 {
-					t.Fatalf("%d checks at once", h.active)
+				if h.atOnce() > 2 {
+					t.Fatalf("%d checks at once", h.atOnce())
 				}
 			}
 			h.says(has(ociIndex, twoBody))
@@ -262,26 +263,52 @@ func TestChecksAreBounded(t *testing.T) {
 			get(fmt.Sprintf("/v2/p/i/manifests/%d", i))
 		}
 		synctest.Wait()
-		if h.active != 3 || h.Stats().Queued != 20 {
-			t.Errorf("%d run, %+v", h.active, h.Stats())
+		if h.atOnce() != 3 || h.Stats().Queued != 20 {
+			t.Errorf("%d run, %+v", h.atOnce(), h.Stats())
 		}
 		get("/v2/p/other/manifests/1.0") // goes first, since its repository has room
 		synctest.Wait()
-		if h.active != 4 {
-			t.Errorf("%d run", h.active)
+		if h.atOnce() != 4 {
+			t.Errorf("%d run", h.atOnce())
 		}
 		for i := range 7 {
 			get(fmt.Sprintf("/v2/p/third/manifests/%d", i))
 		}
 		clients.Wait()
+		time.Sleep(1100 * time.Millisecond)
+		synctest.Wait()
 		if h.peak > 4 || results[503] != 7 {
 			t.Errorf("peak %d, results %v", h.peak, results)
 		}
-		time.Sleep(1100 * time.Millisecond)
 		if s := h.Stats(); s.Checks != 0 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
 		h.wantFresh(h.get("/v2/p/third/manifests/1"), oneBody) // such an error is not kept
+	})
+}
+
+func TestQueuedCheckIsNotMadeTwice(t *testing.T) {
+	inBubble(t, Options{Checks: 1}, nil, func(h *handle) {
+		h.says(has(ociManifest, oneBody))
+		h.get(tagURI)
+		time.Sleep(1100 * time.Millisecond)
+		h.says(hangs)
+		var clients sync.WaitGroup
+		clients.Go(func() { h.get("/v2/p/i/manifests/slow") })
+		synctest.Wait()
+		clients.Go(func() { // keeps the check in the queue
+			for range 30 {
+				h.wantStale(h.get(tagURI), oneBody, 2*time.Second)
+				time.Sleep(100 * time.Millisecond)
+			}
+		})
+		for range 40 {
+			time.Sleep(100 * time.Millisecond)
+			if s := h.Stats(); s.Queued > 1 {
+				t.Fatalf("%+v", s)
+			}
+		}
+		clients.Wait()
 	})
 }
 
@@ -302,6 +329,24 @@ func TestQueuedCheckEndsWithItsClients(t *testing.T) {
 		h.wantFresh(h.get("/v2/p/i/manifests/2.0"), oneBody)
 	})
 }
+
+func BenchmarkTag(b *testing.B) {
+	h := New(Options{TTL: time.Hour, Upstreams: map[string]Upstream{host: {Asker: &fakeUpstream{say: has(ociManifest, oneBody)}}}})
+	defer h.Close()
+	req := route.Request{Kind: route.Manifest, Upstream: host, Repository: "p/i", Tag: "1.0"}
+	r := httptest.NewRequest(http.MethodGet, tagURI, nil)
+	r.Header.Set("Accept", everything)
+	for b.Loop() {
+		w := nowhere{http.Header{}}
+		h.Serve(w, r, req)
+	}
+}
+
+type nowhere struct{ header http.Header }
+
+func (w nowhere) Header() http.Header         { return w.header }
+func (w nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (w nowhere) WriteHeader(int)             {}
 
 func TestManyClientsAtOnce(t *testing.T) {
 	inBubble(t, Options{Memory: 256 << 10}, newStore(), func(h *handle) {

@@ -32,7 +32,7 @@ const (
 	twoBody = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
 )
 
-// an fakeUpstream is an Asker that answers by a function, and counts.
+// fakeUpstream is an Asker that answers by a function, and counts.
 type fakeUpstream struct {
 	mu     sync.Mutex
 	say    func(ctx context.Context, r route.Request, accept string) (*Answer, error)
@@ -74,6 +74,13 @@ func (f *fakeUpstream) count(part string) (n int) {
 	return n
 }
 
+// atOnce returns how many questions are asked now.
+func (f *fakeUpstream) atOnce() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.active
+}
+
 // has answers 200.
 func has(mediaType, body string) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(context.Context, route.Request, string) (*Answer, error) { return ok(mediaType, body), nil }
@@ -87,7 +94,7 @@ func ok(mediaType, body string) *Answer {
 	return &Answer{Status: http.StatusOK, Header: header, Body: []byte(body)}
 }
 
-// refuses answers an error.
+// fails answers an error.
 func fails(status int) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(context.Context, route.Request, string) (*Answer, error) {
 		return &Answer{Status: status, Code: "CODE", Message: "message"}, nil
@@ -123,11 +130,15 @@ type fakeStore struct {
 	puts    int
 	stats   int
 	putting func(path string)
+	getting func(path string)
 }
 
 func newStore() *fakeStore { return &fakeStore{files: map[string]string{}} }
 
 func (s *fakeStore) GetContent(_ context.Context, path string) ([]byte, error) {
+	if s.getting != nil {
+		s.getting(path)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	content, ok := s.files[path]
@@ -233,14 +244,14 @@ func (h *handle) get(uri string, header ...string) reply {
 func (h *handle) want(r reply, status int, body string) {
 	h.t.Helper()
 	if r.Code != status || body != "" && r.Body.String() != body {
-		h.t.Fatalf("got %d %q (%s), want %d %q", r.Code, r.Body, r.result, status, body)
+		h.t.Errorf("got %d %q (%s), want %d %q", r.Code, r.Body, r.result, status, body)
 	}
 }
 
 func (h *handle) wantAsked(part string, n int) {
 	h.t.Helper()
 	if got := h.count(part); got != n {
-		h.t.Fatalf("asked %d times for %q, want %d: %q", got, part, n, h.asked)
+		h.t.Errorf("asked %d times for %q, want %d: %q", got, part, n, h.asked)
 	}
 }
 
@@ -248,10 +259,10 @@ func (h *handle) wantStale(r reply, body string, within time.Duration) {
 	h.t.Helper()
 	h.want(r, http.StatusOK, body)
 	if !r.stale() || r.result != Stale {
-		h.t.Fatalf("not stale: %s %v", r.result, r.Header())
+		h.t.Errorf("not stale: %s %v", r.result, r.Header())
 	}
 	if r.took > within {
-		h.t.Fatalf("took %v, want at most %v", r.took, within)
+		h.t.Errorf("took %v, want at most %v", r.took, within)
 	}
 }
 
@@ -259,7 +270,7 @@ func (h *handle) wantFresh(r reply, body string) {
 	h.t.Helper()
 	h.want(r, http.StatusOK, body)
 	if r.Header().Get("Warning") != "" || strings.Contains(r.Header().Get("Cache-Status"), "stale") || r.result == Stale {
-		h.t.Fatalf("stale: %s %v", r.result, r.Header())
+		h.t.Errorf("stale: %s %v", r.result, r.Header())
 	}
 }
 
