@@ -340,8 +340,8 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 		return refused(a), ""
 	case !a.good():
 		return wrong(fmt.Sprintf("status %d", a.Status))
-	case len(a.Body) > bodyLimit:
-		return wrong("it has more than 4 MiB")
+	case len(a.Body) > limitOf(r.Kind):
+		return wrong("it is too large")
 	case len(a.Body) == 0:
 		return wrong("it is empty")
 	}
@@ -380,6 +380,13 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 	}
 	served.next = next
 	return served, problem
+}
+
+func limitOf(k route.Kind) int {
+	if k == route.Tags {
+		return listLimit
+	}
+	return bodyLimit
 }
 
 // refused returns what is kept of an error.

@@ -40,6 +40,8 @@ import (
 const (
 	// bodyLimit is the most bytes that an answer of an upstream may have, as the specification recommends for manifests.
 	bodyLimit = 4 << 20
+	// listLimit is the same for a list of tags, which is not kept.
+	listLimit = 16 << 20
 	// touchEvery is how exactly the store learns of what is served from memory.
 	touchEvery = time.Minute
 	// page is how many tags are asked for where a client says "last" without "n", which distribution's client forgets.

@@ -385,6 +385,15 @@ func TestListOfTagsIsTheUpstreams(t *testing.T) {
 	})
 }
 
+func TestListOfTagsMayBeLarge(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(has("application/json", strings.Repeat(" ", 16<<20)))
+		h.want(h.get("/v2/p/i/tags/list"), 200, "")
+		h.says(has("application/json", strings.Repeat(" ", 16<<20+1)))
+		h.want(h.get("/v2/p/i/tags/list"), 502, "")
+	})
+}
+
 func TestListOfTagsIsSharedByThoseWhoAskAtOnce(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(slow(time.Second, has("application/json", `{"tags":null}`)))
