@@ -27,6 +27,7 @@ func TestAccepts(t *testing.T) {
 		"*/*;q=0":                                false,
 		"*/*;q=0.0, x/y":                         false,
 		ociManifest + ";q=0.001":                 true,
+		ociManifest + ";q=":                      true,
 		ociManifest + "x":                        false,
 		`x/y;a="` + ociManifest + `,*/*"`:        false,
 		`x/y;a="\",` + ociManifest + `", */*`:    true,

@@ -113,8 +113,8 @@ func (a *Answer) stale(age time.Duration) *Answer {
 	return other
 }
 
-// write sends an answer to a client.
-func (a *Answer) write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
+// Write sends an answer of Get to a client. Age is in whole seconds; another replica needs Answer.Age itself.
+func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
 	h := w.Header()
 	if age := int64(a.Age / time.Second); age > 0 {
 		h.Set("Age", strconv.FormatInt(age, 10))

@@ -18,6 +18,7 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 
+	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
@@ -46,6 +47,31 @@ func TestRestartDuringAnOutage(t *testing.T) {
 		h.says(has(ociManifest, oneBody))
 		time.Sleep(3 * time.Second)
 		h.wantFresh(h.get(tagURI), oneBody)
+	})
+}
+
+// The store has data under digests of sha256 only.
+func TestTagWithAnotherAlgorithm(t *testing.T) {
+	kept := newStore()
+	inBubble(t, Options{}, kept, func(h *handle) {
+		a := ok(ociManifest, oneBody)
+		a.Header.Set("Docker-Content-Digest", sha512(oneBody))
+		h.says(func(context.Context, route.Request, string) (*Answer, error) { return a, nil })
+		if r := h.get(tagURI); r.Header().Get("Docker-Content-Digest") != sha512(oneBody) {
+			t.Error(r.Header())
+		}
+	})
+	for path := range kept.files {
+		if strings.HasPrefix(path, base+"blobs/") && path != dataPath(digest.FromString(oneBody)) {
+			t.Error(path)
+		}
+	}
+	if got := kept.files[tagPath("p/i", "1.0")]; got != sha(oneBody) {
+		t.Errorf("the tag is %s", got)
+	}
+	inBubble(t, Options{}, kept, func(h *handle) {
+		h.wantStale(h.get(tagURI), oneBody, 0)
+		h.wantFresh(h.get("/v2/p/i/manifests/"+sha512(oneBody)), oneBody)
 	})
 }
 

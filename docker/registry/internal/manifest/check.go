@@ -211,10 +211,12 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 		due = h.opts.Patience
 	}
 	if c == nil || c.silence(now) >= due {
-		if c = h.tryLocked(u, q); c == nil {
-			return nil, Failed
+		if begun := h.tryLocked(u, q); begun != nil {
+			c, result = begun, Miss
 		}
-		result = Miss
+	}
+	if c == nil {
+		return nil, Failed
 	}
 	c.waiting++
 	return c, result
@@ -276,21 +278,35 @@ func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt) {
 	defer h.over(u)
 	q := c.question
 	answer := ending()
-	if u.gate.enter(ctx, q.Repository) {
+	if p := u.gate.enter(ctx, q.Repository); p != nil {
 		h.mu.Lock()
 		a.asking, a.begun = true, time.Now()
 		h.mu.Unlock()
-		ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
-		defer cancel()
-		answer = h.ask(ctx, u, q)
-		u.gate.leave(q.Repository)
-		if q.Kind == route.Referrers && answer.Status == http.StatusNotFound {
-			answer = h.fallback(ctx, u, q.Request)
-		}
+		answer = h.askAt(ctx, u, q, p)
 	}
 	if h.end(c, a, answer) {
 		h.save(u, q, answer)
 	}
+}
+
+// askAt returns the upstream's answer to a question that has a place, and makes referrers of the tag where the upstream has
+// no such endpoint.
+func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *place) *Answer {
+	ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
+	defer cancel()
+	defer p.leave()
+	// Questions that hang in dead connections must not keep those out that would find the upstream back.
+	defer time.AfterFunc(2*h.opts.ClientTimeout, func() {
+		if !p.step() {
+			cancel()
+		}
+	}).Stop()
+	answer := h.ask(ctx, u, q)
+	if q.Kind == route.Referrers && answer.Status == http.StatusNotFound {
+		p.leave() // the tag takes its own
+		answer = h.fallback(ctx, u, q.Request)
+	}
+	return answer
 }
 
 func (h *Handler) over(u *upstream) {

@@ -121,14 +121,17 @@ func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 					break
 				}
 				h.wantStale(r, oneBody, 2*time.Second)
+				synctest.Wait() // what is given up has ended
 				if n := h.atOnce(); n > 2 {
-					t.Fatalf("%d checks at once", n)
+					t.Errorf("%d checks at once", n)
 				}
 				time.Sleep(250 * time.Millisecond)
 			}
 			if took := time.Since(end); took > 4*time.Second {
 				t.Errorf("stale for %v after an outage of %v", took, outage)
 			}
+			time.Sleep(1100 * time.Millisecond)
+			h.wantFresh(h.get(tagURI), twoBody)
 		})
 	}
 }
@@ -224,6 +227,50 @@ func TestHungCheckIsNotWaitedForForEver(t *testing.T) {
 		h.want(h.get(tagURI), 504, "")
 		h.wantFresh(h.get(tagURI), oneBody)
 		h.wantAsked("", 2)
+		// The first is given up, and says nothing.
+		synctest.Wait()
+		if n := h.atOnce(); n != 0 {
+			t.Errorf("%d go on", n)
+		}
+		time.Sleep(1100 * time.Millisecond)
+		h.wantFresh(h.get(tagURI), oneBody)
+	})
+}
+
+func TestHungChecksLeaveRoom(t *testing.T) {
+	inBubble(t, Options{Checks: 2, Queue: 10}, nil, func(h *handle) {
+		h.says(hangs)
+		var clients sync.WaitGroup
+		for i := range 2 {
+			clients.Go(func() { h.want(h.get(fmt.Sprintf("/v2/p/i/manifests/%d", i)), 504, "") })
+		}
+		synctest.Wait()
+		h.says(has(ociManifest, oneBody))
+		h.want(h.get(tagURI), 504, "")
+		time.Sleep(100 * time.Millisecond)
+		h.wantFresh(h.get(tagURI), oneBody) // after 10 s
+		clients.Wait()
+		// No more go on aside than may be asked.
+		h.says(hangs)
+		for i := range 8 {
+			h.want(h.get(fmt.Sprintf("/v2/p/other/manifests/%d", i)), 504, "")
+			synctest.Wait()
+			if n := h.atOnce(); n > 4 {
+				t.Errorf("%d at once", n)
+			}
+		}
+	})
+}
+
+func TestFullQueueStillShares(t *testing.T) {
+	inBubble(t, Options{Checks: 1}, nil, func(h *handle) {
+		h.opts.Queue = 0
+		h.says(slow(14*time.Second, has(ociManifest, oneBody)))
+		h.want(h.get(tagURI), 504, "")
+		time.Sleep(6 * time.Second)
+		h.want(h.get("/v2/p/i/manifests/2.0"), 503, "")
+		h.wantFresh(h.get(tagURI), oneBody)
+		h.wantAsked("", 1)
 	})
 }
 

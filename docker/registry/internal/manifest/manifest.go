@@ -81,7 +81,8 @@ type Options struct {
 	// Memory is the most that answers of all upstreams take in memory, in bytes (default 16 MiB).
 	Memory int64
 	// Checks is how many questions an upstream is asked at once (default 64), ChecksPerRepository how many of them about one
-	// repository (default 16), and Queue how many may wait (default 1024); what is beyond that gets 503.
+	// repository (default 16), and Queue how many may wait (default 1024); what is beyond that gets 503. As many again as Checks
+	// go on aside after twice ClientTimeout.
 	Checks, ChecksPerRepository, Queue int
 	// Logger takes what goes wrong (default slog.Default).
 	Logger *slog.Logger
@@ -187,7 +188,7 @@ func New(o Options) *Handler {
 	}
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
-			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository), archive: &archive{store: u.Store, log: h.log},
+			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks), archive: &archive{store: u.Store, log: h.log},
 		}
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -235,7 +236,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Reques
 	}
 	a, result := h.Get(r.Context(), req, r.Header["Accept"])
 	if result != Left {
-		a.write(w, r, req, result)
+		a.Write(w, r, req, result)
 	}
 	return result
 }

@@ -4,6 +4,7 @@ package manifest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -287,6 +288,20 @@ func TestUpstreamThatHeedsAccept(t *testing.T) {
 		h.wantFresh(h.get(tagURI, "Accept", dockerManifest+", application/x-2"), converted)
 		h.wantFresh(h.get(tagURI, "Accept", ociIndex), twoBody)
 		h.wantAsked("", 3)
+		// An outage between the two questions.
+		time.Sleep(3 * time.Second)
+		h.says(func(_ context.Context, _ route.Request, accept string) (*Answer, error) {
+			if accept == everything {
+				return ok(ociIndex, twoBody), nil
+			}
+			return nil, errors.New("reset")
+		})
+		h.wantFresh(h.get(tagURI, "Accept", ociManifest), twoBody)
+		time.Sleep(3 * time.Second)
+		// Silent: nobody waits twice.
+		h.says(hangs)
+		h.wantStale(h.get(tagURI, "Accept", ociManifest), twoBody, 2*time.Second)
+		time.Sleep(time.Minute)
 		// Out: who takes the type is served what is known, and so are others rather than with an error.
 		time.Sleep(2 * time.Second)
 		h.says(fails(503))

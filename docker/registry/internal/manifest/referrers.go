@@ -83,8 +83,7 @@ func artifactTypes(r route.Request) []string {
 	return values[filterName]
 }
 
-// fallback returns the referrers that an upstream without the endpoint has by tag. It does not hold a place of the gate: the
-// tag takes its own.
+// fallback returns the referrers that an upstream without the endpoint has by tag.
 func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *Answer {
 	tag, result := h.answer(ctx, u, question{Request: route.Request{
 		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),

@@ -83,6 +83,13 @@ func TestReferrersAreFilteredWhereTheUpstreamDoesNot(t *testing.T) {
 			t.Error(r.Header())
 		}
 		h.wantFresh(h.get(referrersURI("?artifactType=a/other")), empty)
+		// One that has filtered knows better what the type is.
+		h.says(func(context.Context, route.Request, string) (*Answer, error) {
+			a := ok(ociIndex, both)
+			a.Header.Set("OCI-Filters-Applied", "artifactType")
+			return a, nil
+		})
+		h.wantFresh(h.get(referrersURI("?artifactType=config/type")), both)
 	})
 }
 
@@ -144,6 +151,16 @@ func TestReferrersAreStaleLikeTags(t *testing.T) {
 				h.says(hangs)
 				h.wantStale(h.get(referrersURI("")), both, 2*time.Second)
 				h.wantStale(h.get(referrersURI("")), both, 0)
+				// An endpoint that is missing is no answer about the tag.
+				time.Sleep(time.Minute)
+				h.says(func(_ context.Context, r route.Request, _ string) (*Answer, error) {
+					if r.Kind == route.Referrers {
+						return &Answer{Status: http.StatusNotFound}, nil
+					}
+					return nil, context.DeadlineExceeded
+				})
+				h.wantStale(h.get(referrersURI("")), both, 2*time.Second)
+				time.Sleep(time.Minute)
 				// Others are not.
 				h.says(say)
 				h.want(h.get("/v2/p/other/referrers/"+sha("subject")), 200, "")
