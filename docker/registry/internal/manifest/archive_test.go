@@ -148,10 +148,11 @@ func TestUnchangedTagIsNotWrittenAgain(t *testing.T) {
 
 func TestNewerAnswerStaysInTheStore(t *testing.T) {
 	kept := newStore()
+	var once sync.Once
 	reached, goOn := make(chan struct{}), make(chan struct{})
 	kept.putting = func(path string) {
 		if path == dataPath(digest.FromString(oneBody)) { // a slow disk
-			close(reached)
+			once.Do(func() { close(reached) })
 			<-goOn
 		}
 	}
@@ -163,6 +164,9 @@ func TestNewerAnswerStaysInTheStore(t *testing.T) {
 	h.wantFresh(h.get(tagURI), twoBody)
 	close(goOn)
 	h.Close()
+	// One that comes to it later does not either.
+	q := question{Request: route.Request{Kind: route.Manifest, Upstream: host, Repository: "p/i", Tag: "1.0"}}
+	h.save(h.upstreams[host], q, &Answer{Body: []byte(oneBody), digest: digest.FromString(oneBody), mediaType: ociManifest})
 	if got := kept.files[tagPath("p/i", "1.0")]; got != sha(twoBody) {
 		t.Errorf("the store has %s", got)
 	}

@@ -259,6 +259,10 @@ func TestHungChecksLeaveRoom(t *testing.T) {
 				t.Errorf("%d at once", n)
 			}
 		}
+		// Those that find no room there end.
+		h.says(has(ociManifest, oneBody))
+		time.Sleep(6 * time.Second)
+		h.wantFresh(h.get("/v2/p/third/manifests/1.0"), oneBody)
 	})
 }
 
