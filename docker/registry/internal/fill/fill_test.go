@@ -73,40 +73,6 @@ func TestErrorIsShared(t *testing.T) {
 	}
 }
 
-// TestShare serves what one repository brought to others, or not.
-func TestShare(t *testing.T) {
-	for _, share := range []bool{true, false} {
-		c := newCache(t, func(o *Options) { o.Share = share })
-		content := randomBytes(mib)
-		d := c.add(content)
-		goOn := make(chan struct{})
-		c.script = func(ctx context.Context, q route.Request, s *sink) error {
-			<-goOn
-			_, err := s.Write(s.content)
-			return err
-		}
-		var clients sync.WaitGroup
-		for _, repository := range []string{"a", "b"} {
-			clients.Go(func() { wantBlob(t, repository, c.get(blob(repository, d)), content) })
-		}
-		want := map[bool]int64{true: 1, false: 2}[share]
-		until(t, "both ask", func() bool { st := c.Handler.Stats(); return st.Fetches+st.Shared == 2 && c.fetches.Load() == want })
-		close(goOn)
-		clients.Wait()
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-		if a := c.ask(t.Context(), http.MethodHead, blob("c", d)); a.status != 200 {
-			t.Errorf("HEAD: %d", a.status)
-		}
-		wantBlob(t, "c", c.get(blob("c", d)), content)
-		if !share {
-			want = 3
-		}
-		if n := c.fetches.Load(); n != want {
-			t.Errorf("share %v: %d fetches, want %d", share, n, want)
-		}
-	}
-}
-
 // TestSlowUpstream is row 13 of the faults of the old front: an upstream that needs longer to begin than a client waits.
 // The blob arrives, by one fetch.
 func TestSlowUpstream(t *testing.T) {
@@ -345,6 +311,26 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
+// later is an error as package upstream has them.
+type later struct{ route.Refusal }
+
+func (e *later) Unwrap() error       { return &e.Refusal }
+func (e *later) Header() http.Header { return http.Header{"Retry-After": {"17"}} }
+
+// TestRetryAfter of the upstream's reaches the client.
+func TestRetryAfter(t *testing.T) {
+	c := newCache(t, nil)
+	c.script = func(context.Context, route.Request, *sink) error {
+		return fmt.Errorf("a fetch: %w", &later{route.Refusal{Status: 429, Code: "TOOMANYREQUESTS", Message: "later"}})
+	}
+	for range 2 { // from the fill, from memory
+		a := c.get(blob("a/b", digest.FromString("x")))
+		if a.status != 429 || a.header.Get("Retry-After") != "17" || !strings.Contains(string(a.body), "later") {
+			t.Errorf("%d %v %s", a.status, a.header, a.body)
+		}
+	}
+}
+
 // TestStoredWithoutHavingCome is a fetch that finds the blob in the store, where another brought it meanwhile.
 func TestStoredWithoutHavingCome(t *testing.T) {
 	c := newCache(t, nil)
@@ -449,6 +435,25 @@ func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 	})
 }
 
+// TestAbortIsNoError of those who ask next.
+func TestAbortIsNoError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
+		content := randomBytes(mib)
+		q := blob("a/b", c.add(content))
+		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		ctx, leave := context.WithTimeout(t.Context(), time.Second)
+		defer leave()
+		c.ask(ctx, http.MethodGet, q)
+		synctest.Wait()
+		c.script = nil
+		wantBlob(t, "asked again", c.get(q), content)
+	})
+}
+
 // TestFillWithoutRoomAndClients is of no use to anybody and ends, whether it finds no room before or after its clients
 // have left.
 func TestFillWithoutRoomAndClients(t *testing.T) {
@@ -501,11 +506,33 @@ func TestPaceOfReadersIsNoStall(t *testing.T) {
 	})
 }
 
-// haltingWriter is a client that takes nothing for a while.
+// TestRangesOutOfOrderWithoutRoom are answered with the whole: what the second wants would have gone after the first. The
+// beginning is kept for a client that is slow to take the header.
+func TestRangesOutOfOrderWithoutRoom(t *testing.T) {
+	content := randomBytes(66 * mib)
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, nil)
+		q := blob("a/b", c.add(content))
+		r := httptest.NewRequest(http.MethodGet, q.Path(), nil)
+		r.Header.Set("Range", "bytes=60000000-60000009,0-9")
+		w := &haltingWriter{ResponseWriter: httptest.NewRecorder(), header: 8 * time.Second}
+		c.Serve(w, r, q)
+		if w.status != http.StatusOK || w.sent != len(content) || c.disk.Stats().Windows != 1 {
+			t.Errorf("%d with %d bytes of %d, %+v", w.status, w.sent, len(content), c.disk.Stats())
+		}
+	})
+}
+
+// haltingWriter is a client that takes nothing for a while, of the header or in the middle.
 type haltingWriter struct {
 	http.ResponseWriter
-	sent, at int
-	halt     time.Duration
+	status, sent, at int
+	header, halt     time.Duration
+}
+
+func (w *haltingWriter) WriteHeader(status int) {
+	w.status = status
+	time.Sleep(w.header)
 }
 
 func (w *haltingWriter) Write(p []byte) (int, error) {
@@ -514,4 +541,52 @@ func (w *haltingWriter) Write(p []byte) (int, error) {
 	}
 	w.sent += len(p)
 	return len(p), nil
+}
+
+// TestSizeTakesTime of the clients of its own blob only. They share one question, and the fill goes on without them.
+func TestSizeTakesTime(t *testing.T) {
+	for range 8 { // who is ready first is chance
+		synctest.Test(t, sizeTakesTime)
+	}
+}
+
+func sizeTakesTime(t *testing.T) {
+	content := randomBytes(mib)
+	slow, asked := digest.FromBytes(content), 0
+	c := newCache(t, func(o *Options) {
+		size := o.Size
+		o.Wait = 5 * time.Second
+		o.Size = func(q route.Request) int64 {
+			if q.Digest == slow {
+				asked++
+				time.Sleep(10 * time.Second)
+			}
+			return size(q)
+		}
+	})
+	q := blob("a/b", c.add(randomBytes(mib)))
+	c.put(slow, content)
+	begin := time.Now()
+	var clients sync.WaitGroup
+	for i := range 4 {
+		clients.Go(func() {
+			ctx, leave := context.WithTimeout(t.Context(), time.Duration(1+i*i)*time.Second+time.Second/2)
+			defer leave()
+			a := c.ask(ctx, http.MethodGet, blob("a/b", slow))
+			if gone := i < 2; a.status == 200 && len(a.body) > 0 || a.cut != gone || a.status == 504 == gone {
+				t.Errorf("client %d: %d with %d bytes, cut: %v, after %v", i, a.status, len(a.body), a.cut, time.Since(begin))
+			}
+		})
+		synctest.Wait()
+	}
+	wantBlob(t, "other blob", c.get(q), c.blobs[q.Digest])
+	if took := time.Since(begin); took > 0 {
+		t.Errorf("another blob took %v", took)
+	}
+	clients.Wait()
+	synctest.Wait()
+	wantBlob(t, "later", c.get(blob("a/b", slow)), content)
+	if asked != 1 || c.fetches.Load() != 2 {
+		t.Errorf("asked %d times, %d fetches", asked, c.fetches.Load())
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -189,6 +191,9 @@ func (c *cache) close() {
 		return
 	}
 	until(c.t, "readers are left", func() bool { return c.disk.Stats().OpenReaders == 0 })
+	if left, err := os.ReadDir(filepath.Join(c.root, "tmp")); err != nil || len(left) > 0 {
+		c.t.Errorf("files of fills are left: %v, %v", left, err)
+	}
 	if err := c.disk.Close(); err != nil {
 		c.t.Error(err)
 	}

@@ -117,7 +117,13 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 		return again
 	}
 	defer h.leave(f)
-	g := h.prepare(f)
+	if first {
+		h.prepare(f)
+	} else if err := awaitGrown(waiting, f); err != nil {
+		refuse(w, r, err)
+		return answered
+	}
+	g := f.growing
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	var reader *store.Reader
@@ -159,6 +165,16 @@ var (
 	errWait      = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
 	errElsewhere = errors.New("the blob is in the store without having come")
 )
+
+// awaitGrown waits until the first client has made the fill's Growing.
+func awaitGrown(ctx context.Context, f *fill) error {
+	select {
+	case <-f.grown:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
 
 // await waits until there is something to read. A client waits only for so long, and the fill goes on without it.
 func await(ctx context.Context, f *fill) error {
@@ -218,9 +234,9 @@ func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size in
 		http.ServeContent(w, r, "", time.Time{}, content)
 		return
 	}
-	t := &tail{w, &source{Reader: reader}}
-	http.ServeContent(t, r, "", time.Time{}, t.source)
-	if t.source.failed() {
+	t := &tail{ResponseWriter: w, reader: reader}
+	http.ServeContent(t, r, "", time.Time{}, reader)
+	if t.err != nil {
 		panic(http.ErrAbortHandler)
 	}
 }
@@ -284,6 +300,10 @@ func setHeader(header http.Header, q route.Request) {
 // refuse answers with the error of a fill.
 func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	var refusal *route.Refusal
+	var headed interface{ Header() http.Header }
+	if errors.As(err, &headed) && headed.Header().Get("Retry-After") != "" {
+		w.Header().Set("Retry-After", headed.Header().Get("Retry-After"))
+	}
 	switch {
 	case errors.As(err, &refusal):
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)

@@ -10,7 +10,6 @@ import (
 	"mime"
 	"mime/multipart"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -63,25 +62,6 @@ func TestBlob(t *testing.T) {
 				}
 			})
 		}
-	}
-}
-
-// TestSHA512 is stored under another name than it is asked by.
-func TestSHA512(t *testing.T) {
-	c := newCache(t, func(o *Options) { o.Share = true })
-	content := randomBytes(100 * kib)
-	d := digest.SHA512.FromBytes(content)
-	c.put(d, content)
-	for range 2 {
-		a := c.get(blob("a/b", d))
-		wantBlob(t, "blob", a, content)
-		if got := a.header.Get("Docker-Content-Digest"); got != string(d) {
-			t.Error(got)
-		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-	}
-	if n := c.fetches.Load(); n != 1 {
-		t.Errorf("%d fetches", n)
 	}
 }
 
@@ -248,30 +228,33 @@ func TestRanges(t *testing.T) {
 
 // TestConditions are those of RFC 9110, by the digest as the entity tag.
 func TestConditions(t *testing.T) {
-	content := randomBytes(100 * kib)
-	c := newCache(t, nil)
-	q := blob("a/b", c.add(content))
-	tag, other := `"`+string(q.Digest)+`"`, `"other"`
-	for range 2 { // from a fill, from the store
-		for _, test := range []struct {
-			head   []string
-			status int
-			length int
-		}{
-			{[]string{"Range", "bytes=0-9", "If-Range", tag}, 206, 10},
-			{[]string{"Range", "bytes=0-9", "If-Range", other}, 200, 100 * kib},
-			{[]string{"Range", "bytes=900000-", "If-Range", other}, 200, 100 * kib},
-			{[]string{"If-None-Match", tag}, 304, 0},
-			{[]string{"If-None-Match", tag, "Range", "bytes=900000-"}, 304, 0},
-			{[]string{"If-None-Match", other}, 200, 100 * kib},
-			{[]string{"If-Match", other}, 412, 0},
-		} {
-			a := c.get(q, test.head...)
-			if a.status != test.status || len(a.body) != test.length || a.cut {
-				t.Errorf("%v: %d with %d bytes, want %d with %d", test.head, a.status, len(a.body), test.status, test.length)
+	for _, size := range []int{2 * kib, 100 * kib} { // from memory, from a file
+		content := randomBytes(size)
+		c := newCache(t, nil)
+		q := blob("a/b", c.add(content))
+		tag, other := `"`+string(q.Digest)+`"`, `"other"`
+		for _, from := range []string{"fill", "store"} {
+			for _, test := range []struct {
+				head   []string
+				status int
+				length int
+			}{
+				{[]string{"Range", "bytes=0-9"}, 206, 10},
+				{[]string{"Range", "bytes=0-9", "If-Range", tag}, 206, 10},
+				{[]string{"Range", "bytes=0-9", "If-Range", other}, 200, size},
+				{[]string{"Range", "bytes=900000-", "If-Range", other}, 200, size},
+				{[]string{"If-None-Match", tag}, 304, 0},
+				{[]string{"If-None-Match", tag, "Range", "bytes=900000-"}, 304, 0},
+				{[]string{"If-None-Match", other}, 200, size},
+				{[]string{"If-Match", other}, 412, 0},
+			} {
+				a := c.get(q, test.head...)
+				if a.status != test.status || len(a.body) != test.length || a.cut {
+					t.Errorf("%s, %v: %d with %d bytes, want %d with %d", from, test.head, a.status, len(a.body), test.status, test.length)
+				}
 			}
+			until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	}
 }
 
@@ -338,53 +321,6 @@ func TestWrongBytesOnDisk(t *testing.T) {
 		t.Errorf("%d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
 	}
 	wantBlob(t, "again", c.get(q), content)
-}
-
-// fileWriter is a response that reports what it is given to send.
-type fileWriter struct {
-	http.ResponseWriter
-	files int
-}
-
-func (w *fileWriter) ReadFrom(r io.Reader) (int64, error) {
-	if l, ok := r.(*io.LimitedReader); ok {
-		if _, ok := l.R.(*os.File); ok {
-			w.files++
-		}
-	}
-	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
-}
-
-// TestSendfile gives the kernel files, of growing and of finished blobs, and small blobs no file at all.
-func TestSendfile(t *testing.T) {
-	c := newCache(t, nil)
-	serve := func(q route.Request, head ...string) int {
-		r := httptest.NewRequest(http.MethodGet, q.Path(), nil)
-		for i := 0; i < len(head); i += 2 {
-			r.Header.Set(head[i], head[i+1])
-		}
-		w := &fileWriter{ResponseWriter: httptest.NewRecorder()}
-		c.Serve(w, r, q)
-		return w.files
-	}
-	content := randomBytes(mib)
-	q := blob("a/b", c.add(content))
-	for _, what := range []string{"growing", "finished"} {
-		if n := serve(q); n == 0 {
-			t.Errorf("%s: no file", what)
-		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-		if n := serve(q, "Range", "bytes=100-"); n == 0 {
-			t.Errorf("%s, range: no file", what)
-		}
-	}
-	small := blob("a/b", c.add(randomBytes(2*kib)))
-	serve(small)
-	until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-	serve(small)
-	if n := serve(small); n != 0 || c.disk.Stats().MemoryBytes != 2*kib {
-		t.Error("a small blob is not served from memory")
-	}
 }
 
 // FuzzRange asks for the same range of a fill and of a stored blob: the answers are the same, and what package route says.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"sync"
 
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
@@ -15,50 +14,22 @@ import (
 // partBuffer is how much of a part of several ranges is copied at a time.
 const partBuffer = 32 << 10
 
-// source is content that may not have come yet. It remembers why it ended early, since http.ServeContent does not say.
-type source struct {
-	*store.Reader
-
-	mu  sync.Mutex // http.ServeContent reads several ranges in a goroutine that may outlive it
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if !errors.Is(err, io.EOF) {
-		s.fail(err)
-	}
-	return n, err
-}
-
-func (s *source) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-	}
-}
-
-func (s *source) failed() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err != nil
-}
-
-// tail is a response with what a source has so far: nothing that has come waits in a buffer for what has not.
+// tail is a response with what a reader has so far: nothing that has come waits in a buffer for what has not. It remembers
+// why the content ended early, since http.ServeContent does not say.
 type tail struct {
 	http.ResponseWriter
-	source *source
+	reader *store.Reader
+	err    error
 }
 
 // ReadFrom sends what is in a file by the kernel.
 func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
 	control := http.NewResponseController(t.ResponseWriter)
 	_ = control.Flush() // the header; not supported: nothing was kept back
-	if limited, ok := from.(*io.LimitedReader); ok && limited.R == io.Reader(t.source) {
-		n, err = t.source.CopyN(t.ResponseWriter, limited.N)
+	if limited, ok := from.(*io.LimitedReader); ok && limited.R == io.Reader(t.reader) {
+		n, err = t.reader.CopyN(t.ResponseWriter, limited.N)
 		limited.N -= n
-		t.source.fail(err)
+		t.err = err
 		return n, err
 	}
 	buffer := make([]byte, partBuffer)
@@ -76,7 +47,7 @@ func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
 		case errors.Is(err, io.EOF):
 			return n, nil
 		case err != nil:
-			t.source.fail(err)
+			t.err = err
 			return n, err
 		}
 	}

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fill
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"testing"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// fileWriter is a response that reports what it is given to send.
+type fileWriter struct {
+	http.ResponseWriter
+	files int
+}
+
+func (w *fileWriter) ReadFrom(r io.Reader) (int64, error) {
+	if l, ok := r.(*io.LimitedReader); ok {
+		if _, ok := l.R.(*os.File); ok {
+			w.files++
+		}
+	}
+	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
+}
+
+// TestSendfile gives the kernel files, of growing and of finished blobs, and small blobs no file at all.
+func TestSendfile(t *testing.T) {
+	c := newCache(t, nil)
+	serve := func(q route.Request, head ...string) int {
+		r := httptest.NewRequest(http.MethodGet, q.Path(), nil)
+		for i := 0; i < len(head); i += 2 {
+			r.Header.Set(head[i], head[i+1])
+		}
+		w := &fileWriter{ResponseWriter: httptest.NewRecorder()}
+		c.Serve(w, r, q)
+		return w.files
+	}
+	content := randomBytes(mib)
+	q := blob("a/b", c.add(content))
+	for _, what := range []string{"growing", "finished"} {
+		if n := serve(q); n == 0 {
+			t.Errorf("%s: no file", what)
+		}
+		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		if n := serve(q, "Range", "bytes=100-"); n == 0 {
+			t.Errorf("%s, range: no file", what)
+		}
+	}
+	small := blob("a/b", c.add(randomBytes(2*kib)))
+	serve(small)
+	until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+	serve(small)
+	if n := serve(small); n != 0 || c.disk.Stats().MemoryBytes != 2*kib {
+		t.Error("a small blob is not served from memory")
+	}
+}
+
+// TestNothingWaits for what comes later: neither the header of a range that is still to come, nor a part of several ranges.
+func TestNothingWaits(t *testing.T) {
+	c := newCache(t, nil)
+	content := randomBytes(mib)
+	q := blob("a/b", c.add(content))
+	goOn := make(chan struct{})
+	c.script = func(_ context.Context, _ route.Request, s *sink) error {
+		if _, err := s.Write(s.content[:mib/2]); err != nil {
+			return err
+		}
+		<-goOn
+		_, err := s.Write(s.content[mib/2:])
+		return err
+	}
+	s, web := c.listen(), client(t, false)
+	var open []io.ReadCloser
+	for _, header := range []string{"bytes=1000000-", "bytes=0-9,1000000-"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+q.Path(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Range", header)
+		a, err := web.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a.StatusCode != http.StatusPartialContent {
+			t.Errorf("%s: %d", header, a.StatusCode)
+		}
+		open = append(open, a.Body)
+	}
+	early := make([]byte, 200) // the boundary, the part's header and its ten bytes
+	if n, err := io.ReadAtLeast(open[1], early, 150); err != nil || !bytes.Contains(early[:n], content[:10]) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	close(goOn)
+	for _, body := range open {
+		if _, err := io.Copy(io.Discard, body); err != nil {
+			t.Error(err)
+		}
+		_ = body.Close()
+	}
+}
