@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/distribution/distribution/v3/configuration"
+	"github.com/distribution/distribution/v3/registry/handlers"
+)
+
+const (
+	// scheme is that of the remote URLs of distribution's apps.
+	scheme = "registry-cache"
+	// writeLimit ends distribution's writing of one blob. It is no limit: what stalls is ended otherwise.
+	writeLimit = 30 * 24 * time.Hour
+)
+
+// dispatcher leads the requests of distribution's apps to their upstreams. Distribution's client uses the process's default
+// transport, so this one is the process's too.
+var dispatcher = struct {
+	once sync.Once
+	last atomic.Int64
+	apps sync.Map // *app by the host of its remote URL
+}{}
+
+// defaultTransport is what distribution uses, found before anybody can replace it by another type. A replacement that
+// passes requests on to it is no problem.
+var defaultTransport, _ = http.DefaultTransport.(*http.Transport)
+
+// dispatch is the transport for our scheme.
+type dispatch struct{}
+
+func (dispatch) RoundTrip(req *http.Request) (*http.Response, error) {
+	a, ok := dispatcher.apps.Load(req.URL.Host)
+	if !ok {
+		return nil, errClosed
+	}
+	return a.(*app).answer(req)
+}
+
+// app is distribution's app for one upstream.
+type app struct {
+	id      string
+	handler *handlers.App
+}
+
+func newApp(u *Upstream) (a *app, err error) {
+	if defaultTransport == nil {
+		return nil, errors.New("http.DefaultTransport is no *http.Transport")
+	}
+	dispatcher.once.Do(func() { defaultTransport.RegisterProtocol(scheme, dispatch{}) })
+	a = &app{id: "upstream-" + strconv.FormatInt(dispatcher.last.Add(1), 10)}
+	dispatcher.apps.Store(a.id, a)
+	defer func() {
+		if p := recover(); p != nil { // how distribution reports a wrong configuration
+			dispatcher.apps.Delete(a.id)
+			err = fmt.Errorf("upstream %s: distribution: %v", u.name, p)
+		}
+	}()
+	a.handler = handlers.NewApp(context.Background(), a.configuration(u))
+	return a, nil
+}
+
+// configuration returns that of a cache that keeps what it has fetched until the store drops it. Distribution's own metrics,
+// health checks and notifications are off, as they are if nothing is said of them.
+func (a *app) configuration(u *Upstream) *configuration.Configuration {
+	forever, long := time.Duration(0), writeLimit
+	c := &configuration.Configuration{
+		Version: configuration.MajorMinorVersion(0, 1),
+		Storage: u.store.Configuration(),
+		Proxy:   configuration.Proxy{RemoteURL: scheme + "://" + a.id, TTL: &forever, CacheWriteTimeout: &long},
+	}
+	c.Log.AccessLog.Disabled = true
+	c.Validation.Disabled = true // what the upstream has taken is not for the cache to refuse
+	return c
+}
+
+func (a *app) close() error {
+	dispatcher.apps.Delete(a.id)
+	return a.handler.Shutdown()
+}
+
+// A source answers what distribution asks of the upstream on behalf of one call.
+type source interface {
+	answer(req *http.Request) (*http.Response, error)
+}
+
+type sourceKey struct{}
+
+// serve has distribution serve a path, with source as the upstream.
+func (a *app) serve(ctx context.Context, w http.ResponseWriter, path string, header http.Header, s source) (err error) {
+	req, err := http.NewRequestWithContext(context.WithValue(ctx, sourceKey{}, s), http.MethodGet, "http://cache"+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header, req.RequestURI, req.RemoteAddr = header, path, "127.0.0.1:0"
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("distribution: %v", p)
+		}
+	}()
+	a.handler.ServeHTTP(w, req)
+	return nil
+}
+
+// answer answers distribution. It is told that the upstream asks for no credential, so that it is not distribution that logs
+// in.
+func (a *app) answer(req *http.Request) (*http.Response, error) {
+	if req.URL.Path == "/v2/" {
+		return reply(req, http.StatusOK, http.Header{}, nil), nil
+	}
+	s, ok := req.Context().Value(sourceKey{}).(source)
+	if !ok {
+		return nil, errors.New("distribution asks the upstream for nobody")
+	}
+	return s.answer(req)
+}
+
+// reply returns an answer to distribution.
+func reply(req *http.Request, status int, header http.Header, content []byte) *http.Response {
+	resp := &http.Response{
+		Status: http.StatusText(status), StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Header: header, Body: http.NoBody, ContentLength: int64(len(content)), Request: req,
+	}
+	if req.Method != http.MethodHead {
+		resp.Body = io.NopCloser(bytes.NewReader(content))
+	}
+	return resp
+}
+
+// replyFailure returns an answer to distribution that says what the upstream said, or an error if it said nothing.
+func replyFailure(req *http.Request, f *failure) (*http.Response, error) {
+	if !f.answered() || f.status < http.StatusBadRequest {
+		return nil, f
+	}
+	return reply(req, f.status, http.Header{}, nil), nil
+}
+
+// offline is a source for what distribution has by itself.
+type offline struct{ why *failure }
+
+func (o offline) answer(*http.Request) (*http.Response, error) { return nil, o.why }
+
+// recorder keeps an answer of distribution in memory.
+type recorder struct {
+	head   http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func newRecorder() *recorder { return &recorder{head: http.Header{}} }
+
+// Header returns the header.
+func (r *recorder) Header() http.Header { return r.head }
+
+// Flush is called by distribution's own writers.
+func (r *recorder) Flush() {}
+
+// WriteHeader sets the status once.
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	return r.body.Write(p)
+}

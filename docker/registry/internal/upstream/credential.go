@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/docker/docker-credential-helpers/client"
+	"github.com/docker/docker-credential-helpers/credentials"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
+)
+
+const (
+	// helperFailure is how long a helper that failed is not run again.
+	helperFailure = 3 * time.Second
+	// helperOutput is the most that is read of its output, in bytes.
+	helperOutput = 64 << 10
+	// helperGrace is how long its pipes may stay open after it has ended.
+	helperGrace = time.Second
+	// refusedAfter is how old a credential must be that is fetched anew because the upstream refuses it.
+	refusedAfter = 10 * time.Second
+)
+
+// credential is what the helper gave last. All who need it share one run.
+type credential struct {
+	config config.Credential
+	log    *slog.Logger
+	ctx    context.Context
+	spawn  func(func())
+	run    func(ctx context.Context, server string) (*credentials.Credentials, error)
+
+	mu     sync.Mutex
+	value  auth.Credential
+	from   time.Time
+	until  time.Time
+	failed time.Time // until when it is not run again
+	err    error
+	flight chan struct{} // closed when the run that goes on has ended
+}
+
+func newCredential(c config.Credential, log *slog.Logger, ctx context.Context, spawn func(func())) *credential {
+	return &credential{config: c, log: log, ctx: ctx, spawn: spawn, run: helper(c.Helper).get}
+}
+
+// get returns the credential for a server. The run of the helper does not end with ctx, so that who comes later finds its
+// result, but with the configured timeout.
+func (c *credential) get(ctx context.Context, server string) (auth.Credential, error) {
+	for {
+		c.mu.Lock()
+		now := time.Now()
+		switch {
+		case now.Before(c.until):
+			defer c.mu.Unlock()
+			return c.value, nil
+		case now.Before(c.failed):
+			defer c.mu.Unlock()
+			return auth.EmptyCredential, c.err
+		case c.flight == nil:
+			c.flight = make(chan struct{})
+			c.spawn(func() { c.fetch(server) })
+		}
+		flight := c.flight
+		c.mu.Unlock()
+		select {
+		case <-flight:
+		case <-ctx.Done():
+			return auth.EmptyCredential, context.Cause(ctx)
+		}
+	}
+}
+
+func (c *credential) fetch(server string) {
+	ctx, cancel := context.WithTimeoutCause(c.ctx, c.config.Timeout,
+		fmt.Errorf("the credential helper took longer than %s", c.config.Timeout))
+	defer cancel()
+	given, err := c.run(ctx, server)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err == nil && given.Secret == "" {
+		err = errors.New("the credential helper gave no secret")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if err != nil {
+		c.log.Error("no credential", "helper", c.config.Helper, "error", cutText(err.Error()))
+		c.err, c.failed = err, now.Add(helperFailure)
+	} else {
+		c.value, c.from, c.until = asCredential(given), now, now.Add(c.config.Lifetime)
+	}
+	close(c.flight)
+	c.flight = nil
+}
+
+// asCredential follows docker: "<token>" as a user name marks a refresh token.
+func asCredential(given *credentials.Credentials) auth.Credential {
+	if given.Username == "<token>" {
+		return auth.Credential{RefreshToken: given.Secret}
+	}
+	return auth.Credential{Username: given.Username, Password: given.Secret}
+}
+
+// refused forgets a credential that the upstream refuses, and reports whether there may be a better one. One that is new is
+// kept: the helper is not run for each request of a repository that is closed to it.
+func (c *credential) refused() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.from.IsZero() || time.Since(c.from) < refusedAfter {
+		return false
+	}
+	c.from, c.until = time.Time{}, time.Time{}
+	return true
+}
+
+// helper is a program that speaks docker's protocol for credential helpers.
+type helper string
+
+func (h helper) get(ctx context.Context, server string) (*credentials.Credentials, error) {
+	return client.Get(func(args ...string) client.Program { return command(ctx, string(h), args...) }, server)
+}
+
+// program is one run of a helper, which ends with its context.
+type program struct{ *exec.Cmd }
+
+func command(ctx context.Context, name string, args ...string) program {
+	cmd := exec.CommandContext(ctx, name, args...)
+	// What the helper has started ends with it, and holds no pipe open.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = helperGrace
+	return program{cmd}
+}
+
+// Input sets what the helper reads.
+func (p program) Input(in io.Reader) { p.Stdin = in }
+
+// Output runs the helper and returns what it wrote.
+func (p program) Output() ([]byte, error) {
+	out := &limited{left: helperOutput}
+	p.Stdout = out
+	err := p.Run()
+	return out.Bytes(), err
+}
+
+// limited keeps the first bytes, and takes no more.
+type limited struct {
+	bytes.Buffer
+	left int
+}
+
+func (l *limited) Write(p []byte) (int, error) {
+	if len(p) > l.left {
+		return 0, errors.New("the output is too long")
+	}
+	l.left -= len(p)
+	return l.Buffer.Write(p)
+}

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+// resumes is how often a blob that broke off is gone on with, each time with some progress.
+const resumes = 4
+
+// inflight has the digests that distribution fetches. Distribution's own map of them is the process's and has no upstreams:
+// the second of two who fetch one digest is not stored. So fills of a digest take turns, whatever their upstreams.
+var inflight = struct {
+	sync.Mutex
+	turns map[digest.Digest]chan struct{} // closed at the end of a turn
+}{turns: map[digest.Digest]chan struct{}{}}
+
+// turn waits until no other fetch of a digest runs, but not longer than patience. ok is false if one still does.
+func turn(ctx context.Context, d digest.Digest, patience time.Duration) (end func(), ok bool, err error) {
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		inflight.Lock()
+		other := inflight.turns[d]
+		if other == nil {
+			mine := make(chan struct{})
+			inflight.turns[d] = mine
+			inflight.Unlock()
+			return func() {
+				inflight.Lock()
+				delete(inflight.turns, d)
+				inflight.Unlock()
+				close(mine)
+			}, true, nil
+		}
+		inflight.Unlock()
+		select {
+		case <-other:
+		case <-timer.C:
+			return func() {}, false, nil
+		case <-ctx.Done():
+			return nil, false, context.Cause(ctx)
+		}
+	}
+}
+
+// Fetch fetches a blob into g by way of distribution, which stores, links and verifies it. If g has a size (see Stat) the
+// upstream is not asked for it again. A transfer that breaks off is gone on with. Fetch ends when the upstream is silent
+// for the stall limit, and not before: how long a client waits is for the caller to say. It returns nil when g is whole,
+// even if the blob could not be kept, and an *Error or the cause of ctx otherwise. The caller finishes and closes g.
+//
+// While another upstream brings the same digest, Fetch waits for its turn, but not longer than the challenge limit: then it
+// passes the blob on to g, and distribution does not keep it.
+func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
+	if r.Kind != route.Blob {
+		return fmt.Errorf("upstream: Fetch cannot be used for the kind %s", r.Kind)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
+	end, stored, err := turn(ctx, r.Digest, u.limits.Challenge)
+	if err != nil {
+		return err
+	}
+	defer end()
+	s := &blobSource{u: u, ctx: ctx, r: r, size: g.Size()}
+	w := &blobWriter{source: s, g: g, passes: !stored, head: http.Header{}}
+	err = u.app.serve(store.WithGrowing(ctx, g), w, r.Path(), http.Header{}, s)
+	s.close()
+	return u.fetched(ctx, r, g, s, w, err)
+}
+
+// fetched returns what became of a fetch.
+func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growing, s *blobSource, w *blobWriter, err error) error {
+	if w.complete() {
+		g.Finish(nil)
+	}
+	state, cause := g.State()
+	if err == nil && w.status >= http.StatusBadRequest {
+		err = fmt.Errorf("status %d: %s", w.status, cutText(w.message))
+	}
+	switch {
+	case state == store.Whole:
+		if err != nil {
+			u.log.Info("passed on, not kept", "path", r.Path(), "error", err)
+		}
+		return nil
+	case errors.Is(cause, store.ErrDigest), errors.Is(cause, store.ErrLong):
+		u.count.refused.WithLabelValues("blob", "digest").Inc()
+		return u.report(r, &failure{invalid: true, message: cause.Error()})
+	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errClosed):
+		return context.Cause(ctx)
+	case s.failure != nil:
+		if g.Written() > 0 {
+			u.count.refused.WithLabelValues("blob", "cut").Inc()
+		}
+		return u.report(r, s.failure)
+	case state == store.Failed:
+		return u.report(r, cause)
+	case err == nil:
+		err = errors.New("distribution sent less than the blob")
+	}
+	return u.report(r, err)
+}
+
+// blobSource is the upstream for one fetch of a blob. Distribution asks for its size, then for its bytes.
+type blobSource struct {
+	u    *Upstream
+	ctx  context.Context
+	r    route.Request
+	size int64 // below 0: unknown
+
+	parked  *http.Response // the answer to a GET that was sent to learn the size
+	begun   bool           // bytes of the upstream go to distribution
+	failure *failure
+}
+
+func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
+	if s.failure != nil {
+		return replyFailure(req, s.failure)
+	}
+	if req.Method == http.MethodHead && s.size < 0 || req.Method != http.MethodHead && s.parked == nil {
+		if err := s.open(); err != nil {
+			s.failure = asFailure(err)
+			return replyFailure(req, s.failure)
+		}
+	}
+	header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Length": {strconv.FormatInt(s.size, 10)}}
+	resp := reply(req, http.StatusOK, header, nil)
+	resp.ContentLength = s.size
+	if req.Method != http.MethodHead {
+		resp.Body = &resuming{source: s, body: s.parked.Body}
+		s.parked, s.begun = nil, true
+	}
+	return resp, nil
+}
+
+// open sends the GET. Its answer also says the size, which saves a HEAD.
+func (s *blobSource) open() error {
+	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{})
+	if err != nil {
+		return err
+	}
+	switch {
+	case s.size < 0 && resp.ContentLength < 0:
+		_ = resp.Body.Close()
+		a, err := s.u.stat(s.ctx, s.r)
+		if err != nil {
+			return err
+		}
+		s.size = a.Size
+		return s.open()
+	case s.size < 0:
+		s.size = resp.ContentLength
+	case resp.ContentLength >= 0 && resp.ContentLength != s.size:
+		_ = resp.Body.Close()
+		return &failure{invalid: true, message: fmt.Sprintf("a blob of %d bytes, not %d", resp.ContentLength, s.size)}
+	}
+	s.parked = resp
+	return nil
+}
+
+func (s *blobSource) close() {
+	if s.parked != nil {
+		_ = s.parked.Body.Close()
+	}
+}
+
+var contentRange = regexp.MustCompile(`^bytes ([0-9]+)-[0-9]+/([0-9]+|\*)$`)
+
+// resuming reads a blob, and goes on by Range where it breaks off.
+type resuming struct {
+	source *blobSource
+	body   io.ReadCloser
+	off    int64
+	tries  int
+	broken int64 // where it broke off last
+	err    error
+}
+
+func (b *resuming) Read(p []byte) (int, error) {
+	if b.err != nil {
+		return 0, b.err
+	}
+	n, err := b.body.Read(p)
+	b.off += int64(n)
+	size := b.source.size
+	switch {
+	case err == nil, err == io.EOF && b.off >= size:
+		return n, err
+	case err == io.EOF:
+		err = &failure{cut: true, message: fmt.Sprintf("it ended after %d of %d bytes", b.off, size)}
+	}
+	b.err = b.goOn(asFailure(err))
+	return n, b.err
+}
+
+// goOn opens the rest, unless there was no progress or the upstream is silent.
+func (b *resuming) goOn(f *failure) error {
+	s := b.source
+	if !f.cut || b.tries == resumes || b.off <= b.broken {
+		s.failure = f
+		return f
+	}
+	s.u.log.Info("a blob broke off, and is gone on with", "path", s.r.Path(), "offset", b.off, "error", f.message)
+	b.tries, b.broken = b.tries+1, b.off
+	_ = b.body.Close()
+	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.off)}})
+	if err != nil {
+		b.body = http.NoBody
+		s.failure = asFailure(err)
+		return s.failure
+	}
+	b.body = resp.Body
+	if err := skip(resp, b.off); err != nil {
+		s.failure = asFailure(err)
+		return s.failure
+	}
+	return nil
+}
+
+// skip leads to the offset that was asked for, if the answer does not begin there.
+func skip(resp *http.Response, off int64) error {
+	if resp.StatusCode == http.StatusPartialContent {
+		found := contentRange.FindStringSubmatch(resp.Header.Get("Content-Range"))
+		if found == nil || found[1] != strconv.FormatInt(off, 10) {
+			return &failure{invalid: true, message: "a range that was not asked for"}
+		}
+		return nil
+	}
+	_, err := io.CopyN(io.Discard, resp.Body, off)
+	if err == io.EOF {
+		err = &failure{cut: true, message: "it broke off again"}
+	}
+	return err
+}
+
+// Close lets go of the connection.
+func (b *resuming) Close() error { return b.body.Close() }
+
+// blobWriter takes what distribution serves. As a rule the bytes are in g already, or are written there next by the store;
+// they are written here where distribution does not store them: in another's turn, and when it has the blob itself.
+type blobWriter struct {
+	source  *blobSource
+	g       *store.Growing
+	passes  bool
+	head    http.Header
+	status  int
+	written int64
+	message string // of an error
+}
+
+// Header returns the header.
+func (w *blobWriter) Header() http.Header { return w.head }
+
+// Flush is called by distribution's own writers.
+func (w *blobWriter) Flush() {}
+
+// WriteHeader notes the status. An error may follow a part of the blob.
+func (w *blobWriter) WriteHeader(status int) {
+	if w.status < http.StatusBadRequest {
+		w.status = status
+	}
+}
+
+func (w *blobWriter) Write(p []byte) (int, error) {
+	switch {
+	case w.status >= http.StatusBadRequest:
+		w.message += string(p[:min(len(p), max(0, longest-len(w.message)))])
+		return len(p), nil
+	case w.passes, !w.source.begun:
+		n, err := w.g.WriteAt(p, w.written)
+		w.written += int64(n)
+		return n, err
+	}
+	return len(p), nil
+}
+
+// complete reports whether this writer brought all bytes.
+func (w *blobWriter) complete() bool {
+	size, err := strconv.ParseInt(w.head.Get("Content-Length"), 10, 64)
+	return err == nil && w.written == size && w.status < http.StatusBadRequest
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"sync"
+	"time"
+)
+
+// health remembers whether the upstream as a whole is out.
+type health struct {
+	limits Limits
+	ask    func() *failure // asks for the challenge
+
+	mu    sync.Mutex
+	seen  time.Time // the last answer, whatever it was
+	until time.Time // not asked before
+	why   *failure
+	probe *probe // the one that runs
+}
+
+type probe struct {
+	done chan struct{}
+	dead *failure // nil: the upstream answered
+}
+
+func newHealth(limits Limits, ask func() *failure) *health { return &health{limits: limits, ask: ask} }
+
+// out returns why the upstream is not asked now, nil if it is.
+func (h *health) out() *failure {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Now().Before(h.until) {
+		return h.why
+	}
+	return nil
+}
+
+// answered notes that the upstream answers.
+func (h *health) answered() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.seen, h.until = time.Now(), time.Time{}
+}
+
+// suspect is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream
+// has answered anything since, and returns why the upstream is out, nil if only the request is slow. Those who ask at the
+// same time share one challenge.
+func (h *health) suspect(since time.Time) *failure {
+	h.mu.Lock()
+	if h.seen.After(since) {
+		h.mu.Unlock()
+		return nil
+	}
+	p := h.probe
+	if p != nil {
+		h.mu.Unlock()
+		<-p.done
+		return p.dead
+	}
+	p = &probe{done: make(chan struct{})}
+	h.probe = p
+	h.mu.Unlock()
+	p.dead = h.ask()
+	h.mu.Lock()
+	h.probe = nil
+	if p.dead != nil && !h.seen.After(since) {
+		h.until, h.why = time.Now().Add(h.limits.Remember), p.dead
+	} else {
+		p.dead = nil
+	}
+	h.mu.Unlock()
+	close(p.done)
+	return p.dead
+}

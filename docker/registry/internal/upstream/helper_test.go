@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
+)
+
+// helperMain is the test binary as a credential helper. What it does is in a file beside it.
+func helperMain() {
+	self := os.Args[0]
+	log, err := os.OpenFile(self+".log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		panic(err)
+	}
+	server, _ := io.ReadAll(os.Stdin)
+	_, _ = fmt.Fprintf(log, "%s\n", server)
+	_ = log.Close()
+	secret, _ := os.ReadFile(self + ".secret")
+	switch text := string(secret); text {
+	case "HANG":
+		time.Sleep(time.Hour)
+	case "FAIL":
+		fmt.Println("the helper says no")
+		os.Exit(1)
+	case "LONG":
+		fmt.Println(strings.Repeat("x", 2*helperOutput))
+	default:
+		fmt.Printf(`{"ServerURL":"x","Username":"user","Secret":%q}`, text)
+	}
+}
+
+// helperFor returns the configuration of a helper that gives a secret.
+func helperFor(t testing.TB, secret string) *config.Credential {
+	t.Helper()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "docker-credential-test")
+	if err := os.Symlink(self, path); err != nil {
+		t.Fatal(err)
+	}
+	c := &config.Credential{Helper: path, Lifetime: time.Hour, Timeout: 30 * time.Second}
+	gives(t, c, secret)
+	return c
+}
+
+func gives(t testing.TB, c *config.Credential, secret string) {
+	t.Helper()
+	if err := os.WriteFile(c.Helper+".secret", []byte(secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// runs returns what the helper was asked for, once for each run.
+func runs(c *config.Credential) []string {
+	log, _ := os.ReadFile(c.Helper + ".log")
+	return strings.Fields(string(log))
+}

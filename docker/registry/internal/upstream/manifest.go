@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/distribution/distribution/v3/manifest/manifestlist"
+	"github.com/distribution/distribution/v3/manifest/schema2"
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+const (
+	// manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
+	manifestLimit = 4 << 20
+	// acceptLimit is the most of a client's Accept that is passed on, in bytes.
+	acceptLimit = 4 << 10
+
+	schema1       = "application/vnd.docker.distribution.manifest.v1+json"
+	schema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// accepted are the types that distribution can parse. It serves a manifest only to those who name its type.
+var accepted = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
+
+// acceptFor returns the Accept by which the upstream is asked: whatever it has is wanted.
+func acceptFor(client string) string {
+	all := strings.Join(accepted, ", ")
+	if client = strings.TrimSpace(client); client != "" && len(client) <= acceptLimit {
+		all += ", " + client
+	}
+	return all + ", */*"
+}
+
+// raw is a manifest as the upstream sent it.
+type raw struct {
+	mediaType string
+	digest    digest.Digest
+	content   []byte
+}
+
+func (m *raw) reply(req *http.Request) *http.Response {
+	header := http.Header{}
+	header.Set("Content-Type", m.mediaType)
+	header.Set("Content-Length", strconv.Itoa(len(m.content)))
+	header.Set("Docker-Content-Digest", m.digest.String())
+	return reply(req, http.StatusOK, header, m.content)
+}
+
+// manifestSource is the upstream for one question for a manifest, and remembers what came. Distribution asks in a row, so
+// it is used by one goroutine.
+type manifestSource struct {
+	u      *Upstream
+	ctx    context.Context
+	r      route.Request
+	accept string
+
+	digest  digest.Digest // of the tag, once the upstream has said it
+	raw     *raw
+	failure *failure // the last one, nil if the upstream did not fail
+	final   bool     // the upstream is not asked again
+	asked   bool
+}
+
+// answer asks the upstream at most for a HEAD and a GET. A tag is passed on to distribution only when its manifest is here:
+// otherwise distribution would forget the old manifest of the tag for one that cannot be had.
+func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
+	if s.final {
+		return replyFailure(req, s.failure)
+	}
+	if s.raw == nil && req.Method == http.MethodHead && s.r.Tag != "" {
+		resp, local, err := s.head()
+		switch {
+		case err != nil:
+			return s.failed(req, err)
+		case local:
+			resp.Request = req
+			return resp, nil
+		}
+	}
+	if s.raw == nil {
+		if err := s.get(); err != nil {
+			return s.failed(req, err)
+		}
+	}
+	return s.raw.reply(req), nil
+}
+
+func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, error) {
+	s.failure = asFailure(err)
+	// Distribution asks by GET after a HEAD that failed, for upstreams without HEAD and for the error's words.
+	switch s.failure.status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		s.final = req.Method == http.MethodGet
+	default:
+		s.final = true
+	}
+	return replyFailure(req, s.failure)
+}
+
+// head asks which digest a tag has. If distribution has that manifest there is nothing more to ask.
+func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
+	s.asked = true
+	resp, err = s.u.send(s.ctx, s.r, http.MethodHead, s.r.URI(), http.Header{"Accept": {s.accept}})
+	if err != nil {
+		return nil, false, err
+	}
+	_ = resp.Body.Close()
+	s.failure = nil
+	d, err := digest.Parse(resp.Header.Get("Docker-Content-Digest"))
+	if err != nil || resp.Header.Get("Content-Type") == "" || resp.ContentLength < 0 {
+		return nil, false, nil // some upstreams say it all only to a GET
+	}
+	s.digest = d
+	return resp, s.u.hasManifest(s.ctx, s.r.Repository, d), nil
+}
+
+// get fetches the manifest: by digest if that is known, so that a tag which moves meanwhile makes no difference.
+func (s *manifestSource) get() error {
+	s.asked = true
+	r := s.r
+	if s.digest != "" {
+		r.Tag, r.Digest = "", s.digest
+	}
+	resp, err := s.u.send(s.ctx, r, http.MethodGet, r.URI(), http.Header{"Accept": {s.accept}})
+	if err != nil {
+		return err
+	}
+	content, err := readAll(resp, manifestLimit)
+	if err != nil {
+		return err
+	}
+	want := r.Digest
+	if want == "" {
+		want, _ = digest.Parse(resp.Header.Get("Docker-Content-Digest"))
+	}
+	mediaType := resp.Header.Get("Content-Type")
+	if want == "" {
+		want = digest.FromBytes(content)
+	} else if !names(want, mediaType, content) {
+		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
+		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
+	}
+	if mediaType == "" {
+		mediaType = http.DetectContentType(content)
+	}
+	s.failure, s.raw = nil, &raw{mediaType: mediaType, digest: want, content: content}
+	return nil
+}
+
+// names reports whether content has a digest. That of a signed manifest of schema 1 is over what was signed.
+func names(d digest.Digest, mediaType string, content []byte) bool {
+	if d.Algorithm().FromBytes(content) == d {
+		return true
+	}
+	if !strings.HasPrefix(mediaType, schema1Signed) && !strings.HasPrefix(mediaType, schema1) {
+		return false
+	}
+	payload, err := signed(content)
+	return err == nil && d.Algorithm().FromBytes(payload) == d
+}
+
+// signed returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
+func signed(content []byte) ([]byte, error) {
+	var manifest struct {
+		Signatures []struct {
+			Protected string `json:"protected"`
+		} `json:"signatures"`
+	}
+	if err := json.Unmarshal(content, &manifest); err != nil {
+		return nil, err
+	}
+	if len(manifest.Signatures) == 0 {
+		return nil, fmt.Errorf("no signature")
+	}
+	protected, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(manifest.Signatures[0].Protected, "="))
+	if err != nil {
+		return nil, err
+	}
+	var format struct {
+		Length int    `json:"formatLength"`
+		Tail   string `json:"formatTail"`
+	}
+	if err := json.Unmarshal(protected, &format); err != nil {
+		return nil, err
+	}
+	tail, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(format.Tail, "="))
+	if err != nil {
+		return nil, err
+	}
+	if format.Length < 0 || format.Length > len(content) {
+		return nil, fmt.Errorf("a signed length of %d in %d bytes", format.Length, len(content))
+	}
+	return append(content[:format.Length:format.Length], tail...), nil
+}
+
+// hasManifest reports whether distribution has a manifest in a repository.
+func (u *Upstream) hasManifest(ctx context.Context, repository string, d digest.Digest) bool {
+	_, err := u.store.Stat(ctx, "/docker/registry/v2/repositories/"+repository+"/_manifests/revisions/"+
+		d.Algorithm().String()+"/"+d.Encoded()+"/link")
+	return err == nil
+}

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// retryAfter is when it makes sense to ask again, unless the upstream names another time.
+const retryAfter = 2 * time.Second
+
+// An Error is what a client gets instead of what it asked for.
+type Error struct {
+	Status     int    // of HTTP
+	Code       string // of the specification's error body
+	Message    string // without the upstream's own words
+	RetryAfter time.Duration
+	// Upstream is the upstream's status, 0 if it gave no answer.
+	Upstream int
+	// Detail is the reason, for the log only.
+	Detail string
+}
+
+// Error returns the message and its reason.
+func (e *Error) Error() string {
+	if e.Detail == "" {
+		return e.Message
+	}
+	return e.Message + ": " + e.Detail
+}
+
+// HTTP returns what server.WriteError takes, and the Retry-After (0: none).
+func (e *Error) HTTP() (status int, code, message string, after time.Duration) {
+	return e.Status, e.Code, e.Message, e.RetryAfter
+}
+
+// NoAnswer reports whether the upstream gave none in time, or cannot be reached.
+func (e *Error) NoAnswer() bool { return e.Upstream == 0 }
+
+// failure is what became of a request to the upstream that brought nothing.
+type failure struct {
+	status    int // of the upstream; 0: no answer
+	timeout   bool
+	invalid   bool // it answered something wrong
+	cut       bool // the answer broke off
+	anonymous bool // the credential helper gave nothing, so the upstream was asked without a credential
+	after     time.Duration
+	message   string // for the log
+}
+
+func (f *failure) Error() string {
+	switch {
+	case f.status != 0 && f.message != "":
+		return fmt.Sprintf("status %d: %s", f.status, f.message)
+	case f.status != 0:
+		return fmt.Sprintf("status %d", f.status)
+	}
+	return f.message
+}
+
+// answered reports whether it was the upstream that refused.
+func (f *failure) answered() bool { return f.status != 0 }
+
+// asFailure returns an error's failure; any other error means that there was no answer.
+func asFailure(err error) *failure {
+	var f *failure
+	if errors.As(err, &f) {
+		return f
+	}
+	return &failure{message: err.Error()}
+}
+
+// problem returns what a failure means for a client.
+func problem(kind route.Kind, f *failure) *Error {
+	e := &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Upstream: f.status, Detail: f.Error(), RetryAfter: f.after}
+	switch {
+	case f.invalid:
+		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream's answer is not what was asked for"
+	case f.cut:
+		e.Message = "the upstream's answer broke off"
+	case f.timeout:
+		e.Status, e.Message = http.StatusGatewayTimeout, "the upstream does not answer"
+	case f.status == 0:
+		e.Message = "the upstream cannot be reached"
+	case f.status == http.StatusUnauthorized, f.status == http.StatusForbidden && f.anonymous:
+		// The cache's own credential lives minutes and is renewed: it helps to try again, and the client's is not wrong.
+		e.Status, e.Message = http.StatusServiceUnavailable, "the upstream refuses the credential of this cache"
+		if f.anonymous {
+			e.Message = "this cache has no credential for the upstream"
+		}
+	case f.status == http.StatusForbidden:
+		e.Status, e.Code, e.Message = f.status, "DENIED", "the upstream does not let this cache read the repository"
+	case f.status == http.StatusTooManyRequests:
+		e.Status, e.Code, e.Message = f.status, "TOOMANYREQUESTS", "the upstream's quota is used up"
+	case f.status == http.StatusServiceUnavailable:
+		e.Status, e.Message = f.status, "the upstream is not available"
+	case f.status >= http.StatusBadRequest && f.status < http.StatusInternalServerError:
+		e.Status, e.Code, e.Message = http.StatusNotFound, unknown(kind), "the upstream does not have it"
+	default:
+		e.Message = fmt.Sprintf("the upstream answers %d", f.status)
+	}
+	switch {
+	case e.Status < http.StatusInternalServerError && e.Status != http.StatusTooManyRequests:
+		e.RetryAfter = 0
+	case e.RetryAfter == 0:
+		e.RetryAfter = retryAfter
+	}
+	return e
+}
+
+// unknown returns the specification's code for what the upstream does not have.
+func unknown(kind route.Kind) string {
+	switch kind {
+	case route.Manifest:
+		return "MANIFEST_UNKNOWN"
+	case route.Blob:
+		return "BLOB_UNKNOWN"
+	case route.Tags:
+		return "NAME_UNKNOWN"
+	}
+	return "UNSUPPORTED" // of referrers: with NAME_UNKNOWN clients would not fall back to the tag
+}

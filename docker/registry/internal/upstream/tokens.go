@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"context"
+	"sync"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"oras.land/oras-go/v2/errdef"
+	"oras.land/oras-go/v2/registry/remote/auth"
+)
+
+// tokensLimit is how many tokens are kept. Clients may name any repository, so the number is theirs to choose.
+const tokensLimit = 1024
+
+// tokens keeps the upstream's tokens by scope. A token ends when the upstream answers 401 to it. Unlike oras-go's own
+// cache it is bounded, keeps no token that was given to nobody in particular because the helper failed, and a fetch does
+// not end with the request that began it.
+type tokens struct {
+	spawn  func(func())
+	mu     sync.Mutex
+	scheme auth.Scheme
+	held   *lru.Cache[string, string]
+	fetch  map[string]*tokenFetch
+}
+
+// tokenFetch is one request for a token. It is in the context of all that is done for it.
+type tokenFetch struct {
+	done      chan struct{}
+	token     string
+	err       error
+	anonymous bool // the credential helper gave nothing
+}
+
+type tokenFetchKey struct{}
+
+func tokenFetchOf(ctx context.Context) *tokenFetch {
+	f, _ := ctx.Value(tokenFetchKey{}).(*tokenFetch)
+	return f
+}
+
+func newTokens(spawn func(func())) *tokens {
+	held, err := lru.New[string, string](tokensLimit)
+	if err != nil {
+		panic(err) // never: the limit is above 0
+	}
+	return &tokens{spawn: spawn, held: held, fetch: map[string]*tokenFetch{}}
+}
+
+// GetScheme returns the scheme of the last challenge.
+func (t *tokens) GetScheme(context.Context, string) (auth.Scheme, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.scheme == auth.SchemeUnknown {
+		return t.scheme, errdef.ErrNotFound
+	}
+	return t.scheme, nil
+}
+
+// GetToken returns the token of a scope.
+func (t *tokens) GetToken(_ context.Context, _ string, scheme auth.Scheme, key string) (string, error) {
+	token, ok := t.held.Get(scheme.String() + " " + key)
+	if !ok {
+		return "", errdef.ErrNotFound
+	}
+	return token, nil
+}
+
+// Set fetches a token, once for all who want the same one at the same time.
+func (t *tokens) Set(
+	ctx context.Context, _ string, scheme auth.Scheme, key string, fetch func(context.Context) (string, error),
+) (string, error) {
+	key = scheme.String() + " " + key
+	t.mu.Lock()
+	t.scheme = scheme
+	f := t.fetch[key]
+	if f == nil {
+		f = &tokenFetch{done: make(chan struct{})}
+		t.fetch[key] = f
+		t.spawn(func() { t.run(context.WithValue(context.WithoutCancel(ctx), tokenFetchKey{}, f), f, key, fetch) })
+	}
+	t.mu.Unlock()
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
+	if x := exchangeOf(ctx); x != nil && f.anonymous {
+		x.anonymous.Store(true)
+	}
+	return f.token, f.err
+}
+
+// run ends with the limits of what it does: of the helper and of the request.
+func (t *tokens) run(ctx context.Context, f *tokenFetch, key string, fetch func(context.Context) (string, error)) {
+	f.token, f.err = fetch(ctx)
+	t.mu.Lock()
+	delete(t.fetch, key)
+	t.mu.Unlock()
+	if f.err == nil && !f.anonymous {
+		t.held.Add(key, f.token)
+	}
+	close(f.done)
+}
+
+// clear forgets all tokens.
+func (t *tokens) clear() { t.held.Purge() }

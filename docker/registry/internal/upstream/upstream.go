@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package upstream owns everything that talks to one upstream registry: distribution's app for it, the requests, the
+// credential, the time limits, the memory of outages, and what the upstream's answers mean for clients.
+//
+// # Who does what
+//
+// Blobs and manifests go through distribution's app in proxy mode, which stores, links and verifies them. Its client uses
+// Go's default transport, so each app's remote URL has a scheme of our own that is registered there
+// (registry-cache://ID): the default transport stays as it is, and any number of apps work side by side. Behind that
+// scheme this package asks the real upstream and answers distribution. On the way it keeps the raw manifest, so that one
+// that distribution cannot parse (schema 1, artifact manifests, odd media types) reaches the client as the upstream sent
+// it, without a second request. Lists of tags and referrers go to the upstream directly.
+//
+// # Credentials
+//
+// Distribution's own login is not used: it runs the helper under one mutex without a deadline, falls back to anonymous
+// without a word, and asks for a token for each request of a client. Its packages for that are internal. Instead every
+// request is authorized here, by the auth client of oras-go, with one helper call and one token shared by all requests.
+//
+// # Time
+//
+// A limit protects a client that waits; it does not end the work. Ask and Stat return an error, or a tag as it was known
+// last, when their limit is over, while the request to the upstream goes on until it stalls; the next call joins it.
+// Nothing is learnt from one repository or tag about another. Only an upstream that refuses or is silent about its own
+// challenge (/v2/) is out as a whole, and then not asked for a moment.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+// userAgent is how the cache names itself to upstreams.
+const userAgent = "pullthrough-registry-cache"
+
+// Limits are times. All must be above 0, but Remember may be 0.
+type Limits struct {
+	Challenge time.Duration // until an upstream that is silent about its challenge is out
+	Manifest  time.Duration // that a client waits for a manifest, a list of tags or referrers
+	Blob      time.Duration // that a client waits for the size of a blob
+	Stall     time.Duration // that an upstream may be silent before and during an answer, whoever waits
+	Remember  time.Duration // that an upstream that is out, or a tag that was silent, is not waited for again
+}
+
+// LimitsOf returns the limits of a configuration.
+func LimitsOf(c *config.Config) Limits {
+	return Limits{
+		Challenge: c.Outage.ChallengeTimeout, Manifest: c.Outage.ManifestTimeout, Blob: c.Outage.BlobTimeout,
+		Stall: max(c.Fill.StallTimeout, c.Outage.BlobTimeout, c.Outage.ManifestTimeout), Remember: c.Outage.Remember,
+	}
+}
+
+// Options configure an upstream. All fields are required but Transport.
+type Options struct {
+	Config  config.Upstream
+	Limits  Limits
+	Store   *store.Upstream
+	Metrics *Metrics
+	Logger  *slog.Logger
+	// Transport connects to the upstream (default: one with HTTP/2, a proxy from the environment, and no compression).
+	Transport *http.Transport
+}
+
+// Upstream is one upstream registry. Its methods may be called from several goroutines.
+type Upstream struct {
+	name       string
+	root       *url.URL // scheme and host
+	limits     Limits
+	store      *store.Upstream
+	log        *slog.Logger
+	count      *counters
+	credential *credential // nil: anonymous is meant
+	tokens     *tokens
+	transport  *http.Transport
+	plain      *http.Client // follows no redirects
+	authorized *auth.Client
+	health     *health
+	works      *works
+	app        *app
+
+	ctx  context.Context // ends with Close
+	stop context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	runs   sync.WaitGroup
+}
+
+// New returns an upstream. It asks nothing: an upstream that is out is no reason not to start.
+func New(o Options) (*Upstream, error) {
+	root, err := rootOf(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	u := &Upstream{
+		name: o.Config.Host, root: root, limits: o.Limits, store: o.Store,
+		log:       o.Logger.With("component", "upstream", "upstream", o.Config.Host),
+		count:     o.Metrics.of(o.Config.Host),
+		transport: o.Transport,
+	}
+	if u.transport == nil {
+		u.transport = newTransport()
+	}
+	u.ctx, u.stop = context.WithCancel(context.Background())
+	if c := o.Config.Credential; c != nil {
+		u.credential = newCredential(*c, u.log, u.ctx, u.spawn)
+	}
+	u.tokens = newTokens(u.spawn)
+	u.plain = &http.Client{Transport: &wire{u}, CheckRedirect: onlyTokens}
+	u.authorized = &auth.Client{Client: u.plain, Credential: u.login, Cache: u.tokens}
+	u.health = newHealth(u.limits, u.challenge)
+	u.works = newWorks(u.limits.Remember)
+	if u.app, err = newApp(u); err != nil {
+		u.stop()
+		return nil, err
+	}
+	return u, nil
+}
+
+func rootOf(c config.Upstream) (*url.URL, error) {
+	given := c.URL
+	if given == "" {
+		given = "https://" + c.Host
+	}
+	root, err := url.Parse(strings.TrimSuffix(given, "/"))
+	if err != nil {
+		return nil, fmt.Errorf("upstream %s: %w", c.Host, err)
+	}
+	if root.Host == "" || root.Path != "" {
+		return nil, fmt.Errorf("upstream %s: %q is no root of a registry; write, for example, https://us-central1-docker.pkg.dev", c.Host, given)
+	}
+	return root, nil
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:               http.ProxyFromEnvironment,
+		ForceAttemptHTTP2:   true,
+		DisableCompression:  true, // a digest is over the bytes as they are stored
+		MaxIdleConnsPerHost: 16,
+		IdleConnTimeout:     90 * time.Second,
+		TLSHandshakeTimeout: 10 * time.Second,
+		// A connection of HTTP/2 that died without a word would take all requests with it.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+	}
+}
+
+// Name returns the upstream's host in image references.
+func (u *Upstream) Name() string { return u.name }
+
+// Close ends all requests to the upstream and waits for them.
+func (u *Upstream) Close() error {
+	u.mu.Lock()
+	u.closed = true
+	u.mu.Unlock()
+	u.stop()
+	u.works.close()
+	u.runs.Wait()
+	err := u.app.close()
+	u.transport.CloseIdleConnections()
+	return err
+}
+
+// spawn runs f beside the caller. Close waits for it.
+func (u *Upstream) spawn(f func()) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		go f() // it ends at once, since all contexts have ended
+		return
+	}
+	u.runs.Go(f)
+}
+
+var errClosed = errors.New("the upstream was closed")

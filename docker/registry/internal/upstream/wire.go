@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/publicsuffix"
+	"oras.land/oras-go/v2/registry/remote/auth"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+const (
+	// peek is how many bytes of an upstream's error are read for the log.
+	peek = 4 << 10
+	// longest is how many characters of a text of others are logged.
+	longest = 300
+	// redirectLimit is how many redirects are followed.
+	redirectLimit = 10
+)
+
+// Kinds of requests to an upstream, as metrics name them.
+const (
+	kindChallenge = "challenge"
+	kindToken     = "token"
+	kindBlob      = "blob"
+	kindManifest  = "manifest"
+	kindTag       = "tag"
+	kindOther     = "other"
+)
+
+func kindOf(r route.Request) string {
+	switch {
+	case r.Kind == route.Blob:
+		return kindBlob
+	case r.Kind == route.Manifest && r.Tag != "":
+		return kindTag
+	case r.Kind == route.Manifest:
+		return kindManifest
+	}
+	return kindOther
+}
+
+type exchangeKey struct{}
+
+// exchange is one question to the upstream, with all requests that it takes: redirects, and those for a token.
+type exchange struct {
+	kind      string
+	anonymous atomic.Bool // the credential helper gave nothing
+}
+
+func exchangeOf(ctx context.Context) *exchange {
+	x, _ := ctx.Value(exchangeKey{}).(*exchange)
+	return x
+}
+
+// send asks the upstream and follows redirects. Every error is a *failure: no answer, or a status of 400 and above.
+func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string, header http.Header) (*http.Response, error) {
+	if out := u.health.out(); out != nil {
+		return nil, out
+	}
+	x := &exchange{kind: kindOf(r)}
+	ctx = context.WithValue(ctx, exchangeKey{}, x)
+	ctx = withScope(ctx, u.root.Host, r.Repository)
+	resp, err := u.ask(ctx, method, u.root.String()+uri, header)
+	if u.refused(resp, err) && u.credential.refused() {
+		u.tokens.clear()
+		if resp != nil {
+			_ = resp.Body.Close()
+		}
+		resp, err = u.ask(ctx, method, u.root.String()+uri, header)
+	}
+	switch {
+	case errors.Is(err, auth.ErrBasicCredentialNotFound):
+		return nil, &failure{status: http.StatusUnauthorized, anonymous: x.anonymous.Load(), message: err.Error()}
+	case err != nil:
+		f := *asFailure(err)
+		f.anonymous = x.anonymous.Load()
+		return nil, &f
+	}
+	if resp.StatusCode >= http.StatusOK && resp.StatusCode < http.StatusMultipleChoices {
+		return resp, nil
+	}
+	f := failureOf(resp)
+	f.anonymous = x.anonymous.Load()
+	_ = resp.Body.Close()
+	return nil, f
+}
+
+// refused reports whether the upstream refuses the credential that this cache has.
+func (u *Upstream) refused(resp *http.Response, err error) bool {
+	if u.credential == nil {
+		return false
+	}
+	if err != nil {
+		status := asFailure(err).status
+		return status == http.StatusUnauthorized || status == http.StatusForbidden // of the token
+	}
+	return resp.StatusCode == http.StatusUnauthorized
+}
+
+// ask sends a request, with a token for the upstream and without one for where the upstream redirects to.
+func (u *Upstream) ask(ctx context.Context, method, to string, header http.Header) (*http.Response, error) {
+	for range redirectLimit {
+		req, err := http.NewRequestWithContext(ctx, method, to, nil)
+		if err != nil {
+			return nil, err
+		}
+		req.Header = header.Clone()
+		req.Header.Set("User-Agent", userAgent)
+		req.Header.Set("Accept-Encoding", "identity") // a digest is over the bytes as they are stored
+		client := u.plain.Do
+		if u.isRoot(req.URL) {
+			client = u.authorized.Do
+		}
+		resp, err := client(req)
+		if err != nil {
+			return nil, err
+		}
+		location := resp.Header.Get("Location")
+		if resp.StatusCode < 300 || resp.StatusCode > 399 || location == "" {
+			return resp, nil
+		}
+		_ = resp.Body.Close()
+		next, err := req.URL.Parse(location)
+		if err != nil || next.Scheme != "https" && (next.Scheme != "http" || req.URL.Scheme == "https") {
+			return nil, &failure{invalid: true, message: "a redirect to a URL that is not followed"}
+		}
+		to = next.String()
+	}
+	return nil, &failure{invalid: true, message: "too many redirects"}
+}
+
+func (u *Upstream) isRoot(to *url.URL) bool {
+	return to.Scheme == u.root.Scheme && to.Host == u.root.Host
+}
+
+// onlyTokens follows redirects of token requests, which oras-go checks. Those of others are followed by ask.
+func onlyTokens(req *http.Request, via []*http.Request) error {
+	if tokenFetchOf(req.Context()) == nil {
+		return http.ErrUseLastResponse
+	}
+	if len(via) >= redirectLimit {
+		return errors.New("too many redirects")
+	}
+	return nil
+}
+
+// failureOf returns what an answer of the upstream says that brings nothing.
+func failureOf(resp *http.Response) *failure {
+	f := &failure{status: resp.StatusCode, message: message(resp)}
+	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
+		f.after = time.Duration(n) * time.Second
+	}
+	return f
+}
+
+// message returns the first error of a registry's answer.
+func message(resp *http.Response) string {
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, peek))
+	var body struct {
+		Errors []struct{ Code, Message string }
+	}
+	if json.Unmarshal(head, &body) != nil || len(body.Errors) == 0 {
+		return ""
+	}
+	return cutText(body.Errors[0].Code + ": " + body.Errors[0].Message)
+}
+
+// cutText returns a text of others for the log.
+func cutText(text string) string {
+	runes := []rune(strings.ToValidUTF8(text, "?"))
+	return string(runes[:min(len(runes), longest)])
+}
+
+var (
+	errSilent = errors.New("no answer in time")
+	errStall  = errors.New("the answer stalls")
+)
+
+// wire is how all requests go out: with a limit until the answer begins and one for silence in it, counted, and with an
+// eye on whether the upstream lives.
+type wire struct{ u *Upstream }
+
+// RoundTrip returns a *failure if there is no answer, and if the answer to a token request is an error.
+func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
+	u, kind := w.u, kindOther
+	if x := exchangeOf(req.Context()); x != nil {
+		kind = x.kind
+	}
+	token := tokenFetchOf(req.Context()) != nil
+	if token {
+		kind = kindToken
+		if req.Header.Get("Authorization") != "" && !mayKnow(u.root, req.URL) {
+			return nil, &failure{invalid: true, message: "the upstream sends the credential to " + req.URL.Host + ", which is not of its domain"}
+		}
+	}
+	resp, err := w.begin(req, kind)
+	if err != nil || !token || resp.StatusCode < http.StatusBadRequest {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	return nil, failureOf(resp)
+}
+
+// begin waits until the answer begins.
+func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
+	u := w.u
+	ctx, cancel := context.WithCancelCause(req.Context())
+	closing := context.AfterFunc(u.ctx, func() { cancel(errClosed) })
+	begun := time.Now()
+	limit := time.AfterFunc(u.limits.Stall, func() { cancel(errSilent) })
+	grace := time.AfterFunc(u.limits.Challenge/8, func() {
+		u.spawn(func() {
+			if !u.isRoot(req.URL) {
+				return
+			}
+			if dead := u.health.suspect(begun); dead != nil {
+				cancel(dead)
+			}
+		})
+	})
+	resp, err := u.transport.RoundTrip(req.WithContext(ctx))
+	limit.Stop()
+	grace.Stop()
+	u.count.latency.WithLabelValues(kind).Observe(time.Since(begun).Seconds())
+	if err != nil {
+		closing()
+		f := u.noAnswer(ctx, err, u.isRoot(req.URL), begun)
+		u.count.requests.WithLabelValues(kind, f.label(ctx)).Inc()
+		cancel(nil)
+		return nil, f
+	}
+	if u.isRoot(req.URL) {
+		u.health.answered()
+		u.count.out.Set(0)
+	}
+	u.count.requests.WithLabelValues(kind, strconv.Itoa(resp.StatusCode)).Inc()
+	resp.Body = &body{
+		ReadCloser: resp.Body, ctx: ctx, stall: u.limits.Stall, received: u.count.received.WithLabelValues(kind),
+		cancel: cancel, closing: closing,
+	}
+	return resp, nil
+}
+
+// noAnswer returns why there was none. A connection that fails makes the whole upstream suspect.
+func (u *Upstream) noAnswer(ctx context.Context, err error, root bool, begun time.Time) *failure {
+	var dead *failure
+	switch cause := context.Cause(ctx); {
+	case errors.As(cause, &dead):
+		return dead
+	case cause != nil:
+		return &failure{timeout: cause == errSilent, message: cause.Error()}
+	}
+	f := unreachable(err)
+	if root {
+		if dead := u.health.suspect(begun); dead != nil {
+			return dead
+		}
+	}
+	return f
+}
+
+func unreachable(err error) *failure {
+	var timeout net.Error
+	return &failure{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: cutText(err.Error())}
+}
+
+// label returns what the metrics call it.
+func (f *failure) label(ctx context.Context) string {
+	switch {
+	case f.timeout:
+		return "timeout"
+	case errors.Is(context.Cause(ctx), context.Canceled):
+		return "canceled"
+	}
+	return "unreachable"
+}
+
+// challenge asks for the upstream's challenge, and returns why the upstream is out, nil if it answers at all.
+func (u *Upstream) challenge() *failure {
+	ctx, cancel := context.WithTimeoutCause(u.ctx, u.limits.Challenge, errSilent)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.root.String()+"/v2/", nil)
+	if err != nil {
+		return &failure{message: err.Error()}
+	}
+	req.Header.Set("User-Agent", userAgent)
+	begun := time.Now()
+	resp, err := u.transport.RoundTrip(req)
+	u.count.latency.WithLabelValues(kindChallenge).Observe(time.Since(begun).Seconds())
+	if err == nil {
+		u.count.requests.WithLabelValues(kindChallenge, strconv.Itoa(resp.StatusCode)).Inc()
+		_ = resp.Body.Close()
+		u.health.answered()
+		u.count.out.Set(0)
+		return nil
+	}
+	f := unreachable(err)
+	f.timeout = f.timeout || context.Cause(ctx) == errSilent
+	u.count.requests.WithLabelValues(kindChallenge, f.label(ctx)).Inc()
+	u.count.out.Set(1)
+	u.log.Warn("the upstream is out", "timeout", f.timeout, "error", f.message)
+	return f
+}
+
+// mayKnow reports whether the credential for a registry may be shown to where its challenge points: the same host, or one
+// of the same registered domain.
+func mayKnow(registry, realm *url.URL) bool {
+	if strings.EqualFold(registry.Hostname(), realm.Hostname()) {
+		return true
+	}
+	if net.ParseIP(registry.Hostname()) != nil || net.ParseIP(realm.Hostname()) != nil {
+		return false
+	}
+	one, err := publicsuffix.EffectiveTLDPlusOne(strings.ToLower(registry.Hostname()))
+	if err != nil {
+		return false
+	}
+	other, err := publicsuffix.EffectiveTLDPlusOne(strings.ToLower(realm.Hostname()))
+	return err == nil && one == other
+}
+
+// body counts what is read, ends when the upstream is silent for too long, and its request's context when it is closed.
+type body struct {
+	io.ReadCloser
+	ctx      context.Context
+	stall    time.Duration
+	received interface{ Add(float64) }
+	cancel   context.CancelCauseFunc
+	closing  func() bool
+}
+
+// Read waits for the upstream no longer than the limit. How long its caller takes between two calls is the caller's affair.
+func (b *body) Read(p []byte) (int, error) {
+	timer := time.AfterFunc(b.stall, func() { b.cancel(errStall) })
+	n, err := b.ReadCloser.Read(p)
+	timer.Stop()
+	b.received.Add(float64(n))
+	if err != nil && err != io.EOF {
+		if cause := context.Cause(b.ctx); cause != nil {
+			err = &failure{timeout: cause == errStall, message: cause.Error()}
+		} else {
+			err = &failure{cut: true, message: cutText(err.Error())}
+		}
+	}
+	return n, err
+}
+
+// Close lets go of the connection.
+func (b *body) Close() error {
+	b.closing()
+	err := b.ReadCloser.Close()
+	b.cancel(nil)
+	return err
+}
+
+// readAll returns a body of at most limit bytes. Every error is a *failure.
+func readAll(resp *http.Response, limit int64) ([]byte, error) {
+	defer resp.Body.Close()
+	var content bytes.Buffer
+	if n := resp.ContentLength; n > 0 && n <= limit {
+		content.Grow(int(n) + bytes.MinRead)
+	}
+	if _, err := content.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+		return nil, asFailure(err)
+	}
+	if int64(content.Len()) > limit {
+		return nil, &failure{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
+	}
+	return content.Bytes(), nil
+}
