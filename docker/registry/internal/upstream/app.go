@@ -146,11 +146,6 @@ func replyFailure(req *http.Request, f *failure) (*http.Response, error) {
 	return reply(req, f.status, http.Header{}, nil), nil
 }
 
-// offline is a source for what distribution has by itself.
-type offline struct{ why *failure }
-
-func (o offline) answer(*http.Request) (*http.Response, error) { return nil, o.why }
-
 // recorder keeps an answer of distribution in memory.
 type recorder struct {
 	head   http.Header

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -37,66 +39,71 @@ type Answer struct {
 // Fresh reports whether the answer is what the upstream has.
 func (a *Answer) Fresh() bool { return a.Stale == nil }
 
-// Ask returns a manifest by digest or tag, a list of tags, or referrers. It waits at most the manifest limit; the request
-// goes on after it, and the next call for the same finds its answer. accept is the client's Accept, which the upstream gets
-// beside the types that distribution knows and */*. Every error is an *Error, unless ctx has ended.
+// Ask returns a manifest by digest or tag, a list of tags, or referrers. It goes on until there is an answer, the upstream
+// stalls, or ctx ends: how long clients wait is for the caller to say. Every error is an *Error, or the cause of ctx.
+//
+// A tag that the upstream does not confirm, for whatever reason, is answered as distribution knows it, if it does.
+//
+// accept is an Accept header. One that is empty or has */* wants whatever the upstream has. Any other asks for nothing but
+// what it names, and the answer changes nothing of what the tag is for others.
 func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*Answer, error) {
-	switch r.Kind {
-	case route.Manifest, route.Tags, route.Referrers:
-	default:
-		return nil, fmt.Errorf("upstream: Ask cannot be used for the kind %s", r.Kind)
+	if err := u.usable(r, route.Manifest, route.Tags, route.Referrers); err != nil {
+		return nil, err
 	}
-	a, err := u.wait(ctx, r, r.Key(), u.limits.Manifest, func(ctx context.Context) (*Answer, error) {
-		if r.Kind == route.Manifest {
-			return u.manifest(ctx, r, acceptFor(accept))
+	return u.do(ctx, r, func(ctx context.Context) (*Answer, error) {
+		switch {
+		case r.Kind != route.Manifest:
+			return u.list(ctx, r)
+		case accept != "" && !strings.Contains(accept, "*/*"):
+			return u.exactly(ctx, r, accept)
 		}
-		return u.list(ctx, r)
+		return u.manifest(ctx, r, acceptFor(accept))
 	})
-	if !errors.Is(err, errLate) {
-		return a, err
-	}
-	why := problem(r.Kind, &failure{timeout: true, message: "no answer within " + u.limits.Manifest.String()})
-	if r.Kind == route.Manifest && r.Tag != "" {
-		if a := u.known(ctx, r, why); a != nil {
-			return a, nil
-		}
-	}
-	return nil, u.report(r, why)
 }
 
-// Stat returns the size of a blob, as the upstream says it. It waits at most the blob limit, as Ask does.
-func (u *Upstream) Stat(ctx context.Context, r route.Request) (size int64, err error) {
-	if r.Kind != route.Blob {
-		return 0, fmt.Errorf("upstream: Stat cannot be used for the kind %s", r.Kind)
+// Stat returns the size of a blob, as the upstream says it. It goes on as Ask does.
+func (u *Upstream) Stat(ctx context.Context, r route.Request) (int64, error) {
+	if err := u.usable(r, route.Blob); err != nil {
+		return 0, err
 	}
-	a, err := u.wait(ctx, r, "stat "+r.Key(), u.limits.Blob, func(ctx context.Context) (*Answer, error) { return u.stat(ctx, r) })
-	switch {
-	case errors.Is(err, errLate):
-		return 0, u.report(r, problem(r.Kind, &failure{timeout: true, message: "no answer within " + u.limits.Blob.String()}))
-	case err != nil:
+	a, err := u.do(ctx, r, func(ctx context.Context) (*Answer, error) { return u.stat(ctx, r) })
+	if err != nil {
 		return 0, err
 	}
 	return a.Size, nil
 }
 
-// wait joins the work for a key or begins it.
-func (u *Upstream) wait(
-	ctx context.Context, r route.Request, key string, limit time.Duration, do func(context.Context) (*Answer, error),
-) (*Answer, error) {
-	w, limit := u.works.join(key, limit, func(w *work) {
-		u.spawn(func() {
-			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-			defer cancel()
-			defer context.AfterFunc(u.ctx, cancel)()
-			defer context.AfterFunc(w.ctx, cancel)()
-			a, err := do(ctx)
-			if err != nil {
-				err = u.report(r, err)
-			}
-			u.works.finish(w, a, err)
-		})
-	})
-	return u.works.wait(ctx, w, limit)
+// Size returns the size of a blob, or a number below 0 if the upstream does not say it within the challenge limit.
+func (u *Upstream) Size(r route.Request) int64 {
+	ctx, cancel := context.WithTimeout(u.ctx, u.limits.Challenge)
+	defer cancel()
+	size, err := u.Stat(ctx, r)
+	if err != nil {
+		return -1
+	}
+	return size
+}
+
+func (u *Upstream) usable(r route.Request, kinds ...route.Kind) error {
+	if !slices.Contains(kinds, r.Kind) {
+		return fmt.Errorf("upstream: this cannot be asked for by the kind %s", r.Kind)
+	}
+	return nil
+}
+
+// do asks a question until ctx ends, or the upstream is closed.
+func (u *Upstream) do(ctx context.Context, r route.Request, ask func(context.Context) (*Answer, error)) (*Answer, error) {
+	work, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
+	a, err := ask(work)
+	switch {
+	case ctx.Err() != nil && (err != nil || !a.Fresh()):
+		return nil, context.Cause(ctx)
+	case err == nil:
+		return a, nil
+	}
+	return nil, u.report(r, err)
 }
 
 // report logs an error that is not the client's, and returns it.
@@ -162,14 +169,14 @@ func (u *Upstream) distribution(ctx context.Context, r route.Request, s source) 
 	return m.answer(time.Time{}), nil
 }
 
-// known returns a tag as distribution knows it, nil if it does not.
-func (u *Upstream) known(ctx context.Context, r route.Request, why *Error) *Answer {
-	a, err := u.distribution(ctx, r, offline{&failure{message: "not asked"}})
-	if err != nil {
-		return nil
+// exactly asks for a manifest of some types only, without distribution, which would take the answer for what the tag is.
+func (u *Upstream) exactly(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
+	begun := time.Now()
+	if err := s.get(); err != nil {
+		return nil, err
 	}
-	a.Stale = why
-	return a
+	return s.raw.answer(begun), nil
 }
 
 // list asks for a list, which is passed on as it is.

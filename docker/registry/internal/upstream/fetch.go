@@ -66,8 +66,8 @@ func turn(ctx context.Context, d digest.Digest, patience time.Duration) (end fun
 // While another upstream brings the same digest, Fetch waits for its turn, but not longer than the challenge limit: then it
 // passes the blob on to g, and distribution does not keep it.
 func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
-	if r.Kind != route.Blob {
-		return fmt.Errorf("upstream: Fetch cannot be used for the kind %s", r.Kind)
+	if err := u.usable(r, route.Blob); err != nil {
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

@@ -43,14 +43,7 @@ func TestMain(m *testing.M) {
 }
 
 // patient are limits that no test reaches by accident.
-var patient = Limits{
-	Challenge: 20 * time.Second, Manifest: 20 * time.Second, Blob: 20 * time.Second, Stall: 40 * time.Second, Remember: time.Minute,
-}
-
-// hasty are limits that are over soon, but not those of the work.
-var hasty = Limits{
-	Challenge: 20 * time.Second, Manifest: 50 * time.Millisecond, Blob: 50 * time.Millisecond, Stall: 40 * time.Second, Remember: time.Minute,
-}
+var patient = Limits{Challenge: 20 * time.Second, Stall: 40 * time.Second, Remember: time.Minute}
 
 // item is something that the registry has.
 type item struct {
@@ -107,7 +100,7 @@ func (g *registry) serve(w http.ResponseWriter, r *http.Request) {
 	name := path.Base(r.URL.Path)
 	g.mu.Lock()
 	g.asked[r.Method+" "+name]++
-	fault, found := g.fault, g.items[name]
+	fault := g.fault
 	login, basic, token, realm := g.login, g.basic, g.token, g.realm
 	g.mu.Unlock()
 	if fault != nil && fault(w, r) {
@@ -135,6 +128,9 @@ func (g *registry) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	g.mu.Lock()
+	found := g.items[name]
+	g.mu.Unlock()
 	switch {
 	case r.URL.Path == "/v2/":
 		return
@@ -393,8 +389,23 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// quiet waits until nothing is asked for which nobody waits.
-func (s *setup) quiet(t testing.TB) {
+// briefly is how long a test waits for what is not to come.
+const briefly = 50 * time.Millisecond
+
+// late fails unless a question goes on until its context ends.
+func (s *setup) late(t testing.TB, r route.Request) {
 	t.Helper()
-	until(t, "no late question", func() bool { s.works.mu.Lock(); defer s.works.mu.Unlock(); return s.works.late == 0 })
+	c, cancel := context.WithTimeoutCause(ctx, briefly, errLate)
+	defer cancel()
+	var err error
+	if r.Kind == route.Blob {
+		_, err = s.Stat(c, r)
+	} else {
+		_, err = s.Ask(c, r, "")
+	}
+	if !errors.Is(err, errLate) {
+		t.Errorf("%s: %v", r.URI(), err)
+	}
 }
+
+var errLate = errors.New("the client has gone")

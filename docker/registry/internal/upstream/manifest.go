@@ -22,9 +22,6 @@ import (
 const (
 	// manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
 	manifestLimit = 4 << 20
-	// acceptLimit is the most of a client's Accept that is passed on, in bytes.
-	acceptLimit = 4 << 10
-
 	schema1       = "application/vnd.docker.distribution.manifest.v1+json"
 	schema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
@@ -33,10 +30,10 @@ const (
 var accepted = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
 
 // acceptFor returns the Accept by which the upstream is asked: whatever it has is wanted.
-func acceptFor(client string) string {
+func acceptFor(client string) string { // which has */* if it is not empty
 	all := strings.Join(accepted, ", ")
-	if client = strings.TrimSpace(client); client != "" && len(client) <= acceptLimit {
-		all += ", " + client
+	if client != "" {
+		return all + ", " + client
 	}
 	return all + ", */*"
 }
@@ -146,7 +143,7 @@ func (s *manifestSource) get() error {
 	mediaType := resp.Header.Get("Content-Type")
 	if want == "" {
 		want = digest.FromBytes(content)
-	} else if !names(want, mediaType, content) {
+	} else if !HasDigest(want, mediaType, content) {
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
 		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
 	}
@@ -157,8 +154,8 @@ func (s *manifestSource) get() error {
 	return nil
 }
 
-// names reports whether content has a digest. That of a signed manifest of schema 1 is over what was signed.
-func names(d digest.Digest, mediaType string, content []byte) bool {
+// HasDigest reports whether a manifest has a digest. That of a signed manifest of schema 1 is over what was signed.
+func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	if d.Algorithm().FromBytes(content) == d {
 		return true
 	}

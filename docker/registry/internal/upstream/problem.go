@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -14,12 +15,10 @@ import (
 // retryAfter is when it makes sense to ask again, unless the upstream names another time.
 const retryAfter = 2 * time.Second
 
-// An Error is what a client gets instead of what it asked for.
+// An Error is what a client gets instead of what it asked for. Its message has none of the upstream's own words.
 type Error struct {
-	Status     int    // of HTTP
-	Code       string // of the specification's error body
-	Message    string // without the upstream's own words
-	RetryAfter time.Duration
+	route.Refusal
+	RetryAfter time.Duration // 0: none
 	// Upstream is the upstream's status, 0 if it gave no answer.
 	Upstream int
 	// Detail is the reason, for the log only.
@@ -34,9 +33,19 @@ func (e *Error) Error() string {
 	return e.Message + ": " + e.Detail
 }
 
-// HTTP returns what server.WriteError takes, and the Retry-After (0: none).
-func (e *Error) HTTP() (status int, code, message string, after time.Duration) {
-	return e.Status, e.Code, e.Message, e.RetryAfter
+// Unwrap returns what server.WriteError takes.
+func (e *Error) Unwrap() error { return &e.Refusal }
+
+// Timeout reports whether the upstream was silent for too long.
+func (e *Error) Timeout() bool { return e.Status == http.StatusGatewayTimeout }
+
+// Header returns the headers of the answer to a client: Retry-After, in seconds, if it makes sense to try again.
+func (e *Error) Header() http.Header {
+	h := http.Header{}
+	if e.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((e.RetryAfter+time.Second-1)/time.Second), 10))
+	}
+	return h
 }
 
 // NoAnswer reports whether the upstream gave none in time, or cannot be reached.
@@ -77,7 +86,10 @@ func asFailure(err error) *failure {
 
 // problem returns what a failure means for a client.
 func problem(kind route.Kind, f *failure) *Error {
-	e := &Error{Status: http.StatusBadGateway, Code: "UNAVAILABLE", Upstream: f.status, Detail: f.Error(), RetryAfter: f.after}
+	e := &Error{
+		Refusal:  route.Refusal{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},
+		Upstream: f.status, Detail: f.Error(), RetryAfter: f.after,
+	}
 	switch {
 	case f.invalid:
 		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream's answer is not what was asked for"

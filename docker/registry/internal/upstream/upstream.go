@@ -20,10 +20,9 @@
 //
 // # Time
 //
-// A limit protects a client that waits; it does not end the work. Ask and Stat return an error, or a tag as it was known
-// last, when their limit is over, while the request to the upstream goes on until it stalls; the next call joins it.
-// Nothing is learnt from one repository or tag about another. Only an upstream that refuses or is silent about its own
-// challenge (/v2/) is out as a whole, and then not asked for a moment.
+// What is slow is waited for until it stalls: how long a client waits is for packages fill and manifest to say, so that slow
+// content arrives. Nothing is learnt from one repository or tag about another. Only an upstream that refuses or is silent
+// about its own challenge (/v2/) is out as a whole, and then not asked for a moment.
 package upstream
 
 import (
@@ -49,18 +48,13 @@ const userAgent = "pullthrough-registry-cache"
 // Limits are times. All must be above 0, but Remember may be 0.
 type Limits struct {
 	Challenge time.Duration // until an upstream that is silent about its challenge is out
-	Manifest  time.Duration // that a client waits for a manifest, a list of tags or referrers
-	Blob      time.Duration // that a client waits for the size of a blob
-	Stall     time.Duration // that an upstream may be silent before and during an answer, whoever waits
-	Remember  time.Duration // that an upstream that is out, or a tag that was silent, is not waited for again
+	Stall     time.Duration // that an upstream may be silent before and during an answer
+	Remember  time.Duration // that an upstream that is out is not asked again
 }
 
 // LimitsOf returns the limits of a configuration.
 func LimitsOf(c *config.Config) Limits {
-	return Limits{
-		Challenge: c.Outage.ChallengeTimeout, Manifest: c.Outage.ManifestTimeout, Blob: c.Outage.BlobTimeout,
-		Stall: max(c.Fill.StallTimeout, c.Outage.BlobTimeout, c.Outage.ManifestTimeout), Remember: c.Outage.Remember,
-	}
+	return Limits{Challenge: c.Outage.ChallengeTimeout, Stall: c.Fill.StallTimeout, Remember: c.Outage.Remember}
 }
 
 // Options configure an upstream. All fields are required but Transport.
@@ -88,7 +82,6 @@ type Upstream struct {
 	plain      *http.Client // follows no redirects
 	authorized *auth.Client
 	health     *health
-	works      *works
 	app        *app
 
 	ctx  context.Context // ends with Close
@@ -122,7 +115,6 @@ func New(o Options) (*Upstream, error) {
 	u.plain = &http.Client{Transport: &wire{u}, CheckRedirect: onlyTokens}
 	u.authorized = &auth.Client{Client: u.plain, Credential: u.login, Cache: u.tokens}
 	u.health = newHealth(u.limits, u.challenge)
-	u.works = newWorks(u.limits.Remember)
 	if u.app, err = newApp(u); err != nil {
 		u.stop()
 		return nil, err
@@ -167,7 +159,6 @@ func (u *Upstream) Close() error {
 	u.closed = true
 	u.mu.Unlock()
 	u.stop()
-	u.works.close()
 	u.runs.Wait()
 	err := u.app.close()
 	u.transport.CloseIdleConnections()
