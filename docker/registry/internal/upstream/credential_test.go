@@ -5,7 +5,6 @@ package upstream
 import (
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"sync"
 	"testing"
@@ -54,68 +53,6 @@ func TestBasic(t *testing.T) {
 	n := start(t, patient, c)
 	n.g.set(func() { n.g.login, n.g.basic = true, true })
 	isError(t, "no credential", n.ask(t, tag("v1")), 503, "UNAVAILABLE")
-}
-
-// TestTokenEnds asks for a new one.
-func TestTokenEnds(t *testing.T) {
-	c := helperFor(t, "s1")
-	s := start(t, patient, c)
-	s.g.set(func() { s.g.login = true })
-	s.g.image("v1")
-	s.right(t, tag("v1"))
-	s.g.set(func() { s.g.token = "t2" })
-	if a := s.right(t, tag("v1")); !a.Fresh() {
-		t.Errorf("stale: %v", a.Stale)
-	}
-	// The credential itself ends before its time.
-	gives(t, c, "s2")
-	s.g.set(func() { s.g.token, s.g.secret = "t3", "s2" })
-	isStale := s.right(t, tag("v1")).Stale
-	if isStale == nil || isStale.Upstream != 401 || len(runs(c)) != 1 {
-		t.Errorf("a credential that is new is not fetched again: %v, %d runs", isStale, len(runs(c)))
-	}
-	s.credential.mu.Lock()
-	s.credential.from = s.credential.from.Add(-2 * refusedAfter)
-	s.credential.mu.Unlock()
-	if a := s.right(t, tag("v1")); !a.Fresh() || len(runs(c)) != 2 {
-		t.Errorf("stale: %v, %d runs", a.Stale, len(runs(c)))
-	}
-}
-
-// TestTokenAnswers has what the token server's statuses mean for clients.
-func TestTokenAnswers(t *testing.T) {
-	for _, test := range []struct {
-		token, status int
-		code          string
-	}{{401, 503, "UNAVAILABLE"}, {403, 403, "DENIED"}, {429, 429, "TOOMANYREQUESTS"}, {500, 502, "UNAVAILABLE"}, {503, 503, "UNAVAILABLE"}} {
-		s := start(t, patient, helperFor(t, "s1"))
-		s.g.set(func() { s.g.login = true })
-		s.g.misbehave(on("", "/token", func(w http.ResponseWriter, _ *http.Request) { refuse(w, test.token, "Retry-After", "7") }))
-		for _, r := range all {
-			e := isError(t, fmt.Sprint(test.token, " for ", r.URI()), s.ask(t, r), test.status, test.code)
-			if e.RetryAfter != 0 && e.RetryAfter != 7*time.Second {
-				t.Errorf("%s", e.RetryAfter)
-			}
-		}
-	}
-}
-
-// TestTokenHangs is asked for once by all, and ends by the stall limit.
-func TestTokenHangs(t *testing.T) {
-	limits := patient
-	limits.Stall = 10 * briefly
-	s := start(t, limits, helperFor(t, "s1"))
-	s.g.set(func() { s.g.login = true })
-	s.g.misbehave(on("", "/token", hang))
-	s.late(t, tag("v1"))
-	var clients sync.WaitGroup
-	for range 3 {
-		clients.Go(func() { isError(t, "token", s.ask(t, tag("v1")), 504, "UNAVAILABLE") })
-	}
-	clients.Wait()
-	if n := s.g.count("GET token"); n > 2 {
-		t.Errorf("%d requests for a token", n)
-	}
 }
 
 // TestHelperHangs holds nobody who leaves, runs once for all, and ends at its deadline (row 14 of the issue). The failure is
@@ -215,49 +152,6 @@ func zombie(stat string) bool {
 	var name, state string
 	_, err := fmt.Sscan(stat, &pid, &name, &state)
 	return err == nil && state == "Z"
-}
-
-// TestRealm shows the credential to the upstream's own domain only.
-func TestRealm(t *testing.T) {
-	for _, test := range []struct {
-		registry, realm string
-		may             bool
-	}{
-		{"https://us-central1-docker.pkg.dev", "https://us-central1-docker.pkg.dev/v2/token", true},
-		{"https://registry-1.docker.io", "https://auth.docker.io/token", true},
-		{"https://registry.gitlab.com", "https://gitlab.com/jwt/auth", true},
-		{"https://ghcr.io", "https://evil.example/token", false},
-		{"https://a.co.uk", "https://b.co.uk/token", false},
-		{"https://10.0.0.1", "https://10.0.0.2/token", false},
-		{"http://127.0.0.1:1", "http://127.0.0.1:2/token", true},
-		{"http://localhost", "http://other/token", false},
-	} {
-		registry, _ := url.Parse(test.registry)
-		realm, _ := url.Parse(test.realm)
-		if mayKnow(registry, realm) != test.may {
-			t.Errorf("%+v", test)
-		}
-	}
-	c := helperFor(t, "s1")
-	s := start(t, patient, c)
-	s.g.set(func() { s.g.login, s.g.realm = true, "registry.evil.example" })
-	isError(t, "realm", s.ask(t, tag("v1")), 502, "UPSTREAM_INVALID")
-}
-
-// TestTokensAreBounded by number.
-func TestTokensAreBounded(t *testing.T) {
-	s := start(t, patient, nil)
-	s.g.set(func() { s.g.login, s.g.public = true, true })
-	s.g.image("v1")
-	r := tag("v1")
-	s.right(t, r)
-	for i := range 2 * tokensLimit {
-		s.tokens.held.Add(fmt.Sprint(i), "x")
-	}
-	if n := s.tokens.held.Len(); n != tokensLimit {
-		t.Errorf("%d tokens", n)
-	}
-	s.right(t, r)
 }
 
 // TestRefreshToken follows docker's protocol.

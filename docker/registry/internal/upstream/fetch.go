@@ -72,6 +72,7 @@ func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
+	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
 	end, stored, err := turn(ctx, r.Digest, u.limits.Challenge)
 	if err != nil {
 		return err

@@ -9,13 +9,11 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/opencontainers/go-digest"
-	"github.com/prometheus/client_golang/prometheus"
 
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
@@ -167,39 +165,6 @@ func TestFetchCorrupt(t *testing.T) {
 	}
 }
 
-// TestFetchRedirect shows the credential to the upstream only, and identity is what is asked for everywhere.
-func TestFetchRedirect(t *testing.T) {
-	s := start(t, patient, helperFor(t, "s1"))
-	s.g.set(func() { s.g.login = true })
-	elsewhere := newRegistry(t)
-	d, content := s.g.blob(mib)
-	elsewhere.put(d.String(), item{"application/octet-stream", "", content})
-	elsewhere.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
-		if r.Header.Get("Authorization") != "" || r.Header.Get("Accept-Encoding") != "identity" {
-			t.Errorf("header %v", r.Header)
-		}
-		return false
-	})
-	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
-		if strings.Contains(r.URL.Path, "/blobs/") && r.Header.Get("Authorization") != "" {
-			http.Redirect(w, r, elsewhere.URL+"/elsewhere/"+d.String(), http.StatusTemporaryRedirect)
-			return true
-		}
-		return false
-	})
-	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
-	if n := elsewhere.count("GET " + d.String()); n != 1 {
-		t.Errorf("%d downloads", n)
-	}
-	s.g.misbehave(on("", "/blobs/", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }))
-	d, _ = s.g.blob(10)
-	isError(t, "a ring of redirects", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
-	s.g.misbehave(on("", "/blobs/", func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
-	}))
-	isError(t, "a file", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
-}
-
 // TestFetchIsPatient begins a blob long after anybody has waited for it (row 13 of the issue).
 func TestFetchIsPatient(t *testing.T) {
 	limits := patient
@@ -276,79 +241,45 @@ func TestFetchEnds(t *testing.T) {
 	isError(t, "closed", s.fetch(t, s.Upstream, d, mib).err, 502, "UNAVAILABLE")
 }
 
-// TestTwoUpstreams fetches one digest from two upstreams at once: both clients get it, both stores have it, and the metrics
-// of both are in one registry.
-func TestTwoUpstreams(t *testing.T) {
+// TestFetchEndsWithoutReaders is not held up by a client that does not read, where the blob finds no room in the store.
+func TestFetchEndsWithoutReaders(t *testing.T) {
 	s := start(t, patient, nil)
-	m := NewMetrics()
-	both := prometheus.NewRegistry()
-	if err := m.Register(both); err != nil {
+	d, content := s.g.blob(10)
+	s.g.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(store.MinLimit+mib))
+		for {
+			if _, err := w.Write(content); err != nil {
+				return
+			}
+		}
+	}))
+	g := s.Upstream.store.Grow(d, store.MinLimit+mib)
+	defer g.Close()
+	r, err := g.NewReader(ctx, 0)
+	if err != nil {
 		t.Fatal(err)
 	}
-	other := newRegistry(t)
-	one, two := open(t, s.g, s.store, m, "one.example", patient, nil), open(t, other, s.store, m, "two.example", patient, nil)
-	d, content := s.g.blob(3 * mib)
-	other.put(d.String(), item{"application/octet-stream", d, content})
-	manifest := s.g.image("v1")
-	other.put("v1", s.g.items["v1"])
-	other.put(manifest.String(), s.g.items["v1"])
-	var most, running atomic.Int32
-	slowly := on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, r *http.Request) {
-		n := running.Add(1)
-		defer running.Add(-1)
-		most.Store(max(most.Load(), n))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
-	})
-	s.g.misbehave(slowly)
-	other.misbehave(slowly)
-	var clients sync.WaitGroup
-	for _, u := range []*Upstream{one, two} {
-		clients.Go(func() {
-			if a, err := u.Ask(ctx, tag("v1"), ""); err != nil || a.Digest != manifest {
-				t.Errorf("%s: %v, %v", u.Name(), a, err)
-			}
-			s.good(t, u, s.fetch(t, u, d, 3*mib), d, content)
-		})
-	}
-	clients.Wait()
-	if most.Load() > 1 {
-		t.Error("two transfers of one digest at once")
-	}
-	s.metrics = both
-	for _, name := range []string{"one.example", "two.example"} {
-		if n := s.value(t, "registry_cache_upstream_received_bytes_total", name, "blob"); n != 3*mib {
-			t.Errorf("%s: %v bytes", name, n)
-		}
-		if n := s.value(t, "registry_cache_upstream_requests_total", name, "tag", "200"); n != 1 {
-			t.Errorf("%s: %v requests for a tag", name, n)
-		}
+	defer r.Close()
+	why := errors.New("nobody is left")
+	c, cancel := context.WithCancelCause(ctx)
+	ended := make(chan error)
+	go func() { ended <- s.Fetch(c, blob(d), g) }()
+	until(t, "a full window", g.Windowed)
+	cancel(why)
+	if err := <-ended; !errors.Is(err, why) {
+		t.Error(err)
 	}
 }
 
-// TestTwoUpstreamsOneHangs does not let the clients of one upstream wait for another.
-func TestTwoUpstreamsOneHangs(t *testing.T) {
-	limits := patient
-	limits.Challenge = 50 * time.Millisecond
+// TestFetchSHA512 finds a blob under the digest by which it was asked for.
+func TestFetchSHA512(t *testing.T) {
 	s := start(t, patient, nil)
-	other := newRegistry(t)
-	two := open(t, other, s.store, NewMetrics(), "two.example", limits, nil)
-	d, content := s.g.blob(3 * mib)
-	other.put(d.String(), item{"application/octet-stream", d, content})
-	s.g.misbehave(on(http.MethodGet, "/blobs/", hang))
-	c, cancel := context.WithCancel(ctx)
-	ended := make(chan fetched)
-	go func() { ended <- s.fetchIn(t, c, s.Upstream, d, 3*mib) }()
-	until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
-	for _, size := range []int64{3 * mib, -1} {
-		f := s.fetch(t, two, d, size)
-		if f.err != nil || f.read != nil || !bytes.Equal(f.content, content) {
-			t.Errorf("%d bytes, %v, %v", len(f.content), f.read, f.err)
-		}
-	}
-	other.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403) }))
-	isError(t, "refused", s.fetch(t, two, d, 3*mib).err, 403, "DENIED")
-	cancel()
-	<-ended
-	other.misbehave(nil)
-	s.good(t, two, s.fetch(t, two, d, 3*mib), d, content)
+	content := randomBytes(mib)
+	d := digest.SHA512.FromBytes(content)
+	s.g.put(d.String(), item{"application/octet-stream", d, content})
+	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
+	manifest := s.g.items[s.g.image("v1").String()]
+	manifest.digest = digest.SHA512.FromBytes(manifest.content)
+	s.g.put(manifest.digest.String(), manifest)
+	s.right(t, byDigest(manifest.digest))
 }

@@ -4,6 +4,7 @@ package upstream
 
 import (
 	"context"
+	"strings"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -106,3 +107,13 @@ func (t *tokens) run(ctx context.Context, f *tokenFetch, key string, fetch func(
 
 // clear forgets all tokens.
 func (t *tokens) clear() { t.held.Purge() }
+
+// forget forgets the tokens for a repository.
+func (t *tokens) forget(repository string) {
+	scope := " " + auth.ScopeRepository(repository, auth.ActionPull)
+	for _, key := range t.held.Keys() {
+		if strings.Contains(key+" ", scope+" ") {
+			t.held.Remove(key)
+		}
+	}
+}

@@ -30,6 +30,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -140,6 +141,7 @@ func rootOf(c config.Upstream) (*url.URL, error) {
 func newTransport() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // a digest is over the bytes as they are stored
 		MaxIdleConnsPerHost: 16,

@@ -29,6 +29,9 @@ const (
 	longest = 300
 	// redirectLimit is how many redirects are followed.
 	redirectLimit = 10
+	// graceShare is the part of the challenge limit after which a request without an answer makes the upstream suspect.
+	// Most answers begin before, so that a challenge is rare.
+	graceShare = 2
 )
 
 // Kinds of requests to an upstream, as metrics name them.
@@ -96,6 +99,9 @@ func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string
 	f := failureOf(resp)
 	f.anonymous = x.anonymous.Load()
 	_ = resp.Body.Close()
+	if f.status == http.StatusForbidden {
+		u.tokens.forget(r.Repository) // a token may say for an hour what was allowed when it was given
+	}
 	return nil, f
 }
 
@@ -222,7 +228,7 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 	closing := context.AfterFunc(u.ctx, func() { cancel(errClosed) })
 	begun := time.Now()
 	limit := time.AfterFunc(u.limits.Stall, func() { cancel(errSilent) })
-	grace := time.AfterFunc(u.limits.Challenge/8, func() {
+	grace := time.AfterFunc(u.limits.Challenge/graceShare, func() {
 		u.spawn(func() {
 			if !u.isRoot(req.URL) {
 				return

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// TestTwoUpstreams fetches one digest from two upstreams at once: both clients get it, both stores have it, and the metrics
+// of both are in one registry.
+func TestTwoUpstreams(t *testing.T) {
+	s := start(t, patient, nil)
+	m := NewMetrics()
+	both := prometheus.NewRegistry()
+	if err := m.Register(both); err != nil {
+		t.Fatal(err)
+	}
+	other := newRegistry(t)
+	one, two := open(t, s.g, s.store, m, "one.example", patient, nil), open(t, other, s.store, m, "two.example", patient, nil)
+	d, content := s.g.blob(3 * mib)
+	other.put(d.String(), item{"application/octet-stream", d, content})
+	manifest := s.g.image("v1")
+	other.put("v1", s.g.items["v1"])
+	other.put(manifest.String(), s.g.items["v1"])
+	var most, running atomic.Int32
+	slowly := on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, r *http.Request) {
+		n := running.Add(1)
+		defer running.Add(-1)
+		most.Store(max(most.Load(), n))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(content))
+	})
+	s.g.misbehave(slowly)
+	other.misbehave(slowly)
+	var clients sync.WaitGroup
+	for _, u := range []*Upstream{one, two} {
+		clients.Go(func() {
+			if a, err := u.Ask(ctx, tag("v1"), ""); err != nil || a.Digest != manifest {
+				t.Errorf("%s: %v, %v", u.Name(), a, err)
+			}
+			s.good(t, u, s.fetch(t, u, d, 3*mib), d, content)
+		})
+	}
+	clients.Wait()
+	if most.Load() > 1 {
+		t.Error("two transfers of one digest at once")
+	}
+	s.metrics = both
+	for _, name := range []string{"one.example", "two.example"} {
+		if n := s.value(t, "registry_cache_upstream_received_bytes_total", name, "blob"); n != 3*mib {
+			t.Errorf("%s: %v bytes", name, n)
+		}
+		if n := s.value(t, "registry_cache_upstream_requests_total", name, "tag", "200"); n != 1 {
+			t.Errorf("%s: %v requests for a tag", name, n)
+		}
+	}
+}
+
+// TestTwoUpstreamsOneHangs does not let the clients of one upstream wait for another.
+func TestTwoUpstreamsOneHangs(t *testing.T) {
+	limits := patient
+	limits.Challenge = 50 * time.Millisecond
+	s := start(t, patient, nil)
+	other := newRegistry(t)
+	two := open(t, other, s.store, NewMetrics(), "two.example", limits, nil)
+	d, content := s.g.blob(3 * mib)
+	other.put(d.String(), item{"application/octet-stream", d, content})
+	s.g.misbehave(on(http.MethodGet, "/blobs/", hang))
+	c, cancel := context.WithCancel(ctx)
+	ended := make(chan fetched)
+	go func() { ended <- s.fetchIn(t, c, s.Upstream, d, 3*mib) }()
+	until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
+	for _, size := range []int64{3 * mib, -1} {
+		f := s.fetch(t, two, d, size)
+		if f.err != nil || f.read != nil || !bytes.Equal(f.content, content) {
+			t.Errorf("%d bytes, %v, %v", len(f.content), f.read, f.err)
+		}
+	}
+	other.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403) }))
+	isError(t, "refused", s.fetch(t, two, d, 3*mib).err, 403, "DENIED")
+	cancel()
+	<-ended
+	other.misbehave(nil)
+	s.good(t, two, s.fetch(t, two, d, 3*mib), d, content)
+}

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"fmt"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// TestSlowTag leaves all others alone (row 5 of the issue).
+func TestSlowTag(t *testing.T) {
+	limits := patient
+	limits.Challenge = 8 * briefly
+	s := start(t, limits, nil)
+	d := s.g.image("slow")
+	s.g.image("other")
+	s.right(t, tag("slow"))
+	s.g.misbehave(on("", "/manifests/slow", hang))
+	var slow sync.WaitGroup
+	slow.Go(func() { s.late(t, tag("slow")) })
+	until(t, "the question", func() bool { return s.g.count("HEAD slow") == 2 })
+	for range 3 {
+		for _, r := range []route.Request{tag("other"), byDigest(d)} {
+			if a := s.right(t, r); !a.Fresh() {
+				t.Errorf("stale: %v", a.Stale)
+			}
+		}
+	}
+	slow.Wait()
+	if s.health.out() != nil {
+		t.Error("the upstream is out because of one tag")
+	}
+	if s.g.count("GET v2") > 1 {
+		t.Errorf("%d challenges", s.g.count("GET v2"))
+	}
+}
+
+// TestDown is an upstream that refuses connections: that is said at once, and known for a while.
+func TestDown(t *testing.T) {
+	s := start(t, patient, nil)
+	d := s.g.image("v1")
+	s.right(t, tag("v1"))
+	s.g.Close()
+	for _, r := range all {
+		if e := isError(t, r.URI(), s.ask(t, r), 502, "UNAVAILABLE"); !e.NoAnswer() {
+			t.Errorf("%#v", e)
+		}
+	}
+	if n := s.value(t, "registry_cache_upstream_requests_total", "unreachable"); n != 2 { // one question, one challenge
+		t.Errorf("%v requests", n)
+	}
+	if s.right(t, byDigest(d)); s.right(t, tag("v1")).Fresh() || s.value(t, "registry_cache_upstream_out") != 1 {
+		t.Error("fresh")
+	}
+}
+
+// TestSilent is an upstream that accepts connections and says nothing. Many who ask wait for one challenge, and then nobody
+// waits for a while. It ends with the first answer.
+func TestSilent(t *testing.T) {
+	limits := patient
+	limits.Challenge, limits.Remember = 300*time.Millisecond, time.Second
+	s := start(t, limits, nil)
+	s.g.image("v1")
+	s.right(t, tag("v1"))
+	s.g.misbehave(on("", "", hang))
+	var clients sync.WaitGroup
+	begun := time.Now()
+	for i := range 50 {
+		clients.Go(func() {
+			if i%2 == 0 {
+				if a := s.right(t, tag("v1")); a.Fresh() || a.Stale.Status != 504 {
+					t.Errorf("%+v", a)
+				}
+				return
+			}
+			isError(t, "unknown", s.ask(t, tag(fmt.Sprint("w", i))), 504, "UNAVAILABLE")
+		})
+	}
+	clients.Wait()
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("took %s", took)
+	}
+	if n := s.g.count("GET v2"); n > 1 {
+		t.Errorf("%d challenges", n)
+	}
+	isError(t, "blob", s.ask(t, blob(nowhere)), 504, "UNAVAILABLE")
+	s.g.misbehave(nil)
+	until(t, "fresh", func() bool { return s.right(t, tag("v1")).Fresh() })
+	if s.value(t, "registry_cache_upstream_out") != 0 {
+		t.Error("still out")
+	}
+}
+
+// TestChallengeSays that the upstream lives: what it is silent about is then waited for.
+func TestChallengeSays(t *testing.T) {
+	limits := patient
+	limits.Challenge = 100 * time.Millisecond
+	s := start(t, limits, nil)
+	s.g.image("v1")
+	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/v2/" {
+			refuse(w, 503) // an answer is an answer
+			return true
+		}
+		time.Sleep(3 * limits.Challenge)
+		return false
+	})
+	if a := s.right(t, tag("v1")); !a.Fresh() {
+		t.Error("stale")
+	}
+	if s.g.count("GET v2") == 0 {
+		t.Error("no challenge")
+	}
+}

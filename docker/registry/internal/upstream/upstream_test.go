@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
+)
+
+// TestWrongUse is an error, not a panic.
+func TestWrongUse(t *testing.T) {
+	s := start(t, patient, nil)
+	if _, err := s.Ask(ctx, blob(nowhere), ""); err == nil {
+		t.Error("a blob by Ask")
+	}
+	if n := s.Size(tag("v1")); n >= 0 {
+		t.Error("the size of a tag")
+	}
+	if _, err := s.Stat(ctx, tag("v1")); err == nil {
+		t.Error("a tag by Stat")
+	}
+	if err := s.Fetch(ctx, tag("v1"), nil); err == nil {
+		t.Error("a tag by Fetch")
+	}
+	_ = s.Close()
+	isError(t, "closed", s.ask(t, tag("v1")), 502, "UNAVAILABLE")
+}
+
+// TestNew refuses what is no root of a registry, and needs no upstream that answers.
+func TestNew(t *testing.T) {
+	part, err := newStore(t).Upstream("up.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for url, ok := range map[string]bool{
+		"": true, "http://127.0.0.1:1": true, "http://127.0.0.1:1/": true, "http://127.0.0.1:1/v2": false, "no url": false, "http://%": false,
+	} {
+		u, err := New(Options{
+			Config: config.Upstream{Host: "up.example", URL: url}, Limits: patient, Store: part, Metrics: NewMetrics(),
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		if (err == nil) != ok {
+			t.Errorf("%q: %v", url, err)
+		}
+		if err == nil {
+			_ = u.Close()
+		}
+	}
+}
+
+// TestLimitsOf takes each limit from its key.
+func TestLimitsOf(t *testing.T) {
+	c := &config.Config{Outage: config.Outage{ChallengeTimeout: 1, Remember: 2}, Fill: config.Fill{StallTimeout: 3}}
+	if got := LimitsOf(c); got != (Limits{Challenge: 1, Stall: 3, Remember: 2}) {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestClose ends what is asked, and waits for it.
+func TestClose(t *testing.T) {
+	s := start(t, patient, nil)
+	s.g.misbehave(on("", "/manifests/", hang))
+	ended := make(chan error)
+	go func() { ended <- s.ask(t, tag("v1")) }()
+	until(t, "the question", func() bool { return s.g.count("HEAD v1") == 1 })
+	begun := time.Now()
+	_ = s.Close()
+	isError(t, "closed", <-ended, 502, "UNAVAILABLE")
+	if took := time.Since(begun); took > patient.Challenge/2 {
+		t.Errorf("took %s", took)
+	}
+}

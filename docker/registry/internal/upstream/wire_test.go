@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// TestStall ends what nobody else ends. A tag is served as it was known last.
+func TestStall(t *testing.T) {
+	limits := patient
+	limits.Stall = 2 * briefly
+	s := start(t, limits, nil)
+	for _, method := range []string{"HEAD", "GET"} {
+		s.g.misbehave(on(method, "/manifests/", hang))
+		s.g.image("v1")
+		isError(t, "a manifest", s.ask(t, tag("v1")), 504, "UNAVAILABLE")
+	}
+	s.g.misbehave(on("GET", "/", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
+		_, _ = w.Write([]byte("{"))
+		_ = http.NewResponseController(w).Flush()
+		hang(w, r)
+	}))
+	isError(t, "half a manifest", s.ask(t, byDigest(nowhere)), 504, "UNAVAILABLE")
+	isError(t, "half a list", s.ask(t, tags("")), 504, "UNAVAILABLE")
+	s.g.misbehave(nil)
+	s.right(t, tag("v1"))
+	s.g.misbehave(on("", "/manifests/", hang))
+	if a := s.right(t, tag("v1")); a.Fresh() || !a.Stale.Timeout() || !a.Stale.NoAnswer() {
+		t.Errorf("%+v", a)
+	}
+}
+
+// TestFetchRedirect shows the credential to the upstream only, and identity is what is asked for everywhere.
+func TestFetchRedirect(t *testing.T) {
+	s := start(t, patient, helperFor(t, "s1"))
+	s.g.set(func() { s.g.login = true })
+	elsewhere := newRegistry(t)
+	d, content := s.g.blob(mib)
+	elsewhere.put(d.String(), item{"application/octet-stream", "", content})
+	elsewhere.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.Header.Get("Authorization") != "" || r.Header.Get("Accept-Encoding") != "identity" {
+			t.Errorf("header %v", r.Header)
+		}
+		return false
+	})
+	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		if strings.Contains(r.URL.Path, "/blobs/") && r.Header.Get("Authorization") != "" {
+			http.Redirect(w, r, elsewhere.URL+"/elsewhere/"+d.String(), http.StatusTemporaryRedirect)
+			return true
+		}
+		return false
+	})
+	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
+	if n := elsewhere.count("GET " + d.String()); n != 1 {
+		t.Errorf("%d downloads", n)
+	}
+	s.g.misbehave(on("", "/blobs/", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }))
+	d, _ = s.g.blob(10)
+	isError(t, "a ring of redirects", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
+	s.g.misbehave(on("", "/blobs/", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+	}))
+	isError(t, "a file", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
+}
+
+// TestRealm shows the credential to the upstream's own domain only.
+func TestRealm(t *testing.T) {
+	for _, test := range []struct {
+		registry, realm string
+		may             bool
+	}{
+		{"https://us-central1-docker.pkg.dev", "https://us-central1-docker.pkg.dev/v2/token", true},
+		{"https://registry-1.docker.io", "https://auth.docker.io/token", true},
+		{"https://registry.gitlab.com", "https://gitlab.com/jwt/auth", true},
+		{"https://ghcr.io", "https://evil.example/token", false},
+		{"https://a.co.uk", "https://b.co.uk/token", false},
+		{"https://10.0.0.1", "https://10.0.0.2/token", false},
+		{"http://127.0.0.1:1", "http://127.0.0.1:2/token", true},
+		{"http://localhost", "http://other/token", false},
+	} {
+		registry, _ := url.Parse(test.registry)
+		realm, _ := url.Parse(test.realm)
+		if mayKnow(registry, realm) != test.may {
+			t.Errorf("%+v", test)
+		}
+	}
+	c := helperFor(t, "s1")
+	s := start(t, patient, c)
+	s.g.set(func() { s.g.login, s.g.realm = true, "registry.evil.example" })
+	isError(t, "realm", s.ask(t, tag("v1")), 502, "UPSTREAM_INVALID")
+}
