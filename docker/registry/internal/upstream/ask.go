@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -28,7 +27,6 @@ type Answer struct {
 	Header http.Header
 	Digest digest.Digest // of a manifest
 	Body   []byte        // as the upstream sent it
-	Size   int64         // of what was asked for: of a blob for Stat, of the body otherwise
 	// Asked is when the upstream was asked; of a manifest by digest it may be zero, as it may be from the store.
 	Asked time.Time
 	// Stale is why the upstream did not confirm a tag that is served as it was known last; nil for all that is fresh. It
@@ -50,7 +48,7 @@ func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*An
 	if err := u.usable(r, route.Manifest, route.Tags, route.Referrers); err != nil {
 		return nil, err
 	}
-	return u.do(ctx, r, func(ctx context.Context) (*Answer, error) {
+	a, err := do(ctx, u, r, func(ctx context.Context) (*Answer, error) {
 		switch {
 		case r.Kind != route.Manifest:
 			return u.list(ctx, r)
@@ -59,6 +57,10 @@ func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*An
 		}
 		return u.manifest(ctx, r, acceptFor(accept))
 	})
+	if err == nil && !a.Fresh() && ctx.Err() != nil { // it was not the upstream that failed
+		return nil, context.Cause(ctx)
+	}
+	return a, err
 }
 
 // Stat returns the size of a blob, as the upstream says it. It goes on as Ask does.
@@ -66,11 +68,7 @@ func (u *Upstream) Stat(ctx context.Context, r route.Request) (int64, error) {
 	if err := u.usable(r, route.Blob); err != nil {
 		return 0, err
 	}
-	a, err := u.do(ctx, r, func(ctx context.Context) (*Answer, error) { return u.stat(ctx, r) })
-	if err != nil {
-		return 0, err
-	}
-	return a.Size, nil
+	return do(ctx, u, r, func(ctx context.Context) (int64, error) { return u.stat(ctx, r) })
 }
 
 // Size returns the size of a blob, or a number below 0 if the upstream does not say it within the challenge limit.
@@ -92,18 +90,18 @@ func (u *Upstream) usable(r route.Request, kinds ...route.Kind) error {
 }
 
 // do asks a question until ctx ends, or the upstream is closed.
-func (u *Upstream) do(ctx context.Context, r route.Request, ask func(context.Context) (*Answer, error)) (*Answer, error) {
+func do[T any](ctx context.Context, u *Upstream, r route.Request, ask func(context.Context) (T, error)) (none T, err error) {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
-	a, err := ask(work)
+	answer, err := ask(work)
 	switch {
-	case ctx.Err() != nil && (err != nil || !a.Fresh()):
-		return nil, context.Cause(ctx)
 	case err == nil:
-		return a, nil
+		return answer, nil
+	case ctx.Err() != nil:
+		return none, context.Cause(ctx)
 	}
-	return nil, u.report(r, err)
+	return none, u.report(r, err)
 }
 
 // report logs an error that is not the client's, and returns it.
@@ -147,7 +145,7 @@ func (m *raw) answer(asked time.Time) *Answer {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
 	header.Set("Docker-Content-Digest", m.digest.String())
-	return &Answer{Header: header, Digest: m.digest, Body: m.content, Size: int64(len(m.content)), Asked: asked}
+	return &Answer{Header: header, Digest: m.digest, Body: m.content, Asked: asked}
 }
 
 // distribution returns the manifest that distribution serves.
@@ -194,7 +192,7 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Answer{Header: http.Header{}, Body: content, Size: int64(len(content)), Asked: begun}
+	a := &Answer{Header: http.Header{}, Body: content, Asked: begun}
 	for _, name := range []string{"Content-Type", "Oci-Filters-Applied"} {
 		if value := resp.Header.Get(name); value != "" {
 			a.Header.Set(name, value)
@@ -226,26 +224,21 @@ func relative(link string, r route.Request) (string, bool) {
 	return "", false
 }
 
-// stat asks for the size of a blob.
-func (u *Upstream) stat(ctx context.Context, r route.Request) (*Answer, error) {
+// stat asks for the size of a blob: by GET where a HEAD does not say it.
+func (u *Upstream) stat(ctx context.Context, r route.Request) (int64, error) {
 	for _, method := range []string{http.MethodHead, http.MethodGet} {
 		resp, err := u.send(ctx, r, method, r.URI(), http.Header{})
 		if err != nil {
-			if f := asFailure(err); method == http.MethodHead && (f.status == http.StatusMethodNotAllowed || f.status == http.StatusNotImplemented) {
+			status := asFailure(err).status
+			if method == http.MethodHead && (status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented) {
 				continue
 			}
-			return nil, err
+			return 0, err
 		}
 		_ = resp.Body.Close()
-		size := resp.ContentLength
-		if method == http.MethodHead && size < 0 {
-			if n, err := strconv.ParseInt(resp.Header.Get("Content-Length"), 10, 64); err == nil {
-				size = n
-			}
-		}
-		if size >= 0 {
-			return &Answer{Size: size, Asked: time.Now()}, nil
+		if resp.ContentLength >= 0 {
+			return resp.ContentLength, nil
 		}
 	}
-	return nil, &failure{invalid: true, message: "the upstream does not say the size of a blob"}
+	return 0, &failure{invalid: true, message: "the upstream does not say the size of a blob"}
 }

@@ -159,11 +159,9 @@ func (s *blobSource) open() error {
 	switch {
 	case s.size < 0 && resp.ContentLength < 0:
 		_ = resp.Body.Close()
-		a, err := s.u.stat(s.ctx, s.r)
-		if err != nil {
+		if s.size, err = s.u.stat(s.ctx, s.r); err != nil {
 			return err
 		}
-		s.size = a.Size
 		return s.open()
 	case s.size < 0:
 		s.size = resp.ContentLength

@@ -29,8 +29,8 @@ const (
 // accepted are the types that distribution can parse. It serves a manifest only to those who name its type.
 var accepted = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
 
-// acceptFor returns the Accept by which the upstream is asked: whatever it has is wanted.
-func acceptFor(client string) string { // which has */* if it is not empty
+// acceptFor returns the Accept by which the upstream is asked for whatever it has. That of a client has */*, or is empty.
+func acceptFor(client string) string {
 	all := strings.Join(accepted, ", ")
 	if client != "" {
 		return all + ", " + client

@@ -117,7 +117,7 @@ func (u *Upstream) refused(resp *http.Response, err error) bool {
 	return resp.StatusCode == http.StatusUnauthorized
 }
 
-// ask sends a request, with a token for the upstream and without one for where the upstream redirects to.
+// ask sends a request, with a token for the upstream's API and without one for where that redirects to.
 func (u *Upstream) ask(ctx context.Context, method, to string, header http.Header) (*http.Response, error) {
 	for range redirectLimit {
 		req, err := http.NewRequestWithContext(ctx, method, to, nil)
@@ -128,7 +128,7 @@ func (u *Upstream) ask(ctx context.Context, method, to string, header http.Heade
 		req.Header.Set("User-Agent", userAgent)
 		req.Header.Set("Accept-Encoding", "identity") // a digest is over the bytes as they are stored
 		client := u.plain.Do
-		if u.isRoot(req.URL) {
+		if u.isRoot(req.URL) && strings.HasPrefix(req.URL.Path, "/v2/") {
 			client = u.authorized.Do
 		}
 		resp, err := client(req)

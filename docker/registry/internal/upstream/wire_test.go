@@ -59,6 +59,19 @@ func TestFetchRedirect(t *testing.T) {
 	if n := elsewhere.count("GET " + d.String()); n != 1 {
 		t.Errorf("%d downloads", n)
 	}
+	// Artifact Registry redirects to itself, outside of the API.
+	d, content = s.g.blob(mib)
+	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		switch authorization := r.Header.Get("Authorization"); {
+		case strings.HasPrefix(r.URL.Path, "/elsewhere/") && authorization != "":
+			t.Errorf("shown to %s", r.URL)
+		case strings.Contains(r.URL.Path, "/blobs/") && authorization != "":
+			http.Redirect(w, r, "/elsewhere/"+d.String(), http.StatusFound)
+			return true
+		}
+		return false
+	})
+	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
 	s.g.misbehave(on("", "/blobs/", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, r.URL.Path, http.StatusFound) }))
 	d, _ = s.g.blob(10)
 	isError(t, "a ring of redirects", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
