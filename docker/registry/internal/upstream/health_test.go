@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -63,7 +64,7 @@ func TestDown(t *testing.T) {
 // waits for a while. It ends with the first answer.
 func TestSilent(t *testing.T) {
 	limits := patient
-	limits.Challenge, limits.Remember = 300*time.Millisecond, time.Second
+	limits.Challenge = 300 * time.Millisecond
 	s := start(t, limits, nil)
 	s.g.image("v1")
 	s.right(t, tag("v1"))
@@ -82,7 +83,7 @@ func TestSilent(t *testing.T) {
 		})
 	}
 	clients.Wait()
-	if took := time.Since(begun); took > 5*time.Second {
+	if took := time.Since(begun); took > patient.Stall/2 {
 		t.Errorf("took %s", took)
 	}
 	if n := s.g.count("GET v2"); n > 1 {
@@ -90,6 +91,12 @@ func TestSilent(t *testing.T) {
 	}
 	isError(t, "blob", s.ask(t, blob(nowhere)), 504, "UNAVAILABLE")
 	s.g.misbehave(nil)
+	if s.right(t, tag("v1")).Fresh() {
+		t.Error("asked although it was out a moment ago")
+	}
+	s.health.mu.Lock()
+	s.health.until = time.Now()
+	s.health.mu.Unlock()
 	until(t, "fresh", func() bool { return s.right(t, tag("v1")).Fresh() })
 	if s.value(t, "registry_cache_upstream_out") != 0 {
 		t.Error("still out")
@@ -116,4 +123,62 @@ func TestChallengeSays(t *testing.T) {
 	if s.g.count("GET v2") == 0 {
 		t.Error("no challenge")
 	}
+}
+
+// TestAnswerEndsAnOutage whatever it is an answer to.
+func TestAnswerEndsAnOutage(t *testing.T) {
+	s := start(t, patient, nil)
+	s.g.image("v1")
+	release := make(chan struct{})
+	s.g.misbehave(func(http.ResponseWriter, *http.Request) bool { <-release; return false })
+	slow := make(chan error)
+	go func() { slow <- s.ask(t, tag("v2")) }()
+	until(t, "the question", func() bool { return s.g.count("HEAD v2") == 1 })
+	s.health.mu.Lock()
+	s.health.until, s.health.why = time.Now().Add(time.Hour), &failure{timeout: true}
+	s.health.mu.Unlock()
+	isError(t, "out", s.ask(t, tag("v1")), 504, "UNAVAILABLE")
+	close(release)
+	isError(t, "the slow one", <-slow, 404, "MANIFEST_UNKNOWN")
+	s.right(t, tag("v1"))
+}
+
+// TestSuspect asks for the challenge only if nothing was answered since, and remembers for a while.
+func TestSuspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked, dead := 0, &failure{timeout: true}
+		h := newHealth(Limits{Remember: 3 * time.Second}, func() *failure { asked++; time.Sleep(time.Second); return dead })
+		begun := time.Now()
+		time.Sleep(time.Second)
+		h.answered()
+		if h.suspect(begun) != nil || asked != 0 {
+			t.Errorf("suspect although it has answered, %d challenges", asked)
+		}
+		time.Sleep(time.Second)
+		var many sync.WaitGroup
+		for range 10 {
+			many.Go(func() {
+				if h.suspect(time.Now()) != dead {
+					t.Error("not out")
+				}
+			})
+		}
+		many.Wait()
+		if asked != 1 || h.out() != dead {
+			t.Errorf("%d challenges, %v", asked, h.out())
+		}
+		time.Sleep(3*time.Second - 1)
+		if h.out() != dead {
+			t.Error("forgotten too early")
+		}
+		time.Sleep(1)
+		if h.out() != nil {
+			t.Error("not forgotten")
+		}
+		many.Go(func() { time.Sleep(time.Second / 2); h.answered() })
+		if h.suspect(time.Now()) != nil || h.out() != nil {
+			t.Error("out although something was answered during the challenge")
+		}
+		many.Wait()
+	})
 }

@@ -59,17 +59,20 @@ func TestLimitsOf(t *testing.T) {
 	}
 }
 
-// TestClose ends what is asked, and waits for it.
+// TestClose ends what is asked, also for a token, and waits for it.
 func TestClose(t *testing.T) {
-	s := start(t, patient, nil)
-	s.g.misbehave(on("", "/manifests/", hang))
-	ended := make(chan error)
-	go func() { ended <- s.ask(t, tag("v1")) }()
-	until(t, "the question", func() bool { return s.g.count("HEAD v1") == 1 })
-	begun := time.Now()
-	_ = s.Close()
-	isError(t, "closed", <-ended, 502, "UNAVAILABLE")
-	if took := time.Since(begun); took > patient.Challenge/2 {
-		t.Errorf("took %s", took)
+	for part, asked := range map[string]string{"/manifests/": "HEAD v1", "/token": "GET token"} {
+		s := start(t, patient, helperFor(t, "s1"))
+		s.g.set(func() { s.g.login = true })
+		s.g.misbehave(on("", part, hang))
+		ended := make(chan error)
+		go func() { ended <- s.ask(t, tag("v1")) }()
+		until(t, "the question", func() bool { return s.g.count(asked) == 1 })
+		begun := time.Now()
+		_ = s.Close()
+		isError(t, "closed", <-ended, 502, "UNAVAILABLE")
+		if took := time.Since(begun); took > patient.Challenge/2 {
+			t.Errorf("%s: took %s", part, took)
+		}
 	}
 }

@@ -40,7 +40,7 @@ func TestFetchRedirect(t *testing.T) {
 	s := start(t, patient, helperFor(t, "s1"))
 	s.g.set(func() { s.g.login = true })
 	elsewhere := newRegistry(t)
-	d, content := s.g.blob(mib)
+	d, content := s.g.blob(mib) // the redirect is to what d is then
 	elsewhere.put(d.String(), item{"application/octet-stream", "", content})
 	elsewhere.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Authorization") != "" || r.Header.Get("Accept-Encoding") != "identity" {
@@ -58,6 +58,17 @@ func TestFetchRedirect(t *testing.T) {
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
 	if n := elsewhere.count("GET " + d.String()); n != 1 {
 		t.Errorf("%d downloads", n)
+	}
+	// Nor does it when it is asked there.
+	elsewhere.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("WWW-Authenticate", `Bearer realm="`+elsewhere.URL+`/token",service="test"`)
+		refuse(w, 401)
+		return true
+	})
+	d, _ = s.g.blob(10)
+	isError(t, "a challenge elsewhere", s.fetch(t, s.Upstream, d, -1).err, 503, "UNAVAILABLE")
+	if n := elsewhere.count("GET token"); n != 0 {
+		t.Errorf("%d requests for a token elsewhere", n)
 	}
 	// Artifact Registry redirects to itself, outside of the API.
 	d, content = s.g.blob(mib)
