@@ -151,13 +151,13 @@ func (p program) Output() ([]byte, error) {
 	out := &limited{left: helperOutput}
 	p.Stdout = out
 	err := p.Run()
-	return out.Bytes(), err
+	return out.buffer.Bytes(), err
 }
 
-// limited keeps the first bytes, and takes no more.
+// limited keeps the first bytes, and takes no more. It does not embed the buffer, whose ReadFrom has no limit.
 type limited struct {
-	bytes.Buffer
-	left int
+	buffer bytes.Buffer
+	left   int
 }
 
 func (l *limited) Write(p []byte) (int, error) {
@@ -165,7 +165,7 @@ func (l *limited) Write(p []byte) (int, error) {
 		return 0, errors.New("the output is too long")
 	}
 	l.left -= len(p)
-	return l.Buffer.Write(p)
+	return l.buffer.Write(p)
 }
 
 // withScope returns a context in which a token for pulls of a repository is asked for.

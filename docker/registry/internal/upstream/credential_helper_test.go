@@ -32,7 +32,7 @@ func helperMain() {
 		fmt.Println("the helper says no")
 		os.Exit(1)
 	case "LONG":
-		fmt.Println(strings.Repeat("x", 2*helperOutput))
+		fmt.Printf(`{"ServerURL":%q,"Username":"user","Secret":"s1"}`, strings.Repeat("x", 2*helperOutput))
 	default:
 		fmt.Printf(`{"ServerURL":"x","Username":"user","Secret":%q}`, text)
 	}
