@@ -244,7 +244,7 @@ func TestFetchEnds(t *testing.T) {
 // TestFetchEndsWithoutReaders is not held up by a client that does not read, where the blob finds no room in the store.
 func TestFetchEndsWithoutReaders(t *testing.T) {
 	s := start(t, patient, nil)
-	d, content := s.g.blob(10)
+	d, content := s.g.blob(64 << 10)
 	s.g.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(store.MinLimit+mib))
 		for {
@@ -264,10 +264,14 @@ func TestFetchEndsWithoutReaders(t *testing.T) {
 	c, cancel := context.WithCancelCause(ctx)
 	ended := make(chan error)
 	go func() { ended <- s.Fetch(c, blob(d), g) }()
-	until(t, "a full window", g.Windowed)
+	until(t, "a full window", func() bool { return g.Windowed() && g.Written() == 5*mib }) // 4 of the store's and 1 of memory
+	begun := time.Now()
 	cancel(why)
 	if err := <-ended; !errors.Is(err, why) {
 		t.Error(err)
+	}
+	if took := time.Since(begun); took > 5*time.Second { // the reader is dropped after 10
+		t.Errorf("took %s", took)
 	}
 }
 

@@ -340,6 +340,7 @@ type fetched struct {
 	read    error // of the client
 	err     error // of Fetch
 	state   store.State
+	written int64
 }
 
 func (s *setup) fetch(t testing.TB, u *Upstream, d digest.Digest, size int64) fetched {
@@ -359,6 +360,7 @@ func (s *setup) fetchIn(t testing.TB, ctx context.Context, u *Upstream, d digest
 	f.err = u.Fetch(ctx, blob(d), g)
 	g.Finish(f.err)
 	f.state, _ = g.State()
+	f.written = g.Written()
 	reading.Wait()
 	_ = r.Close()
 	g.Close()

@@ -253,3 +253,23 @@ func FuzzSigned(f *testing.F) {
 		}
 	})
 }
+
+// TestHeadWithoutLength is no reason to overlook that a tag has moved, to a manifest that is here.
+func TestHeadWithoutLength(t *testing.T) {
+	s := start(t, patient, nil)
+	s.g.misbehave(on(http.MethodHead, "/manifests/", func(w http.ResponseWriter, _ *http.Request) {
+		s.g.mu.Lock()
+		it := s.g.items["v1"]
+		s.g.mu.Unlock()
+		w.Header().Set("Content-Type", it.mediaType)
+		w.Header().Set("Docker-Content-Digest", it.digest.String())
+		_ = http.NewResponseController(w).Flush()
+	}))
+	s.g.image("v1")
+	first := s.g.items["v1"]
+	s.right(t, tag("v1"))
+	s.g.image("v1")
+	s.right(t, tag("v1"))
+	s.g.put("v1", first)
+	s.right(t, tag("v1"))
+}

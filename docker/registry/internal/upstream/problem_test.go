@@ -30,7 +30,11 @@ func (s *setup) ask(t testing.TB, r route.Request) error {
 	if r.Kind == route.Blob {
 		_, err = s.Stat(ctx, r)
 		var stat, fetch *Error
-		if errors.As(err, &stat) && errors.As(s.fetch(t, s.Upstream, r.Digest, -1).err, &fetch) {
+		f := s.fetch(t, s.Upstream, r.Digest, -1)
+		if f.written > 0 {
+			t.Errorf("%d bytes of an error", f.written)
+		}
+		if errors.As(err, &stat) && errors.As(f.err, &fetch) {
 			if stat.Detail, fetch.Detail = "", ""; *stat != *fetch { // a HEAD says less
 				t.Errorf("stat says %v, fetch %v", stat, fetch)
 			}
