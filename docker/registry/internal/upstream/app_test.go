@@ -66,7 +66,7 @@ func TestTwoUpstreams(t *testing.T) {
 // TestTwoUpstreamsOneHangs does not let the clients of one upstream wait for another.
 func TestTwoUpstreamsOneHangs(t *testing.T) {
 	limits := patient
-	limits.Challenge = 50 * time.Millisecond
+	limits.Challenge = soon
 	s := start(t, patient, nil)
 	other := newRegistry(t)
 	two := open(t, other, s.store, NewMetrics(), "two.example", limits, nil)

@@ -23,7 +23,7 @@ func TestSlowContentArrives(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			limits := patient
-			limits.Challenge = 4 * briefly
+			limits.Challenge = soon
 			s := start(t, limits, nil)
 			d := s.g.image("v1")
 			s.g.put("list", item{"application/json", "", []byte(`{"tags":["v1"]}`)})

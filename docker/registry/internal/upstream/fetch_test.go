@@ -168,7 +168,7 @@ func TestFetchCorrupt(t *testing.T) {
 // TestFetchIsPatient begins a blob long after anybody has waited for it (row 13 of the issue).
 func TestFetchIsPatient(t *testing.T) {
 	limits := patient
-	limits.Challenge = briefly
+	limits.Challenge = soon
 	s := start(t, limits, nil)
 	d, content := s.g.blob(mib)
 	release := make(chan struct{})
@@ -196,7 +196,7 @@ func TestFetchIsPatient(t *testing.T) {
 // TestFetchStalls ends when the upstream is silent in the middle of a blob, and says so.
 func TestFetchStalls(t *testing.T) {
 	limits := patient
-	limits.Stall = 200 * time.Millisecond
+	limits.Stall = soon
 	s := start(t, limits, nil)
 	d, content := s.g.blob(mib)
 	s.g.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, r *http.Request) {

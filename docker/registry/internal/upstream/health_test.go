@@ -16,7 +16,7 @@ import (
 // TestSlowTag leaves all others alone (row 5 of the issue).
 func TestSlowTag(t *testing.T) {
 	limits := patient
-	limits.Challenge = 8 * briefly
+	limits.Challenge = soon
 	s := start(t, limits, nil)
 	d := s.g.image("slow")
 	s.g.image("other")
@@ -64,7 +64,7 @@ func TestDown(t *testing.T) {
 // waits for a while. It ends with the first answer.
 func TestSilent(t *testing.T) {
 	limits := patient
-	limits.Challenge = 300 * time.Millisecond
+	limits.Challenge = soon
 	s := start(t, limits, nil)
 	s.g.image("v1")
 	s.right(t, tag("v1"))
@@ -106,7 +106,7 @@ func TestSilent(t *testing.T) {
 // TestChallengeSays that the upstream lives: what it is silent about is then waited for.
 func TestChallengeSays(t *testing.T) {
 	limits := patient
-	limits.Challenge = 100 * time.Millisecond
+	limits.Challenge = soon
 	s := start(t, limits, nil)
 	s.g.image("v1")
 	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {

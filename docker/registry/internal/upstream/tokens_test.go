@@ -74,7 +74,7 @@ func TestTokenAnswers(t *testing.T) {
 // TestTokenHangs is asked for once by all, and ends by the stall limit.
 func TestTokenHangs(t *testing.T) {
 	limits := patient
-	limits.Stall = 10 * briefly
+	limits.Stall = soon
 	s := start(t, limits, helperFor(t, "s1"))
 	s.g.set(func() { s.g.login = true })
 	s.g.misbehave(on("", "/token", hang))

@@ -12,7 +12,7 @@ import (
 // TestStall ends what nobody else ends. A tag is served as it was known last.
 func TestStall(t *testing.T) {
 	limits := patient
-	limits.Stall = 2 * briefly
+	limits.Stall = soon
 	s := start(t, limits, nil)
 	for _, method := range []string{"HEAD", "GET"} {
 		s.g.misbehave(on(method, "/manifests/", hang))
