@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pathlib
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -101,4 +102,15 @@ class Selection:
         self._named = {test for promise in promises() for test in promise.tests}
 
     def __contains__(self, node: str) -> bool:
-        return not self._named.isdisjoint({node, node.partition("[")[0], node.partition("::")[0]})
+        return not self._named.isdisjoint(_names(node))
+
+    def missing(self, nodes: Iterable[str]) -> list[str]:
+        """What promises name of the files of these tests, and no test is."""
+        found = {name for node in nodes for name in _names(node)}
+        files = {name.partition("::")[0] for name in found}
+        return sorted(name for name in self._named if name.partition("::")[0] in files and name not in found)
+
+
+def _names(node: str) -> set[str]:
+    """The names by which a promise may mean a test."""
+    return {node, node.partition("[")[0], node.partition("::")[0]}

@@ -40,6 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if os.environ.get(_TIER, "e2e") != "test":
         return
     chosen = tiers.Selection()
+    if missing := chosen.missing(item.nodeid for item in items):
+        raise pytest.UsageError(f"tests/tiers.toml names tests that are not there: {', '.join(missing)}")
     left = [item for item in items if item.nodeid not in chosen]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item.nodeid in chosen]

@@ -76,6 +76,14 @@ def test_only_what_a_promise_names_is_selected() -> None:
     assert "tests/e2e/site/test_site.py::test_no_engine" not in chosen
 
 
+def test_a_promised_test_with_a_parameter_that_is_not_there_is_missed() -> None:
+    file = "tests/e2e/faults/test_faults.py"
+    named = [test for promise in PROMISES for test in promise.tests if test.startswith(file)]
+    assert tiers.Selection().missing(named) == []
+    assert tiers.Selection().missing(named[1:]) == named[:1]
+    assert tiers.Selection().missing([]) == []
+
+
 def test_a_stage_of_another_tier_is_refused() -> None:
     with pytest.raises(SystemExit, match="check has no stage site. Choose among lint"):
         run.chosen("check", ["site"])
