@@ -31,9 +31,6 @@ import (
 	"time"
 )
 
-// Challenge is the value of WWW-Authenticate that belongs to an answer of 401.
-const Challenge = `Basic realm="registry-cache", charset="UTF-8"`
-
 // Verdict is what a credential is worth.
 type Verdict int
 

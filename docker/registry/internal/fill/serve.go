@@ -19,6 +19,15 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
+// Results of requests, as server.SetResult is told.
+const (
+	hit    = "hit"    // from the store
+	miss   = "miss"   // it began a fill
+	shared = "shared" // it joined one
+	absent = "absent" // 404
+	failed = "error"
+)
+
 // rounds is how often a request begins anew when what it waited for has gone: stored and dropped again, or past.
 const rounds = 5
 
@@ -60,6 +69,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	if r.Method == http.MethodHead {
 		size, ok := h.has(q)
 		if ok {
+			server.SetResult(r.Context(), hit)
 			serveSized(w, r, q, size, sized(size), false)
 		}
 		return ok
@@ -74,6 +84,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 		return true
 	}
 	defer b.Close()
+	server.SetResult(r.Context(), hit)
 	if small, ok := b.Content().(*bytes.Reader); ok && plain(r) {
 		setHeader(w.Header(), q)
 		w.Header()["Content-Length"] = []string{strconv.FormatInt(b.Size, 10)}
@@ -149,6 +160,11 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 		}
 		refuse(w, r, err)
 		return answered
+	}
+	if first {
+		server.SetResult(r.Context(), miss)
+	} else {
+		server.SetResult(r.Context(), shared)
 	}
 	switch size := g.Size(); {
 	case size < 0:
@@ -304,8 +320,12 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &headed) && headed.Header().Get("Retry-After") != "" {
 		w.Header().Set("Retry-After", headed.Header().Get("Retry-After"))
 	}
+	server.SetResult(r.Context(), failed)
 	switch {
 	case errors.As(err, &refusal):
+		if refusal.Status == http.StatusNotFound {
+			server.SetResult(r.Context(), absent)
+		}
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
 	case r.Context().Err() != nil: // the client has gone
 		panic(http.ErrAbortHandler)

@@ -25,7 +25,7 @@ func newAccessLog(log *slog.Logger, every int) *accessLog {
 }
 
 // write logs a request that was answered; cut says that its body is not whole.
-func (a *accessLog) write(w *response, r *http.Request, begin time.Time, cut bool) {
+func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	if a == nil || (a.seen.Add(1)-1)%a.every != 0 {
 		return
 	}
@@ -36,7 +36,7 @@ func (a *accessLog) write(w *response, r *http.Request, begin time.Time, cut boo
 		slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes),
 		slog.Bool("cut", cut),
-		slog.Duration("duration", time.Since(begin)),
+		slog.Duration("duration", time.Since(w.begun)),
 		slog.String("remote", r.RemoteAddr),
 		slog.String("agent", short(r.UserAgent())),
 		slog.String("range", short(r.Header.Get("Range"))),

@@ -46,14 +46,15 @@ type chain struct {
 	server  *Server
 	checker Checker
 	next    http.Handler
-	access  *accessLog // nil: off
+	access  *accessLog                   // nil: off
+	record  func(*http.Request, Outcome) // nil: nobody counts
 }
 
 func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
-	w := &response{ResponseWriter: original}
-	begin := time.Now()
+	w := &response{ResponseWriter: original, begun: time.Now()}
+	Describe(r.Context(), Description{})
 	defer func() {
-		h.finish(w, r, begin, recover())
+		h.finish(w, r, recover())
 	}()
 	if h.server.draining.Load() {
 		w.Header().Set("Connection", "close")
@@ -65,6 +66,7 @@ func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 	case r.ContentLength != 0:
 		h.refuseBody(w, r, http.StatusBadRequest, "a request has no body here")
 	case h.server.probes.serve(w, r):
+		w.probe = true
 	case h.admit(w, r):
 		h.next.ServeHTTP(w, r)
 	}
@@ -111,9 +113,9 @@ func (h *chain) admit(w http.ResponseWriter, r *http.Request) bool {
 
 // finish ends a request: after a panic, or a handler that did not answer, with a 500; or by cutting the connection if an
 // answer has begun.
-func (h *chain) finish(w *response, r *http.Request, begin time.Time, panicked any) {
+func (h *chain) finish(w *response, r *http.Request, panicked any) {
 	if err, ok := panicked.(error); ok && errors.Is(err, http.ErrAbortHandler) {
-		h.access.write(w, r, begin, true)
+		h.report(w, r, true)
 		panic(http.ErrAbortHandler) // intended: the body cannot be completed
 	}
 	cut := false
@@ -129,9 +131,17 @@ func (h *chain) finish(w *response, r *http.Request, begin time.Time, panicked a
 	if w.status == 0 {
 		WriteError(w, r, http.StatusInternalServerError, "", "the cache failed; its log says why")
 	}
-	h.access.write(w, r, begin, cut)
+	h.report(w, r, cut)
 	if cut {
 		panic(http.ErrAbortHandler)
+	}
+}
+
+// report logs and counts a request that was answered; cut says that its body is not whole.
+func (h *chain) report(w *response, r *http.Request, cut bool) {
+	h.access.write(w, r, cut)
+	if h.record != nil && !w.probe {
+		h.record(r, Outcome{Description: described(r.Context()), Status: w.status, Bytes: w.bytes, FirstByte: w.first, Cut: cut})
 	}
 }
 

@@ -127,6 +127,7 @@ type conn struct {
 	all     *connections
 
 	admitted atomic.Bool // has shown a good credential; spares the lock of all
+	request  Description // of the request that is served
 
 	// Of connections.
 	place          *list.Element

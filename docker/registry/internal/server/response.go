@@ -5,31 +5,35 @@ package server
 import (
 	"io"
 	"net/http"
+	"time"
 )
 
 // response remembers what was answered. It passes ReadFrom on, by which files are sent without a copy.
 type response struct {
 	http.ResponseWriter
-	status int // 0 until an answer has begun
-	bytes  int64
+	begun  time.Time
+	first  time.Duration // from then until the answer has begun
+	status int           // 0 until then
+	bytes  int64         // of the body
+	probe  bool
 }
 
 func (w *response) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
-		w.status = status
+	if status >= 200 {
+		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
 }
 
 func (w *response) Write(b []byte) (int, error) {
-	w.begin()
+	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(b)
 	w.bytes += int64(n)
 	return n, err
 }
 
 func (w *response) ReadFrom(r io.Reader) (int64, error) {
-	w.begin()
+	w.begin(http.StatusOK)
 	to, ok := w.ResponseWriter.(io.ReaderFrom)
 	if !ok {
 		return io.Copy(struct{ io.Writer }{w}, r)
@@ -41,15 +45,16 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 
 // Flush sends what was written so far.
 func (w *response) Flush() {
-	w.begin()
+	w.begin(http.StatusOK)
 	_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
 }
 
 // Unwrap is for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-func (w *response) begin() {
+// begin remembers the first status.
+func (w *response) begin(status int) {
 	if w.status == 0 {
-		w.status = http.StatusOK
+		w.status, w.first = status, time.Since(w.begun)
 	}
 }

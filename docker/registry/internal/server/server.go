@@ -65,6 +65,8 @@ type Options struct {
 	Access      *slog.Logger  // requests, one of AccessEvery; nil: none
 	AccessEvery int
 	Observe     func(Event) // counts; nil: nothing is counted
+	// Record is told of every request but probes, when its answer has ended; nil: nobody is.
+	Record func(*http.Request, Outcome)
 }
 
 // A Server serves one listener.
@@ -97,7 +99,7 @@ func New(o Options) (*Server, error) {
 		s.tls = &tls.Config{GetCertificate: o.Certificate.Get, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 	}
 	s.probes.ready = o.Ready
-	s.http.Handler = &chain{server: s, checker: o.Checker, next: o.Handler, access: newAccessLog(o.Access, o.AccessEvery)}
+	s.http.Handler = &chain{server: s, checker: o.Checker, next: o.Handler, access: newAccessLog(o.Access, o.AccessEvery), record: o.Record}
 	return s, nil
 }
 
