@@ -1,10 +1,15 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command registry is the CNCF distribution registry as a bounded, verifying pull-through cache: only the parts that
-// such a cache uses, and extensions registered through the registry's own extension points.
+// Command registry has two forms of a pull-through cache.
+//
+// "registry cache CONFIG" is the whole cache for one replica in one process: package internal/cache.
+//
+// "registry serve CONFIG" is the CNCF distribution registry, bounded and verifying, for use behind a front: only the parts
+// that such a cache uses, and extensions registered through the registry's own extension points.
 package main
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"time"
@@ -17,6 +22,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	_ "pullthrough.registry_cache/docker/registry/internal/bounded"
+	program "pullthrough.registry_cache/docker/registry/internal/cache"
 	"pullthrough.registry_cache/docker/registry/internal/htpasswd"
 	"pullthrough.registry_cache/docker/registry/internal/status"
 	_ "pullthrough.registry_cache/docker/registry/internal/verify"
@@ -26,6 +32,13 @@ import (
 var limits = status.Limits{Challenge: 2 * time.Second, Manifest: 5 * time.Second, Blob: 30 * time.Second}
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "cache" {
+		if len(os.Args) != 3 {
+			fmt.Fprintln(os.Stderr, "usage: registry cache CONFIG")
+			os.Exit(2)
+		}
+		os.Exit(program.Main(os.Args[2]))
+	}
 	prepare(limits)
 	registry.RegisterHandler(htpasswd.Handler)
 	registry.RegisterHandler(status.Handler)

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pullthrough.registry_cache/docker/registry/internal/fill"
+	"pullthrough.registry_cache/docker/registry/internal/manifest"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/upstream"
+)
+
+// content is what requests are served from, once the store is loaded.
+type content struct {
+	table     *route.Table
+	store     *store.Store
+	upstreams []*upstream.Upstream
+	fills     map[string]*fill.Handler
+	manifests *manifest.Handler
+}
+
+// load opens the store, and makes what serves from it.
+func (p *Cache) load() (*content, error) {
+	c := p.config
+	// Manifests and small blobs have half of the memory each.
+	memory := max(1, int64(c.Store.Memory)/2)
+	scrub := int64(c.Store.ScrubRate)
+	if scrub == 0 {
+		scrub = -1 // for the store 0 is its default
+	}
+	opened, err := store.New(store.Options{
+		Path: c.Store.Path, Limit: int64(c.Store.Limit), MemoryLimit: memory, ScrubRate: scrub,
+		MinRate: max(1, int64(c.Fill.MinimumRate)), Adopt: c.Upstreams[0].Host, Logger: p.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	made := &content{store: opened, fills: map[string]*fill.Handler{}}
+	asked := upstream.NewMetrics()
+	if err := errors.Join(made.add(p, asked, memory), asked.Register(p.metrics.Registerer())); err != nil {
+		return nil, errors.Join(err, made.close())
+	}
+	p.show(made)
+	return made, nil
+}
+
+// add makes what serves each upstream.
+func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
+	c := p.config
+	var hosts []string
+	askers := map[string]manifest.Upstream{}
+	for _, of := range c.Upstreams {
+		part, err := m.store.Upstream(of.Host)
+		if err != nil {
+			return err
+		}
+		u, err := upstream.New(upstream.Options{
+			Config: of, Limits: upstream.LimitsOf(c), Store: part, Metrics: asked, Logger: p.log,
+		})
+		if err != nil {
+			return err
+		}
+		m.upstreams = append(m.upstreams, u)
+		m.fills[of.Host] = fill.New(fill.Options{
+			Store: part, Fetcher: u, Share: of.ShareBlobs, Size: u.Size, Log: p.log,
+			Stall: c.Fill.StallTimeout, Wait: c.Outage.BlobTimeout, Abandoned: c.Fill.Abandoned,
+		})
+		askers[of.Host] = manifest.Upstream{Asker: asker{u}, Store: part}
+		hosts = append(hosts, of.Host)
+	}
+	m.table = route.New(hosts[0], hosts[1:]...)
+	m.manifests = manifest.New(manifest.Options{
+		// For the handler 0 is a default.
+		Upstreams: askers, TTL: max(1, c.Tags.TTL), Patience: c.Outage.ChallengeTimeout, Remember: max(1, c.Outage.Remember),
+		ClientTimeout: c.Outage.ManifestTimeout, FetchTimeout: max(c.Fill.StallTimeout, c.Outage.ManifestTimeout), Memory: memory,
+		Logger: p.log,
+	})
+	return nil
+}
+
+// close ends what runs. It is called when no client is served any more.
+func (m *content) close() error {
+	for _, f := range m.fills {
+		f.Close()
+	}
+	if m.manifests != nil {
+		m.manifests.Close()
+	}
+	var err error
+	for _, u := range m.upstreams {
+		err = errors.Join(err, u.Close())
+	}
+	return errors.Join(err, m.store.Close())
+}
+
+// show makes metrics of what is counted elsewhere.
+func (p *Cache) show(m *content) {
+	gauge := func(name, help string, value func(store.Stats) int64) {
+		p.metrics.Gauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+	}
+	counter := func(name, help string, value func(store.Stats) int64) {
+		p.metrics.Counter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+	}
+	gauge("registry_cache_disk_used_bytes", "Disk that the store uses, in blocks, deleted but open files included.",
+		func(s store.Stats) int64 { return s.UsedBytes })
+	gauge("registry_cache_disk_limit_bytes", "The most that the store may use.", func(s store.Stats) int64 { return s.LimitBytes })
+	gauge("registry_cache_readers", "Blobs that are being read.", func(s store.Stats) int64 { return s.OpenReaders })
+	counter("registry_cache_evictions_total", "Blobs and manifests that were dropped to make room.",
+		func(s store.Stats) int64 { return s.Evictions })
+	counter("registry_cache_evicted_bytes_total", "Disk that dropping them freed.", func(s store.Stats) int64 { return s.EvictedBytes })
+	counter("registry_cache_unkept_total", "Bodies that were passed on and not stored.", func(s store.Stats) int64 { return s.Unkept })
+	counter("registry_cache_corrupt_total", "Stored blobs that were dropped because of a wrong digest.",
+		func(s store.Stats) int64 { return s.Corrupt })
+	counter("registry_cache_slow_readers_total", "Readers that were cut because they held up a transfer that the disk has no room for.",
+		func(s store.Stats) int64 { return s.SlowReaders })
+	for host, f := range m.fills {
+		labels := prometheus.Labels{"upstream": host}
+		p.metrics.Gauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
+		p.metrics.Counter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
+			func() float64 { return float64(f.Stats().Failed) })
+	}
+	if p.auth != nil {
+		p.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
+			func() float64 { return float64(p.auth.Stats().Users) })
+		p.metrics.Gauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
+			func() float64 { return float64(p.auth.Stats().Waiting) })
+	}
+}
+
+// asker asks an upstream for what package manifest serves.
+type asker struct{ upstream *upstream.Upstream }
+
+// Ask returns what the upstream says, errors included.
+func (a asker) Ask(ctx context.Context, r route.Request, accept string) (*manifest.Answer, error) {
+	got, err := a.upstream.Ask(ctx, r, accept)
+	if refused, ok := errors.AsType[*upstream.Error](err); ok {
+		return &manifest.Answer{Status: refused.Status, Code: refused.Code, Message: refused.Message, Header: refused.Header()}, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", a.upstream.Name(), err)
+	}
+	answer := &manifest.Answer{Status: 200, Header: got.Header, Body: got.Body, Stale: !got.Fresh()}
+	if !got.Asked.IsZero() { // else it is by digest, and ageless
+		answer.Age = time.Since(got.Asked)
+	}
+	return answer, nil
+}
+
+var _ fill.Fetcher = (*upstream.Upstream)(nil)

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package cache
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+const (
+	// logBurst is how many records of one message the error log takes in logPeriod.
+	logBurst  = 20
+	logPeriod = 10 * time.Second
+)
+
+// Main runs the program with the file of its configuration, until SIGTERM or SIGINT, and returns its exit status. Why it ends
+// otherwise is one line on standard error.
+func Main(file string) int {
+	c, err := config.Load(file)
+	if err != nil {
+		return end(err)
+	}
+	// Distribution says by itself what our packages say better, once for each request.
+	logrus.SetOutput(io.Discard)
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
+		return end(err)
+	}
+	lines := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
+	log, access := slog.New(server.LimitLog(lines, logBurst, logPeriod)), slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if limit, err := server.SetMemoryLimit(os.DirFS("/"), os.Getenv); err != nil {
+		log.Warn("The container's memory limit is not known", "error", err)
+	} else if limit > 0 {
+		log.Info("Memory limit of Go", "bytes", limit)
+	}
+	p, err := New(c, log, access)
+	if err != nil {
+		return end(err)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	if err := p.Run(ctx); err != nil {
+		return end(err)
+	}
+	return 0
+}
+
+func end(err error) int {
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}

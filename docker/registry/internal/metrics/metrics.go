@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package metrics shows Prometheus what the program counts. No label holds a repository, a tag or a credential.
+package metrics
+
+import (
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+// Metrics are those of a process, in a registry of their own: distribution registers its collectors with the default one.
+type Metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	sent     *prometheus.CounterVec
+	latency  *prometheus.HistogramVec
+	events   *prometheus.CounterVec
+	kept     sync.Map // *series by server.Description
+}
+
+// series are the metrics of requests with one description.
+type series struct {
+	requests prometheus.Counter
+	sent     prometheus.Counter
+	latency  prometheus.Observer
+}
+
+// New returns metrics of requests and of the process.
+func New() *Metrics {
+	labels := []string{"upstream", "kind", "result"}
+	m := &Metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_front_requests_total",
+			Help: "Requests of clients, by what was asked for and what came of it.",
+		}, labels),
+		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_front_sent_bytes_total",
+			Help: "Bytes of bodies sent to clients.",
+		}, labels),
+		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "registry_cache_front_first_byte_seconds",
+			Help:    "Time until the answer to a client began, in seconds.",
+			Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 30},
+		}, labels),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_cache_events_total",
+			Help: "Events of the client port: connections dropped or refused, TLS on the plain port, failures of a handler or a certificate.",
+		}, []string{"event"}),
+	}
+	m.registry.MustRegister(m.requests, m.sent, m.latency, m.events,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// An increase is seen only from a value that was there before.
+	for _, event := range []server.Event{
+		server.ConnectionDropped, server.ConnectionRefused, server.TLSHello, server.HandlerPanicked, server.HandlerSilent,
+		server.CertificateReloaded, server.CertificateFailed,
+	} {
+		m.events.WithLabelValues(string(event))
+	}
+	return m
+}
+
+// Registerer returns where other packages register their collectors.
+func (m *Metrics) Registerer() prometheus.Registerer { return m.registry }
+
+// Observe counts an event of a server.
+func (m *Metrics) Observe(event server.Event) { m.events.WithLabelValues(string(event)).Inc() }
+
+// Request counts a request. The description's values must be few.
+func (m *Metrics) Request(d server.Description, o server.Outcome) {
+	found, ok := m.kept.Load(d)
+	if !ok {
+		labels := []string{d.Upstream, d.Kind, d.Result}
+		found, _ = m.kept.LoadOrStore(d, &series{
+			m.requests.WithLabelValues(labels...), m.sent.WithLabelValues(labels...), m.latency.WithLabelValues(labels...),
+		})
+	}
+	s := found.(*series)
+	s.requests.Inc()
+	s.sent.Add(float64(o.Bytes))
+	if o.Status != 0 {
+		s.latency.Observe(o.FirstByte.Seconds())
+	}
+}
+
+// Gauge shows what value returns at each scrape.
+func (m *Metrics) Gauge(name, help string, labels prometheus.Labels, value func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+}
+
+// Counter shows what value returns at each scrape; it never falls.
+func (m *Metrics) Counter(name, help string, labels prometheus.Labels, value func() float64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, value))
+}
+
+// Handler returns what answers Prometheus.
+func (m *Metrics) Handler(log *slog.Logger) http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: errorLog{log}, MaxRequestsInFlight: 4})
+}
+
+type errorLog struct{ log *slog.Logger }
+
+// Println is what promhttp calls.
+func (l errorLog) Println(v ...any) { l.log.Error("Metrics cannot be shown", "error", v) }
