@@ -69,7 +69,7 @@ func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 		}
 		m.upstreams = append(m.upstreams, u)
 		m.fills[of.Host] = fill.New(fill.Options{
-			Store: part, Fetcher: u, Share: of.ShareBlobs, Size: u.Size, Log: p.log,
+			Store: part, Fetcher: u, Share: of.ShareBlobs, Log: p.log,
 			Stall: c.Fill.StallTimeout, Wait: c.Outage.BlobTimeout, Abandoned: c.Fill.Abandoned,
 		})
 		askers[of.Host] = manifest.Upstream{Asker: asker{u}, Store: part}

@@ -42,8 +42,9 @@ const (
 
 // A Fetcher fetches a blob of one upstream.
 type Fetcher interface {
-	// Fetch writes a blob into the Growing and keeps it in the store, linked in the request's repository. It returns soon
-	// after its context has ended. A *route.Refusal in its error is what clients are answered, with the Retry-After of the
+	// Fetch writes a blob into the Growing and keeps it in the store, linked in the request's repository. Without a SetSize
+	// before the first byte, answers have no Content-Length, and ranges get the whole. It returns soon after its context has
+	// ended. A *route.Refusal in its error is what clients are answered, with the Retry-After of the
 	// error's Header method if it has one.
 	Fetch(context.Context, route.Request, *store.Growing) error
 }
@@ -62,11 +63,7 @@ type Options struct {
 	Wait time.Duration
 	// Abandoned is how many fills may go on without clients.
 	Abandoned int
-	// Size returns a blob's size where it is known before the fetch, else a number below 0. Nil: it never is. The fill's
-	// clients wait for it, so it takes a moment at most. It must be right: a blob of another size fails. Without a size
-	// answers have no Content-Length, and ranges get the whole, until the last byte has come.
-	Size func(route.Request) int64
-	Log  *slog.Logger
+	Log       *slog.Logger
 }
 
 // Stats is a snapshot of a Handler.
@@ -123,8 +120,7 @@ type fill struct {
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
-	growing *store.Growing // after grown
-	grown   chan struct{}
+	growing *store.Growing
 	begun   chan struct{} // closed when there is something to read
 	done    chan struct{} // closed at the end
 	err     error         // after done
@@ -166,8 +162,8 @@ func (h *Handler) join(q route.Request, share bool) (f *fill, first bool, err er
 		return nil, false, nil
 	}
 	f = &fill{
-		key: key, request: q, clients: 1,
-		grown: make(chan struct{}), begun: make(chan struct{}), done: make(chan struct{}),
+		key: key, request: q, clients: 1, growing: h.opts.Store.Grow(q.Digest, -1),
+		begun: make(chan struct{}), done: make(chan struct{}),
 	}
 	f.ctx, f.cancel = context.WithCancelCause(h.ctx)
 	h.fills[key] = f
@@ -175,16 +171,6 @@ func (h *Handler) join(q route.Request, share bool) (f *fill, first bool, err er
 	h.stats.Running++
 	h.running.Add(1)
 	return f, true, nil
-}
-
-// prepare makes the fill's Growing. The first client calls it, without Handler.mu: it may have to make room.
-func (h *Handler) prepare(f *fill) {
-	size := int64(-1)
-	if h.opts.Size != nil {
-		size = h.opts.Size(f.request)
-	}
-	f.growing = h.opts.Store.Grow(f.request.Digest, size)
-	close(f.grown)
 }
 
 // leave takes a client from its fill. A fill without clients goes on if there is a place for it. Those that have a place

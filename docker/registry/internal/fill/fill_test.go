@@ -245,7 +245,7 @@ func TestWrongContent(t *testing.T) {
 				"long":       func(b []byte) []byte { return append(b, 0) },
 			} {
 				c := newCache(t, nil)
-				c.sized = sized
+				c.unsized = !sized
 				content := randomBytes(size)
 				q := blob("a/b", c.add(content))
 				body := wrong(bytes.Clone(content))
@@ -541,52 +541,4 @@ func (w *haltingWriter) Write(p []byte) (int, error) {
 	}
 	w.sent += len(p)
 	return len(p), nil
-}
-
-// TestSizeTakesTime of the clients of its own blob only. They share one question, and the fill goes on without them.
-func TestSizeTakesTime(t *testing.T) {
-	for range 8 { // who is ready first is chance
-		synctest.Test(t, sizeTakesTime)
-	}
-}
-
-func sizeTakesTime(t *testing.T) {
-	content := randomBytes(mib)
-	slow, asked := digest.FromBytes(content), 0
-	c := newCache(t, func(o *Options) {
-		size := o.Size
-		o.Wait = 5 * time.Second
-		o.Size = func(q route.Request) int64 {
-			if q.Digest == slow {
-				asked++
-				time.Sleep(10 * time.Second)
-			}
-			return size(q)
-		}
-	})
-	q := blob("a/b", c.add(randomBytes(mib)))
-	c.put(slow, content)
-	begin := time.Now()
-	var clients sync.WaitGroup
-	for i := range 4 {
-		clients.Go(func() {
-			ctx, leave := context.WithTimeout(t.Context(), time.Duration(1+i*i)*time.Second+time.Second/2)
-			defer leave()
-			a := c.ask(ctx, http.MethodGet, blob("a/b", slow))
-			if gone := i < 2; a.status == 200 && len(a.body) > 0 || a.cut != gone || a.status == 504 == gone {
-				t.Errorf("client %d: %d with %d bytes, cut: %v, after %v", i, a.status, len(a.body), a.cut, time.Since(begin))
-			}
-		})
-		synctest.Wait()
-	}
-	wantBlob(t, "other blob", c.get(q), c.blobs[q.Digest])
-	if took := time.Since(begin); took > 0 {
-		t.Errorf("another blob took %v", took)
-	}
-	clients.Wait()
-	synctest.Wait()
-	wantBlob(t, "later", c.get(blob("a/b", slow)), content)
-	if asked != 1 || c.fetches.Load() != 2 {
-		t.Errorf("asked %d times, %d fetches", asked, c.fetches.Load())
-	}
 }

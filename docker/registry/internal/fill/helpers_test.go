@@ -45,6 +45,8 @@ type emulator struct {
 	store   *store.Upstream
 	fetches atomic.Int64
 
+	unsized bool // sizes are not announced
+
 	mu     sync.Mutex
 	blobs  map[digest.Digest][]byte
 	script func(context.Context, route.Request, *sink) error // nil: everything at once
@@ -75,6 +77,9 @@ func (e *emulator) Fetch(ctx context.Context, q route.Request, g *store.Growing)
 	e.mu.Lock()
 	content, script := e.blobs[q.Digest], e.script
 	e.mu.Unlock()
+	if content != nil && !e.unsized {
+		g.SetSize(int64(len(content)))
+	}
 	if script == nil {
 		script = func(_ context.Context, _ route.Request, s *sink) error {
 			if s.content == nil {
@@ -145,7 +150,6 @@ type cache struct {
 	t     testing.TB
 	disk  *store.Store
 	root  string
-	sized bool         // sizes are known before the fetch
 	begun atomic.Int64 // answers that have a header
 }
 
@@ -163,16 +167,8 @@ func openCache(t testing.TB, root string, change func(*Options)) *cache {
 		t.Fatal(err)
 	}
 	e := &emulator{store: u, blobs: map[digest.Digest][]byte{}}
-	c := &cache{emulator: e, t: t, disk: disk, root: root, sized: true}
+	c := &cache{emulator: e, t: t, disk: disk, root: root}
 	o := Options{Store: u, Fetcher: e, Stall: time.Minute, Wait: 30 * time.Second, Abandoned: 16, Log: log}
-	o.Size = func(q route.Request) int64 {
-		e.mu.Lock()
-		defer e.mu.Unlock()
-		if content, ok := e.blobs[q.Digest]; ok && c.sized {
-			return int64(len(content))
-		}
-		return -1
-	}
 	if change != nil {
 		change(&o)
 	}

@@ -299,7 +299,7 @@ func TestSlowClientHoldsUpNobody(t *testing.T) {
 func TestCutConnection(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
-		c.sized = sized
+		c.unsized = !sized
 		content := randomBytes(mib)
 		q := blob("a/b", c.add(content))
 		begun := make(chan struct{})
@@ -324,7 +324,7 @@ func TestCutConnection(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
 		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-		c.script, c.sized = nil, true
+		c.script, c.unsized = nil, false
 		from := mib/2 - 1000
 		if err := pull(web, s.URL+q.Path(), fmt.Sprintf("bytes=%d-", from), content[from:], io.ReadAll); err != nil {
 			t.Error(err)

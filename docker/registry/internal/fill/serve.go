@@ -128,12 +128,6 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 		return again
 	}
 	defer h.leave(f)
-	if first {
-		h.prepare(f)
-	} else if err := awaitGrown(waiting, f); err != nil {
-		refuse(w, r, err)
-		return answered
-	}
 	g := f.growing
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -181,16 +175,6 @@ var (
 	errWait      = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
 	errElsewhere = errors.New("the blob is in the store without having come")
 )
-
-// awaitGrown waits until the first client has made the fill's Growing.
-func awaitGrown(ctx context.Context, f *fill) error {
-	select {
-	case <-f.grown:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
 
 // await waits until there is something to read. A client waits only for so long, and the fill goes on without it.
 func await(ctx context.Context, f *fill) error {

@@ -28,7 +28,7 @@ func TestBlob(t *testing.T) {
 		for _, sized := range []bool{true, false} {
 			t.Run(fmt.Sprint(size, sized), func(t *testing.T) {
 				c := newCache(t, nil)
-				c.sized = sized
+				c.unsized = !sized
 				content := randomBytes(size)
 				q := blob("a/b", c.add(content))
 				want := func(what string, a answer, knownSize bool) {
@@ -167,7 +167,7 @@ func TestRanges(t *testing.T) {
 		}
 		until(t, "all join", func() bool { return c.Handler.Stats().Shared == int64(len(tests)-1) })
 		early := map[string]answer{}
-		if c.sized {
+		if !c.unsized {
 			// What is there already is sent before the rest has come. So are answers without content.
 			for range 6 {
 				n := <-answers
@@ -192,7 +192,7 @@ func TestRanges(t *testing.T) {
 	})
 	t.Run("growing of unknown size", func(t *testing.T) {
 		c := newCache(t, nil)
-		c.sized = false
+		c.unsized = true
 		for header, a := range growing(t, c) {
 			check(t, header, a, whole)
 		}
@@ -262,7 +262,7 @@ func TestConditions(t *testing.T) {
 func TestHead(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
-		c.sized = sized
+		c.unsized = !sized
 		content := randomBytes(mib)
 		q := blob("a/b", c.add(content))
 		begin, goOn := make(chan struct{}), make(chan struct{})
@@ -335,6 +335,7 @@ func FuzzRange(f *testing.F) {
 	until(f, "the fill's end", func() bool { return stored.Handler.Stats().Running == 0 })
 	grown.add(content)
 	grown.opts.Fetcher = fetcher(func(_ context.Context, _ route.Request, g *store.Growing) error {
+		g.SetSize(int64(len(content)))
 		_, _ = g.Write(content)
 		return store.ErrNotKept
 	})

@@ -94,26 +94,41 @@ func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// Grow begins a fetch of a blob. The size is below 0 when it is not known. Room for a known size is reserved at once, by
-// dropping what was not used for the longest time: so Grow is called when it is known that the upstream has the blob. If
-// there is no room, the blob will pass through a window.
+// Grow begins a fetch of a blob. The size is below 0 when it is not known yet; see SetSize.
 func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
-	s := u.store
 	if err := d.Validate(); err != nil {
-		g := s.newGrowing("", size)
+		g := u.store.newGrowing("", size)
 		g.end(err)
 		return g
 	}
-	g := s.newGrowing(d, size)
-	if size > 0 {
-		need := round(size+size/1024) + block
-		if s.reserve(need) {
-			g.reserved = need
-		} else {
-			g.quota = min(s.opts.Limit/16, 8<<20)
-		}
-	}
+	g := u.store.newGrowing(d, -1)
+	g.SetSize(size)
 	return g
+}
+
+// SetSize says how large the whole is, when the upstream has said so and before its first byte. Room for it is reserved at
+// once, by dropping what was not used for the longest time. If there is no room, the blob will pass through a window.
+// It changes nothing once the size is known, bytes have come, or the fetch has ended.
+func (g *Growing) SetSize(size int64) {
+	g.writing.Lock()
+	defer g.writing.Unlock()
+	g.mu.Lock()
+	late := size < 0 || g.size >= 0 || g.written > 0 || g.state != Grows
+	if !late {
+		g.size = size
+	}
+	g.mu.Unlock()
+	if late || size == 0 {
+		return
+	}
+	need := round(size+size/1024) + block
+	if !g.store.reserve(need) {
+		g.quota = min(g.store.opts.Limit/16, 8<<20)
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reserved = need
 }
 
 type growingKey struct{}

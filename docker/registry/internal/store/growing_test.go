@@ -181,3 +181,56 @@ func TestKeep(t *testing.T) {
 	}
 	checkCount(t, s)
 }
+
+// TestSetSize reserves room when the size is told, as Grow does, and only before the first byte.
+func TestSetSize(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	content := randomBytes(4 * mib)
+	old := keep(t, u, "r", randomBytes(62*mib))
+	empty := s.Stats().UsedBytes
+	g := u.Grow(digest.FromBytes(content), -1)
+	if st := s.Stats(); st.UsedBytes != empty || !has(t, u, "r", old) {
+		t.Errorf("%d bytes are used before the size is known", st.UsedBytes-empty)
+	}
+	g.SetSize(-1)
+	g.SetSize(int64(len(content)))
+	g.SetSize(1) // too late
+	if g.Size() != int64(len(content)) || has(t, u, "r", old) {
+		t.Errorf("a size of %d, and no room made", g.Size())
+	}
+	if used := s.Stats().UsedBytes; used < int64(len(content)) {
+		t.Errorf("only %d bytes are reserved", used)
+	}
+	if err := tryKeep(u, "r", g.Digest(), content, g); err != nil {
+		t.Error(err)
+	}
+	g.SetSize(1)
+	g.Close()
+	if !has(t, u, "r", g.Digest()) || g.Size() != int64(len(content)) {
+		t.Error("not kept")
+	}
+
+	begun := u.Grow(digest.FromBytes(content), -1)
+	if _, err := begun.Write(content[:1]); err != nil {
+		t.Fatal(err)
+	}
+	begun.SetSize(2)
+	ended := u.Grow(digest.FromBytes(content), -1)
+	ended.Close()
+	before := s.Stats().UsedBytes
+	ended.SetSize(mib)
+	if begun.Size() != -1 || ended.Size() != -1 || s.Stats().UsedBytes != before {
+		t.Error("a size was taken too late")
+	}
+	begun.Close()
+	large := u.Grow(digest.FromBytes(content), -1)
+	large.SetSize(65 * mib)
+	r := newReader(t, large, 0)
+	go func() { _, _ = large.Write(content) }()
+	if _, err := io.ReadFull(r, make([]byte, mib)); err != nil || !has(t, u, "r", digest.FromBytes(content)) {
+		t.Errorf("what has no room made room: %v", err)
+	}
+	large.Close()
+	_ = r.Close()
+	checkCount(t, s)
+}

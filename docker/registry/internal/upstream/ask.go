@@ -63,25 +63,6 @@ func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*An
 	return a, err
 }
 
-// Stat returns the size of a blob, as the upstream says it. It goes on as Ask does.
-func (u *Upstream) Stat(ctx context.Context, r route.Request) (int64, error) {
-	if err := u.usable(r, route.Blob); err != nil {
-		return 0, err
-	}
-	return do(ctx, u, r, func(ctx context.Context) (int64, error) { return u.stat(ctx, r) })
-}
-
-// Size returns the size of a blob, or a number below 0 if the upstream does not say it within the challenge limit.
-func (u *Upstream) Size(r route.Request) int64 {
-	ctx, cancel := context.WithTimeout(u.ctx, u.limits.Challenge)
-	defer cancel()
-	size, err := u.Stat(ctx, r)
-	if err != nil {
-		return -1
-	}
-	return size
-}
-
 func (u *Upstream) usable(r route.Request, kinds ...route.Kind) error {
 	if !slices.Contains(kinds, r.Kind) {
 		return fmt.Errorf("upstream: this cannot be asked for by the kind %s", r.Kind)

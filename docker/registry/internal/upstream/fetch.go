@@ -58,10 +58,10 @@ func turn(ctx context.Context, d digest.Digest, patience time.Duration) (end fun
 	}
 }
 
-// Fetch fetches a blob into g by way of distribution, which stores, links and verifies it. If g has a size (see Stat) the
-// upstream is not asked for it again. A transfer that breaks off is gone on with. Fetch ends when the upstream is silent
-// for the stall limit, and not before: how long a client waits is for the caller to say. It returns nil when g is whole,
-// even if the blob could not be kept, and an *Error or the cause of ctx otherwise. The caller finishes and closes g.
+// Fetch fetches a blob into g by way of distribution, which stores, links and verifies it. g is told the size before the
+// first byte. A transfer that breaks off is gone on with. Fetch ends when the upstream is silent for the stall limit, and not
+// before: how long a client waits is for the caller to say. It returns nil when g is whole, even if the blob could not be
+// kept, and an *Error or the cause of ctx otherwise. The caller finishes and closes g.
 //
 // While another upstream brings the same digest, Fetch waits for its turn, but not longer than the challenge limit: then it
 // passes the blob on to g, and distribution does not keep it.
@@ -78,7 +78,7 @@ func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing)
 		return err
 	}
 	defer end()
-	s := &blobSource{u: u, ctx: ctx, r: r, size: g.Size()}
+	s := &blobSource{u: u, ctx: ctx, r: r, g: g, size: g.Size()}
 	w := &blobWriter{source: s, g: g, passes: !stored, head: http.Header{}}
 	err = u.app.serve(store.WithGrowing(ctx, g), w, r.Path(), http.Header{}, s)
 	s.close()
@@ -123,6 +123,7 @@ type blobSource struct {
 	u    *Upstream
 	ctx  context.Context
 	r    route.Request
+	g    *store.Growing
 	size int64 // below 0: unknown
 
 	parked  *http.Response // the answer to a GET that was sent to learn the size
@@ -144,6 +145,7 @@ func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	resp := reply(req, http.StatusOK, header, nil)
 	resp.ContentLength = s.size
 	if req.Method != http.MethodHead {
+		s.g.SetSize(s.size)
 		resp.Body = &resuming{source: s, body: s.parked.Body}
 		s.parked, s.begun = nil, true
 	}

@@ -28,7 +28,7 @@ func (s *setup) ask(t testing.TB, r route.Request) error {
 	t.Helper()
 	var err error
 	if r.Kind == route.Blob {
-		_, err = s.Stat(ctx, r)
+		_, err = s.size(ctx, r)
 		var stat, fetch *Error
 		f := s.fetch(t, s.Upstream, r.Digest, -1)
 		if f.written > 0 {

@@ -16,12 +16,6 @@ func TestWrongUse(t *testing.T) {
 	if _, err := s.Ask(ctx, blob(nowhere), ""); err == nil {
 		t.Error("a blob by Ask")
 	}
-	if n := s.Size(tag("v1")); n >= 0 {
-		t.Error("the size of a tag")
-	}
-	if _, err := s.Stat(ctx, tag("v1")); err == nil {
-		t.Error("a tag by Stat")
-	}
 	if err := s.Fetch(ctx, tag("v1"), nil); err == nil {
 		t.Error("a tag by Fetch")
 	}
