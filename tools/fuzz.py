@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fuzz tests of the registry's Go packages, one after the other: `python3 -m tools.fuzz SECONDS [TARGET ...]`.
+
+TARGET is a package's name and a test's, as route.FuzzParse; all unless told.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+
+from .tiers import ROOT
+
+_MODULE = ROOT / "docker" / "registry"
+
+
+def targets(module: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folder of each fuzz test, by the names of package and test."""
+    found = {}
+    for file in sorted(module.rglob("*_test.go")):
+        for name in re.findall(r"(?m)^func (Fuzz\w+)\(", file.read_text()):
+            found[f"{file.parent.name}.{name}"] = file.parent
+    return found
+
+
+def command(target: str, folder: pathlib.Path, seconds: int, module: pathlib.Path) -> list[str]:
+    """The command line that fuzzes one target."""
+    test = target.partition(".")[2]
+    return ["go", "test", "-run=^$", f"-fuzz=^{test}$", f"-fuzztime={seconds}s", f"./{folder.relative_to(module)}"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python3 -m tools.fuzz", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("seconds", type=int, help="for each target")
+    parser.add_argument("target", nargs="*")
+    arguments = parser.parse_args()
+    known = targets(_MODULE)
+    if unknown := set(arguments.target) - known.keys():
+        parser.error(f"no fuzz test {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    failed = []
+    for target in arguments.target or known:
+        print(f"── {target}", flush=True)
+        # One run at a time: two would share the processors, and the cache of inputs.
+        if subprocess.run(command(target, known[target], arguments.seconds, _MODULE), cwd=_MODULE, check=False).returncode:
+            failed.append(target)
+    for target in failed:
+        print(f"FAILED tests/{target}: the input is in testdata/fuzz beside the test, and go test runs it from now on")
+    print(f"{len(arguments.target or known) - len(failed)} passed, {len(failed)} failed in {arguments.seconds}s each")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
