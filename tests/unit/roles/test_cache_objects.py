@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The objects that role `cache` applies, rendered from its own templates, with metrics and without."""
+"""The objects that role `cache` applies, rendered from its own templates: with the front, as one program, and of the stock image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,19 @@ DIGEST = "image.example:5000/cache@sha256:" + "0" * 64
 SITES: dict[str, dict[str, Any]] = {
     "on": {"registry_cache_prometheus_operator": True},
     "off": {"registry_cache_metrics": False},
-    "plain": {"registry_cache_front": False},
+    "program": {"registry_cache_front": False, "registry_cache_prometheus_operator": True},
+    "small program": {
+        "registry_cache_front": False,
+        "registry_cache_upstreams": [{"host": "one.example", "repositories": ["p/r"]}, {"host": "two.example:5000", "repositories": ["q"]}],
+        "registry_cache_auth": "none",
+        "registry_cache_metrics": False,
+        "registry_cache_share_blobs": False,
+        "registry_cache_storage": "volumeClaim",
+        "registry_cache_size": "64Mi",
+        "registry_cache_token_seconds": 600,
+        "registry_cache_tag_ttl": 86400,
+        "registry_cache_drain_seconds": 3600,
+    },
     "stock": {
         "registry_cache_image_mode": "stock",
         "registry_cache_size": "3Gi",
@@ -96,8 +108,8 @@ def off(rendered: dict[str, Objects]) -> Objects:
 
 
 @pytest.fixture(scope="module")
-def plain(rendered: dict[str, Objects]) -> Objects:
-    return rendered["plain"]
+def program(rendered: dict[str, Objects]) -> Objects:
+    return rendered["program"]
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +117,66 @@ def stock(rendered: dict[str, Objects]) -> Objects:
     return rendered["stock"]
 
 
-def test_stock_is_the_plain_form_of_what_the_unmodified_registry_understands(stock: Objects, plain: Objects) -> None:
-    assert set(containers(stock)) == {"registry", "helper"} and set(containers(plain)) == {"registry"}
+def probes(objects: Objects) -> dict[str, dict[str, str]]:
+    return {name: containers(objects)["registry"][f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+
+
+def test_stock_is_told_only_what_the_unmodified_registry_understands(stock: Objects, on: Objects) -> None:
+    assert set(containers(stock)) == {"registry", "helper"}
+    assert containers(stock)["registry"]["command"] == ["registry", "serve", "/etc/registry-cache/config.yml"]
     told = config(stock, "config.yml")
     # It panics at the name of a middleware that it does not know.
-    assert not told["middleware"] and set(config(plain, "config.yml")["middleware"]) == {"storage", "repository"}
-    assert told["proxy"]["ttl"] == "168h" and config(plain, "config.yml")["proxy"]["ttl"] in (0, "0")
+    assert not told["middleware"] and set(config(on, "config.yml")["middleware"]) == {"storage", "repository"}
+    assert told["proxy"]["ttl"] == "168h" and config(on, "config.yml")["proxy"]["ttl"] in (0, "0")
     assert "uploadpurging" not in told["storage"]["maintenance"]
-    assert told["auth"] == config(plain, "config.yml")["auth"]
+    assert told["auth"]["htpasswd"]["path"] == "/etc/registry-cache/auth/htpasswd"
+    assert {probe["path"] for probe in probes(stock).values()} == {"/"}
     assert [name for name in stock if "peer" in name] == []
+
+
+def test_without_the_front_one_program_is_the_whole_replica(program: Objects) -> None:
+    found = containers(program)
+    assert set(found) == {"registry"}
+    assert found["registry"]["command"] == ["registry", "cache", "/etc/registry-cache/config.yaml"]
+    assert probes(program) == {
+        "startup": {"path": "/ready", "port": "registry"},
+        "readiness": {"path": "/ready", "port": "registry"},
+        "liveness": {"path": "/alive", "port": "registry"},
+    }
+    environment = {variable["name"]: variable["value"] for variable in found["registry"]["env"]}
+    assert environment["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/registry-cache/credential.json"
+    assert environment["SSL_CERT_DIR"] == "/etc/registry-cache/ca"
+    assert pod(program)["spec"]["terminationGracePeriodSeconds"] == 90
+    assert [name for name in program if "peer" in name] == []
+
+
+def test_the_program_finds_the_files_that_its_configuration_names(rendered: dict[str, Objects]) -> None:
+    mounts = {mount["name"]: mount for mount in containers(rendered["program"])["registry"]["volumeMounts"]}
+    assert mounts.keys() == {"config", "token", "store"}
+    assert mounts["config"]["mountPath"] == "/etc/registry-cache"
+    (volume,) = [volume for volume in pod(rendered["program"])["spec"]["volumes"] if volume["name"] == "config"]
+    files = {item["path"] for source in volume["projected"]["sources"] for kind in source.values() for item in kind["items"]}
+    assert files == {"config.yaml", "credential.json", "ca/ca.pem", "auth/htpasswd"}
+    told = config(rendered["program"], "config.yaml")
+    assert told["auth"] == {"htpasswd": "/etc/registry-cache/auth/htpasswd"}
+    assert told["store"]["path"] == mounts["store"]["mountPath"]
+    assert rendered["program"]["ConfigMap/registry-cache"]["data"].keys() == {"config.yaml", "credential.json", "ca.pem"}
+
+
+@pytest.mark.parametrize("site", ["program", "small program"])
+def test_the_program_takes_its_configuration(rendered: dict[str, Objects], site: str) -> None:
+    """Package config's own test reads the same files, by the program's strict parser."""
+    parsed = ROOT / "docker/registry/internal/config/testdata" / f"{site.replace(' ', '-')}.yaml"
+    assert rendered[site]["ConfigMap/registry-cache"]["data"]["config.yaml"] == parsed.read_text()
+
+
+def test_a_volume_has_room_for_more_than_the_program_keeps(rendered: dict[str, Objects]) -> None:
+    objects = rendered["small program"]
+    (claim,) = objects["StatefulSet/registry-cache"]["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "128Mi"
+    assert config(objects, "config.yaml")["store"]["limit"] == "64Mi"
+    (mount,) = [mount for mount in containers(objects)["registry"]["volumeMounts"] if mount["name"] == "content"]
+    assert mount == {"name": "content", "mountPath": "/var/lib/registry", "subPath": "registry"}
 
 
 def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
@@ -145,8 +208,8 @@ def test_metrics_have_two_containers_and_a_port(on: Objects) -> None:
     assert set(config(on, "statsd.yml")) == {"defaults", "mappings"}
 
 
-def test_what_has_a_profiler_listens_inside_the_pod_alone(on: Objects, plain: Objects) -> None:
-    configs = [config(on, "config.yml"), config(on, "credentials.yml"), config(plain, "config.yml")]
+def test_what_has_a_profiler_listens_inside_the_pod_alone(on: Objects, stock: Objects) -> None:
+    configs = [config(on, "config.yml"), config(on, "credentials.yml"), config(stock, "config.yml")]
     debug = [one["http"]["debug"] for one in configs]
     assert [one["addr"].split(":")[0] for one in debug] == ["127.0.0.1"] * 3
     assert all(one["prometheus"] == {"enabled": True} for one in debug)
@@ -154,14 +217,25 @@ def test_what_has_a_profiler_listens_inside_the_pod_alone(on: Objects, plain: Ob
     assert len(arguments) == 3 and all(word.endswith("=") or "=127.0.0.1:" in word for word in arguments)
 
 
-def test_nothing_is_left_when_metrics_are_off(off: Objects, plain: Objects) -> None:
+def test_the_program_shows_metrics_at_one_path(program: Objects) -> None:
+    assert config(program, "config.yaml")["metrics"] == {"listen": ":5006"}
+    assert {"name": "metrics", "containerPort": 5006, "protocol": "TCP"} in containers(program)["registry"]["ports"]
+    annotations = pod(program)["metadata"]["annotations"]
+    assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == ("5006", "/metrics")
+    assert program["PodMonitor/registry-cache"]["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics"}]
+    assert program["PrometheusRule/registry-cache"]["spec"] == yaml.safe_load((ROLE / "files/alerts.yml").read_text())
+    assert "5006" not in json.dumps([item for name, item in program.items() if name.startswith("Service/")])
+
+
+def test_nothing_is_left_when_metrics_are_off(rendered: dict[str, Objects], off: Objects, stock: Objects) -> None:
     assert set(containers(off)) == {"registry", "credentials", "front"}
     for name in ("config.yml", "credentials.yml"):
         assert "debug" not in config(off, name)["http"]
     files = off["ConfigMap/registry-cache"]["data"]
     assert "log.sh" not in files and '== "metrics"' not in files["front.vcl"] and "-a metrics" not in files["front.sh"]
-    assert set(containers(plain)) == {"registry"}
-    for objects in (off, plain):
+    small = rendered["small program"]
+    assert "metrics" not in config(small, "config.yaml")
+    for objects in (off, small, stock):
         assert not [name for name in pod(objects)["metadata"]["annotations"] if name.startswith("prometheus.io")]
         assert not [name for name in objects if name.startswith(("PodMonitor", "PrometheusRule"))]
         assert "5006" not in json.dumps(pod(objects))

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+)
+
+// Role cache's own unit test compares what it renders with these files.
+func TestRoleCacheWritesWhatTheProgramTakes(t *testing.T) {
+	program := defaults()
+	program.Metrics = &Endpoint{":5006"}
+	program.Auth.Htpasswd = "/etc/registry-cache/auth/htpasswd"
+	program.Store.Path, program.Store.Limit = "/var/lib/registry", 20*Gi
+	credential := func(lifetime time.Duration) *Credential {
+		return &Credential{"docker-credential-gcr", lifetime, 10 * time.Second}
+	}
+	program.Upstreams = []Upstream{{Host: "upstream.example", Credential: credential(9 * time.Minute), ShareBlobs: true}}
+
+	small := defaults()
+	small.Auth.None = true
+	small.Store.Path, small.Store.Limit = "/var/lib/registry", 64*Mi
+	small.Upstreams = []Upstream{
+		{Host: "one.example", Credential: credential(90 * time.Second)},
+		{Host: "two.example:5000", Credential: credential(90 * time.Second)},
+	}
+	small.Tags.TTL, small.Drain = 24*time.Hour, time.Hour
+
+	for name, want := range map[string]*Config{"program": program, "small-program": small} {
+		content, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, err := Parse(content); err != nil || !reflect.DeepEqual(c, want) {
+			t.Errorf("%s: got %+v, %v, want %+v", name, c, err, want)
+		}
+	}
+}
