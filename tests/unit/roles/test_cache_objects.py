@@ -131,6 +131,7 @@ def test_stock_is_told_only_what_the_unmodified_registry_understands(stock: Obje
     assert "uploadpurging" not in told["storage"]["maintenance"]
     assert told["auth"]["htpasswd"]["path"] == "/etc/registry-cache/auth/htpasswd"
     assert {probe["path"] for probe in probes(stock).values()} == {"/"}
+    assert containers(stock)["registry"]["startupProbe"]["failureThreshold"] == 60
     assert [name for name in stock if "peer" in name] == []
 
 
@@ -143,6 +144,8 @@ def test_without_the_front_one_program_is_the_whole_replica(program: Objects) ->
         "readiness": {"path": "/ready", "port": "registry"},
         "liveness": {"path": "/alive", "port": "registry"},
     }
+    # A large store takes a while to load; until then the replica is alive.
+    assert found["registry"]["startupProbe"]["failureThreshold"] == 600
     environment = {variable["name"]: variable["value"] for variable in found["registry"]["env"]}
     assert environment["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/registry-cache/credential.json"
     assert environment["SSL_CERT_DIR"] == "/etc/registry-cache/ca"
