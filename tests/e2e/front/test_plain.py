@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The plain form: the front switched off, the unmodified registry, and the front on again.
+"""Without the front: one program per replica, the unmodified registry, and the front on again.
 
 The last of the scenario, since every step changes every replica.
 """
@@ -15,8 +15,10 @@ import pytest
 
 from sandbox import tools
 from sandbox.client import NAMESPACE, USER, Cache, Cluster
-from sandbox.settings import REGISTRY_IMAGE, Sandbox
-from tests.e2e.conftest import Site
+from sandbox.settings import NODE_PORT, PROJECT, REGISTRY_IMAGE, REPOSITORY, UPSTREAM_HOST, Sandbox
+from tests.e2e.conftest import Push, Say, Site
+
+from .conftest import REPLICAS
 
 
 def _changed(output: str) -> int:
@@ -59,7 +61,17 @@ def off(same: tuple[str, ...]) -> tuple[str, ...]:
     return (*same, "--extra-vars", "registry_cache_front=false")
 
 
-def test_the_registry_alone(site: Site, cluster: Cluster, cache: Cache, off: tuple[str, ...]) -> None:
+def _by_containerd(cluster: Cluster) -> dict[str, str]:
+    """A node for each major version of containerd."""
+    return {cluster.runtime(node).removeprefix("containerd://").partition(".")[0]: node for node in cluster.nodes}
+
+
+def _status(cluster: Cluster, address: str, path: str) -> str:
+    words = ("--silent", "--output", "/dev/null", "--write-out", "%{http_code}")
+    return cluster.on_node("curl", *words, f"http://{address}:5006{path}")
+
+
+def test_the_registry_alone(site: Site, cluster: Cluster, cache: Cache, push: Push, say: Say, off: tuple[str, ...]) -> None:
     result = site(*off)
     assert result.returncode == 0, result.stdout
     assert _containers(cluster) == {"registry"}
@@ -67,6 +79,32 @@ def test_the_registry_alone(site: Site, cluster: Cluster, cache: Cache, off: tup
     assert cache.status(None) == 401
     assert cache.status((USER, "wrong")) == 401
     cache.pull("hello", "1.0")
+
+    addresses = cluster.replicas().values()
+    assert len(addresses) == REPLICAS
+    for address in addresses:
+        shown = cluster.on_node("curl", "--fail", "--silent", "--show-error", f"http://{address}:5006/metrics")
+        # Each has asked the upstream for the image that proves it, and has the whole limit of converge.yml.
+        assert re.search(rf'(?m)^registry_cache_upstream_requests_total{{.*status="200",upstream="{UPSTREAM_HOST}"}} [1-9]', shown), shown
+        assert float(re.findall(r"(?m)^registry_cache_disk_limit_bytes (\S+)$", shown)[0]) == 512 << 20
+        assert cache.password not in shown
+        assert _status(cluster, address, "/ready") == "200" and _status(cluster, address, "/debug/pprof/") == "404"
+
+    # containerd 2 tries HTTPS first, and goes on only when the answer is HTTP.
+    image = push("alone", [1 << 20])
+    reference = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/{image.name}:{image.tag}"
+    nodes = _by_containerd(cluster)
+    assert sorted(nodes) == ["1", "2"]
+    for version, node in nodes.items():
+        pod = f"alone-{version}"
+        try:
+            seconds = cluster.run_pod(pod, reference, node=node)
+            assert cluster.pulled(pod, reference)
+            say(f"{cluster.runtime(node)} pulls {reference} in {seconds:.1f} s")
+        finally:
+            cluster.delete_pod(pod)
+            if reference in cluster.images(node):
+                cluster.forget_image(reference, node)
 
 
 def test_the_registry_alone_again_changes_nothing(site: Site, off: tuple[str, ...]) -> None:
