@@ -50,7 +50,7 @@ SITES: dict[str, dict[str, Any]] = {
         "registry_cache_image_helper": "helper.example/i:1",
         "registry_cache_image_helper_path": "/its/place",
     },
-    "digest": {"registry_cache_image_reference": DIGEST},
+    "digest": {"registry_cache_image_reference": DIGEST, "registry_cache_token_seconds": 604800},
     "open": {"registry_cache_auth": "none", "registry_cache_prometheus_operator": True},
 }
 Objects = dict[str, Any]
@@ -198,6 +198,12 @@ def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
 def test_an_image_by_digest_is_what_every_container_runs(rendered: dict[str, Objects]) -> None:
     found = containers(rendered["digest"])
     assert {found[name]["image"] for name in ("registry", "credentials", "exporter")} == {DIGEST}
+
+
+def test_a_credential_is_not_used_for_longer_than_google_gives_one(rendered: dict[str, Objects]) -> None:
+    """However long the projected token lives."""
+    lifetimes = {site: config(rendered[site], "config.yml")["proxy"]["exec"]["lifetime"] for site in ("on", "digest")}
+    assert lifetimes == {"on": "540s", "digest": "2700s"}
 
 
 def test_metrics_have_two_containers_and_a_port(on: Objects) -> None:
