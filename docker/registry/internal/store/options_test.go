@@ -51,7 +51,26 @@ func TestRefuses(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (&Store{}).Upstream("../x"); !errors.As(err, new(*ConfigError)) {
-		t.Errorf("an upstream outside the store: %v", err)
+	for _, name := range []string{"../x", "", ".", "a/b", "UPPER"} {
+		if _, err := (&Store{}).Upstream(name); !errors.As(err, new(*ConfigError)) {
+			t.Errorf("upstream %q: %v", name, err)
+		}
+	}
+}
+
+// TestUpstreamNames are all hosts that an image reference may have.
+func TestUpstreamNames(t *testing.T) {
+	s, _ := testStore(t, 64*mib)
+	for _, name := range []string{"docker.io", "localhost:5000", "127.0.0.1:9", "[::1]:5443", "[fd00::1]"} {
+		u, err := s.Upstream(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := keep(t, u, "r", []byte(name))
+		next, part := reopen(t, s)
+		s = next
+		if part, err = s.Upstream(name); err != nil || !has(t, part, "r", d) {
+			t.Errorf("%s: not kept, %v", name, err)
+		}
 	}
 }

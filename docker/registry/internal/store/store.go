@@ -309,11 +309,13 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-var upstreamName = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,127}$`)
+// upstreamName is what a host in an image reference may be, with a port or as an IPv6 address. It is a directory's name.
+var upstreamName = regexp.MustCompile(`^[a-z0-9\[][a-z0-9.:_\]-]{0,254}$`)
 
 func badName(name string) error {
 	return &ConfigError{
-		"upstreams.name", name, "must be lower-case letters, digits, '.', '_' and '-'", "rename it, for example to docker-io",
+		"upstreams.host", name, "must be a registry's host name in lower case, with a port if it has one",
+		"write, for example, host: us-central1-docker.pkg.dev",
 	}
 }
 
