@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import shutil
 import subprocess
 
@@ -13,7 +14,6 @@ from .steps import step, wait
 
 _RUN = CACHE / "run" / "engine"
 _PID = _RUN / "dockerd.pid"
-_FORWARD = _RUN / "forward-policy"
 _FIREWALL = _RUN / "firewall"  # the folder of dockerd's iptables
 _OWN_HOST = f"unix://{_RUN}/docker.sock"
 
@@ -44,7 +44,8 @@ def ensure() -> None:
         runtime = shutil.copy(SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox", _RUN)  # outlives the clone
         if not _answers():  # Debian's package may just have started one
             _choose_firewall()
-            _FORWARD.write_text(_forward_policy())
+            # dockerd drops what others forward if it has to switch forwarding on itself.
+            pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             processes.start(
                 _PID,
                 [
@@ -98,12 +99,6 @@ def stop() -> None:
     processes.stop(_PID)
     kept = "".join(line for line in _iptables("iptables-save").splitlines(keepends=True) if "DOCKER" not in line)
     _iptables("iptables-restore", rules=kept)
-    _iptables("iptables", "--policy", "FORWARD", _FORWARD.read_text())
-
-
-def _forward_policy() -> str:
-    """What happens to forwarded packets; dockerd sets it to DROP."""
-    return _iptables("iptables", "--list-rules", "FORWARD").split()[2]
 
 
 def has_image(name: str, key: str | None = None) -> bool:
