@@ -14,7 +14,6 @@ from .steps import step, wait
 
 _RUN = CACHE / "run" / "engine"
 _PID = _RUN / "dockerd.pid"
-_FIREWALL = _RUN / "firewall"  # the folder of dockerd's iptables
 _OWN_HOST = f"unix://{_RUN}/docker.sock"
 
 
@@ -43,7 +42,6 @@ def ensure() -> None:
         _RUN.mkdir(parents=True, exist_ok=True)
         runtime = shutil.copy(SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox", _RUN)  # outlives the clone
         if not _answers():  # Debian's package may just have started one
-            _choose_firewall()
             # dockerd drops what others forward if it has to switch forwarding on itself.
             pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             processes.start(
@@ -59,7 +57,6 @@ def ensure() -> None:
                     f"--add-runtime=sandbox={runtime}",
                     "--default-runtime=sandbox",
                 ],
-                _firewall(),
             )
             os.environ["DOCKER_HOST"] = _OWN_HOST
             log.path = _PID.with_suffix(".log")
@@ -70,35 +67,12 @@ def ours() -> bool:
     return processes.running(_PID)
 
 
-def _choose_firewall() -> None:
-    """Let dockerd write its rules to the kernel's older tables, if it has them.
-
-    dockerd adds rules inside every node. On nftables, the node's iptables crashes on what a newer iptables wrote.
-    """
-    shutil.rmtree(_FIREWALL, ignore_errors=True)
-    _FIREWALL.mkdir()
-    legacy = shutil.which("xtables-legacy-multi")
-    if legacy and subprocess.run([legacy, "iptables", "--table=nat", "--list-rules"], capture_output=True, check=False).returncode == 0:
-        for name in ("iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore"):
-            (_FIREWALL / name).symlink_to(legacy)
-
-
-def _firewall() -> dict[str, str]:
-    """The environment in which `iptables` is dockerd's."""
-    return {"PATH": f"{_FIREWALL}:{os.environ['PATH']}"}
-
-
-def _iptables(name: str, *arguments: str, rules: str | None = None) -> str:
-    """What a program of dockerd's iptables prints."""
-    environment = {**os.environ, **_firewall()}
-    return subprocess.run([name, *arguments], env=environment, input=rules, capture_output=True, text=True, check=True).stdout
-
-
 def stop() -> None:
     """End our engine and take back the firewall rules that it leaves behind."""
     processes.stop(_PID)
-    kept = "".join(line for line in _iptables("iptables-save").splitlines(keepends=True) if "DOCKER" not in line)
-    _iptables("iptables-restore", rules=kept)
+    rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    kept = "".join(line for line in rules.splitlines(keepends=True) if "DOCKER" not in line)
+    subprocess.run(["iptables-restore"], input=kept, text=True, check=True)
 
 
 def has_image(name: str, key: str | None = None) -> bool:

@@ -94,7 +94,7 @@ def _iptables(root: pathlib.Path) -> tuple[list[tuple[str, pathlib.Path]], list[
     # An extension may need what the program does not: `statistic`, of every Service with two endpoints, needs libm.
     linked = _output("chroot", str(root), "ldd", multi, *extensions).split()
     paths = [multi, *extensions, *(word for word in linked if word.startswith("/") and not word.endswith(":"))]
-    files = [(path, (root / path.lstrip("/")).resolve()) for path in dict.fromkeys(paths)]
+    files = [(path, debian.inside(root, path)) for path in dict.fromkeys(paths)]
     return files, [(f"/usr/sbin/{command}", multi) for command in commands]
 
 

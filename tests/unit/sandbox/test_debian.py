@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files in roots of Debian."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+from sandbox import debian
+from sandbox.steps import StepFailed
+
+
+@pytest.mark.parametrize(
+    ("link", "to"),
+    [
+        ("lib64/loader", "/lib/loader"),  # as Debian 12 has its program loader
+        ("lib64/loader", "../lib/loader"),
+        ("lib64/loader", "../../../lib/loader"),  # there is nothing above a root
+        ("lib64", "/lib"),
+        ("lib64", "lib"),
+    ],
+)
+def test_links_stay_within_the_root(tmp_path: pathlib.Path, link: str, to: str) -> None:
+    root = tmp_path / "root"
+    (root / "lib").mkdir(parents=True)
+    (root / "lib" / "loader").write_text("the root's own")
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "loader").write_text("of another machine")
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(to)
+    assert debian.inside(root, "/lib64/loader") == root / "lib" / "loader"
+
+
+def test_links_in_a_circle_are_an_error(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a").symlink_to("/b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(StepFailed, match="/a/c"):
+        debian.inside(tmp_path, "/a/c")
