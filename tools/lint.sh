@@ -18,6 +18,6 @@ python -c 'import pathlib, sys; from sandbox import front; front.render(pathlib.
   ls "$rendered"/*.sh
 } | xargs shellcheck
 rm -r "$rendered"
-for module in docker/registry tests/conformance; do
+for module in docker/registry tests/conformance bench/load; do
   (cd "$module" && gofmt -l . | { ! grep .; } && go vet ./...)
 done

@@ -1,0 +1,360 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+const (
+	parallel   = 3         // blobs of a pull at a time, as containerd does
+	bufferSize = 256 << 10 // stays in a processor's cache
+	// A reader that is slow shall not have a fast kernel that takes the body for it.
+	slowBuffer = 64 << 10
+)
+
+// A session is one connection of a client, kept between requests. net/http's client costs as much as a server on the same
+// machine, so requests are written as they are.
+type session struct {
+	group    *Group
+	endpoint string
+	clock    time.Time // the start of the plan
+	conn     net.Conn
+	reader   *bufio.Reader
+	buffer   []byte
+	hash     hash.Hash
+	pacing   time.Time
+}
+
+func newSession(g *Group, endpoint string, clock time.Time) *session {
+	return &session{
+		group: g, endpoint: endpoint, clock: clock, reader: bufio.NewReaderSize(nil, 16<<10),
+		buffer: make([]byte, bufferSize), hash: sha256.New(),
+	}
+}
+
+func (s *session) close() {
+	if s.conn != nil {
+		s.conn.Close()
+		s.conn = nil
+	}
+}
+
+func dial(g *Group, endpoint string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: seconds(g.Timeout)}
+	if g.Rate > 0 {
+		// Before the connection is made: afterwards the kernel has promised a larger window.
+		dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
+			if outer := raw.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, slowBuffer)
+			}); outer != nil {
+				return outer
+			}
+			return err
+		}
+	}
+	return dialer.Dial("tcp", endpoint)
+}
+
+// header returns a request as it is sent.
+func header(g *Group, endpoint, method string, t Target, credential string) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: registry-cache-load\r\n", method, t.Path, endpoint)
+	if credential != "" {
+		fmt.Fprintf(&b, "Authorization: Basic %s\r\n", base64.StdEncoding.EncodeToString([]byte(credential)))
+	}
+	if g.Accept != "" {
+		fmt.Fprintf(&b, "Accept: %s\r\n", g.Accept)
+	}
+	if t.Range != "" {
+		fmt.Fprintf(&b, "Range: %s\r\n", t.Range)
+	}
+	if g.Reconnect {
+		b.WriteString("Connection: close\r\n")
+	}
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
+// credential returns user and password of a group's request; number tells guesses apart.
+func (g *Group) credential(number int) string {
+	switch {
+	case g.Guess == "password":
+		return fmt.Sprintf("%s:guess-%d", g.User, number)
+	case g.Guess == "user":
+		return fmt.Sprintf("unknown-%d:guess", number)
+	case g.User == "":
+		return ""
+	}
+	return g.User + ":" + g.password
+}
+
+// An exchange is one request and what came of it.
+type exchange struct {
+	first  time.Duration // from the start of the request
+	status int
+	bytes  int64
+	hashed bool
+	digest string // of Docker-Content-Digest
+	kept   []byte
+}
+
+// do sends a request and reads its body to the end, into room if there is any. The error says what is wrong with the answer.
+func (s *session) do(request []byte, head bool, t Target, room []byte, began time.Time) (x exchange, err error) {
+	reused := s.conn != nil
+	x, answered, err := s.attempt(request, head, t, room, began)
+	if err != nil {
+		s.close()
+		// A server may close an idle connection at any time; clients ask again.
+		if reused && !answered {
+			x, _, err = s.attempt(request, head, t, room, began)
+		}
+	}
+	if err != nil || s.group.Reconnect {
+		s.close()
+	}
+	return x, err
+}
+
+func (s *session) attempt(request []byte, head bool, t Target, room []byte, began time.Time) (x exchange, answered bool, err error) {
+	if s.conn == nil {
+		if s.conn, err = dial(s.group, s.endpoint); err != nil {
+			return x, false, errors.New("connect: " + reason(err))
+		}
+		s.reader.Reset(s.conn)
+	}
+	if err := s.conn.SetDeadline(time.Now().Add(seconds(s.group.Timeout))); err != nil {
+		return x, false, err
+	}
+	if _, err := s.conn.Write(request); err != nil {
+		return x, false, errors.New("send: " + reason(err))
+	}
+	method := http.MethodGet
+	if head {
+		method = http.MethodHead
+	}
+	answer, err := http.ReadResponse(s.reader, &http.Request{Method: method})
+	if err != nil {
+		return x, false, errors.New("no answer: " + reason(err))
+	}
+	defer answer.Body.Close()
+	x.status, x.digest, x.first = answer.StatusCode, answer.Header.Get("Docker-Content-Digest"), time.Since(began)
+	if err := s.read(&x, answer, t, room, began); err != nil {
+		return x, true, err
+	}
+	if answer.Close {
+		s.close()
+	}
+	return x, true, s.judge(&x, answer, t, head)
+}
+
+// read takes the body.
+func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte, began time.Time) error {
+	s.hash.Reset()
+	s.pacing = time.Now()
+	for {
+		buffer := s.buffer
+		switch {
+		case room != nil && x.bytes < int64(len(room)):
+			buffer = room[x.bytes:]
+		case s.group.Rate > 0:
+			buffer = buffer[:min(int64(len(buffer)), max(s.group.Rate/20, 1))]
+		}
+		n, err := answer.Body.Read(buffer)
+		if n > 0 {
+			if x.bytes == 0 {
+				x.first = time.Since(began)
+			}
+			x.bytes += int64(n)
+			if room == nil && t.Digest != "" {
+				s.hash.Write(buffer[:n])
+			}
+			if err := s.pace(x.bytes); err != nil {
+				return err
+			}
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			if room != nil {
+				x.kept = room[:min(x.bytes, int64(len(room)))]
+			}
+			return nil
+		case err != nil:
+			return errors.New("cut: " + reason(err))
+		}
+	}
+}
+
+// pace waits as long as a slow reader does, and gives the server more time if a byte has come.
+func (s *session) pace(got int64) error {
+	if rate := s.group.Rate; rate > 0 {
+		time.Sleep(time.Until(s.pacing.Add(seconds(float64(got) / float64(rate)))))
+	}
+	return s.conn.SetDeadline(time.Now().Add(seconds(s.group.Timeout)))
+}
+
+var contentRange = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
+
+// judge compares an answer with what it should be.
+func (s *session) judge(x *exchange, answer *http.Response, t Target, head bool) error {
+	expect := s.group.Expect
+	if len(expect) == 0 {
+		expect = []int{http.StatusOK}
+		if t.Range != "" {
+			expect = []int{http.StatusPartialContent}
+		}
+	}
+	switch {
+	case !slices.Contains(expect, x.status):
+		return fmt.Errorf("status %d", x.status)
+	case x.status/100 != 2 || head:
+		return nil
+	case answer.ContentLength >= 0 && answer.ContentLength != x.bytes:
+		return errors.New("not as long as its Content-Length")
+	case t.Size > 0 && x.bytes != t.Size:
+		return errors.New("not as long as it should be")
+	case t.Range != "" && !strings.Contains(t.Range, ",") && !inRange(answer.Header.Get("Content-Range"), t.Range, x.bytes):
+		return errors.New("not the range that was asked for")
+	case t.Digest == "":
+		return nil
+	}
+	x.hashed = true
+	// A kept body is hashed later.
+	if x.kept == nil && "sha256:"+hex.EncodeToString(s.hash.Sum(nil)) != t.Digest {
+		return errors.New("wrong digest")
+	}
+	return nil
+}
+
+// inRange reports whether an answer's range begins where it was asked to and is as long as its body.
+func inRange(got, asked string, size int64) bool {
+	match := contentRange.FindStringSubmatch(got)
+	if match == nil {
+		return false
+	}
+	first, _ := strconv.ParseInt(match[1], 10, 64)
+	last, _ := strconv.ParseInt(match[2], 10, 64)
+	wanted, _, _ := strings.Cut(strings.TrimPrefix(asked, "bytes="), "-")
+	return last-first+1 == size && (wanted == "" || wanted == match[1])
+}
+
+func compare(body []byte, digest string) error {
+	sum := sha256.Sum256(body)
+	if "sha256:"+hex.EncodeToString(sum[:]) != digest {
+		return errors.New("wrong digest")
+	}
+	return nil
+}
+
+// reason returns an error without addresses, so that equal ones are counted together.
+func reason(err error) string {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err.Error()
+	}
+	return err.Error()
+}
+
+// note counts an exchange.
+func (t *tally) note(x exchange, digest string, err error) {
+	t.bytes += x.bytes
+	if x.status > 0 {
+		t.statuses[x.status]++
+		if x.hashed {
+			t.hashed++
+		} else {
+			t.counted++
+		}
+	}
+	if x.kept != nil && x.hashed {
+		t.kept = append(t.kept, kept{x.kept, digest})
+	}
+	if err != nil {
+		t.fail(err)
+	}
+}
+
+// get makes one request of a client.
+func (s *session) get(t *tally, target Target, credential string, room []byte, began time.Time) {
+	x, err := s.do(header(s.group, s.endpoint, http.MethodGet, target, credential), false, target, room, began)
+	t.note(x, target.Digest, err)
+	t.done(began.Sub(s.clock), x.first, time.Since(s.clock))
+}
+
+// pull takes an image with all sessions of a client. A pull fails once, however many of its requests do.
+func pull(sessions []*session, t *tally, credential string, rooms [][]byte, began time.Time) {
+	g, s, failed := sessions[0].group, sessions[0], t.failed
+	exchange := func(s *session, t *tally, i int, head bool) {
+		target, method, started := g.Targets[i], http.MethodGet, time.Now()
+		var room []byte
+		if head {
+			method = http.MethodHead
+		} else if rooms != nil {
+			room = rooms[i]
+		}
+		x, err := s.do(header(g, s.endpoint, method, target, credential), head, target, room, started)
+		if head && err == nil && x.digest != "" && target.Digest != "" && x.digest != target.Digest {
+			err = errors.New("a tag of another manifest")
+		}
+		t.note(x, target.Digest, err)
+		t.first = append(t.first, x.first)
+	}
+	exchange(s, t, 0, true)
+	exchange(s, t, 0, false)
+	if t.failed == failed {
+		queue := make(chan int, len(g.Targets))
+		for i := 1; i < len(g.Targets); i++ {
+			queue <- i
+		}
+		close(queue)
+		tallies := make([]*tally, len(sessions))
+		var group sync.WaitGroup
+		for n, s := range sessions {
+			tallies[n] = newTally()
+			group.Go(func() {
+				for i := range queue {
+					exchange(s, tallies[n], i, false)
+				}
+			})
+		}
+		group.Wait()
+		for _, other := range tallies {
+			t.add(other)
+		}
+	}
+	// done notes one time for each pull: the worst of its requests.
+	first := slices.Max(t.first[len(t.latency):])
+	t.first = t.first[:len(t.latency)]
+	t.failed = min(t.failed, failed+1)
+	t.done(began.Sub(s.clock), first, time.Since(s.clock))
+}
+
+// add takes over what another tally counted of exchanges.
+func (t *tally) add(other *tally) {
+	t.failed, t.hashed, t.counted = t.failed+other.failed, t.hashed+other.hashed, t.counted+other.counted
+	t.bytes += other.bytes
+	t.first, t.kept = append(t.first, other.first...), append(t.kept, other.kept...)
+	for text, n := range other.errors {
+		t.errors[text] += n
+	}
+	for status, n := range other.statuses {
+		t.statuses[status] += n
+	}
+}

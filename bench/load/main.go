@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Command load is the clients of a measurement. It reads a plan (JSON) from standard input, runs all groups of clients at the
+// same time, checks every body, and prints what they saw as JSON. Loopback is what it is for.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+)
+
+func main() {
+	if err := command(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "load:", err)
+		os.Exit(1)
+	}
+}
+
+// command reads a plan, runs it and writes its report.
+func command(in io.Reader, out io.Writer) error {
+	plan, err := readPlan(in)
+	if err != nil {
+		return err
+	}
+	report, err := run(plan)
+	if err != nil {
+		return err
+	}
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", " ")
+	return encoder.Encode(report)
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package main
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+// lead is for every client to be ready before the first one starts.
+const lead = 100 * time.Millisecond
+
+// run lets all groups of a plan run at the same time.
+func run(plan *Plan) (*Report, error) {
+	tallies := make([][]*tally, len(plan.Groups))
+	rooms := make([][][][]byte, len(plan.Groups))
+	for i := range plan.Groups {
+		g := &plan.Groups[i]
+		tallies[i], rooms[i] = make([]*tally, g.Clients), make([][][]byte, g.Clients)
+		for n := range g.Clients {
+			tallies[i][n], rooms[i][n] = newTally(), g.rooms(n)
+		}
+	}
+	before, err := processorTime()
+	if err != nil {
+		return nil, err
+	}
+	clock := time.Now().Add(lead)
+	var group sync.WaitGroup
+	for i := range plan.Groups {
+		g := &plan.Groups[i]
+		for n := range g.Clients {
+			group.Go(func() { g.client(n, clock, tallies[i][n], rooms[i][n]) })
+		}
+	}
+	group.Wait()
+	wall := time.Since(clock)
+	after, err := processorTime()
+	if err != nil {
+		return nil, err
+	}
+	report := &Report{Wall: wall.Seconds(), CPU: (after - before).Seconds()}
+	for i, some := range tallies {
+		for _, t := range some {
+			t.check()
+		}
+		report.Groups = append(report.Groups, summary(plan.Groups[i].Name, some))
+	}
+	return report, nil
+}
+
+// requests of a client that are its turn: its number, and then as many later as the group has clients.
+func (g *Group) number(client, turn int) int { return client + turn*g.Clients }
+
+func (g *Group) target(client, turn int) int { return g.number(client, turn) % len(g.Targets) }
+
+// rooms returns memory for the bodies that a client keeps, every page touched; nil if it keeps none.
+func (g *Group) rooms(client int) [][]byte {
+	if !g.Keep {
+		return nil
+	}
+	var rooms [][]byte
+	for turn := range g.Each {
+		which := []int{g.target(client, turn)}
+		if g.Kind == "pull" {
+			which = which[:0]
+			for i := range g.Targets {
+				which = append(which, i)
+			}
+		}
+		for _, i := range which {
+			room := make([]byte, g.Targets[i].Size)
+			for at := 0; at < len(room); at += 4096 {
+				room[at] = 1
+			}
+			rooms = append(rooms, room)
+		}
+	}
+	return rooms
+}
+
+// client runs one client from its start to its end.
+func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
+	endpoint := g.Endpoints[client%len(g.Endpoints)]
+	start := clock.Add(seconds(g.Spread * float64(client) / float64(g.Clients)))
+	time.Sleep(time.Until(start))
+	if g.Kind == "slow-send" {
+		g.sendSlowly(endpoint, clock, t)
+		return
+	}
+	count := 1
+	if g.Kind == "pull" {
+		count = max(min(parallel, len(g.Targets)-1), 1)
+	}
+	var sessions []*session
+	for range count {
+		sessions = append(sessions, newSession(g, endpoint, clock))
+		defer sessions[len(sessions)-1].close()
+	}
+	for turn := 0; g.goesOn(turn, clock); turn++ {
+		began := g.begin(start, client, turn)
+		credential := g.credential(g.number(client, turn))
+		if g.Kind == "pull" {
+			var some [][]byte
+			if rooms != nil {
+				some = rooms[turn*len(g.Targets):]
+			}
+			pull(sessions, t, credential, some, began)
+			continue
+		}
+		var room []byte
+		if rooms != nil {
+			room = rooms[turn]
+		}
+		sessions[0].get(t, g.Targets[g.target(client, turn)], credential, room, began)
+	}
+}
+
+func (g *Group) goesOn(turn int, clock time.Time) bool {
+	if g.Each > 0 {
+		return turn < g.Each
+	}
+	return time.Since(clock) < seconds(g.Seconds)
+}
+
+// begin waits for a paced request's time and returns when it began. If the client is late because of the last answer, that
+// is the time at which it should have begun: else a slow server would seem fast, for being asked less.
+func (g *Group) begin(start time.Time, client, turn int) time.Time {
+	now := time.Now()
+	if g.PerSecond <= 0 {
+		return now
+	}
+	due := start.Add(seconds(float64(g.number(client, turn)) / g.PerSecond))
+	if wait := due.Sub(now); wait > 0 {
+		time.Sleep(wait)
+		return time.Now()
+	}
+	return due
+}
+
+// sendSlowly sends the header of a request byte by byte. When the server ends the connection, a new one follows ten bytes'
+// time later: at once would be another attack, by the number of connections.
+func (g *Group) sendSlowly(endpoint string, clock time.Time, t *tally) {
+	every := time.Duration(g.SendEveryMS) * time.Millisecond
+	end := clock.Add(seconds(g.Seconds))
+	request := header(g, endpoint, "GET", g.Targets[0], "")
+	request = append(request[:len(request)-2], "X-Slow: "...)
+	for time.Now().Before(end) {
+		conn, err := dial(g, endpoint)
+		if err != nil {
+			t.errors["connect: "+reason(err)]++
+			time.Sleep(every)
+			continue
+		}
+		t.connections++
+		closed := trickle(conn, request, every, end)
+		conn.Close()
+		if closed {
+			t.closed++
+			time.Sleep(min(10*every, time.Until(end)))
+		}
+	}
+}
+
+// trickle sends until the end, and reports whether the server ended the connection before.
+func trickle(conn net.Conn, request []byte, every time.Duration, end time.Time) bool {
+	answer := make([]byte, 512)
+	for i := 0; time.Now().Before(end); i++ {
+		next := []byte{'x'}
+		if i < len(request) {
+			next = request[i : i+1]
+		}
+		if _, err := conn.Write(next); err != nil {
+			return true
+		}
+		// Reading is also how the time passes: an answer, or the end, comes before the next byte.
+		pause := min(every, max(time.Until(end), time.Millisecond))
+		if err := conn.SetReadDeadline(time.Now().Add(pause)); err != nil {
+			return true
+		}
+		if _, err := conn.Read(answer); err == nil || !timeout(err) {
+			return true
+		}
+	}
+	return false
+}
+
+func timeout(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}
