@@ -4,7 +4,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -40,13 +39,15 @@ type session struct {
 	reader   *bufio.Reader
 	buffer   []byte
 	hash     hash.Hash
+	hashes   bool
 	pacing   time.Time
+	extended time.Time // when the deadline was set
 }
 
-func newSession(g *Group, endpoint string, clock time.Time) *session {
+func newSession(g *Group, client int, clock time.Time) *session {
 	return &session{
-		group: g, endpoint: endpoint, clock: clock, reader: bufio.NewReaderSize(nil, 16<<10),
-		buffer: make([]byte, bufferSize), hash: sha256.New(),
+		group: g, endpoint: g.Endpoints[client%len(g.Endpoints)], clock: clock, reader: bufio.NewReaderSize(nil, 16<<10),
+		buffer: make([]byte, bufferSize), hash: sha256.New(), hashes: g.HashEvery < 2 || client%g.HashEvery == 0,
 	}
 }
 
@@ -75,22 +76,21 @@ func dial(g *Group, endpoint string) (net.Conn, error) {
 
 // header returns a request as it is sent.
 func header(g *Group, endpoint, method string, t Target, credential string) []byte {
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: registry-cache-load\r\n", method, t.Path, endpoint)
+	b := make([]byte, 0, 1024)
+	b = append(b, method+" "+t.Path+" HTTP/1.1\r\nHost: "+endpoint+"\r\nUser-Agent: registry-cache-load\r\n"...)
 	if credential != "" {
-		fmt.Fprintf(&b, "Authorization: Basic %s\r\n", base64.StdEncoding.EncodeToString([]byte(credential)))
+		b = append(b, "Authorization: Basic "+base64.StdEncoding.EncodeToString([]byte(credential))+"\r\n"...)
 	}
 	if g.Accept != "" {
-		fmt.Fprintf(&b, "Accept: %s\r\n", g.Accept)
+		b = append(b, "Accept: "+g.Accept+"\r\n"...)
 	}
 	if t.Range != "" {
-		fmt.Fprintf(&b, "Range: %s\r\n", t.Range)
+		b = append(b, "Range: "+t.Range+"\r\n"...)
 	}
 	if g.Reconnect {
-		b.WriteString("Connection: close\r\n")
+		b = append(b, "Connection: close\r\n"...)
 	}
-	b.WriteString("\r\n")
-	return b.Bytes()
+	return append(b, "\r\n"...)
 }
 
 // credential returns user and password of a group's request; number tells guesses apart.
@@ -139,8 +139,9 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 			return x, false, errors.New("connect: " + reason(err))
 		}
 		s.reader.Reset(s.conn)
+		s.extended = time.Time{}
 	}
-	if err := s.conn.SetDeadline(time.Now().Add(seconds(s.group.Timeout))); err != nil {
+	if err := s.extend(); err != nil {
 		return x, false, err
 	}
 	if _, err := s.conn.Write(request); err != nil {
@@ -183,7 +184,7 @@ func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte
 				x.first = time.Since(began)
 			}
 			x.bytes += int64(n)
-			if room == nil && t.Digest != "" {
+			if room == nil && s.hashes && t.Digest != "" {
 				s.hash.Write(buffer[:n])
 			}
 			if err := s.pace(x.bytes); err != nil {
@@ -207,7 +208,17 @@ func (s *session) pace(got int64) error {
 	if rate := s.group.Rate; rate > 0 {
 		time.Sleep(time.Until(s.pacing.Add(seconds(float64(got) / float64(rate)))))
 	}
-	return s.conn.SetDeadline(time.Now().Add(seconds(s.group.Timeout)))
+	return s.extend()
+}
+
+// extend sets the time by which the next byte must come. That is not free, so it is exact to a tenth.
+func (s *session) extend() error {
+	now := time.Now()
+	if now.Sub(s.extended) < seconds(s.group.Timeout/10) {
+		return nil
+	}
+	s.extended = now
+	return s.conn.SetDeadline(now.Add(seconds(s.group.Timeout)))
 }
 
 var contentRange = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
@@ -232,7 +243,7 @@ func (s *session) judge(x *exchange, answer *http.Response, t Target, head bool)
 		return errors.New("not as long as it should be")
 	case t.Range != "" && !strings.Contains(t.Range, ",") && !inRange(answer.Header.Get("Content-Range"), t.Range, x.bytes):
 		return errors.New("not the range that was asked for")
-	case t.Digest == "":
+	case t.Digest == "" || !s.hashes:
 		return nil
 	}
 	x.hashed = true

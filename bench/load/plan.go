@@ -52,6 +52,8 @@ type Group struct {
 	Rate int64 `json:"rate"`
 	// Keep keeps bodies in memory and hashes them when all clients are done, so that hashing is not measured.
 	Keep bool `json:"keep"`
+	// HashEvery is that one of so many clients compares digests, and the others only sizes; 0 and 1 are all.
+	HashEvery int `json:"hash_every"`
 	// SendEveryMS is the time between two bytes of a slow sender.
 	SendEveryMS int `json:"send_every_ms"`
 	// Timeout is how many seconds an answer may pause.
@@ -127,6 +129,8 @@ func (g *Group) complete() error {
 		return fmt.Errorf("keep: needs each, since bodies stay in memory")
 	case g.Kind == "slow-send" && (g.Seconds <= 0 || g.SendEveryMS < 1):
 		return fmt.Errorf("send_every_ms: slow-send needs it, and seconds")
+	case g.HashEvery < 0 || g.Keep && g.HashEvery > 1:
+		return fmt.Errorf("hash_every: must be at least 0, and all bodies that are kept are hashed (got %d)", g.HashEvery)
 	case g.Guess != "" && g.Guess != "password" && g.Guess != "user":
 		return fmt.Errorf("guess: must be password or user (got %q)", g.Guess)
 	case strings.ContainsAny(g.Accept, "\r\n"):

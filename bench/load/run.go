@@ -82,11 +82,10 @@ func (g *Group) rooms(client int) [][]byte {
 
 // client runs one client from its start to its end.
 func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
-	endpoint := g.Endpoints[client%len(g.Endpoints)]
 	start := clock.Add(seconds(g.Spread * float64(client) / float64(g.Clients)))
 	time.Sleep(time.Until(start))
 	if g.Kind == "slow-send" {
-		g.sendSlowly(endpoint, clock, t)
+		g.sendSlowly(g.Endpoints[client%len(g.Endpoints)], clock, t)
 		return
 	}
 	count := 1
@@ -95,7 +94,7 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 	}
 	var sessions []*session
 	for range count {
-		sessions = append(sessions, newSession(g, endpoint, clock))
+		sessions = append(sessions, newSession(g, client, clock))
 		defer sessions[len(sessions)-1].close()
 	}
 	for turn := 0; g.goesOn(turn, clock); turn++ {
@@ -107,6 +106,10 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 				some = rooms[turn*len(g.Targets):]
 			}
 			pull(sessions, t, credential, some, began)
+			// The next one is another node's.
+			for _, s := range sessions {
+				s.close()
+			}
 			continue
 		}
 		var room []byte
