@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What processes and their descendants use: processor time, memory with that of sockets, writes, disk space. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from . import memory
+
+# linux/netlink.h, linux/sock_diag.h and linux/inet_diag.h
+_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
+_INET_DIAG_SKMEMINFO = 7
+_STATES = 0xFFFFFFFF & ~(1 << 6)  # all but TIME_WAIT, which no process owns
+_HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
+_REQUEST = struct.Struct("=BBBBI48s")
+_ID_BYTES, _MESSAGE_BYTES = 48, 72  # of struct inet_diag_sockid and struct inet_diag_msg
+# What a socket holds: received and not read, sent and not confirmed, reserved ahead, options.
+_RMEM, _FORWARD, _WMEM_QUEUED, _OPTIONS = 0, 4, 5, 6
+
+
+def cpu(pids: Iterable[int]) -> float:
+    """Seconds of processor time so far. A descendant that has ended meanwhile is not in it."""
+    total = 0.0
+    for pid in memory.family(pids):
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime((~pid << 3) | 2)  # the clock of that process, see clock_getcpuclockid(3)
+    return total
+
+
+def written(pids: Iterable[int]) -> int:
+    """Bytes that went, or will go, to a disk."""
+    total = 0
+    for pid in memory.family(pids):
+        with contextlib.suppress(OSError):
+            fields = dict(line.split(": ") for line in pathlib.Path(f"/proc/{pid}/io").read_text().splitlines())
+            total += int(fields["write_bytes"])
+    return total
+
+
+def _descriptors(pids: Iterable[int]) -> Iterator[tuple[str, os.stat_result]]:
+    """What the open descriptors of processes lead to."""
+    for pid in memory.family(pids):
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    yield os.readlink(entry.path), os.stat(entry.path)
+
+
+def removed(pids: Iterable[int], stores: Sequence[pathlib.Path]) -> dict[tuple[int, int], int]:
+    """Bytes in used blocks of files below the stores that are removed and still open, by device and inode."""
+    sizes = {}
+    for name, status in _descriptors(pids):
+        if status.st_nlink == 0 and any(name.startswith(f"{store}/") for store in stores):
+            sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sizes
+
+
+def at_once(look: Callable[[], Mapping[tuple[int, int], int]]) -> int:
+    """Bytes that were in use at one moment, at least, though looking takes time and files come and go meanwhile.
+
+    What two looks saw was there in between, and at least as large as the smaller of the two.
+    """
+    before, after = look(), look()
+    return sum(min(size, after[key]) for key, size in before.items() if key in after)
+
+
+def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The type and the body of each message in what a netlink socket received."""
+    while len(data) >= _HEADER.size:
+        size, kind, *_ = _HEADER.unpack_from(data)
+        yield kind, data[_HEADER.size : size]
+        data = data[(size + 3) & ~3 :]
+
+
+def held(message: bytes) -> tuple[int, int]:
+    """The inode of a socket and the bytes of memory that it holds, from a struct inet_diag_msg with its attributes."""
+    inode = struct.unpack_from("=I", message, _MESSAGE_BYTES - 4)[0]
+    attributes = message[_MESSAGE_BYTES:]
+    while len(attributes) >= _ATTRIBUTE.size:
+        size, kind = _ATTRIBUTE.unpack_from(attributes)
+        if kind == _INET_DIAG_SKMEMINFO:
+            values = struct.unpack_from("=9I", attributes, _ATTRIBUTE.size)
+            return inode, values[_RMEM] + values[_FORWARD] + values[_WMEM_QUEUED] + values[_OPTIONS]
+        attributes = attributes[max((size + 3) & ~3, _ATTRIBUTE.size) :]
+    return inode, 0
+
+
+def _dump(family: int) -> Iterator[tuple[int, int]]:
+    """Inode and memory of every TCP socket of an address family."""
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_SKMEMINFO - 1), 0, _STATES, bytes(_ID_BYTES))
+    header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as netlink:
+        netlink.sendall(header + body)
+        while True:
+            for kind, message in messages(netlink.recv(1 << 20)):
+                if kind == _NLMSG_DONE:
+                    return
+                if kind == _NLMSG_ERROR:
+                    raise OSError(-struct.unpack_from("=i", message)[0], "socket diagnostics")
+                yield held(message)
+
+
+def sockets(pids: Iterable[int]) -> int:
+    """Bytes of kernel memory that the TCP sockets of processes hold."""
+    inodes = {name for name, _ in _descriptors(pids) if name.startswith("socket:[")}
+    return sum(
+        size
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for inode, size in _dump(family)
+        if f"socket:[{inode}]" in inodes
+    )
+
+
+@dataclass
+class Memory:
+    """Memory of processes, as it was when it was highest. File cache is not counted."""
+
+    pids: Iterable[int]
+    processes: int = field(default=0, init=False)  # bytes, anonymous and shared
+    sockets: int = field(default=0, init=False)
+
+    def sample(self) -> int:
+        """The bytes that are in use now."""
+        now, held_by_sockets = memory.resident(self.pids), sockets(self.pids)
+        if now + held_by_sockets > self.processes + self.sockets:
+            self.processes, self.sockets = now, held_by_sockets
+        return now + held_by_sockets
