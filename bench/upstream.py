@@ -331,6 +331,10 @@ class Upstream:
         """Requests since `set`, by `METHOD KIND DIGEST` (kinds: token, manifest, blob, content)."""
         return self._call("counts")["counts"]
 
+    def sent(self) -> int:
+        """Bytes of blobs sent since `set`."""
+        return self._call("counts")["bytes"]
+
     def stop(self) -> None:
         processes.stop(self._pid_file)
 

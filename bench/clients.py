@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The load client of bench/load: what it shall do, and what it saw."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sandbox import tools
+from sandbox.settings import CACHE, ROOT, key
+from sandbox.steps import StepFailed
+
+from .client import Endpoint
+from .content import MANIFEST, Blob, Image
+
+_SOURCE = ROOT / "bench" / "load"
+_LIMIT_SECONDS = 600
+
+
+def binary() -> str:
+    """The load client, built unless it is there for this source."""
+    return str(tools.install("load client", _SOURCE, CACHE / "bench" / f"load-{key(_SOURCE)}") / "load")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Clients that do the same; the fields of a plan are explained in bench/load/plan.go.
+
+    :param credential: send the endpoint's user and password.
+    :param options: further fields of the plan.
+    """
+
+    endpoint: Endpoint
+    targets: Sequence[dict[str, Any]]
+    clients: int
+    name: str = "clients"
+    credential: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, variable: str) -> dict[str, Any]:
+        """The group of a plan, whose password comes from that variable."""
+        known = {"user": self.endpoint.user, "password_env": variable} if self.credential and self.endpoint.user else {}
+        return {
+            "name": self.name,
+            "endpoints": [f"{self.endpoint.host}:{self.endpoint.port}"],
+            "targets": list(self.targets),
+            "clients": self.clients,
+            "accept": MANIFEST,
+            **known,
+            **self.options,
+        }
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a group saw. Times in seconds, by `p50`, `p90`, `p99` and `max`."""
+
+    requests: int
+    failed: int
+    errors: dict[str, int]
+    statuses: dict[str, int]
+    bytes: int
+    hashed: int
+    counted: int
+    wall: float
+    latency: dict[str, float]
+    first_byte: dict[str, float]
+    end: dict[str, float]  # from the start of all groups
+    connections: int = 0
+    closed: int = 0
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second."""
+        return self.bytes / self.wall
+
+    def right(self) -> Seen:
+        """Itself. Refuses what was not right: it must not be measured."""
+        if self.failed or not self.requests:
+            raise StepFailed(f"{self.failed} of {self.requests} requests failed: {self.errors}")
+        return self
+
+
+@dataclass(frozen=True)
+class Report:
+    """What all groups saw, in their order, and the seconds of processor time of the load client."""
+
+    groups: list[Seen]
+    wall: float
+    cpu: float
+
+
+def blob(image: Image, one: Blob) -> dict[str, Any]:
+    """A blob as a target."""
+    return {"path": f"/v2/{image.name}/blobs/{one.digest}", "size": one.size}
+
+
+def manifest(image: Image) -> dict[str, Any]:
+    """An image's manifest as a target."""
+    return {"path": f"/v2/{image.name}/manifests/{image.manifest.digest}", "size": image.manifest.size}
+
+
+def whole(image: Image) -> list[dict[str, Any]]:
+    """The targets of a pull."""
+    return [manifest(image), *(blob(image, one) for one in image.blobs)]
+
+
+def run(*groups: Group) -> Report:
+    """Run groups of clients together."""
+    plan, env = [], dict(os.environ)
+    for number, group in enumerate(groups):
+        # The environment: other users can read command lines, and a file would have to be removed.
+        variable = f"REGISTRY_CACHE_LOAD_PASSWORD_{number}"
+        env[variable] = group.endpoint.password
+        plan.append(group.plan(variable))
+    argv, text = [binary()], json.dumps({"groups": plan})
+    try:
+        done = subprocess.run(argv, input=text, env=env, capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise StepFailed(f"the load client is not done after {_LIMIT_SECONDS} s") from None
+    if done.returncode:
+        raise StepFailed(done.stderr.strip() or f"the load client ended with status {done.returncode}")
+    report = json.loads(done.stdout)
+    seen = [Seen(**{name: value for name, value in group.items() if name != "name"}) for group in report["groups"]]
+    return Report(seen, report["wall"], report["cpu"])
+
+
+def one(group: Group) -> Seen:
+    """What a single group saw, which must be right."""
+    return run(group).groups[0].right()
