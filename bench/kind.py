@@ -85,6 +85,7 @@ def main() -> None:
     nodes = ", ".join(cluster.runtime(node).removeprefix("containerd://") for node in cluster.nodes)
     facts = {
         "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(),
         "machine": machine.describe(),
         "cluster": f"{len(cluster.nodes)} nodes of kind with containerd {nodes}; 3 replicas unless the row says another number",
     }
