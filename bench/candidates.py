@@ -28,6 +28,7 @@ from .upstream import Upstream
 
 USER = "nodes"
 _STOP_SECONDS = 2
+_UID = 65532
 
 
 def free_ports(count: int) -> list[int]:
@@ -99,15 +100,19 @@ class Candidate:
     def pids(self) -> list[int]:
         return [int(path.read_text().split()[0]) for path in self._pid_files]
 
-    def used(self) -> int:
-        """Bytes in used blocks of the stores of all replicas. A file that is moved meanwhile counts once."""
+    def blocks(self) -> dict[tuple[int, int], int]:
+        """Bytes in used blocks of the stores of all replicas, by device and inode. A file that is moved meanwhile counts once."""
         sizes = {}
         for folder, _, names in (entry for store in self.stores for entry in os.walk(store)):
             for path in (folder, *(f"{folder}/{name}" for name in names)):
                 with contextlib.suppress(OSError):  # files come and go
                     status = os.lstat(path)
                     sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
-        return sum(sizes.values())
+        return sizes
+
+    def used(self) -> int:
+        """Bytes in used blocks of the stores of all replicas."""
+        return sum(self.blocks().values())
 
     def stop(self) -> None:
         """End all processes. A child that outlives its parent, as varnishd's can, is ended too."""
@@ -140,6 +145,29 @@ def htpasswd(path: pathlib.Path, password: str, cost: int) -> pathlib.Path:
     path.write_text(f"{USER}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()}\n")
     path.chmod(0o600)
     return path
+
+
+def unprivileged(*argv: str) -> list[str]:
+    """As in the pod, not as root."""
+    if os.geteuid():
+        return list(argv)
+    return ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
+
+
+def own(folder: pathlib.Path) -> None:
+    """Give a folder to the user of `unprivileged`."""
+    if not os.geteuid():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, _UID, _UID)
+
+
+def credential_helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:
+    """A program that gives the upstream's credential, as docker-credential-gcr does."""
+    helper = folder / "docker-credential-bench"
+    answer = json.dumps({"ServerURL": upstream.url, "Username": UPSTREAM_USER, "Secret": upstream.secret})
+    helper.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")
+    helper.chmod(0o755)
+    return helper
 
 
 def registry_config(store: pathlib.Path, http: Mapping[str, Any], **more: Any) -> str:

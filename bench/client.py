@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 import re
 import socket
@@ -45,6 +46,17 @@ class Endpoint:
     password: str = ""
     host: str = "127.0.0.1"
     timeout: float = 120.0  # seconds without a byte
+
+    def status(self, path: str) -> int:
+        """The status of a GET without a credential; 0 without an answer."""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return 0
+        finally:
+            connection.close()
 
 
 class Answer(NamedTuple):

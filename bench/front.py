@@ -7,8 +7,6 @@ Each replica has a loopback address of its own, as a pod has: the role's own sta
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import pathlib
 import secrets
 import shutil
@@ -22,13 +20,11 @@ from sandbox import tools, varnish
 from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import alone, step, wait
 
-from .candidates import Candidate, htpasswd, registry_config, running
-from .upstream import USER as UPSTREAM_USER
+from .candidates import Candidate, credential_helper, htpasswd, own, registry_config, running, unprivileged
 from .upstream import Upstream
 
 VARNISH = "9.0"
 _SOURCE = ROOT / "docker" / "registry"
-_UID = 65532
 # 127.0.0.0/8 is this machine's on Linux: an address for each replica.
 _NETWORK = "127.18.0."
 
@@ -61,13 +57,6 @@ def _free_ports(addresses: Sequence[str]) -> tuple[int, int]:
             except OSError:
                 continue
             return ports[0], ports[1]
-
-
-def _unprivileged(*argv: str) -> list[str]:
-    """As in the pod, not as root."""
-    if os.geteuid():
-        return list(argv)
-    return ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
 
 
 def _content_config(store: pathlib.Path, sock: pathlib.Path, helper: pathlib.Path, upstream: Upstream, size: int) -> str:
@@ -140,10 +129,7 @@ def ours(
                 _registry_cache_front_bind=peer["address"],
                 _registry_cache_front_store=f"{peer['store']}/front",
             )
-        helper = folder / "docker-credential-bench"
-        answer = json.dumps({"ServerURL": upstream.url, "Username": UPSTREAM_USER, "Secret": upstream.secret})
-        helper.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")
-        helper.chmod(0o755)
+        helper = credential_helper(folder, upstream)
         peer_secret = secrets.token_hex(16)
         users = htpasswd(folder / "htpasswd", candidate.password, cost)
         for home in homes:
@@ -154,19 +140,17 @@ def ours(
             auth = {"htpasswd": {"realm": "registry-cache", "path": str(users)}}
             http = {"net": "unix", "addr": str(home / "run" / "credentials.sock")}
             (home / "credentials.yml").write_text(registry_config(home / "run" / "nothing", http, auth=auth))
-        if not os.geteuid():
-            for path in (folder, *folder.rglob("*")):
-                os.chown(path, _UID, _UID)
+        own(folder)
         candidate.stores = [home / "store" for home in homes]
-        candidate.before_end = varnish.command(VARNISH, *_unprivileged("sh", f"{homes[0]}/etc/drain.sh"), share=[folder])
+        candidate.before_end = varnish.command(VARNISH, *unprivileged("sh", f"{homes[0]}/etc/drain.sh"), share=[folder])
         quiet = {"OTEL_TRACES_EXPORTER": "none"}
         logs = []
         for n, home in enumerate(homes):
             for name in ("content", "credentials"):
-                candidate.start(f"{name}-{n}", _unprivileged(str(binary), "serve", str(home / f"{name}.yml")), quiet)
+                candidate.start(f"{name}-{n}", unprivileged(str(binary), "serve", str(home / f"{name}.yml")), quiet)
             for name in ("registry", "credentials"):
                 wait(lambda s=home / "run" / f"{name}.sock": _connects(s), 20, f"{home}/run/{name}.sock", every=0.05)
-            argv = varnish.command(VARNISH, *_unprivileged("sh", f"{home}/etc/front.sh"), share=[folder])
+            argv = varnish.command(VARNISH, *unprivileged("sh", f"{home}/etc/front.sh"), share=[folder])
             logs.append(candidate.start(f"front-{n}", argv, {"HOSTNAME": f"bench-{n}"}))
         for home, peer, log in zip(homes, peers, logs, strict=True):
             candidate.ready(front, log, host=peer["address"])

@@ -11,85 +11,26 @@ import itertools
 import math
 import os
 import pathlib
-import re
 import shutil
 import statistics
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from sandbox.steps import StepFailed, say
 
-from . import candidates, client, htpasswd, load, memory, packages
+from . import candidates, client, htpasswd, load, memory
 from .candidates import Candidate
 from .client import Endpoint
 from .content import MANIFEST, Image, Library
-from .front import ours
+from .measure import GIB, MIB, Bench, alternate, content_gets, peak, row, wrk
 from .report import Goal, Result
-from .upstream import USER as UPSTREAM_USER
-from .upstream import Fault, Upstream
+from .upstream import Fault
 
-MIB, GIB = 1 << 20, 1 << 30
-RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
 _FAR = {"latency": 0.02, "rate": 8_000_000}
 _SMALL = (2 * MIB, 2 * MIB, MIB)
 _OURS, _V3, _V2, _NGINX = "ours", "distribution 3", "distribution 2.8", "nginx proxy_cache"
-
-
-@dataclass
-class Bench:
-    """Where a row runs: a folder, what the upstream holds, the upstream."""
-
-    folder: pathlib.Path
-    library: Library
-    upstream: Upstream
-    _number: Iterator[int] = field(default_factory=itertools.count)
-
-    def new(self, what: str) -> pathlib.Path:
-        """A path for a candidate's folder."""
-        return self.folder / f"{what}-{next(self._number)}"
-
-    def image(self, sizes: Sequence[int]) -> Image:
-        """An image that nobody has seen yet."""
-        return self.library.image(f"bench/image-{next(self._number)}", sizes)
-
-    @property
-    def straight(self) -> Endpoint:
-        """The upstream itself."""
-        return Endpoint(self.upstream.port, UPSTREAM_USER, self.upstream.secret)
-
-
-Row = Callable[[Bench], list[Result]]
-ROWS: dict[str, Row] = {}
-
-
-def row(name: str) -> Callable[[Row], Row]:
-    """Register a row under a name for `--only`."""
-
-    def register(function: Row) -> Row:
-        ROWS[name] = function
-        return function
-
-    return register
-
-
-def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int = RUNS) -> dict[str, float]:
-    """The median of runs that take turns; what takes over 20 s a run is run once."""
-    values: dict[str, list[float]] = {name: [] for name in measures}
-    long: set[str] = set()
-    for run in range(runs):
-        for name, measure in measures.items():
-            if name in long:
-                continue
-            started = time.monotonic()
-            values[name].append(measure())
-            say(f"   {run + 1}/{runs} {name}: {values[name][-1]:.4g} {unit}")
-            if time.monotonic() - started > LONG_SECONDS:
-                long.add(name)
-    return {name: statistics.median(some) for name, some in values.items()}
 
 
 def _right(*pulls: client.Pull) -> None:
@@ -110,12 +51,6 @@ def _pull(endpoint: Endpoint, image: Image) -> client.Pull:
     return pull
 
 
-def _content_gets(bench: Bench, image: Image) -> float:
-    """Transfers from the upstream for each distinct blob of an image."""
-    counts = bench.upstream.counts()
-    return sum(counts.get(f"GET content {blob.digest}", 0) for blob in image.blobs) / len(image.blobs)
-
-
 def _p50(pulls: Sequence[client.Pull]) -> float:
     return statistics.median(pull.seconds for pull in pulls)
 
@@ -129,7 +64,7 @@ def _results(measure: str, unit: str, values: Mapping[str, float], goals: Mappin
 def herd_fill(bench: Bench, clients: int = 100, seconds: float = 60, size: int = 8 * MIB) -> list[Result]:
     """Clients that arrive all through a fill of 60 s, ours over 3 replicas."""
     gets, first = {}, {}
-    makers = {_OURS: functools.partial(ours, replicas=3), _V3: candidates.plain, _NGINX: candidates.proxy_cache}
+    makers = {_OURS: functools.partial(bench.ours, replicas=3), _V3: candidates.plain, _NGINX: candidates.proxy_cache}
     for name, make in makers.items():
         with make(bench.new("fill"), bench.upstream) as candidate:
             image = bench.image((size, size))
@@ -140,7 +75,7 @@ def herd_fill(bench: Bench, clients: int = 100, seconds: float = 60, size: int =
             ]
             pulls = load.run(jobs, processes=1)
             _right(*pulls)
-            gets[name], first[name] = _content_gets(bench, image), max(pull.first_byte for pull in pulls)
+            gets[name], first[name] = content_gets(bench, image), max(pull.first_byte for pull in pulls)
             say(f"   {name}: {gets[name]:.2f} GETs a blob, first byte after at most {first[name]:.2f} s")
     what = f"{clients} clients arriving through a fill of {seconds:.0f} s over 3 replicas: "
     return [
@@ -170,7 +105,7 @@ def herd_cold(bench: Bench, clients: int = 100) -> list[Result]:
 @contextlib.contextmanager
 def _together(bench: Bench, *names: str, cost: int = 10) -> Iterator[list[Candidate]]:
     """Candidates that run at the same time, and are asked in turn."""
-    makers = {_OURS: ours, _V3: candidates.plain, _V2: candidates.old, _NGINX: candidates.proxy_cache}
+    makers = {_OURS: bench.ours, _V3: candidates.plain, _V2: candidates.old, _NGINX: candidates.proxy_cache}
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(makers[name](bench.new("candidate"), bench.upstream, cost=cost)) for name in names]
 
@@ -223,22 +158,6 @@ def warm_pull(bench: Bench) -> list[Result]:
     return _results("warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50", "s", values, goals)
 
 
-def _wrk(candidate: Candidate, path: str, seconds: int) -> float:
-    """Requests per second of one path, 8 connections. Refuses any answer that is not a success."""
-    endpoint = candidate.endpoint
-    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
-    argv = [packages.command("wrk"), "-t1", "-c8", f"-d{seconds}s", "--timeout", "30s"]
-    argv += ["-H", f"Authorization: Basic {basic}", "-H", f"Accept: {MANIFEST}"]
-    argv.append(f"http://{endpoint.host}:{endpoint.port}{path}")
-    output = subprocess.run(
-        argv, capture_output=True, text=True, check=True, env={**os.environ, **packages.environment()}
-    ).stdout
-    match = re.search(r"Requests/sec:\s+([0-9.]+)", output)
-    if not match or "Non-2xx" in output or "Socket errors" in output:
-        raise StepFailed(f"wrk on {candidate.name}: {output}")
-    return float(match[1])
-
-
 @row("manifest-rate")
 def manifest_rate(bench: Bench) -> list[Result]:
     """Manifests with a credential that costs bcrypt 12."""
@@ -252,8 +171,8 @@ def manifest_rate(bench: Bench) -> list[Result]:
         raw = stack.enter_context(candidates.files(bench.new("files"), bench.library.folder))
         for candidate in running:
             _pull(candidate.endpoint, image)
-        asked = {c.name: lambda c=c: _wrk(c, path, 3 if c.name == _OURS else 12) for c in running}
-        values = alternate({**asked, raw.name: lambda: _wrk(raw, small, 3)}, "GET/s")
+        asked = {c.name: lambda c=c: wrk(c, path, 3 if c.name == _OURS else 12) for c in running}
+        values = alternate({**asked, raw.name: lambda: wrk(raw, small, 3)}, "GET/s")
         for candidate in running:
             _pull(candidate.endpoint, image)
     limit = (
@@ -320,7 +239,7 @@ def warm_bytes_large(
         image = bench.image([size] * blobs)
         copy = _copy(image, bench.library, bench.new("copy"))
         with (
-            ours(bench.new("large"), bench.upstream, size=4 * blobs * size, cgroup=first) as mine,
+            bench.ours(bench.new("large"), bench.upstream, size=4 * blobs * size, cgroup=first) as mine,
             candidates.files(bench.new("files"), copy, second) as files,
         ):
             for candidate in (mine, files):
@@ -398,25 +317,6 @@ def faults(bench: Bench, times: int = 20, size: int = 4 * MIB) -> list[Result]:
     return results
 
 
-@contextlib.contextmanager
-def _highest(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
-    """A list of one: the highest value seen while the block runs."""
-    highest, done = [value()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(every):
-            highest[0] = max(highest[0], value())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield highest
-    finally:
-        done.set()
-        thread.join()
-        highest[0] = max(highest[0], value())
-
-
 def _asked(endpoint: Endpoint, path: str) -> tuple[http.client.HTTPResponse, float]:
     """The answer to one request, and its seconds."""
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=180)
@@ -443,7 +343,7 @@ def outage(bench: Bench) -> list[Result]:
             honest = answer.status in right and (answer.status == 200 or answer.headers["Retry-After"])
             values.setdefault(f"{what}: {turn}", {})[candidate.name] = seconds if honest else math.inf
 
-    for make in (ours, candidates.plain):
+    for make in (bench.ours, candidates.plain):
         bench.upstream.set()
         with make(bench.new("outage"), bench.upstream) as candidate:
             cached, other, third = (bench.image((MIB,)) for _ in range(3))
@@ -492,7 +392,7 @@ def _read_slowly(endpoint: Endpoint, path: str, rate: int) -> bool:
 def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float = 60) -> list[Result]:
     """A replica that is told to end while clients read, and one that starts while the upstream hangs."""
     cut, seconds = {}, {}
-    for name, make in {_OURS: ours, _V3: candidates.plain}.items():
+    for name, make in {_OURS: bench.ours, _V3: candidates.plain}.items():
         bench.upstream.set()
         with make(bench.new("restart"), bench.upstream) as candidate:
             image = bench.image((size,))
@@ -523,9 +423,9 @@ def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float
 def disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
     """Used blocks while five times the limit is pulled; the hottest image is asked for all the time."""
     used, refetched = {}, {}
-    for name, make in {_OURS: functools.partial(ours, size=limit), _V3: candidates.plain}.items():
+    for name, make in {_OURS: functools.partial(bench.ours, size=limit), _V3: candidates.plain}.items():
         bench.upstream.set()
-        with make(bench.new("disk"), bench.upstream) as candidate, _highest(candidate.used) as highest:
+        with make(bench.new("disk"), bench.upstream) as candidate, peak(candidate.used) as highest:
             hot = bench.image((size, size))
             _pull(candidate.endpoint, hot)
             for number in range(5 * limit // (2 * size)):
@@ -534,9 +434,9 @@ def disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Resu
                 bench.library.forget(image)
                 if number % 3 == 2:
                     _pull(candidate.endpoint, hot)
-            before = _content_gets(bench, hot)
+            before = content_gets(bench, hot)
             _pull(candidate.endpoint, hot)
-            refetched[name] = _content_gets(bench, hot) - before
+            refetched[name] = content_gets(bench, hot) - before
         used[name] = highest[0] / limit
         say(f"   {name}: {used[name]:.3f} × the limit, hottest image fetched again: {refetched[name]:.2f}")
     return [
@@ -551,12 +451,12 @@ def memory_use(bench: Bench, clients: int = 100, size: int = GIB) -> list[Result
     bench.upstream.set(latency=0.02, rate=50_000_000)
     idle, busy = {}, {}
     image = bench.image((size,))
-    for name, make in {_OURS: ours, _V3: candidates.plain}.items():
+    for name, make in {_OURS: bench.ours, _V3: candidates.plain}.items():
         with make(bench.new("memory"), bench.upstream) as candidate:
             time.sleep(2)  # what a start leaves behind is given back
             idle[name] = memory.resident(candidate.pids()) / MIB
             jobs = [load.Job(candidate.endpoint, image, image.layers[0], keep=False) for _ in range(clients)]
-            with _highest(lambda c=candidate: memory.resident(c.pids()) / MIB) as highest:
+            with peak(lambda c=candidate: memory.resident(c.pids()) / MIB) as highest:
                 _right(*load.run(jobs))
             busy[name] = highest[0]
         say(f"   {name}: {idle[name]:.0f} MiB idle, {busy[name]:.0f} MiB busy")

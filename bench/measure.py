@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What rows have in common: where they run, how they are registered, turns, the highest value, requests per second."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from sandbox.steps import StepFailed, say
+
+from . import front, packages
+from .candidates import Candidate
+from .client import Endpoint
+from .content import MANIFEST, Image, Library
+from .report import Result
+from .upstream import USER as UPSTREAM_USER
+from .upstream import Upstream
+
+MIB, GIB = 1 << 20, 1 << 30
+RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
+
+
+@dataclass
+class Bench:
+    """Where a row runs: a folder, what the upstream holds, the upstream. `ours`: what the rows of both call ours."""
+
+    folder: pathlib.Path
+    library: Library
+    upstream: Upstream
+    ours: Callable[..., contextlib.AbstractContextManager[Candidate]] = front.ours
+    _number: Iterator[int] = field(default_factory=itertools.count)
+
+    def new(self, what: str) -> pathlib.Path:
+        """A path for a candidate's folder."""
+        return self.folder / f"{what}-{next(self._number)}"
+
+    def image(self, sizes: Sequence[int]) -> Image:
+        """An image that nobody has seen yet."""
+        return self.library.image(f"bench/image-{next(self._number)}", sizes)
+
+    @property
+    def straight(self) -> Endpoint:
+        """The upstream itself."""
+        return Endpoint(self.upstream.port, UPSTREAM_USER, self.upstream.secret)
+
+
+Row = Callable[[Bench], list[Result]]
+ROWS: dict[str, Row] = {}
+
+
+def row(name: str) -> Callable[[Row], Row]:
+    """Register a row under a name for `--only`."""
+
+    def register(function: Row) -> Row:
+        ROWS[name] = function
+        return function
+
+    return register
+
+
+def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int = RUNS) -> dict[str, float]:
+    """The median of runs that take turns; what takes over 20 s a run is run once."""
+    values: dict[str, list[float]] = {name: [] for name in measures}
+    long: set[str] = set()
+    for run in range(runs):
+        for name, measure in measures.items():
+            if name in long:
+                continue
+            started = time.monotonic()
+            values[name].append(measure())
+            say(f"   {run + 1}/{runs} {name}: {values[name][-1]:.4g} {unit}")
+            if time.monotonic() - started > LONG_SECONDS:
+                long.add(name)
+    return {name: statistics.median(some) for name, some in values.items()}
+
+
+def content_gets(bench: Bench, image: Image) -> float:
+    """Transfers from the upstream for each distinct blob of an image."""
+    counts = bench.upstream.counts()
+    return sum(counts.get(f"GET content {blob.digest}", 0) for blob in image.blobs) / len(image.blobs)
+
+
+@contextlib.contextmanager
+def peak(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
+    """A list of one: the highest value seen while the block runs."""
+    highest, done = [value()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            highest[0] = max(highest[0], value())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield highest
+    finally:
+        done.set()
+        thread.join()
+        highest[0] = max(highest[0], value())
+
+
+def wrk(candidate: Candidate, path: str, seconds: int) -> float:
+    """Requests per second of one path, 8 connections. Refuses any answer that is not a success."""
+    endpoint = candidate.endpoint
+    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    argv = [packages.command("wrk"), "-t1", "-c8", f"-d{seconds}s", "--timeout", "30s"]
+    argv += ["-H", f"Authorization: Basic {basic}", "-H", f"Accept: {MANIFEST}"]
+    argv.append(f"http://{endpoint.host}:{endpoint.port}{path}")
+    output = subprocess.run(
+        argv, capture_output=True, text=True, check=True, env={**os.environ, **packages.environment()}
+    ).stdout
+    match = re.search(r"Requests/sec:\s+([0-9.]+)", output)
+    if not match or "Non-2xx" in output or "Socket errors" in output:
+        raise StepFailed(f"wrk on {candidate.name}: {output}")
+    return float(match[1])
+
+
