@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import os
 import pathlib
 import shutil
@@ -17,12 +18,18 @@ import time
 from sandbox import tools, varnish
 from sandbox.steps import StepFailed, say
 
-from . import candidates, front, machine, packages, report, summary
+from . import cache_rows, candidates, clients, front, machine, packages, report, rows, summary
+from .cache import cache
 from .content import Library
-from .rows import ROWS, Bench
+from .measure import ROWS, Bench
 from .upstream import Upstream
 
-BUDGET_SECONDS = 30 * 60
+# Importing them has registered their rows.
+assert rows and cache_rows
+
+BUDGET_SECONDS = 60 * 60
+# What the rows of both call ours.
+OURS = {"front": front.ours, "cache": functools.partial(cache, name="ours")}
 
 
 def _first_line(*argv: str) -> str:
@@ -44,12 +51,13 @@ def _facts() -> dict[str, str]:
     ]
     return {
         "date": datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": machine.commit(),
         "machine": machine.describe(),
         "versions": "; ".join(versions),
     }
 
 
-def _measure(names: list[str]) -> list[report.Result]:
+def _measure(names: list[str], ours: str) -> list[report.Result]:
     # On a disk, and open to processes that are not root's.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="registry-cache-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
@@ -62,7 +70,7 @@ def _measure(names: list[str]) -> list[report.Result]:
                 started = time.monotonic()
                 say(f"── {number}/{len(names)} {name}: {ROWS[name].__doc__}")
                 try:
-                    results += ROWS[name](Bench(folder, library, upstream))
+                    results += ROWS[name](Bench(folder, library, upstream, OURS[ours]))
                 except StepFailed as error:
                     say(f"   FAILED: {error}")
                     results.append(report.Result(name, "", "", None, None, report.Goal("ours", "<=", 0), str(error)))
@@ -77,10 +85,11 @@ def _measure(names: list[str]) -> list[report.Result]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description="Side-by-side measurements on loopback.")
     parser.add_argument("--only", action="append", metavar="ROW", help="one row, printed and not written; may be repeated")
+    parser.add_argument("--ours", choices=OURS, default="front", help="of the rows without `cache-`; not written with `cache`")
     parser.add_argument("--list", action="store_true", help="the rows")
     arguments = parser.parse_args()
     if arguments.list:
-        print("\n".join(f"{name:18} {function.__doc__}" for name, function in ROWS.items()))
+        print("\n".join(f"{name:20} {function.__doc__}" for name, function in ROWS.items()))
         return
     if unknown := sorted(set(arguments.only or ()) - set(ROWS)):
         parser.error(f"no such row: {', '.join(unknown)}; see --list")
@@ -90,9 +99,10 @@ def main() -> None:
     tools.build("registry")
     varnish.root(front.VARNISH)
     front.registry()
-    results = _measure(arguments.only or list(ROWS))
+    clients.binary()
+    results = _measure(arguments.only or list(ROWS), arguments.ours)
     print(report.table(results))
-    if not arguments.only:
+    if not arguments.only and arguments.ours == "front":
         report.write(results, _facts())
         summary.write()
     seconds = time.monotonic() - started
