@@ -37,6 +37,19 @@ type wire struct {
 	timeout  time.Duration
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
+	pace     pace         // of what is written, by one goroutine at a time
+}
+
+// took counts what was written.
+func (w *wire) took(n int64) {
+	if !w.pace.took(n, time.Now()) {
+		return
+	}
+	limit := unsent
+	if w.pace.fast {
+		limit = 0
+	}
+	limitUnsent(w.Conn, limit)
 }
 
 // extend moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
@@ -75,6 +88,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 		w.extend()
 		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
 		n += m
+		w.took(int64(m))
 		if err != nil || n == len(b) {
 			return n, err
 		}
@@ -107,6 +121,7 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
 		n += m
+		w.took(m)
 		limited.N -= m
 		if err != nil || m < want {
 			return n, err

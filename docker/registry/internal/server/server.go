@@ -223,6 +223,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		s := l.server
+		limitUnsent(tcp, unsent)
 		w := &wire{Conn: tcp, timeout: s.limits.SendTimeout}
 		c := &conn{wire: w, stream: w, timeout: s.limits.HeaderTimeout, log: s.log, observe: s.observe, all: s.all}
 		if !s.all.add(c) {
