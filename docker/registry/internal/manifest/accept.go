@@ -6,14 +6,16 @@ import (
 	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
 // Media types that image-spec does not name.
 const (
 	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
 	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerOld      = "application/vnd.docker.distribution.manifest.v1+json"
-	dockerSigned   = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+	dockerOld      = schema1.Plain
+	dockerSigned   = schema1.Signed
 	ociArtifact    = "application/vnd.oci.artifact.manifest.v1+json"
 )
 

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
 // A Store keeps small files, as a storage driver of distribution does. *store.Upstream is one.
@@ -110,23 +111,31 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 		return nil
 	}
 	body, err := a.store.GetContent(ctx, dataPath(at))
-	if err != nil || d.Algorithm().FromBytes(body) != d {
+	if err != nil {
 		return nil
 	}
 	kind, err := a.store.GetContent(ctx, revisionPath(repository, d, "type"))
 	if err != nil || len(kind) == 0 {
 		kind = []byte(sniff(body))
 	}
+	if !schema1.HasDigest(d, string(kind), body) {
+		return nil
+	}
 	return &Answer{Status: http.StatusOK, Body: body, mediaType: string(kind), digest: d}
+}
+
+// address returns the digest by which the store has a manifest's bytes: sha256 of all of them.
+func address(m *Answer) digest.Digest {
+	if m.digest.Algorithm() != digest.Canonical || schema1.Is(m.mediaType) {
+		return digest.FromBytes(m.Body)
+	}
+	return m.digest
 }
 
 // saveManifest keeps a manifest unless it is kept already, and reports whether it is there now. A store that is full drops
 // things rather than to fail; what it did not keep is fetched again.
 func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer) bool {
-	at := m.digest
-	if at.Algorithm() != digest.Canonical {
-		at = digest.FromBytes(m.Body)
-	}
+	at := address(m)
 	if _, err := a.store.Stat(ctx, dataPath(at)); err != nil && !a.put(ctx, dataPath(at), m.Body) {
 		return false
 	}
@@ -136,14 +145,13 @@ func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer
 	return a.put(ctx, revisionPath(repository, m.digest, "link"), []byte(at))
 }
 
-// saveTag keeps what a tag is. The link names a digest of the store's own algorithm: others have no data.
+// saveTag keeps what a tag is. The link names the digest by which the store has its data.
 func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer) bool {
 	if !a.saveManifest(ctx, repository, m) {
 		return false
 	}
-	at := m.digest
-	if at.Algorithm() != digest.Canonical {
-		at = digest.FromBytes(m.Body)
+	at := address(m)
+	if at != m.digest {
 		a.put(ctx, revisionPath(repository, at, "link"), []byte(at))
 	}
 	return a.put(ctx, tagPath(repository, tag), []byte(at))
@@ -158,11 +166,8 @@ func (a *archive) put(ctx context.Context, path string, content []byte) bool {
 }
 
 // touch marks a manifest as used, and reports whether the store has it still.
-func (a *archive) touch(ctx context.Context, d digest.Digest) bool {
-	if d.Algorithm() != digest.Canonical {
-		return true
-	}
-	_, err := a.store.Stat(ctx, dataPath(d))
+func (a *archive) touch(ctx context.Context, m *Answer) bool {
+	_, err := a.store.Stat(ctx, dataPath(address(m)))
 	var gone driver.PathNotFoundError
 	return !errors.As(err, &gone)
 }

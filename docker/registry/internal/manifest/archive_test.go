@@ -50,6 +50,37 @@ func TestRestartDuringAnOutage(t *testing.T) {
 	})
 }
 
+// The digest of a signed manifest of schema 1 is over what was signed, and the store has data under the digest of all bytes.
+func TestSchema1(t *testing.T) {
+	const (
+		body    = `{"a":1,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`
+		payload = `{"a":1}`
+	)
+	a := ok(dockerSigned, body)
+	a.Header.Set("Docker-Content-Digest", sha(payload))
+	kept := newStore()
+	inBubble(t, Options{}, kept, func(h *handle) {
+		h.says(func(context.Context, route.Request, string) (*Answer, error) { return a, nil })
+		for range 2 {
+			if r := h.get(tagURI); r.Body.String() != body || r.Header().Get("Docker-Content-Digest") != sha(payload) {
+				t.Error(r.Code, r.Header())
+			}
+		}
+	})
+	for path := range kept.files {
+		if strings.HasPrefix(path, base+"blobs/") && path != dataPath(digest.FromString(body)) {
+			t.Error(path)
+		}
+	}
+	inBubble(t, Options{}, kept, func(h *handle) {
+		h.says(hangs)
+		if r := h.get("/v2/p/i/manifests/" + sha(payload)); r.Body.String() != body || r.Header().Get("Content-Type") != dockerSigned {
+			t.Error(r.Code, r.Header())
+		}
+		h.wantStale(h.get(tagURI), body, 2*time.Second)
+	})
+}
+
 // The store has data under digests of sha256 only.
 func TestTagWithAnotherAlgorithm(t *testing.T) {
 	kept := newStore()

@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
 // A check is the asking of one question, while it goes on. It has one attempt, or two where the first is silent: the older
@@ -195,7 +196,7 @@ func (h *Handler) touchLocked(u *upstream, q question, k *copied, a *Answer, now
 		return // it was read or written just now
 	}
 	h.running.Go(func() {
-		if !u.archive.touch(h.ctx, a.digest) {
+		if !u.archive.touch(h.ctx, a) {
 			h.save(u, q, a)
 		}
 	})
@@ -372,7 +373,7 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 			served.digest = digest.FromBytes(a.Body)
 		case served.digest.Validate() != nil:
 			return wrong("its digest is none that this cache knows")
-		case served.digest.Algorithm().FromBytes(a.Body) != served.digest:
+		case !schema1.HasDigest(served.digest, served.mediaType, a.Body):
 			return wrong("its content has another digest")
 		}
 		if served.mediaType == "" {

@@ -4,9 +4,6 @@ package upstream
 
 import (
 	"context"
-	"encoding/base64"
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
@@ -17,14 +14,11 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-const (
-	// manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
-	manifestLimit = 4 << 20
-	schema1       = "application/vnd.docker.distribution.manifest.v1+json"
-	schema1Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
-)
+// manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
+const manifestLimit = 4 << 20
 
 // accepted are the types that distribution can parse. It serves a manifest only to those who name its type.
 var accepted = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
@@ -143,7 +137,7 @@ func (s *manifestSource) get() error {
 	mediaType := resp.Header.Get("Content-Type")
 	if want == "" {
 		want = digest.FromBytes(content)
-	} else if !HasDigest(want, mediaType, content) {
+	} else if !schema1.HasDigest(want, mediaType, content) {
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
 		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
 	}
@@ -152,52 +146,6 @@ func (s *manifestSource) get() error {
 	}
 	s.failure, s.raw = nil, &raw{mediaType: mediaType, digest: want, content: content}
 	return nil
-}
-
-// HasDigest reports whether a manifest has a digest. That of a signed manifest of schema 1 is over what was signed.
-func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
-	if d.Algorithm().FromBytes(content) == d {
-		return true
-	}
-	if !strings.HasPrefix(mediaType, schema1Signed) && !strings.HasPrefix(mediaType, schema1) {
-		return false
-	}
-	payload, err := signed(content)
-	return err == nil && d.Algorithm().FromBytes(payload) == d
-}
-
-// signed returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
-func signed(content []byte) ([]byte, error) {
-	var manifest struct {
-		Signatures []struct {
-			Protected string `json:"protected"`
-		} `json:"signatures"`
-	}
-	if err := json.Unmarshal(content, &manifest); err != nil {
-		return nil, err
-	}
-	if len(manifest.Signatures) == 0 {
-		return nil, fmt.Errorf("no signature")
-	}
-	protected, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(manifest.Signatures[0].Protected, "="))
-	if err != nil {
-		return nil, err
-	}
-	var format struct {
-		Length int    `json:"formatLength"`
-		Tail   string `json:"formatTail"`
-	}
-	if err := json.Unmarshal(protected, &format); err != nil {
-		return nil, err
-	}
-	tail, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(format.Tail, "="))
-	if err != nil {
-		return nil, err
-	}
-	if format.Length < 0 || format.Length > len(content) {
-		return nil, fmt.Errorf("a signed length of %d in %d bytes", format.Length, len(content))
-	}
-	return append(content[:format.Length:format.Length], tail...), nil
 }
 
 // hasManifest reports whether distribution has a manifest in a repository.

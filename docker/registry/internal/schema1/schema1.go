@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package schema1 knows the digest of docker's first kind of manifests, which is over what is signed of them.
+package schema1
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// Media types of manifests of schema 1.
+const (
+	Plain  = "application/vnd.docker.distribution.manifest.v1+json"
+	Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+)
+
+// Is reports whether a media type is one of them, whatever its parameters.
+func Is(mediaType string) bool {
+	kind, _, _ := strings.Cut(mediaType, ";")
+	kind = strings.TrimSpace(kind)
+	return kind == Plain || kind == Signed
+}
+
+// HasDigest reports whether a manifest of any media type has a digest.
+func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
+	if d.Algorithm().FromBytes(content) == d {
+		return true
+	}
+	if !Is(mediaType) {
+		return false
+	}
+	payload, err := signed(content)
+	return err == nil && d.Algorithm().FromBytes(payload) == d
+}
+
+// signed returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
+func signed(content []byte) ([]byte, error) {
+	var manifest struct {
+		Signatures []struct {
+			Protected string `json:"protected"`
+		} `json:"signatures"`
+	}
+	if err := json.Unmarshal(content, &manifest); err != nil {
+		return nil, err
+	}
+	if len(manifest.Signatures) == 0 {
+		return nil, errors.New("no signature")
+	}
+	protected, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(manifest.Signatures[0].Protected, "="))
+	if err != nil {
+		return nil, err
+	}
+	var format struct {
+		Length int    `json:"formatLength"`
+		Tail   string `json:"formatTail"`
+	}
+	if err := json.Unmarshal(protected, &format); err != nil {
+		return nil, err
+	}
+	tail, err := base64.RawURLEncoding.DecodeString(strings.TrimRight(format.Tail, "="))
+	if err != nil {
+		return nil, err
+	}
+	if format.Length < 0 || format.Length > len(content) {
+		return nil, fmt.Errorf("a signed length of %d in %d bytes", format.Length, len(content))
+	}
+	return append(content[:format.Length:format.Length], tail...), nil
+}

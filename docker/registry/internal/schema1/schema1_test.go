@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package schema1
+
+import (
+	_ "crypto/sha512" // an algorithm of digests
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// The signature says that {"a":1 and then } was signed.
+const (
+	payload  = `{"a":1}`
+	manifest = `{"a":1,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`
+)
+
+func TestHasDigest(t *testing.T) {
+	for _, c := range []struct {
+		of, mediaType, content string
+		want                   bool
+	}{
+		{payload, Signed, manifest, true},
+		{payload, Plain + "; charset=utf-8", manifest, true},
+		{manifest, Signed, manifest, true},
+		{"another", Signed, manifest, false},
+		{payload, "application/vnd.oci.image.manifest.v1+json", manifest, false},
+		{payload, Signed + "x", manifest, false},
+		{payload, Signed, `{"a":2,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`, false},
+		{payload, Signed, `{"a":1}` + " ", false},
+		{payload, Signed, "no JSON", false},
+		{"anything", "", "anything", true},
+	} {
+		if got := HasDigest(digest.FromString(c.of), c.mediaType, []byte(c.content)); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+	if !HasDigest(digest.SHA512.FromString(payload), Signed, []byte(manifest)) {
+		t.Error("not by another algorithm")
+	}
+}
+
+// Whatever an upstream signs, what was signed is a beginning of it and a tail.
+func FuzzSigned(f *testing.F) {
+	f.Add([]byte(manifest))
+	f.Add([]byte(`{"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOi0xfQ"}]}`))
+	f.Add([]byte(`{"signatures":[]}`))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		before := string(content)
+		_, _ = signed(content)
+		if string(content) != before {
+			t.Error("changed")
+		}
+	})
+}
