@@ -4,14 +4,16 @@ package config
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 )
 
 // CheckFiles returns what is wrong with the files that the configuration names, as Problems: certificate and key, htpasswd,
-// the store's directory (which it makes if missing) and credential helpers.
+// the store's directory and credential helpers. It changes none of them.
 func (c *Config) CheckFiles() error {
 	var problems Problems
 	add := func(key, what, got, fix string) {
@@ -62,15 +64,20 @@ func readable(path string) error {
 	return file.Close()
 }
 
-// writable reports why no file can be made in a directory, which it makes if missing.
+// writable reports why no file can be made in a directory, or why it cannot be made if missing. It leaves everything as it
+// was: the program may yet end because of something else.
 func writable(path string) error {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return err
+	_, err := os.Stat(path)
+	for errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path) {
+		path = filepath.Dir(path)
+		_, err = os.Stat(path)
 	}
-	file, err := os.CreateTemp(path, ".writable-*")
 	if err != nil {
 		return err
 	}
-	defer os.Remove(filepath.Clean(file.Name()))
-	return file.Close()
+	made, err := os.MkdirTemp(path, ".writable-*")
+	if err != nil {
+		return err
+	}
+	return os.Remove(made)
 }
