@@ -405,6 +405,7 @@ func (s *Store) evict(n int64) bool {
 	var freed int64
 	for freed < n && s.evictOldest(&freed) {
 	}
+	s.log.Warn("the disk is full below the limit", "path", s.opts.Path, "used", s.Stats().UsedBytes, "limit", s.opts.Limit, "dropped", freed)
 	return freed > 0
 }
 
