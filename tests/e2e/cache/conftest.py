@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An upstream that a test controls, and the program before it."""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from .program import Program
+from .upstream import Upstream
+
+Start = Callable[..., Program]
+
+
+@pytest.fixture
+def upstream() -> Iterator[Upstream]:
+    made = Upstream()
+    threading.Thread(target=made.serve_forever, args=(0.05,), daemon=True).start()
+    yield made
+    made.heal()
+    made.shutdown()
+    made.server_close()
+
+
+@pytest.fixture
+def folder() -> Iterator[pathlib.Path]:
+    """Open to all users, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="cache-") as name:
+        path = pathlib.Path(name)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture
+def start(folder: pathlib.Path, upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Start]:
+    """Starts the program with changes of its configuration; its log is shown if the test fails."""
+    made: list[Program] = []
+
+    def begin(**changes: Any) -> Program:
+        made.append(Program(folder / "program", upstream.url, changes))
+        return made[-1].start()
+
+    yield begin
+    upstream.heal()  # a hanging request ends with it
+    for program in made:
+        program.kill()
+        print(program.output()[-4000:])
+
+
+@pytest.fixture
+def program(start: Start) -> Program:
+    return start()

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program as a process on loopback: its configuration, its end, its metrics, what it uses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import bcrypt
+
+from bench.candidates import free_ports
+from bench.client import Endpoint
+from bench.front import registry
+from sandbox.steps import wait
+from tests.e2e.registry import Answer, ask
+
+HOST = "upstream.example"  # of the upstream, in the query "ns"
+USER, PASSWORD = "nodes", "a-password"
+_UID = 65532
+
+
+def hashed(*users: str, cost: int = 4, password: str = PASSWORD) -> str:
+    """The text of an htpasswd file."""
+    line = bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
+    return "".join(f"{user}:{line}\n" for user in users or (USER,))
+
+
+def lend(folder: pathlib.Path) -> None:
+    """Give a folder and what is in it to the user as whom the program runs: as in its pod, not root."""
+    if not os.geteuid():
+        for path in (folder, *folder.rglob("*")):
+            os.chown(path, _UID, _UID, follow_symlinks=False)
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with changes; None removes a key."""
+    result = dict(base)
+    for key, value in changes.items():
+        if value is None:
+            result.pop(key, None)
+        elif isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merged(result[key], value)
+        else:
+            result[key] = value
+    return result
+
+
+@dataclass
+class Program:
+    """`registry cache` in a folder of its own: `config`, `htpasswd`, `store`, `log`.
+
+    The folder must be open to all users. Changes of the configuration are merged into one that works.
+    """
+
+    folder: pathlib.Path
+    upstream: str  # its URL
+    changes: dict[str, Any] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(exist_ok=True)
+        self.port, self.metrics = free_ports(2)
+        self.store, self.log = self.folder / "store", self.folder / "log"
+        self.htpasswd, self.file = self.folder / "htpasswd", self.folder / "config"
+        self.binary = self.folder / "registry"
+        if not self.binary.exists():
+            shutil.copy(registry(), self.binary)  # the cache folder may be closed to others than root
+        self.htpasswd.write_text(hashed())
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.port, USER, PASSWORD)
+
+    @property
+    def stranger(self) -> Endpoint:
+        """Without a credential."""
+        return Endpoint(self.port)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        base = {
+            "listen": f"127.0.0.1:{self.port}",
+            "metrics": {"listen": f"127.0.0.1:{self.metrics}"},
+            "auth": {"htpasswd": str(self.htpasswd)},
+            "store": {"path": str(self.store), "limit": "256Mi"},
+            "upstreams": [{"host": HOST, "url": self.upstream}],
+            "drain": "5s",
+        }
+        return merged(base, self.changes)
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, without waiting for anything."""
+        self.file.write_text(json.dumps(self.config))  # JSON is YAML
+        lend(self.folder)
+        argv = [str(self.binary), "cache", str(self.file)]
+        if not os.geteuid():
+            argv = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
+        environment = {"PATH": os.environ["PATH"], "HOME": "/"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        return self.process
+
+    def start(self) -> Program:
+        """Start it and wait until it is ready."""
+        process = self.launch()
+        try:
+            wait(lambda: process.poll() is not None or self.ready(), 20, "a ready cache", every=0.02)
+            assert process.poll() is None, f"it ended with {process.returncode}: {self.output()[-2000:]}"
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def ready(self) -> bool:
+        try:
+            return ask(self.stranger, "/ready").status == 200
+        except OSError:
+            return False
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def kill(self) -> None:
+        """End it as a crash does."""
+        if self.process and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(20)
+
+    def terminate(self) -> None:
+        """Tell it to end, as the kubelet does."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+
+    def stop(self) -> int:
+        """Tell it to end and wait for that; returns its status."""
+        assert self.process
+        self.terminate()
+        return self.process.wait(20)
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
+        return ask(self.endpoint, path, method, **headers)
+
+    def samples(self) -> dict[str, float]:
+        """By name with labels, as the exposition format has them."""
+        answer = ask(Endpoint(self.metrics), "/metrics")
+        assert answer.status == 200, answer
+        found = re.findall(r"(?m)^(\w+(?:\{.*\})?) (\S+)$", answer.body.decode())
+        return {name: float(value) for name, value in found}
+
+    def sample(self, name: str) -> float:
+        """The sum of a metric's samples, whatever their labels."""
+        found = [value for key, value in self.samples().items() if key.partition("{")[0] == name]
+        assert found, f"no metric {name}"
+        return sum(found)
+
+    def resident(self) -> int:
+        """Bytes of memory of the process that no file backs."""
+        assert self.process
+        status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
+
+    def threads(self) -> int:
+        assert self.process
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
+
+    def used(self) -> int:
+        """Bytes in used blocks of the store, deleted files that are open included."""
+        assert self.process
+        blocks: dict[tuple[int, int], int] = {}
+        paths = [self.store, *self.store.rglob("*")]
+        folder = pathlib.Path(f"/proc/{self.process.pid}/fd")
+        for path in (*paths, *folder.iterdir()):
+            with contextlib.suppress(OSError):  # files come and go
+                if path.parent == folder and not os.readlink(path).startswith(f"{self.store}/"):
+                    continue
+                status = path.stat() if path.parent == folder else path.lstat()
+                blocks[status.st_dev, status.st_ino] = status.st_blocks * 512
+        return sum(blocks.values())
+
+
+@contextlib.contextmanager
+def running(folder: pathlib.Path, upstream: str, **changes: Any) -> Iterator[Program]:
+    """A cache that is ready, and that has ended afterwards."""
+    program = Program(folder, upstream, changes)
+    try:
+        yield program.start()
+    finally:
+        program.kill()

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Single requests to a registry, without a second try."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+from dataclasses import dataclass
+
+from bench.client import Endpoint
+from bench.content import MANIFEST
+
+INDEX = "application/vnd.oci.image.index.v1+json"
+
+
+@dataclass
+class Answer:
+    """A whole answer of a registry; header names in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def error(self) -> str:
+        """The code of the one error that the body has."""
+        (error,) = json.loads(self.body)["errors"]
+        assert error["message"]
+        return error["code"]
+
+
+def authorization(endpoint: Endpoint) -> dict[str, str]:
+    """The header with an endpoint's credential, if it has one."""
+    if not endpoint.user:
+        return {}
+    credential = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
+    return {"Authorization": f"Basic {credential}"}
+
+
+def ask(endpoint: Endpoint, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+    """Ask once. Without an Accept of its own it takes image manifests and indexes; an empty header is not sent."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    sent = {"Accept": f"{MANIFEST}, {INDEX}", **authorization(endpoint), **named}
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=min(endpoint.timeout, 40))
+    try:
+        connection.request(method, path, body, {name: value for name, value in sent.items() if value})
+        answer = connection.getresponse()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
