@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client may expect of a registry, asked of front and registry on loopback as the role configures them.
+"""What a client may expect of a registry, asked of both forms of the cache on loopback: the front with its registry as the
+role configures them, and the program.
 
 The upstream is a distribution with content, behind a gate that can answer, hang or break off in its place.
 """
 
 from __future__ import annotations
 
-import base64
+import contextlib
 import hashlib
-import http.client
 import http.server
 import itertools
 import json
@@ -31,10 +31,11 @@ from bench import candidates, client, front
 from bench.content import MANIFEST
 from sandbox import tools
 from sandbox.settings import CACHE, ROOT, key
+from tests.e2e.cache import program
+from tests.e2e.registry import INDEX, Answer, ask
 
 SOURCE = ROOT / "tests" / "conformance"
 NAME = "some/image"
-INDEX = "application/vnd.oci.image.index.v1+json"
 TAGS = ["1.0", "1.1", "2.0", "latest"]
 ABSENT = "sha256:" + "a" * 64
 
@@ -45,42 +46,16 @@ def _tool(name: str) -> str:
     return str(target / name)
 
 
-@dataclass
-class Answer:
-    """A whole answer of a registry; header names in lower case."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def error(self) -> str:
-        """The code of the one error that the body has."""
-        (error,) = json.loads(self.body)["errors"]
-        assert error["message"]
-        return error["code"]
-
-
-def ask(endpoint: client.Endpoint, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
-    """Ask once. Without an Accept of its own it takes image manifests and indexes."""
-    credential = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
-    known = {"Accept": f"{MANIFEST}, {INDEX}", **({"Authorization": f"Basic {credential}"} if endpoint.user else {})}
-    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=40)
-    try:
-        connection.request(method, path, body, {**known, **{name.replace("_", "-"): value for name, value in headers.items()}})
-        answer = connection.getresponse()
-        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
-    finally:
-        connection.close()
-
-
 class Gate(http.server.ThreadingHTTPServer):
-    """Passes what it is asked on to a registry, unless there is a fault: a status, "hang" or "break"."""
+    """Passes what it is asked on to a registry, unless there is a fault: a status, "hang" or "break".
+
+    `referrers`: it answers them, from the index that a client without that endpoint keeps under a tag, and has no such tag.
+    """
 
     daemon_threads = True
 
     def __init__(self, registry: int) -> None:
-        self.registry, self.fault = registry, ""
+        self.registry, self.fault, self.referrers = registry, "", False
         super().__init__(("127.0.0.1", 0), _Passage)
         # As an upstream of the bench has it.
         self.port, self.secret = self.server_port, "none"
@@ -103,10 +78,18 @@ class _Passage(http.server.BaseHTTPRequestHandler):
             self._send(int(self.server.fault), {"content-type": "application/json"}, b'{"errors":[{"code":"X","message":"x"}]}')
         else:
             headers = {name: ", ".join(self.headers.get_all(name, [])) for name in set(self.headers) - {"Host"}}
-            answer = ask(client.Endpoint(self.server.registry), self.path, self.command, **headers)
+            answer = ask(client.Endpoint(self.server.registry), self._path(), self.command, **headers)
             self._send(answer.status, answer.headers, answer.body)
 
     do_HEAD = do_GET
+
+    def _path(self) -> str:
+        """The path of the registry's answer."""
+        if not self.server.referrers:
+            return self.path
+        if match := re.fullmatch(r"(/v2/.+)/referrers/sha256:([0-9a-f]+)(\?.*)?", self.path):
+            return f"{match[1]}/manifests/sha256-{match[2]}"
+        return re.sub(r"/manifests/sha256-[0-9a-f]+$", "/manifests/absent", self.path)
 
     def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response_only(status)
@@ -119,16 +102,17 @@ class _Passage(http.server.BaseHTTPRequestHandler):
 
 @dataclass
 class Cache:
-    """The cache, the gate before its upstream, and the upstream itself."""
+    """The cache (`form`: "front" or "program"), the gate before its upstream, and the upstream itself."""
 
-    candidate: candidates.Candidate
+    form: str
+    endpoints: list[client.Endpoint]  # of its replicas
     gate: Gate
     upstream: client.Endpoint
     manifest: str
     config: str
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        return ask(self.candidate.endpoint, path, method, **headers)
+        return ask(self.endpoints[0], path, method, **headers)
 
 
 def _digest(body: bytes) -> str:
@@ -156,8 +140,21 @@ def push(registry: client.Endpoint, *tags: str, seed: str = "") -> tuple[str, st
     return _digest(body), _digest(config)
 
 
-@pytest.fixture(scope="module")
-def cache() -> Iterator[Cache]:
+@contextlib.contextmanager
+def _front(folder: pathlib.Path, gate: Gate) -> Iterator[list[client.Endpoint]]:
+    with front.ours(folder, gate, cost=4, replicas=2, size=256 << 20) as candidate:  # type: ignore[arg-type]
+        yield candidate.endpoints
+
+
+@contextlib.contextmanager
+def _program(folder: pathlib.Path, gate: Gate) -> Iterator[list[client.Endpoint]]:
+    # As long as the front waits for a blob.
+    with program.running(folder, gate.url, outage={"blob_timeout": "8s"}) as one:
+        yield [one.endpoint]
+
+
+@pytest.fixture(scope="module", params=["front", "program"])
+def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
     # Not pytest's folder: a socket's path has at most 108 bytes, and pytest's is closed to others than root.
     with tempfile.TemporaryDirectory(prefix="protocol-") as name:
         folder = pathlib.Path(name)
@@ -172,8 +169,8 @@ def cache() -> Iterator[Cache]:
             manifest, config_blob = push(upstream, *TAGS, seed="one")
             passage = Gate(port)
             threading.Thread(target=passage.serve_forever, daemon=True).start()
-            with front.ours(folder / "ours", passage, cost=4, replicas=2, size=256 << 20) as candidate:  # type: ignore[arg-type]
-                yield Cache(candidate, passage, upstream, manifest, config_blob)
+            with {"front": _front, "program": _program}[request.param](folder / "cache", passage) as endpoints:
+                yield Cache(request.param, endpoints, passage, upstream, manifest, config_blob)
             passage.shutdown()
             passage.server_close()
 
@@ -182,7 +179,7 @@ def cache() -> Iterator[Cache]:
 def gate(cache: Cache) -> Iterator[Gate]:
     """The gate, open again at the end."""
     yield cache.gate
-    cache.gate.fault = ""
+    cache.gate.fault, cache.gate.referrers = "", False
 
 
 def _conformance(folder: pathlib.Path, cache: Cache, endpoint: client.Endpoint) -> tuple[int, int, str]:
@@ -210,7 +207,7 @@ def _conformance(folder: pathlib.Path, cache: Cache, endpoint: client.Endpoint) 
 
 
 def test_oci_conformance(cache: Cache, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    passed, number, report = _conformance(tmp_path, cache, cache.candidate.endpoint)
+    passed, number, report = _conformance(tmp_path, cache, cache.endpoints[0])
     with (
         tempfile.TemporaryDirectory(prefix="plain-") as name,
         candidates.plain(pathlib.Path(name) / "plain", cache.gate, cost=4) as plain,  # type: ignore[arg-type]
@@ -224,7 +221,7 @@ def test_oci_conformance(cache: Cache, tmp_path: pathlib.Path, capsys: pytest.Ca
 
 def _failed(cache: Cache, path: str, status: int, code: str) -> None:
     """Every replica answers HEAD and GET alike, with one error of the specification."""
-    for endpoint in cache.candidate.endpoints:
+    for endpoint in cache.endpoints:
         answer, head = ask(endpoint, path), ask(endpoint, path, "HEAD")
         assert (answer.status, answer.error, head.status) == (status, code, status), (path, answer)
         assert head.body == b""
@@ -243,12 +240,22 @@ def _failed(cache: Cache, path: str, status: int, code: str) -> None:
         (f"{NAME}/manifests/{ABSENT}a", 400, "DIGEST_INVALID"),
         (f"{NAME}/blobs/{ABSENT[:-1]}", 400, "DIGEST_INVALID"),
         ("other/image/tags/list", 404, "NAME_UNKNOWN"),
-        (f"{NAME}/referrers/{ABSENT}", 404, "UNSUPPORTED"),
         ("_catalog", 404, "UNSUPPORTED"),
     ],
 )
 def test_unknown(cache: Cache, path: str, status: int, code: str) -> None:
     _failed(cache, f"/v2/{path}", status, code)
+
+
+def test_referrers_of_an_unknown_digest(cache: Cache) -> None:
+    """The front has no such endpoint; the program answers as registries that have one."""
+    path = f"/v2/{NAME}/referrers/{ABSENT}"
+    if cache.form == "front":
+        _failed(cache, path, 404, "UNSUPPORTED")
+        return
+    answer, head = cache.ask(path), cache.ask(path, "HEAD")
+    assert (answer.status, head.status, head.body) == (200, 200, b"")
+    assert answer.headers["content-type"] == INDEX and json.loads(answer.body)["manifests"] == []
 
 
 @pytest.mark.parametrize(
@@ -271,7 +278,8 @@ def test_upstream_fails(cache: Cache, fault: str, status: int, code: str, gate: 
     # What has been pulled goes on.
     assert cache.ask(f"/v2/{NAME}/manifests/known-{fault}").headers["docker-content-digest"] == known
     gate.fault = ""
-    time.sleep(2.1)  # an error is kept for two seconds
+    # An error is kept for two seconds. The program asks an upstream that cannot be reached not at all for three before that.
+    time.sleep(5.1 if (cache.form, fault) == ("program", "break") else 2.1)
     for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
         assert cache.ask(f"/v2/{NAME}/{what}").status == 200
 
@@ -282,7 +290,7 @@ def test_upstream_hangs(cache: Cache, gate: Gate) -> None:
     gate.fault = "hang"
     begun = time.monotonic()
     with ThreadPoolExecutor(8) as executor:
-        answers = list(executor.map(lambda one: ask(*one), itertools.product(cache.candidate.endpoints, paths)))
+        answers = list(executor.map(lambda one: ask(*one), itertools.product(cache.endpoints, paths)))
     assert time.monotonic() - begun < 15
     for answer in answers:
         assert (answer.status, answer.error, "retry-after" in answer.headers) == (504, "UNAVAILABLE", True), answer
@@ -324,7 +332,7 @@ def test_tags_are_the_upstreams(cache: Cache, query: str) -> None:
     path = f"/v2/{NAME}/tags/list{query}"
     pages = _pages(cache.upstream, path)
     assert TAGS[-1] in itertools.chain(*pages) and (len(pages) > 1) == bool(re.search(r"n=[12]\b", query))
-    for endpoint in cache.candidate.endpoints:
+    for endpoint in cache.endpoints:
         assert _pages(endpoint, path) == pages
 
 
@@ -342,17 +350,38 @@ def test_signature_is_found_by_tag(cache: Cache, tmp_path: pathlib.Path) -> None
     for file, digest in ((certificate, signed), (other, cache.manifest)):
         result = _signature("sign", file, cache.upstream, digest)
         assert result.returncode == 0, result.stderr
-    for endpoint in cache.candidate.endpoints:
+    for endpoint in cache.endpoints:
         result = _signature("verify", certificate, endpoint, signed)
         assert result.returncode == 0, result.stderr
         result = _signature("verify", certificate, endpoint, unsigned)
         assert result.returncode and "no signature" in result.stderr, result.stderr
         result = _signature("verify", other, endpoint, signed)
         assert result.returncode and "any trusted certificate" in result.stderr, result.stderr
-    # There is no other way by which it was found.
-    assert cache.ask(f"/v2/{NAME}/referrers/{signed}").status == 404
+    referrers = cache.ask(f"/v2/{NAME}/referrers/{signed}")
+    if cache.form == "front":  # there is no other way by which it was found
+        assert referrers.status == 404
+    else:  # it reads the tag for an upstream without the endpoint
+        assert referrers.status == 200 and len(json.loads(referrers.body)["manifests"]) == 1
     fallback = cache.ask(f"/v2/{NAME}/manifests/{signed.replace(':', '-')}")
     assert fallback.headers["content-type"] == INDEX and len(json.loads(fallback.body)["manifests"]) == 1
+
+
+def test_signature_behind_the_referrers_endpoint(cache: Cache, gate: Gate, tmp_path: pathlib.Path) -> None:
+    """Who signs at a registry that has the endpoint writes no tag: the program asks the upstream, the front does not."""
+    signed, _ = push(cache.upstream, seed="signed by referrers")
+    result = _signature("sign", tmp_path / "certificate", cache.upstream, signed)
+    assert result.returncode == 0, result.stderr
+    gate.referrers = True
+    for endpoint in cache.endpoints:
+        result = _signature("verify", tmp_path / "certificate", endpoint, signed)
+        answer = ask(endpoint, f"/v2/{NAME}/referrers/{signed}")
+        assert ask(endpoint, f"/v2/{NAME}/manifests/{signed.replace(':', '-')}").status == 404
+        if cache.form == "front":
+            assert result.returncode and "no signature" in result.stderr, result.stderr
+            assert (answer.status, answer.error) == (404, "UNSUPPORTED")
+        else:
+            assert result.returncode == 0, result.stderr
+            assert (answer.status, answer.headers["content-type"]) == (200, INDEX)
 
 
 def test_cosign_tag(cache: Cache) -> None:
@@ -363,7 +392,7 @@ def test_cosign_tag(cache: Cache) -> None:
     for number in ("first", "second"):
         time.sleep(2.1)  # an error is kept for two seconds, a tag for one
         signature, blob = push(cache.upstream, tag, seed=f"{number} signature")
-        for endpoint in cache.candidate.endpoints:
+        for endpoint in cache.endpoints:
             found = ask(endpoint, f"/v2/{NAME}/manifests/{tag}")
             assert (found.status, _digest(found.body)) == (200, signature)
             assert _digest(ask(endpoint, f"/v2/{NAME}/blobs/{blob}").body) == blob
