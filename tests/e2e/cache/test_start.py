@@ -24,7 +24,8 @@ from tests.e2e.registry import ask
 
 from .conftest import Start
 from .program import HOST, PASSWORD, Program, hashed, lend
-from .upstream import NAME, Upstream, digest, noise
+from .test_blobs import read
+from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20
 
@@ -304,19 +305,20 @@ def test_a_disk_that_fills_cuts_no_pull(folder: pathlib.Path, start: Start, upst
         (disk / "others").write_bytes(noise(14 * _MIB))
         blobs = [upstream.blob(noise(5 * _MIB, number)) for number in range(8)]
 
-        def pull(blob: str) -> bool:
-            return digest(program.ask(f"/v2/{NAME}/blobs/{blob}").body) == blob
-
-        with ThreadPoolExecutor(4) as executor:
-            assert all(executor.map(pull, blobs * 2))
-        assert program.ready()
-        assert program.sample("registry_cache_unkept_total") + program.sample("registry_cache_evictions_total") > 0
-        assert "the disk is full" in program.output()
+        # More than there is room for, and nothing that is read can be dropped.
+        with ThreadPoolExecutor(8) as executor:
+            assert list(executor.map(lambda blob: read(program.endpoint, blob, 2 * _MIB)[1], blobs)) == blobs
+        assert program.ready() and program.sample("registry_cache_unkept_total") > 0
+        # What is read no longer makes room.
+        for blob in blobs:
+            assert read(program.endpoint, blob)[1] == blob
+        assert program.sample("registry_cache_evictions_total") > 0
+        assert "the disk is full" in program.output() and "no space left" in program.output()
         (disk / "others").unlink()
-        assert pull(blobs[0])
+        assert read(program.endpoint, blobs[0])[1] == blobs[0]
         time.sleep(0.5)
         upstream.rule("", status=500)
-        assert pull(blobs[0])
+        assert read(program.endpoint, blobs[0])[1] == blobs[0]
         program.kill()
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
