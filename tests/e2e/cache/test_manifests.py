@@ -59,7 +59,7 @@ def test_a_repository_that_fails_leaves_the_others_fresh(start: Start, upstream:
 @pytest.mark.parametrize("accept", ["*/*", "", "application/json", "application/vnd.oci.image.*", f"{INDEX};q=1, */*;q=0.1"])
 @pytest.mark.parametrize("by", ["tag", "digest"])
 def test_an_accept_that_does_not_name_the_type(program: Program, upstream: Upstream, accept: str, by: str) -> None:
-    """An OCI manifest was 404 for an Accept that does not name its type, where the upstream answers 200."""
+    """An OCI manifest was 404 for an Accept that does not name its type, where the upstream answers 200 (at 94011b7)."""
     known, _ = upstream.image("1.0")
     for method in ("GET", "HEAD", "GET"):  # the last one from the cache
         answer = program.ask(path("1.0" if by == "tag" else known), method, Accept=accept)
@@ -110,7 +110,7 @@ ODD = {
 @pytest.mark.parametrize("by", ["tag", "digest"])
 @pytest.mark.parametrize("kind", ODD)
 def test_a_manifest_that_distribution_cannot_parse(program: Program, upstream: Upstream, kind: str, by: str, accept: str) -> None:
-    """What distribution cannot parse was 500."""
+    """What distribution cannot parse was 500 (at 94011b7)."""
     media_type, body, known_as = ODD[kind]
     known = upstream.manifest(body, "odd", media_type=media_type, known_as=known_as)
     reference = "odd" if by == "tag" else known
@@ -136,7 +136,7 @@ def test_a_manifest_that_takes_longer_than_clients_wait(program: Program, upstre
 
 
 def test_a_list_of_tags_passes_on_what_the_client_asks(program: Program, upstream: Upstream) -> None:
-    """tags/list?last= without n ignored last."""
+    """tags/list?last= without n ignored last (at 94011b7)."""
     upstream.lists[f"/v2/{NAME}/tags/list"] = {"name": NAME, "tags": ["b"]}
     for query in ("last=a", "n=2&last=a", "n=0", ""):
         answer = program.ask(f"/v2/{NAME}/tags/list?{query}")
@@ -157,7 +157,7 @@ def test_a_list_of_tags_passes_on_what_the_client_asks(program: Program, upstrea
     ],
 )
 def test_an_empty_segment_of_a_path_is_the_clients_error(program: Program, upstream: Upstream, wrong: str) -> None:
-    """// in a path was 502."""
+    """// in a path was 502 (at 94011b7)."""
     upstream.image("1.0")
     answer = program.ask(wrong)
     assert answer.status in (400, 404) and answer.error
@@ -179,7 +179,7 @@ def test_an_escaped_digest_is_the_same_one(program: Program, upstream: Upstream,
     "query", ["ns=other.example", "ns=", f"ns={HOST}&ns=other.example", f"ns={HOST}:443", "%6es=other.example", "ns=%zz"]
 )
 def test_another_registry_gets_nothing_of_this_ones(program: Program, upstream: Upstream, query: str) -> None:
-    """A request for another registry got this upstream's content."""
+    """A request for another registry got this upstream's content (at 94011b7)."""
     manifest, layer = upstream.image("1.0")
     for what in ("manifests/1.0", f"manifests/{manifest}", f"blobs/{layer}", "tags/list"):
         answer = program.ask(f"/v2/{NAME}/{what}?{query}")

@@ -44,7 +44,7 @@ def received(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("split", [0, 1, 5, 100])
 def test_a_tls_hello_gets_http_400_at_once(program: Program, split: int) -> None:
-    """A TLS hello on the plain port met silence, and containerd, which tries HTTPS first for localhost, gave up."""
+    """A TLS hello on the plain port met silence, and containerd, which tries HTTPS first for localhost, gave up (at 94011b7)."""
     hello = client_hello()
     with socket.create_connection(("127.0.0.1", program.port), timeout=5) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
