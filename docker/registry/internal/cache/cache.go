@@ -6,6 +6,7 @@ package cache
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -35,8 +36,7 @@ type endpoint struct {
 	listener net.Listener
 }
 
-// New returns a cache that listens and serves nothing yet. The access log is used if the configuration wants one. A wrong
-// configuration is of type config.Problems.
+// New returns a cache that listens and serves nothing yet. The access log is used if the configuration wants one.
 func New(c *config.Config, log, access *slog.Logger) (*Cache, error) {
 	p := &Cache{config: c, log: log, metrics: metrics.New()}
 	if err := p.open(access); err != nil {
@@ -59,8 +59,7 @@ func (p *Cache) open(access *slog.Logger) (err error) {
 	}
 	if !c.Auth.None {
 		if p.auth, err = auth.New(auth.Options{Path: c.Auth.Htpasswd, Log: p.log}); err != nil {
-			return problem("auth.htpasswd", "cannot be used", c.Auth.Htpasswd, err,
-				"write a line NAME:HASH for each user, for example by \"htpasswd -cB htpasswd USER\"")
+			return fmt.Errorf("auth.htpasswd: %w", err) // which names the file and the fix
 		}
 		o.Checker = users{p.auth}
 	}

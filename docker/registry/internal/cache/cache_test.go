@@ -420,7 +420,7 @@ func TestProblems(t *testing.T) {
 		"listen ":         func(c *config.Config) { c.Listen = taken.Addr().String() },
 		"metrics.listen ": func(c *config.Config) { c.Metrics.Listen = taken.Addr().String() },
 		"pprof.listen ":   func(c *config.Config) { c.Pprof = &config.Endpoint{Listen: taken.Addr().String()} },
-		"auth.htpasswd ":  func(c *config.Config) { c.Auth = config.Auth{Htpasswd: empty} },
+		"auth.htpasswd: ": func(c *config.Config) { c.Auth = config.Auth{Htpasswd: empty} },
 		"tls ":            func(c *config.Config) { c.TLS = &config.TLS{Certificate: empty, Key: empty} },
 	} {
 		c := configuration(t, t.TempDir(), "", u)

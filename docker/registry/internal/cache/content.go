@@ -129,6 +129,8 @@ func (p *Cache) show(m *content) {
 	if p.auth != nil {
 		p.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
 			func() float64 { return float64(p.auth.Stats().Users) })
+		p.metrics.Counter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
+			func() float64 { return float64(p.auth.Stats().ReloadFailures) })
 		p.metrics.Gauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
 			func() float64 { return float64(p.auth.Stats().Waiting) })
 	}

@@ -175,6 +175,8 @@ func (a *Auth) decode(d *decoder, key string, node *yaml.Node) {
 		a.None = true
 	case node.Kind != yaml.MappingNode:
 		d.add(node, key, "must be none or a mapping", given(node), authFix)
+	case len(node.Content) > 0 && node.Content[0].Value == "none":
+		d.add(node, key, "must be the word none, not a mapping with that key", "", authFix)
 	default:
 		var fields struct {
 			Htpasswd string `yaml:"htpasswd" example:"htpasswd: /etc/registry-cache/auth/htpasswd"`

@@ -145,6 +145,7 @@ func TestRefused(t *testing.T) {
 		{"boolean for auth", with("auth: false"), "auth", "false"},
 		{"misspelt auth", with("auth: nobody"), "auth", "nobody"},
 		{"empty auth", with("auth: {}"), "auth", ""},
+		{"a mapping with none", with("auth: {none: true}"), "auth", ""},
 		{"unknown auth", with("auth: {token: /x}"), "auth.token", ""},
 		{"relative htpasswd", with("auth: {htpasswd: x}"), "auth.htpasswd", "x"},
 		{"no upstream", with("upstreams: []"), "upstreams", ""},
