@@ -254,6 +254,12 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 		u.count.out.Set(0)
 	}
 	u.count.requests.WithLabelValues(kind, strconv.Itoa(resp.StatusCode)).Inc()
+	if resp.StatusCode == http.StatusSwitchingProtocols { // nothing ends a read of its connection but its Close
+		closing()
+		_ = resp.Body.Close()
+		cancel(nil)
+		return nil, &failure{invalid: true, message: "the upstream changes the protocol"}
+	}
 	resp.Body = &body{
 		ReadCloser: resp.Body, ctx: ctx, stall: u.limits.Stall, received: u.count.received.WithLabelValues(kind),
 		cancel: cancel, closing: closing,

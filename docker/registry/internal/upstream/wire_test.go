@@ -3,10 +3,13 @@
 package upstream
 
 import (
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+
+	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
 // TestStall ends what nobody else ends. A tag is served as it was known last.
@@ -32,6 +35,26 @@ func TestStall(t *testing.T) {
 	s.g.misbehave(on("", "/manifests/", hang))
 	if a := s.right(t, tag("v1")); a.Fresh() || !a.Stale.Timeout() || !a.Stale.NoAnswer() {
 		t.Errorf("%+v", a)
+	}
+}
+
+// TestSwitchedProtocol is an upstream that answers 101 and keeps the connection: no limit would end a read of that.
+func TestSwitchedProtocol(t *testing.T) {
+	s := start(t, patient, nil)
+	s.g.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return true
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		return true
+	})
+	d, _ := s.g.blob(10)
+	isError(t, "a blob", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
+	for _, r := range []route.Request{tag("v1"), byDigest(nowhere), tags("")} {
+		isError(t, "another", s.ask(t, r), 502, "UPSTREAM_INVALID")
 	}
 }
 
