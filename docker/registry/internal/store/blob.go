@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -106,7 +108,7 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 		}
 		open.Size = int64(len(small))
 	case verified:
-		f, n, err := s.openFile(n.path)
+		f, n, err := s.openWhole(b, n)
 		if err != nil {
 			return nil, err
 		}
@@ -124,4 +126,29 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 	s.count.readers.Add(1)
 	open.content, open.close = bytes.NewReader(small), func() { s.count.readers.Add(-1) }
 	return open, nil
+}
+
+// openWhole opens the data of a blob for reading. A blob whose file was removed or cut behind the store's back is dropped, so
+// that it is fetched anew. The caller closes both.
+func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
+	s.mu.Lock()
+	p, size := n.path, b.size
+	s.mu.Unlock()
+	f, open, err := s.openFile(p)
+	if err == nil {
+		var info fs.FileInfo
+		if info, err = f.Stat(); err == nil && info.Size() == size {
+			return f, open, nil
+		}
+		if err == nil {
+			err = fmt.Errorf("%w: it has %d of %d bytes", ErrCorrupt, info.Size(), size)
+		}
+		_ = f.Close()
+		s.closed(open)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
+		s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
+		return nil, nil, fs.ErrNotExist
+	}
+	return nil, nil, err
 }

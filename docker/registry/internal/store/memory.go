@@ -49,10 +49,7 @@ func (s *Store) unrememberLocked(b *blob) {
 
 // readSmall reads a small blob whole. What was never found right is returned only if it is right now.
 func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
-	s.mu.Lock()
-	p := n.path
-	s.mu.Unlock()
-	f, n, err := s.openFile(p)
+	f, n, err := s.openWhole(b, n)
 	if err != nil {
 		return nil, err
 	}

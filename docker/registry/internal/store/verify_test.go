@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"sync"
 	"syscall"
@@ -268,4 +269,33 @@ func TestScrubRate(t *testing.T) {
 		synctest.Wait()
 	})
 	checkCount(t, s)
+}
+
+// TestTouchedByOthers removes or cuts the file of a blob that is known to be right: the blob is gone, and can be stored again.
+func TestTouchedByOthers(t *testing.T) {
+	for _, size := range []int{mib, 10 * kib} {
+		for how, touch := range map[string]func(string) error{
+			"removed": os.Remove,
+			"cut":     func(name string) error { return os.Truncate(name, 5000) },
+			"longer":  func(name string) error { return os.Truncate(name, 2*mib) },
+		} {
+			s, u := testStore(t, 64*mib)
+			content := randomBytes(size)
+			d := keep(t, u, "r", content)
+			if err := touch(s.real(u.path(dataPath(d)))); err != nil {
+				t.Fatal(err)
+			}
+			if b, err := u.Open(ctx, "r", d); !errors.Is(err, fs.ErrNotExist) {
+				t.Errorf("%s: %+v, %v", how, b, err)
+			}
+			if _, ok := u.Has("r", d); ok {
+				t.Errorf("%s: the store still has it", how)
+			}
+			checkCount(t, s)
+			keep(t, u, "r", content)
+			if !has(t, u, "r", d) {
+				t.Errorf("%s: not stored again", how)
+			}
+		}
+	}
 }
