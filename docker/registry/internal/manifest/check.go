@@ -276,7 +276,6 @@ func (h *Handler) dropLocked(c *check, a *attempt) {
 // run makes an attempt, and keeps what it brings.
 func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt) {
 	defer a.cancel()
-	defer h.over(u)
 	q := c.question
 	answer := ending()
 	if p := u.gate.enter(ctx, q.Repository); p != nil {
@@ -285,9 +284,13 @@ func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt) {
 		h.mu.Unlock()
 		answer = h.askAt(ctx, u, q, p)
 	}
-	if h.end(c, a, answer) {
-		h.save(u, q, answer)
+	if !h.end(u, c, a, answer) {
+		return
 	}
+	h.save(u, q, answer)
+	h.mu.Lock()
+	u.saves--
+	h.mu.Unlock()
 }
 
 // askAt returns the upstream's answer to a question that has a place, and makes referrers of the tag where the upstream has
@@ -308,12 +311,6 @@ func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *place) 
 		answer = h.fallback(ctx, u, q.Request)
 	}
 	return answer
-}
-
-func (h *Handler) over(u *upstream) {
-	h.mu.Lock()
-	u.attempts--
-	h.mu.Unlock()
 }
 
 // ask returns the upstream's answer, which is an error if it is not what it should be.
@@ -425,15 +422,17 @@ func clip(body []byte) []byte {
 	return body
 }
 
-// end gives an answer to those who wait, and reports whether it is to be saved.
-func (h *Handler) end(c *check, a *attempt, answer *Answer) (keep bool) {
+// end gives an answer to those who wait, and the place of its attempt to others before the disk is waited for. It reports whether
+// the answer is to be saved: one that finds too many waiting for the disk is saved when it is learned again.
+func (h *Handler) end(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	u.attempts--
 	if !slices.Contains(c.attempts, a) {
 		return false // dropped
 	}
 	h.dropLocked(c, a)
-	keep = h.learnLocked(c.question, answer)
+	keep := h.learnLocked(c.question, answer)
 	if answer.good() && !answer.Stale {
 		for _, other := range slices.Clone(c.attempts) {
 			h.dropLocked(c, other)
@@ -442,7 +441,11 @@ func (h *Handler) end(c *check, a *attempt, answer *Answer) (keep bool) {
 	c.round.answer = answer
 	close(c.round.done)
 	c.round = &round{done: make(chan struct{})}
-	return keep
+	if !keep || u.saves >= h.opts.Checks+h.opts.Queue {
+		return false
+	}
+	u.saves++
+	return true
 }
 
 // learnLocked takes an answer into memory, and reports whether it is to be saved.

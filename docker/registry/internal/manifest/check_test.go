@@ -278,6 +278,40 @@ func TestFullQueueStillShares(t *testing.T) {
 	})
 }
 
+// TestSlowStore answers all who ask while nothing can be written, keeps few waiting for that, and saves what was left out later.
+func TestSlowStore(t *testing.T) {
+	store, written := newStore(), make(chan struct{})
+	store.putting = func(string) { <-written }
+	h := newHandle(t, Options{Checks: 1, Queue: 2, TTL: time.Nanosecond}, store)
+	defer h.Close()
+	h.says(has(ociManifest, oneBody))
+	for i := range 10 {
+		h.wantFresh(h.get(fmt.Sprintf("/v2/p/i/manifests/%d", i)), oneBody)
+	}
+	h.Handler.mu.Lock()
+	if n := h.upstreams[host].saves; n != 3 {
+		t.Errorf("%d answers wait to be written", n)
+	}
+	h.Handler.mu.Unlock()
+	close(written)
+	saved := func(tag string) bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return store.files[tagPath("p/i", tag)] == sha(oneBody)
+	}
+	for begun := time.Now(); !saved("2"); time.Sleep(time.Millisecond) {
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("nothing was written")
+		}
+	}
+	for begun := time.Now(); !saved("9"); time.Sleep(time.Millisecond) {
+		h.wantFresh(h.get("/v2/p/i/manifests/9"), oneBody)
+		if time.Since(begun) > 10*time.Second {
+			t.Fatal("what was left out is not written later")
+		}
+	}
+}
+
 func TestStaleAnswerOfTheAsker(t *testing.T) {
 	store := newStore()
 	inBubble(t, Options{}, store, func(h *handle) {

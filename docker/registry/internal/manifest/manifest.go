@@ -140,6 +140,7 @@ type upstream struct {
 	gate     *gate
 	archive  *archive
 	attempts int // that run or wait; guarded by the Handler's mu
+	saves    int // of answers that are written or wait for it; guarded by the Handler's mu
 }
 
 // A question is what an upstream is asked. Class is that of a tag whose types a client does not take; otherwise it is empty.
