@@ -84,9 +84,9 @@ def test_the_registry_alone(site: Site, cluster: Cluster, cache: Cache, push: Pu
     assert len(addresses) == REPLICAS
     for address in addresses:
         shown = cluster.on_node("curl", "--fail", "--silent", "--show-error", f"http://{address}:5006/metrics")
-        # Each has asked the upstream for the image that proves it, and has the whole limit of converge.yml.
+        # Each has asked the upstream for the image that proves it, and has the whole limit of the inventory.
         assert re.search(rf'(?m)^registry_cache_upstream_requests_total{{.*status="200",upstream="{UPSTREAM_HOST}"}} [1-9]', shown), shown
-        assert float(re.findall(r"(?m)^registry_cache_disk_limit_bytes (\S+)$", shown)[0]) == 512 << 20
+        assert float(re.findall(r"(?m)^registry_cache_disk_limit_bytes (\S+)$", shown)[0]) == 1 << 30
         assert cache.password not in shown
         assert _status(cluster, address, "/ready") == "200" and _status(cluster, address, "/debug/pprof/") == "404"
 
