@@ -10,10 +10,6 @@ import (
 	"net/http"
 	"regexp"
 	"strconv"
-	"sync"
-	"time"
-
-	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
@@ -22,49 +18,13 @@ import (
 // resumes is how often a blob that broke off is gone on with, each time with some progress.
 const resumes = 4
 
-// inflight has the digests that distribution fetches. Distribution's own map of them is the process's and has no upstreams:
-// the second of two who fetch one digest is not stored. So fills of a digest take turns, whatever their upstreams.
-var inflight = struct {
-	sync.Mutex
-	turns map[digest.Digest]chan struct{} // closed at the end of a turn
-}{turns: map[digest.Digest]chan struct{}{}}
-
-// turn waits until no other fetch of a digest runs, but not longer than patience. ok is false if one still does.
-func turn(ctx context.Context, d digest.Digest, patience time.Duration) (end func(), ok bool, err error) {
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for {
-		inflight.Lock()
-		other := inflight.turns[d]
-		if other == nil {
-			mine := make(chan struct{})
-			inflight.turns[d] = mine
-			inflight.Unlock()
-			return func() {
-				inflight.Lock()
-				delete(inflight.turns, d)
-				inflight.Unlock()
-				close(mine)
-			}, true, nil
-		}
-		inflight.Unlock()
-		select {
-		case <-other:
-		case <-timer.C:
-			return func() {}, false, nil
-		case <-ctx.Done():
-			return nil, false, context.Cause(ctx)
-		}
-	}
-}
-
 // Fetch fetches a blob into g by way of distribution, which stores, links and verifies it. g is told the size before the
 // first byte. A transfer that breaks off is gone on with. Fetch ends when the upstream is silent for the stall limit, and not
 // before: how long a client waits is for the caller to say. It returns nil when g is whole, even if the blob could not be
 // kept, and an *Error or the cause of ctx otherwise. The caller finishes and closes g.
 //
-// While another upstream brings the same digest, Fetch waits for its turn, but not longer than the challenge limit: then it
-// passes the blob on to g, and distribution does not keep it.
+// Distribution does not store the second of two who fetch one digest, of whatever upstreams and repositories: its map of what
+// comes is the process's. Fetch waits for nobody, and keeps that one by itself.
 func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
 	if err := u.usable(r, route.Blob); err != nil {
 		return err
@@ -73,14 +33,9 @@ func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing)
 	defer cancel(nil)
 	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
 	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
-	end, stored, err := turn(ctx, r.Digest, u.limits.Challenge)
-	if err != nil {
-		return err
-	}
-	defer end()
 	s := &blobSource{u: u, ctx: ctx, r: r, g: g, size: g.Size()}
-	w := &blobWriter{source: s, g: g, passes: !stored, head: http.Header{}}
-	err = u.app.serve(store.WithGrowing(ctx, g), w, r.Path(), http.Header{}, s)
+	w := &blobWriter{g: g, head: http.Header{}}
+	err := u.app.serve(store.WithGrowing(ctx, g), w, r.Path(), http.Header{}, s)
 	s.close()
 	return u.fetched(ctx, r, g, s, w, err)
 }
@@ -96,6 +51,9 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 	}
 	switch {
 	case state == store.Whole:
+		if _, ok := u.store.Has(r.Repository, r.Digest); !ok && err == nil {
+			err = g.Keep(u.store, r.Repository)
+		}
 		if err != nil {
 			u.log.Info("passed on, not kept", "path", r.Path(), "error", err)
 		}
@@ -127,7 +85,6 @@ type blobSource struct {
 	size int64 // below 0: unknown
 
 	parked  *http.Response // the answer to a GET that was sent to learn the size
-	begun   bool           // bytes of the upstream go to distribution
 	failure *failure
 }
 
@@ -147,7 +104,7 @@ func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	if req.Method != http.MethodHead {
 		s.g.SetSize(s.size)
 		resp.Body = &resuming{source: s, body: s.parked.Body}
-		s.parked, s.begun = nil, true
+		s.parked = nil
 	}
 	return resp, nil
 }
@@ -253,12 +210,10 @@ func skip(resp *http.Response, off int64) error {
 // Close lets go of the connection.
 func (b *resuming) Close() error { return b.body.Close() }
 
-// blobWriter takes what distribution serves. As a rule the bytes are in g already, or are written there next by the store;
-// they are written here where distribution does not store them: in another's turn, and when it has the blob itself.
+// blobWriter takes what distribution serves, and writes it into g. Where distribution stores it as well, what it writes there
+// has come already.
 type blobWriter struct {
-	source  *blobSource
 	g       *store.Growing
-	passes  bool
 	head    http.Header
 	status  int
 	written int64
@@ -279,16 +234,13 @@ func (w *blobWriter) WriteHeader(status int) {
 }
 
 func (w *blobWriter) Write(p []byte) (int, error) {
-	switch {
-	case w.status >= http.StatusBadRequest:
+	if w.status >= http.StatusBadRequest {
 		w.message += string(p[:min(len(p), max(0, longest-len(w.message)))])
 		return len(p), nil
-	case w.passes, !w.source.begun:
-		n, err := w.g.WriteAt(p, w.written)
-		w.written += int64(n)
-		return n, err
 	}
-	return len(p), nil
+	n, err := w.g.WriteAt(p, w.written)
+	w.written += int64(n)
+	return n, err
 }
 
 // complete reports whether this writer brought all bytes.
