@@ -6,6 +6,10 @@
 // request of the client that began it: it goes on after its clients have left, so that a slow upstream's content arrives.
 // What bounds it is silence (Options.Stall), and how many fills without clients there may be (Options.Abandoned).
 //
+// Where repositories share blobs, one fill serves the clients of all. But a slow answer of one repository says nothing about
+// the others: who has waited for another's first byte for a second begins a fill of the own repository. The fill whose first
+// byte comes first serves all of them, and the others end.
+//
 // A fill that fails before its first byte answers its clients, and those of the next two seconds, with an error. One that
 // fails later cuts their connections, so that nobody takes a part for the whole.
 package fill
@@ -17,6 +21,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +33,7 @@ var (
 	// ErrStalled is how a fill ends whose upstream was silent for too long.
 	ErrStalled = errors.New("the upstream sent nothing for too long")
 
-	errAbandoned = errors.New("no client is left, and enough other fills go on without one")
+	errAbandoned = errors.New("no client is left, and the fill is not needed or enough others go on without one")
 	errClosed    = errors.New("the cache is shutting down")
 )
 
@@ -38,6 +43,8 @@ const (
 	// windowStall is the least time of silence that ends a fill without room in the store. Such a fill waits for its
 	// readers, which are dropped only after a while.
 	windowStall = time.Minute
+	// otherPatience is how long a client waits for the first byte of another repository's fill before it begins its own.
+	otherPatience = time.Second
 )
 
 // A Fetcher fetches a blob of one upstream.
@@ -85,14 +92,14 @@ type Handler struct {
 
 	mu       sync.Mutex
 	closed   bool
-	fills    map[route.Request]*fill
+	groups   map[route.Request]*group
 	failures failures
 	stats    Stats
 }
 
 // New returns a handler for one upstream.
 func New(o Options) *Handler {
-	h := &Handler{opts: o, fills: map[route.Request]*fill{}}
+	h := &Handler{opts: o, groups: map[route.Request]*group{}}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	return h
 }
@@ -113,15 +120,23 @@ func (h *Handler) Stats() Stats {
 	return h.stats
 }
 
+// A group is the fills of a blob that may serve the same clients: at most one for each repository.
+type group struct {
+	key   route.Request
+	fills []*fill // oldest first
+	led   chan struct{}
+	// leader is the first that had something to read. It is read after led was closed.
+	leader *fill
+}
+
 // A fill is one fetch of a blob.
 type fill struct {
-	key     route.Request
+	group   *group
 	request route.Request // of the client that began it
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
 	growing *store.Growing
-	begun   chan struct{} // closed when there is something to read
 	done    chan struct{} // closed at the end
 	err     error         // after done
 
@@ -132,49 +147,81 @@ type fill struct {
 }
 
 // key returns what requests that share a fill have in common.
-func (h *Handler) key(q route.Request, share bool) route.Request {
-	if share {
+func (h *Handler) key(q route.Request) route.Request {
+	if h.opts.Share {
 		q.Repository = ""
 	}
 	return q
 }
 
-// join makes a client one of a fill's. It returns the error of a fill of the same request that has just failed, and
-// neither if the blob is in the store by now. The one who is first starts the fill, with run.
-func (h *Handler) join(q route.Request, share bool) (f *fill, first bool, err error) {
-	key := h.key(q, share)
+// pick returns the fill that a client should wait for, or nil.
+func (g *group) pick(repository string, own bool) *fill {
+	if g.leader != nil {
+		return g.leader
+	}
+	for _, f := range g.fills {
+		if f.request.Repository == repository {
+			return f
+		}
+	}
+	if own || len(g.fills) == 0 {
+		return nil
+	}
+	return g.fills[0]
+}
+
+// join makes a client one of a fill's: of any that may serve it, or with own of its repository's, unless one has begun to send.
+// It returns the error of a fill of the same request that has just failed, and neither if the blob is in the store by now. The
+// one who is first starts the fill, with run.
+func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err error) {
+	key := h.key(q)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
 		return nil, false, errClosed
 	}
-	if f = h.fills[key]; f != nil {
-		f.clients++
-		h.stats.Shared++
-		h.setAbandonedLocked(f, false)
+	g := h.groups[key]
+	if g == nil {
+		g = &group{key: key, led: make(chan struct{})}
+	}
+	if f = g.pick(q.Repository, own); f != nil {
+		if !own { // else it has joined another before
+			h.stats.Shared++
+		}
+		h.enterLocked(f)
 		return f, false, nil
 	}
 	if err := h.failures.recall(q, time.Now()); err != nil {
 		return nil, false, err
 	}
-	// A fill leaves the map after its blob was stored, so it is looked for in this order.
+	// A fill leaves its group after its blob was stored, so it is looked for in this order.
 	if _, ok := h.has(q); ok {
 		return nil, false, nil
 	}
-	f = &fill{
-		key: key, request: q, clients: 1, growing: h.opts.Store.Grow(q.Digest, -1),
-		begun: make(chan struct{}), done: make(chan struct{}),
-	}
+	f = &fill{group: g, request: q, clients: 1, growing: h.opts.Store.Grow(q.Digest, -1), done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancelCause(h.ctx)
-	h.fills[key] = f
+	g.fills = append(g.fills, f)
+	h.groups[key] = g
 	h.stats.Fetches++
 	h.stats.Running++
 	h.running.Add(1)
 	return f, true, nil
 }
 
-// leave takes a client from its fill. A fill without clients goes on if there is a place for it. Those that have a place
-// keep it, so that they end some time, however many come.
+// enter makes a client one of a fill's that it knows.
+func (h *Handler) enter(f *fill) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.enterLocked(f)
+}
+
+func (h *Handler) enterLocked(f *fill) {
+	f.clients++
+	h.setAbandonedLocked(f, false)
+}
+
+// leave takes a client from its fill. A fill without clients goes on if there is a place for it, and no other serves them.
+// Those that have a place keep it, so that they end some time, however many come.
 func (h *Handler) leave(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -182,16 +229,41 @@ func (h *Handler) leave(f *fill) {
 		return
 	}
 	// What goes through a window is not kept.
-	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() {
+	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() || f.needless() {
 		h.abortLocked(f)
 		return
 	}
 	h.setAbandonedLocked(f, true)
 }
 
+// needless reports whether another fill serves those who would wait for this one.
+func (f *fill) needless() bool { return f.group.leader != nil && f.group.leader != f }
+
+// lead makes a fill the one that serves, if it is the first of its group that has something to read.
+func (h *Handler) lead(f *fill) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.leadLocked(f)
+}
+
+func (h *Handler) leadLocked(f *fill) {
+	g := f.group
+	if g.leader != nil || !slices.Contains(g.fills, f) {
+		return
+	}
+	g.leader = f
+	close(g.led)
+	for _, other := range slices.Clone(g.fills) {
+		if other != f && other.clients == 0 {
+			h.abortLocked(other)
+		}
+	}
+}
+
 // abortLocked ends a fill that has no clients. Nobody may join what is about to fail.
 func (h *Handler) abortLocked(f *fill) {
 	h.detachLocked(f)
+	h.setAbandonedLocked(f, false)
 	f.cancel(errAbandoned)
 }
 
@@ -213,8 +285,10 @@ func (h *Handler) detach(f *fill) {
 }
 
 func (h *Handler) detachLocked(f *fill) {
-	if h.fills[f.key] == f {
-		delete(h.fills, f.key)
+	g := f.group
+	g.fills = slices.DeleteFunc(g.fills, func(other *fill) bool { return other == f })
+	if h.groups[g.key] == g && (g.leader == f || len(g.fills) == 0) {
+		delete(h.groups, g.key)
 	}
 }
 
@@ -225,7 +299,7 @@ func (h *Handler) run(f *fill) {
 		defer h.running.Done()
 		var watching sync.WaitGroup
 		if r, err := f.growing.NewReader(f.ctx, 0); err == nil {
-			watching.Go(func() { watch(r, f.begun) })
+			watching.Go(func() { h.watch(f, r) })
 		}
 		err := h.fetch(f)
 		h.end(f, err)
@@ -234,12 +308,12 @@ func (h *Handler) run(f *fill) {
 	}()
 }
 
-// watch closes begun when a reader at the beginning has something to read.
-func watch(r *store.Reader, begun chan<- struct{}) {
+// watch waits with a reader at the beginning until there is something to read.
+func (h *Handler) watch(f *fill, r *store.Reader) {
 	defer r.Close()
 	var first [1]byte
 	if n, _ := r.Read(first[:]); n > 0 {
-		close(begun)
+		h.lead(f)
 	}
 }
 
@@ -324,7 +398,6 @@ func (h *Handler) call(f *fill) (err error) {
 // end tells the clients how the fill has ended. Those who come now find the blob in the store, or begin anew.
 func (h *Handler) end(f *fill, err error) {
 	h.mu.Lock()
-	h.detachLocked(f)
 	h.setAbandonedLocked(f, false)
 	f.over, f.err = true, err
 	h.stats.Running--
@@ -338,10 +411,25 @@ func (h *Handler) end(f *fill, err error) {
 		}
 	}
 	close(f.done)
+	if err == nil { // those who wait for another fill find the blob here, or in the store
+		h.leadLocked(f)
+	}
+	h.detachLocked(f)
 	h.mu.Unlock()
 	f.growing.Close()
 	if err != nil {
 		h.report(f, err)
+	}
+}
+
+// elsewhere reports whether the fill has ended without bytes, since the store had the blob.
+func (f *fill) elsewhere() bool {
+	select {
+	case <-f.done:
+		state, _ := f.growing.State()
+		return f.err == nil && state != store.Whole
+	default:
+		return false
 	}
 }
 

@@ -404,7 +404,7 @@ func TestStoredMeanwhile(t *testing.T) {
 		q := blob("a/b", c.add(randomBytes(mib)))
 		c.get(q)
 		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
-		if f, first, err := c.join(q, share); f != nil || first || err != nil {
+		if f, first, err := c.join(q, false); f != nil || first || err != nil {
 			t.Errorf("%v, %v, %v", f, first, err)
 		}
 	}

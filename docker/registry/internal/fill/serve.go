@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -40,15 +41,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request)
 	}
 	waiting, stop := h.waiting(r.Context())
 	defer stop()
-	share := h.opts.Share
 	for range rounds {
-		switch h.serveFill(waiting, w, r, q, share) {
-		case answered:
-			return
-		case alone:
-			share = false
-		}
-		if h.serveStored(w, r, q) {
+		if h.serveFill(waiting, w, r, q) || h.serveStored(w, r, q) {
 			return
 		}
 	}
@@ -108,58 +102,148 @@ func plain(r *http.Request) bool {
 	return true
 }
 
-// outcome is what came of waiting for a fill.
-type outcome int
+// A waiter is a request that waits for a fill.
+type waiter struct {
+	h *Handler
+	r *http.Request
+	q route.Request
+	// ctx ends with the request, or when the client is answered.
+	ctx    context.Context
+	places []place // those of other fills are given up once one serves
+}
 
-const (
-	answered outcome = iota
-	again            // look at the store, then for a fill
-	alone            // the same, for a fill of the request's own repository
-)
+// A place is a client's part in a fill.
+type place struct {
+	fill   *fill
+	reader *store.Reader // nil for HEAD
+	first  bool          // the client began it
+}
 
-// serveFill answers from the fill of a blob, unless waiting ends before there is something to read.
-func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request, share bool) outcome {
-	f, first, err := h.join(q, share)
-	switch {
-	case err != nil:
-		refuse(w, r, err)
-		return answered
-	case f == nil:
-		return again
+func (p place) leave(h *Handler) {
+	if p.reader != nil {
+		_ = p.reader.Close() // which has no errors
 	}
-	defer h.leave(f)
-	g := f.growing
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	var reader *store.Reader
-	if r.Method != http.MethodHead {
-		reader, err = g.NewReader(ctx, begin(r, q, g.Size()))
+	h.leave(p.fill)
+}
+
+// take makes a reader for a fill that the client has entered, and starts it if the client is first.
+func (c *waiter) take(f *fill, first bool) (err error) {
+	p := place{fill: f, first: first}
+	if c.r.Method != http.MethodHead {
+		p.reader, err = f.growing.NewReader(c.ctx, begin(c.r, c.q, f.growing.Size()))
 	}
+	c.places = append(c.places, p)
 	if first {
-		h.run(f)
+		c.h.run(f)
 	}
 	if err != nil { // it came too late: what it wants has passed, or the blob is in the store
-		h.detach(f)
-		return again
+		c.h.detach(f)
+		return errElsewhere
 	}
-	if reader != nil {
-		defer reader.Close()
+	return nil
+}
+
+// join enters a fill, see Handler.join.
+func (c *waiter) join(own bool) error {
+	f, first, err := c.h.join(c.q, own)
+	switch {
+	case err != nil:
+		return err
+	case f == nil:
+		return errElsewhere
+	case c.waitsFor(f):
+		c.h.leave(f) // it waits for this one already
+		return nil
 	}
-	if err := await(waiting, f); err != nil {
-		if errors.Is(err, errElsewhere) {
-			return again
+	return c.take(f, first)
+}
+
+// choose returns the place in a fill that serves, and leaves all others.
+func (c *waiter) choose(f *fill) (place, error) {
+	if f.elsewhere() {
+		return place{}, errElsewhere
+	}
+	if !c.waitsFor(f) {
+		c.h.enter(f)
+		if err := c.take(f, false); err != nil {
+			return place{}, err
 		}
-		if share && f.request != q && !errors.Is(err, errWait) && r.Context().Err() == nil {
-			return alone // the other repository's error says nothing of this one
+	}
+	var chosen place
+	for _, p := range c.places {
+		if p.fill == f {
+			chosen = p
+		} else {
+			p.leave(c.h)
 		}
+	}
+	c.places = []place{chosen}
+	return chosen, nil
+}
+
+func (c *waiter) waitsFor(f *fill) bool {
+	return slices.ContainsFunc(c.places, func(p place) bool { return p.fill == f })
+}
+
+// wait returns the client's place in the fill that serves it. A client waits only for so long, and the fill goes on without it.
+// errElsewhere is to begin anew.
+func (c *waiter) wait(waiting context.Context) (place, error) {
+	if err := c.join(false); err != nil {
+		return place{}, err
+	}
+	patience := time.NewTimer(otherPatience)
+	defer patience.Stop()
+	for {
+		f := c.places[len(c.places)-1].fill
+		other := f.request.Repository != c.q.Repository
+		select {
+		case <-f.group.led:
+			return c.choose(f.group.leader)
+		case <-waiting.Done():
+			return place{}, context.Cause(waiting)
+		case <-f.done:
+			if f.err == nil {
+				return c.choose(f)
+			}
+			if !other || waiting.Err() != nil {
+				return place{}, f.err
+			}
+			// The other repository's error says nothing of this one.
+		case <-patience.C:
+			if !other {
+				continue
+			}
+		}
+		if err := c.join(true); err != nil {
+			return place{}, err
+		}
+	}
+}
+
+// serveFill answers from the fill of a blob, unless waiting ends before there is something to read. It reports false if the
+// request must begin anew.
+func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) bool {
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	c := &waiter{h: h, r: r, q: q, ctx: ctx}
+	defer func() {
+		for _, p := range c.places {
+			p.leave(h)
+		}
+	}()
+	p, err := c.wait(waiting)
+	switch {
+	case errors.Is(err, errElsewhere):
+		return false
+	case err != nil:
 		refuse(w, r, err)
-		return answered
-	}
-	if first {
+		return true
+	case p.first:
 		server.SetResult(r.Context(), miss)
-	} else {
+	default:
 		server.SetResult(r.Context(), shared)
 	}
+	g, reader := p.fill.growing, p.reader
 	switch size := g.Size(); {
 	case size < 0:
 		serveUnsized(w, q, g, reader)
@@ -168,28 +252,13 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	default:
 		serveSized(w, r, q, size, reader, true)
 	}
-	return answered
+	return true
 }
 
 var (
 	errWait      = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
-	errElsewhere = errors.New("the blob is in the store without having come")
+	errElsewhere = errors.New("the blob is in the store without having come, or has passed")
 )
-
-// await waits until there is something to read. A client waits only for so long, and the fill goes on without it.
-func await(ctx context.Context, f *fill) error {
-	select {
-	case <-f.begun:
-		return nil
-	case <-f.done:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-	if state, _ := f.growing.State(); f.err == nil && state != store.Whole {
-		return errElsewhere
-	}
-	return f.err
-}
 
 // begin returns the first byte that a request wants, as far as it can be known.
 func begin(r *http.Request, q route.Request, size int64) int64 {

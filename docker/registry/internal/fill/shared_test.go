@@ -4,6 +4,7 @@ package fill
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -98,4 +99,115 @@ func TestSHA512(t *testing.T) {
 	if n := c.fetches.Load(); n != 1 {
 		t.Errorf("%d fetches", n)
 	}
+}
+
+// TestSlowRepository keeps nobody from what another repository sends at once. What it sends serves all, and ends the slow fill.
+func TestSlowRepository(t *testing.T) {
+	for _, method := range []string{http.MethodGet, http.MethodHead} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCache(t, func(o *Options) { o.Share = true })
+			content := randomBytes(mib)
+			d := c.add(content)
+			var ended error
+			c.script = func(ctx context.Context, q route.Request, s *sink) error {
+				if q.Repository == "silent" {
+					ended = pause(ctx, time.Minute)
+					return ended
+				}
+				_, err := s.Write(s.content)
+				return err
+			}
+			var clients sync.WaitGroup
+			get := func(repository string, least, most time.Duration) {
+				begun := time.Now()
+				clients.Go(func() {
+					a := c.ask(context.Background(), method, blob(repository, d))
+					if method == http.MethodGet {
+						wantBlob(t, repository, a, content)
+					} else if a.status != 200 || a.header.Get("Content-Length") != fmt.Sprint(mib) {
+						t.Errorf("%s: HEAD: %d %v", repository, a.status, a.header)
+					}
+					if took := time.Since(begun); took < least || took > most {
+						t.Errorf("%s: %v", repository, took)
+					}
+				})
+				synctest.Wait()
+			}
+			get("silent", 0, 1500*time.Millisecond)
+			time.Sleep(300 * time.Millisecond)
+			for range 10 {
+				get("good", otherPatience, otherPatience)
+			}
+			time.Sleep(500 * time.Millisecond)
+			get("late", 0, 700*time.Millisecond)
+			clients.Wait()
+			synctest.Wait()
+			if st := c.Handler.Stats(); c.fetches.Load() != 2 || st.Running != 0 || st.Abandoned != 0 || !errors.Is(ended, errAbandoned) {
+				t.Errorf("%d fetches, %+v, the slow one ended with %v", c.fetches.Load(), st, ended)
+			}
+			wantBlob(t, "the store", c.get(blob("silent", d)), content)
+		})
+	}
+}
+
+// TestSlowUpstreamOfTwoRepositories costs one fetch if it begins within the second, and one for each repository otherwise.
+func TestSlowUpstreamOfTwoRepositories(t *testing.T) {
+	for delay, want := range map[time.Duration]int64{900 * time.Millisecond: 1, 9 * time.Second: 2} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCache(t, func(o *Options) { o.Share = true })
+			content := randomBytes(mib)
+			d := c.add(content)
+			c.script = func(ctx context.Context, _ route.Request, s *sink) error {
+				if err := pause(ctx, delay); err != nil {
+					return err
+				}
+				return paced(ctx, s, 100*kib, time.Second)
+			}
+			var clients sync.WaitGroup
+			for i := range 100 {
+				clients.Go(func() { wantBlob(t, "client", c.get(blob(fmt.Sprint("r", i%2), d)), content) })
+			}
+			clients.Wait()
+			time.Sleep(2 * time.Second) // it pauses after the last byte
+			if st := c.Handler.Stats(); c.fetches.Load() != want || st.Shared != 99 && want == 1 || st.Running != 0 {
+				t.Errorf("after %v: %d fetches, %+v", delay, c.fetches.Load(), st)
+			}
+		})
+	}
+}
+
+// TestSlowRepositoryGoesOn after others had their own errors, and while its clients are away.
+func TestSlowRepositoryGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Share = true })
+		content := randomBytes(mib)
+		d := c.add(content)
+		c.script = func(ctx context.Context, q route.Request, s *sink) error {
+			if q.Repository == "without" {
+				return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for you"}
+			}
+			if err := pause(ctx, 10*time.Second); err != nil {
+				return err
+			}
+			_, err := s.Write(s.content)
+			return err
+		}
+		ctx, leave := context.WithTimeout(t.Context(), 2*time.Second)
+		defer leave()
+		go c.ask(ctx, http.MethodGet, blob("slow", d))
+		synctest.Wait()
+		begun := time.Now()
+		if a := c.get(blob("without", d)); a.status != 403 || time.Since(begun) != otherPatience {
+			t.Errorf("%d after %v", a.status, time.Since(begun))
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		if st := c.Handler.Stats(); st.Abandoned != 1 {
+			t.Errorf("%+v", st)
+		}
+		wantBlob(t, "who comes back", c.get(blob("slow", d)), content)
+		if n := c.fetches.Load(); n != 2 {
+			t.Errorf("%d fetches", n)
+		}
+	})
 }
