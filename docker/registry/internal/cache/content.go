@@ -116,7 +116,7 @@ func (p *Cache) show(m *content) {
 		func(s store.Stats) int64 { return s.Evictions })
 	counter("registry_cache_evicted_bytes_total", "Disk that dropping them freed.", func(s store.Stats) int64 { return s.EvictedBytes })
 	counter("registry_cache_unkept_total", "Bodies that were passed on and not stored.", func(s store.Stats) int64 { return s.Unkept })
-	counter("registry_cache_corrupt_total", "Stored blobs that were dropped because of a wrong digest.",
+	counter("registry_cache_corrupt_total", "Stored blobs that were dropped because they were wrong or could not be read.",
 		func(s store.Stats) int64 { return s.Corrupt })
 	counter("registry_cache_slow_readers_total", "Readers that were cut because they held up a transfer that the disk has no room for.",
 		func(s store.Stats) int64 { return s.SlowReaders })

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"math"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -85,8 +86,22 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 		_, _ = small.WriteTo(w) // the client has gone: nobody is left to hear of it
 		return true
 	}
-	serveSized(w, r, q, b.Size, b.Content(), false)
+	file, ok := b.Content().(*os.File)
+	if !ok {
+		serveSized(w, r, q, b.Size, b.Content(), false)
+		return true
+	}
+	serveFile(w, r, q, b, file)
 	return true
+}
+
+// serveFile answers with a blob's file.
+func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store.Blob, file *os.File) {
+	sent := &fileResponse{ResponseWriter: w}
+	serveSized(sent, r, q, b.Size, file, false)
+	if sent.early {
+		b.Probe()
+	}
 }
 
 // sized is content for HEAD, which nobody reads.

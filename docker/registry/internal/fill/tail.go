@@ -56,6 +56,23 @@ func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
 // Unwrap is for http.ResponseController.
 func (t *tail) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
+// fileResponse is a response with a stored file, which the kernel sends. It remembers that the content ended early, since
+// http.ServeContent does not say.
+type fileResponse struct {
+	http.ResponseWriter
+	early bool
+}
+
+func (f *fileResponse) ReadFrom(from io.Reader) (int64, error) {
+	n, err := io.Copy(f.ResponseWriter, from)
+	limited, ok := from.(*io.LimitedReader)
+	f.early = err != nil || ok && limited.N > 0
+	return n, err
+}
+
+// Unwrap is for http.ResponseController.
+func (f *fileResponse) Unwrap() http.ResponseWriter { return f.ResponseWriter }
+
 // unsatisfiable is an error's response that says how long the content is. server.WriteError drops what was set before.
 type unsatisfiable struct {
 	http.ResponseWriter

@@ -5,10 +5,12 @@ package fill
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"syscall"
 	"testing"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -102,5 +104,73 @@ func TestNothingWaits(t *testing.T) {
 			t.Error(err)
 		}
 		_ = body.Close()
+	}
+}
+
+// breakingWriter is a response that ends early: the disk fails, the file is cut, or the client has gone.
+type breakingWriter struct {
+	http.ResponseWriter
+	ending func(*os.File) error
+	file   *os.File
+	sent   int
+}
+
+func (w *breakingWriter) ReadFrom(r io.Reader) (int64, error) {
+	return io.Copy(struct{ io.Writer }{w}, r)
+}
+
+func (w *breakingWriter) Write(p []byte) (int, error) {
+	if w.sent += len(p); w.sent > mib/4 && w.ending != nil {
+		ending := w.ending
+		w.ending = nil
+		if err := ending(w.file); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// TestBrokenFile is fetched anew after the disk has failed in its midst, and not after a client has gone.
+func TestBrokenFile(t *testing.T) {
+	memory, err := os.Open("/proc/self/mem") // whose first page cannot be read: EIO
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer memory.Close()
+	for name, test := range map[string]struct {
+		ending func(*os.File) error
+		broken bool
+	}{
+		"disk":   {func(f *os.File) error { return syscall.Dup3(int(memory.Fd()), int(f.Fd()), syscall.O_CLOEXEC) }, true},
+		"cut":    {func(f *os.File) error { return os.Truncate(f.Name(), mib/2) }, true},
+		"client": {func(*os.File) error { return errors.New("the client has gone") }, false},
+	} {
+		for _, ranges := range []string{"", "bytes=10-", "bytes=0-9,20-"} {
+			c := newCache(t, nil)
+			content := randomBytes(mib)
+			q := blob("a/b", c.add(content))
+			wantBlob(t, name, c.get(q), content)
+			until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+			r := httptest.NewRequest(http.MethodGet, q.Path(), nil)
+			if ranges != "" {
+				r.Header.Set("Range", ranges)
+			}
+			b, err := c.open(t.Context(), q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file, ok := b.Content().(*os.File)
+			if !ok {
+				t.Fatalf("served as a %T", b.Content())
+			}
+			serveFile(&breakingWriter{ResponseWriter: httptest.NewRecorder(), ending: test.ending, file: file}, r, q, b, file)
+			_ = b.Close()
+			wantBlob(t, name+" "+ranges+" then", c.get(q), content)
+			want := map[bool]int64{true: 1, false: 0}[test.broken]
+			if n, st := c.fetches.Load(), c.disk.Stats(); n != 1+want || st.Corrupt != want {
+				t.Errorf("%s %s: %d fetches, %+v", name, ranges, n, st)
+			}
+			c.close()
+		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -23,6 +24,7 @@ type Blob struct {
 	content io.ReadSeeker
 	once    sync.Once
 	close   func()
+	drop    func(error) // nil where the content is not the blob's file
 }
 
 // Content returns what http.ServeContent takes: an *os.File (sendfile), a *bytes.Reader, or a *Reader where the blob is
@@ -33,6 +35,23 @@ func (b *Blob) Read(p []byte) (int, error) { return b.content.Read(p) }
 
 // Seek sets where Read goes on.
 func (b *Blob) Seek(offset int64, whence int) (int64, error) { return b.content.Seek(offset, whence) }
+
+// Probe looks, after a transfer that ended early, whether the disk was the cause and not the client: whether the file can be
+// read where it stopped. A blob that cannot is dropped, so that it is fetched anew.
+func (b *Blob) Probe() {
+	f, ok := b.content.(*os.File)
+	if !ok || b.drop == nil {
+		return
+	}
+	off, err := f.Seek(0, io.SeekCurrent)
+	if err == nil && off < b.Size {
+		var next [1]byte
+		_, err = f.ReadAt(next[:], off)
+	}
+	if err != nil {
+		b.drop(err)
+	}
+}
 
 // Close lets go of the blob.
 func (b *Blob) Close() error {
@@ -114,6 +133,7 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 		}
 		s.count.readers.Add(1)
 		open.content, open.close = f, func() { _ = f.Close(); s.closed(n); s.count.readers.Add(-1) }
+		open.drop = func(err error) { s.dropCorrupt(b, n, err) }
 		return open, nil
 	default:
 		r, err := s.verify(ctx, b)
@@ -128,8 +148,8 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 	return open, nil
 }
 
-// openWhole opens the data of a blob for reading. A blob whose file was removed or cut behind the store's back is dropped, so
-// that it is fetched anew. The caller closes both.
+// openWhole opens the data of a blob for reading. A blob whose file was removed or cut behind the store's back, or cannot be
+// opened, is dropped, so that it is fetched anew. The caller closes both.
 func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	s.mu.Lock()
 	p, size := n.path, b.size
@@ -146,9 +166,14 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 		_ = f.Close()
 		s.closed(open)
 	}
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrCorrupt) {
-		s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
-		return nil, nil, fs.ErrNotExist
+	if exhausted(err) {
+		return nil, nil, err
 	}
-	return nil, nil, err
+	s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
+	return nil, nil, fs.ErrNotExist
+}
+
+// exhausted reports whether an error says nothing of the file: the process or the machine has no room for another.
+func exhausted(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 )
 
 // memo is small content in memory.
@@ -56,7 +55,7 @@ func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	content, err := io.ReadAll(f)
 	err = errors.Join(err, f.Close())
 	s.closed(n)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, os.ErrClosed) {
+	if exhausted(err) {
 		return nil, err
 	}
 	if !verified && err == nil {
@@ -80,10 +79,10 @@ func (s *Store) dropCorrupt(b *blob, n *node, err error) {
 	s.mu.Lock()
 	same := b.data == n && s.blobs[b.key] == b
 	s.mu.Unlock()
-	if !same {
+	if !same || exhausted(err) {
 		return
 	}
-	s.log.Error("wrong bytes on the disk: dropped", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)
+	s.log.Error("a stored blob is wrong or cannot be read: dropped", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)
 	if _, ok := s.drop(b, false); ok {
 		s.count.corrupt.Add(1)
 	}

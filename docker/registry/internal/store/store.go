@@ -116,7 +116,7 @@ type Stats struct {
 	Evictions     int64 // registry_cache_evictions_total: blobs and manifests that were dropped to make room
 	EvictedBytes  int64 // registry_cache_evicted_bytes_total: disk that dropping them freed
 	Unkept        int64 // registry_cache_unkept_total: bodies that were passed on and not stored
-	Corrupt       int64 // registry_cache_corrupt_total: stored blobs that were dropped because of a wrong digest
+	Corrupt       int64 // registry_cache_corrupt_total: stored blobs that were dropped because they were wrong or could not be read
 	OpenReaders   int64 // of growing and finished blobs
 	Windows       int64 // fills that went through memory for want of room
 	SlowReaders   int64 // readers that were dropped because they held such a fill up

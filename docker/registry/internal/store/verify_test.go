@@ -299,3 +299,29 @@ func TestTouchedByOthers(t *testing.T) {
 		}
 	}
 }
+
+// TestUnreadable drops what the disk does not give back, and keeps what it has only no descriptor for.
+func TestUnreadable(t *testing.T) {
+	for _, size := range []int{mib, 10 * kib} {
+		s, u := testStore(t, 64*mib)
+		d := keep(t, u, "r", randomBytes(size))
+		p := s.real(u.path(dataPath(d)))
+		// A loop of links cannot be opened: an error that is neither "not there" nor "no more descriptors".
+		if err := errors.Join(os.Remove(p), os.Symlink(p, p)); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := u.Open(ctx, "r", d); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%v, %v", b, err)
+		}
+		if st := s.Stats(); st.Corrupt != 1 || has(t, u, "r", d) {
+			t.Errorf("%+v", st)
+		}
+	}
+	s, u := testStore(t, 64*mib)
+	d := keep(t, u, "r", randomBytes(mib))
+	b := s.blobs[blobKey{upstream: u.name, digest: d}]
+	s.dropCorrupt(b, b.data, &fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE})
+	if st := s.Stats(); st.Corrupt != 0 || !has(t, u, "r", d) {
+		t.Errorf("%+v", st)
+	}
+}
