@@ -12,9 +12,12 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
+
+var errChanged = errors.New("the file was changed by somebody else")
 
 // Blob is a finished blob that is open for reading. It counts as a reader until it is closed.
 type Blob struct {
@@ -104,7 +107,7 @@ func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 	s.touch(b)
 	for {
 		open, err := s.openBlobOnce(ctx, b)
-		if !errors.Is(err, ErrClosed) { // its verification has just ended
+		if !errors.Is(err, ErrClosed) && !errors.Is(err, errChanged) { // its verification has just ended, or must begin
 			return open, err
 		}
 	}
@@ -158,6 +161,11 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	if err == nil {
 		var info fs.FileInfo
 		if info, err = f.Stat(); err == nil && info.Size() == size {
+			if s.changed(b, n, info) {
+				_ = f.Close()
+				s.closed(open)
+				return nil, nil, errChanged
+			}
 			return f, open, nil
 		}
 		if err == nil {
@@ -171,6 +179,23 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	}
 	s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
 	return nil, nil, fs.ErrNotExist
+}
+
+// changed reports whether somebody else has changed the file of a blob since it was found right. It is verified again then, as
+// one of an earlier process is.
+func (s *Store) changed(b *blob, n *node, fi fs.FileInfo) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	right := !b.verified.IsZero()
+	if b.data != n || right && b.stamp == stampOf(fi) || b.size <= s.opts.SmallLimit {
+		return false // what is small is hashed each time that it is read
+	}
+	if !right { // another reader has noticed it
+		return true
+	}
+	s.log.Warn("a stored blob was changed by somebody else: it is verified again", "upstream", b.key.upstream, "digest", b.key.digest)
+	b.verified = time.Time{}
+	return true
 }
 
 // exhausted reports whether an error says nothing of the file: the process or the machine has no room for another.

@@ -360,6 +360,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	}
 	n := &node{path: p}
 	s.addNode(n, s.measure(p), reserved)
+	now := s.stampAt(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := contentOf(p, bytes)
@@ -367,7 +368,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	if c.data {
 		n.blob.size = int64(len(bytes))
 		if d := c.key.digest; d != "" && d.Algorithm().FromBytes(bytes) == d {
-			n.blob.verified = s.now()
+			n.blob.verified, n.blob.stamp = s.now(), now
 			s.rememberLocked(n.blob, bytes)
 		}
 	}
@@ -439,7 +440,7 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	if c.data {
 		n.blob.size = fi.Size()
 		if g != nil || strings.HasPrefix(from, tmpPath+"/") { // what grew here was hashed, by us or by distribution
-			n.blob.verified = s.now()
+			n.blob.verified, n.blob.stamp = s.now(), stampOf(fi)
 		}
 	}
 	return finish, nil

@@ -59,8 +59,41 @@ type blob struct {
 	touched time.Time
 
 	verified   time.Time // when the bytes on the disk were last found right by this process; zero: never
+	stamp      stamp     // of the file that was found right
 	checking   *Growing  // the verification that runs
 	remembered *list.Element
+}
+
+// stamp tells a file from another in its place, and from itself after somebody has written to it. The store does neither, and
+// keeps the time of use aside (see touch).
+type stamp struct {
+	inode    uint64
+	modified int64
+}
+
+func stampOf(fi fs.FileInfo) stamp {
+	s := stamp{modified: fi.ModTime().UnixNano()}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		s.inode = st.Ino
+	}
+	return s
+}
+
+// stampAt returns the stamp of a path now. One that cannot be had fits no file.
+func (s *Store) stampAt(p string) stamp {
+	fi, err := os.Lstat(s.real(p))
+	if err != nil {
+		return stamp{}
+	}
+	return stampOf(fi)
+}
+
+// usedAt returns the time of use that touch left.
+func usedAt(fi fs.FileInfo) time.Time {
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+		return time.Unix(st.Atim.Unix())
+	}
+	return fi.ModTime()
 }
 
 // real returns the name of a path on the disk.
@@ -169,7 +202,7 @@ func (s *Store) detachLocked(n *node) {
 		s.evictable -= n.charge
 	}
 	if b.data == n {
-		b.data, b.size, b.verified = nil, 0, time.Time{}
+		b.data, b.size, b.verified, b.stamp = nil, 0, time.Time{}, stamp{}
 		s.unrememberLocked(b)
 	} else {
 		delete(b.links, n)
@@ -485,7 +518,8 @@ func (s *Store) touchNode(n *node) {
 	}
 }
 
-// touch makes a blob the most recently used, also in what is left of the order after a restart.
+// touch makes a blob the most recently used, also in what is left of the order after a restart: the file's time of access,
+// since that of modification tells whether somebody else has written to it.
 func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()
@@ -500,6 +534,6 @@ func (s *Store) touch(b *blob) {
 	}
 	s.mu.Unlock()
 	if stale {
-		_ = os.Chtimes(s.real(p), now, now)
+		_ = os.Chtimes(s.real(p), now, time.Time{})
 	}
 }

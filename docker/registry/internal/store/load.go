@@ -139,7 +139,7 @@ func (s *Store) load() error {
 			s.attachLocked(n, c)
 			if c.data {
 				n.blob.size = fi.Size()
-				used[n.blob] = fi.ModTime()
+				used[n.blob] = usedAt(fi)
 			}
 		case p != formatPath && p != lockPath:
 			foreign += n.charge

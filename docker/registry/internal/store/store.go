@@ -35,7 +35,10 @@
 //
 // Blobs that this process wrote were hashed on their way. Those of an earlier process are hashed by their first reader,
 // who follows the hash as a reader follows a fill, with the last bytes withheld. After that they are served as files
-// (sendfile). The scrub reads all of them again, slowly. Wrong blobs are dropped and counted.
+// (sendfile), unhashed, as long as size, inode and time of modification stay the same. So what the disk itself changes after
+// the hash reaches clients, until the scrub finds it, which reads all again, slowly (Options.ScrubRate, ScrubEvery). Blobs up
+// to Options.SmallLimit are hashed each time that they are read into memory. Wrong and unreadable blobs are dropped and
+// counted.
 //
 // Locks, in this order: a Growing's writing, evicting, tree (changes of names on the disk), a Growing's mu, the store's mu
 // (never held during disk access).

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 )
 
@@ -65,11 +66,12 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 	s.mu.Lock()
 	p := n.path
 	s.mu.Unlock()
+	before := s.stampAt(p)
 	err := g.follow(s.ctx, s.real(p))
 	s.mu.Lock()
 	b.checking = nil
 	if err == nil && b.data == n {
-		b.verified = s.now()
+		b.verified, b.stamp = s.now(), before
 	}
 	s.mu.Unlock()
 	if err != nil && s.ctx.Err() == nil {
@@ -160,10 +162,15 @@ func (s *Store) scrubBlob(b *blob) bool {
 	s.mu.Lock()
 	n, size := b.data, b.size
 	skip := n == nil || b.checking != nil
+	p := ""
+	if !skip {
+		p = n.path
+	}
 	s.mu.Unlock()
 	if skip {
 		return true
 	}
+	before := s.stampAt(p)
 	hash := b.key.digest.Algorithm().Hash()
 	buf := make([]byte, verifyChunk)
 	for off := int64(0); ; {
@@ -180,7 +187,7 @@ func (s *Store) scrubBlob(b *blob) bool {
 		case errors.Is(err, io.EOF) && off == size && string(hash.Sum(nil)) == string(rawDigest(b.key.digest)):
 			s.mu.Lock()
 			if b.data == n {
-				b.verified = s.now()
+				b.verified, b.stamp = s.now(), before
 			}
 			s.mu.Unlock()
 			return true
@@ -204,12 +211,21 @@ func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error)
 	if gone {
 		return 0, errGone
 	}
-	f, err := os.Open(s.real(p))
+	f, err := openQuietly(s.real(p))
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	return f.ReadAt(buf, off)
+}
+
+// openQuietly opens a file for reading without a new time of access, which is the time of use, where it may.
+func openQuietly(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOATIME, 0)
+	if errors.Is(err, fs.ErrPermission) { // the file is another user's
+		return os.Open(name)
+	}
+	return f, err
 }
 
 // sleep waits, and reports false when the store is closed meanwhile.

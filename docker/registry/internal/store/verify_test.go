@@ -325,3 +325,55 @@ func TestUnreadable(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 }
+
+// TestChangedByOthers verifies a file again that somebody else has written to or replaced since it was found right.
+func TestChangedByOthers(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	now := time.Now()
+	s.now = func() time.Time { return now }
+	content := randomBytes(mib)
+	d := keep(t, u, "r", content)
+	p := s.real(u.path(dataPath(d)))
+	put := randomBytes(2 * mib)
+	if err := u.PutContent(ctx, dataPath(digest.FromBytes(put)), put); err != nil {
+		t.Fatal(err)
+	}
+	served := func(what, path string, want []byte, file bool) {
+		t.Helper()
+		r, err := u.Reader(ctx, path, 0)
+		if err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		defer r.Close()
+		if _, isFile := r.(*Blob).Content().(*os.File); isFile != file {
+			t.Errorf("%s: a %T", what, r.(*Blob).Content())
+		}
+		if got, err := io.ReadAll(r); want != nil && (err != nil || !bytes.Equal(got, want)) || want == nil && !errors.Is(err, ErrCorrupt) {
+			t.Errorf("%s: %d bytes, %v", what, len(got), err)
+		}
+	}
+	time.Sleep(20 * time.Millisecond) // the kernel's clock of files
+	for range 3 {                     // the store's own notes of use are no change
+		served("as it was stored", dataPath(d), content, true)
+		served("as it was put", dataPath(digest.FromBytes(put)), put, true)
+		now = now.Add(2 * touchEvery)
+	}
+	if err := errors.Join(os.WriteFile(p+".new", content, 0o600), os.Rename(p+".new", p)); err != nil {
+		t.Fatal(err)
+	}
+	served("replaced by the same", dataPath(d), content, false)
+	served("found right", dataPath(d), content, true)
+	s.scrubBlob(s.blobs[blobKey{upstream: u.name, digest: d}])
+	served("scrubbed", dataPath(d), content, true)
+	time.Sleep(20 * time.Millisecond)
+	damage(t, u, d, 100)
+	served("damaged", dataPath(d), nil, false)
+	for end := time.Now().Add(10 * time.Second); s.Stats().Corrupt == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not dropped: %+v", s.Stats())
+		}
+	}
+	if has(t, u, "r", d) {
+		t.Error("wrong bytes are kept")
+	}
+}
