@@ -4,8 +4,13 @@ package store
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -134,4 +139,53 @@ func TestDiskSmallerThanTheLimit(t *testing.T) {
 	}
 	checkCount(t, s)
 	_ = s.Close()
+}
+
+// TestEmptiedByOthers keeps again what comes after somebody has removed all files, or the directory itself.
+func TestEmptiedByOthers(t *testing.T) {
+	for _, below := range []string{"", "/tmp", "/upstreams", "/upstreams/one/docker"} {
+		var log bytes.Buffer
+		opts := testOptions(t.TempDir()+"/store", 64*mib)
+		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		s := openStore(t, opts)
+		u := upstream(t, s)
+		old := randomBytes(mib)
+		d := keep(t, u, "r", old)
+		for range 3 {
+			if err := os.RemoveAll(s.real(below)); err != nil {
+				t.Fatal(err)
+			}
+			content := randomBytes(2 * mib)
+			for _, c := range [][]byte{content, old} { // in new directories, and in those that it had
+				b, err := u.Open(ctx, "r", digest.FromBytes(c))
+				if errors.Is(err, fs.ErrNotExist) {
+					keep(t, u, "r", c)
+					b, err = u.Open(ctx, "r", digest.FromBytes(c))
+				}
+				if err != nil {
+					t.Fatalf("%q: %v", below, err)
+				}
+				if read, err := readAll(b); err != nil || !bytes.Equal(read, c) {
+					t.Errorf("%q: %d bytes, %v", below, len(read), err)
+				}
+				_ = b.Close()
+			}
+			small := randomBytes(kib)
+			if err := u.PutContent(ctx, "/docker/small", small); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := u.GetContent(ctx, "/docker/small"); err != nil || !bytes.Equal(got, small) {
+				t.Errorf("%q: small content: %v", below, err)
+			}
+		}
+		if n := strings.Count(log.String(), "removed directories"); n != 1 {
+			t.Errorf("%q: logged %d times: %s", below, n, &log)
+		}
+		s, u = reopen(t, s)
+		if !has(t, u, "r", d) {
+			t.Errorf("%q: not there after a restart", below)
+		}
+		checkCount(t, s)
+		_ = s.Close()
+	}
 }

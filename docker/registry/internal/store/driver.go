@@ -335,7 +335,11 @@ func (s *Store) writeAside(p string, content []byte) error {
 	if err := s.fault("create"); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o660)
+	var f *os.File
+	err := s.inDirectory(p, func() (err error) {
+		f, err = os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o660)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -354,7 +358,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	if err != nil {
 		return finish, err
 	}
-	if err := os.Rename(s.real(aside), s.real(p)); err != nil {
+	if err := s.inDirectory(p, func() error { return os.Rename(s.real(aside), s.real(p)) }); err != nil {
 		s.prune(path.Dir(p))
 		return finish, err
 	}
@@ -419,7 +423,7 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	if finish, err = s.clear(to, reserved); err != nil {
 		return finish, err
 	}
-	if err := os.Rename(s.real(at), s.real(to)); err != nil {
+	if err := s.inDirectory(to, func() error { return os.Rename(s.real(at), s.real(to)) }); err != nil {
 		s.prune(path.Dir(to))
 		return finish, err
 	}

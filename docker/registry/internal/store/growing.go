@@ -327,7 +327,10 @@ func (g *Growing) create() error {
 		err := s.fault("create")
 		s.tree.Lock()
 		if err == nil {
-			f, err = g.openFile(s.real(p))
+			err = s.inDirectory(p, func() (err error) {
+				f, err = g.openFile(s.real(p))
+				return err
+			})
 		}
 		if err == nil {
 			s.addNode(n, reserved-block, &reserved)

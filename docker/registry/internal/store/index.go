@@ -267,11 +267,32 @@ func (s *Store) makeParents(p string, reserved *int64) error {
 	if err := s.makeParents(dir, reserved); err != nil {
 		return err
 	}
-	if err := os.Mkdir(s.real(dir), 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+	err := s.inDirectory(dir, func() error { return os.Mkdir(s.real(dir), 0o770) })
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	s.addNode(&node{path: dir, dir: true}, s.measure(dir), reserved)
 	return nil
+}
+
+// inDirectory runs a step that needs the directory of a path, which the index has. It is made again if somebody else has
+// removed it, as if the store was to be emptied, so that what comes is kept.
+func (s *Store) inDirectory(p string, step func() error) error {
+	err := step()
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dir := s.real(path.Dir(p))
+	if _, missing := os.Lstat(dir); !errors.Is(missing, fs.ErrNotExist) {
+		return err // it is something else that the step lacks
+	}
+	s.remade.Do(func() {
+		s.log.Warn("somebody else has removed directories of the store: they are made again", "path", s.opts.Path)
+	})
+	if err := os.MkdirAll(dir, 0o770); err != nil {
+		return err
+	}
+	return step()
 }
 
 // addNode counts a file or directory at a new path, and its parent as far as that has grown, in the place of what was

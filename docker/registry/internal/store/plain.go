@@ -41,7 +41,11 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 		}
 		n = nil
 	}
-	f, err := os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
+	var f *os.File
+	err = s.inDirectory(p, func() (err error) {
+		f, err = os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
+		return err
+	})
 	if err != nil {
 		return nil, finish, err
 	}

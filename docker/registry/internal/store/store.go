@@ -97,6 +97,7 @@ type Store struct {
 	shut       bool
 
 	serial atomic.Int64
+	remade sync.Once // the log says it once
 	count  counters
 
 	stop    context.CancelFunc
