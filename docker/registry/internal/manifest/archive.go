@@ -197,8 +197,14 @@ func (a *archive) referrers(ctx context.Context, r route.Request) *Answer {
 	return m
 }
 
-// saveReferrers keeps referrers.
+// saveReferrers keeps referrers. An empty list is kept only in the place of another: most digests have one, for which anybody
+// may ask, and each would take 8 KiB from the blobs.
 func (a *archive) saveReferrers(ctx context.Context, r route.Request, m *Answer) bool {
+	if i, ok := parseIndex(m.Body); ok && len(i.Manifests) == 0 && m.next == "" {
+		if _, err := a.store.Stat(ctx, referrersPath(r)); err != nil {
+			return true
+		}
+	}
 	line, err := json.Marshal(head{digest.FromBytes(m.Body), m.next, m.filtered})
 	if err != nil {
 		return false

@@ -216,3 +216,26 @@ func TestFallbackNeedsNoSecondPlace(t *testing.T) {
 		}
 	})
 }
+
+// TestEmptyReferrersTakeNoRoom in the store, but replace those that there were.
+func TestEmptyReferrersTakeNoRoom(t *testing.T) {
+	kept := newStore()
+	inBubble(t, Options{}, kept, func(h *handle) {
+		h.says(has(ociIndex, empty))
+		for i := range 10 {
+			h.wantFresh(h.get("/v2/p/i/referrers/"+sha(strings.Repeat("x", i))), empty)
+		}
+		if synctest.Wait(); len(kept.files) > 0 {
+			t.Errorf("%d files", len(kept.files))
+		}
+		h.says(has(ociIndex, both))
+		h.wantFresh(h.get(referrersURI("")), both)
+		time.Sleep(1100 * time.Millisecond)
+		h.says(has(ociIndex, empty))
+		h.wantFresh(h.get(referrersURI("")), empty)
+	})
+	inBubble(t, Options{}, kept, func(h *handle) {
+		h.says(hangs)
+		h.wantStale(h.get(referrersURI("")), empty, 2*time.Second)
+	})
+}
