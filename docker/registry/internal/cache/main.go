@@ -44,6 +44,7 @@ func Main(file string) int {
 	} else if limit > 0 {
 		log.Info("Memory limit of Go", "bytes", limit)
 	}
+	warnOfFewFiles(c.Limits.UnauthenticatedConnections, log)
 	p, err := New(c, log, access)
 	if err != nil {
 		return end(err)
