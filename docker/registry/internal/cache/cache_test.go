@@ -351,6 +351,7 @@ func TestMetrics(t *testing.T) {
 		clients.Go(func() { r.get(at, "Authorization", good) })
 	}
 	clients.Wait()
+	until(t, "the blob is stored", func() bool { return r.content.Load().fills["up-0.example"].Stats().Running == 0 })
 	for _, request := range []struct {
 		path, authorization string
 		status              int
