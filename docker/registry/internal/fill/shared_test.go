@@ -211,3 +211,36 @@ func TestSlowRepositoryGoesOn(t *testing.T) {
 		}
 	})
 }
+
+// TestAbandonedRepositoryEnds once another one's fill has begun to send, though neither has clients.
+func TestAbandonedRepositoryEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCache(t, func(o *Options) { o.Share = true })
+		content := randomBytes(mib)
+		d := c.add(content)
+		c.script = func(ctx context.Context, q route.Request, s *sink) error {
+			if q.Repository == "silent" {
+				return pause(ctx, 50*time.Second)
+			}
+			if err := pause(ctx, 5*time.Second); err != nil {
+				return err
+			}
+			_, err := s.Write(s.content)
+			return err
+		}
+		ctx, leave := context.WithTimeout(t.Context(), 2*time.Second)
+		defer leave()
+		go c.ask(ctx, http.MethodGet, blob("silent", d))
+		synctest.Wait()
+		c.ask(ctx, http.MethodGet, blob("slow", d))
+		synctest.Wait()
+		if st := c.Handler.Stats(); st.Abandoned != 2 {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(6 * time.Second)
+		if st := c.Handler.Stats(); st.Running != 0 || st.Abandoned != 0 || c.fetches.Load() != 2 {
+			t.Errorf("%d fetches, %+v", c.fetches.Load(), st)
+		}
+		wantBlob(t, "the store", c.get(blob("silent", d)), content)
+	})
+}
