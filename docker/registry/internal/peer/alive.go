@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// suspectAfter is how long bytes that are due may be missing before a member is suspect.
+	suspectAfter = time.Second
+	// outAfter is how long nothing may come from a member before it is out.
+	outAfter = 2 * time.Second
+	// probeEvery is the time between two probes of a suspect member, and the first one for a member that is out.
+	probeEvery = 500 * time.Millisecond
+	// probeAtMost is the longest time between two probes of a member that is out.
+	probeAtMost = 2 * time.Second
+)
+
+// State is whether a member is alive.
+type State int32
+
+// States of a member.
+const (
+	In State = iota
+	Suspect
+	Out
+)
+
+// String returns the state's name in the log.
+func (s State) String() string { return [...]string{"in", "suspect", "out"}[s] }
+
+// A member is one replica.
+type member struct {
+	peers  *Peers
+	name   string
+	hash   uint64
+	target atomic.Pointer[string] // host and port
+	last   atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
+	status atomic.Int32
+	slots  chan struct{} // of hops
+	poke   chan struct{} // it has spoken: probe it now
+
+	mu      sync.Mutex
+	dropped bool
+	end     context.CancelFunc // of what runs for the state
+}
+
+// State returns whether a member is alive, Out for one that is none.
+func (p *Peers) State(name string) State {
+	if m := p.find(name); m != nil {
+		return m.state()
+	}
+	return Out
+}
+
+func newMember(p *Peers, name string) *member {
+	return &member{
+		peers: p, name: name, hash: hashName(name), slots: make(chan struct{}, hopsLimit), poke: make(chan struct{}, 1),
+		end: func() {},
+	}
+}
+
+func (m *member) state() State { return State(m.status.Load()) }
+
+// heard notes that bytes came that a proof vouches for. One that is out must answer a probe: what arrives may be the rest
+// of a transfer from a process that takes no new requests.
+func (m *member) heard() {
+	if m.state() == Suspect {
+		m.enter(In, "it answers", func(s State) bool { return s == Suspect }, nil)
+	}
+}
+
+// spoke notes that a verified hop of the member came.
+func (m *member) spoke() {
+	m.heard()
+	if m.state() == Out {
+		select {
+		case m.poke <- struct{}{}:
+		default: // it is probed already
+		}
+	}
+}
+
+// proved notes that the member has answered with a proof on a new connection.
+func (m *member) proved() {
+	m.enter(In, "it answers", func(s State) bool { return s != In }, nil)
+}
+
+// suspect notes that something which was due is missing, for a time already.
+func (m *member) suspect(silent time.Duration, why string) {
+	m.enter(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent) })
+}
+
+// unreachable notes that no connection can be made.
+func (m *member) unreachable(why string) {
+	m.enter(Out, why, func(s State) bool { return s != Out }, m.watchOut)
+}
+
+// enter changes the state if it is one from which this may happen, and begins what runs in the new one.
+func (m *member) enter(to State, why string, from func(State) bool, run func(context.Context)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.state()
+	if m.dropped || m == m.peers.self || !from(was) {
+		return
+	}
+	m.end()
+	m.status.Store(int32(to))
+	m.end = func() {}
+	if run != nil {
+		var ctx context.Context
+		ctx, m.end = context.WithCancel(m.peers.ctx)
+		m.peers.spawn(func() { run(ctx) })
+	}
+	if to == Out || was == Out {
+		m.peers.closeIdle() // it may come back with another address
+		m.peers.log.Info("Peer is "+to.String(), "name", m.name, "reason", why)
+	}
+}
+
+// drop ends what runs for a member that is no longer listed.
+func (m *member) drop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dropped = true
+	m.end()
+}
+
+// watchSuspect probes a member until it has been silent for too long. That it answers ends ctx.
+func (m *member) watchSuspect(ctx context.Context, silent time.Duration) {
+	silence, due := spanFrom(silent), silent
+	var probes []*exchange
+	for over := false; !over; over = silence.passed(outAfter) && !delayed(probes, silence.sum) {
+		if silence.sum >= due {
+			due += probeEvery
+			x := m.newProbe(ctx)
+			probes = append(probes, x)
+			m.peers.spawn(x.probeNow) // the last one may still wait
+		}
+		if !pass(ctx) {
+			return
+		}
+	}
+	m.enter(Out, "it is silent", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
+}
+
+// delayed reports whether this process has not done its part: an answer to a probe is not read, or none was sent yet.
+func delayed(probes []*exchange, silent time.Duration) bool {
+	if slices.ContainsFunc(probes, (*exchange).arrived) {
+		return true
+	}
+	sent := func(x *exchange) bool { return x.sent.Load() }
+	return silent < 3*outAfter && !slices.ContainsFunc(probes, sent)
+}
+
+// watchOut probes a member until it answers, which ends ctx.
+func (m *member) watchOut(ctx context.Context) {
+	for delay := probeEvery; ; delay = min(2*delay, probeAtMost) {
+		timer := time.NewTimer(delay*9/10 + rand.N(delay/10))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-m.poke:
+		}
+		timer.Stop()
+		if ctx.Err() != nil {
+			return
+		}
+		limited, cancel := context.WithCancel(ctx)
+		stop := after(connectLimit+suspectAfter, func() bool {
+			cancel()
+			return true
+		})
+		m.newProbe(limited).probeNow()
+		stop()
+		cancel()
+	}
+}

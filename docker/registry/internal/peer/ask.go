@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// hopsLimit is how many hops to one member run at once.
+const hopsLimit = 512
+
+var (
+	errNoMember     = errors.New("there is no such member")
+	errIsOut        = errors.New("it is out")
+	errConnectLimit = fmt.Errorf("no connection within %v", connectLimit)
+	errLookupLimit  = errors.New("its address cannot be looked up in time")
+	errSilent       = fmt.Errorf("nothing came for %v", outAfter)
+	errHop          = errors.New("a hop never hops")
+	errBusy         = fmt.Errorf("%d hops to it run already", hopsLimit)
+	errProof        = errors.New("the answer has no right proof")
+	errBody         = errors.New("the body is not the one that was proven")
+)
+
+// An Error says why another replica gave no answer.
+type Error struct {
+	Result Result
+	Member string
+	Reason Reason // of Refused
+	Err    error
+}
+
+// Error names the member.
+func (e *Error) Error() string { return fmt.Sprintf("peer %s: %s: %v", e.Member, e.Result, e.Err) }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// A Call is how Do asks.
+type Call struct {
+	// StoreOnly asks for what the member has: it must not fetch.
+	StoreOnly bool
+	// Silent is called when bytes have been due for a second, once until some come, by another goroutine. The hop goes on:
+	// the caller may ask the next member meanwhile. It must not block. Nil: nobody is told.
+	Silent func()
+}
+
+// Do asks a member for a URI, with the header's Accept and Range. The answer has only headers that its proof covers. The
+// bytes of a blob are not proven: the caller checks their digest. Its body must be closed; reading it fails with an *Error
+// once the member is out. The error is an *Error, or that of ctx.
+func (p *Peers) Do(ctx context.Context, name, method, uri string, header http.Header, c Call) (*http.Response, error) {
+	resp, err := p.ask(ctx, p.hops, name, method, uri, header, c)
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == Replayed {
+		// An idle connection ended, and net/http has sent the request again. It does not on a new one.
+		resp, err = p.ask(ctx, p.fresh, name, method, uri, header, c)
+	}
+	result := Answered
+	switch e, ok := errors.AsType[*Error](err); {
+	case ok:
+		result = e.Result
+	case err != nil:
+		result = Canceled
+	}
+	p.counts.hops[result].Add(1)
+	return resp, err
+}
+
+func (p *Peers) ask(ctx context.Context, by http.RoundTripper, name, method, uri string, header http.Header, c Call) (*http.Response, error) {
+	m := p.find(name)
+	_, isHop := From(ctx)
+	switch {
+	case isHop:
+		return nil, &Error{Result: Refused, Member: name, Err: errHop}
+	case m == nil || m == p.self:
+		return nil, &Error{Result: Unreachable, Member: name, Err: errNoMember}
+	case m.state() == Out:
+		return nil, &Error{Result: Unreachable, Member: name, Err: errIsOut}
+	}
+	select {
+	case m.slots <- struct{}{}:
+	default:
+		return nil, &Error{Result: Busy, Member: name, Err: errBusy}
+	}
+	asked := &exchange{m: m, parent: ctx, silent: c.Silent}
+	asked.ctx, asked.cancel = context.WithCancelCause(ctx)
+	resp, err := asked.send(by, method, uri, header, c.StoreOnly)
+	if err != nil {
+		asked.end()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// newProbe returns an exchange that asks a member whether it lives.
+func (m *member) newProbe(ctx context.Context) *exchange {
+	x := &exchange{m: m, parent: ctx, probe: true}
+	x.ctx, x.cancel = context.WithCancelCause(ctx)
+	return x
+}
+
+// probeNow sends a probe on a new connection. Its proof brings the member in.
+func (x *exchange) probeNow() {
+	x.m.peers.counts.probes.Add(1)
+	defer x.end()
+	resp, err := x.send(x.m.peers.fresh, http.MethodGet, probeURI, nil, false)
+	if err == nil {
+		_ = resp.Body.Close() // it is in memory
+	}
+	e, failed := errors.AsType[*Error](err)
+	if err == nil || failed && (e.Result == Refused || e.Result == Unable) {
+		x.m.proved()
+	}
+}
+
+// An exchange is one request to a member, with its answer.
+type exchange struct {
+	m      *member
+	parent context.Context
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	silent func()
+	probe  bool // it changes the member's state by its end only
+	watch  *watch
+	socket atomic.Pointer[socket] // of its connection
+	sent   atomic.Bool
+	ended  atomic.Bool
+}
+
+// arrived reports whether bytes have come that were not read.
+func (x *exchange) arrived() bool { return x.socket.Load().arrived() }
+
+// send sends a request and verifies what comes. Errors are of type *Error, or the parent's.
+func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store bool) (*http.Response, error) {
+	p := x.m.peers
+	to, err := url.ParseRequestURI(uri)
+	if err != nil || !strings.HasPrefix(uri, "/") {
+		return nil, x.failed(Unreachable, fmt.Errorf("%q is no URI", uri))
+	}
+	to.Scheme, to.Host = "http", x.m.name
+	h := hop{version: p.version, from: p.self.name, to: x.m.name, time: time.Now().UnixMilli(), nonce: newNonce(), store: store}
+	req := &http.Request{Method: method, URL: to, Host: x.m.name, Header: only(header, signedRequest)}
+	req.Header.Set("User-Agent", "registry-cache")
+	key := p.secret.get()[0]
+	h.mac = sign(key, h.parts(method, to.RequestURI(), req.Header)...)
+	req.Header[hopHeader] = []string{h.String()}
+	if !x.probe {
+		x.watch = newWatch(x)
+	}
+	ctx := httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			x.socket.Store(socketOf(info.Conn))
+			x.watch.due()
+		},
+		WroteRequest: func(info httptrace.WroteRequestInfo) { x.sent.Store(info.Err == nil) },
+	})
+	x.watch.due() // GotConn begins anew
+	resp, err := by.RoundTrip(req.WithContext(ctx))
+	if err != nil {
+		return nil, x.broken(err)
+	}
+	x.watch.got()
+	resp, err = x.verify(resp, h, key, to.RequestURI())
+	if err != nil && resp != nil {
+		_ = resp.Body.Close() // it is not read to its end, so its connection ends
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// verify returns the answer if its proof is right. One that is small is read whole.
+func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Response, error) {
+	p, ok := parseProof(resp.Header.Get(proofHeader))
+	if ok {
+		// The keys may have changed since the request was signed, and an older program answers by its first one.
+		keys := append([]string{key}, x.m.peers.secret.get()...)
+		_, ok = signed(keys, p.mac, p.parts(x.m.name, h.nonce, resp.StatusCode, resp.Header)...)
+	}
+	if !ok || p.version != h.version {
+		return resp, x.untrusted(errProof)
+	}
+	header := only(resp.Header, signedAnswer)
+	resp.Header = header
+	x.heard()
+	if isStream(uri, resp.StatusCode) {
+		resp.Body = &body{ReadCloser: resp.Body, x: x}
+		return resp, nil
+	}
+	x.watch.due()
+	content, err := io.ReadAll(io.LimitReader(resp.Body, smallLimit+1))
+	x.watch.got()
+	switch {
+	case err != nil:
+		return resp, x.broken(err)
+	case hash(content) != p.body:
+		return resp, x.untrusted(errBody)
+	}
+	x.heard()
+	_ = resp.Body.Close() // read to its end
+	switch reason := Reason(header.Get(refusalHeader)); {
+	case resp.StatusCode == http.StatusHTTPVersionNotSupported:
+		return nil, x.failed(Unable, fmt.Errorf("it knows versions %s, not %s", header.Get(versionsHeader), h.version))
+	case resp.StatusCode == http.StatusUnauthorized && reason != "":
+		e := x.failed(Refused, errors.New(string(reason)))
+		e.Reason = reason
+		return nil, e
+	}
+	resp.Body = io.NopCloser(bytes.NewReader(content))
+	x.end()
+	return resp, nil
+}
+
+// heard notes that bytes came which the member has proven. What a probe hears is judged as a whole.
+func (x *exchange) heard() {
+	if !x.probe {
+		x.m.heard()
+	}
+}
+
+// untrusted returns the error for an answer that may be of anybody.
+func (x *exchange) untrusted(err error) error {
+	if !x.probe {
+		x.m.suspect(0, err.Error())
+		x.m.peers.closeIdle() // others may lead to the same stranger
+	}
+	return x.failed(Untrusted, err)
+}
+
+// broken returns the error for an answer that ended early or did not begin.
+func (x *exchange) broken(err error) error {
+	if errors.Is(context.Cause(x.ctx), errSilent) {
+		return x.failed(Silent, errSilent)
+	}
+	if x.parent.Err() != nil {
+		return context.Cause(x.parent)
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e // no connection: the member's state is known already
+	}
+	if !x.probe {
+		x.m.suspect(0, "its connection ended early")
+	}
+	return x.failed(Unreachable, err)
+}
+
+func (x *exchange) failed(result Result, err error) *Error {
+	return &Error{Result: result, Member: x.m.name, Err: err}
+}
+
+// end ends the exchange, and reports whether it ran until now.
+func (x *exchange) end() bool {
+	if !x.ended.CompareAndSwap(false, true) {
+		return false
+	}
+	x.cancel(nil)
+	x.watch.stop()
+	if !x.probe {
+		<-x.m.slots
+	}
+	return true
+}

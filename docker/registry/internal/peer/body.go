@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"errors"
+	"io"
+)
+
+// body is the body of a blob, whose silence is watched.
+type body struct {
+	io.ReadCloser
+	x *exchange
+}
+
+// Read returns an *Error if the rest does not come.
+func (b *body) Read(into []byte) (int, error) {
+	b.x.watch.due()
+	n, err := b.ReadCloser.Read(into)
+	b.x.watch.got()
+	if n > 0 {
+		b.x.heard()
+	}
+	switch {
+	case err == nil:
+		return n, nil
+	case errors.Is(err, io.EOF):
+		b.x.end()
+		return n, err
+	}
+	err = b.x.broken(err)
+	if _, ok := errors.AsType[*Error](err); ok && b.x.end() {
+		b.x.m.peers.counts.cut.Add(1)
+	}
+	return n, err
+}
+
+// Close ends the exchange, and with it the transfer if the body was not read to its end.
+func (b *body) Close() error {
+	b.x.end()
+	return b.ReadCloser.Close()
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+const testSecret = "0123456789abcdef0123456789abcdef"
+
+// patience is how long a test waits for what must happen.
+const patience = 10 * time.Second
+
+func TestMain(m *testing.M) {
+	if os.Getenv("PEER_TEST_NAME") != "" {
+		serveProcess()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// secretFile returns a file with a secret.
+func secretFile(t testing.TB, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newPeers returns the view that a replica has of some others.
+func newPeers(t testing.TB, self string, others ...Member) *Peers {
+	t.Helper()
+	if others == nil {
+		others = []Member{}
+	}
+	p, err := New(Options{Self: self, Members: others, Secret: secretFile(t, testSecret), Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// serve serves a handler on a loopback port until the test ends, and returns its address.
+func serve(t testing.TB, h http.Handler) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: h}
+	go func() { _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close() })
+	return l.Addr().String()
+}
+
+// pair returns replica "a", which knows replica "b" that serves a handler, and "b".
+func pair(t testing.TB, h http.Handler) (a, b *Peers) {
+	t.Helper()
+	b = newPeers(t, "b")
+	a = newPeers(t, "a", Member{"b", serve(t, b.Receive(h))})
+	return a, b
+}
+
+// get asks for a URI, and returns its body.
+func get(t testing.TB, p *Peers, name, uri string) (*http.Response, string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	resp, err := p.Do(ctx, name, http.MethodGet, uri, nil, Call{})
+	if err != nil {
+		return nil, "", err
+	}
+	defer resp.Body.Close()
+	content, err := io.ReadAll(resp.Body)
+	return resp, string(content), err
+}
+
+// resultOf returns the result that an error says.
+func resultOf(err error) Result {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return Result("no peer.Error")
+	}
+	return e.Result
+}
+
+// eventually waits until something is so.
+func eventually(t testing.TB, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}

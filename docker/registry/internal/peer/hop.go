@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Headers between replicas. Their names, and the fields v and nonce of a hop, are the same in every version.
+const (
+	hopHeader      = "Registry-Cache-Hop"
+	proofHeader    = "Registry-Cache-Proof"
+	refusalHeader  = "Registry-Cache-Refusal"  // of a 401: the reason
+	versionsHeader = "Registry-Cache-Versions" // of a 505: those that the answering replica knows
+)
+
+const (
+	// version is the protocol's that this program speaks.
+	version = "1"
+	// window is how far the clocks of two replicas may be apart, and how long a request may be under way.
+	window = time.Minute
+	// onlyStore is the value of the field "only".
+	onlyStore = "store"
+)
+
+// signedRequest are the headers of a hop that its MAC covers. No other reaches the handler.
+var signedRequest = []string{"Accept", "Range"}
+
+// A hop is what the header of a request between replicas says.
+type hop struct {
+	version  string
+	from, to string
+	time     int64 // Unix milliseconds
+	nonce    string
+	store    bool // the receiver must not fetch
+	mac      string
+}
+
+// newNonce returns 128 random bits.
+func newNonce() string {
+	var b [nonceLimit / 2]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
+}
+
+// String returns the header's value.
+func (h hop) String() string {
+	text := "v=" + h.version + ", from=" + h.from + ", to=" + h.to + ", time=" + strconv.FormatInt(h.time, 10) + ", nonce=" + h.nonce
+	if h.store {
+		text += ", only=" + onlyStore
+	}
+	return text + ", mac=" + h.mac
+}
+
+// parts returns what the MAC of a request covers.
+func (h hop) parts(method, uri string, header http.Header) []string {
+	limit := ""
+	if h.store {
+		limit = onlyStore
+	}
+	parts := []string{"registry-cache-hop", h.version, method, uri, h.from, h.to, strconv.FormatInt(h.time, 10), h.nonce, limit}
+	return appendHeader(parts, header, signedRequest)
+}
+
+// appendHeader appends the values of some header fields, as they arrive at the other side.
+func appendHeader(parts []string, header http.Header, names []string) []string {
+	for _, name := range names {
+		values := header[name]
+		parts = append(parts, strconv.Itoa(len(values)))
+		for _, value := range values {
+			parts = append(parts, strings.TrimSpace(value))
+		}
+	}
+	return parts
+}
+
+// only returns a header with some of its fields.
+func only(header http.Header, names []string) http.Header {
+	some := http.Header{}
+	for _, name := range names {
+		if values := header[name]; values != nil {
+			some[name] = values
+		}
+	}
+	return some
+}
+
+// parseHop returns what a hop's header says. Of a version that is not known only version and nonce are returned: enough to
+// say so. The reason is "" for a hop of the known version.
+func parseHop(header, known string) (hop, Reason) {
+	given, ok := fields(header)
+	h := hop{version: given["v"], nonce: given["nonce"]}
+	if !ok || !strings.HasPrefix(header, "v=") || !isVersion(h.version) || !isHex(h.nonce, nonceLimit) {
+		return hop{}, Malformed
+	}
+	if h.version != known {
+		return h, Version
+	}
+	h.from, h.to, h.mac = given["from"], given["to"], given["mac"]
+	count := 6
+	if limit, limited := given["only"]; limited {
+		h.store = limit == onlyStore
+		count++
+		if !h.store {
+			return hop{}, Malformed // what is asked for might be more than this program gives
+		}
+	}
+	at, err := strconv.ParseInt(given["time"], 10, 64)
+	// A number has one spelling, or the MAC would cover another text than the one that came.
+	if err != nil || at < 0 || strconv.FormatInt(at, 10) != given["time"] {
+		return hop{}, Malformed
+	}
+	h.time = at
+	if len(given) != count || !isName(h.from) || !isName(h.to) || !isHex(h.mac, sumLimit) {
+		return hop{}, Malformed
+	}
+	return h, ""
+}
+
+// isVersion reports whether a text is a small number.
+func isVersion(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0 && strconv.FormatUint(n, 10) == text
+}

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"testing"
+	"time"
+)
+
+func TestWhatTheKernelKnows(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := socketOf(conn)
+	if s.arrived() || !s.connected() {
+		t.Error("something arrived, or it is not connected")
+	}
+	if _, err := other.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a byte arrived", s.arrived)
+	if _, err := conn.Read(make([]byte, 8)); err != nil || s.arrived() {
+		t.Error("it is still there after it was read", err)
+	}
+	_ = other.Close()
+	eventually(t, "the end arrived", s.arrived)
+	_ = conn.Close()
+	if s.arrived() || s.connected() {
+		t.Error("something comes after the end")
+	}
+	if piped, _ := net.Pipe(); socketOf(piped) != nil || (*socket)(nil).arrived() {
+		t.Error("a pipe has a socket")
+	}
+}
+
+// TestUnansweredConnect has a connect of which nothing is known.
+func TestUnansweredConnect(t *testing.T) {
+	begun := 0
+	all := sockets{begin: func() func() {
+		begun++
+		return func() { begun-- }
+	}}
+	if !all.none() {
+		t.Error("not none")
+	}
+	d := net.Dialer{Control: all.add}
+	ctx, cancel := context.WithCancel(t.Context())
+	address := fullListener(t)
+	done := make(chan error)
+	go func() {
+		_, err := d.DialContext(ctx, "tcp", address)
+		done <- err
+	}()
+	eventually(t, "it has a socket", func() bool { return !all.none() })
+	time.Sleep(step)
+	if all.connected() {
+		t.Error("it is connected")
+	}
+	cancel()
+	if err := <-done; err == nil || begun != 1 {
+		t.Error("it was connected, or not begun", begun)
+	}
+	if all.end(); begun != 0 {
+		t.Error("not stopped")
+	}
+}
+
+// TestUnreadAnswers has answers that this process does not come to read: they count.
+func TestUnreadAnswers(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	other, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	if _, err := other.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	p := newPeers(t, "a", Member{"b", "127.0.0.1:1"})
+	unread := roundTripper(func(r *http.Request) (*http.Response, error) {
+		trace := httptrace.ContextClientTrace(r.Context())
+		trace.GotConn(httptrace.GotConnInfo{Conn: conn})
+		trace.WroteRequest(httptrace.WroteRequestInfo{})
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	p.hops, p.fresh = unread, unread
+	ctx, cancel := context.WithTimeout(t.Context(), suspectAfter*3/2)
+	defer cancel()
+	_, err = p.Do(ctx, "b", http.MethodGet, smallURI, nil, Call{Silent: func() { t.Error("the hop is called silent") }})
+	if m := p.find("b"); !errors.Is(err, context.DeadlineExceeded) || m.state() != In {
+		t.Errorf("%v, and it is %v", err, m.state())
+	}
+	m := p.find("b")
+	m.suspect(suspectAfter, "test")
+	time.Sleep(outAfter)
+	if m.state() != Suspect {
+		t.Errorf("it is %v, though its probes were answered", m.state())
+	}
+	if _, err := conn.Read(make([]byte, 8)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is out", func() bool { return m.state() == Out })
+}

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"strings"
+	"sync"
+	"time"
+)
+
+// noncesLimit is how many nonces are kept, in some 10 MB. More hops within a minute shorten the time for which one is good.
+const noncesLimit = 1 << 17
+
+// nonces remembers those of verified requests until their time is over, so that none is served twice.
+type nonces struct {
+	limit int
+
+	mu      sync.Mutex
+	count   int
+	seconds map[int64]map[string]struct{} // by the second in the request's time
+	floor   int64                         // requests of this second and earlier ones are refused
+}
+
+func newNonces(limit int) *nonces {
+	return &nonces{limit: limit, seconds: map[int64]map[string]struct{}{}}
+}
+
+// take notes a nonce, and returns why its request is refused, "" if it is not.
+func (n *nonces) take(nonce string, at int64, now time.Time) Reason {
+	if age := now.Sub(time.UnixMilli(at)); age > window || age < -window {
+		return Time
+	}
+	second := at / 1000
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if second <= n.floor {
+		return Time
+	}
+	if _, seen := n.seconds[second][nonce]; seen {
+		return Replayed
+	}
+	if n.seconds[second] == nil {
+		n.expire(now)
+		n.seconds[second] = map[string]struct{}{}
+	}
+	n.seconds[second][strings.Clone(nonce)] = struct{}{} // not the whole header
+	n.count++
+	for n.count > n.limit {
+		n.dropOldest()
+	}
+	return ""
+}
+
+// expire drops nonces whose requests are refused for their time from now on.
+func (n *nonces) expire(now time.Time) {
+	for second, of := range n.seconds {
+		if now.Sub(time.Unix(second+1, 0)) > window {
+			n.count -= len(of)
+			delete(n.seconds, second)
+		}
+	}
+}
+
+// dropOldest makes room, and refuses from now on what could be one of those that it dropped.
+func (n *nonces) dropOldest() {
+	oldest := int64(-1)
+	for second := range n.seconds {
+		if oldest < 0 || second < oldest {
+			oldest = second
+		}
+	}
+	n.count -= len(n.seconds[oldest])
+	delete(n.seconds, oldest)
+	n.floor = max(n.floor, oldest)
+}

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// byDigest stands for the hash of a body that the asking replica checks by its digest.
+const byDigest = "digest"
+
+// Headers of an answer to a hop that clients do not get: Age is too coarse to add up.
+const (
+	ageHeader   = "Registry-Cache-Age" // milliseconds
+	staleHeader = "Registry-Cache-Stale"
+)
+
+// ageLimit is the most that an age can be: more would not fit into a Duration.
+const ageLimit = 100 * 365 * 24 * time.Hour
+
+// signedAnswer are the headers of an answer that its proof covers. The asking replica sees no other.
+var signedAnswer = []string{
+	"Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest", "Link", "Oci-Filters-Applied", "Retry-After",
+	ageHeader, staleHeader, refusalHeader, versionsHeader,
+}
+
+// SetAge notes in an answer to a hop how long ago the upstream said it, and whether the upstream was out since.
+func SetAge(h http.Header, age time.Duration, stale bool) {
+	h.Set(ageHeader, strconv.FormatInt(max(0, age.Milliseconds()), 10))
+	if stale {
+		h.Set(staleHeader, "1")
+	}
+}
+
+// Age returns what SetAge noted, 0 and false if it noted nothing.
+func Age(h http.Header) (age time.Duration, stale bool) {
+	ms, err := strconv.ParseInt(h.Get(ageHeader), 10, 64)
+	if err != nil || ms < 0 || ms > ageLimit.Milliseconds() {
+		ms = 0
+	}
+	return time.Duration(ms) * time.Millisecond, h.Get(staleHeader) == "1"
+}
+
+// A proof is what the header of an answer between replicas says.
+type proof struct {
+	version string // of the request
+	body    string // sha256 in hex, or byDigest
+	mac     string
+}
+
+func (p proof) String() string { return "v=" + p.version + ", body=" + p.body + ", mac=" + p.mac }
+
+// parseProof returns what a proof's header says.
+func parseProof(header string) (proof, bool) {
+	given, ok := fields(header)
+	p := proof{given["v"], given["body"], given["mac"]}
+	if !ok || len(given) != 3 || !isVersion(p.version) || !isHex(p.mac, sumLimit) || p.body != byDigest && !isHex(p.body, sumLimit) {
+		return proof{}, false
+	}
+	return p, true
+}
+
+// parts returns what the MAC of an answer covers. It has the name of the replica that answers: all have the same secret,
+// and one may have the address that another had.
+func (p proof) parts(by, nonce string, status int, header http.Header) []string {
+	parts := []string{"registry-cache-proof", p.version, by, nonce, strconv.Itoa(status), p.body}
+	return appendHeader(parts, header, signedAnswer)
+}
+
+// isStream reports whether a body is sent as it comes, and checked by its digest.
+func isStream(uri string, status int) bool {
+	if status != http.StatusOK && status != http.StatusPartialContent {
+		return false
+	}
+	path, _, _ := strings.Cut(uri, "?")
+	rest, _, ok := cutLast(path)
+	if !ok {
+		return false
+	}
+	_, endpoint, _ := cutLast(rest)
+	return endpoint == "blobs"
+}
+
+func cutLast(path string) (before, after string, found bool) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return path, "", false
+	}
+	return path[:i], path[i+1:], true
+}
+
+// hash returns the sha256 of a body, in hex.
+func hash(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
+}

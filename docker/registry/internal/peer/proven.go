@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+// smallLimit is the most bytes of an answer that is kept in memory for its hash. The largest list has 16 MiB.
+const smallLimit = 17 << 20
+
+// proven is an answer that gets a proof. A blob passes, what is small is kept until the handler has returned.
+type proven struct {
+	http.ResponseWriter
+	head    bool
+	uri, by string
+	hop     hop
+	key     string
+
+	status  int // 0 until the answer has begun
+	stream  bool
+	tooLong bool
+	body    []byte
+}
+
+// WriteHeader begins the answer.
+func (w *proven) WriteHeader(status int) {
+	switch {
+	case status < http.StatusOK:
+		w.ResponseWriter.WriteHeader(status)
+		return
+	case w.status != 0:
+		return
+	}
+	w.status = status
+	if w.stream = isStream(w.uri, status); !w.stream {
+		return
+	}
+	w.prove(byDigest)
+	w.ResponseWriter.WriteHeader(status)
+	if w.Header().Get("Content-Length") == "" && !w.head {
+		w.Flush() // or net/http would add the length of a short body, which the proof does not cover
+	}
+}
+
+// Write sends a part of a blob, or keeps one of something small.
+func (w *proven) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK) // unless it has begun
+	switch {
+	case w.head:
+	case w.stream:
+		return w.ResponseWriter.Write(b)
+	case len(w.body)+len(b) > smallLimit:
+		w.body, w.tooLong = nil, true
+	case !w.tooLong:
+		w.body = append(w.body, b...)
+	}
+	return len(b), nil
+}
+
+// ReadFrom lets files be sent without a copy.
+func (w *proven) ReadFrom(r io.Reader) (int64, error) {
+	w.WriteHeader(http.StatusOK) // unless it has begun
+	if to, ok := w.ResponseWriter.(io.ReaderFrom); ok && w.stream && !w.head {
+		return to.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{w}, r)
+}
+
+// Flush sends what was written of a blob.
+func (w *proven) Flush() {
+	if w.stream {
+		_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (w *proven) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// finish sends a small answer. It is not called after a panic, so that what was not finished has no proof.
+func (w *proven) finish(r *http.Request) {
+	if w.status == 0 || w.stream {
+		return
+	}
+	if w.tooLong {
+		w.tooLong, w.status = false, 0
+		server.WriteError(w, r, http.StatusInternalServerError, "", "the answer is too long for another replica")
+	}
+	h := w.Header()
+	switch {
+	case w.status == http.StatusNoContent || w.status == http.StatusNotModified:
+		w.body = nil
+		h.Del("Content-Type") // net/http leaves out both
+		h.Del("Content-Length")
+	case !w.head:
+		h.Set("Content-Length", strconv.Itoa(len(w.body)))
+	}
+	w.prove(hash(w.body))
+	w.ResponseWriter.WriteHeader(w.status)
+	if len(w.body) > 0 {
+		_, _ = w.ResponseWriter.Write(w.body) // the caller has gone: nobody is left to hear of it
+	}
+}
+
+// prove adds the proof to the header.
+func (w *proven) prove(body string) {
+	h := w.Header()
+	if h.Get("Content-Type") == "" {
+		h["Content-Type"] = nil // or net/http would guess one
+	}
+	p := proof{version: w.hop.version, body: body}
+	p.mac = sign(w.key, p.parts(w.by, w.hop.nonce, w.status, h)...)
+	h.Set(proofHeader, p.String())
+}

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/server"
+)
+
+// probeURI is what a probe asks for. It is answered by Receive.
+const probeURI = "/registry-cache/alive"
+
+type hopKey struct{}
+
+// A Hop is what a handler knows of a request that another replica has sent.
+type Hop struct {
+	From      string
+	StoreOnly bool // it must be answered from what this replica has: 404 if it has nothing
+}
+
+// From returns the hop that a request is, false if a client has sent it. A handler must not send a hop to other replicas.
+func From(ctx context.Context) (Hop, bool) {
+	h, ok := ctx.Value(hopKey{}).(Hop)
+	return h, ok
+}
+
+// Receive returns a handler that passes verified hops on, and adds to each answer its proof. What the handler sees of the
+// request is what its MAC covers.
+func (p *Peers) Receive(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h, key, reason := p.verify(r)
+		if key != "" {
+			answer := &proven{ResponseWriter: w, head: r.Method == http.MethodHead, uri: r.RequestURI, by: p.self.name, hop: h, key: key}
+			p.answer(answer, r, h, reason, next)
+			answer.finish(r)
+			return
+		}
+		p.refuse(w, r, reason)
+	})
+}
+
+// answer answers a request that has shown the secret, or is of another version.
+func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Reason, next http.Handler) {
+	switch {
+	case reason != "":
+		p.refuse(w, r, reason)
+		return
+	case r.RequestURI == probeURI:
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	p.counts.received.Add(1)
+	r = r.WithContext(context.WithValue(r.Context(), hopKey{}, Hop{h.from, h.store}))
+	r.Header = only(r.Header, signedRequest)
+	next.ServeHTTP(w, r)
+}
+
+// verify returns a request's hop, and why it is refused. The key is the one with which its answer is proven; it is empty
+// for a request that has shown no secret, but for one of another version.
+func (p *Peers) verify(r *http.Request) (h hop, key string, reason Reason) {
+	values := r.Header[hopHeader]
+	if len(values) == 0 {
+		return hop{}, "", Missing
+	}
+	h, reason = parseHop(values[0], p.version)
+	keys := p.secret.get()
+	switch {
+	case len(values) > 1 || r.ContentLength != 0 || r.Method != http.MethodGet && r.Method != http.MethodHead:
+		return hop{}, "", Malformed
+	case reason == Version:
+		return h, keys[0], Version
+	case reason != "":
+		return hop{}, "", reason
+	}
+	key, ok := signed(keys, h.mac, h.parts(r.Method, r.RequestURI, r.Header)...)
+	switch {
+	case !ok:
+		return hop{}, "", WrongMAC
+	case h.to != p.self.name:
+		return h, key, WrongMember
+	}
+	if reason = p.nonces.take(h.nonce, h.time, time.Now()); reason == "" {
+		if m := p.find(h.from); m != nil {
+			m.spoke()
+		}
+	}
+	return h, key, reason
+}
+
+// refuse answers a request that is not a hop to this replica.
+func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
+	p.counts.refusals[reason].Add(1)
+	if reason == Version {
+		w.Header().Set(versionsHeader, p.version)
+		server.WriteError(w, r, http.StatusHTTPVersionNotSupported, "HOP_VERSION", "this replica knows other versions of the protocol between replicas")
+		return
+	}
+	w.Header().Set(refusalHeader, string(reason))
+	server.WriteError(w, r, http.StatusUnauthorized, codes[reason], "this port is for the other replicas")
+}
+
+// codes are those of error bodies.
+var codes = map[Reason]string{
+	Missing: "HOP_MISSING", Malformed: "HOP_MALFORMED", WrongMAC: "HOP_WRONG_MAC", WrongMember: "HOP_WRONG_MEMBER", Time: "HOP_TIME",
+	Replayed: "HOP_REPLAYED",
+}

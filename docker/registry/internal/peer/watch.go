@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// A watch notices that bytes of an exchange are missing. Its nil watches nothing.
+type watch struct {
+	x     *exchange
+	isDue atomic.Bool // bytes are waited for
+	moved atomic.Bool // since the last step
+
+	mu      sync.Mutex
+	stopped bool
+	timer   *time.Timer
+
+	// Of the steps only:
+	silence span
+	next    time.Duration // of silence, at which the member is suspect again
+}
+
+func newWatch(x *exchange) *watch {
+	w := &watch{x: x, silence: spanFrom(0), next: suspectAfter}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.timer = time.AfterFunc(step, w.step)
+	return w
+}
+
+// due notes that bytes are waited for from now on.
+func (w *watch) due() {
+	if w != nil {
+		w.moved.Store(true)
+		w.isDue.Store(true)
+	}
+}
+
+// got notes that some came, or that none are waited for: a caller that does not read is not the member's fault.
+func (w *watch) got() {
+	if w != nil {
+		w.isDue.Store(false)
+	}
+}
+
+func (w *watch) stop() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stopped = true
+	w.timer.Stop()
+}
+
+// step counts the silence.
+func (w *watch) step() {
+	switch {
+	case !w.isDue.Load() || w.moved.Swap(false):
+		w.silence, w.next = spanFrom(0), suspectAfter
+	case !w.silence.passed(w.next):
+	case w.x.arrived(): // this process is starved
+		w.silence, w.next = spanFrom(0), suspectAfter
+	default:
+		first := w.next == suspectAfter
+		w.next += suspectAfter // one that answers its probe now may be gone then
+		w.x.m.suspect(suspectAfter, "it is silent")
+		if told := w.x.silent; told != nil && first {
+			told()
+		}
+	}
+	if w.next > suspectAfter && w.x.m.state() == Out {
+		w.x.cancel(errSilent)
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.stopped && w.x.ctx.Err() == nil {
+		w.timer.Reset(step)
+	}
+}
