@@ -10,6 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"os/exec"
+	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -146,12 +148,20 @@ func command(ctx context.Context, name string, args ...string) program {
 // Input sets what the helper reads.
 func (p program) Input(in io.Reader) { p.Stdin = in }
 
-// Output runs the helper and returns what it wrote.
+// Output runs the helper and returns what it wrote, nothing if it failed: that may be a secret, and would be logged.
 func (p program) Output() ([]byte, error) {
-	out := &limited{left: helperOutput}
-	p.Stdout = out
+	out, said := &limited{left: helperOutput}, &head{}
+	p.Stdout, p.Stderr = out, said
 	err := p.Run()
-	return out.buffer.Bytes(), err
+	switch line := said.line(); {
+	case err == nil:
+		return out.buffer.Bytes(), nil
+	case credentials.IsErrCredentialsNotFoundMessage(out.buffer.String()):
+		return out.buffer.Bytes(), err
+	case line != "":
+		return nil, fmt.Errorf("%w: %s", err, line)
+	}
+	return nil, err
 }
 
 // limited keeps the first bytes, and takes no more. It does not embed the buffer, whose ReadFrom has no limit.
@@ -166,6 +176,24 @@ func (l *limited) Write(p []byte) (int, error) {
 	}
 	l.left -= len(p)
 	return l.buffer.Write(p)
+}
+
+// secretLike matches words of an error that may be a token: those that begin like one of Google or a JWT, and long ones that
+// are no path, host or URL.
+var secretLike = regexp.MustCompile(`\S*(?:eyJ|ya29\.)\S*|[A-Za-z0-9_+~=-]{40,}`)
+
+// head keeps the first bytes that are written, and takes the rest.
+type head struct{ first []byte }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.first = append(h.first, p[:min(len(p), peek-len(h.first))]...)
+	return len(p), nil
+}
+
+// line returns the first line that is not empty, without what may be a token.
+func (h *head) line() string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(h.first)), "\n")
+	return secretLike.ReplaceAllString(strings.TrimSpace(line), "[removed]")
 }
 
 // withScope returns a context in which a token for pulls of a repository is asked for.

@@ -3,9 +3,12 @@
 package upstream
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -159,5 +162,41 @@ func zombie(stat string) bool {
 func TestRefreshToken(t *testing.T) {
 	if got := asCredential(&credentials.Credentials{Username: "<token>", Secret: "x"}); got.RefreshToken != "x" || got.Password != "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestHelperOutputIsNotLogged whatever it has, and the first line of its errors only without what may be a token.
+func TestHelperOutputIsNotLogged(t *testing.T) {
+	const jwt, google, opaque = "eyJhbGciOiJSUzI1NiJ9.e30.c2ln", "ya29.c.c0AYnqXl", "0123456789abcdef0123456789abcdef0123456789abcdef"
+	for name, script := range map[string]string{
+		"output": "echo '{\"Secret\":\"" + google + "\"}'; exit 3",
+		"errors": "echo 'cannot read https://sts.googleapis.com/v1/token: token=" + jwt + ", " + google + ", key " + opaque + "' >&2; echo " + google + " >&2; exit 3",
+		"cut":    "printf 'cannot read https://sts.googleapis.com/v1/token: %0300d' 1 >&2; exit 3",
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := t.TempDir() + "/helper"
+			if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			var log bytes.Buffer
+			c := newCredential(config.Credential{Helper: path, Lifetime: time.Hour, Timeout: 30 * time.Second},
+				slog.New(slog.NewTextHandler(&log, nil)), ctx, func(f func()) { go f() })
+			_, err := c.get(ctx, "r.example")
+			if err == nil {
+				t.Fatal("no error")
+			}
+			said := log.String() + err.Error()
+			for _, secret := range []string{"eyJ", "ya29", opaque, "0000"} {
+				if strings.Contains(said, secret) {
+					t.Errorf("%s is logged: %s", secret, said)
+				}
+			}
+			if !strings.Contains(said, "exit status 3") {
+				t.Errorf("the status is missing: %s", said)
+			}
+			if name != "output" && !strings.Contains(said, "cannot read https://sts.googleapis.com/v1/token: ") {
+				t.Errorf("the reason is missing: %s", said)
+			}
+		})
 	}
 }
