@@ -68,10 +68,12 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRetryAfter is the upstream's, in whole seconds, or 2.
+// TestRetryAfter is the upstream's, in whole seconds and at most a minute, or 2.
 func TestRetryAfter(t *testing.T) {
 	s := start(t, patient, nil)
-	for given, want := range map[string]time.Duration{"17": 17, "Wed, 21 Oct 2026 07:28:00 GMT": 2, "-1": 2, "": 2, "99999999999": 2} {
+	for given, want := range map[string]time.Duration{
+		"17": 17, "Wed, 21 Oct 2026 07:28:00 GMT": 2, "-1": 2, "": 2, "60000": 60, "99999999999": 60, "99999999999999999999": 60,
+	} {
 		s.g.misbehave(func(w http.ResponseWriter, _ *http.Request) bool { refuse(w, 429, "Retry-After", given); return true })
 		for _, r := range all {
 			if e := isError(t, given, s.ask(t, r), 429, "TOOMANYREQUESTS"); e.RetryAfter != want*time.Second {

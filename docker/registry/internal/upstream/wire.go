@@ -27,6 +27,8 @@ const (
 	peek = 4 << 10
 	// longest is how many characters of a text of others are logged.
 	longest = 300
+	// longestWait is the most that clients are asked to wait before they try again, whatever the upstream says.
+	longestWait = time.Minute
 	// redirectLimit is how many redirects are followed.
 	redirectLimit = 10
 	// graceShare is the part of the challenge limit after which a request without an answer makes the upstream suspect.
@@ -167,8 +169,9 @@ func onlyTokens(req *http.Request, via []*http.Request) error {
 // failureOf returns what an answer of the upstream says that brings nothing.
 func failureOf(resp *http.Response) *failure {
 	f := &failure{status: resp.StatusCode, message: message(resp)}
-	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
-		f.after = time.Duration(n) * time.Second
+	// What is too large for a number of 64 bits is the largest one.
+	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
+		f.after = time.Duration(min(n, uint64(longestWait/time.Second))) * time.Second
 	}
 	return f
 }
