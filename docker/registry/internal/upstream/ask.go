@@ -205,21 +205,18 @@ func relative(link string, r route.Request) (string, bool) {
 	return "", false
 }
 
-// stat asks for the size of a blob: by GET where a HEAD does not say it.
+// stat asks for the size of a blob whose GET does not say it.
 func (u *Upstream) stat(ctx context.Context, r route.Request) (int64, error) {
-	for _, method := range []string{http.MethodHead, http.MethodGet} {
-		resp, err := u.send(ctx, r, method, r.URI(), http.Header{})
-		if err != nil {
-			status := asFailure(err).status
-			if method == http.MethodHead && (status == http.StatusMethodNotAllowed || status == http.StatusNotImplemented) {
-				continue
-			}
+	resp, err := u.send(ctx, r, http.MethodHead, r.URI(), http.Header{})
+	if err != nil {
+		if status := asFailure(err).status; status != http.StatusMethodNotAllowed && status != http.StatusNotImplemented {
 			return 0, err
 		}
-		_ = resp.Body.Close()
-		if resp.ContentLength >= 0 {
-			return resp.ContentLength, nil
-		}
+		return 0, &failure{sizeless: true, message: "neither GET nor HEAD gives the size: HEAD answers " + err.Error()}
 	}
-	return 0, &failure{invalid: true, message: "the upstream does not say the size of a blob"}
+	_ = resp.Body.Close()
+	if resp.ContentLength < 0 {
+		return 0, &failure{sizeless: true, message: "neither GET nor HEAD has a Content-Length"}
+	}
+	return resp.ContentLength, nil
 }

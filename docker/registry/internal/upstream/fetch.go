@@ -109,7 +109,8 @@ func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// open sends the GET. Its answer also says the size, which saves a HEAD.
+// open sends the GET. Its answer also says the size, which saves a HEAD, unless it is chunked. Distribution takes no blob
+// of unknown size.
 func (s *blobSource) open() error {
 	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{})
 	if err != nil {
@@ -117,11 +118,11 @@ func (s *blobSource) open() error {
 	}
 	switch {
 	case s.size < 0 && resp.ContentLength < 0:
-		_ = resp.Body.Close()
 		if s.size, err = s.u.stat(s.ctx, s.r); err != nil {
+			s.size = -1
+			_ = resp.Body.Close()
 			return err
 		}
-		return s.open()
 	case s.size < 0:
 		s.size = resp.ContentLength
 	case resp.ContentLength >= 0 && resp.ContentLength != s.size:
