@@ -18,6 +18,11 @@
 // without a word, and asks for a token for each request of a client. Its packages for that are internal. Instead every
 // request is authorized here, by the auth client of oras-go, with one helper call and one token shared by all requests.
 //
+// # Where an upstream may lead
+//
+// Blobs are often elsewhere, so redirects are followed to any host, private addresses included. They do not lead to loopback,
+// link-local or multicast addresses or to a cloud's metadata unless the upstream itself is at such an address (see guard).
+//
 // # Time
 //
 // What is slow is waited for until it stalls: how long a client waits is for packages fill and manifest to say, so that slow
@@ -30,7 +35,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -58,15 +62,13 @@ func LimitsOf(c *config.Config) Limits {
 	return Limits{Challenge: c.Outage.ChallengeTimeout, Stall: c.Fill.StallTimeout, Remember: c.Outage.Remember}
 }
 
-// Options configure an upstream. All fields are required but Transport.
+// Options configure an upstream. All fields are required.
 type Options struct {
 	Config  config.Upstream
 	Limits  Limits
 	Store   *store.Upstream
 	Metrics *Metrics
 	Logger  *slog.Logger
-	// Transport connects to the upstream (default: one with HTTP/2, a proxy from the environment, and no compression).
-	Transport *http.Transport
 }
 
 // Upstream is one upstream registry. Its methods may be called from several goroutines.
@@ -80,6 +82,7 @@ type Upstream struct {
 	credential *credential // nil: anonymous is meant
 	tokens     *tokens
 	transport  *http.Transport
+	guard      *guard
 	plain      *http.Client // follows no redirects
 	authorized *auth.Client
 	health     *health
@@ -101,13 +104,11 @@ func New(o Options) (*Upstream, error) {
 	}
 	u := &Upstream{
 		name: o.Config.Host, root: root, limits: o.Limits, store: o.Store,
-		log:       o.Logger.With("component", "upstream", "upstream", o.Config.Host),
-		count:     o.Metrics.of(o.Config.Host),
-		transport: o.Transport,
+		log:   o.Logger.With("component", "upstream", "upstream", o.Config.Host),
+		count: o.Metrics.of(o.Config.Host),
+		guard: newGuard(root),
 	}
-	if u.transport == nil {
-		u.transport = newTransport()
-	}
+	u.transport = newTransport(u.guard)
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if c := o.Config.Credential; c != nil {
 		u.credential = newCredential(*c, u.log, u.ctx, u.spawn)
@@ -138,10 +139,10 @@ func rootOf(c config.Upstream) (*url.URL, error) {
 	return root, nil
 }
 
-func newTransport() *http.Transport {
+func newTransport(g *guard) *http.Transport {
 	return &http.Transport{
-		Proxy:               http.ProxyFromEnvironment,
-		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		Proxy:               g.proxy,
+		DialContext:         g.dial,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true, // a digest is over the bytes as they are stored
 		MaxIdleConnsPerHost: 16,

@@ -227,7 +227,11 @@ func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
 // begin waits until the answer begins.
 func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 	u := w.u
-	ctx, cancel := context.WithCancelCause(req.Context())
+	ctx, refused := u.guard.follow(req.Context(), req.URL)
+	if refused != nil {
+		return nil, refused
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	closing := context.AfterFunc(u.ctx, func() { cancel(errClosed) })
 	begun := time.Now()
 	limit := time.AfterFunc(u.limits.Stall, func() { cancel(errSilent) })
@@ -289,6 +293,10 @@ func (u *Upstream) noAnswer(ctx context.Context, err error, root bool, begun tim
 }
 
 func unreachable(err error) *failure {
+	var refused *failure // by the guard
+	if errors.As(err, &refused) {
+		return refused
+	}
 	var timeout net.Error
 	return &failure{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: cutText(err.Error())}
 }

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package upstream
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// A zone is a kind of addresses that an upstream has no reason to lead to, since only this machine or its neighbours have
+// them.
+type zone uint32
+
+const (
+	metadata zone = 1 << iota // where clouds give credentials to their machines
+	loopback
+	linkLocal
+	multicast
+)
+
+// metadataAddresses are those of AWS, Google, Azure and Alibaba, and of AWS's containers.
+var metadataAddresses = map[netip.Addr]bool{
+	netip.MustParseAddr("169.254.169.254"): true, netip.MustParseAddr("fd00:ec2::254"): true,
+	netip.MustParseAddr("169.254.170.2"): true, netip.MustParseAddr("fd00:ec2::23"): true,
+	netip.MustParseAddr("fd20:ce::254"): true, netip.MustParseAddr("168.63.129.16"): true, netip.MustParseAddr("100.100.100.200"): true,
+}
+
+// zoneOf returns the zone of an address, 0 for all others, which private ones are: registries keep their blobs there.
+func zoneOf(a netip.Addr) zone {
+	a = a.Unmap().WithZone("")
+	switch {
+	case metadataAddresses[a]:
+		return metadata
+	case a.IsLoopback(), a.IsUnspecified():
+		return loopback
+	case a.IsLinkLocalUnicast():
+		return linkLocal
+	case a.IsMulticast():
+		return multicast
+	}
+	return 0
+}
+
+// A guard refuses to connect to where an upstream leads, by a redirect or the realm of its challenge, if that is in a zone in
+// which the upstream itself is not. It looks at addresses, so a name that resolves to one does not help.
+type guard struct {
+	host  string        // the upstream's
+	zones atomic.Uint32 // in which it is
+}
+
+func newGuard(root *url.URL) *guard {
+	g := &guard{host: root.Hostname()}
+	if a, err := netip.ParseAddr(g.host); err == nil {
+		g.zones.Store(uint32(zoneOf(a)))
+	}
+	return g
+}
+
+// A journey is one request, to the upstream or to where that leads.
+type journey struct {
+	foreign bool        // to another host than the upstream
+	proxied atomic.Bool // by a proxy, whose address is then the one that is dialled
+}
+
+type journeyKey struct{}
+
+// follow returns the context of a request, or why it is not sent. Behind a proxy only literal addresses are known.
+func (g *guard) follow(ctx context.Context, to *url.URL) (context.Context, *failure) {
+	j := &journey{foreign: !strings.EqualFold(to.Hostname(), g.host)}
+	if a, err := netip.ParseAddr(to.Hostname()); err == nil && j.foreign && g.refuses(zoneOf(a)) {
+		return ctx, g.refusal(to.Hostname())
+	}
+	return context.WithValue(ctx, journeyKey{}, j), nil
+}
+
+func (g *guard) refuses(z zone) bool { return z&^zone(g.zones.Load()) != 0 }
+
+func (g *guard) refusal(address string) *failure {
+	return &failure{invalid: true, message: "the upstream leads to " + address + ", an address of this machine, its neighbours or its cloud"}
+}
+
+// proxy notes that a request goes by a proxy.
+func (g *guard) proxy(req *http.Request) (*url.URL, error) {
+	through, err := http.ProxyFromEnvironment(req)
+	if j, ok := req.Context().Value(journeyKey{}).(*journey); ok && through != nil {
+		j.proxied.Store(true)
+	}
+	return through, err
+}
+
+// dial connects to an address that Control has seen.
+func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	j, ok := ctx.Value(journeyKey{}).(*journey)
+	d := net.Dialer{Timeout: 10 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		to, err := netip.ParseAddrPort(address)
+		switch {
+		case err != nil:
+			return err
+		case ok && j.proxied.Load():
+		case !ok || !j.foreign:
+			g.zones.Or(uint32(zoneOf(to.Addr())))
+		case g.refuses(zoneOf(to.Addr())):
+			return g.refusal(to.Addr().String())
+		}
+		return nil
+	}}
+	return d.DialContext(ctx, network, address)
+}
