@@ -37,6 +37,7 @@ type Answer struct {
 	digest    digest.Digest // of a manifest
 	next      string        // query of the next page
 	filtered  string        // OCI-Filters-Applied
+	unasked   bool          // an error of this cache, which says nothing of the question
 }
 
 // A Result is what became of a client's request, for metrics.
@@ -75,7 +76,9 @@ func silent() *Answer {
 
 // busy returns the answer to clients for whom the upstream cannot be asked now.
 func busy() *Answer {
-	return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
+	a := failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
+	a.unasked = true
+	return a
 }
 
 // ending returns the answer to clients of a Handler that is closed.

@@ -245,10 +245,13 @@ func (c *check) silence(now time.Time) time.Duration {
 
 // tryLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
 func (h *Handler) tryLocked(u *upstream, q question) *check {
-	if h.shut || u.attempts >= h.opts.Checks+h.opts.Queue {
+	if h.shut {
 		return nil
 	}
-	u.attempts++
+	p := u.gate.join(q.Repository)
+	if p == nil {
+		return nil
+	}
 	c := h.checks[q]
 	if c == nil {
 		c = &check{question: q, round: &round{done: make(chan struct{})}}
@@ -260,7 +263,7 @@ func (h *Handler) tryLocked(u *upstream, q question) *check {
 	ctx, cancel := context.WithCancel(h.ctx)
 	a := &attempt{cancel: cancel}
 	c.attempts = append(c.attempts, a)
-	h.running.Go(func() { h.run(ctx, u, c, a) })
+	h.running.Go(func() { h.run(ctx, u, c, a, p) })
 	return c
 }
 
@@ -274,15 +277,19 @@ func (h *Handler) dropLocked(c *check, a *attempt) {
 }
 
 // run makes an attempt, and keeps what it brings.
-func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt) {
+func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt, p *place) {
 	defer a.cancel()
+	defer p.leave()
 	q := c.question
 	answer := ending()
-	if p := u.gate.enter(ctx, q.Repository); p != nil {
+	switch {
+	case p.wait(ctx):
 		h.mu.Lock()
 		a.asking, a.begun = true, time.Now()
 		h.mu.Unlock()
 		answer = h.askAt(ctx, u, q, p)
+	case p.wasRefused():
+		answer = busy()
 	}
 	if !h.end(u, c, a, answer) {
 		return
@@ -427,11 +434,13 @@ func clip(body []byte) []byte {
 func (h *Handler) end(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	u.attempts--
 	if !slices.Contains(c.attempts, a) {
 		return false // dropped
 	}
 	h.dropLocked(c, a)
+	if answer.unasked && len(c.attempts) > 0 {
+		return false // another is being asked
+	}
 	keep := h.learnLocked(c.question, answer)
 	if answer.good() && !answer.Stale {
 		for _, other := range slices.Clone(c.attempts) {
@@ -453,7 +462,7 @@ func (h *Handler) learnLocked(q question, answer *Answer) bool {
 	now := time.Now()
 	learned := now.Add(-answer.Age)
 	switch {
-	case h.ctx.Err() != nil:
+	case h.ctx.Err() != nil, answer.unasked:
 		return false
 	case !answer.good():
 		h.errors.put(q, refusal{answer, learned, learned.Add(h.opts.ShareErrors)}, len(answer.Message))

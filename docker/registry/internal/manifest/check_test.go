@@ -268,13 +268,17 @@ func TestHungChecksLeaveRoom(t *testing.T) {
 
 func TestFullQueueStillShares(t *testing.T) {
 	inBubble(t, Options{Checks: 1}, nil, func(h *handle) {
-		h.opts.Queue = 0
+		h.upstreams[host].gate.queueLimit = 0
 		h.says(slow(14*time.Second, has(ociManifest, oneBody)))
 		h.want(h.get(tagURI), 504, "")
 		time.Sleep(6 * time.Second)
+		var clients sync.WaitGroup
+		clients.Go(func() { h.want(h.get("/v2/p/i/manifests/3.0"), 504, "") }) // takes the place of the one that went aside
+		synctest.Wait()
 		h.want(h.get("/v2/p/i/manifests/2.0"), 503, "")
 		h.wantFresh(h.get(tagURI), oneBody)
-		h.wantAsked("", 1)
+		h.wantAsked("/1.0", 1)
+		clients.Wait()
 	})
 }
 
@@ -375,7 +379,61 @@ func TestChecksAreBounded(t *testing.T) {
 		if s := h.Stats(); s.Checks != 0 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
-		h.wantFresh(h.get("/v2/p/third/manifests/1"), oneBody) // such an error is not kept
+		for i := range 7 {
+			h.wantFresh(h.get(fmt.Sprintf("/v2/p/third/manifests/%d", i)), oneBody) // such an error is not kept
+		}
+	})
+}
+
+// TestSlowRepositoryKeepsNobodyOut although it is asked for more tags than may wait.
+func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
+	inBubble(t, Options{}, nil, func(h *handle) {
+		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+			if strings.HasPrefix(r.Repository, "slow") {
+				return hangs(ctx, r, accept)
+			}
+			return ok(ociManifest, oneBody), nil
+		})
+		var clients sync.WaitGroup
+		refused := 0
+		var mu sync.Mutex
+		flood := func(n int, repositories int) {
+			for i := range n {
+				clients.Go(func() {
+					if r := h.get(fmt.Sprintf("/v2/slow/%d/manifests/%d", i%repositories, i)); r.Code == 503 {
+						mu.Lock()
+						refused++
+						mu.Unlock()
+					}
+				})
+			}
+			synctest.Wait()
+		}
+		flood(1900, 1)
+		if s := h.Stats(); s.Queued != 1024 || refused != 1900-1024-16 {
+			t.Errorf("%d refused, %+v", refused, s)
+		}
+		for i := range 20 {
+			if r := h.get(fmt.Sprintf("/v2/p/i/manifests/%d", i)); r.Code != 200 || r.took != 0 {
+				t.Errorf("%d after %s", r.Code, r.took)
+			}
+		}
+		// Where slow repositories have all places, others wait for a turn and no longer.
+		flood(1900, 4)
+		begun := time.Now()
+		time.Sleep(time.Second)
+		for i := range 20 {
+			clients.Go(func() {
+				r := h.get(fmt.Sprintf("/v2/p/%d/manifests/1.0", i))
+				if r.Code == 504 { // asked when the slow ones have stepped aside
+					r = h.get(fmt.Sprintf("/v2/p/%d/manifests/1.0", i))
+				}
+				if took := time.Since(begun); r.Code != 200 || took > 10*time.Second {
+					t.Errorf("%d after %s", r.Code, took)
+				}
+			})
+		}
+		clients.Wait()
 	})
 }
 

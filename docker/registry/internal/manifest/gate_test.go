@@ -10,9 +10,23 @@ import (
 	"time"
 )
 
-func TestGateLetsInByAge(t *testing.T) {
+// enter waits for a place, nil if there is none before the context ends.
+func (g *gate) enter(ctx context.Context, repository string) *place {
+	p := g.join(repository)
+	if p == nil || p.wait(ctx) {
+		return p
+	}
+	p.leave()
+	return nil
+}
+
+func (g *gate) isEmpty() bool {
+	return g.waits == 0 && g.running == 0 && g.aside == 0 && len(g.busy) == 0 && len(g.lines) == 0 && len(g.turns) == 0
+}
+
+func TestGateTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(2, 1, 1)
+		g := newGate(2, 1, 1, 9)
 		order := make(chan *place, 9)
 		for _, name := range []string{"a", "a", "b", "c", "b"} {
 			go func() {
@@ -61,15 +75,77 @@ func TestGateLetsInByAge(t *testing.T) {
 		b = next("b")
 		b.leave()
 		c.leave()
-		if g.queued() != 0 || g.running != 0 || g.aside != 0 || len(g.busy) != 0 {
+		if g.queued() != 0 || !g.isEmpty() {
 			t.Errorf("%+v", g)
 		}
 	})
 }
 
+// TestGateIsFair between repositories: neither many questions nor old ones give one of them more places than others.
+func TestGateIsFair(t *testing.T) {
+	g := newGate(1, 1, 1, 8)
+	first := g.join("x")
+	var places []*place
+	for _, name := range []string{"a", "a", "a", "a", "a", "a", "a", "a"} { // alone, it may have the whole queue
+		places = append(places, g.join(name))
+	}
+	if g.join("a") != nil || g.queued() != 8 {
+		t.Fatalf("%d wait", g.queued())
+	}
+	for i, name := range []string{"b", "c", "b", "c", "d"} {
+		p := g.join(name)
+		if p == nil || !places[7-i].wasRefused() || places[6-i].wasRefused() {
+			t.Fatalf("%s: the newest of a is not refused for it", name)
+		}
+		places = append(places, p)
+	}
+	for _, name := range []string{"a", "b", "c", "e"} {
+		if name == "e" {
+			if p := g.join(name); p == nil || !places[2].wasRefused() {
+				t.Error("e does not get a place of a")
+			}
+		} else if g.join(name) != nil {
+			t.Errorf("%s gets more than a quarter", name)
+		}
+	}
+	// Those with two give way to those with none, until nobody has more than another.
+	for _, name := range []string{"f", "g", "h"} {
+		if g.join(name) == nil {
+			t.Errorf("%s gets no place", name)
+		}
+	}
+	if g.join("i") != nil {
+		t.Error("i gets the only place of another")
+	}
+	order, last := "", first
+	for g.queued() > 0 {
+		before := map[*place]bool{}
+		for _, l := range g.turns {
+			for _, p := range l.places {
+				before[p] = true
+			}
+		}
+		last.leave()
+		for p := range before {
+			select {
+			case <-p.admitted:
+				order, last = order+p.repository, p
+			default:
+			}
+		}
+	}
+	last.leave()
+	if order != "abcdefgh" {
+		t.Errorf("the order is %s", order)
+	}
+	if !g.isEmpty() {
+		t.Errorf("%+v", g)
+	}
+}
+
 func TestGateForgetsWhoGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := newGate(3, 2, 2)
+		g := newGate(3, 2, 2, 200)
 		var all sync.WaitGroup
 		for i := range 200 {
 			all.Go(func() {
@@ -99,7 +175,7 @@ func TestGateForgetsWhoGivesUp(t *testing.T) {
 			q.leave()
 			synctest.Wait()
 		}
-		if g.running != 0 || g.aside != 0 || g.queued() != 0 || len(g.busy) != 0 {
+		if !g.isEmpty() {
 			t.Errorf("%+v", g)
 		}
 		ended, cancel := context.WithCancel(t.Context())

@@ -15,6 +15,14 @@
 // arrives: the next client finds it. While one is silent a second one is made now and then, which finds the upstream back
 // where the first hangs in a dead connection. Errors are shared for Options.ShareErrors.
 //
+// # Who is asked about
+//
+// An upstream is asked a bounded number of questions at once, and so is each of its repositories; repositories take turns. When
+// the queue is full, the newest question of the repository with most that wait is refused for one with fewer. So one slow
+// repository holds up its own questions only. What remains: a client that asks for many slow repositories, each once, takes
+// all places and the queue. Then whichever repository came first is asked about first, and new ones get 503 until one has
+// its turn. What is known is served all the same.
+//
 // # Media types
 //
 // A tag is asked for with an Accept of this package's own, so that clients cannot make copies of it by theirs. If a client
@@ -81,8 +89,8 @@ type Options struct {
 	// Memory is the most that answers of all upstreams take in memory, in bytes (default 16 MiB).
 	Memory int64
 	// Checks is how many questions an upstream is asked at once (default 64), ChecksPerRepository how many of them about one
-	// repository (default 16), and Queue how many may wait (default 1024); what is beyond that gets 503. As many again as Checks
-	// go on aside after twice ClientTimeout.
+	// repository (default 16), and Queue how many may wait (default 1024), a quarter of them about one repository while there are
+	// others; what is beyond that gets 503. As many again as Checks go on aside after twice ClientTimeout.
 	Checks, ChecksPerRepository, Queue int
 	// Logger takes what goes wrong (default slog.Default).
 	Logger *slog.Logger
@@ -136,11 +144,10 @@ type Handler struct {
 }
 
 type upstream struct {
-	asker    Asker
-	gate     *gate
-	archive  *archive
-	attempts int // that run or wait; guarded by the Handler's mu
-	saves    int // of answers that are written or wait for it; guarded by the Handler's mu
+	asker   Asker
+	gate    *gate
+	archive *archive
+	saves   int // of answers that are written or wait for it; guarded by the Handler's mu
 }
 
 // A question is what an upstream is asked. Class is that of a tag whose types a client does not take; otherwise it is empty.
@@ -189,7 +196,7 @@ func New(o Options) *Handler {
 	}
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
-			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks), archive: &archive{store: u.Store, log: h.log},
+			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue), archive: &archive{store: u.Store, log: h.log},
 		}
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
