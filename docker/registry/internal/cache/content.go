@@ -62,7 +62,7 @@ func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 			return err
 		}
 		u, err := upstream.New(upstream.Options{
-			Config: of, Limits: upstream.LimitsOf(c), Store: part, Metrics: asked, Logger: p.log,
+			Config: of, Limits: upstream.LimitsOf(c), Store: part, Metrics: asked, Logger: p.log, Reserve: manifest.Reserve,
 		})
 		if err != nil {
 			return err

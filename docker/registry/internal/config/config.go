@@ -67,7 +67,8 @@ type Store struct {
 	Path string `yaml:"path" example:"path: /var/lib/registry-cache"`
 	// Limit is the most disk space that the store uses, deleted but open files included; required.
 	Limit Size `yaml:"limit" example:"limit: 20Gi"`
-	// Memory is the most that manifests and small blobs take in memory.
+	// Memory is the most that manifests and small blobs take in memory while nobody asks for them. Manifests that are fetched and
+	// sent take up to twice as much besides, at least 64 MiB.
 	Memory Size `yaml:"memory" example:"memory: 16Mi"`
 	// ScrubRate is how many bytes of stored content are hashed again per second; 0 looks for no bit rot.
 	ScrubRate Size `yaml:"scrub_rate" example:"scrub_rate: 8Mi"`

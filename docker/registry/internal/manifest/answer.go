@@ -18,6 +18,13 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
+const (
+	// writeGrace and writeRate, in bytes per second, are how long a client has to take a large answer, which is in memory
+	// meanwhile.
+	writeGrace = 30 * time.Second
+	writeRate  = 64 << 10
+)
+
 // An Answer is what an upstream, or another replica, says to a request. It does not change once it is given away.
 type Answer struct {
 	// Status is that of HTTP, in the terms of this cache's clients (docs/front.md, "Protocol").
@@ -37,7 +44,8 @@ type Answer struct {
 	digest    digest.Digest // of a manifest
 	next      string        // query of the next page
 	filtered  string        // OCI-Filters-Applied
-	unasked   bool          // an error of this cache, which says nothing of the question
+	load      *load
+	unasked   bool // an error of this cache, which says nothing of the question
 }
 
 // A Result is what became of a client's request, for metrics.
@@ -95,6 +103,20 @@ func lost(err error) *Answer {
 	return failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
 }
 
+// crowded returns the answer to clients for whose answer there is no room in memory.
+func crowded() *Answer {
+	a := failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
+	a.unasked = true
+	return a
+}
+
+// Release ends the use of an answer of Get that is not written.
+func (a *Answer) Release() {
+	if a != nil {
+		a.load.leave()
+	}
+}
+
 func (a *Answer) good() bool { return a.Status == http.StatusOK }
 
 // outage reports whether an error says nothing about what was asked for.
@@ -116,8 +138,9 @@ func (a *Answer) stale(age time.Duration) *Answer {
 	return other
 }
 
-// Write sends an answer of Get to a client. Age is in whole seconds; another replica needs Answer.Age itself.
+// Write sends an answer of Get to a client, once. Age is in whole seconds; another replica needs Answer.Age itself.
 func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
+	defer a.Release()
 	h := w.Header()
 	if age := int64(a.Age / time.Second); age > 0 {
 		h.Set("Age", strconv.FormatInt(age, 10))
@@ -153,9 +176,16 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	h.Set("Content-Type", a.mediaType)
 	h.Set("Content-Length", strconv.Itoa(len(a.Body)))
 	w.WriteHeader(http.StatusOK)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
+	if r.Method == http.MethodHead {
+		return
 	}
+	if len(a.Body) > small {
+		c := http.NewResponseController(w)
+		took := writeGrace + time.Duration(len(a.Body)/writeRate)*time.Second
+		_ = c.SetWriteDeadline(time.Now().Add(took)) // not supported: the server has its own
+		defer func() { _ = c.SetWriteDeadline(time.Time{}) }()
+	}
+	_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
 }
 
 // matches reports whether If-None-Match fields name an entity tag.

@@ -43,6 +43,7 @@ type Store interface {
 // Without a store none of its methods is called.
 type archive struct {
 	store Store
+	room  *room
 	log   *slog.Logger
 	// saving keeps an older answer from being written after a newer one.
 	saving sync.Mutex
@@ -70,13 +71,9 @@ func referrersPath(r route.Request) string {
 		"/" + hex.EncodeToString(query[:])
 }
 
-// load returns what was last of a question, or nil. A tag may be known to be a digest.
-func (a *archive) load(ctx context.Context, q question, d digest.Digest) *Answer {
-	loaded, _, _ := a.loads.Do(q.Key()+" "+string(d), func() (any, error) { return a.read(ctx, q, d), nil })
-	return loaded.(*Answer)
-}
-
-func (a *archive) read(ctx context.Context, q question, d digest.Digest) *Answer {
+// read returns what was last of a question, or nil. A tag may be known to be a digest. The caller is the user of the answer's
+// load. An error says only that there is no room for it.
+func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answer, error) {
 	if q.Kind == route.Referrers {
 		return a.referrers(ctx, q.Request)
 	}
@@ -84,9 +81,30 @@ func (a *archive) read(ctx context.Context, q question, d digest.Digest) *Answer
 		d = a.tag(ctx, q.Repository, q.Tag)
 	}
 	if d == "" {
-		return nil
+		return nil, nil
 	}
 	return a.manifest(ctx, q.Repository, d)
+}
+
+// get returns what a file has, nil if there is none, and the room that it takes. Large content is checked in a copy.
+func (a *archive) get(ctx context.Context, path string) (content []byte, cost int64, err error) {
+	info, err := a.store.Stat(ctx, path)
+	if err != nil {
+		return nil, 0, nil
+	}
+	cost = info.Size()
+	if cost > small {
+		cost = a.room.cost(2 * cost)
+	}
+	if !a.room.enter(ctx, cost) {
+		return nil, 0, errNoRoom
+	}
+	content, err = a.store.GetContent(ctx, path)
+	if err != nil {
+		a.room.leave(cost)
+		return nil, 0, nil
+	}
+	return content, cost, nil
 }
 
 // link returns the digest that a link says, or "".
@@ -105,23 +123,26 @@ func (a *archive) tag(ctx context.Context, repository, tag string) digest.Digest
 }
 
 // manifest returns a manifest that a repository has, or nil. Its bytes are right.
-func (a *archive) manifest(ctx context.Context, repository string, d digest.Digest) *Answer {
+func (a *archive) manifest(ctx context.Context, repository string, d digest.Digest) (*Answer, error) {
 	at := a.link(ctx, revisionPath(repository, d, "link"))
 	if at == "" {
-		return nil
+		return nil, nil
 	}
-	body, err := a.store.GetContent(ctx, dataPath(at))
-	if err != nil {
-		return nil
+	body, cost, err := a.get(ctx, dataPath(at))
+	if body == nil {
+		return nil, err
 	}
 	kind, err := a.store.GetContent(ctx, revisionPath(repository, d, "type"))
 	if err != nil || len(kind) == 0 {
 		kind = []byte(sniff(body))
 	}
 	if !schema1.HasDigest(d, string(kind), body) {
-		return nil
+		a.room.leave(cost)
+		return nil, nil
 	}
-	return &Answer{Status: http.StatusOK, Body: body, mediaType: string(kind), digest: d}
+	m := &Answer{Status: http.StatusOK, Body: body, mediaType: string(kind), digest: d}
+	m.load = a.room.load(len(body), cost)
+	return m, nil
 }
 
 // address returns the digest by which the store has a manifest's bytes: sha256 of all of them.
@@ -180,21 +201,24 @@ type head struct {
 }
 
 // referrers returns the referrers that were last, or nil.
-func (a *archive) referrers(ctx context.Context, r route.Request) *Answer {
-	content, err := a.store.GetContent(ctx, referrersPath(r))
-	if err != nil {
-		return nil
+func (a *archive) referrers(ctx context.Context, r route.Request) (*Answer, error) {
+	content, cost, err := a.get(ctx, referrersPath(r))
+	if content == nil {
+		return nil, err
 	}
 	line, body, _ := bytes.Cut(content, []byte("\n"))
 	var f head
-	if json.Unmarshal(line, &f) != nil || f.Sum != digest.FromBytes(body) {
-		return nil
+	var m *Answer
+	if json.Unmarshal(line, &f) == nil && f.Sum == digest.FromBytes(body) {
+		m = refer(r, body, f.Filtered)
 	}
-	m := refer(r, body, f.Filtered)
-	if m != nil {
-		m.next = f.Next
+	if m == nil {
+		a.room.leave(cost)
+		return nil, nil
 	}
-	return m
+	m.next = f.Next
+	m.load = a.room.load(len(m.Body), cost)
+	return m, nil
 }
 
 // saveReferrers keeps referrers. An empty list is kept only in the place of another: most digests have one, for which anybody

@@ -17,6 +17,9 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
+// savesShare is the part of Options.InFlight that may wait for the disk: an eighth.
+const savesShare = 8
+
 // A check is the asking of one question, while it goes on. It has one attempt, or two where the first is silent: the older
 // may bring slow content, the younger one finds an upstream that is back.
 type check struct {
@@ -34,15 +37,23 @@ type attempt struct {
 
 // A round ends with the first attempt that ends. Those who come later wait for the next.
 type round struct {
-	done   chan struct{}
-	answer *Answer // set before done is closed
+	done    chan struct{}
+	answer  *Answer // set before done is closed
+	clients int     // that wait for it; each is a user of the answer then
 }
 
 // answer returns the answer to a question, which is nil if the context ended before. It waits for the upstream up to a limit
-// unless an old answer is at hand.
+// unless an old answer is at hand. The caller is a user of the answer's load.
 func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	h.mu.Lock()
-	k, old := h.recall(u, q)
+	k, old, full := h.recall(ctx, u, q)
+	if full {
+		h.mu.Unlock()
+		if ctx.Err() != nil {
+			return nil, Left
+		}
+		return crowded(), Failed
+	}
 	now := time.Now()
 	if old != nil && (q.isDigest() || now.Before(k.fresh)) {
 		h.touchLocked(u, q, k, old, now)
@@ -55,7 +66,11 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 	// A client without an old answer waits for a silent upstream: what is slow may come.
 	if e, ok := h.errors.get(q); ok && now.Before(e.until) && (old != nil || e.answer.Status != http.StatusGatewayTimeout) {
 		h.mu.Unlock()
-		return h.settle(old, k.age(now), e.answer.aged(now.Sub(e.learned)), Shared)
+		shared := e.answer.aged(now.Sub(e.learned))
+		if !shared.load.join() {
+			shared = crowded()
+		}
+		return h.settle(old, k.age(now), shared, Shared)
 	}
 	if old != nil && now.Before(k.silent) {
 		if c := h.checks[q]; c == nil || c.silence(now) >= h.opts.Remember {
@@ -78,10 +93,9 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	ended, timedOut := false, false
+	timedOut := false
 	select {
 	case <-rd.done:
-		ended = true
 	case <-timer.C:
 		timedOut = true
 	case <-ctx.Done():
@@ -89,17 +103,25 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 	h.mu.Lock()
 	h.leaveLocked(c)
 	now = time.Now()
-	if timedOut && old != nil {
+	ended := rd.answer != nil
+	if !ended {
+		rd.clients--
+	}
+	if timedOut && !ended && old != nil {
 		k.silent = now.Add(h.opts.Remember)
 	}
 	h.mu.Unlock()
 	switch {
+	case ctx.Err() != nil && !timedOut:
+		old.Release()
+		if ended {
+			rd.answer.Release()
+		}
+		return nil, Left
 	case ended:
 		return h.settle(old, k.age(now), rd.answer, result)
-	case timedOut:
-		return h.settle(old, k.age(now), silent(), Failed)
 	}
-	return nil, Left
+	return h.settle(old, k.age(now), silent(), Failed)
 }
 
 // age returns how long ago a copy was learned.
@@ -110,12 +132,14 @@ func (k *copied) age(now time.Time) time.Duration {
 	return now.Sub(k.learned)
 }
 
-// settle returns the old answer, as stale, in the place of one that says less.
+// settle returns the old answer, as stale, in the place of one that says less, and releases the other.
 func (h *Handler) settle(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
 	switch {
 	case a.good() && !a.Stale:
+		old.Release()
 		return a, result
 	case old != nil:
+		a.Release()
 		return old.stale(age), Stale
 	case a.good():
 		return a, Stale
@@ -125,56 +149,121 @@ func (h *Handler) settle(old *Answer, age time.Duration, a *Answer, result Resul
 	return a, Failed
 }
 
-// recall returns what was learned of a question, from memory or else from the store. It is called with mu locked, and
-// unlocks it to read from the store.
-func (h *Handler) recall(u *upstream, q question) (*copied, *Answer) {
-	k, a := h.recallLocked(q)
-	if a != nil || q.Kind == route.Tags || u.archive.store == nil || k == nil && q.class != 0 {
-		return k, a
+// recall returns what was learned of a question, from memory or else from the store, with the caller as a user of the
+// answer's load. full says that there is no room for it in memory. It is called with mu locked, and unlocks it to wait for
+// room and to read from the store.
+func (h *Handler) recall(ctx context.Context, u *upstream, q question) (k *copied, a *Answer, full bool) {
+	for ctx.Err() == nil {
+		k, a = h.recallLocked(q)
+		switch {
+		case a != nil && a.load.join():
+			return k, a, false
+		case a != nil:
+			cost := a.load.cost
+			k, a = nil, nil // which the wait must not keep in memory
+			h.mu.Unlock()
+			entered := h.room.enter(ctx, cost)
+			h.mu.Lock()
+			if !entered {
+				return nil, nil, true
+			}
+			if k, a = h.recallLocked(q); a != nil && a.load != nil && a.load.cost == cost {
+				a.load.joinBy(1, cost)
+				return k, a, false
+			}
+			h.room.leave(cost)
+			continue
+		case q.Kind == route.Tags || u.archive.store == nil || k == nil && q.class != 0:
+			return k, nil, false
+		}
+		d := q.Digest
+		if k != nil && k.digest != "" {
+			d = k.digest
+		}
+		h.mu.Unlock()
+		loaded, mine, full := h.load(u, q, d)
+		h.mu.Lock()
+		again, learned := h.recallLocked(q)
+		switch {
+		case full:
+			return nil, nil, true
+		case loaded == nil && learned == nil:
+			return nil, nil, false
+		case loaded == nil || !mine && !loaded.load.join():
+			continue
+		case learned != nil && learned.load == loaded.load:
+			return again, learned, false
+		case learned != nil: // a check has ended meanwhile
+			loaded.Release()
+			continue
+		}
+		return h.keepLoadedLocked(q, loaded), loaded, false // it is too large to be remembered
 	}
-	d := q.Digest
-	if k != nil && k.digest != "" {
-		d = k.digest
-	}
-	h.mu.Unlock()
-	loaded := u.archive.load(h.ctx, q, d)
-	h.mu.Lock()
-	if again, a := h.recallLocked(q); a != nil { // a check has ended meanwhile
-		return again, a
-	}
-	if loaded == nil {
-		return nil, nil
-	}
+	return nil, nil, true
+}
+
+// load returns what the store has of a question, or nil. Of those who ask at the same time, one is said to be a user of the
+// answer's load.
+func (h *Handler) load(u *upstream, q question, d digest.Digest) (answer *Answer, mine, full bool) {
+	loaded, err, _ := u.archive.loads.Do(q.Key()+" "+string(d), func() (any, error) {
+		h.mu.Lock()
+		_, a := h.recallLocked(q)
+		h.mu.Unlock()
+		if a != nil {
+			return a, nil
+		}
+		a, err := u.archive.read(h.ctx, q, d)
+		if a == nil {
+			return a, err
+		}
+		mine = true
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if _, learned := h.recallLocked(q); learned == nil {
+			h.keepLoadedLocked(q, a)
+		}
+		return a, nil
+	})
+	return loaded.(*Answer), mine, err != nil
+}
+
+// keepLoadedLocked remembers an answer of the store.
+func (h *Handler) keepLoadedLocked(q question, loaded *Answer) *copied {
 	if loaded.digest != "" {
 		h.rememberLocked(q.of(loaded.digest), &copied{answer: loaded})
 	}
 	if q.isDigest() {
-		k = &copied{answer: loaded}
-		return k, loaded
+		return &copied{answer: loaded}
 	}
-	if k, _ = h.memory.get(q); k == nil || k.digest != loaded.digest {
+	k, _ := h.memory.get(q)
+	if k == nil || k.digest != loaded.digest {
 		k = &copied{digest: loaded.digest}
 		if loaded.digest == "" {
 			k.answer = loaded
 		}
 		h.rememberLocked(q, k)
 	}
-	return k, loaded
+	return k
 }
 
 // recallLocked returns what memory has of a question.
 func (h *Handler) recallLocked(q question) (*copied, *Answer) {
 	k, ok := h.memory.get(q)
-	if !ok {
+	switch {
+	case !ok && q.isDigest():
+		if a := h.large.get(q); a != nil {
+			return &copied{answer: a}, a
+		}
 		return nil, nil
-	}
-	if k.answer != nil {
+	case !ok:
+		return nil, nil
+	case k.answer != nil:
 		return k, k.answer
 	}
 	if content, ok := h.memory.get(q.of(k.digest)); ok {
 		return k, content.answer
 	}
-	return k, nil
+	return k, h.large.get(q.of(k.digest))
 }
 
 func (h *Handler) rememberLocked(q question, k *copied) {
@@ -182,7 +271,10 @@ func (h *Handler) rememberLocked(q question, k *copied) {
 	if k.answer != nil {
 		size += len(k.answer.Body)
 	}
-	h.memory.put(q, k, size)
+	if !h.memory.put(q, k, size) && q.isDigest() && k.answer.load != nil {
+		h.large.put(q, k.answer)
+		k.answer.load.whole = k.answer
+	}
 }
 
 // touchLocked tells the store now and then of what is served from memory, and gives it back what it has dropped.
@@ -196,10 +288,35 @@ func (h *Handler) touchLocked(u *upstream, q question, k *copied, a *Answer, now
 		return // it was read or written just now
 	}
 	h.running.Go(func() {
-		if !u.archive.touch(h.ctx, a) {
+		if u.archive.touch(h.ctx, a) {
+			return
+		}
+		h.mu.Lock()
+		may := h.maySaveLocked(u, a)
+		h.mu.Unlock()
+		if may {
 			h.save(u, q, a)
+			h.saved(u, a)
 		}
 	})
+}
+
+// maySaveLocked reports whether an answer may wait for the disk. If so, saved is called at last.
+func (h *Handler) maySaveLocked(u *upstream, a *Answer) bool {
+	size := int64(len(a.Body))
+	if u.saves >= h.opts.Checks+h.opts.Queue || h.saving > 0 && h.saving+size > h.opts.InFlight/savesShare {
+		return false
+	}
+	u.saves++
+	h.saving += size
+	return true
+}
+
+func (h *Handler) saved(u *upstream, a *Answer) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	u.saves--
+	h.saving -= int64(len(a.Body))
 }
 
 // joinLocked returns the check of a question for one more client, who calls leaveLocked. It is nil if there are too many.
@@ -220,6 +337,7 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 		return nil, Failed
 	}
 	c.waiting++
+	c.round.clients++
 	return c, result
 }
 
@@ -291,13 +409,12 @@ func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt, p 
 	case p.wasRefused():
 		answer = busy()
 	}
+	defer answer.Release()
 	if !h.end(u, c, a, answer) {
 		return
 	}
 	h.save(u, q, answer)
-	h.mu.Lock()
-	u.saves--
-	h.mu.Unlock()
+	h.saved(u, answer)
 }
 
 // askAt returns the upstream's answer to a question that has a place, and makes referrers of the tag where the upstream has
@@ -335,10 +452,14 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	case route.Referrers:
 		accept = known[0]
 	}
-	a, err := u.asker.Ask(ctx, q.Request, accept)
+	v := &reservation{room: h.room}
+	defer v.end()
+	a, err := u.asker.Ask(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
 	switch {
 	case h.ctx.Err() != nil:
 		return ending()
+	case v.refused:
+		return crowded()
 	case err != nil || a == nil:
 		return lost(err)
 	}
@@ -346,7 +467,25 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	if problem != "" {
 		h.log.Warn("The upstream's answer is wrong", "question", q.Key(), "problem", problem)
 	}
+	if answer.good() && !h.reuse(q, answer) && !v.carry(ctx, answer) {
+		return crowded()
+	}
 	return answer
+}
+
+// reuse lets a manifest have the bytes that are in memory already, and reports whether it does.
+func (h *Handler) reuse(q question, a *Answer) bool {
+	if a.digest == "" {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, known := h.recallLocked(q.of(a.digest))
+	if known == nil || known.load == nil || !known.load.join() {
+		return false
+	}
+	a.Body, a.load = known.Body, known.load
+	return true
 }
 
 // judge returns an answer with what is served of it, or an error if it is wrong, and why.
@@ -448,13 +587,10 @@ func (h *Handler) end(u *upstream, c *check, a *attempt, answer *Answer) (save b
 		}
 	}
 	c.round.answer = answer
+	answer.load.joinBy(c.round.clients, 0)
 	close(c.round.done)
 	c.round = &round{done: make(chan struct{})}
-	if !keep || u.saves >= h.opts.Checks+h.opts.Queue {
-		return false
-	}
-	u.saves++
-	return true
+	return keep && h.maySaveLocked(u, answer)
 }
 
 // learnLocked takes an answer into memory, and reports whether it is to be saved.

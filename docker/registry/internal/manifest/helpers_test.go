@@ -166,10 +166,11 @@ func (s *fakeStore) Stat(_ context.Context, path string) (driver.FileInfo, error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats++
-	if _, ok := s.files[path]; !ok {
+	content, ok := s.files[path]
+	if !ok {
 		return nil, driver.PathNotFoundError{Path: path}
 	}
-	return driver.FileInfoInternal{}, nil
+	return driver.FileInfoInternal{FileInfoFields: driver.FileInfoFields{Path: path, Size: int64(len(content))}}, nil
 }
 
 func (s *fakeStore) clear() {
@@ -192,6 +193,15 @@ func newHandle(t *testing.T, o Options, store Store) *handle {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return &handle{New(o), f, t}
+}
+
+// Close fails the test if an answer that nobody uses still has room.
+func (h *handle) Close() {
+	h.t.Helper()
+	h.Handler.Close()
+	if s := h.Stats(); s.InFlight != 0 || h.room.usedLarge != 0 || len(h.room.waiting[0])+len(h.room.waiting[1]) > 0 || h.saving != 0 {
+		h.t.Errorf("%d bytes in flight, %d to be saved", s.InFlight, h.saving)
+	}
 }
 
 // inBubble runs a test with time of its own.

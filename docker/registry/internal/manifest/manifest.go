@@ -23,6 +23,15 @@
 // all places and the queue. Then whichever repository came first is asked about first, and new ones get 503 until one has
 // its turn. What is known is served all the same.
 //
+// # Memory
+//
+// Answers that are remembered take up to Options.Memory. Those that are fetched, written to the store and sent to clients
+// take up to Options.InFlight, for all upstreams; the same bytes count once, however many clients are sent them. An answer
+// that finds no room waits for half of Options.ClientTimeout, then its clients get 503. Large answers leave a quarter to those of up
+// to 64 KiB, which nearly all are, so large ones never keep small ones out. A client has half a minute and a second for each
+// 64 KiB to take a large one. What remains: clients that take large ones as slowly as they may, again and again, keep other
+// large ones out.
+//
 // # Media types
 //
 // A tag is asked for with an Accept of this package's own, so that clients cannot make copies of it by theirs. If a client
@@ -38,6 +47,7 @@ import (
 	"net/url"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/opencontainers/go-digest"
 
@@ -88,6 +98,9 @@ type Options struct {
 	ShareErrors time.Duration
 	// Memory is the most that answers of all upstreams take in memory, in bytes (default 16 MiB).
 	Memory int64
+	// InFlight is the most that answers of all upstreams take while they are fetched, written to the store and sent to clients,
+	// in bytes (default 4 x Memory, at least 64 MiB). A quarter of it is for those of up to 64 KiB.
+	InFlight int64
 	// Checks is how many questions an upstream is asked at once (default 64), ChecksPerRepository how many of them about one
 	// repository (default 16), and Queue how many may wait (default 1024), a quarter of them about one repository while there are
 	// others; what is beyond that gets 503. As many again as Checks go on aside after twice ClientTimeout.
@@ -119,6 +132,9 @@ func (o Options) withDefaults() Options {
 	if o.Memory == 0 {
 		o.Memory = 16 << 20
 	}
+	if o.InFlight == 0 {
+		o.InFlight = max(4*o.Memory, leastRoom)
+	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -136,9 +152,13 @@ type Handler struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
+	room *room // for answers in flight
+
 	mu     sync.Mutex
 	shut   bool
+	saving int64 // bytes that are written or wait for it
 	memory *memory[question, *copied]
+	large  passing[question, Answer] // manifests that are too large for memory
 	errors *memory[question, refusal]
 	checks map[question]*check
 }
@@ -193,10 +213,13 @@ func New(o Options) *Handler {
 		memory:    newMemory[question, *copied](o.Memory - o.Memory/16),
 		errors:    newMemory[question, refusal](o.Memory / 16),
 		checks:    map[question]*check{},
+		large:     passing[question, Answer]{items: map[question]weak.Pointer[Answer]{}},
+		room:      newRoom(o.InFlight, o.ClientTimeout/2),
 	}
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
-			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue), archive: &archive{store: u.Store, log: h.log},
+			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
+			archive: &archive{store: u.Store, room: h.room, log: h.log},
 		}
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -218,6 +241,7 @@ type Stats struct {
 	Entries     int   // in memory
 	Checks      int   // questions that an upstream is asked now, or that wait for it
 	Queued      int   // the part of it that waits
+	InFlight    int64 // bytes of answers that are fetched, written or sent
 }
 
 // Stats returns what metrics show.
@@ -226,6 +250,9 @@ func (h *Handler) Stats() Stats {
 	for _, u := range h.upstreams {
 		s.Queued += u.gate.queued()
 	}
+	h.room.mu.Lock()
+	s.InFlight = h.room.used
+	h.room.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.MemoryBytes, s.Entries = h.memory.used+h.errors.used, len(h.memory.items)
@@ -249,7 +276,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Reques
 	return result
 }
 
-// Get returns the answer to a request of a client that sent these Accept fields. It is nil if the context ended before.
+// Get returns the answer to a request of a client that sent these Accept fields. It is nil if the context ended before. The
+// caller writes it or releases it, since it takes room in memory until then.
 func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (*Answer, Result) {
 	u := h.upstreams[req.Upstream]
 	switch {
@@ -294,10 +322,13 @@ func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Ans
 	narrow, narrowResult := h.answer(ctx, u, question{Request: q.Request, class: c}, h.opts.ClientTimeout)
 	switch {
 	case narrowResult == Left:
+		a.Release()
 		return nil, Left
 	case narrow.outage():
 		return a, result
-	case narrow.digest == a.digest:
+	}
+	defer a.Release()
+	if narrow.digest == a.digest {
 		h.mu.Lock()
 		if k, known := h.memory.get(q); known {
 			k.uniform = a.digest

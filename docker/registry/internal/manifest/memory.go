@@ -2,7 +2,11 @@
 
 package manifest
 
-import "container/list"
+import (
+	"container/list"
+	"maps"
+	"weak"
+)
 
 // overhead is what an entry takes besides its body, in bytes: key, lists, answer and header.
 const overhead = 1024
@@ -38,17 +42,18 @@ func (m *memory[K, V]) get(key K) (value V, ok bool) {
 
 // put adds or replaces a value whose body has size bytes. One that is larger than a quarter of the limit is not kept: it
 // would take the place of many.
-func (m *memory[K, V]) put(key K, value V, size int) {
+func (m *memory[K, V]) put(key K, value V, size int) (kept bool) {
 	m.remove(key)
 	i := &item[K, V]{key, value, int64(size) + overhead}
 	if i.cost > m.limit/4 {
-		return
+		return false
 	}
 	m.items[key] = m.order.PushFront(i)
 	m.used += i.cost
 	for m.used > m.limit {
 		m.remove(m.order.Back().Value.(*item[K, V]).key)
 	}
+	return true
 }
 
 func (m *memory[K, V]) remove(key K) {
@@ -59,4 +64,22 @@ func (m *memory[K, V]) remove(key K) {
 	m.used -= e.Value.(*item[K, V]).cost
 	m.order.Remove(e)
 	delete(m.items, key)
+}
+
+// sweepEvery is how many values are added to a passing before those that nobody uses any more are removed.
+const sweepEvery = 64
+
+// passing finds the values that somebody uses, and keeps none from the garbage collector. It is not safe for concurrent use.
+type passing[K comparable, V any] struct {
+	items map[K]weak.Pointer[V]
+	added int
+}
+
+func (p *passing[K, V]) get(key K) *V { return p.items[key].Value() }
+
+func (p *passing[K, V]) put(key K, value *V) {
+	if p.added++; p.added%sweepEvery == 0 {
+		maps.DeleteFunc(p.items, func(_ K, v weak.Pointer[V]) bool { return v.Value() == nil })
+	}
+	p.items[key] = weak.Make(value)
 }

@@ -101,6 +101,6 @@ func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *A
 	if a == nil { // an image has this name
 		a = refer(r, []byte(`{"manifests":[]}`), "")
 	}
-	a.Stale, a.Age = tag.Stale, tag.Age
+	a.Stale, a.Age, a.load = tag.Stale, tag.Age, tag.load // most of it, or less
 	return a
 }

@@ -146,14 +146,18 @@ func replyFailure(req *http.Request, f *failure) (*http.Response, error) {
 	return reply(req, f.status, http.Header{}, nil), nil
 }
 
-// recorder keeps an answer of distribution in memory.
+// recorder keeps an answer of distribution in memory, if there is room for it.
 type recorder struct {
-	head   http.Header
-	status int
-	body   bytes.Buffer
+	reserve func(bytes int64) error
+	full    error // why there is none
+	head    http.Header
+	status  int
+	body    bytes.Buffer
 }
 
-func newRecorder() *recorder { return &recorder{head: http.Header{}} }
+func newRecorder(reserve func(int64) error) *recorder {
+	return &recorder{reserve: reserve, head: http.Header{}}
+}
 
 // Header returns the header.
 func (r *recorder) Header() http.Header { return r.head }
@@ -170,5 +174,11 @@ func (r *recorder) WriteHeader(status int) {
 
 func (r *recorder) Write(p []byte) (int, error) {
 	r.WriteHeader(http.StatusOK)
+	if r.full == nil {
+		r.full = r.reserve(int64(r.body.Len() + len(p)))
+	}
+	if r.full != nil {
+		return 0, r.full
+	}
 	return r.body.Write(p)
 }

@@ -131,9 +131,12 @@ func (m *raw) answer(asked time.Time) *Answer {
 
 // distribution returns the manifest that distribution serves.
 func (u *Upstream) distribution(ctx context.Context, r route.Request, s source) (*Answer, error) {
-	w := newRecorder()
+	w := newRecorder(func(bytes int64) error { return u.reserve(ctx, bytes) })
 	if err := u.app.serve(ctx, w, r.Path(), http.Header{"Accept": accepted}, s); err != nil {
 		return nil, err
+	}
+	if w.full != nil {
+		return nil, w.full
 	}
 	if w.status != http.StatusOK {
 		return nil, fmt.Errorf("status %d: %s", w.status, cutText(w.body.String()))
@@ -169,7 +172,7 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	content, err := readAll(resp, listLimit)
+	content, err := u.readAll(ctx, resp, listLimit)
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,10 @@ func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
 		return nil, false, nil // some upstreams say it all only to a GET
 	}
 	s.digest = d
-	return resp, s.u.hasManifest(s.ctx, s.r.Repository, d), nil
+	if local = s.u.hasManifest(s.ctx, s.r.Repository, d); local {
+		err = s.u.reserve(s.ctx, resp.ContentLength) // for what distribution reads next
+	}
+	return resp, local, err
 }
 
 // get fetches the manifest: by digest if that is known, so that a tag which moves meanwhile makes no difference.
@@ -126,7 +129,7 @@ func (s *manifestSource) get() error {
 	if err != nil {
 		return err
 	}
-	content, err := readAll(resp, manifestLimit)
+	content, err := s.u.readAll(s.ctx, resp, manifestLimit)
 	if err != nil {
 		return err
 	}

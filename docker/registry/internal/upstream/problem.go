@@ -58,6 +58,7 @@ type failure struct {
 	invalid   bool // it answered something wrong
 	cut       bool // the answer broke off
 	sizeless  bool // it does not say the size of a blob
+	full      bool // there is no room in memory for the answer
 	anonymous bool // the credential helper gave nothing, so the upstream was asked without a credential
 	after     time.Duration
 	message   string // for the log
@@ -96,6 +97,8 @@ func problem(kind route.Kind, f *failure) *Error {
 		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream's answer is not what was asked for"
 	case f.sizeless:
 		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream does not give the length of the blob, which this cache needs"
+	case f.full:
+		e.Status, e.Message = http.StatusServiceUnavailable, "there is no room in memory for the upstream's answer"
 	case f.cut:
 		e.Message = "the upstream's answer broke off"
 	case f.timeout:

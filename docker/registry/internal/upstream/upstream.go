@@ -62,13 +62,16 @@ func LimitsOf(c *config.Config) Limits {
 	return Limits{Challenge: c.Outage.ChallengeTimeout, Stall: c.Fill.StallTimeout, Remember: c.Outage.Remember}
 }
 
-// Options configure an upstream. All fields are required.
+// Options configure an upstream. All fields are required but Reserve.
 type Options struct {
 	Config  config.Upstream
 	Limits  Limits
 	Store   *store.Upstream
 	Metrics *Metrics
 	Logger  *slog.Logger
+	// Reserve is called with the context of Ask before more than 64 KiB of an answer are read into memory, and waits for room
+	// for as many bytes (default: there is always room).
+	Reserve func(ctx context.Context, bytes int64) error
 }
 
 // Upstream is one upstream registry. Its methods may be called from several goroutines.
@@ -83,6 +86,7 @@ type Upstream struct {
 	tokens     *tokens
 	transport  *http.Transport
 	guard      *guard
+	room       func(ctx context.Context, bytes int64) error
 	plain      *http.Client // follows no redirects
 	authorized *auth.Client
 	health     *health
@@ -107,6 +111,7 @@ func New(o Options) (*Upstream, error) {
 		log:   o.Logger.With("component", "upstream", "upstream", o.Config.Host),
 		count: o.Metrics.of(o.Config.Host),
 		guard: newGuard(root),
+		room:  o.Reserve,
 	}
 	u.transport = newTransport(u.guard)
 	u.ctx, u.stop = context.WithCancel(context.Background())
@@ -166,6 +171,17 @@ func (u *Upstream) Close() error {
 	err := u.app.close()
 	u.transport.CloseIdleConnections()
 	return err
+}
+
+// reserve waits for room in memory. Its error is a *failure.
+func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
+	if u.room == nil {
+		return nil
+	}
+	if err := u.room(ctx, bytes); err != nil {
+		return &failure{full: true, message: err.Error()}
+	}
+	return nil
 }
 
 // spawn runs f beside the caller. Close waits for it.

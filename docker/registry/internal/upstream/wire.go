@@ -27,6 +27,8 @@ const (
 	peek = 4 << 10
 	// longest is how many characters of a text of others are logged.
 	longest = 300
+	// unreserved is how many bytes of an answer are read before there is room for it.
+	unreserved = 64 << 10
 	// longestWait is the most that clients are asked to wait before they try again, whatever the upstream says.
 	longestWait = time.Minute
 	// redirectLimit is how many redirects are followed.
@@ -390,18 +392,35 @@ func (b *body) Close() error {
 	return err
 }
 
-// readAll returns a body of at most limit bytes. Every error is a *failure.
-func readAll(resp *http.Response, limit int64) ([]byte, error) {
+// readAll returns a body of at most limit bytes, for which there is room in memory. Every error is a *failure.
+func (u *Upstream) readAll(ctx context.Context, resp *http.Response, limit int64) ([]byte, error) {
 	defer resp.Body.Close()
+	tooLong := &failure{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
 	var content bytes.Buffer
-	if n := resp.ContentLength; n > 0 && n <= limit {
+	switch n := resp.ContentLength; {
+	case n > limit:
+		return nil, tooLong
+	case n >= 0:
+		if err := u.reserve(ctx, n); err != nil {
+			return nil, asFailure(err)
+		}
 		content.Grow(int(n) + bytes.MinRead)
+	default:
+		if _, err := content.ReadFrom(io.LimitReader(resp.Body, unreserved)); err != nil {
+			return nil, asFailure(err)
+		}
+		if content.Len() < unreserved {
+			return content.Bytes(), nil
+		}
+		if err := u.reserve(ctx, limit); err != nil {
+			return nil, asFailure(err)
+		}
 	}
-	if _, err := content.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+	if _, err := content.ReadFrom(io.LimitReader(resp.Body, limit+1-int64(content.Len()))); err != nil {
 		return nil, asFailure(err)
 	}
 	if int64(content.Len()) > limit {
-		return nil, &failure{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
+		return nil, tooLong
 	}
 	return content.Bytes(), nil
 }
