@@ -44,7 +44,7 @@ func (f *file) next() (lines map[string]string, changed bool, err error) {
 	}
 	f.broken.Store(err != nil)
 	if err != nil {
-		err = fmt.Errorf("htpasswd file %s: %w", f.path, err)
+		err = fmt.Errorf("htpasswd file %q: %w", f.path, err)
 		if first {
 			return nil, true, err
 		}
