@@ -101,7 +101,7 @@ def again_and_again(kill: Callable[[], bool], seconds: float) -> None:
 def test_a_dead_owner(
     replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, how: str
 ) -> None:
-    image = push("dead", [4 << 20, *[1 << 10] * KEYS])
+    image = push("dead", [12 << 20, *[1 << 10] * KEYS])
     slow, small = image.layers[0], image.layers[1:]
     images = Images(push, google, 12, 1.5)
     google.fault(slow.digest, count=1, bytes_per_second=400_000)
