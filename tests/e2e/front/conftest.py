@@ -11,9 +11,11 @@ import yaml
 
 from sandbox.client import USER, Cache, Cluster, Google
 from sandbox.settings import ROOT
-from tests.e2e.replicas import Replicas
+from tests.e2e.replicas import PROGRAM, Replicas
 
 REPLICAS = 3
+# What replicas that share their fetches can do, and what changes the form.
+collect_ignore = [f"test_{name}.py" for name in ("fill", "metrics", "outages", "ownership", "plain")] if PROGRAM else []
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import pytest
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
 from tests.e2e.conftest import Play, Site
+from tests.e2e.replicas import PROGRAM
 
 POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
 PROVIDER = f"{POOL}/providers/k8s-sandbox"
@@ -79,7 +80,8 @@ def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> Non
 def rerun(play: Play, cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Role cache again, after what the other roles tell it, with the image that the replicas have."""
     template = cluster.get(*REPLICAS)["spec"]["template"]["spec"]
-    (image,) = {container["image"] for container in template["initContainers"] if container["name"] == "registry"}
+    containers = template["containers" if PROGRAM else "initContainers"]
+    (image,) = {container["image"] for container in containers if container["name"] == "registry"}
     known = {"registry_cache_image_mode": "published", "registry_cache_image": image}
 
     def run(**variables: Any) -> subprocess.CompletedProcess[str]:
