@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 
-from sandbox import tools, varnish
+from sandbox import program, tools, varnish
 from sandbox.steps import StepFailed, say
 
 from . import cache_rows, candidates, clients, front, machine, packages, report, rows, summary
@@ -98,7 +98,7 @@ def main() -> None:
     packages.root()
     tools.build("registry")
     varnish.root(front.VARNISH)
-    front.registry()
+    program.registry()
     clients.binary()
     results = _measure(arguments.only or list(ROWS), arguments.ours)
     print(report.table(results))

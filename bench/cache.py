@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from sandbox import processes
+from sandbox.program import registry
 from sandbox.steps import StepFailed, wait
 
-from . import front
 from .candidates import USER, Candidate, credential_helper, free_ports, htpasswd, own, running, unprivileged
 from .client import Endpoint
 from .upstream import Upstream
@@ -69,7 +69,7 @@ def cache(
     """The program. `cost`: of bcrypt, 0 without credentials; `size`: the store's limit of a replica in bytes."""
     with running(name, folder, cgroup) as candidate:
         binary = folder / "registry"
-        shutil.copy(front.registry(), binary)  # the cache folder may be closed to others than root
+        shutil.copy(registry(), binary)  # the cache folder may be closed to others than root
         users = htpasswd(folder / "htpasswd", candidate.password, cost) if cost else None
         helper = credential_helper(folder, upstream)
         homes = [folder / f"{n}" for n in range(replicas)]

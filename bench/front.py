@@ -16,30 +16,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sandbox import front as front_files
-from sandbox import tools, varnish
-from sandbox.settings import CACHE, ROOT, key
-from sandbox.steps import alone, step, wait
+from sandbox import varnish
+from sandbox.program import registry
+from sandbox.steps import wait
 
 from .candidates import Candidate, credential_helper, htpasswd, own, registry_config, running, unprivileged
 from .upstream import Upstream
 
 VARNISH = "9.0"
-_SOURCE = ROOT / "docker" / "registry"
 # 127.0.0.0/8 is this machine's on Linux: an address for each replica.
 _NETWORK = "127.18.0."
-
-
-def registry() -> str:
-    """Our own registry, built unless it is there for this source."""
-    target = CACHE / "bench" / f"registry-{key(_SOURCE)}"
-    if not (target / "registry").exists():
-        tools.require_go()
-        with step("our registry", "the Go module proxy, then the compiler") as log, alone(target.name):
-            # Whoever waited for the lock finds it in Go's cache.
-            target.mkdir(parents=True, exist_ok=True)
-            build = ("go", "build", "-trimpath", "-ldflags=-s -w", "-o", str(target / "registry"), ".")
-            log.run(*build, cwd=_SOURCE, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"})
-    return str(target / "registry")
 
 
 def _free_ports(addresses: Sequence[str]) -> tuple[int, int]:

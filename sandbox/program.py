@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The programs of the cache's image for this machine, built from this clone and kept outside of it."""
+
+from __future__ import annotations
+
+import pathlib
+
+from . import golang, tools
+from .settings import CACHE, ROOT, key
+from .steps import alone, step
+
+SOURCE = ROOT / "docker" / "registry"
+_HELPER = "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"
+
+
+def registry() -> str:
+    """The path of our own registry, built unless it is there for this source."""
+    return _build("our registry", CACHE / "bench" / f"registry-{key(SOURCE)}" / "registry", ".")
+
+
+def credential_helper() -> str:
+    """The path of docker-credential-gcr, built unless it is there for this pin."""
+    pin = key(SOURCE / "go.mod", SOURCE / "go.sum")
+    return _build("docker-credential-gcr", CACHE / "bench" / f"helper-{pin}" / "docker-credential-gcr", _HELPER)
+
+
+def _build(title: str, target: pathlib.Path, package: str) -> str:
+    if not target.exists():
+        tools.require_go()
+        with step(title, "the Go module proxy, then the compiler") as log, alone(target.parent.name):
+            # Whoever waited for the lock finds it in Go's cache.
+            target.parent.mkdir(parents=True, exist_ok=True)
+            env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
+            golang.run(log, golang.Build("build", package, SOURCE, env, ("-trimpath", "-ldflags=-s -w"), target))
+    return str(target)
