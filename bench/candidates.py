@@ -19,6 +19,7 @@ from typing import Any
 import bcrypt
 
 from sandbox import processes, tools
+from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, wait
 
 from . import memory, packages
@@ -29,13 +30,6 @@ from .upstream import Upstream
 USER = "nodes"
 _STOP_SECONDS = 2
 _UID = 65532
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in sockets]
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:

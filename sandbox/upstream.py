@@ -55,27 +55,46 @@ def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
             (home / "registry.json").write_text(json.dumps(config))
             processes.start(registry, [str(binary), "serve", str(home / "registry.json")])
         if not processes.running(google):
-            config = {
-                "address": sandbox.gateway,
-                "port": 443,
-                "proxy_port": 3128,
-                "state_dir": str(home),
-                "registry_url": f"http://127.0.0.1:{sandbox.registry_port}",
-                "operator": OPERATOR,
-                "operator_token_file": str(sandbox.operator_token),
-                "projects": {PROJECT: PROJECT_NUMBER},
-            }
-            (home / "google.json").write_text(json.dumps(config))
-            processes.start(
-                google,
-                [str(environment.PYTHON), "-m", "google_standin", "--config", str(home / "google.json")],
-                env={"PYTHONPATH": str(SANDBOX / "google")},
-            )
+            start_google(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
         log.path = google.with_suffix(".log")
         wait(lambda: _answers(f"http://127.0.0.1:{sandbox.registry_port}/"), 20, "the registry behind the stand-in")
-        wait(sandbox.ca.exists, 20, "the stand-in's CA")
-        context = ssl.create_default_context(cafile=str(sandbox.ca))
-        wait(lambda: _answers(f"https://{sandbox.gateway}/standin/health", context), 20, "the stand-in")
+        wait_for_google(home, f"https://{sandbox.gateway}")
+
+
+def start_google(
+    home: pathlib.Path, python: pathlib.Path, address: str, port: int, proxy_port: int, registry_url: str
+) -> None:
+    """Start the stand-in, which `home`/google.pid names from then on.
+
+    :param home: where it keeps what it has: `ca.pem`, `operator-token`.
+    :param python: the interpreter of an environment with its requirements.
+    :param address: where it listens, with TLS on `port` and as a proxy that leads there on `proxy_port`.
+    :param registry_url: of the registry that holds its images.
+    """
+    config = {
+        "address": address,
+        "port": port,
+        "proxy_port": proxy_port,
+        "state_dir": str(home),
+        "registry_url": registry_url,
+        "operator": OPERATOR,
+        "operator_token_file": str(home / "operator-token"),
+        "projects": {PROJECT: PROJECT_NUMBER},
+    }
+    (home / "google.json").write_text(json.dumps(config))
+    processes.start(
+        home / "google.pid",
+        [str(python), "-m", "google_standin", "--config", str(home / "google.json")],
+        env={"PYTHONPATH": str(SANDBOX / "google")},
+    )
+
+
+def wait_for_google(home: pathlib.Path, url: str) -> None:
+    """Wait for the stand-in's health check; raises StepFailed if it does not come."""
+    ca = home / "ca.pem"
+    wait(ca.exists, 20, "the stand-in's CA", every=0.1)
+    context = ssl.create_default_context(cafile=str(ca))
+    wait(lambda: _answers(f"{url}/standin/health", context), 20, "the stand-in", every=0.1)
 
 
 def stop(sandbox: Sandbox) -> None:
