@@ -1,10 +1,13 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help demo demo-env demo-down check test e2e lint unit sanity matrix image molecule pin promises vulncheck bench bench-kind
+.PHONY: help try demo demo-env demo-down check test e2e lint unit sanity matrix image molecule pin promises vulncheck bench bench-kind
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+try: ## the cache without a cluster, for a first look; in front of a registry of yours: make try UPSTREAM=ghcr.io/owner/image:1.0
+	@python3 -m tools.trial $(if $(UPSTREAM),--upstream "$$UPSTREAM") $(if $(PORT),--port "$$PORT") $(if $(ONCE),--once)
 
 demo: ## a kind cluster, the stand-in for Google, the cache, and its main promises proved
 	@$(SANDBOX) up

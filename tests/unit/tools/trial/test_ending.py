@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A signal ends `make try` with nothing left, whenever it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tools.trial import ending
+
+
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    before = {one: signal.getsignal(one) for one in ending.SIGNALS}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("number", ending.SIGNALS)
+def test_a_signal_ends_it_and_a_second_one_does_not_disturb_the_end(number: signal.Signals) -> None:
+    ending.watch()
+    with pytest.raises(ending.Ended) as ended:
+        os.kill(os.getpid(), number)
+    assert ended.value.number == number
+    os.kill(os.getpid(), number)
+
+
+def test_a_signal_waits_for_the_end_of_a_start() -> None:
+    ending.watch()
+    done = False
+    with pytest.raises(ending.Ended), ending.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done = True
+    assert done
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_start_without_a_signal() -> None:
+    ending.watch()
+    with ending.held():
+        pass
+    with pytest.raises(ending.Ended):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_signals_stay_ignored_through_a_start() -> None:
+    ending.ignore()
+    with ending.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

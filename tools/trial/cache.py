@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The cache as one process on loopback: its users, its configuration, its metrics."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import secrets
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sandbox import processes
+from sandbox.settings import ROOT
+from sandbox.steps import Log, StepFailed, wait
+
+from . import ending
+from .errors import Refused
+from .reference import Reference
+
+USER = "nodes"
+_READY_SECONDS = 20
+_SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def ports(wanted: str = "") -> tuple[int, int]:
+    """For clients and for metrics.
+
+    :param wanted: that for clients; any free one if empty.
+    :raises Refused: it is no port, or taken.
+    """
+    first, second = processes.free_ports(2)
+    if not wanted:
+        return first, second
+    if not wanted.isdecimal() or not 0 < int(wanted) < 1 << 16:
+        raise Refused(f"PORT={wanted} must be a number from 1 to 65535, for example PORT=5000")
+    try:
+        socket.create_server(("127.0.0.1", int(wanted))).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise Refused(f"PORT={wanted} cannot be listened on ({reason}): choose another, or leave it out for a free one") from None
+    return int(wanted), second if second != int(wanted) else first
+
+
+def config(folder: pathlib.Path, image: Reference, port: int, metrics: int, helper: pathlib.Path | None) -> dict[str, Any]:
+    """The program's configuration, see docker/registry/internal/config."""
+    credential = {"credential": {"helper": str(helper), "lifetime": "9m"}} if helper else {}
+    return {
+        "listen": f"127.0.0.1:{port}",
+        "metrics": {"listen": f"127.0.0.1:{metrics}"},
+        "auth": {"htpasswd": str(folder / "htpasswd")},
+        "store": {"path": str(folder / "store"), "limit": "4Gi"},
+        "upstreams": [{"host": image.host, "url": image.url, **credential}],
+        "drain": "1s",
+    }
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the cache has counted: bytes from the upstream, those of blobs among them, and to clients."""
+
+    fetched: float
+    fetched_blobs: float
+    served: float
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(self.fetched - other.fetched, self.fetched_blobs - other.fetched_blobs, self.served - other.served)
+
+
+def counts(text: str) -> Counts:
+    """What a text in Prometheus's format says."""
+
+    def total(name: str, label: str = "") -> float:
+        return sum(float(value) for found, labels, value in _SAMPLE.findall(text) if found == name and label in labels)
+
+    received = "registry_cache_upstream_received_bytes_total"
+    return Counts(total(received), total(received, 'kind="blob"'), total("registry_cache_front_sent_bytes_total"))
+
+
+class Cache:
+    """The program in a folder, which holds its `password`, `htpasswd`, `store` and `cache.log`."""
+
+    def __init__(self, folder: pathlib.Path, image: Reference, port: int, metrics: int) -> None:
+        self.folder, self.image, self.port, self.metrics = folder, image, port, metrics
+        self.password, self.log = folder / "password", folder / "cache.log"
+        descriptor = os.open(self.password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(16))
+
+    def prepare(self, log: Log, python: pathlib.Path, variables: Mapping[str, Any]) -> None:
+        """Let the collection write the users, and what `prepare.yml` writes besides.
+
+        :raises StepFailed: it does not.
+        """
+        given = {"trial_folder": str(self.folder), "trial_user": USER, "ansible_python_interpreter": str(python), **variables}
+        playbook = [str(python.parent / "ansible-playbook"), "--inventory", "localhost,", "--extra-vars", json.dumps(given)]
+        env = {
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections"),
+            "ANSIBLE_HOME": str(self.folder / "ansible"),
+            "LC_ALL": "C.UTF-8",
+        }
+        log.run(*playbook, pathlib.Path(__file__).with_name("prepare.yml"), env=env, cwd=ROOT)
+
+    def start(self, binary: str, helper: pathlib.Path | None, environment: Mapping[str, str]) -> None:
+        """Start it and wait until it is ready. Raises StepFailed if it ends or is not ready in time."""
+        file = self.folder / "config.yaml"
+        file.write_text(json.dumps(config(self.folder, self.image, self.port, self.metrics, helper), indent=2))  # JSON is YAML
+        with ending.held():
+            processes.start(self._pid_file, [binary, "cache", str(file)], environment)
+        wait(self._ready, _READY_SECONDS, f"the cache on port {self.port}", every=0.05)
+
+    @property
+    def _pid_file(self) -> pathlib.Path:
+        return self.log.with_suffix(".pid")
+
+    def _ready(self) -> bool:
+        if not self.running():
+            raise StepFailed("the cache has ended")
+        return self.status("/ready") == 200
+
+    def running(self) -> bool:
+        return processes.running(self._pid_file)
+
+    def stop(self) -> None:
+        processes.stop(self._pid_file, 3)
+
+    def status(self, path: str) -> int:
+        """The status of a GET without a credential, 0 if nobody answers."""
+        try:
+            return _OPENER.open(f"http://127.0.0.1:{self.port}{path}", timeout=5).status
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def counts(self) -> Counts:
+        with _OPENER.open(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
+            return counts(answer.read().decode())
+
+    def reference(self, path: str) -> str:
+        """An image as clients name it."""
+        return f"localhost:{self.port}/{path}"
+
+
+def pull(crane: pathlib.Path, cache: Cache) -> subprocess.CompletedProcess[str]:
+    """Pull the image by crane, which checks every digest, and drop it."""
+    login = cache.folder / "client"
+    login.mkdir(exist_ok=True)
+    host = f"localhost:{cache.port}"
+    auths = {host: {"username": USER, "password": cache.password.read_text()}}
+    (login / "config.json").write_text(json.dumps({"auths": auths}))
+    file = cache.folder / "pulled.tar"
+    argv = [str(crane), "pull", cache.reference(cache.image.path), str(file)]
+    result = subprocess.run(argv, env={**os.environ, "DOCKER_CONFIG": str(login)}, capture_output=True, text=True, check=False)
+    file.unlink(missing_ok=True)
+    return result

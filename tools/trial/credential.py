@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A credential helper that gives what docker, podman or gcloud would use for an image of a registry.
+
+python -m tools.trial.credential HOST REPOSITORY answers as one to `get`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+
+from sandbox.settings import ROOT
+
+from .reference import Reference  # before the collection's modules, which it makes importable
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _registry  # isort: skip
+
+_GCLOUD = "docker-credential-gcloud"
+
+
+def find(host: str, repository: str, environ: Mapping[str, str] = os.environ) -> _registry.Credential | None:
+    """The credential of the first place that has one; gcloud comes last.
+
+    :raises _registry.RegistryError: a file cannot be read, or a helper fails.
+    """
+    files = _registry.auth_files(environ)
+    with tempfile.TemporaryDirectory() as folder:
+        google = host == "gcr.io" or host.endswith(("-docker.pkg.dev", ".gcr.io"))
+        if google and shutil.which(_GCLOUD):
+            (pathlib.Path(folder) / "gcloud.json").write_text(json.dumps({"credHelpers": {host: "gcloud"}}))
+            files.append(f"{folder}/gcloud.json")
+        return _registry.find_credential(host, repository, files)
+
+
+def write_helper(path: pathlib.Path, image: Reference) -> tuple[pathlib.Path | None, str]:
+    """The helper for an image, None if there is no credential; and in a few words who the cache is to the registry."""
+    try:
+        found = find(image.host, image.repository)
+    except _registry.RegistryError as error:
+        return None, f"anonymous: {error}"
+    if not found:
+        return None, "anonymous"
+    argv = [sys.executable, "-m", "tools.trial.credential", image.host, image.repository]
+    path.write_text(f"#!/bin/sh\ncd {shlex.quote(str(ROOT))} && exec {shlex.join(argv)}\n")
+    path.chmod(0o700)
+    return path, f"as {found.username}" if found.username else "with an identity token"
+
+
+def main() -> None:
+    server = sys.stdin.read().strip()
+    try:
+        found = find(sys.argv[1], sys.argv[2])
+    except _registry.RegistryError as error:
+        sys.exit(str(error))
+    if not found:
+        sys.exit(f"no credential for {sys.argv[1]}")
+    user, secret = ("<token>", found.identity_token) if found.identity_token else (found.username, found.password)
+    print(json.dumps({"ServerURL": server, "Username": user, "Secret": secret}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Stands for a cluster that signs tokens of service accounts: a key pair, and one token.
+
+python -m tools.trial.identity FOLDER AUDIENCE writes `jwks.json` and `token`, as an environment with PyJWT.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from .google import ISSUER, SUBJECT
+
+SECONDS = 23 * 3600  # Google takes no token that is older than a day
+
+
+def write(folder: pathlib.Path, audience: str) -> None:
+    """Write the public key, and a token that it verifies."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    public = jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
+    now = int(time.time())
+    claims = {"iss": ISSUER, "sub": SUBJECT, "aud": [audience], "iat": now, "exp": now + SECONDS}
+    (folder / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "trial"}]}))
+    (folder / "token").write_text(jwt.encode(claims, private, "ES256", headers={"kid": "trial"}))
+
+
+if __name__ == "__main__":
+    write(pathlib.Path(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The image of UPSTREAM: which registry has it, and under which name the cache has it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from sandbox.settings import ROOT
+
+from .errors import Refused
+
+# The collection's own modules, as Ansible finds them in a clone.
+sys.path.append(str(ROOT / "playbooks" / "collections"))
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+
+_EXAMPLE = "for example UPSTREAM=ghcr.io/owner/image:1.0"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An image of a registry. `version`: its tag or digest."""
+
+    host: str
+    repository: str
+    version: str
+
+    @property
+    def url(self) -> str:
+        """The registry's root, by HTTP on loopback as docker does it."""
+        if self.host == "docker.io":
+            return "https://registry-1.docker.io"
+        name = self.host.rpartition(":")[0] or self.host
+        scheme = "http" if name == "localhost" or name.startswith("127.") or self.host.startswith("[::1]") else "https"
+        return f"{scheme}://{self.host}"
+
+    @property
+    def path(self) -> str:
+        """What follows the host in the reference."""
+        return f"{self.repository}{'@' if ':' in self.version else ':'}{self.version}"
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.path}"
+
+
+def parse(text: str) -> Reference:
+    """The reference that a text is.
+
+    :raises Refused: it is none that names its registry and its repository.
+    """
+    host, _slash, rest = text.partition("/")
+    if "://" in text:
+        raise Refused(f"UPSTREAM={text}: leave out the scheme, {_EXAMPLE}")
+    if not rest:
+        raise Refused(f"UPSTREAM={text} must name a registry and a repository, {_EXAMPLE}")
+    try:
+        found = _image_reference.parse(text)
+    except ValueError:
+        raise Refused(f"UPSTREAM={text} is not an image reference, {_EXAMPLE}") from None
+    if found.registry != host:
+        raise Refused(f"UPSTREAM={text} must begin with the registry's host, for example UPSTREAM=docker.io/{text}")
+    return Reference(found.registry, found.repository, found.version)
