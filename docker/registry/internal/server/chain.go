@@ -52,6 +52,7 @@ type chain struct {
 
 func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: original, begun: time.Now()}
+	r = watching(r)
 	Describe(r.Context(), Description{})
 	defer func() {
 		h.finish(w, r, recover())
@@ -76,7 +77,7 @@ func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 func (h *chain) refuseBody(w *response, r *http.Request, status int, message string) {
 	w.Header().Set("Connection", "close") // what follows may be a body
 	if r.ContentLength != 0 {
-		if c, _ := r.Context().Value(connKey{}).(*conn); c != nil {
+		if c := connIn(r.Context()); c != nil {
 			h.server.all.idle(c)
 		}
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not supported: not net/http's

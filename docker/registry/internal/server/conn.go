@@ -38,6 +38,7 @@ type wire struct {
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
 	pace     pace         // of what is written, by one goroutine at a time
+	reads    reads
 }
 
 // took counts what was written.
@@ -66,6 +67,9 @@ func (w *wire) extend() {
 }
 
 func (w *wire) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() && !w.explicit.Load() {
+		return nil // as net/http does after each answer: the wire's own is moved by the next write
+	}
 	w.explicit.Store(!t.IsZero())
 	w.extended.Store(0)
 	return w.Conn.SetWriteDeadline(t)
@@ -159,6 +163,9 @@ func (c *conn) Read(b []byte) (int, error) {
 	if c.ended {
 		return 0, io.EOF
 	}
+	if len(b) == 1 && !c.reads.await() { // it is net/http's background read
+		return 0, os.ErrDeadlineExceeded
+	}
 	n, err := c.stream.Read(b)
 	if n == 0 || c.anything {
 		return n, err
@@ -182,7 +189,10 @@ func (c *conn) Read(b []byte) (int, error) {
 
 func (c *conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 
-func (c *conn) Close() error { return c.stream.Close() }
+func (c *conn) Close() error {
+	c.reads.watch() // net/http may begin a read just before
+	return c.stream.Close()
+}
 
 func (c *conn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }
 

@@ -25,20 +25,20 @@ type Outcome struct {
 // Describe sets what a request asks for, and what became of it if nothing else is said. A connection serves one request at a
 // time, and only the goroutine of the request may call this.
 func Describe(ctx context.Context, d Description) {
-	if c, _ := ctx.Value(connKey{}).(*conn); c != nil {
+	if c := connIn(ctx); c != nil {
 		c.request = d
 	}
 }
 
 // SetResult sets what became of a request, as Describe does.
 func SetResult(ctx context.Context, result string) {
-	if c, _ := ctx.Value(connKey{}).(*conn); c != nil {
+	if c := connIn(ctx); c != nil {
 		c.request.Result = result
 	}
 }
 
 func described(ctx context.Context) Description {
-	if c, _ := ctx.Value(connKey{}).(*conn); c != nil {
+	if c := connIn(ctx); c != nil {
 		return c.request
 	}
 	return Description{}

@@ -202,6 +202,7 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 	switch {
 	case connection == nil:
 	case state == http.StateActive:
+		connection.reads.unwatch()
 		s.all.busy(connection)
 	case state == http.StateIdle:
 		s.all.idle(connection)
@@ -245,29 +246,6 @@ func connOf(c net.Conn) *conn {
 		return c.conn
 	case secureConn:
 		return c.conn
-	}
-	return nil
-}
-
-type connKey struct{}
-
-// remember makes a request's context know its connection.
-func remember(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, connKey{}, connOf(c))
-}
-
-// Authenticated takes the connection of a request out of the limit for those without a credential. The server does so for
-// each request that its Checker finds good.
-func Authenticated(ctx context.Context) {
-	if c, _ := ctx.Value(connKey{}).(*conn); c != nil && !c.admitted.Swap(true) {
-		c.all.authenticated(c)
-	}
-}
-
-// Remote returns the address of a request's client, nil outside of a server.
-func Remote(ctx context.Context) net.Addr {
-	if c, _ := ctx.Value(connKey{}).(*conn); c != nil {
-		return c.RemoteAddr()
 	}
 	return nil
 }
