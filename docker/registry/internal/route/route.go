@@ -12,10 +12,9 @@ import (
 	"strconv"
 	"strings"
 
-	_ "crypto/sha256" // algorithms of digests
-	_ "crypto/sha512"
-
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/digests"
 )
 
 // queryLimit is the most bytes that a query may have.
@@ -131,11 +130,11 @@ func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
 	if refusal != nil {
 		return Request{}, refusal
 	}
-	segments, refusal := split(u.EscapedPath())
+	path, refusal := plainPath(u)
 	if refusal != nil {
 		return Request{}, refusal
 	}
-	r, refusal := parse(segments)
+	r, refusal := parse(path)
 	if refusal != nil {
 		return Request{}, refusal
 	}
@@ -176,28 +175,23 @@ func (t *Table) upstream(values url.Values) (string, *Refusal) {
 	return "", &Refusal{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
 }
 
-// split returns the unescaped segments of a path after /v2/, none for the ping. An escaped slash is refused: it would
-// move the borders of segments.
-func split(path string) ([]string, *Refusal) {
-	if path == "/v2" || path == "/v2/" {
-		return nil, nil
+// plainPath returns the unescaped path. An escaped slash is refused: it would move the borders of segments.
+func plainPath(u *url.URL) (string, *Refusal) {
+	// net/url keeps RawPath only where Path has lost something, such as which slashes were escaped.
+	if u.RawPath == "" {
+		return u.Path, nil
 	}
-	path, ok := strings.CutPrefix(path, "/v2/")
-	if !ok {
-		return nil, noEndpoint()
+	escaped := u.EscapedPath()
+	if !strings.HasPrefix(escaped, "/v2/") {
+		return "", noEndpoint()
 	}
-	segments := strings.Split(path, "/")
-	if !strings.Contains(path, "%") {
-		return segments, nil
-	}
-	for i, segment := range segments {
+	for segment := range strings.SplitSeq(escaped, "/") {
 		plain, err := url.PathUnescape(segment)
 		if err != nil || strings.Contains(plain, "/") {
-			return nil, &Refusal{http.StatusBadRequest, "NAME_INVALID", "the path has an escaped slash or a malformed escape"}
+			return "", &Refusal{http.StatusBadRequest, "NAME_INVALID", "the path has an escaped slash or a malformed escape"}
 		}
-		segments[i] = plain
 	}
-	return segments, nil
+	return u.Path, nil
 }
 
 func noEndpoint() *Refusal {
@@ -206,18 +200,23 @@ func noEndpoint() *Refusal {
 }
 
 // parse recognises the endpoint by the last two segments, since a repository may have components such as "blobs".
-func parse(segments []string) (Request, *Refusal) {
-	n := len(segments)
-	switch {
-	case n == 0:
+func parse(path string) (Request, *Refusal) {
+	if path == "/v2" || path == "/v2/" {
 		return Request{Kind: Ping}, nil
-	case n == 1 && segments[0] == "_catalog":
+	}
+	path, ok := strings.CutPrefix(path, "/v2/")
+	switch {
+	case !ok:
+		return Request{}, noEndpoint()
+	case path == "_catalog":
 		return Request{Kind: Catalog}, nil
-	case n < 3:
+	}
+	rest, reference, _ := cutLast(path)
+	repository, endpoint, ok := cutLast(rest)
+	if !ok {
 		return Request{}, noEndpoint()
 	}
-	endpoint, reference := segments[n-2], segments[n-1]
-	r := Request{Repository: strings.Join(segments[:n-2], "/")}
+	r := Request{Repository: repository}
 	switch {
 	case endpoint == "manifests":
 		r.Kind = Manifest
@@ -245,10 +244,19 @@ func parse(segments []string) (Request, *Refusal) {
 		return r, nil
 	}
 	r.Digest = digest.Digest(reference)
-	if r.Digest.Validate() != nil {
+	if !digests.Valid(r.Digest) {
 		return refuse(http.StatusBadRequest, "DIGEST_INVALID", "the digest is no sha256, sha384 or sha512 in lower-case hex")
 	}
 	return r, nil
+}
+
+// cutLast returns what is before and after the last slash.
+func cutLast(path string) (before, after string, found bool) {
+	i := strings.LastIndexByte(path, '/')
+	if i < 0 {
+		return "", path, false
+	}
+	return path[:i], path[i+1:], true
 }
 
 // canonical returns the query for an upstream. It keeps keys that it does not know: an upstream's Link header may page

@@ -103,6 +103,7 @@ func TestRefused(t *testing.T) {
 		"/v2/./r/manifests/latest":                       {400, "NAME_INVALID", ""},
 		"/v2/r/../x/manifests/latest":                    {400, "NAME_INVALID", ""},
 		"/v2/%2e%2e/x/manifests/latest":                  {400, "NAME_INVALID", ""},
+		"/%762/":                                         {404, "UNSUPPORTED", ""},
 		"/v2/a%2Fb/manifests/latest":                     {400, "NAME_INVALID", ""},
 		"/v2/r%2Fmanifests%2Flatest":                     {400, "NAME_INVALID", ""},
 		"/v2/R/manifests/latest":                         {400, "NAME_INVALID", ""},

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/digests"
 )
 
 var errChanged = errors.New("the file was changed by somebody else")
@@ -85,7 +87,7 @@ func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool)
 }
 
 func (u *Upstream) find(repository string, d digest.Digest) *blob {
-	if d.Validate() != nil {
+	if !digests.Valid(d) {
 		return nil
 	}
 	s := u.store
