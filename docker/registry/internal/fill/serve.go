@@ -377,8 +377,8 @@ func setHeader(header http.Header, q route.Request) {
 	header["Content-Type"] = octetStream
 	header["Accept-Ranges"] = acceptRanges
 	header["Docker-Distribution-Api-Version"] = registryVersion
-	header["Docker-Content-Digest"] = []string{string(q.Digest)}
-	header["Etag"] = []string{etag(q)}
+	values := []string{string(q.Digest), etag(q)}
+	header["Docker-Content-Digest"], header["Etag"] = values[:1:1], values[1:]
 }
 
 // refuse answers with the error of a fill.

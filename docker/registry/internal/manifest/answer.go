@@ -68,10 +68,12 @@ const (
 	staleWarning = `110 - "Response is Stale"`
 )
 
-var cacheStatus = map[Result]string{
-	Hit: "registry-cache; hit", Miss: "registry-cache; fwd=request", Shared: "registry-cache; fwd=request; collapsed",
-	Stale: staleStatus,
+var cacheStatus = map[Result][]string{
+	Hit: {"registry-cache; hit"}, Miss: {"registry-cache; fwd=request"}, Shared: {"registry-cache; fwd=request; collapsed"},
+	Stale: {staleStatus},
 }
+
+var registryVersion = []string{"registry/2.0"}
 
 func failure(status int, code, message string) *Answer {
 	return &Answer{Status: status, Code: code, Message: message}
@@ -152,16 +154,16 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 		server.WriteError(w, r, a.Status, a.Code, a.Message)
 		return
 	}
-	h.Set("Docker-Distribution-Api-Version", "registry/2.0")
-	if status := cacheStatus[result]; status != "" {
-		h.Set("Cache-Status", status)
+	h["Docker-Distribution-Api-Version"] = registryVersion
+	if status := cacheStatus[result]; status != nil {
+		h["Cache-Status"] = status
 	}
 	if a.Stale {
 		h.Set("Warning", staleWarning)
 	}
 	if a.digest != "" {
-		h.Set("Docker-Content-Digest", string(a.digest))
-		h.Set("Etag", `"`+string(a.digest)+`"`)
+		values := []string{string(a.digest), `"` + string(a.digest) + `"`}
+		h["Docker-Content-Digest"], h["Etag"] = values[:1:1], values[1:]
 		if matches(r.Header["If-None-Match"], string(a.digest)) {
 			w.WriteHeader(http.StatusNotModified)
 			return
@@ -173,8 +175,8 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	if a.filtered != "" {
 		h.Set("OCI-Filters-Applied", a.filtered)
 	}
-	h.Set("Content-Type", a.mediaType)
-	h.Set("Content-Length", strconv.Itoa(len(a.Body)))
+	values := []string{a.mediaType, strconv.Itoa(len(a.Body))}
+	h["Content-Type"], h["Content-Length"] = values[:1:1], values[1:]
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodHead {
 		return
