@@ -41,9 +41,9 @@ type wire struct {
 	reads    reads
 }
 
-// took counts what was written.
-func (w *wire) took(n int64) {
-	if !w.pace.took(n, time.Now()) {
+// took counts what was written since then.
+func (w *wire) took(n int64, began time.Time) {
+	if !w.pace.took(n, time.Since(began)) {
 		return
 	}
 	limit := unsent
@@ -54,11 +54,10 @@ func (w *wire) took(n int64) {
 }
 
 // extend moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
-func (w *wire) extend() {
+func (w *wire) extend(now time.Time) {
 	if w.timeout <= 0 || w.explicit.Load() {
 		return
 	}
-	now := time.Now()
 	if last := w.extended.Load(); last != 0 && now.UnixNano()-last < int64(w.timeout/8) {
 		return
 	}
@@ -89,10 +88,11 @@ func (w *wire) CloseWrite() error {
 
 func (w *wire) Write(b []byte) (n int, err error) {
 	for {
-		w.extend()
+		began := time.Now()
+		w.extend(began)
 		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
 		n += m
-		w.took(int64(m))
+		w.took(int64(m), began)
 		if err != nil || n == len(b) {
 			return n, err
 		}
@@ -119,13 +119,14 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
 	}
 	for limited.N > 0 {
-		w.extend()
+		began := time.Now()
+		w.extend(began)
 		// The kernel is used only for a file under a single LimitedReader.
 		chunk := &io.LimitedReader{R: limited.R, N: min(limited.N, sendChunk)}
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
 		n += m
-		w.took(m)
+		w.took(m, began)
 		limited.N -= m
 		if err != nil || m < want {
 			return n, err

@@ -20,19 +20,22 @@ const (
 
 // A pace knows how fast a client takes what it is sent. Each is slow at first.
 type pace struct {
-	since time.Time
 	sent  int64
+	spent time.Duration // on sending it, without what passes between answers
 	fast  bool
 }
 
-// took counts bytes, and reports whether the client is now slow that was fast, or the other way round.
-func (p *pace) took(n int64, now time.Time) (changed bool) {
-	if p.sent += n; p.sent < sendChunk {
+// took counts bytes that were sent within some time, and reports whether the client is now slow that was fast, or the other
+// way round.
+func (p *pace) took(n int64, within time.Duration) (changed bool) {
+	p.sent += n
+	p.spent += within
+	if p.sent < sendChunk {
 		return false
 	}
 	was := p.fast
-	p.fast = now.Sub(p.since) < fast*time.Duration(p.sent/sendChunk)
-	p.since, p.sent = now, 0
+	p.fast = p.spent < fast*time.Duration(p.sent/sendChunk)
+	p.sent, p.spent = 0, 0
 	return p.fast != was
 }
 

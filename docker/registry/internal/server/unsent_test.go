@@ -16,11 +16,9 @@ import (
 // TestPace is fast after a chunk that was taken quickly, and slow after one that was not.
 func TestPace(t *testing.T) {
 	var p pace
-	at := time.Unix(1000, 0)
-	p.since = at
 	for i, step := range []struct {
 		n             int64
-		after         time.Duration
+		within        time.Duration
 		changed, fast bool
 	}{
 		{sendChunk - 1, 0, false, false},
@@ -31,8 +29,7 @@ func TestPace(t *testing.T) {
 		{sendChunk, time.Hour, false, false},
 		{sendChunk, 0, true, true},
 	} {
-		at = at.Add(step.after)
-		if changed := p.took(step.n, at); changed != step.changed || p.fast != step.fast {
+		if changed := p.took(step.n, step.within); changed != step.changed || p.fast != step.fast {
 			t.Errorf("step %d: changed %v, fast %v", i, changed, p.fast)
 		}
 	}
@@ -61,7 +58,7 @@ func TestSlowReader(t *testing.T) {
 	} {
 		server, client := connected(t)
 		limitUnsent(server, unsent)
-		w := &wire{Conn: server, pace: pace{since: time.Now()}}
+		w := &wire{Conn: server}
 		sent := make(chan error, 1)
 		go func() { sent <- send(w) }()
 		last := -1
@@ -83,6 +80,22 @@ func TestSlowReader(t *testing.T) {
 		if err := <-sent; err != nil || !w.pace.fast {
 			t.Errorf("%s: %v, fast %v", what, err, w.pace.fast)
 		}
+	}
+}
+
+// TestIdleTimeIsNotSlow finds a client fast after a chunk, however long it has asked for nothing.
+func TestIdleTimeIsNotSlow(t *testing.T) {
+	server, client := connected(t)
+	w := &wire{Conn: server}
+	go func() { _, _ = io.Copy(io.Discard, client) }()
+	for _, chunk := range []int{sendChunk / 2, sendChunk / 2} {
+		time.Sleep(fast)
+		if _, err := w.Write(make([]byte, chunk)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !w.pace.fast {
+		t.Errorf("it is slow after %v", w.pace.spent)
 	}
 }
 
