@@ -21,7 +21,7 @@ type reads struct {
 	wanted  time.Time // the deadline; zero: none
 	set     time.Time // that of the connection, which may be an earlier one that is over; zero: none
 	running bool      // a read of the connection
-	watched bool      // somebody waits for the end of the request's context
+	alone   bool      // a handler runs, and nobody waits for the end of its request's context
 }
 
 // SetReadDeadline bounds the reads. The connection learns of it from a read that waits.
@@ -91,19 +91,19 @@ func (w *wire) endRead(timedOut bool) (again bool) {
 	return false
 }
 
-// unwatch begins a request for whose end nobody waits.
+// unwatch begins to serve a request, for whose end nobody waits yet.
 func (r *reads) unwatch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.watched = false
+	r.alone = true
 }
 
-// watch lets net/http look whether the client is still there.
+// watch lets net/http look whether the client is still there, or read the next request.
 func (r *reads) watch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.watched {
-		r.watched = true
+	if r.alone {
+		r.alone = false
 		r.wake.Broadcast()
 	}
 }
@@ -113,7 +113,7 @@ func (r *reads) await() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.wake.L = &r.mu
-	for !r.watched && !r.takenBack() {
+	for r.alone && !r.takenBack() {
 		r.wake.Wait()
 	}
 	return !r.takenBack()

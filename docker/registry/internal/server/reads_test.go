@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -97,6 +98,21 @@ func TestRequestsAreCheap(t *testing.T) {
 	}
 	if n := counts.deadlines.Load(); n > 5 {
 		t.Errorf("%d deadlines for %d requests", n, requests)
+	}
+}
+
+// What comes between requests is read at once, however little there is room for: net/http's buffer has 4 KiB.
+func TestOneByteOfHeaders(t *testing.T) {
+	c, _ := serveCounted(t, hello)
+	answers := bufio.NewReader(c)
+	for number := range 3 {
+		whole := request("GET", "/v2/"+strings.Repeat("x", 5000))
+		send(t, c, whole[:4095])
+		time.Sleep(50 * time.Millisecond) // it arrives by itself
+		send(t, c, whole[4095:])
+		if response, _ := answer(t, answers, "GET"); response.StatusCode != 200 {
+			t.Fatalf("request %d: got %d", number, response.StatusCode)
+		}
 	}
 }
 

@@ -205,6 +205,7 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 		connection.reads.unwatch()
 		s.all.busy(connection)
 	case state == http.StateIdle:
+		connection.reads.watch()
 		s.all.idle(connection)
 	case state == http.StateClosed, state == http.StateHijacked:
 		s.all.closed(connection)
