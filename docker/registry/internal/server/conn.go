@@ -37,20 +37,8 @@ type wire struct {
 	timeout  time.Duration
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
-	pace     pace         // of what is written, by one goroutine at a time
 	reads    reads
-}
-
-// took counts what was written since then.
-func (w *wire) took(n int64, began time.Time) {
-	if !w.pace.took(n, time.Since(began)) {
-		return
-	}
-	limit := unsent
-	if w.pace.fast {
-		limit = 0
-	}
-	limitUnsent(w.Conn, limit)
+	sender   sender
 }
 
 // extend moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
@@ -87,12 +75,13 @@ func (w *wire) CloseWrite() error {
 }
 
 func (w *wire) Write(b []byte) (n int, err error) {
+	w.sender.expect(w.Conn, int64(len(b)))
 	for {
 		began := time.Now()
 		w.extend(began)
 		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
 		n += m
-		w.took(int64(m), began)
+		w.sender.took(w.Conn, int64(m), time.Since(began))
 		if err != nil || n == len(b) {
 			return n, err
 		}
@@ -118,6 +107,7 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 	if !ok {
 		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
 	}
+	w.sender.expect(w.Conn, limited.N)
 	for limited.N > 0 {
 		began := time.Now()
 		w.extend(began)
@@ -126,7 +116,7 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
 		n += m
-		w.took(m, began)
+		w.sender.took(w.Conn, m, time.Since(began))
 		limited.N -= m
 		if err != nil || m < want {
 			return n, err

@@ -194,7 +194,8 @@ func file(t *testing.T, size int64) http.Handler {
 // A slow reader that goes on is served for longer than the send timeout, by sendfile too.
 func TestSlowReaderFinishes(t *testing.T) {
 	const size = 8 << 20
-	timeout := 600 * time.Millisecond
+	// At the pace below, the client is one of the slow.
+	timeout := 1200 * time.Millisecond
 	r := start(t, func(o *Options) {
 		o.Limits.SendTimeout = timeout
 		o.Handler = file(t, size)
@@ -249,7 +250,7 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 	}
 	to := &taker{}
 	limited := &io.LimitedReader{R: f, N: size}
-	n, err := (&wire{Conn: to, timeout: time.Second}).ReadFrom(limited)
+	n, err := (&wire{Conn: to, timeout: time.Second, sender: sender{crowd: new(crowd)}}).ReadFrom(limited)
 	if n != size || err != nil || limited.N != 0 || len(to.sources) != 4 {
 		t.Fatalf("got %d, %v, %d left, %d reads", n, err, limited.N, len(to.sources))
 	}
@@ -260,12 +261,12 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 		}
 	}
 	// To the end of the file, without a limit.
-	if n, err = (&wire{Conn: to}).ReadFrom(f); n != 10 || err != nil {
+	if n, err = (&wire{Conn: to, sender: sender{crowd: new(crowd)}}).ReadFrom(f); n != 10 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	// What is no file does not reach the connection's ReadFrom, which would allocate a buffer for each chunk.
 	before := len(to.sources)
-	if n, err = (&wire{Conn: to}).ReadFrom(strings.NewReader("text")); n != 4 || err != nil || len(to.sources) != before {
+	if n, err = (&wire{Conn: to, sender: sender{crowd: new(crowd)}}).ReadFrom(strings.NewReader("text")); n != 4 || err != nil || len(to.sources) != before {
 		t.Errorf("got %d, %v", n, err)
 	}
 }

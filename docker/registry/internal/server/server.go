@@ -73,6 +73,7 @@ type Options struct {
 type Server struct {
 	http     http.Server
 	all      *connections
+	crowd    crowd
 	limits   Limits
 	tls      *tls.Config
 	drain    time.Duration
@@ -206,8 +207,10 @@ func (s *Server) changed(c net.Conn, state http.ConnState) {
 		s.all.busy(connection)
 	case state == http.StateIdle:
 		connection.reads.watch()
+		connection.sender.ended()
 		s.all.idle(connection)
 	case state == http.StateClosed, state == http.StateHijacked:
+		connection.sender.ended()
 		s.all.closed(connection)
 	}
 }
@@ -226,7 +229,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		s := l.server
 		limitUnsent(tcp, unsent)
-		w := &wire{Conn: tcp, timeout: s.limits.SendTimeout}
+		w := &wire{Conn: tcp, timeout: s.limits.SendTimeout, sender: sender{crowd: &s.crowd, unsent: unsent}}
 		c := &conn{wire: w, stream: w, timeout: s.limits.HeaderTimeout, log: s.log, observe: s.observe, all: s.all}
 		if !s.all.add(c) {
 			_ = tcp.Close()

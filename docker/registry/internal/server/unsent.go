@@ -3,7 +3,9 @@
 package server
 
 import (
+	"math/bits"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -11,12 +13,34 @@ import (
 )
 
 const (
-	// unsent is how many bytes the kernel takes of an answer to a slow client before it can send them: 4 MiB without a limit.
-	// A limit doubles the processor time of a fast client.
+	// unsent is how many bytes the kernel takes of an answer to a slow client before it can send them.
 	unsent = 256 << 10
+	// large is how many bytes of an answer make it count.
+	large = 256 << 10
+	// few is how many large answers have no limit. The kernel takes up to 4 MiB of each.
+	few = 8
+	// unsentAll is about how many bytes it takes of all of them together, if they are more.
+	unsentAll = 16 << 20
+	// unsentLeast is how many it takes of each of very many.
+	unsentLeast = 128 << 10
 	// fast is the time for a sendChunk below which a client is not slow.
 	fast = 250 * time.Millisecond
+	// sendBufferLock is SOCK_SNDBUF_LOCK of linux/socket.h: the send buffer does not grow by itself.
+	sendBufferLock = 1
 )
+
+// A crowd counts the large answers that are being sent.
+type crowd struct{ size atomic.Int64 }
+
+// limit returns how many unsent bytes each of them may have; 0: no limit. It changes only when their number passes a power
+// of two.
+func (c *crowd) limit() int {
+	size := c.size.Load()
+	if size <= few {
+		return 0
+	}
+	return max(unsentAll>>bits.Len64(uint64(size-1)), unsentLeast)
+}
 
 // A pace knows how fast a client takes what it is sent. Each is slow at first.
 type pace struct {
@@ -25,22 +49,105 @@ type pace struct {
 	fast  bool
 }
 
-// took counts bytes that were sent within some time, and reports whether the client is now slow that was fast, or the other
-// way round.
-func (p *pace) took(n int64, within time.Duration) (changed bool) {
+// took counts bytes that were sent within some time, and reports whether they complete a chunk.
+func (p *pace) took(n int64, within time.Duration) bool {
 	p.sent += n
 	p.spent += within
 	if p.sent < sendChunk {
 		return false
 	}
-	was := p.fast
 	p.fast = p.spent < fast*time.Duration(p.sent/sendChunk)
 	p.sent, p.spent = 0, 0
-	return p.fast != was
+	return true
+}
+
+// A sender limits what the kernel takes of a connection's answers. One goroutine at a time uses it.
+type sender struct {
+	pace
+	crowd *crowd
+	in    bool // the crowd counts the answer
+	// In force.
+	unsent int // see limitUnsent
+	buffer int // see limitBuffer
+}
+
+// expect prepares for that many bytes of an answer.
+func (s *sender) expect(c net.Conn, n int64) {
+	if n >= large && !s.in {
+		s.join(c)
+	}
+}
+
+// took counts bytes that were written within some time.
+func (s *sender) took(c net.Conn, n int64, within time.Duration) {
+	switch {
+	case s.in:
+		if s.pace.took(n, within) {
+			s.adjust(c)
+		}
+	case s.sent+n < large:
+		s.sent += n
+	default:
+		s.join(c)
+	}
+}
+
+// ended notes that the answer has ended.
+func (s *sender) ended() {
+	s.sent = 0
+	if s.in {
+		s.in = false
+		s.crowd.size.Add(-1)
+	}
+}
+
+func (s *sender) join(c net.Conn) {
+	s.in = true
+	s.crowd.size.Add(1)
+	s.sent, s.spent = 0, 0
+	s.adjust(c)
+}
+
+// adjust tells the kernel the limits, if they are new.
+func (s *sender) adjust(c net.Conn) {
+	limit := s.crowd.limit()
+	// Half as many again for what was sent and not confirmed: a client that has no processor for a while confirms nothing.
+	if buffer := limit + limit/2; buffer != s.buffer {
+		s.buffer = buffer
+		limitBuffer(c, buffer)
+	}
+	if !s.fast && (limit == 0 || limit > unsent) {
+		limit = unsent
+	}
+	if limit != s.unsent {
+		s.unsent = limit
+		limitUnsent(c, limit)
+	}
 }
 
 // limitUnsent sets how many bytes the kernel takes of a connection before it can send them; 0: as many as it likes.
 func limitUnsent(c net.Conn, bytes int) {
+	// A kernel without the option only takes more.
+	control(c, func(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes) })
+}
+
+// limitBuffer sets how many bytes the kernel holds of a connection that the client has not confirmed; 0: as many as it likes.
+func limitBuffer(c net.Conn, bytes int) {
+	control(c, func(fd int) {
+		if bytes == 0 {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // it fails only where nothing was locked
+			return
+		}
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendBufferLock) != nil {
+			return // before Linux 5.14 the limit could not be taken back
+		}
+		// The kernel sets twice as much, at most twice net.core.wmem_max. Without it, it only holds more.
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bytes/2)
+	})
+}
+
+// control calls f with the descriptor of a TCP connection.
+func control(c net.Conn, f func(fd int)) {
 	s, ok := c.(syscall.Conn)
 	if !ok {
 		return
@@ -49,6 +156,5 @@ func limitUnsent(c net.Conn, bytes int) {
 	if err != nil {
 		return // closed: the next write says so
 	}
-	// A kernel without the option only takes more.
-	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes) })
+	_ = raw.Control(func(fd uintptr) { f(int(fd)) }) // the same
 }

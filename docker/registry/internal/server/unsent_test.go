@@ -5,6 +5,7 @@ package server
 import (
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -17,21 +18,122 @@ import (
 func TestPace(t *testing.T) {
 	var p pace
 	for i, step := range []struct {
-		n             int64
-		within        time.Duration
-		changed, fast bool
+		n           int64
+		within      time.Duration
+		chunk, fast bool
 	}{
 		{sendChunk - 1, 0, false, false},
 		{1, fast - 1, true, true},
-		{sendChunk, fast - 1, false, true},
-		{4 * sendChunk, 4*fast - 1, false, true},
+		{sendChunk, fast - 1, true, true},
+		{4 * sendChunk, 4*fast - 1, true, true},
 		{sendChunk, fast, true, false},
-		{sendChunk, time.Hour, false, false},
+		{sendChunk, time.Hour, true, false},
 		{sendChunk, 0, true, true},
 	} {
-		if changed := p.took(step.n, step.within); changed != step.changed || p.fast != step.fast {
-			t.Errorf("step %d: changed %v, fast %v", i, changed, p.fast)
+		if chunk := p.took(step.n, step.within); chunk != step.chunk || p.fast != step.fast {
+			t.Errorf("step %d: chunk %v, fast %v", i, chunk, p.fast)
 		}
+	}
+}
+
+// TestCrowdLimit gives few clients no limit, and more of them a part each of what all may have.
+func TestCrowdLimit(t *testing.T) {
+	for size, want := range map[int64]int{
+		0: 0, 1: 0, 8: 0, 9: 1 << 20, 16: 1 << 20, 17: 512 << 10, 64: 256 << 10, 65: 128 << 10, 10000: 128 << 10,
+	} {
+		var c crowd
+		c.size.Store(size)
+		if got := c.limit(); got != want {
+			t.Errorf("%d clients: %d, want %d", size, got, want)
+		}
+	}
+}
+
+// TestSenderInCrowd counts a large answer from its beginning to its end, and tells the kernel each new limit.
+func TestSenderInCrowd(t *testing.T) {
+	c, _ := connected(t)
+	var all crowd
+	s := sender{crowd: &all, unsent: unsent}
+	expect := func(when string, size int64, limit, buffer int) {
+		t.Helper()
+		kernel := option(t, c, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
+		if all.size.Load() != size || s.unsent != limit || s.buffer != buffer || kernel != limit {
+			t.Errorf("%s: %d in the crowd, limits %d and %d, the kernel has %d", when, all.size.Load(), s.unsent, s.buffer, kernel)
+		}
+	}
+	limitUnsent(c, unsent)
+	s.expect(c, large-1)
+	s.took(c, large-1, 0)
+	expect("a small answer", 0, unsent, 0)
+	s.ended()
+	s.took(c, large-1, 0)
+	expect("another one", 0, unsent, 0)
+	s.took(c, 1, 0)
+	expect("a large one", 1, unsent, 0)
+	s.took(c, sendChunk, 0)
+	expect("after a chunk", 1, 0, 0)
+	all.size.Add(16)
+	s.took(c, sendChunk, 0)
+	expect("with 16 others", 17, 512<<10, 768<<10)
+	s.ended()
+	s.ended()
+	expect("after the answer", 16, 512<<10, 768<<10)
+	all.size.Add(16)
+	s.expect(c, large)
+	s.expect(c, large)
+	expect("with 32 others", 33, 256<<10, 384<<10)
+	all.size.Add(-32)
+	s.took(c, sendChunk, 0)
+	expect("alone", 1, 0, 0)
+	s.took(c, sendChunk, time.Hour)
+	expect("slow", 1, unsent, 0)
+	all.size.Add(1000)
+	s.took(c, sendChunk, 0)
+	expect("with very many others", 1001, unsentLeast, unsentLeast*3/2)
+}
+
+// TestBuffer is as large as it was told, until it may grow again.
+func TestBuffer(t *testing.T) {
+	c, _ := connected(t)
+	if option(t, c, unix.SOL_SOCKET, unix.SO_BUF_LOCK) < 0 {
+		t.Skip("the kernel is older than 5.14")
+	}
+	limitBuffer(c, 192<<10)
+	if size := option(t, c, unix.SOL_SOCKET, unix.SO_SNDBUF); size != 192<<10 {
+		t.Errorf("%d bytes", size)
+	}
+	if option(t, c, unix.SOL_SOCKET, unix.SO_BUF_LOCK) != sendBufferLock {
+		t.Error("it may grow")
+	}
+	limitBuffer(c, 0)
+	if option(t, c, unix.SOL_SOCKET, unix.SO_BUF_LOCK) != 0 {
+		t.Error("it may not grow")
+	}
+}
+
+// TestCrowdEnds counts no answer that has ended, on connections that stay open and on those that do not.
+func TestCrowdEnds(t *testing.T) {
+	r := start(t, func(o *Options) {
+		o.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			body := make([]byte, sendChunk)
+			for range 16 {
+				if _, err := w.Write(body); err != nil {
+					return
+				}
+			}
+		})
+	})
+	counted := func(n int64) func() bool { return func() bool { return r.crowd.size.Load() == n } }
+	for what, end := range map[string]func(net.Conn){
+		"read":   func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
+		"closed": func(c net.Conn) { c.Close() },
+	} {
+		c := r.dial()
+		send(t, c, get)
+		eventually(t, "it is counted", counted(1))
+		go end(c)
+		eventually(t, what, counted(0))
+		c.Close()
 	}
 }
 
@@ -58,7 +160,7 @@ func TestSlowReader(t *testing.T) {
 	} {
 		server, client := connected(t)
 		limitUnsent(server, unsent)
-		w := &wire{Conn: server}
+		w := &wire{Conn: server, sender: sender{crowd: new(crowd), unsent: unsent}}
 		sent := make(chan error, 1)
 		go func() { sent <- send(w) }()
 		last := -1
@@ -77,8 +179,8 @@ func TestSlowReader(t *testing.T) {
 		if _, err := io.CopyN(io.Discard, client, 32<<20); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-sent; err != nil || !w.pace.fast {
-			t.Errorf("%s: %v, fast %v", what, err, w.pace.fast)
+		if err := <-sent; err != nil || !w.sender.fast {
+			t.Errorf("%s: %v, fast %v", what, err, w.sender.fast)
 		}
 	}
 }
@@ -86,7 +188,7 @@ func TestSlowReader(t *testing.T) {
 // TestIdleTimeIsNotSlow finds a client fast after a chunk, however long it has asked for nothing.
 func TestIdleTimeIsNotSlow(t *testing.T) {
 	server, client := connected(t)
-	w := &wire{Conn: server}
+	w := &wire{Conn: server, sender: sender{crowd: new(crowd)}}
 	go func() { _, _ = io.Copy(io.Discard, client) }()
 	for _, chunk := range []int{sendChunk / 2, sendChunk / 2} {
 		time.Sleep(fast)
@@ -94,8 +196,8 @@ func TestIdleTimeIsNotSlow(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !w.pace.fast {
-		t.Errorf("it is slow after %v", w.pace.spent)
+	if !w.sender.fast {
+		t.Errorf("it is slow after %v", w.sender.spent)
 	}
 }
 
@@ -120,6 +222,18 @@ func connected(t *testing.T) (server *net.TCPConn, client net.Conn) {
 	}
 	t.Cleanup(func() { _, _ = client.Close(), accepted.Close() })
 	return accepted.(*net.TCPConn), client
+}
+
+// option returns the value of a connection's option, -1 if the kernel does not have it.
+func option(t *testing.T, c net.Conn, level, name int) (n int) {
+	t.Helper()
+	control(c, func(fd int) {
+		var err error
+		if n, err = unix.GetsockoptInt(fd, level, name); err != nil {
+			n = -1
+		}
+	})
+	return n
 }
 
 // queue returns how many bytes the kernel has of a connection that its client has not acknowledged.
