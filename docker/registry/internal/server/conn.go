@@ -16,6 +16,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -141,6 +143,7 @@ type conn struct {
 
 	// Of connections.
 	place          *list.Element
+	waits          time.Time // since when
 	known, dropped bool
 
 	// Of Read, which one goroutine at a time calls.
@@ -175,6 +178,9 @@ func (c *conn) Read(b []byte) (int, error) {
 		return 0, io.EOF
 	}
 	c.anything = c.header.refused
+	if c.header.whole && !c.admitted.Load() {
+		c.all.busy(c) // net/http says so too, but later
+	}
 	return n, err
 }
 
@@ -197,6 +203,15 @@ func (c *conn) CloseWrite() error {
 		return half.CloseWrite()
 	}
 	return nil
+}
+
+// unread reports whether the kernel has bytes of the client that were not read yet.
+func (c *conn) unread() (yes bool) {
+	control(c.wire.Conn, func(fd int) {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
+		yes = err == nil && n > 0
+	})
+	return yes
 }
 
 // cut closes the connection without a word of TLS, which might wait for the client.
@@ -264,10 +279,12 @@ type headerScan struct {
 	last    byte    // of the current line
 	method  [5]byte // the beginning of the request line
 	refused bool    // the last request was neither GET nor HEAD: what follows may be its body
+	whole   bool    // what was read ends with the end of a header
 }
 
 // scan takes what was read and returns the most lines that a header in it has had so far.
 func (s *headerScan) scan(b []byte) (most int) {
+	s.whole = false
 	for {
 		i := bytes.IndexByte(b, '\n')
 		part := b
@@ -286,9 +303,10 @@ func (s *headerScan) scan(b []byte) (most int) {
 		}
 		if s.length == 0 || s.length == 1 && s.last == '\r' {
 			if s.lines > 0 && string(s.method[:4]) != "GET " && string(s.method[:]) != "HEAD " {
-				s.refused = true
+				s.refused, s.whole = true, true
 				return most
 			}
+			s.whole = s.lines > 0 && i+1 == len(b)
 			s.lines = 0
 		} else {
 			s.lines++

@@ -9,14 +9,23 @@ import (
 	"time"
 )
 
+const (
+	// grace is how long a connection may be without a request before it makes room. A lost first packet is sent again after 1 s.
+	grace = 3 * time.Second
+	// looks is how many connections are looked at for each new one.
+	looks = 16
+)
+
 // connections knows every open connection, and bounds those that have shown no good credential.
 //
 // When they are as many as the limit, a new one takes the place of the one that has been without a request for longest,
-// so that a client that speaks at once is served whoever else holds connections. Those with a request that is being
-// answered keep their place: up to as many again are let in beside them.
+// so that a client that speaks at once is served whoever else holds connections. Up to as many again are let in beside
+// those that keep their place: with a request that is being answered, younger than a grace time, or with bytes that the
+// program has not read yet. A request may wait in these, and it is not the client that is slow.
 type connections struct {
 	limit   int
 	observe func(Event)
+	now     func() time.Time
 
 	mu      sync.Mutex
 	open    map[*conn]struct{}
@@ -26,34 +35,63 @@ type connections struct {
 }
 
 func newConnections(limit int, observe func(Event)) *connections {
-	return &connections{limit: limit, observe: observe, open: map[*conn]struct{}{}, waiting: list.New()}
+	return &connections{limit: limit, observe: observe, now: time.Now, open: map[*conn]struct{}{}, waiting: list.New()}
 }
 
 // add takes a new connection, and reports whether there is room for it.
 func (cs *connections) add(c *conn) bool {
 	cs.mu.Lock()
-	var dropped *conn
-	if cs.unknown >= cs.limit {
-		if oldest := cs.waiting.Front(); oldest != nil {
-			dropped = oldest.Value.(*conn)
-			cs.forget(dropped)
+	var dropped []*conn
+	// Two, so that those beside the limit become fewer.
+	for len(dropped) < 2 && cs.unknown >= cs.limit {
+		c := cs.victim()
+		if c == nil {
+			break
 		}
+		cs.forget(c)
+		dropped = append(dropped, c)
 	}
 	fits := cs.unknown < 2*cs.limit
 	if fits {
 		cs.open[c] = struct{}{}
 		cs.unknown++
-		c.place = cs.waiting.PushBack(c)
+		cs.list(c)
 	}
 	cs.mu.Unlock()
-	if dropped != nil {
-		dropped.cut()
+	for _, c := range dropped {
+		c.cut()
 		cs.observe(ConnectionDropped)
 	}
 	if !fits {
 		cs.observe(ConnectionRefused)
 	}
 	return fits
+}
+
+// victim returns the connection that makes room for a new one; nil if none does.
+func (cs *connections) victim() *conn {
+	full := cs.unknown >= 2*cs.limit
+	now := cs.now()
+	for range min(looks, cs.waiting.Len()) {
+		oldest := cs.waiting.Front().Value.(*conn)
+		if !full && now.Sub(oldest.waits) < grace {
+			return nil
+		}
+		if !oldest.unread() {
+			return oldest
+		}
+		cs.unlist(oldest)
+		cs.list(oldest)
+	}
+	if full && cs.waiting.Len() > 0 {
+		return cs.waiting.Front().Value.(*conn)
+	}
+	return nil
+}
+
+// list makes a connection the youngest that waits.
+func (cs *connections) list(c *conn) {
+	c.waits, c.place = cs.now(), cs.waiting.PushBack(c)
 }
 
 // busy notes that a connection has a request.
@@ -68,7 +106,7 @@ func (cs *connections) idle(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if _, open := cs.open[c]; open && !c.known && !c.dropped && c.place == nil {
-		c.place = cs.waiting.PushBack(c)
+		cs.list(c)
 	}
 }
 

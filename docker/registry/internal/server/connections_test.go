@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"os"
 	"testing"
 	"time"
 )
@@ -23,6 +24,14 @@ func fake(t *testing.T) (*conn, func() bool) {
 	}
 }
 
+// later makes connections think that it is later.
+func later(cs *connections, by time.Duration) {
+	cs.mu.Lock()
+	defer cs.mu.Unlock()
+	before := cs.now
+	cs.now = func() time.Time { return before().Add(by) }
+}
+
 func TestOldestIdleConnectionIsDropped(t *testing.T) {
 	var e events
 	cs := newConnections(3, e.observe)
@@ -35,6 +44,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 		}
 	}
 	// A request makes one the youngest.
+	later(cs, grace)
 	cs.busy(one)
 	cs.idle(one)
 	four, fourCut := fake(t)
@@ -55,6 +65,103 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 	}
 	if e.of(ConnectionDropped) != 1 || e.of(ConnectionRefused) != 0 {
 		t.Errorf("events: %v", e.seen)
+	}
+}
+
+// accepted returns the server's end of a new connection, and the client's.
+func accepted(t *testing.T) (*conn, net.Conn) {
+	t.Helper()
+	server, client := connected(t)
+	return &conn{wire: &wire{Conn: server}}, client
+}
+
+// isCut reports whether the server has closed a connection.
+func isCut(c net.Conn) bool {
+	_ = c.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
+	_, err := c.Read(make([]byte, 1))
+	return err != nil && !os.IsTimeout(err)
+}
+
+// A burst of connections does not drop one whose request the program has not read yet.
+func TestUnreadRequestKeepsItsConnection(t *testing.T) {
+	const limit = 4
+	var e events
+	cs := newConnections(limit, e.observe)
+	known, client := accepted(t)
+	cs.add(known)
+	send(t, client, get)
+	eventually(t, "the request is there", known.unread)
+	var others []net.Conn
+	for range 5 * limit {
+		later(cs, grace)
+		c, other := accepted(t)
+		if !cs.add(c) {
+			t.Fatal("no room")
+		}
+		others = append(others, other)
+	}
+	if isCut(client) {
+		t.Error("the connection with a request was cut")
+	}
+	if !isCut(others[0]) || isCut(others[len(others)-1]) {
+		t.Error("the oldest one without a request was not cut, or the youngest was")
+	}
+	if _, unknown := cs.count(); unknown > limit {
+		t.Errorf("%d connections without a credential", unknown)
+	}
+	// All have unread bytes: the limit holds nevertheless.
+	for range 5 * limit {
+		c, other := accepted(t)
+		send(t, other, get)
+		eventually(t, "the request is there", c.unread)
+		cs.add(c)
+	}
+	if _, unknown := cs.count(); unknown > 2*limit {
+		t.Errorf("%d connections without a credential", unknown)
+	}
+}
+
+// A young connection keeps its place while there is room for as many again.
+func TestYoungConnectionKeepsItsPlace(t *testing.T) {
+	const limit = 4
+	cs := newConnections(limit, func(Event) {})
+	var cut []func() bool
+	for range 2*limit + 1 {
+		c, isCut := fake(t)
+		if !cs.add(c) {
+			t.Fatal("no room")
+		}
+		cut = append(cut, isCut)
+	}
+	if !cut[0]() || cut[1]() || cut[2*limit]() {
+		t.Error("beyond twice the limit only the oldest is cut")
+	}
+	later(cs, grace)
+	for range limit {
+		c, _ := fake(t)
+		cs.add(c)
+	}
+	if _, unknown := cs.count(); unknown != limit {
+		t.Errorf("%d connections, want %d", unknown, limit)
+	}
+}
+
+// A request that was read makes its connection busy before net/http has understood it.
+func TestWholeHeaderIsBusy(t *testing.T) {
+	for text, want := range map[string]bool{
+		get: true, "GET / HTTP/1.1\r\n": false, "GET": false, "\r\n": false, "\r\n\r\n": false, get + "G": false, get + get: true,
+		"POST / HTTP/1.1\r\n\r\nbody": true,
+	} {
+		c, client := accepted(t)
+		c.stream, c.all = c.wire, newConnections(2, func(Event) {})
+		c.all.add(c)
+		send(t, client, text)
+		if n, err := c.Read(make([]byte, 4096)); n != len(text) || err != nil {
+			t.Fatalf("%q: read %d, %v", text, n, err)
+		}
+		if busy := c.all.waiting.Len() == 0; busy != want {
+			t.Errorf("%q: busy %v", text, busy)
+		}
 	}
 }
 
@@ -144,6 +251,7 @@ func TestHoldersOfConnections(t *testing.T) {
 	answer(t, bufio.NewReader(refused), "GET")
 	for range 5 * limit {
 		send(t, r.dial(), "GET /v2/ HTTP/1.1\r\n")
+		later(r.all, grace)
 		if response, _ := r.ask("GET", "/v2/", "Authorization: Basic good"); response.StatusCode != 200 {
 			t.Fatalf("got %d", response.StatusCode)
 		}
