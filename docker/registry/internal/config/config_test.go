@@ -36,6 +36,7 @@ outage: {challenge_timeout: 1s, manifest_timeout: 1s, blob_timeout: 1s, remember
 limits: {header_bytes: 16384, header_timeout: 1s, idle_timeout: 1m, send_timeout: 30s, unauthenticated_connections: 1}
 log: {level: debug, access: 1/100}
 drain: 1h30m
+peers: {listen: ":5005", service: peers.cache.svc.cluster.local, name: registry-cache-0, secret: /peers/secret}
 `
 
 func TestDefaults(t *testing.T) {
@@ -73,6 +74,7 @@ func TestEveryKey(t *testing.T) {
 		Limits: Limits{16 * Ki, time.Second, time.Minute, 30 * time.Second, 1},
 		Log:    Log{"debug", 100},
 		Drain:  90 * time.Minute,
+		Peers:  &Peers{Listen: ":5005", Service: "peers.cache.svc.cluster.local", Name: "registry-cache-0", Secret: "/peers/secret"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got %+v, want %+v", c, want)
@@ -89,6 +91,14 @@ func with(lines string) string {
 		}
 	}
 	return kept + lines + "\n"
+}
+
+// peers returns a section with further keys.
+func peers(rest string) string {
+	if !strings.Contains(rest, "secret:") {
+		rest += ", secret: /s"
+	}
+	return "peers: {" + rest + "}"
 }
 
 func TestRefused(t *testing.T) {
@@ -166,6 +176,19 @@ func TestRefused(t *testing.T) {
 		{"sample of none", with("log: {access: 1/0}"), "log.access", "1/0"},
 		{"small header", with("limits: {header_bytes: 1Ki}"), "limits.header_bytes", "1Ki"},
 		{"no connections", with("limits: {unauthenticated_connections: 0}"), "limits.unauthenticated_connections", "0"},
+		{"peers without a secret", with("peers: {service: a.b, name: a}"), "peers.secret", ""},
+		{"relative secret", with(peers("service: a.b, name: a, secret: s")), "peers.secret", "s"},
+		{"peers without a service", with(peers("name: a")), "peers.service", ""},
+		{"service and members", with(peers("service: a.b, members: [{name: b, address: \"b:1\"}], name: a")), "peers.members", ""},
+		{"no members", with(peers("service: a.b, members: [], name: a")), "peers.members", ""},
+		{"service with a port", with(peers("service: \"a.b:5005\", name: a")), "peers.service", "a.b:5005"},
+		{"name in upper case", with(peers("service: a.b, name: A")), "peers.name", "A"},
+		{"a name with a dot", with(peers("service: a.b, name: a.b")), "peers.name", "a.b"},
+		{"member without a port", with(peers("members: [{name: b, address: b}], name: a")), "peers.members[0].address", "b"},
+		{"member without a name", with(peers("members: [{address: \"b:1\"}], name: a")), "peers.members[0].name", ""},
+		{"member twice", with(peers("members: [{name: b, address: \"b:1\"}, {name: b, address: \"b:2\"}], name: a")), "peers.members[1].name", "b"},
+		{"peers on the port of clients", with(peers("listen: \":5000\", service: a.b, name: a")), "peers.listen", ":5000"},
+		{"unknown key of peers", with(peers("service: a.b, name: a, port: 1")), "peers.port", ""},
 		{"not YAML", "listen: [", "", ""},
 		{"not UTF-8", "listen: \"\xff\"", "", ""},
 		{"two documents", minimal + "---\n" + minimal, "", ""},

@@ -13,7 +13,7 @@ import (
 )
 
 // CheckFiles returns what is wrong with the files that the configuration names, as Problems: certificate and key, htpasswd,
-// the store's directory and credential helpers. It changes none of them.
+// the peers' secret, the store's directory and credential helpers. It changes none of them.
 func (c *Config) CheckFiles() error {
 	var problems Problems
 	add := func(key, what, got, fix string) {
@@ -29,6 +29,12 @@ func (c *Config) CheckFiles() error {
 		if err := readable(path); err != nil {
 			add("auth.htpasswd", "cannot be read: "+err.Error(), path,
 				"name a readable file, for example one made by \"htpasswd -cB htpasswd USER\"")
+		}
+	}
+	if p := c.Peers; p != nil {
+		if err := readable(p.Secret); err != nil {
+			add("peers.secret", "cannot be read: "+err.Error(), p.Secret,
+				"name a readable file that all replicas share, for example one made by \"openssl rand -hex 32\"")
 		}
 	}
 	if err := writable(c.Store.Path); err != nil {

@@ -46,6 +46,7 @@ func (c *Config) validate(seen map[string]int) Problems {
 	v.store(c.Store)
 	v.upstreams(c.Upstreams)
 	v.numbers(c)
+	v.peers(c.Peers)
 	return v.problems
 }
 
@@ -60,6 +61,7 @@ func (v *validator) addresses(c *Config) {
 		{"listen", "listen: \":5000\"", &Endpoint{c.Listen}, false},
 		{"metrics.listen", "listen: \":5006\"", c.Metrics, false},
 		{"pprof.listen", "listen: \"127.0.0.1:6060\"", c.Pprof, true},
+		{"peers.listen", "listen: \":5005\"", c.Peers.endpoint(), false},
 	} {
 		if l.address == nil {
 			continue

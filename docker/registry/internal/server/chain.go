@@ -45,6 +45,7 @@ func (everybody) Check(context.Context, string) Decision { return Decision{Verdi
 type chain struct {
 	server  *Server
 	checker Checker
+	peers   bool // next verifies each request, and there are no probes
 	next    http.Handler
 	access  *accessLog                   // nil: off
 	record  func(*http.Request, Outcome) // nil: nobody counts
@@ -66,6 +67,8 @@ func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 		h.refuseBody(w, r, http.StatusMethodNotAllowed, "this cache is read-only")
 	case r.ContentLength != 0:
 		h.refuseBody(w, r, http.StatusBadRequest, "a request has no body here")
+	case h.peers:
+		h.next.ServeHTTP(w, r)
 	case h.server.probes.serve(w, r):
 		w.probe = true
 	case h.admit(w, r):
