@@ -44,6 +44,7 @@ type member struct {
 	last   atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
 	status atomic.Int32
 	slots  chan struct{} // of hops
+	left   atomic.Int64  // until when it is known to drain, in Unix nanoseconds
 	poke   chan struct{} // it has spoken: probe it now
 
 	mu      sync.Mutex

@@ -16,8 +16,12 @@ import (
 	"time"
 )
 
-// hopsLimit is how many hops to one member run at once.
-const hopsLimit = 512
+const (
+	// hopsLimit is how many hops to one member run at once.
+	hopsLimit = 512
+	// unreserved is how many bytes of an answer are read before there is room for it.
+	unreserved = 64 << 10
+)
 
 var (
 	errNoMember     = errors.New("there is no such member")
@@ -52,6 +56,9 @@ type Call struct {
 	// Silent is called when bytes have been due for a second, once until some come, by another goroutine. The hop goes on:
 	// the caller may ask the next member meanwhile. It must not block. Nil: nobody is told.
 	Silent func()
+	// Reserve is called before more than 64 KiB of an answer are read into memory, with its size or the most that it may have.
+	// After an error the answer is not read, and the error is Do's. Nil: there is always room.
+	Reserve func(ctx context.Context, bytes int64) error
 }
 
 // Do asks a member for a URI, with the header's Accept and Range. The answer has only headers that its proof covers. The
@@ -90,7 +97,7 @@ func (p *Peers) ask(ctx context.Context, by http.RoundTripper, name, method, uri
 	default:
 		return nil, &Error{Result: Busy, Member: name, Err: errBusy}
 	}
-	asked := &exchange{m: m, parent: ctx, silent: c.Silent}
+	asked := &exchange{m: m, parent: ctx, silent: c.Silent, room: c.Reserve}
 	asked.ctx, asked.cancel = context.WithCancelCause(ctx)
 	resp, err := asked.send(by, method, uri, header, c.StoreOnly)
 	if err != nil {
@@ -128,7 +135,8 @@ type exchange struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	silent func()
-	probe  bool // it changes the member's state by its end only
+	room   func(ctx context.Context, bytes int64) error // nil: always
+	probe  bool                                         // it changes the member's state by its end only
 	watch  *watch
 	socket atomic.Pointer[socket] // of its connection
 	sent   atomic.Bool
@@ -196,10 +204,11 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 		resp.Body = &body{ReadCloser: resp.Body, x: x}
 		return resp, nil
 	}
-	x.watch.due()
-	content, err := io.ReadAll(io.LimitReader(resp.Body, smallLimit+1))
-	x.watch.got()
+	content, err := x.readSmall(resp)
+	full, isFull := errors.AsType[*noRoom](err)
 	switch {
+	case isFull:
+		return resp, full.error
 	case err != nil:
 		return resp, x.broken(err)
 	case hash(content) != p.body:
@@ -210,7 +219,10 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	switch reason := Reason(header.Get(refusalHeader)); {
 	case resp.StatusCode == http.StatusHTTPVersionNotSupported:
 		return nil, x.failed(Unable, fmt.Errorf("it knows versions %s, not %s", header.Get(versionsHeader), h.version))
-	case resp.StatusCode == http.StatusUnauthorized && reason != "":
+	case isRefusal(resp.StatusCode) && reason != "":
+		if reason == Draining {
+			x.m.leaves()
+		}
 		e := x.failed(Refused, errors.New(string(reason)))
 		e.Reason = reason
 		return nil, e
@@ -218,6 +230,53 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	resp.Body = io.NopCloser(bytes.NewReader(content))
 	x.end()
 	return resp, nil
+}
+
+// noRoom is the error of a caller that has none in memory.
+type noRoom struct{ error }
+
+// readSmall returns a body that is kept in memory, for which there is room.
+func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
+	reserve := func(bytes int64) error {
+		if x.room == nil || bytes <= unreserved {
+			return nil
+		}
+		if err := x.room(x.ctx, bytes); err != nil {
+			return &noRoom{err}
+		}
+		return nil
+	}
+	var content bytes.Buffer
+	read := func(n int64) error {
+		x.watch.due()
+		defer x.watch.got()
+		_, err := content.ReadFrom(io.LimitReader(resp.Body, n))
+		return err
+	}
+	size := resp.ContentLength
+	if size > smallLimit {
+		return nil, errBody
+	}
+	if size >= 0 {
+		if err := reserve(size); err != nil {
+			return nil, err
+		}
+		content.Grow(int(size) + bytes.MinRead)
+	} else {
+		if err := read(unreserved); err != nil || content.Len() < unreserved {
+			return content.Bytes(), err
+		}
+		if err := reserve(smallLimit); err != nil {
+			return nil, err
+		}
+	}
+	err := read(smallLimit + 1 - int64(content.Len()))
+	return content.Bytes(), err
+}
+
+// isRefusal reports whether a status may have the reason of a refusal.
+func isRefusal(status int) bool {
+	return status == http.StatusUnauthorized || status == http.StatusServiceUnavailable
 }
 
 // heard notes that bytes came which the member has proven. What a probe hears is judged as a whole.

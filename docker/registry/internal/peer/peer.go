@@ -15,6 +15,7 @@
 //   - A hop has no secret in it, only a MAC; it is for one member, for a minute, and once. An answer without the proof of
 //     the member that was asked is no answer.
 //   - A hop never hops: a handler that finds one in its context (From) serves it itself, or refuses.
+//   - A member that drains says so. It is asked for what it has then, and for nothing else.
 //   - What comes from the network is bounded: members, headers, bodies in memory, nonces, hops to a member.
 package peer
 
@@ -63,6 +64,7 @@ type Peers struct {
 	idle     []*http.Transport // to close
 	counts   counts
 	looked   chan struct{} // closed after the first lookup
+	draining atomic.Bool
 
 	list atomic.Pointer[list]
 

@@ -16,8 +16,9 @@ const byDigest = "digest"
 
 // Headers of an answer to a hop that clients do not get: Age is too coarse to add up.
 const (
-	ageHeader   = "Registry-Cache-Age" // milliseconds
-	staleHeader = "Registry-Cache-Stale"
+	ageHeader    = "Registry-Cache-Age" // milliseconds
+	staleHeader  = "Registry-Cache-Stale"
+	sourceHeader = "Registry-Cache-Source"
 )
 
 // ageLimit is the most that an age can be: more would not fit into a Duration.
@@ -26,7 +27,7 @@ const ageLimit = 100 * 365 * 24 * time.Hour
 // signedAnswer are the headers of an answer that its proof covers. The asking replica sees no other.
 var signedAnswer = []string{
 	"Content-Type", "Content-Length", "Content-Range", "Docker-Content-Digest", "Link", "Oci-Filters-Applied", "Retry-After",
-	ageHeader, staleHeader, refusalHeader, versionsHeader,
+	ageHeader, staleHeader, sourceHeader, refusalHeader, versionsHeader,
 }
 
 // SetAge notes in an answer to a hop how long ago the upstream said it, and whether the upstream was out since.
@@ -45,6 +46,12 @@ func Age(h http.Header) (age time.Duration, stale bool) {
 	}
 	return time.Duration(ms) * time.Millisecond, h.Get(staleHeader) == "1"
 }
+
+// SetStored notes in an answer to a hop that it comes from what the replica had.
+func SetStored(h http.Header) { h.Set(sourceHeader, onlyStore) }
+
+// Stored returns what SetStored noted.
+func Stored(h http.Header) bool { return h.Get(sourceHeader) == onlyStore }
 
 // A proof is what the header of an answer between replicas says.
 type proof struct {

@@ -13,7 +13,8 @@ import (
 // smallLimit is the most bytes of an answer that is kept in memory for its hash. The largest list has 16 MiB.
 const smallLimit = 17 << 20
 
-// proven is an answer that gets a proof. A blob passes, what is small is kept until the handler has returned.
+// proven is an answer that gets a proof. A blob passes; what is small is sent once it is whole: when the handler writes it
+// at once, or has returned.
 type proven struct {
 	http.ResponseWriter
 	head    bool
@@ -24,6 +25,7 @@ type proven struct {
 	status  int // 0 until the answer has begun
 	stream  bool
 	tooLong bool
+	sent    bool // whole
 	body    []byte
 }
 
@@ -51,9 +53,11 @@ func (w *proven) WriteHeader(status int) {
 func (w *proven) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	switch {
-	case w.head:
+	case w.head, w.sent:
 	case w.stream:
 		return w.ResponseWriter.Write(b)
+	case w.body == nil && len(b) > 0 && len(b) <= smallLimit && w.Header().Get("Content-Length") == strconv.Itoa(len(b)):
+		w.send(b) // it is whole, and need not be kept
 	case len(w.body)+len(b) > smallLimit:
 		w.body, w.tooLong = nil, true
 	case !w.tooLong:
@@ -83,26 +87,33 @@ func (w *proven) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // finish sends a small answer. It is not called after a panic, so that what was not finished has no proof.
 func (w *proven) finish(r *http.Request) {
-	if w.status == 0 || w.stream {
+	if w.status == 0 || w.stream || w.sent {
 		return
 	}
 	if w.tooLong {
 		w.tooLong, w.status = false, 0
 		server.WriteError(w, r, http.StatusInternalServerError, "", "the answer is too long for another replica")
+		return
 	}
+	w.send(w.body)
+}
+
+// send sends a small answer whose body is whole.
+func (w *proven) send(body []byte) {
+	w.sent = true
 	h := w.Header()
 	switch {
 	case w.status == http.StatusNoContent || w.status == http.StatusNotModified:
-		w.body = nil
+		body = nil
 		h.Del("Content-Type") // net/http leaves out both
 		h.Del("Content-Length")
 	case !w.head:
-		h.Set("Content-Length", strconv.Itoa(len(w.body)))
+		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	w.prove(hash(w.body))
+	w.prove(hash(body))
 	w.ResponseWriter.WriteHeader(w.status)
-	if len(w.body) > 0 {
-		_, _ = w.ResponseWriter.Write(w.body) // the caller has gone: nobody is left to hear of it
+	if len(body) > 0 {
+		_, _ = w.ResponseWriter.Write(body) // the caller has gone: nobody is left to hear of it
 	}
 }
 

@@ -28,6 +28,7 @@ type Rank struct {
 	Name    string
 	Self    bool
 	Suspect bool // it has been silent for a second: best asked together with the next
+	Leaving bool // it ends soon: it is asked only for what it has
 }
 
 // Rank returns the members in the order in which they own a key: the first that is asked with success serves it. Each
@@ -54,7 +55,7 @@ func (p *Peers) Rank(key string) []Rank {
 	})
 	ranks := make([]Rank, len(all))
 	for i, s := range all {
-		ranks[i] = Rank{Name: s.m.name, Self: s.m == p.self, Suspect: s.m.state() == Suspect}
+		ranks[i] = Rank{Name: s.m.name, Self: s.m == p.self, Suspect: s.m.state() == Suspect, Leaving: s.m.leaving()}
 	}
 	return ranks
 }

@@ -51,6 +51,9 @@ func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Rea
 	case r.RequestURI == probeURI:
 		w.WriteHeader(http.StatusNoContent)
 		return
+	case p.draining.Load() && !h.store:
+		p.refuse(w, r, Draining)
+		return
 	}
 	p.counts.received.Add(1)
 	r = r.WithContext(context.WithValue(r.Context(), hopKey{}, Hop{h.from, h.store}))
@@ -99,11 +102,15 @@ func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
 		return
 	}
 	w.Header().Set(refusalHeader, string(reason))
+	if reason == Draining {
+		server.WriteError(w, r, http.StatusServiceUnavailable, codes[reason], "this replica is shutting down")
+		return
+	}
 	server.WriteError(w, r, http.StatusUnauthorized, codes[reason], "this port is for the other replicas")
 }
 
 // codes are those of error bodies.
 var codes = map[Reason]string{
 	Missing: "HOP_MISSING", Malformed: "HOP_MALFORMED", WrongMAC: "HOP_WRONG_MAC", WrongMember: "HOP_WRONG_MEMBER", Time: "HOP_TIME",
-	Replayed: "HOP_REPLAYED",
+	Replayed: "HOP_REPLAYED", Draining: "HOP_DRAINING",
 }

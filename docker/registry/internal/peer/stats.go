@@ -31,6 +31,7 @@ const (
 	WrongMember Reason = "wrong_member" // it is for another one
 	Time        Reason = "time"         // too old, or the clocks are apart
 	Replayed    Reason = "replayed"     //
+	Draining    Reason = "draining"     // the member ends soon
 )
 
 // Stats are what metrics show of the peers.
@@ -59,7 +60,7 @@ func newCounts() counts {
 	for _, r := range []Result{Answered, Unreachable, Silent, Untrusted, Unable, Refused, Busy, Canceled} {
 		c.hops[r] = new(atomic.Uint64)
 	}
-	for _, r := range []Reason{Missing, Malformed, Version, WrongMAC, WrongMember, Time, Replayed} {
+	for _, r := range []Reason{Missing, Malformed, Version, WrongMAC, WrongMember, Time, Replayed, Draining} {
 		c.refusals[r] = new(atomic.Uint64)
 	}
 	return c

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package peer
+
+import "time"
+
+// leavingFor is how long a member that has said that it drains is not asked again. It is short: a replica that takes the place
+// of the other has its name.
+const leavingFor = 5 * time.Second
+
+// Drain lets this replica answer hops only with what it has. The others ask the next member for the rest.
+func (p *Peers) Drain() { p.draining.Store(true) }
+
+// leaves notes that the member has said that it drains.
+func (m *member) leaves() { m.left.Store(time.Now().Add(leavingFor).UnixNano()) }
+
+// leaving reports whether the member is known to drain.
+func (m *member) leaving() bool {
+	until := m.left.Load()
+	return until != 0 && time.Now().UnixNano() < until
+}
