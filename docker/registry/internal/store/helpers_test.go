@@ -144,8 +144,8 @@ func checkCount(t testing.TB, s *Store) {
 			evictable += b.charge
 		}
 	}
-	if used != s.used || evictable != s.evictable || int(ordered) != s.order.Len() {
-		t.Errorf("used %d, sum %d; evictable %d, sum %d; %d ordered of %d", s.used, used, s.evictable, evictable, ordered, s.order.Len())
+	if used != s.used || evictable != s.evictable || int(ordered) != s.order.Len()+s.relays.Len() {
+		t.Errorf("used %d, sum %d; evictable %d, sum %d; %d ordered of %d", s.used, used, s.evictable, evictable, ordered, s.order.Len()+s.relays.Len())
 	}
 	if len(s.growing) > 0 {
 		t.Errorf("%d uploads are left", len(s.growing))

@@ -56,6 +56,7 @@ type blob struct {
 	links   map[*node]struct{}
 	charge  int64
 	place   *list.Element // in the order of use; nil while data is open
+	relay   bool          // another replica has it too: dropped before what is not
 	touched time.Time
 
 	verified   time.Time // when the bytes on the disk were last found right by this process; zero: never
@@ -150,10 +151,10 @@ func (s *Store) orderLocked(b *blob) {
 	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
 	switch {
 	case can && b.place == nil:
-		b.place = s.order.PushFront(b)
+		b.place = s.orderOf(b).PushFront(b)
 		s.evictable += b.charge
 	case !can && b.place != nil:
-		s.order.Remove(b.place)
+		s.orderOf(b).Remove(b.place)
 		b.place = nil
 		s.evictable -= b.charge
 	}
@@ -466,7 +467,10 @@ func (s *Store) evict(n int64) bool {
 // evictOldest drops the least recently used blob without readers, and reports whether there was one.
 func (s *Store) evictOldest(total *int64) bool {
 	s.mu.Lock()
-	back := s.order.Back()
+	back := s.relays.Back()
+	if back == nil {
+		back = s.order.Back()
+	}
 	s.mu.Unlock()
 	if back == nil {
 		return false
@@ -545,7 +549,7 @@ func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()
 	if b.place != nil {
-		s.order.MoveToFront(b.place)
+		s.orderOf(b).MoveToFront(b.place)
 	}
 	stale := now.Sub(b.touched) >= touchEvery && b.data != nil
 	var p string

@@ -24,6 +24,8 @@
 // links. So the blocks in use never exceed the limit. What cannot be kept passes to the clients all the same: PutContent
 // reports success, and a fill goes on through a window in memory (see Growing).
 //
+// Blobs that another replica has too are dropped before all others (see Upstream.SetRelay).
+//
 // # Fills
 //
 // Package fill calls Upstream.Grow before it has distribution fetch a blob, and passes the Growing in the request's
@@ -89,6 +91,7 @@ type Store struct {
 	nodes      map[string]*node
 	blobs      map[blobKey]*blob
 	order      *list.List // of *blob without readers, most recently used first
+	relays     *list.List // the same of those that are dropped before
 	growing    map[string]*Growing
 	memory     int64
 	windows    int64      // memory of the windows
@@ -150,6 +153,7 @@ func newStore(opts Options) *Store {
 		nodes:      map[string]*node{},
 		blobs:      map[blobKey]*blob{},
 		order:      list.New(),
+		relays:     list.New(),
 		growing:    map[string]*Growing{},
 		remembered: list.New(),
 		upstreams:  map[string]*Upstream{},

@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"container/list"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// orderOf returns the order of use in which a blob has its place.
+func (s *Store) orderOf(b *blob) *list.List {
+	if b.relay {
+		return s.relays
+	}
+	return s.order
+}
+
+// KeepRelay is Keep for a blob that another replica has too: it is dropped before those that only this one has. A blob that
+// was there before stays what it was.
+func (g *Growing) KeepRelay(u *Upstream, repository string) error {
+	before, _ := u.blobOf(dataPath(g.digest))
+	err := g.Keep(u, repository)
+	if err == nil && before == nil {
+		u.SetRelay(g.digest, true)
+	}
+	return err
+}
+
+// SetRelay says whether another replica has a blob too, so that it is dropped before those that only this one has. Who starts
+// anew does not know it any more. A blob that is not in the store is left as it is.
+func (u *Upstream) SetRelay(d digest.Digest, relay bool) {
+	s := u.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.blobs[blobKey{upstream: u.name, digest: d}]
+	if b == nil || b.relay == relay {
+		return
+	}
+	if b.place != nil {
+		s.orderOf(b).Remove(b.place)
+		b.relay = relay
+		b.place = s.orderOf(b).PushFront(b)
+		return
+	}
+	b.relay = relay
+}

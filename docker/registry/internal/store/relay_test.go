@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"testing"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// TestRelaysGoFirst fills a store with relays and other blobs: relays are dropped first, whenever they were used.
+func TestRelaysGoFirst(t *testing.T) {
+	s, u := testStore(t, MinLimit)
+	const size = 4 << 20
+	relay := func(content []byte) digest.Digest {
+		t.Helper()
+		d := digest.FromBytes(content)
+		g := u.Grow(d, int64(len(content)))
+		defer g.Close()
+		if _, err := g.Write(content); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.KeepRelay(u, "r"); err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	own, shared := randomBytes(size), randomBytes(size)
+	first := keep(t, u, "r", own)
+	there := keep(t, u, "r", shared)
+	relay(shared) // it was here before
+	relays := []digest.Digest{relay(randomBytes(size)), relay(randomBytes(size)), relay(randomBytes(size))}
+	u.SetRelay(relays[2], false)
+	var others []digest.Digest
+	for len(others) < 20 && u.find("r", relays[1]) != nil {
+		others = append(others, keep(t, u, "r", randomBytes(size)))
+	}
+	if u.find("r", relays[0]) != nil || len(others) < 12 {
+		t.Errorf("relays were dropped after %d others", len(others))
+	}
+	b := u.find("r", relays[2])
+	for i, d := range append(others, first, there, relays[2]) {
+		if !has(t, u, "r", d) {
+			t.Errorf("blob %d was dropped", i)
+		}
+	}
+	// One that is read now is not in the order.
+	open, err := u.Open(ctx, "r", relays[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.SetRelay(relays[2], true)
+	if s.relays.Len() != 0 || b == nil || b.place != nil {
+		t.Errorf("%d relays can be dropped", s.relays.Len())
+	}
+	_ = open.Close()
+	keep(t, u, "r", randomBytes(size))
+	keep(t, u, "r", randomBytes(size))
+	if u.find("r", relays[2]) != nil {
+		t.Error("a relay was kept")
+	}
+	u.SetRelay(relays[2], true) // it is not here
+	checkCount(t, s)
+}
