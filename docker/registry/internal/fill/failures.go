@@ -3,6 +3,7 @@
 package fill
 
 import (
+	"errors"
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -22,8 +23,28 @@ type failures struct {
 }
 
 type failure struct {
-	err   error
+	err   *known
 	until time.Time
+}
+
+// known is an error that is shared.
+type known struct {
+	error
+	learned time.Time
+}
+
+func (k *known) Unwrap() error { return k.error }
+
+// Age returns how long ago the error was learned.
+func (k *known) Age() time.Duration { return time.Since(k.learned) }
+
+// ageOf returns how old an error was when it was learned: other replicas tell it.
+func ageOf(err error) time.Duration {
+	var aged interface{ Age() time.Duration }
+	if errors.As(err, &aged) {
+		return aged.Age()
+	}
+	return 0
 }
 
 type expiry struct {
@@ -37,8 +58,9 @@ func (f *failures) remember(q route.Request, err error, now time.Time) {
 	if f.byRequest == nil {
 		f.byRequest = map[route.Request]failure{}
 	}
-	until := now.Add(failureTime)
-	f.byRequest[q] = failure{err, until}
+	learned := now.Add(-ageOf(err))
+	until := learned.Add(failureTime)
+	f.byRequest[q] = failure{&known{err, learned}, until}
 	f.order = append(f.order, expiry{q, until})
 }
 

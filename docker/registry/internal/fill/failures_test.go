@@ -20,7 +20,7 @@ func TestFailures(t *testing.T) {
 	f.remember(q, one, now)
 	f.remember(q, two, now.Add(time.Second))
 	for after, want := range map[time.Duration]error{0: two, 2 * time.Second: two, 3*time.Second - 1: two, 3 * time.Second: nil} {
-		if got := f.recall(q, now.Add(after)); got != want {
+		if got := f.recall(q, now.Add(after)); !errors.Is(got, want) {
 			t.Errorf("after %v: %v, want %v", after, got, want)
 		}
 	}
@@ -28,7 +28,7 @@ func TestFailures(t *testing.T) {
 		t.Errorf("of another repository: %v", err)
 	}
 	f.remember(other, one, now.Add(2*time.Second)) // the first of q is over, the second is not
-	if f.recall(q, now.Add(2*time.Second)) != two || len(f.order) != 2 {
+	if !errors.Is(f.recall(q, now.Add(2*time.Second)), two) || len(f.order) != 2 {
 		t.Errorf("%v", f.order)
 	}
 	now = now.Add(time.Minute)
@@ -44,5 +44,25 @@ func TestFailures(t *testing.T) {
 	f.remember(q, one, now.Add(failureTime))
 	if len(f.order) != 1 || len(f.byRequest) != 1 {
 		t.Errorf("%d, %d are left", len(f.order), len(f.byRequest))
+	}
+}
+
+// agedError was learned by another replica some time ago.
+type agedError struct{ error }
+
+func (agedError) Age() time.Duration { return 1500 * time.Millisecond }
+
+// TestAgedFailures are kept as long as if they had been learned here: a hop adds no time.
+func TestAgedFailures(t *testing.T) {
+	var f failures
+	q := blob("a", digest.FromString("x"))
+	now := time.Now()
+	f.remember(q, agedError{errors.New("old")}, now)
+	err := f.recall(q, now.Add(400*time.Millisecond))
+	if age := ageOf(err); age < 1500*time.Millisecond || age > time.Minute {
+		t.Errorf("%v: %v old", err, age)
+	}
+	if err := f.recall(q, now.Add(600*time.Millisecond)); err != nil {
+		t.Errorf("kept for too long: %v", err)
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -70,7 +71,10 @@ type Options struct {
 	Wait time.Duration
 	// Abandoned is how many fills may go on without clients.
 	Abandoned int
-	Log       *slog.Logger
+	// Next serves what Pass says, and what the Fetcher refuses with ErrNext; nil: nothing is passed on.
+	Next *Handler
+	Pass func(route.Request) bool
+	Log  *slog.Logger
 }
 
 // Stats is a snapshot of a Handler.
@@ -137,6 +141,7 @@ type fill struct {
 	cancel  context.CancelCauseFunc
 
 	growing *store.Growing
+	stored  atomic.Bool   // it comes from what another replica has stored
 	done    chan struct{} // closed at the end
 	err     error         // after done
 
@@ -227,6 +232,9 @@ func (h *Handler) leave(f *fill) {
 	defer h.mu.Unlock()
 	if f.clients--; f.clients > 0 || f.over {
 		return
+	}
+	if state, _ := f.growing.State(); state != store.Grows {
+		return // it ends by itself: it is being kept, or known to be wrong
 	}
 	// What goes through a window is not kept.
 	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() || f.needless() {
@@ -327,6 +335,9 @@ func (h *Handler) fetch(f *fill) error {
 	}
 	f.growing.Finish(err)
 	state, cause := f.growing.State()
+	if errors.Is(err, ErrNext) || errors.Is(err, ErrAgain) {
+		return err
+	}
 	if state == store.Whole && err != nil {
 		h.opts.Log.Debug("A blob came whole, but was not kept", "digest", f.request.Digest, "error", err)
 	}
@@ -392,7 +403,7 @@ func (h *Handler) call(f *fill) (err error) {
 			h.opts.Log.Error("A fetch panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
-	return h.opts.Fetcher.Fetch(f.ctx, f.request, f.growing)
+	return h.opts.Fetcher.Fetch(context.WithValue(f.ctx, fillKey{}, f), f.request, f.growing)
 }
 
 // end tells the clients how the fill has ended. Those who come now find the blob in the store, or begin anew.
@@ -437,7 +448,8 @@ func (f *fill) elsewhere() bool {
 // cut, unless another fetch would bring the same wrong bytes.
 func (f *fill) shareError() bool {
 	switch {
-	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed):
+	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed), errors.Is(f.err, ErrAgain),
+		errors.Is(f.err, ErrNext):
 		return false
 	case errors.Is(f.err, store.ErrDigest), errors.Is(f.err, store.ErrLong):
 		return true
@@ -448,7 +460,8 @@ func (f *fill) shareError() bool {
 func (h *Handler) report(f *fill, err error) {
 	level := slog.LevelWarn
 	var refusal *route.Refusal
-	if errors.As(err, &refusal) && refusal.Status < 500 || errors.Is(err, errAbandoned) || errors.Is(err, errClosed) {
+	if errors.As(err, &refusal) && refusal.Status < 500 || errors.Is(err, errAbandoned) || errors.Is(err, errClosed) ||
+		errors.Is(err, ErrNext) {
 		level = slog.LevelDebug
 	}
 	h.opts.Log.Log(context.Background(), level, "A fill failed", "upstream", f.request.Upstream,

@@ -42,13 +42,45 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request)
 	}
 	waiting, stop := h.waiting(r.Context())
 	defer stop()
+	h.serveFills(waiting, w, r, q)
+}
+
+// serveFills answers from a fill, or passes the request on.
+func (h *Handler) serveFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) {
+	if err := h.tryFills(waiting, w, r, q); err != nil {
+		refuse(w, r, err)
+	}
+}
+
+// tryFills answers from a fill, or returns why it has not. What Pass says is tried by Next before, and all that cannot be had
+// otherwise at last.
+func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) error {
+	var failed error // of Next
+	if h.opts.Next != nil && h.opts.Pass(q) {
+		failed = h.opts.Next.tryFills(waiting, w, r, q)
+		if failed == nil || !mayBeElsewhere(failed) || waiting.Err() != nil {
+			return failed
+		}
+	}
 	for range rounds {
-		if h.serveFill(waiting, w, r, q) || h.serveStored(w, r, q) {
-			return
+		served, err := h.serveFill(waiting, w, r, q)
+		switch {
+		case errors.Is(err, ErrNext) && failed != nil:
+			return failed
+		case errors.Is(err, ErrNext) && h.opts.Next != nil:
+			failed = h.opts.Next.tryFills(waiting, w, r, q)
+			if failed == nil || !mayBeElsewhere(failed) || waiting.Err() != nil {
+				return failed
+			}
+		case err != nil:
+			return err
+		case served || h.serveStored(w, r, q):
+			return nil
 		}
 	}
 	h.opts.Log.Error("A blob came and went too often to be served", "repository", q.Repository, "digest", q.Digest)
 	server.WriteError(w, r, http.StatusServiceUnavailable, "", "the cache has no room to keep the blob for this request")
+	return nil
 }
 
 // waiting returns a context that ends when a client has waited long enough for a first byte.
@@ -235,9 +267,9 @@ func (c *waiter) wait(waiting context.Context) (place, error) {
 	}
 }
 
-// serveFill answers from the fill of a blob, unless waiting ends before there is something to read. It reports false if the
-// request must begin anew.
-func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) bool {
+// serveFill answers from the fill of a blob, unless it fails or waiting ends before there is something to read. It reports
+// false without an error if the request must begin anew.
+func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) (bool, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	c := &waiter{h: h, r: r, q: q, ctx: ctx}
@@ -248,16 +280,18 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	}()
 	p, err := c.wait(waiting)
 	switch {
-	case errors.Is(err, errElsewhere):
-		return false
+	case errors.Is(err, errElsewhere), errors.Is(err, ErrAgain):
+		return false, nil
 	case err != nil:
-		refuse(w, r, err)
-		return true
+		return false, err
+	case p.first && p.fill.stored.Load():
+		server.SetResult(r.Context(), hit)
 	case p.first:
 		server.SetResult(r.Context(), miss)
 	default:
 		server.SetResult(r.Context(), shared)
 	}
+	noteStored(w.Header(), r, p.fill)
 	g, reader := p.fill.growing, p.reader
 	switch size := g.Size(); {
 	case size < 0:
@@ -267,7 +301,7 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	default:
 		serveSized(w, r, q, size, reader, true)
 	}
-	return true
+	return true, nil
 }
 
 var (
@@ -389,6 +423,7 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", headed.Header().Get("Retry-After"))
 	}
 	server.SetResult(r.Context(), failed)
+	setAge(w.Header(), r, err)
 	switch {
 	case errors.As(err, &refusal):
 		if refusal.Status == http.StatusNotFound {

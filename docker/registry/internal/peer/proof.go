@@ -50,6 +50,9 @@ func Age(h http.Header) (age time.Duration, stale bool) {
 // SetStored notes in an answer to a hop that it comes from what the replica had.
 func SetStored(h http.Header) { h.Set(sourceHeader, onlyStore) }
 
+// ClearStored takes back what SetStored noted.
+func ClearStored(h http.Header) { h.Del(sourceHeader) }
+
 // Stored returns what SetStored noted.
 func Stored(h http.Header) bool { return h.Get(sourceHeader) == onlyStore }
 

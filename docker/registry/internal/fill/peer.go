@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package fill
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// ErrNext is how a Fetcher says that Options.Next shall serve those who have got nothing of the blob.
+var ErrNext = errors.New("it is served by another handler")
+
+// ErrAgain is how a Fetcher says that it brought wrong bytes, and would not bring them again: who has got none of them waits
+// for another fill.
+var ErrAgain = errors.New("another fill is needed")
+
+type fillKey struct{}
+
+// FromStored notes, with the context of Fetch, that the blob comes from what another replica has stored.
+func FromStored(ctx context.Context) {
+	if f, ok := ctx.Value(fillKey{}).(*fill); ok {
+		f.stored.Store(true)
+	}
+}
+
+// ServePeer is Serve for another replica, which waits for a first byte as long as the fill goes on: how long clients wait is
+// decided where they are.
+func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, q route.Request) {
+	if !h.ServeStored(w, r, q) {
+		h.serveFills(r.Context(), w, r, q)
+	}
+}
+
+// ServeStored answers another replica if the store has the blob, and reports whether it has.
+func (h *Handler) ServeStored(w http.ResponseWriter, r *http.Request, q route.Request) bool {
+	peer.SetStored(w.Header())
+	if h.serveStored(w, r, q) {
+		return true
+	}
+	peer.ClearStored(w.Header())
+	return false
+}
+
+// setAge tells another replica how old an error is, so that it is not shared for longer over a hop.
+func setAge(header http.Header, r *http.Request, err error) {
+	if _, isHop := peer.From(r.Context()); isHop {
+		peer.SetAge(header, ageOf(err), false)
+	}
+}
+
+// noteStored tells another replica that what it gets was stored elsewhere.
+func noteStored(header http.Header, r *http.Request, f *fill) {
+	if _, isHop := peer.From(r.Context()); isHop && f.stored.Load() {
+		peer.SetStored(header)
+	}
+}
+
+// mayBeElsewhere reports whether an error says nothing about the blob, so that other replicas may bring it.
+func mayBeElsewhere(err error) bool {
+	var refusal *route.Refusal
+	switch {
+	case errors.Is(err, errWait), errors.Is(err, errClosed), errors.Is(err, context.Canceled):
+		return false
+	case errors.As(err, &refusal):
+		return refusal.Status >= http.StatusInternalServerError
+	}
+	return true
+}
+
+// Fails reports whether a fill of a request has failed in the last two seconds, so that no other one is begun.
+func (h *Handler) Fails(q route.Request) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failures.recall(q, time.Now()) != nil
+}
