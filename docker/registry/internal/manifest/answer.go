@@ -37,6 +37,8 @@ type Answer struct {
 	Code, Message string
 	// Stale says that the upstream was out, and that this is what was known before.
 	Stale bool
+	// Known says that another replica knew it.
+	Known bool
 	// Age is how long ago the upstream said this. It shortens how long the answer is used.
 	Age time.Duration
 

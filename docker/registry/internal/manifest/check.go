@@ -5,6 +5,7 @@ package manifest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -63,6 +64,7 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 		}
 		return old.aged(k.age(now)), Hit
 	}
+	q = u.route(q)
 	// A client without an old answer waits for a silent upstream: what is slow may come.
 	if e, ok := h.errors.get(q); ok && now.Before(e.until) && (old != nil || e.answer.Status != http.StatusGatewayTimeout) {
 		h.mu.Unlock()
@@ -118,10 +120,14 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 			rd.answer.Release()
 		}
 		return nil, Left
+	case ended && result == Miss && rd.answer.Known:
+		return h.settle(old, k.age(now), rd.answer, Hit)
 	case ended:
 		return h.settle(old, k.age(now), rd.answer, result)
 	}
-	return h.settle(old, k.age(now), silent(), Failed)
+	late := silent()
+	late.unasked = true // it may come yet
+	return h.settle(old, k.age(now), late, Failed)
 }
 
 // age returns how long ago a copy was learned.
@@ -235,7 +241,7 @@ func (h *Handler) keepLoadedLocked(q question, loaded *Answer) *copied {
 	if q.isDigest() {
 		return &copied{answer: loaded}
 	}
-	k, _ := h.memory.get(q)
+	k, _ := h.memory.get(q.plain())
 	if k == nil || k.digest != loaded.digest {
 		k = &copied{digest: loaded.digest}
 		if loaded.digest == "" {
@@ -248,6 +254,7 @@ func (h *Handler) keepLoadedLocked(q question, loaded *Answer) *copied {
 
 // recallLocked returns what memory has of a question.
 func (h *Handler) recallLocked(q question) (*copied, *Answer) {
+	q = q.plain()
 	k, ok := h.memory.get(q)
 	switch {
 	case !ok && q.isDigest():
@@ -267,6 +274,7 @@ func (h *Handler) recallLocked(q question) (*copied, *Answer) {
 }
 
 func (h *Handler) rememberLocked(q question, k *copied) {
+	q = q.plain()
 	size := len(q.Repository) + len(q.Query)
 	if k.answer != nil {
 		size += len(k.answer.Body)
@@ -366,7 +374,7 @@ func (h *Handler) tryLocked(u *upstream, q question) *check {
 	if h.shut {
 		return nil
 	}
-	p := u.gate.join(q.Repository)
+	p := u.gateOf(q).join(q.Repository)
 	if p == nil {
 		return nil
 	}
@@ -430,6 +438,10 @@ func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *place) 
 		}
 	}).Stop()
 	answer := h.ask(ctx, u, q)
+	if answer == nil { // the other replicas cannot say
+		p.leave() // the question of this one takes its own
+		return h.askSelf(ctx, u, q)
+	}
 	if q.Kind == route.Referrers && answer.Status == http.StatusNotFound {
 		p.leave() // the tag takes its own
 		answer = h.fallback(ctx, u, q.Request)
@@ -437,7 +449,8 @@ func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *place) 
 	return answer
 }
 
-// ask returns the upstream's answer, which is an error if it is not what it should be.
+// ask returns the upstream's answer, which is an error if it is not what it should be. It is nil if other replicas were asked
+// that do not know it.
 func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Answer) {
 	defer func() {
 		if p := recover(); p != nil { // what an upstream sends must not end the process
@@ -454,8 +467,10 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	}
 	v := &reservation{room: h.room}
 	defer v.end()
-	a, err := u.asker.Ask(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
+	a, err := u.askerOf(q).Ask(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
 	switch {
+	case errors.Is(err, ErrSelf) && h.ctx.Err() == nil && ctx.Err() == nil:
+		return nil
 	case h.ctx.Err() != nil:
 		return ending()
 	case v.refused:
@@ -505,7 +520,7 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 	case len(a.Body) == 0:
 		return wrong("it is empty")
 	}
-	served := &Answer{Status: http.StatusOK, Body: clip(a.Body), Stale: a.Stale, Age: max(0, a.Age), mediaType: a.Header.Get("Content-Type")}
+	served := &Answer{Status: http.StatusOK, Body: clip(a.Body), Stale: a.Stale, Age: max(0, a.Age), Known: a.Known, mediaType: a.Header.Get("Content-Type")}
 	if r.Kind == route.Manifest {
 		served.Stale = a.Stale && r.Tag != "" // a digest never is
 		if served.digest = r.Digest; r.Digest == "" {
@@ -529,7 +544,7 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 		if referrers == nil {
 			return wrong("it is no index")
 		}
-		referrers.Stale, referrers.Age = served.Stale, served.Age
+		referrers.Stale, referrers.Age, referrers.Known = served.Stale, served.Age, served.Known
 		served = referrers
 	} else if served.mediaType == "" {
 		served.mediaType = "application/json"
@@ -619,7 +634,7 @@ func (h *Handler) learnLocked(q question, answer *Answer) bool {
 	if q.isDigest() {
 		return true
 	}
-	before, _ := h.memory.get(q)
+	before, _ := h.memory.get(q.plain())
 	if answer.Stale && before != nil {
 		return false // what this process has learned is no older
 	}
@@ -656,7 +671,7 @@ func (h *Handler) save(u *upstream, q question, answer *Answer) {
 	a.saving.Lock()
 	defer a.saving.Unlock()
 	h.mu.Lock()
-	k, known := h.memory.get(q)
+	k, known := h.memory.get(q.plain())
 	newest := known && (k.answer == answer || k.answer == nil && k.digest == answer.digest)
 	h.mu.Unlock()
 	ctx := context.WithoutCancel(h.ctx) // Close waits

@@ -78,6 +78,9 @@ type Upstream struct {
 	Asker Asker
 	// Store keeps answers over a restart; nil: nothing does.
 	Store Store
+	// Relay asks other replicas, and Owned reports what is asked of Asker instead; nil: there are none.
+	Relay Asker
+	Owned func(route.Request) bool
 }
 
 // Options configure a Handler. The zero value of a field means its default.
@@ -166,6 +169,9 @@ type Handler struct {
 type upstream struct {
 	asker   Asker
 	gate    *gate
+	relay   Asker // of other replicas; nil: there are none
+	owned   func(route.Request) bool
+	relays  *gate // of what is asked of them
 	archive *archive
 	saves   int // of answers that are written or wait for it; guarded by the Handler's mu
 }
@@ -173,7 +179,9 @@ type upstream struct {
 // A question is what an upstream is asked. Class is that of a tag whose types a client does not take; otherwise it is empty.
 type question struct {
 	route.Request
-	class class
+	class   class
+	relayed bool // other replicas are asked before the upstream; see ask
+	own     bool // they are not asked, whoever owns the key
 }
 
 // of returns the question after a digest in the same repository.
@@ -219,6 +227,7 @@ func New(o Options) *Handler {
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
 			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
+			relay: u.Relay, owned: u.Owned, relays: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
 			archive: &archive{store: u.Store, room: h.room, log: h.log},
 		}
 	}
@@ -248,7 +257,7 @@ type Stats struct {
 func (h *Handler) Stats() Stats {
 	s := Stats{}
 	for _, u := range h.upstreams {
-		s.Queued += u.gate.queued()
+		s.Queued += u.gate.queued() + u.relays.queued()
 	}
 	h.room.mu.Lock()
 	s.InFlight = h.room.used
@@ -286,10 +295,15 @@ func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (
 	case req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers:
 		return failure(http.StatusNotFound, "UNSUPPORTED", "This cache has no such endpoint"), Absent
 	}
-	q := question{Request: askable(req)}
-	a, result := h.answer(ctx, u, q, h.opts.ClientTimeout)
+	return h.get(ctx, u, question{Request: askable(req)}, accept, h.opts.ClientTimeout)
+}
+
+// get returns the answer to a question, for a client that waits up to a limit.
+func (h *Handler) get(ctx context.Context, u *upstream, q question, accept []string, limit time.Duration) (*Answer, Result) {
+	req := q.Request
+	a, result := h.ownThenOthers(ctx, u, q, limit)
 	if req.Kind == route.Manifest && req.Tag != "" && result != Left && a.good() && !accepts(accept, a.mediaType) {
-		return h.negotiate(ctx, u, q, a, result, classOf(accept))
+		return h.negotiate(ctx, u, q, a, result, classOf(accept), limit)
 	}
 	return a, result
 }
@@ -308,18 +322,18 @@ func askable(r route.Request) route.Request {
 }
 
 // negotiate returns what the upstream answers to a client that does not take the type of a tag's manifest.
-func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Answer, result Result, c class) (*Answer, Result) {
+func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Answer, result Result, c class, limit time.Duration) (*Answer, Result) {
 	if c == 0 { // it names none that any upstream has
 		return a, result
 	}
 	h.mu.Lock()
-	k, known := h.memory.get(q)
+	k, known := h.memory.get(q.plain())
 	uniform := known && k.uniform == a.digest
 	h.mu.Unlock()
 	if uniform || a.Stale {
 		return a, result
 	}
-	narrow, narrowResult := h.answer(ctx, u, question{Request: q.Request, class: c}, h.opts.ClientTimeout)
+	narrow, narrowResult := h.answer(ctx, u, question{Request: q.Request, class: c, own: q.own}, limit)
 	switch {
 	case narrowResult == Left:
 		a.Release()
@@ -330,7 +344,7 @@ func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Ans
 	defer a.Release()
 	if narrow.digest == a.digest {
 		h.mu.Lock()
-		if k, known := h.memory.get(q); known {
+		if k, known := h.memory.get(q.plain()); known {
 			k.uniform = a.digest
 		}
 		h.mu.Unlock()

@@ -85,7 +85,7 @@ func artifactTypes(r route.Request) []string {
 
 // fallback returns the referrers that an upstream without the endpoint has by tag.
 func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *Answer {
-	tag, result := h.answer(ctx, u, question{Request: route.Request{
+	tag, result := h.answer(ctx, u, question{own: true, Request: route.Request{
 		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),
 	}}, h.opts.FetchTimeout)
 	switch {

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// ErrSelf is how a Relay says that no other replica knows the answer, so that this one asks the upstream.
+var ErrSelf = errors.New("no other replica knows it")
+
+// plain returns the question as memory knows it: what is known does not depend on who was asked.
+func (q question) plain() question {
+	q.relayed, q.own = false, false
+	return q
+}
+
+// route says who is asked. Errors and checks are of those who are asked: what this replica asks the upstream for another one
+// must not wait for that one.
+func (u *upstream) route(q question) question {
+	q.relayed = u.relay != nil && !q.own && (q.relayed || !u.owned(q.Request))
+	q.own = false
+	return q
+}
+
+func (u *upstream) gateOf(q question) *gate {
+	if q.relayed {
+		return u.relays
+	}
+	return u.gate
+}
+
+func (u *upstream) askerOf(q question) Asker {
+	if q.relayed {
+		return u.relay
+	}
+	return u.asker
+}
+
+// ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. What is
+// only slow is waited for at one place.
+func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
+	a, result := h.answer(ctx, u, q, limit)
+	if result != Failed || u.relay == nil || q.own || a.unasked || a.Status < http.StatusInternalServerError || !u.owned(q.Request) {
+		return a, result
+	}
+	q.relayed = true
+	b, relayed := h.answer(ctx, u, q, limit)
+	if relayed == Failed {
+		b.Release()
+		return a, result
+	}
+	a.Release()
+	return b, relayed
+}
+
+// askSelf returns the upstream's answer to a question that other replicas do not know. Its load has one user.
+func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer {
+	q.own, q.relayed = true, false
+	a, result := h.answer(ctx, u, q, h.opts.FetchTimeout)
+	if result == Left {
+		return lost(context.Cause(ctx))
+	}
+	return a
+}
+
+// ServePeer answers another replica: from what is known, or as the upstream says, which is waited for as long as the check
+// goes on. With storeOnly nobody is asked.
+func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Request, storeOnly bool) {
+	u := h.upstreams[req.Upstream]
+	if u == nil || req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers {
+		a, result := h.Get(r.Context(), req, nil) // an error
+		a.Write(w, r, req, result)
+		return
+	}
+	q := question{Request: askable(req), own: true}
+	var a *Answer
+	var result Result
+	if storeOnly {
+		a, result = h.known(r.Context(), u, q), Hit
+	} else {
+		a, result = h.get(r.Context(), u, q, r.Header["Accept"], h.opts.FetchTimeout)
+	}
+	if result == Left {
+		return
+	}
+	peer.SetAge(w.Header(), a.Age, a.Stale)
+	if result == Hit {
+		peer.SetStored(w.Header())
+	}
+	a.Write(w, r, req, result)
+}
+
+// known returns what is known of a question, as stale unless it never changes, or 404.
+func (h *Handler) known(ctx context.Context, u *upstream, q question) *Answer {
+	h.mu.Lock()
+	k, old, full := h.recall(ctx, u, q)
+	h.mu.Unlock()
+	switch {
+	case full:
+		return crowded()
+	case old == nil:
+		return failure(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica does not have it")
+	case q.isDigest():
+		return old
+	}
+	return old.stale(k.age(time.Now()))
+}

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package manifest
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// fleet is a Handler that has others to ask.
+type fleet struct {
+	*handle
+	others *fakeUpstream
+	owned  atomic.Bool
+}
+
+// inFleet runs a test with time of its own.
+func inFleet(t *testing.T, o Options, f func(h *fleet)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := &fleet{others: &fakeUpstream{say: unreachable}}
+		h.handle = newHandle(t, o, newStore())
+		u := h.upstreams[host]
+		u.relay, u.owned = h.others, func(route.Request) bool { return h.owned.Load() }
+		defer h.Close()
+		f(h)
+	})
+}
+
+// hop is a request of another replica.
+func (h *fleet) hop(uri string, storeOnly bool) reply {
+	h.t.Helper()
+	r := httptest.NewRequestWithContext(h.t.Context(), http.MethodGet, uri, nil)
+	req, refusal := route.New(host).Parse(r.URL)
+	if refusal != nil {
+		h.t.Fatal(refusal)
+	}
+	w, begun := httptest.NewRecorder(), time.Now()
+	h.ServePeer(w, r, req, storeOnly)
+	return reply{ResponseRecorder: w, took: time.Since(begun)}
+}
+
+func askSelf(context.Context, route.Request, string) (*Answer, error) { return nil, ErrSelf }
+
+// TestOwnerIsAsked in the place of the upstream, and what it knew is a hit, as old as it was there.
+func TestOwnerIsAsked(t *testing.T) {
+	inFleet(t, Options{TTL: 10 * time.Second}, func(h *fleet) {
+		h.others.says(func(context.Context, route.Request, string) (*Answer, error) {
+			a := ok("", oneBody)
+			a.Known, a.Age = true, 8*time.Second
+			return a, nil
+		})
+		r := h.get("/v2/a/manifests/v1")
+		h.wantFresh(r, oneBody)
+		if r.result != Hit || r.Header().Get("Age") != "8" {
+			t.Errorf("%s, age %s", r.result, r.Header().Get("Age"))
+		}
+		h.wantFresh(h.get("/v2/a/manifests/"+sha(oneBody)), oneBody)
+		time.Sleep(2 * time.Second)
+		h.wantFresh(h.get("/v2/a/manifests/v1"), oneBody)
+		h.wantAsked("/v1 ", 0)
+		if n := h.others.count("/v1 "); n != 2 { // a hop does not add to the time to live
+			t.Errorf("others were asked %d times", n)
+		}
+	})
+}
+
+// TestNobodyKnows has this replica ask the upstream by itself.
+func TestNobodyKnows(t *testing.T) {
+	inFleet(t, Options{}, func(h *fleet) {
+		h.others.says(askSelf)
+		h.says(has("", oneBody))
+		h.wantFresh(h.get("/v2/a/manifests/v1"), oneBody)
+		h.wantFresh(h.get("/v2/b/manifests/"+sha(oneBody)), oneBody)
+		h.wantAsked("/v1 ", 1)
+		h.says(fails(http.StatusNotFound))
+		h.want(h.get("/v2/a/manifests/none"), http.StatusNotFound, "")
+	})
+}
+
+// TestHopsDoNotWaitForOthers has a replica ask for what this one is asking that one for.
+func TestHopsDoNotWaitForOthers(t *testing.T) {
+	inFleet(t, Options{}, func(h *fleet) {
+		h.others.says(hangs)
+		h.says(slow(7*time.Second, has("", oneBody)))
+		go h.get("/v2/a/manifests/v1")
+		synctest.Wait()
+		r := h.hop("/v2/a/manifests/v1", false) // for as long as the check goes on
+		h.want(r, http.StatusOK, oneBody)
+		if r.took != 7*time.Second {
+			t.Errorf("after %v", r.took)
+		}
+		if age, stale := peer.Age(r.Header()); age > time.Second || stale {
+			t.Errorf("age %v, stale %v", age, stale)
+		}
+	})
+}
+
+// TestOwnUpstreamFails asks the others for what this replica owns, but not for another one.
+func TestOwnUpstreamFails(t *testing.T) {
+	inFleet(t, Options{}, func(h *fleet) {
+		h.owned.Store(true)
+		h.says(fails(http.StatusBadGateway))
+		h.others.says(has("", oneBody))
+		h.wantFresh(h.get("/v2/a/manifests/v1"), oneBody)
+		h.want(h.hop("/v2/a/manifests/v2", false), http.StatusBadGateway, "")
+		if n := h.others.count("/v2 "); n != 0 {
+			t.Errorf("others were asked %d times for another replica", n)
+		}
+		h.others.says(askSelf)
+		h.want(h.get("/v2/a/manifests/v3"), http.StatusBadGateway, "")
+		h.wantAsked("/v3 ", 1)
+		h.says(fails(http.StatusNotFound))
+		h.want(h.get("/v2/a/manifests/v4"), http.StatusNotFound, "")
+		if n := h.others.count("/v4 "); n != 0 {
+			t.Errorf("others were asked %d times for what the upstream does not have", n)
+		}
+	})
+}
+
+// TestStoreOnly answers with what is known, and asks nobody.
+func TestStoreOnly(t *testing.T) {
+	inFleet(t, Options{}, func(h *fleet) {
+		h.owned.Store(true)
+		h.says(has("", oneBody))
+		h.want(h.hop("/v2/a/manifests/v1", true), http.StatusNotFound, "")
+		h.wantAsked("/v1 ", 0)
+		h.wantFresh(h.get("/v2/a/manifests/v1"), oneBody)
+		time.Sleep(time.Minute)
+		r := h.hop("/v2/a/manifests/v1", true)
+		h.want(r, http.StatusOK, oneBody)
+		if age, stale := peer.Age(r.Header()); age != time.Minute || !stale || !peer.Stored(r.Header()) {
+			t.Errorf("age %v, stale %v", age, stale)
+		}
+		r = h.hop("/v2/a/manifests/"+sha(oneBody), true)
+		h.want(r, http.StatusOK, oneBody)
+		if _, stale := peer.Age(r.Header()); stale {
+			t.Error("a digest is stale")
+		}
+		h.wantAsked("/v1 ", 1)
+	})
+}
