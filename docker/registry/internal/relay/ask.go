@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+)
+
+const (
+	// patience is how long a member may be suspect that is silent to us: it is probed at once and after half a second.
+	patience = 450 * time.Millisecond
+	// look is how often that is looked at.
+	look = 50 * time.Millisecond
+	// storedPatience is how long the answer to what a member has stored is waited for. It does not wait for anything itself.
+	storedPatience = 450 * time.Millisecond
+)
+
+// An ask is one request to a member, until its body was read.
+type ask struct {
+	*http.Response
+	peers  Peers
+	name   string
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	moved  atomic.Int64 // how many times bytes came
+	once   sync.Mutex   // one watch at a time
+}
+
+// do asks a member. The answer must be closed. The error is that of Peers.Do, or errSilent.
+func do(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.Call) (*ask, error) {
+	a := &ask{peers: peers, name: name}
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	call.Silent = func() { go a.watch() }
+	if peers.State(name) == peer.Suspect {
+		go a.watch()
+	}
+	resp, err := peers.Do(a.ctx, name, http.MethodGet, uri, header, call)
+	a.moved.Add(1)
+	if err != nil {
+		if context.Cause(a.ctx) == errSilent {
+			err = errSilent
+		}
+		a.cancel(nil)
+		return nil, err
+	}
+	a.Response = resp
+	return a, nil
+}
+
+// Read reads the body.
+func (a *ask) Read(b []byte) (int, error) {
+	n, err := a.Body.Read(b)
+	if n > 0 {
+		a.moved.Add(1)
+	}
+	if err != nil && context.Cause(a.ctx) == errSilent {
+		err = errSilent
+	}
+	return n, err
+}
+
+// Close ends the request.
+func (a *ask) Close() {
+	a.cancel(nil)
+	_ = a.Body.Close() // what was read is all that is wanted
+}
+
+// watch gives the member up once it has been suspect for some time. It ends with the first bytes that come.
+func (a *ask) watch() {
+	if !a.once.TryLock() {
+		return
+	}
+	defer a.once.Unlock()
+	moved := a.moved.Load()
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	suspect := time.Duration(0)
+	for a.moved.Load() == moved {
+		select {
+		case <-a.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if a.peers.State(a.name) != peer.Suspect {
+			suspect = 0
+			continue
+		}
+		// A tick that comes late, since this process is starved, counts once.
+		if suspect += look; suspect >= patience {
+			a.cancel(errSilent)
+			return
+		}
+	}
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"context"
+	"net/http"
+	"testing"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+)
+
+// waits returns a member that does not answer until its request ends, and says that it is silent.
+func waits(ctx context.Context, _ http.Header, c peer.Call) (*http.Response, error) {
+	c.Silent()
+	<-ctx.Done()
+	return nil, context.Cause(ctx)
+}
+
+// TestSilentOwner is given up when it stays suspect, and waited for when it answers its probe.
+func TestSilentOwner(t *testing.T) {
+	r := newReplica(t, "b", "c", "self")
+	r.does["b"], r.does["c"] = waits, content(r.blob, 1<<20)
+	r.set("b", peer.Suspect)
+	begun := time.Now()
+	state, err := r.fetch(r.Relay)
+	r.want("silent", state, err, true, "b, c")
+	if took := time.Since(begun); took < patience || took > 10*patience {
+		t.Errorf("given up after %v", took)
+	}
+	slow := newReplica(t, "b", "c", "self")
+	slow.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		c.Silent()
+		time.Sleep(2 * patience)
+		return content(slow.blob, 1<<20)(ctx, h, c)
+	}
+	slow.set("b", peer.Suspect)
+	time.AfterFunc(patience/2, func() { slow.set("b", peer.In) })
+	state, err = slow.fetch(slow.Relay)
+	slow.want("slow", state, err, true, "b")
+}

@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/fill"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+const (
+	// copySize is how many bytes of a blob are copied at a time.
+	copySize = 128 << 10
+	// attempts is how often other members are asked for a blob, those that brought a part included.
+	attempts = 16
+	// errorLimit is how many bytes of an error are read.
+	errorLimit = 4 << 10
+)
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
+
+// Fetch fetches a blob from the members in the order in which they own it, each from the byte at which the last one stopped.
+// When it is this replica's turn, what is missing comes from its own fill. If nothing has come until then, or at all, it
+// returns fill.ErrNext, so that the own fills serve it. They are not tried if they have just failed.
+func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
+	tried, triedSelf := map[string]bool{}, r.own.Fails(q)
+	last := fill.ErrNext
+	for range attempts {
+		name, self := r.turn(q, tried, triedSelf)
+		before := g.Written()
+		switch {
+		case self && before == 0:
+			return fill.ErrNext
+		case self:
+			triedSelf = true
+			last = r.fromSelf(ctx, q, g)
+		case name == "":
+			if before == 0 {
+				return fill.ErrNext
+			}
+			return last
+		default:
+			last = r.from(ctx, name, q, g)
+		}
+		state, cause := g.State()
+		var refused *refusal
+		switch {
+		case state == store.Whole:
+			r.keep(q, g, !self)
+			return nil
+		case !self && isWrong(cause):
+			r.sentWrong(q, name, cause)
+			return fill.ErrNext // those who come next are served by others
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case state == store.Failed:
+			return cause
+		case errors.As(last, &refused) && before == 0:
+			return refused
+		}
+		r.opts.Log.Info("A blob is gone on with elsewhere", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
+		// One whose connection broke may go on. If it is gone, that is known at once.
+		if tried[name] = true; self || g.Written() > before && !errors.Is(last, errSilent) {
+			delete(tried, name)
+		}
+	}
+	return last
+}
+
+// isWrong reports whether bytes have come that do not have the digest.
+func isWrong(cause error) bool {
+	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
+}
+
+// sentWrong notes that a member sent what does not have the digest. Parts of it may be of another one: that one has to prove
+// it again later.
+func (r *Relay) sentWrong(q route.Request, name string, err error) {
+	r.wrong.add(r.key(q), name)
+	r.opts.Log.Error("A peer sent wrong bytes", "peer", name, "digest", q.Digest, "error", err)
+}
+
+func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
+	keep := g.Keep
+	if relay {
+		keep = g.KeepRelay
+	}
+	if err := keep(r.opts.Store, q.Repository); err != nil {
+		r.opts.Log.Debug("A relay is not kept", "digest", q.Digest, "error", err)
+	}
+}
+
+// from lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
+func (r *Relay) from(ctx context.Context, name string, q route.Request, g *store.Growing) error {
+	a, err := do(ctx, r.opts.Peers, name, uri(q), rangeFrom(g), peer.Call{})
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	return r.take(ctx, a, g)
+}
+
+// rangeFrom returns the header for what is missing.
+func rangeFrom(g *store.Growing) http.Header {
+	if n := g.Written(); n > 0 {
+		return http.Header{"Range": {fmt.Sprintf("bytes=%d-", n)}}
+	}
+	return nil
+}
+
+// take writes an answer's bytes.
+func (r *Relay) take(ctx context.Context, a *ask, g *store.Growing) error {
+	at, size, err := begin(a.Response, g.Written())
+	if err != nil {
+		return err
+	}
+	if peer.Stored(a.Header) {
+		fill.FromStored(ctx)
+	}
+	if known := g.Size(); known >= 0 && size >= 0 && known != size {
+		return fmt.Errorf("a blob of %d bytes, not %d", size, known)
+	}
+	g.SetSize(size)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	for {
+		n, err := a.Read(*buffer)
+		if n > 0 {
+			r.bytes.Add(int64(n))
+			if _, failed := g.WriteAt((*buffer)[:n], at); failed != nil {
+				return failed
+			}
+			at += int64(n)
+		}
+		switch {
+		case errors.Is(err, io.EOF) && (size < 0 || at == size):
+			g.Finish(nil)
+			return nil
+		case errors.Is(err, io.EOF):
+			return fmt.Errorf("it ended after %d of %d bytes", at, size)
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// begin returns where an answer begins and how large the whole is, below 0 if that is not said.
+func begin(resp *http.Response, written int64) (at, size int64, err error) {
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return 0, resp.ContentLength, nil
+	case http.StatusPartialContent:
+		var first, last int64
+		n, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size)
+		if err != nil || n != 3 || first != written || last != size-1 {
+			return 0, 0, errors.New("a range that was not asked for")
+		}
+		return first, size, nil
+	}
+	refused := refusalOf(resp)
+	if isOutage(resp.StatusCode) || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+		return 0, 0, fmt.Errorf("status %d: %s", refused.Status, refused.Message)
+	}
+	return 0, 0, refused
+}
+
+// refusalOf returns what an error says.
+func refusalOf(resp *http.Response) *refusal {
+	content, _ := io.ReadAll(io.LimitReader(resp.Body, errorLimit)) // what is not read is not said
+	var body struct {
+		Errors []struct{ Code, Message string }
+	}
+	made := &refusal{at: time.Now(), after: resp.Header.Get("Retry-After")}
+	made.Status = resp.StatusCode
+	made.age, _ = peer.Age(resp.Header)
+	if _, err := strconv.ParseUint(made.after, 10, 32); err != nil {
+		made.after = ""
+	}
+	if json.Unmarshal(content, &body) == nil && len(body.Errors) > 0 {
+		made.Code, made.Message = body.Errors[0].Code, body.Errors[0].Message
+	}
+	return made
+}
+
+// fromSelf lets this replica's own fill bring what is missing. Its error is of no use if g is whole.
+func (r *Relay) fromSelf(ctx context.Context, q route.Request, g *store.Growing) (err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.Path(), nil)
+	if err != nil {
+		return err
+	}
+	if header := rangeFrom(g); header != nil {
+		req.Header = header
+	}
+	w := &writer{g: g, head: http.Header{}, at: g.Written()}
+	defer func() {
+		if p := recover(); p != nil && p != http.ErrAbortHandler {
+			panic(p)
+		}
+		switch state, cause := g.State(); {
+		case state == store.Failed:
+			err = cause
+		case w.failed():
+			err = fmt.Errorf("status %d: %s", w.status, w.message.String())
+		default:
+			err = errors.New("it ended early")
+		}
+	}()
+	r.own.ServePeer(w, req, q)
+	return nil
+}
+
+// A writer is a response whose body goes into a fill.
+type writer struct {
+	g       *store.Growing
+	head    http.Header
+	at      int64
+	status  int
+	message strings.Builder // of an error
+}
+
+// Header returns the header.
+func (w *writer) Header() http.Header { return w.head }
+
+// WriteHeader notes where the body begins.
+func (w *writer) WriteHeader(status int) {
+	if w.status != 0 {
+		return
+	}
+	w.status = status
+	if status == http.StatusOK {
+		w.at = 0
+	}
+}
+
+func (w *writer) failed() bool { return w.status >= http.StatusBadRequest }
+
+// Write takes bytes of the blob, or of an error.
+func (w *writer) Write(b []byte) (int, error) {
+	w.WriteHeader(http.StatusOK) // unless it has begun
+	if w.failed() {
+		w.message.Write(b[:min(len(b), max(0, errorLimit-w.message.Len()))])
+		return len(b), nil
+	}
+	n, err := w.g.WriteAt(b, w.at)
+	w.at += int64(n)
+	return n, err
+}

@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+
+	"pullthrough.registry_cache/docker/registry/internal/fill"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+func TestOwnerBringsABlob(t *testing.T) {
+	r := newReplica(t, "b", "self", "c")
+	r.does["b"] = content(r.blob, 1<<20)
+	state, err := r.fetch(r.Relay)
+	r.want("whole", state, err, true, "b")
+	if _, ok := r.part.Has("a", r.request().Digest); !ok || r.Bytes() != 1<<20 {
+		t.Errorf("it is not kept; %d bytes are counted", r.Bytes())
+	}
+	if r.Owned(r.request()) {
+		t.Error("it is owned")
+	}
+}
+
+// TestGoesOn has members that break off, refuse and are gone: each goes on at the byte where the last one stopped.
+func TestGoesOn(t *testing.T) {
+	r := newReplica(t, "b", "c", "d", "self")
+	r.does["b"] = content(r.blob, 1000)
+	r.does["c"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
+	r.does["d"] = content(r.blob, 1<<20)
+	first := true
+	whole := r.does["b"]
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if first {
+			first = false
+			return whole(ctx, h, c)
+		}
+		return nil, gone("b")
+	}
+	state, err := r.fetch(r.Relay)
+	r.want("broken off", state, err, true, "b, b bytes=1000-, c bytes=1000-, d bytes=1000-")
+}
+
+// TestSelfGoesOn brings what is missing from this replica's own fill when nobody else is left.
+func TestSelfGoesOn(t *testing.T) {
+	r := newReplica(t, "b", "self")
+	broken := content(r.blob, 1000)
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if h.Get("Range") != "" || c.StoreOnly {
+			return nil, gone("b")
+		}
+		return broken(ctx, h, c)
+	}
+	state, err := r.fetch(r.Relay)
+	r.want("by itself", state, err, true, "b, b bytes=1000-, b!")
+	if r.own != 1 {
+		t.Errorf("%d own fetches", r.own)
+	}
+	r.does["b"], r.fails = broken, &route.Refusal{Status: 502, Code: "UNAVAILABLE"}
+	other := randomBytes(1 << 20)
+	r.blob = other
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if h.Get("Range") != "" || c.StoreOnly {
+			return nil, gone("b")
+		}
+		return content(other, 1000)(ctx, h, c)
+	}
+	if state, err := r.fetch(r.Relay); state == store.Whole || err == nil {
+		t.Errorf("state %d, %v", state, err)
+	}
+}
+
+// TestNobodyBegins leaves a blob to this replica's own fills.
+func TestNobodyBegins(t *testing.T) {
+	r := newReplica(t, "b", "c", "d", "e", "self")
+	r.does["c"] = status(http.StatusBadGateway, "UNAVAILABLE")
+	r.does["d"] = status(http.StatusMisdirectedRequest, "NAME_UNKNOWN")
+	state, err := r.fetch(r.Relay)
+	r.want("nobody", state, err, false, "b, c, d")
+	if !errors.Is(err, fill.ErrNext) {
+		t.Errorf("%v", err)
+	}
+	r.leave["b"], r.state["c"] = true, peer.Out
+	r.does["e"] = content(r.blob, 1<<20)
+	state, err = r.fetch(r.Relay)
+	r.want("leaving and out", state, err, true, "d, e")
+}
+
+// TestRefusal passes on what the upstream says, with its age.
+func TestRefusal(t *testing.T) {
+	for _, n := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusTooManyRequests} {
+		r := newReplica(t, "b", "c", "self")
+		r.does["b"] = status(n, "BLOB_UNKNOWN")
+		state, err := r.fetch(r.Relay)
+		r.want("refused", state, err, false, "b")
+		var refused *route.Refusal
+		var aged *refusal
+		if !errors.As(err, &refused) || refused.Status != n || refused.Code != "BLOB_UNKNOWN" || !errors.As(err, &aged) || aged.Age() < 1e9 {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// TestWrongBytes of a member are never whole, and it is not asked for them again.
+func TestWrongBytes(t *testing.T) {
+	r := newReplica(t, "b", "c", "self")
+	bad := bytes.Clone(r.blob)
+	bad[1000] ^= 1
+	r.does["b"], r.does["c"] = content(bad, 1<<20), content(r.blob, 1<<20)
+	state, err := r.fetch(r.Relay)
+	r.want("wrong", state, err, false, "b")
+	if !errors.Is(err, fill.ErrNext) || state != store.Failed {
+		t.Errorf("state %d, %v", state, err)
+	}
+	state, err = r.fetch(r.Relay)
+	r.want("after that", state, err, true, "c")
+	for name, b := range map[string][]byte{"longer": append(bytes.Clone(r.blob), 1), "shorter": r.blob[:1000]} {
+		r := newReplica(t, "b", "self")
+		blob := r.blob
+		r.does["b"] = content(b, 1<<21)
+		r.blob = append(bytes.Clone(blob), blob...)
+		if state, err := r.fetch(r.Relay); state == store.Whole || !errors.Is(err, fill.ErrNext) {
+			t.Errorf("%s: state %d, %v", name, state, err)
+		}
+	}
+}
+
+// TestOtherSize has a second member that knows another size.
+func TestOtherSize(t *testing.T) {
+	r := newReplica(t, "b", "c", "self")
+	r.does["c"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if c.StoreOnly {
+			return nil, gone("c")
+		}
+		return content(append(bytes.Clone(r.blob), 1), 1<<21)(ctx, h, c)
+	}
+	calls := 0
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if calls++; calls > 1 {
+			return nil, gone("b")
+		}
+		return content(r.blob, 1000)(ctx, h, c)
+	}
+	state, err := r.fetch(r.Relay)
+	r.want("by itself", state, err, true, "b, b bytes=1000-, c bytes=1000-, b!, c!")
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+
+	"pullthrough.registry_cache/docker/registry/internal/manifest"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+// Ask asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
+// say.
+func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
+	tried := map[string]bool{}
+	for {
+		name := next(r.members(q), tried)
+		if name == "" {
+			return nil, manifest.ErrSelf
+		}
+		tried[name] = true
+		a, err := r.answer(ctx, name, q, accept, false)
+		switch {
+		case err != nil && !isOfPeer(err):
+			return nil, err
+		case err == nil && !isOutage(a.Status):
+			return a, nil
+		}
+		r.opts.Log.Debug("A peer did not answer", "peer", name, "path", q.Path(), "error", err)
+	}
+}
+
+// isOfPeer reports whether an error says only that one member gave no answer.
+func isOfPeer(err error) bool {
+	_, ok := errors.AsType[*peer.Error](err)
+	return ok || errors.Is(err, errSilent)
+}
+
+// answer returns what a member says.
+func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept string, stored bool) (*manifest.Answer, error) {
+	header := http.Header{}
+	if accept != "" {
+		header.Set("Accept", accept)
+	}
+	a, err := do(ctx, r.opts.Peers, name, uri(q), header, peer.Call{StoreOnly: stored, Reserve: manifest.Reserve})
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	age, stale := peer.Age(a.Header)
+	if a.StatusCode != http.StatusOK {
+		refused := refusalOf(a.Response)
+		return &manifest.Answer{
+			Status: refused.Status, Code: refused.Code, Message: refused.Message, Header: refused.Header(), Age: age,
+		}, nil
+	}
+	body, err := io.ReadAll(a.Body) // it is in memory already
+	if err != nil {
+		return nil, err
+	}
+	return &manifest.Answer{
+		Status: a.StatusCode, Header: a.Header, Body: body, Stale: stale, Age: age, Known: peer.Stored(a.Header),
+	}, nil
+}
+
+// storedAsker answers with what others have stored: for digests before the upstream is asked, for what may change if it fails.
+type storedAsker struct {
+	relay *Relay
+	next  manifest.Asker
+}
+
+// StoredAsker returns an Asker that knows what other replicas have stored, and else asks next.
+func (r *Relay) StoredAsker(next manifest.Asker) manifest.Asker { return &storedAsker{r, next} }
+
+// Ask asks others, next, or both.
+func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
+	if q.Kind == route.Manifest && q.Digest != "" {
+		if a := s.stored(ctx, q, accept); a != nil {
+			return a, nil
+		}
+		return s.next.Ask(ctx, q, accept)
+	}
+	a, err := s.next.Ask(ctx, q, accept)
+	fails := err != nil || a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
+	if fails && q.Kind != route.Tags && ctx.Err() == nil {
+		if old := s.stored(ctx, q, accept); old != nil {
+			old.Stale = true
+			return old, nil
+		}
+	}
+	return a, err
+}
+
+// stored returns what another replica has stored, nil if none has.
+func (s *storedAsker) stored(ctx context.Context, q route.Request, accept string) *manifest.Answer {
+	for _, name := range s.relay.others(q) {
+		limited, cancel := context.WithTimeout(ctx, storedPatience)
+		a, err := s.relay.answer(limited, name, q, accept, true)
+		cancel()
+		if err == nil && a.Status == http.StatusOK {
+			return a
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+var _ manifest.Asker = (*Relay)(nil)

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/manifest"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+)
+
+var (
+	tag      = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Tag: "v1"}
+	byDigest = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Digest: "sha256:" + "0123456789012345678901234567890123456789012345678901234567890123"}
+)
+
+// says answers with a manifest of an age.
+func says(body string, age time.Duration, stale bool) func(context.Context, http.Header, peer.Call) (*http.Response, error) {
+	return func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		resp, err := content([]byte(body), len(body))(ctx, h, c)
+		peer.SetAge(resp.Header, age, stale)
+		peer.SetStored(resp.Header)
+		return resp, err
+	}
+}
+
+func TestAsk(t *testing.T) {
+	r := newReplica(t, "b", "self", "c", "d", "e")
+	r.does["b"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
+	r.does["d"] = says("manifest", time.Second, true)
+	a, err := r.Ask(t.Context(), tag, "x/y")
+	if err != nil || string(a.Body) != "manifest" || a.Age != time.Second || !a.Stale || !a.Known {
+		t.Fatalf("%+v, %v", a, err)
+	}
+	if seen := r.seen(); seen != "b, c, d" {
+		t.Errorf("asked %s", seen)
+	}
+	r.does["d"] = nil
+	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, manifest.ErrSelf) {
+		t.Errorf("%v", err)
+	}
+	r.seen()
+	r.does["b"] = status(http.StatusNotFound, "MANIFEST_UNKNOWN")
+	if a, err := r.Ask(t.Context(), tag, ""); err != nil || a.Status != 404 || a.Code != "MANIFEST_UNKNOWN" || a.Age != time.Second || r.seen() != "b" {
+		t.Errorf("%+v, %v", a, err)
+	}
+	full := errors.New("full")
+	r.does["b"] = func(context.Context, http.Header, peer.Call) (*http.Response, error) { return nil, full }
+	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, full) || r.seen() != "b" {
+		t.Errorf("without room: %v", err)
+	}
+}
+
+// asker is this replica's upstream.
+type asker func() (*manifest.Answer, error)
+
+func (a asker) Ask(context.Context, route.Request, string) (*manifest.Answer, error) { return a() }
+
+// TestAskStored asks for digests before the upstream, and for tags when that fails.
+func TestAskStored(t *testing.T) {
+	r := newReplica(t, "self", "b", "c", "d")
+	r.does["c"] = says("stored", time.Minute, false)
+	up := asker(func() (*manifest.Answer, error) {
+		return &manifest.Answer{Status: http.StatusOK, Body: []byte("fresh")}, nil
+	})
+	down := asker(func() (*manifest.Answer, error) { return nil, errors.New("down") })
+	for _, test := range []struct {
+		q           route.Request
+		next        manifest.Asker
+		body, asked string
+		stale       bool
+	}{
+		{byDigest, up, "stored", "b!, c!", false},
+		{tag, up, "fresh", "", false},
+		{tag, down, "stored", "b!, c!", true},
+		{route.Request{Kind: route.Tags, Upstream: "one.example", Repository: "a"}, down, "", "", false},
+	} {
+		a, err := r.StoredAsker(test.next).Ask(t.Context(), test.q, "")
+		if asked := r.seen(); asked != test.asked {
+			t.Errorf("%s: asked %q", test.q.Path(), asked)
+		}
+		if test.body == "" {
+			if err == nil {
+				t.Errorf("%s: %+v", test.q.Path(), a)
+			}
+			continue
+		}
+		if err != nil || !bytes.Equal(a.Body, []byte(test.body)) || a.Stale != test.stale {
+			t.Errorf("%s: %+v, %v", test.q.Path(), a, err)
+		}
+	}
+}
+
+func TestURI(t *testing.T) {
+	list := route.Request{Kind: route.Tags, Upstream: "one.example:5000", Repository: "a", Query: "last=b&n=1"}
+	for want, q := range map[string]route.Request{
+		"/v2/a/manifests/v1?ns=one.example": tag, "/v2/a/tags/list?last=b&n=1&ns=one.example:5000": list,
+	} {
+		if got := uri(q); got != want {
+			t.Errorf("%s, not %s", got, want)
+		}
+	}
+}
+
+func TestWrongIsBounded(t *testing.T) {
+	var w wrong
+	for i := range 3 * wrongLimit {
+		w.add("key", string(rune(i)))
+	}
+	if len(w.until) > wrongLimit {
+		t.Errorf("%d", len(w.until))
+	}
+	if !w.has("key", string(rune(3*wrongLimit-1))) || w.has("other", string(rune(3*wrongLimit-1))) {
+		t.Error("the last one is not known, or everywhere")
+	}
+}

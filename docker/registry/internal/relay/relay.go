@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+// Package relay asks the other replicas for what this one does not have.
+//
+// There are two questions. Who has a client asks the owner of the key, which asks the upstream if it must, and then the
+// members next in order, and at last itself (Relay.Fetch, Relay.Ask). Who asks the upstream, as the owner or as the last that
+// is left, asks the others before what they have stored (Stored): a replica that is new or has lost its disk fetches nothing
+// again that another one has.
+//
+// # No circles
+//
+// What another replica asks for is never answered by the first question. And the second one is answered from the store
+// alone, so that nobody waits. So no two replicas wait for each other, whatever each thinks of who owns what.
+//
+// # Silence
+//
+// The owner may wait for a slow upstream, and answers its probes meanwhile: it is waited for. One that is silent and has not
+// answered its probe after some time is given up.
+//
+// # Wrong bytes
+//
+// A relay is a fill like others: it withholds the last bytes until the digest of all matches, wherever they came from. A member
+// that sent wrong bytes is not asked for the same again for some minutes.
+package relay
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/fill"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+const (
+	// asked is how many other members are asked before this replica asks the upstream itself.
+	asked = 3
+	// askedStored is how many are asked what they have stored.
+	askedStored = 2
+)
+
+// Peers are the other replicas. *peer.Peers is one.
+type Peers interface {
+	Rank(key string) []peer.Rank
+	State(name string) peer.State
+	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.Call) (*http.Response, error)
+}
+
+// Options are those of a Relay. All but Share are required.
+type Options struct {
+	Peers    Peers
+	Upstream string // its host
+	Share    bool   // blobs serve all repositories
+	Store    *store.Upstream
+	Log      *slog.Logger
+}
+
+// A Relay asks the other replicas about one upstream.
+type Relay struct {
+	opts  Options
+	own   *fill.Handler
+	wrong wrong
+	bytes atomic.Int64
+}
+
+// New returns a relay. SetOwn must be called before it is used.
+func New(o Options) *Relay { return &Relay{opts: o} }
+
+// SetOwn sets what serves the blobs that this replica fetches by itself.
+func (r *Relay) SetOwn(own *fill.Handler) { r.own = own }
+
+// Bytes returns how many bytes of blobs came from other replicas.
+func (r *Relay) Bytes() int64 { return r.bytes.Load() }
+
+// key returns what decides who owns the answer to a request.
+func (r *Relay) key(q route.Request) string {
+	if q.Kind == route.Blob && r.opts.Share {
+		return q.Upstream + "/blobs/" + q.Digest.String()
+	}
+	return q.Key()
+}
+
+// Owned reports whether this replica serves a request without asking another one.
+func (r *Relay) Owned(q route.Request) bool {
+	key := r.key(q)
+	for _, rank := range r.opts.Peers.Rank(key) {
+		if rank.Self || r.usable(key, rank) {
+			return rank.Self
+		}
+	}
+	return true
+}
+
+// usable reports whether a member may be asked to fetch.
+func (r *Relay) usable(key string, rank peer.Rank) bool {
+	return !rank.Leaving && !r.wrong.has(key, rank.Name)
+}
+
+// members returns the others in the order in which they own a request's key.
+func (r *Relay) members(q route.Request) []string {
+	var names []string
+	key := r.key(q)
+	for _, rank := range r.opts.Peers.Rank(key) {
+		if !rank.Self && r.usable(key, rank) {
+			names = append(names, rank.Name)
+		}
+	}
+	return names
+}
+
+// others returns the members that may have stored the answer to a request: they owned its key before, or do otherwise.
+func (r *Relay) others(q route.Request) []string {
+	var names []string
+	for _, rank := range r.opts.Peers.Rank(r.key(q)) {
+		if rank.Self || rank.Suspect || r.wrong.has(r.key(q), rank.Name) {
+			continue
+		}
+		if names = append(names, rank.Name); len(names) == askedStored {
+			break
+		}
+	}
+	return names
+}
+
+// next returns the first of some members that was not tried, "" if there is none.
+func next(names []string, tried map[string]bool) string {
+	if len(tried) >= asked {
+		return ""
+	}
+	if i := slices.IndexFunc(names, func(name string) bool { return !tried[name] }); i >= 0 {
+		return names[i]
+	}
+	return ""
+}
+
+// turn returns the member that is next in order, "" if nobody is left, and whether it is this replica, if it was not tried.
+func (r *Relay) turn(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
+	key := r.key(q)
+	for _, rank := range r.opts.Peers.Rank(key) {
+		switch {
+		case rank.Self && !triedSelf:
+			return "", true
+		case !rank.Self && !tried[rank.Name] && len(tried) < asked && r.usable(key, rank):
+			return rank.Name, false
+		}
+	}
+	return "", !triedSelf
+}
+
+// uri returns what a member is asked for.
+func uri(q route.Request) string {
+	var b strings.Builder
+	b.WriteString(q.URI())
+	if q.Query == "" {
+		b.WriteByte('?')
+	} else {
+		b.WriteByte('&')
+	}
+	b.WriteString("ns=")
+	b.WriteString(q.Upstream) // a host needs no escape but for that of an IPv6 address, which a query takes as it is
+	return b.String()
+}
+
+// A refusal is a member's answer that is the client's.
+type refusal struct {
+	route.Refusal
+	after string // Retry-After
+	age   time.Duration
+	at    time.Time
+}
+
+func (r *refusal) Unwrap() error { return &r.Refusal }
+
+// Age returns how long ago the upstream said it.
+func (r *refusal) Age() time.Duration { return r.age + time.Since(r.at) }
+
+// Header returns the headers of the answer to a client.
+func (r *refusal) Header() http.Header {
+	h := http.Header{}
+	if r.after != "" {
+		h.Set("Retry-After", r.after)
+	}
+	return h
+}
+
+// isOutage reports whether a status says nothing about what was asked for: another replica may know more.
+func isOutage(status int) bool {
+	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusMisdirectedRequest
+}
+
+var (
+	errSilent = errors.New("it is silent, and does not answer its probe")
+	errNone   = errors.New("no other replica has it stored")
+)

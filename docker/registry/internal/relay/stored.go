@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package relay
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/fill"
+	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/store"
+)
+
+// stored fetches blobs that others have stored.
+type stored struct {
+	relay *Relay
+	next  fill.Fetcher
+}
+
+// Stored returns a Fetcher that brings a blob from a replica that has stored it, and else from next.
+func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &stored{r, next} }
+
+// Fetch asks the others, then next, which goes on where the others stopped.
+func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
+	r := s.relay
+	name, a := r.first(ctx, q, nil, peer.Call{StoreOnly: true})
+	if a == nil {
+		return s.next.Fetch(ctx, q, g)
+	}
+	stop := context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) }) // wakes a writer that waits for slow readers
+	defer stop()
+	err := r.take(ctx, a, g)
+	a.Close()
+	state, cause := g.State()
+	switch {
+	case state == store.Whole:
+		r.keep(q, g, false)
+		return nil
+	case isWrong(cause):
+		r.sentWrong(q, name, cause)
+		return fill.ErrAgain
+	case state == store.Failed:
+		return cause
+	}
+	r.opts.Log.Info("A peer did not bring a stored blob", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", err)
+	return s.next.Fetch(ctx, q, g)
+}
+
+// first asks some others at once for what they have stored, and returns who answered first that it has it. The answer is nil
+// if nobody has in time.
+func (r *Relay) first(ctx context.Context, q route.Request, header http.Header, call peer.Call) (string, *ask) {
+	names := r.others(q)
+	if len(names) == 0 {
+		return "", nil
+	}
+	type result struct {
+		name string
+		ask  *ask
+	}
+	results := make(chan result, len(names))
+	cancels := make([]context.CancelFunc, len(names))
+	for i, name := range names {
+		var each context.Context
+		each, cancels[i] = context.WithCancel(ctx)
+		go func() {
+			a, err := do(each, r.opts.Peers, name, uri(q), header, call)
+			if err == nil && a.StatusCode != http.StatusOK {
+				a.Close()
+				a = nil
+			}
+			results <- result{name, a}
+		}()
+	}
+	timer := time.NewTimer(storedPatience)
+	defer timer.Stop()
+	var won result
+	got := 0
+	for won.ask == nil && got < len(names) {
+		select {
+		case won = <-results:
+			got++
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	for i, name := range names {
+		if won.ask == nil || name != won.name {
+			cancels[i]()
+		}
+	}
+	if left := len(names) - got; left > 0 {
+		go func() {
+			for range left {
+				if late := <-results; late.ask != nil {
+					late.ask.Close()
+				}
+			}
+		}()
+	}
+	if won.ask != nil {
+		context.AfterFunc(won.ask.ctx, cancels[indexOf(names, won.name)])
+	}
+	return won.name, won.ask
+}
+
+func indexOf(names []string, name string) int {
+	for i := range names {
+		if names[i] == name {
+			return i
+		}
+	}
+	return -1
+}
