@@ -27,6 +27,7 @@ type Cache struct {
 	auth    *auth.Checker // nil: everybody is let in
 	content atomic.Pointer[content]
 	clients endpoint
+	peers   *peers     // nil: it serves alone
 	aside   []endpoint // for metrics and the profiler
 }
 
@@ -74,6 +75,9 @@ func (p *Cache) open(access *slog.Logger) (err error) {
 	if p.clients.listener, err = listen("listen", c.Listen); err != nil {
 		return err
 	}
+	if p.peers, err = p.openPeers(limits); err != nil {
+		return err
+	}
 	if c.Metrics != nil {
 		shown := server.NewMetrics(p.metrics.Handler(p.log), p.clients.server.Ready, limits, p.log, nil)
 		err = p.addAside("metrics.listen", c.Metrics.Listen, shown)
@@ -106,11 +110,12 @@ func problem(key, what, got string, err error, fix string) error {
 
 // abandon closes what open has opened.
 func (p *Cache) abandon() {
-	for _, e := range append(p.aside, p.clients) {
+	for _, e := range append(p.aside, p.clients, p.peers.endpoint()) {
 		if e.listener != nil {
 			_ = e.listener.Close() // nobody has used it
 		}
 	}
+	p.peers.close()
 	if p.auth != nil {
 		p.auth.Close()
 	}
@@ -137,24 +142,31 @@ func (p *Cache) Run(ctx context.Context) error {
 	// Metrics and the profiler show the end of the others.
 	aside, stopAside := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAside()
-	clients, others := &group{failed: stop}, &group{failed: stop}
+	clients, hops, others := &group{failed: stop}, &group{failed: stop}, &group{failed: stop}
 	for _, e := range p.aside {
 		others.run(aside, e)
 	}
 	clients.run(ctx, p.clients)
+	p.peers.run(hops)
 	p.log.Info("Listening", "address", p.Address().String())
 
 	loaded, err := p.load()
 	if err == nil {
+		p.peers.look(ctx)
 		p.content.Store(loaded)
 		p.log.Info("Ready")
 		<-ctx.Done()
 	}
 	stop()
+	left := make(chan struct{})
+	p.peers.drain(left, p.config.Drain/2)
 	err = errors.Join(err, clients.wait())
+	close(left)
+	err = errors.Join(err, hops.wait())
 	if loaded != nil {
 		err = errors.Join(err, loaded.close())
 	}
+	p.peers.close()
 	if p.auth != nil {
 		p.auth.Close()
 	}

@@ -36,6 +36,9 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if file := os.Getenv(programEnv); file != "" {
+		os.Exit(Main(file))
+	}
 	// Distribution's app has it for its notifications, and never ends it.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"),
 		goleak.IgnoreAnyFunction("github.com/distribution/distribution/v3/notifications.(*Broadcaster).run"))
@@ -48,6 +51,8 @@ type registry struct {
 	content map[string][]byte // by the last part of the path
 	asked   map[string]int
 	fault   func(http.ResponseWriter, *http.Request) bool // answers in its place
+
+	everything bool // the fault answers for the challenge, too
 }
 
 func newRegistry(t testing.TB) *registry {
@@ -65,7 +70,7 @@ func (u *registry) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fault := u.fault
 	u.mu.Unlock()
 	switch {
-	case r.URL.Path == "/v2/":
+	case r.URL.Path == "/v2/" && !u.everything:
 	case fault != nil && fault(w, r):
 	case !ok:
 		http.Error(w, "{}", http.StatusNotFound)

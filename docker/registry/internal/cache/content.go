@@ -22,7 +22,8 @@ type content struct {
 	table     *route.Table
 	store     *store.Store
 	upstreams []*upstream.Upstream
-	fills     map[string]*fill.Handler
+	fills     map[string]*fill.Handler // of what this replica asks the upstream for
+	relays    *relays                  // nil: it serves alone
 	manifests *manifest.Handler
 }
 
@@ -42,7 +43,7 @@ func (p *Cache) load() (*content, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &content{store: opened, fills: map[string]*fill.Handler{}}
+	made := &content{store: opened, fills: map[string]*fill.Handler{}, relays: newRelays(p.peers)}
 	asked := upstream.NewMetrics()
 	if err := errors.Join(made.add(p, asked, memory), asked.Register(p.metrics.Registerer())); err != nil {
 		return nil, errors.Join(err, made.close())
@@ -68,11 +69,17 @@ func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 			return err
 		}
 		m.upstreams = append(m.upstreams, u)
-		m.fills[of.Host] = fill.New(fill.Options{
+		o := fill.Options{
 			Store: part, Fetcher: u, Share: of.ShareBlobs, Log: p.log,
 			Stall: c.Fill.StallTimeout, Wait: c.Outage.BlobTimeout, Abandoned: c.Fill.Abandoned,
-		})
-		askers[of.Host] = manifest.Upstream{Asker: asker{u}, Store: part}
+		}
+		asks := manifest.Upstream{Asker: asker{u}, Store: part}
+		if m.relays == nil {
+			m.fills[of.Host] = fill.New(o)
+		} else {
+			m.fills[of.Host] = m.relays.add(of.Host, o, &asks)
+		}
+		askers[of.Host] = asks
 		hosts = append(hosts, of.Host)
 	}
 	m.table = route.New(hosts[0], hosts[1:]...)
@@ -87,6 +94,7 @@ func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 
 // close ends what runs. It is called when no client is served any more.
 func (m *content) close() error {
+	m.relays.close()
 	for _, f := range m.fills {
 		f.Close()
 	}
@@ -126,6 +134,7 @@ func (p *Cache) show(m *content) {
 		p.metrics.Counter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
 			func() float64 { return float64(f.Stats().Failed) })
 	}
+	p.showPeers(m)
 	if p.auth != nil {
 		p.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
 			func() float64 { return float64(p.auth.Stats().Users) })

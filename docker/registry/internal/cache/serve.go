@@ -49,7 +49,7 @@ func (p *Cache) serve(w http.ResponseWriter, r *http.Request) {
 		server.SetResult(r.Context(), resultHit)
 		pong(w, r)
 	case q.Kind == route.Blob:
-		c.fills[q.Upstream].Serve(w, r, q)
+		c.blobs(q.Upstream).Serve(w, r, q)
 	default:
 		result := c.manifests.Serve(w, r, q)
 		if result != manifest.Left {

@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package cache
+
+import (
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+var quietLog = slog.New(slog.DiscardHandler)
+
+// TestOneFetch has 100 clients pull a cold blob through three replicas.
+func TestOneFetch(t *testing.T) {
+	u := newRegistry(t)
+	_, blob := u.image("v1", randomBytes(8*mib))
+	f := startFleet(t, 3, u, "")
+	pullAll(t, f.replicas, blob, 100, 1)
+	if n := u.count("GET " + blob.String()); n != 1 {
+		t.Errorf("%d GETs", n)
+	}
+	hops, misses := 0.0, 0.0
+	for _, r := range f.replicas {
+		hops += r.metric("registry_cache_hops_total")
+		misses += r.metric(`registry_cache_front_requests_total{kind="blob",result="miss",upstream="up.example"}`)
+	}
+	// Two ask the owner, which asks both what they have stored.
+	if hops != 4 || misses < 1 {
+		t.Errorf("%v hops, %v misses", hops, misses)
+	}
+	// What was relayed is served from the store now.
+	for _, r := range f.replicas {
+		if a := r.get(blobPath(blob)); a.status != 200 || digest.FromBytes(a.body) != blob {
+			t.Errorf("%s: %d, %d bytes", r.name, a.status, len(a.body))
+		}
+	}
+	if again := sum(f, "registry_cache_hops_total"); again != hops {
+		t.Errorf("%v hops after the second pull", again)
+	}
+}
+
+func sum(f *fleet, metric string) (total float64) {
+	for _, r := range f.replicas {
+		total += r.metric(metric)
+	}
+	return total
+}
+
+// slowly returns a fault that sends a blob in pieces.
+func slowly(name string, layer []byte, pieces int, every time.Duration) func(http.ResponseWriter, *http.Request) bool {
+	return func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.HasSuffix(r.URL.Path, name) {
+			return false
+		}
+		w.Header().Set("Content-Length", strconv.Itoa(len(layer)))
+		for rest := range slices.Chunk(layer, (len(layer)+pieces-1)/pieces) {
+			if _, err := w.Write(rest); err != nil {
+				return true
+			}
+			_ = http.NewResponseController(w).Flush()
+			select {
+			case <-time.After(every):
+			case <-r.Context().Done():
+				return true
+			}
+		}
+		return true
+	}
+}
+
+// TestSlowFetch streams a slow blob to the clients of all replicas as it comes.
+func TestSlowFetch(t *testing.T) {
+	u := newRegistry(t)
+	layer := randomBytes(6 * mib)
+	_, blob := u.image("v1", layer)
+	u.misbehave(slowly(blob.String(), layer, 12, 500*time.Millisecond))
+	f := startFleet(t, 3, u, "")
+	begun := time.Now()
+	pulls := pullAll(t, f.replicas, blob, 60, 1)
+	took := time.Since(begun)
+	first := time.Duration(0)
+	for _, p := range pulls {
+		first = max(first, p.first)
+	}
+	t.Logf("first byte at most %v, all of it %v", first, took)
+	if n := u.count("GET " + blob.String()); n != 1 || first > 3*time.Second || took > 15*time.Second {
+		t.Errorf("%d GETs, first byte %v, end %v", n, first, took)
+	}
+}
+
+// TestSlowBeginning waits for an upstream that needs long for its first byte, at the owner, whom nobody takes for dead.
+func TestSlowBeginning(t *testing.T) {
+	u := newRegistry(t)
+	_, blob := u.image("v1", randomBytes(mib))
+	u.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, blob.String()) {
+			time.Sleep(4 * time.Second)
+		}
+		return false
+	})
+	f := startFleet(t, 3, u, "")
+	pullAll(t, f.replicas, blob, 9, 1)
+	if n := u.count("GET " + blob.String()); n != 1 {
+		t.Errorf("%d GETs", n)
+	}
+}
+
+// TestOwnerDies kills or stops the owner of a blob in the middle of its transfer, and before one.
+func TestOwnerDies(t *testing.T) {
+	for name, end := range map[string]func(*replica){"killed": (*replica).kill, "stopped": (*replica).stop} {
+		t.Run(name, func(t *testing.T) {
+			u := newRegistry(t)
+			layer := randomBytes(4 * mib)
+			_, blob := u.image("v1", layer)
+			f := startFleet(t, 3, u, "")
+			ranked := f.ranked(blobKey(blob))
+			u.misbehave(slowly(blob.String(), layer, 16, 250*time.Millisecond))
+			pulled := make(chan []pull, 1)
+			go func() { pulled <- pullAll(t, ranked[1:], blob, 10, 1) }()
+			until(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > mib })
+			end(ranked[0])
+			pulls := <-pulled // nobody is cut: the relay goes on with the next member
+			longest := time.Duration(0)
+			for _, p := range pulls {
+				longest = max(longest, p.took)
+			}
+			n := u.count("GET " + blob.String())
+			t.Logf("%d GETs, the last client ended after %v", n, longest)
+			if n > 2 {
+				t.Errorf("%d GETs", n)
+			}
+			u.misbehave(nil)
+			cold := f.owned(u, ranked[0])
+			begun := time.Now()
+			pullAll(t, ranked[1:], cold, 2, 1)
+			t.Logf("a cold blob of the owner that is %s: %v", name, time.Since(begun))
+			if n := u.count("GET " + cold.String()); n > 2 {
+				t.Errorf("%d GETs of a cold blob", n)
+			}
+		})
+	}
+}
+
+// owned puts a blob of which a replica is the owner.
+func (f *fleet) owned(u *registry, owner *replica) digest.Digest {
+	for {
+		if d := u.put(nil, randomBytes(100<<10+len(u.content))); f.ranked(blobKey(d))[0] == owner {
+			return d
+		}
+	}
+}
+
+// TestTakeOver measures how long a cold blob takes whose owner has just been stopped or killed.
+func TestTakeOver(t *testing.T) {
+	for name, end := range map[string]func(*replica){"killed": (*replica).kill, "stopped": (*replica).stop} {
+		t.Run(name, func(t *testing.T) {
+			u := newRegistry(t)
+			f := startFleet(t, 3, u, "")
+			blob := f.owned(u, f.replicas[0])
+			warm := f.owned(u, f.replicas[0])
+			pullAll(t, f.replicas, warm, 3, 1) // there are idle connections
+			end(f.replicas[0])
+			begun := time.Now()
+			pullAll(t, f.replicas[1:], blob, 2, 1)
+			took := time.Since(begun)
+			t.Logf("taken over after %v, %d GETs", took, u.count("GET "+blob.String()))
+			if took > 6*time.Second { // 2 s on a quiet machine
+				t.Errorf("taken over after %v", took)
+			}
+		})
+	}
+}
+
+// TestEmptyOwner restarts each replica in turn with an empty store: what another one has is not fetched again.
+func TestEmptyOwner(t *testing.T) {
+	u := newRegistry(t)
+	f := startFleet(t, 3, u, "")
+	var blobs []digest.Digest
+	for range 6 {
+		_, d := u.image("v1", randomBytes(mib))
+		blobs = append(blobs, d)
+		pullAll(t, f.replicas, d, 3, 1)
+	}
+	for _, r := range f.replicas {
+		r.end()
+		r.empty()
+		r.start()
+		for _, d := range blobs {
+			pullAll(t, f.replicas, d, 3, 3)
+		}
+	}
+	for _, d := range blobs {
+		if n := u.count("GET " + d.String()); n != 1 {
+			t.Errorf("%d GETs of %s", n, d)
+		}
+	}
+}
+
+// TestBrokenUpstreamOfOwner has an owner whose upstream does not answer, beside healthy replicas: no pull fails.
+func TestBrokenUpstreamOfOwner(t *testing.T) {
+	for name, fault := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"503": func(w http.ResponseWriter, _ *http.Request) bool {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		},
+		"silent": func(_ http.ResponseWriter, r *http.Request) bool {
+			<-r.Context().Done()
+			return true
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u, broken := newRegistry(t), newRegistry(t)
+			broken.misbehave(fault)
+			broken.everything = true
+			f := newFleet(t, 2, u, "")
+			f.url = func(i int) string { return []string{broken.URL, u.URL}[i] }
+			for _, r := range f.replicas {
+				r.start()
+			}
+			for range 2 {
+				blob, tag := f.owned(u, f.replicas[0]), f.ownedTag(u, f.replicas[0])
+				for _, r := range []*replica{f.replicas[1], f.replicas[0]} {
+					if a := r.get(blobPath(blob)); a.status != 200 || digest.FromBytes(a.body) != blob {
+						t.Errorf("blob at %s: %d, %s", r.name, a.status, a.body[:min(len(a.body), 200)])
+					}
+					if a := r.get("/v2/a/b/manifests/" + tag); a.status != 200 {
+						t.Errorf("tag at %s: %d, %s", r.name, a.status, a.body)
+					}
+				}
+			}
+		})
+	}
+}
+
+// ownedTag puts a tag of which a replica is the owner.
+func (f *fleet) ownedTag(u *registry, owner *replica) string {
+	for i := 0; ; i++ {
+		tag := "tag-" + strconv.Itoa(i) + "-" + strconv.Itoa(int(tags.Add(1)))
+		if f.ranked("up.example/v2/a/b/manifests/" + tag)[0] == owner {
+			u.image(tag, []byte(tag))
+			return tag
+		}
+	}
+}
+
+var tags atomic.Int64
+
+// TestSharedTags has clients of all replicas ask for a tag at the same time: one check, one manifest.
+func TestSharedTags(t *testing.T) {
+	u := newRegistry(t)
+	manifest, _ := u.image("v1", []byte("layer"))
+	u.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
+		if strings.HasSuffix(r.URL.Path, "/v1") {
+			time.Sleep(time.Second)
+		}
+		return false
+	})
+	f := startFleet(t, 3, u, "tags: {ttl: 1m}")
+	answers := make(chan answer, 30)
+	for i := range 30 {
+		go func() { answers <- f.replicas[i%3].get("/v2/a/b/manifests/v1") }()
+	}
+	for range 30 {
+		if a := <-answers; a.status != 200 || string(a.body) != string(manifest) {
+			t.Errorf("%d, %s", a.status, a.body)
+		}
+	}
+	if heads, gets := u.count("HEAD v1"), u.count("GET v1")+u.count("GET "+digest.FromBytes(manifest).String()); heads+gets > 2 || gets != 1 {
+		t.Errorf("%d HEADs, %d GETs", heads, gets)
+	}
+	// The age of an answer is counted over the hop.
+	time.Sleep(1100 * time.Millisecond)
+	for _, r := range f.replicas {
+		if a := r.get("/v2/a/b/manifests/v1"); a.header.Get("Age") == "" || a.header.Get("Age") == "0" {
+			t.Errorf("age %q at %s", a.header.Get("Age"), r.name)
+		}
+	}
+	// What the upstream does not have is asked once, too.
+	for _, r := range f.replicas {
+		if a := r.get("/v2/a/b/manifests/none"); a.status != 404 {
+			t.Errorf("%s: %d", r.name, a.status)
+		}
+	}
+	if n := u.count("HEAD none") + u.count("GET none"); n > 2 {
+		t.Errorf("%d requests for a tag that is not there", n)
+	}
+}
