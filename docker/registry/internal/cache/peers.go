@@ -49,7 +49,7 @@ func (p *Cache) openPeers(limits server.Limits) (*peers, error) {
 	}
 	known, err := peer.New(o)
 	if err != nil {
-		return nil, fmt.Errorf("peers: %w", err) // which names the file and the fix
+		return nil, fmt.Errorf("peers.secret: %w", err) // which names the file and the fix
 	}
 	made := &peers{Peers: known}
 	made.ctx, made.stop = context.WithCancel(context.Background())

@@ -4,7 +4,10 @@ package cache
 
 import (
 	"log/slog"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/config"
 )
 
 var quietLog = slog.New(slog.DiscardHandler)
@@ -290,5 +295,33 @@ func TestSharedTags(t *testing.T) {
 	}
 	if n := u.count("HEAD none") + u.count("GET none"); n > 2 {
 		t.Errorf("%d requests for a tag that is not there", n)
+	}
+}
+
+// TestProblemsOfPeers end New at once, with a sentence.
+func TestProblemsOfPeers(t *testing.T) {
+	u := newRegistry(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	short, good := filepath.Join(t.TempDir(), "short"), filepath.Join(t.TempDir(), "good")
+	for file, content := range map[string]string{short: "short", good: strings.Repeat("s", 32)} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key, of := range map[string]config.Peers{
+		"peers.listen ":  {Listen: taken.Addr().String(), Secret: good},
+		"peers.secret: ": {Listen: "127.0.0.1:0", Secret: short},
+	} {
+		c := configuration(t, t.TempDir(), "", u)
+		of.Name, of.Members = "a", []config.Member{{Name: "b", Address: "127.0.0.1:1"}}
+		c.Peers = &of
+		_, err := New(c, quietLog, quietLog)
+		if err == nil || !strings.HasPrefix(err.Error(), key) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), "; ") {
+			t.Errorf("%s: %v", key, err)
+		}
 	}
 }
