@@ -159,11 +159,25 @@ def test_the_program_finds_the_files_that_its_configuration_names(rendered: dict
     assert mounts["config"]["mountPath"] == "/etc/registry-cache"
     (volume,) = [volume for volume in pod(rendered["program"])["spec"]["volumes"] if volume["name"] == "config"]
     files = {item["path"] for source in volume["projected"]["sources"] for kind in source.values() for item in kind["items"]}
-    assert files == {"config.yaml", "credential.json", "ca/ca.pem", "auth/htpasswd"}
+    assert files == {"config.yaml", "credential.json", "ca/ca.pem", "auth/htpasswd", "peers/secret"}
     told = config(rendered["program"], "config.yaml")
     assert told["auth"] == {"htpasswd": "/etc/registry-cache/auth/htpasswd"}
+    assert told["peers"]["secret"] == "/etc/registry-cache/peers/secret"
     assert told["store"]["path"] == mounts["store"]["mountPath"]
     assert rendered["program"]["ConfigMap/registry-cache"]["data"].keys() == {"config.yaml", "credential.json", "ca.pem"}
+
+
+def test_replicas_of_the_program_find_each_other(program: Objects, on: Objects, stock: Objects) -> None:
+    """By the SRV records of a port named peers, whether they are ready or not."""
+    told, found = config(program, "config.yaml")["peers"], program["Service/registry-cache-replicas"]["spec"]
+    assert told["service"] == "registry-cache-replicas" == program["StatefulSet/registry-cache"]["spec"]["serviceName"]
+    (port,) = [port for port in found["ports"] if port["name"] == "peers"]
+    assert found["publishNotReadyAddresses"] and told["listen"] == f":{port['port']}"
+    assert {"name": port["targetPort"], "containerPort": port["port"], "protocol": "TCP"} in containers(program)["registry"]["ports"]
+    # The address for clients leads to replicas that are ready, and to no other port.
+    assert [port["name"] for port in program["Service/registry-cache"]["spec"]["ports"]] == ["registry"]
+    for others in (on, stock):
+        assert [port["name"] for port in others["Service/registry-cache-replicas"]["spec"]["ports"]] == ["registry"]
 
 
 @pytest.mark.parametrize("site", ["program", "small program"])
