@@ -39,6 +39,8 @@ type wire struct {
 	timeout  time.Duration
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
+	written  int64        // by one goroutine at a time
+	taken    int64        // how much of it the client had when the deadline was last moved
 	reads    reads
 	sender   sender
 }
@@ -53,6 +55,19 @@ func (w *wire) extend(now time.Time) {
 	}
 	_ = w.Conn.SetWriteDeadline(now.Add(w.timeout)) // closed: the write says so
 	w.extended.Store(now.UnixNano())
+	w.taken = w.written - queued(w.Conn)
+}
+
+// wrote counts bytes that were written since then, and reports whether an error is only that the deadline is over of a client
+// that goes on: it takes what the kernel holds, which may be megabytes, before that has room for more.
+func (w *wire) wrote(n int64, began time.Time, err error) (again bool) {
+	w.written += n
+	w.sender.took(w.Conn, n, time.Since(began))
+	if !errors.Is(err, os.ErrDeadlineExceeded) || w.explicit.Load() || w.written-queued(w.Conn) <= w.taken {
+		return false
+	}
+	w.extended.Store(0)
+	return true
 }
 
 func (w *wire) SetWriteDeadline(t time.Time) error {
@@ -83,8 +98,7 @@ func (w *wire) Write(b []byte) (n int, err error) {
 		w.extend(began)
 		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
 		n += m
-		w.sender.took(w.Conn, int64(m), time.Since(began))
-		if err != nil || n == len(b) {
+		if again := w.wrote(int64(m), began, err); err != nil && !again || n == len(b) {
 			return n, err
 		}
 	}
@@ -118,9 +132,8 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
 		n += m
-		w.sender.took(w.Conn, m, time.Since(began))
 		limited.N -= m
-		if err != nil || m < want {
+		if again := w.wrote(m, began, err); !again && (err != nil || m < want) {
 			return n, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -220,6 +221,54 @@ func TestSlowReaderFinishes(t *testing.T) {
 	}
 	if got != size || time.Since(begin) < timeout*3/2 {
 		t.Errorf("got %d of %d bytes in %v", got, size, time.Since(begin))
+	}
+}
+
+// A client that slows down is served on while the kernel has no room for more, and cut once it takes nothing.
+func TestClientSlowsDown(t *testing.T) {
+	const size = 6 << 20
+	name := filepath.Join(t.TempDir(), "content")
+	if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for what, write := range map[string]func(*wire) (int64, error){
+		"sendfile": func(w *wire) (int64, error) {
+			f, err := os.Open(name)
+			if err != nil {
+				return 0, err
+			}
+			defer f.Close()
+			return w.ReadFrom(f)
+		},
+		"write": func(w *wire) (int64, error) {
+			n, err := w.Write(make([]byte, size))
+			return int64(n), err
+		},
+	} {
+		for _, goesOn := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, goes on: %v", what, goesOn), func(t *testing.T) {
+				t.Parallel()
+				server, client := connected(t)
+				w := &wire{Conn: server, timeout: 200 * time.Millisecond, sender: sender{crowd: new(crowd), pace: pace{fast: true}}}
+				sent, failed := make(chan int64, 1), make(chan error, 1)
+				go func() {
+					n, err := write(w)
+					sent <- n
+					failed <- err
+				}()
+				for goesOn && len(failed) == 0 {
+					n, err := io.CopyN(io.Discard, client, 64<<10)
+					if n == 0 || err != nil {
+						t.Fatal(n, err)
+					}
+					time.Sleep(25 * time.Millisecond) // its pace
+				}
+				n, err := <-sent, <-failed
+				if goesOn && (n != size || err != nil) || !goesOn && (n == size || !errors.Is(err, os.ErrDeadlineExceeded)) {
+					t.Errorf("%d bytes, %v", n, err)
+				}
+			})
+		}
 	}
 }
 

@@ -146,6 +146,15 @@ func limitBuffer(c net.Conn, bytes int) {
 	})
 }
 
+// queued returns how many bytes the kernel holds of a connection that its client has not confirmed.
+func queued(c net.Conn) (n int64) {
+	control(c, func(fd int) {
+		held, _ := unix.IoctlGetInt(fd, unix.SIOCOUTQ) // 0 where the kernel does not say
+		n = int64(held)
+	})
+	return n
+}
+
 // control calls f with the descriptor of a TCP connection.
 func control(c net.Conn, f func(fd int)) {
 	s, ok := c.(syscall.Conn)
