@@ -6,13 +6,19 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
 
 // Role cache's own unit test compares what it renders with these files.
 func TestRoleCacheWritesWhatTheProgramTakes(t *testing.T) {
+	host, _ := os.Hostname()
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	peers := &Peers{Listen: ":5005", Service: "registry-cache-replicas", Name: host, Secret: "/etc/registry-cache/peers/secret"}
+
 	program := defaults()
+	program.Peers = peers
 	program.Metrics = &Endpoint{":5006"}
 	program.Auth.Htpasswd = "/etc/registry-cache/auth/htpasswd"
 	program.Store.Path, program.Store.Limit = "/var/lib/registry", 20*Gi
@@ -22,6 +28,7 @@ func TestRoleCacheWritesWhatTheProgramTakes(t *testing.T) {
 	program.Upstreams = []Upstream{{Host: "upstream.example", Credential: credential(9 * time.Minute), ShareBlobs: true}}
 
 	small := defaults()
+	small.Peers = peers
 	small.Auth.None = true
 	small.Store.Path, small.Store.Limit = "/var/lib/registry", 64*Mi
 	small.Upstreams = []Upstream{
