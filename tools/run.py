@@ -30,8 +30,9 @@ RESULTS = ROOT / "tests" / "e2e" / "results.md"
 _SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
 _TOOL = ("python3", "-m", "sandbox", "tool", "--")
 _PYTEST = ("python", "-m", "pytest", "-q", "-rfEs", "--tb=short")
-_MORE = 15  # lines after Ansible's first one of a failure, or of a failed stage that names no test
-_FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*")
+_MORE = 15  # lines after Ansible's or Go's first one of a failure, or of a failed stage that names no test
+_FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*|--- FAIL: .*|panic: .*|FAIL\t.*")
+_LONG = ("fatal", "---", "panic")  # those of which more lines tell the reason
 _CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
@@ -120,7 +121,7 @@ def run(stage: Stage, tier: str) -> Result:
                 result.skips.append(text.removeprefix("SKIPPED").strip())
             elif failed := _FAILURE.search(text):
                 result.failures.append(failed[0][:400])
-                more = _MORE if failed[0].startswith("fatal") else 0
+                more = _MORE if failed[0].startswith(_LONG) else 0
             elif re.search(r"\bin [0-9.]+s", text):  # pytest's closing line
                 for number, word in _CLOSING.findall(text):
                     word = "failed" if word.startswith("error") else word

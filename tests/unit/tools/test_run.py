@@ -47,6 +47,14 @@ def test_each_failed_test_is_named_once_with_its_reason(recorded: dict[str, floa
     assert result.counts == {"failed": 1} and not recorded
 
 
+def test_a_failed_go_test_is_named_with_its_reason_however_much_comes_after_it() -> None:
+    go = ["ok a 0.1s", "--- FAIL: TestSome (0.02s)", "    some_test.go:7: got 1, want 2", "FAIL", "FAIL\ta/b\t0.14s"]
+    script = "".join(f"printf '%s\n' '{line}'\n" for line in (*go, *(f"ok  \tpackage-{number}" for number in range(40))))
+    result = run.run(shell(f"{script} exit 1"), "check")
+    assert result.failures[:2] == ["--- FAIL: TestSome (0.02s)", "some_test.go:7: got 1, want 2"]
+    assert "FAIL\ta/b\t0.14s" in result.failures
+
+
 def test_a_failure_without_a_test_is_told_by_the_last_lines() -> None:
     result = run.run(shell("echo ./roles/a.yml; echo '  3:1  error  wrong indentation'; exit 1"), "check")
     assert result.failures == ["./roles/a.yml", "3:1  error  wrong indentation"]
