@@ -62,10 +62,8 @@ def test_one_fetch_serves_the_clients_of_all_replicas(fleet: list[Program], upst
     assert sum(_relayed(program) for program in fleet) == 2 * 8 * _MIB
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
-def test_clients_of_others_do_not_notice_that_an_owner_goes(
-    fleet: list[Program], upstream: Upstream, how: signal.Signals
-) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=["killed", "stopped", "ends"])
+def test_clients_of_others_do_not_notice_that_an_owner_goes(fleet: list[Program], upstream: Upstream, how: signal.Signals) -> None:
     layer = upstream.blob(noise(4 * _MIB, how))
     upstream.rule(f"GET .*/blobs/{layer}", rate=_MIB)
     with ThreadPoolExecutor(6) as executor:

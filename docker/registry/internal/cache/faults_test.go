@@ -60,6 +60,7 @@ func TestWrongBytesOfOwner(t *testing.T) {
 
 // TestSecretRenewal follows the documented order, with pulls between all steps: hops go on.
 func TestSecretRenewal(t *testing.T) {
+	lasts(t)
 	u := newRegistry(t)
 	f := startFleet(t, 3, u, "")
 	older, newer := f.secret, strings.Repeat("n", 32)
@@ -87,6 +88,7 @@ func TestSecretRenewal(t *testing.T) {
 // TestDrainOfOwner tells the owner to end in the middle of transfers to others and to its own clients: they end, and the next
 // owner has the new ones at once.
 func TestDrainOfOwner(t *testing.T) {
+	lasts(t)
 	u := newRegistry(t)
 	layer := randomBytes(mib)
 	_, blob := u.image("v1", layer)

@@ -50,6 +50,14 @@ type replica struct {
 	ended                 chan error
 }
 
+// lasts leaves a test of some seconds out of the short ones.
+func lasts(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("it takes some seconds")
+	}
+}
+
 // freePorts returns ports of loopback that nobody uses now. They are below those from which the kernel takes one for each
 // connection: a replica takes its port again after a restart.
 func freePorts(t testing.TB, n int) (ports []int) {
@@ -139,7 +147,11 @@ func (r *replica) start() {
 			t.Logf("%s:\n%s", r.name, content)
 		}
 	})
-	until(t, r.name+" is ready", func() bool { return r.get("/ready").status == 200 })
+	ready := func() bool { return r.get("/ready").status == 200 }
+	for end := time.Now().Add(2 * patience); !ready() && time.Now().Before(end); { // a starved machine needs long for that
+		time.Sleep(20 * time.Millisecond)
+	}
+	until(t, r.name+" is ready", ready)
 }
 
 func (r *replica) signal(s syscall.Signal) {

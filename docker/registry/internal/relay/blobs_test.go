@@ -150,3 +150,23 @@ func TestOtherSize(t *testing.T) {
 	state, err := r.fetch(r.Relay)
 	r.want("by itself", state, err, true, "b, b bytes=1000-, c bytes=1000-, b!, c!")
 }
+
+// TestTurn has this replica take its turn before the members behind it, unless its own fill has just failed.
+func TestTurn(t *testing.T) {
+	r := newReplica(t, "b", "self", "c")
+	r.does["b"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
+	r.does["c"] = content(r.blob, 1<<20)
+	state, err := r.fetch(r.Relay)
+	r.want("its turn", state, err, false, "b")
+	if !errors.Is(err, fill.ErrNext) {
+		t.Errorf("%v", err)
+	}
+	r.does["c"], r.fails = nil, errors.New("down")
+	if code, _ := r.get(); code != http.StatusBadGateway || !r.Relay.own.Fails(r.request()) {
+		t.Errorf("%d", code)
+	}
+	r.seen()
+	r.does["c"] = content(r.blob, 1<<20)
+	state, err = r.fetch(r.Relay)
+	r.want("the own fill has failed", state, err, true, "b, c")
+}
