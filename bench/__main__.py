@@ -28,8 +28,9 @@ from .upstream import Upstream
 assert rows and cache_rows
 
 BUDGET_SECONDS = 60 * 60
-# What the rows of both call ours.
+# What the rows of both call ours, and where a whole run is written.
 OURS = {"front": front.ours, "cache": functools.partial(cache, name="ours")}
+STEMS = {"front": "latest", "cache": "program"}
 
 
 def _first_line(*argv: str) -> str:
@@ -85,7 +86,7 @@ def _measure(names: list[str], ours: str) -> list[report.Result]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description="Side-by-side measurements on loopback.")
     parser.add_argument("--only", action="append", metavar="ROW", help="one row, printed and not written; may be repeated")
-    parser.add_argument("--ours", choices=OURS, default="front", help="of the rows without `cache-`; not written with `cache`")
+    parser.add_argument("--ours", choices=OURS, default="front", help="what is measured; the rows of `cache` begin with `cache-`")
     parser.add_argument("--list", action="store_true", help="the rows")
     arguments = parser.parse_args()
     if arguments.list:
@@ -100,10 +101,11 @@ def main() -> None:
     varnish.root(front.VARNISH)
     program.registry()
     clients.binary()
-    results = _measure(arguments.only or list(ROWS), arguments.ours)
+    own = [name for name in ROWS if name.startswith("cache-") == (arguments.ours == "cache")]
+    results = _measure(arguments.only or own, arguments.ours)
     print(report.table(results))
-    if not arguments.only and arguments.ours == "front":
-        report.write(results, _facts())
+    if not arguments.only:
+        report.write(results, _facts(), STEMS[arguments.ours])
         summary.write()
     seconds = time.monotonic() - started
     say(f"{seconds / 60:.1f} min" + ("" if seconds < BUDGET_SECONDS else f": OVER THE BUDGET of {BUDGET_SECONDS // 60} min"))

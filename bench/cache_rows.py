@@ -26,6 +26,7 @@ from .upstream import Fault
 
 _CACHE, _FRONT = "cache", "today's front"
 _V3, _BARE, _NGINX, _RAW = "distribution 3", "distribution 3 without credentials", "nginx proxy_cache", "raw nginx"
+_GO = "bare net/http"
 _SMALL = (2 * MIB, 2 * MIB, MIB)
 _WRK_SECONDS = 3
 # The cheapest that the program takes: where credentials are not what is measured.
@@ -42,6 +43,7 @@ def _running(bench: Bench, *names: str, cost: int = _CHEAP, size: int = 4 * GIB)
         _BARE: lambda folder: candidates.plain(folder, bench.upstream, cost=0),
         _NGINX: lambda folder: candidates.proxy_cache(folder, bench.upstream, cost=cost),
         _RAW: lambda folder: candidates.files(folder, bench.library.folder),
+        _GO: lambda folder: candidates.net_http(folder, bench.library.folder),
     }
     with contextlib.ExitStack() as stack:
         yield {name: stack.enter_context(makers[name](bench.new("candidate"))) for name in names}
@@ -137,7 +139,7 @@ def _rates(
 
     with _running(bench, *targets, cost=cost) as running:
         for name, candidate in running.items():
-            if name != _RAW:
+            if name not in (_RAW, _GO):
                 clients.one(Group(candidate.endpoint, clients.whole(image), 1, options={"kind": "pull", "each": 1}))
             _once(candidate.endpoint, [targets[name]], 2)
         values = alternate({name: functools.partial(measure, name, one) for name, one in running.items()}, "GET/s", runs)
@@ -152,11 +154,11 @@ def cache_small_blob(bench: Bench) -> list[Result]:
     bench.upstream.set()
     image = bench.image((MIB,))
     target = clients.blob(image, image.blobs[0])
-    values, cpu = _rates(bench, image, dict.fromkeys((_CACHE, _FRONT, _BARE, _RAW), target), _CHEAP)
+    values, cpu = _rates(bench, image, dict.fromkeys((_CACHE, _FRONT, _BARE, _GO, _RAW), target), _CHEAP)
     what = f"warm blob of {target['size'] // 1024} KiB, GET/s"
     return [
-        *_results(what, "1/s", values, {_RAW: Goal("ratio", ">=", 0.75), _FRONT: None, _BARE: None}),
-        *_results(f"{what}: processor time per GET", "µs", cpu, {_RAW: None, _FRONT: None, _BARE: None}),
+        *_results(what, "1/s", values, {_RAW: Goal("ratio", ">=", 0.75), _GO: None, _FRONT: None, _BARE: None}),
+        *_results(f"{what}: processor time per GET", "µs", cpu, {_RAW: None, _GO: None, _FRONT: None, _BARE: None}),
     ]
 
 
@@ -167,12 +169,12 @@ def cache_manifest_rate(bench: Bench) -> list[Result]:
     image = bench.image((MIB,))
     targets = dict.fromkeys((_CACHE, _FRONT), clients.manifest(image))
     # As large as the manifest, about.
-    targets[_RAW] = clients.blob(image, image.blobs[0])
+    targets[_RAW] = targets[_GO] = clients.blob(image, image.blobs[0])
     values, cpu = _rates(bench, image, targets, cost=12)
     what = "manifest GET/s with a credential, bcrypt 12"
     return [
-        *_results(what, "1/s", values, {_FRONT: Goal("ratio", ">=", 1.2), _RAW: None}),
-        *_results(f"{what}: processor time per GET", "µs", cpu, {_FRONT: None, _RAW: None}),
+        *_results(what, "1/s", values, {_FRONT: Goal("ratio", ">=", 1.2), _GO: None, _RAW: None}),
+        *_results(f"{what}: processor time per GET", "µs", cpu, {_FRONT: None, _GO: None, _RAW: None}),
     ]
 
 

@@ -22,7 +22,7 @@ from sandbox import processes, tools
 from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, wait
 
-from . import memory, packages
+from . import clients, memory, packages
 from .client import Endpoint
 from .upstream import USER as UPSTREAM_USER
 from .upstream import Upstream
@@ -256,6 +256,17 @@ def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Ite
         )
         candidate.stores.append(folder / "cache")
         candidate.serve(port)
+        yield candidate
+
+
+@contextlib.contextmanager
+def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
+    """A server with Go's net/http that sends a library's blobs from memory: what it takes by itself."""
+    with running("bare net/http", folder) as candidate:
+        (port,) = free_ports(1)
+        candidate.start("serve", [clients.binary(), "serve", f"127.0.0.1:{port}", str(root / "blobs")])
+        candidate.serve(port, user="")
+        wait(lambda: listens(port), 10, "the bare server", every=0.05)
         yield candidate
 
 

@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-# The rows of the other command, whose processes are pods.
-ELSEWHERE = {"latest": "kind", "kind": "latest"}
-_COMMANDS = {"latest": "make bench", "kind": "make bench-kind"}
+# What measures each page of results.
+_COMMANDS = {"latest": "make bench", "program": "make bench OURS=cache", "kind": "make bench-kind"}
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def table(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result], facts: Mapping[str, str], stem: str) -> str:
     """The whole page: what ran where, the table, and what there is to say of single rows."""
-    other = ELSEWHERE[stem]
+    others = [f"`{command}` (`{other}.md`)" for other, command in _COMMANDS.items() if other != stem]
     notes = [f"- {result.name}: {result.note}" for result in results if result.note]
     return "\n".join(
         [
@@ -106,7 +105,7 @@ def markdown(results: Sequence[Result], facts: Mapping[str, str], stem: str) -> 
             table(results),
             "",
             *([*notes, ""] if notes else []),
-            f"`{_COMMANDS[other]}` has the other rows: `{other}.md`.",
+            f"{' and '.join(others)} have the other rows.",
             "",
         ]
     )

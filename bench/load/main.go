@@ -2,6 +2,8 @@
 
 // Command load is the clients of a measurement. It reads a plan (JSON) from standard input, runs all groups of clients at the
 // same time, checks every body, and prints what they saw as JSON. Loopback is what it is for.
+//
+// "load serve ADDRESS FOLDER" is a server to compare with: see serveBlobs.
 package main
 
 import (
@@ -12,7 +14,13 @@ import (
 )
 
 func main() {
-	if err := command(os.Stdin, os.Stdout); err != nil {
+	var err error
+	if len(os.Args) == 4 && os.Args[1] == "serve" {
+		err = serveBlobs(os.Args[2], os.Args[3])
+	} else {
+		err = command(os.Stdin, os.Stdout)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "load:", err)
 		os.Exit(1)
 	}
