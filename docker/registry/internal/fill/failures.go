@@ -12,12 +12,15 @@ import (
 const (
 	// failureTime is how long an error answers the same request.
 	failureTime = 2 * time.Second
+	// wrongTime is for how long wrong bytes count as those of a fetch before.
+	wrongTime = time.Minute
 	// failuresLimit is how many errors are remembered at a time.
 	failuresLimit = 4096
 )
 
 // failures are the errors of the last moments, by request: what is true of one repository may be wrong of another.
 type failures struct {
+	time      time.Duration // for which each is remembered
 	byRequest map[route.Request]failure
 	order     []expiry // oldest first
 }
@@ -59,7 +62,7 @@ func (f *failures) remember(q route.Request, err error, now time.Time) {
 		f.byRequest = map[route.Request]failure{}
 	}
 	learned := now.Add(-ageOf(err))
-	until := learned.Add(failureTime)
+	until := learned.Add(f.time)
 	f.byRequest[q] = failure{&known{err, learned}, until}
 	f.order = append(f.order, expiry{q, until})
 }

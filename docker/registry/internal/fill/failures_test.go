@@ -13,7 +13,7 @@ import (
 
 // TestFailures are kept for their time, by request, and not more than so many.
 func TestFailures(t *testing.T) {
-	var f failures
+	f := failures{time: failureTime}
 	one, two := errors.New("one"), errors.New("two")
 	q, other := blob("a", digest.FromString("x")), blob("b", digest.FromString("x"))
 	now := time.Unix(0, 0)
@@ -54,7 +54,7 @@ func (agedError) Age() time.Duration { return 1500 * time.Millisecond }
 
 // TestAgedFailures are kept as long as if they had been learned here: a hop adds no time.
 func TestAgedFailures(t *testing.T) {
-	var f failures
+	f := failures{time: failureTime}
 	q := blob("a", digest.FromString("x"))
 	now := time.Now()
 	f.remember(q, agedError{errors.New("old")}, now)

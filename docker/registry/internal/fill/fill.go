@@ -98,12 +98,16 @@ type Handler struct {
 	closed   bool
 	groups   map[route.Request]*group
 	failures failures
+	wrong    failures // those of wrong bytes
 	stats    Stats
 }
 
 // New returns a handler for one upstream.
 func New(o Options) *Handler {
-	h := &Handler{opts: o, groups: map[route.Request]*group{}}
+	h := &Handler{
+		opts: o, groups: map[route.Request]*group{},
+		failures: failures{time: failureTime}, wrong: failures{time: wrongTime},
+	}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	return h
 }
@@ -417,7 +421,7 @@ func (h *Handler) end(f *fill, err error) {
 		if errors.Is(err, ErrStalled) {
 			h.stats.Stalled++
 		}
-		if f.shareError() {
+		if h.shareErrorLocked(f, time.Now()) {
 			h.failures.remember(f.request, err, time.Now())
 		}
 	}
@@ -444,15 +448,17 @@ func (f *fill) elsewhere() bool {
 	}
 }
 
-// shareError reports whether those who ask next get the fill's error. They do not if a client may go on from where it was
-// cut, unless another fetch would bring the same wrong bytes.
-func (f *fill) shareError() bool {
+// shareErrorLocked reports whether those who ask next get the fill's error. They do not if a client may go on from where it
+// was cut, or if wrong bytes came for the first time: those were an accident, unless another fetch brings them again.
+func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 	switch {
 	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed), errors.Is(f.err, ErrAgain),
 		errors.Is(f.err, ErrNext):
 		return false
 	case errors.Is(f.err, store.ErrDigest), errors.Is(f.err, store.ErrLong):
-		return true
+		again := h.wrong.recall(f.request, now) != nil
+		h.wrong.remember(f.request, f.err, now)
+		return again
 	}
 	return f.growing.Written() == 0
 }
