@@ -351,6 +351,7 @@ def test_again(site: Site, replicas: Replicas) -> None:
         "registry_cache_size": "768Mi",
         "registry_cache_storage": "volumeClaim",
         "registry_cache_storage_class": "faults",
+        "registry_cache_resources": {"limits": {"memory": "1536Mi"}},
     }
     result = site("--extra-vars", json.dumps(variables))
     assert result.returncode == 0 and re.search(r"changed=0 ", result.stdout), result.stdout

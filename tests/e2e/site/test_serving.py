@@ -46,8 +46,8 @@ def test_secrets_lie_in_secrets_only(cluster: Cluster, sandbox: Sandbox, cache: 
     kinds = "configmaps,statefulsets,services,serviceaccounts,pods,poddisruptionbudgets,events"
     everything = json.dumps(cluster.get(kinds, "--namespace", NAMESPACE))
     assert "external_account" in everything  # the test looks at what it means to
-    peers = [] if PROGRAM else [cluster.get("secret", "registry-cache-peers", "--namespace", NAMESPACE)["data"]["peer"]]
-    known = [cache.password, *(base64.b64decode(peer).decode() for peer in peers)]
+    peer = cluster.get("secret", "registry-cache-peers", "--namespace", NAMESPACE)["data"]["peer"]
+    known = [cache.password, base64.b64decode(peer).decode()]
     for secret in (*known, sandbox.operator_token.read_text().strip(), "$2"):
         assert secret not in everything
     cache.status((USER, cache.password))

@@ -41,7 +41,7 @@ type Config struct {
 	Limits    Limits     `yaml:"limits" example:"limits: {header_timeout: 10s}"`
 	Log       Log        `yaml:"log" example:"log: {level: info, access: off}"`
 	// Peers are the other replicas, with which this one shares what it fetches; it serves alone without.
-	Peers *Peers `yaml:"peers,omitempty" example:"peers: {service: registry-cache-peers.registry-cache.svc.cluster.local, secret: /etc/registry-cache/peers/secret}"`
+	Peers *Peers `yaml:"peers,omitempty" example:"peers: {service: registry-cache-replicas, secret: /etc/registry-cache/peers/secret}"`
 	// Drain is how long open transfers go on after the program was told to end; what is open then is cut.
 	Drain time.Duration `yaml:"drain" example:"drain: 60s"`
 }

@@ -17,7 +17,7 @@ type Peers struct {
 	// Listen is the address for the other replicas.
 	Listen string `yaml:"listen" example:"listen: \":5005\""`
 	// Service is the DNS name of a headless Service that has a port named "peers": its SRV records are the members.
-	Service string `yaml:"service,omitempty" example:"service: registry-cache-peers.registry-cache.svc.cluster.local"`
+	Service string `yaml:"service,omitempty" example:"service: registry-cache-replicas"`
 	// Members are the other replicas where no DNS has them. One may be this replica.
 	Members []Member `yaml:"members,omitempty" example:"members: [{name: registry-cache-1, address: \"10.0.0.2:5005\"}]"`
 	// Name is this replica's, which is the first label of its name in the SRV records; the host's name if it is missing.
@@ -61,7 +61,7 @@ func (v *validator) peers(p *Peers) {
 	}
 	v.path("peers.secret", p.Secret, "secret: /etc/registry-cache/peers/secret")
 	v.memberName("peers.name", p.Name, "name: registry-cache-0")
-	const service = "write, for example, service: registry-cache-peers.registry-cache.svc.cluster.local"
+	const service = "write, for example, service: registry-cache-replicas"
 	switch {
 	case p.Members != nil && len(p.Members) == 0:
 		v.add("peers.members", "must name at least one replica", "", "remove the key, or write, for example, members: [{name: registry-cache-1, address: \"10.0.0.2:5005\"}]")

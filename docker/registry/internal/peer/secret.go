@@ -125,7 +125,7 @@ func parseSecret(content string) ([]string, error) {
 		}
 	}
 	if len(keys) < 1 || len(keys) > 2 {
-		return nil, fmt.Errorf("has %d lines; write one, for example of: openssl rand -hex 32; a second one is the previous secret", len(keys))
+		return nil, fmt.Errorf("has %d lines; write one, for example of: openssl rand -hex 32; a second one is accepted too, while the secret is renewed", len(keys))
 	}
 	for i, key := range keys {
 		if len(key) < secretMin || len(key) > secretMax {
