@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from sandbox.client import NAMESPACE, Cluster
-from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
+from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY, UPSTREAM_HOST
 
 from .load import Client
 
@@ -20,7 +20,7 @@ MOST = 5  # replicas that a test has at a time
 _FRONT_PORT, _HOP_PORT = 30100, 30110  # of ordinal 0 on every node
 # The form of the cache that the scenario made: the front, or the one program.
 PROGRAM = os.environ.get("TEST_FORM") == "program"
-_STORE = "/var/lib/registry/docker/registry/v2"
+_STORE = f"/var/lib/registry/{f'upstreams/{UPSTREAM_HOST}/' if PROGRAM else ''}docker/registry/v2"
 
 
 def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
