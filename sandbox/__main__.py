@@ -27,6 +27,8 @@ def up(sandbox: Sandbox) -> None:
     started = time.monotonic()
     _leave()
     environment.ensure()
+    if sandbox.name == "test":
+        environment.users()  # which tests inside use, where no package index can be reached
     engine.ensure()
     base_images.ensure()
     cluster.ensure_network(sandbox)
