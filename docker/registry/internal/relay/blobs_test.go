@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
 	"testing"
 
 	"pullthrough.registry_cache/docker/registry/internal/fill"
@@ -169,4 +170,15 @@ func TestTurn(t *testing.T) {
 	r.does["c"] = content(r.blob, 1<<20)
 	state, err = r.fetch(r.Relay)
 	r.want("the own fill has failed", state, err, true, "b, c")
+}
+
+// TestStatusOfNoAnswer asks the next member after a status that is neither the blob nor a refusal: a client would take it for
+// its answer.
+func TestStatusOfNoAnswer(t *testing.T) {
+	for _, n := range []int{99, http.StatusSwitchingProtocols, http.StatusCreated, http.StatusNoContent, http.StatusFound, http.StatusNotModified} {
+		r := newReplica(t, "b", "c", "self")
+		r.does["b"], r.does["c"] = status(n, "UNKNOWN"), content(r.blob, 1<<20)
+		state, err := r.fetch(r.Relay)
+		r.want(strconv.Itoa(n), state, err, true, "b, c")
+	}
 }

@@ -46,6 +46,10 @@ func TestAsk(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r.seen()
+	r.does["b"], r.does["c"] = status(http.StatusNoContent, ""), says("manifest", 0, false)
+	if a, err := r.Ask(t.Context(), tag, ""); err != nil || string(a.Body) != "manifest" || r.seen() != "b, c" {
+		t.Errorf("after a status that is no answer: %+v, %v", a, err)
+	}
 	r.does["b"] = status(http.StatusNotFound, "MANIFEST_UNKNOWN")
 	if a, err := r.Ask(t.Context(), tag, ""); err != nil || a.Status != 404 || a.Code != "MANIFEST_UNKNOWN" || a.Age != time.Second || r.seen() != "b" {
 		t.Errorf("%+v, %v", a, err)

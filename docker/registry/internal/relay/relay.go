@@ -190,9 +190,16 @@ func (r *refusal) Header() http.Header {
 	return h
 }
 
-// isOutage reports whether a status says nothing about what was asked for: another replica may know more.
+// isOutage reports whether a status says nothing about what was asked for: another replica may know more. One below 400 that is
+// no answer must not reach a client, who might take its body, or none, for the content.
 func isOutage(status int) bool {
-	return status >= http.StatusInternalServerError || status == http.StatusUnauthorized || status == http.StatusMisdirectedRequest
+	switch {
+	case status < http.StatusBadRequest:
+		return status != http.StatusOK
+	case status == http.StatusUnauthorized, status == http.StatusMisdirectedRequest:
+		return true
+	}
+	return status >= http.StatusInternalServerError
 }
 
 var (
