@@ -134,7 +134,9 @@ func (r *Relay) take(ctx context.Context, a *ask, g *store.Growing) error {
 	if known := g.Size(); known >= 0 && size >= 0 && known != size {
 		return fmt.Errorf("a blob of %d bytes, not %d", size, known)
 	}
-	g.SetSize(size)
+	if g.SetSize(size); size < 0 {
+		size = g.Size() // of another member: an end before it is none
+	}
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	for {

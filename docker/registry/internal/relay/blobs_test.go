@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"strconv"
 	"testing"
@@ -181,4 +182,20 @@ func TestStatusOfNoAnswer(t *testing.T) {
 		state, err := r.fetch(r.Relay)
 		r.want(strconv.Itoa(n), state, err, true, "b, c")
 	}
+}
+
+// TestEndsEarlyWithoutSize goes on elsewhere when a body of unknown size ends before the size that another member gave.
+func TestEndsEarlyWithoutSize(t *testing.T) {
+	r := newReplica(t, "b", "c", "self")
+	r.does["c"] = content(r.blob, 1<<20)
+	first := true
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if first {
+			first = false
+			return content(r.blob, 1000)(ctx, h, c)
+		}
+		return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: -1, Body: io.NopCloser(bytes.NewReader(r.blob[:10]))}, nil
+	}
+	state, err := r.fetch(r.Relay)
+	r.want("ended early", state, err, true, "b, b bytes=1000-, c bytes=1000-")
 }
