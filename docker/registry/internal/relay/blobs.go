@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -40,6 +41,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
 	tried, triedSelf := map[string]bool{}, r.own.Fails(q)
 	last := fill.ErrNext
+	var parts []string // who brought some
 	for range attempts {
 		name, self := r.turn(q, tried, triedSelf)
 		before := g.Written()
@@ -58,13 +60,16 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			last = r.from(ctx, name, q, g)
 		}
 		state, cause := g.State()
+		if !self && (g.Written() > before || isWrong(cause)) && !slices.Contains(parts, name) {
+			parts = append(parts, name)
+		}
 		var refused *refusal
 		switch {
 		case state == store.Whole:
 			r.keep(q, g, !self)
 			return nil
-		case !self && isWrong(cause):
-			r.sentWrong(q, name, cause)
+		case isWrong(cause):
+			r.sentWrong(q, parts, cause)
 			return fill.ErrNext // those who come next are served by others
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -87,11 +92,13 @@ func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// sentWrong notes that a member sent what does not have the digest. Parts of it may be of another one: that one has to prove
-// it again later.
-func (r *Relay) sentWrong(q route.Request, name string, err error) {
-	r.wrong.add(r.key(q), name)
-	r.opts.Log.Error("A peer sent wrong bytes", "peer", name, "digest", q.Digest, "error", err)
+// sentWrong notes that members sent parts of what does not have the digest. Which part was wrong is not known, and one that
+// were asked for it again could send it again.
+func (r *Relay) sentWrong(q route.Request, names []string, err error) {
+	for _, name := range names {
+		r.wrong.add(r.key(q), name)
+	}
+	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "digest", q.Digest, "error", err)
 }
 
 func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"testing"
 
@@ -198,4 +199,27 @@ func TestEndsEarlyWithoutSize(t *testing.T) {
 	}
 	state, err := r.fetch(r.Relay)
 	r.want("ended early", state, err, true, "b, b bytes=1000-, c bytes=1000-")
+}
+
+// TestPartsOfWrongBytes does not ask a member again that brought a part of what is wrong, whoever brought the rest.
+func TestPartsOfWrongBytes(t *testing.T) {
+	for _, rest := range []string{"c", "self"} {
+		r := newReplica(t, "b", rest, "d")
+		bad := bytes.Clone(r.blob)
+		bad[10] ^= 1
+		r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+			if h.Get("Range") != "" || c.StoreOnly {
+				return nil, gone("b")
+			}
+			return content(bad, 1000)(ctx, h, c)
+		}
+		r.does["c"] = content(r.blob, 1<<20)
+		if state, err := r.fetch(r.Relay); state != store.Failed || !errors.Is(err, fill.ErrNext) {
+			t.Errorf("%s: state %d, %v", rest, state, err)
+		}
+		r.seen()
+		if names := r.Relay.members(r.request()); slices.Contains(names, "b") || !slices.Contains(names, "d") {
+			t.Errorf("%s: next are %v", rest, names)
+		}
+	}
 }

@@ -39,7 +39,7 @@ func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 		r.keep(q, g, false)
 		return nil
 	case isWrong(cause):
-		r.sentWrong(q, name, cause)
+		r.sentWrong(q, []string{name}, cause)
 		return fill.ErrAgain
 	case state == store.Failed:
 		return cause
