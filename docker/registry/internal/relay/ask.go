@@ -36,6 +36,9 @@ type ask struct {
 func do(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.Call) (*ask, error) {
 	a := &ask{peers: peers, name: name}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	if call.Reserve == nil {
+		call.Reserve = none
+	}
 	call.Silent = func() { go a.watch() }
 	if peers.State(name) == peer.Suspect {
 		go a.watch()
@@ -52,6 +55,9 @@ func do(ctx context.Context, peers Peers, name, uri string, header http.Header, 
 	a.Response = resp
 	return a, nil
 }
+
+// none has no room for a large error, whose memory nobody counts.
+func none(context.Context, int64) error { return errLarge }
 
 // Read reads the body.
 func (a *ask) Read(b []byte) (int, error) {

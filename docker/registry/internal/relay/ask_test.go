@@ -40,3 +40,17 @@ func TestSilentOwner(t *testing.T) {
 	state, err = slow.fetch(slow.Relay)
 	slow.want("slow", state, err, true, "b")
 }
+
+// TestLargeError is not read: nobody counts its memory.
+func TestLargeError(t *testing.T) {
+	r := newReplica(t, "b", "c", "self")
+	r.does["c"] = content(r.blob, 1<<20)
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		if c.Reserve == nil {
+			return status(http.StatusNotFound, "BLOB_UNKNOWN")(ctx, h, c)
+		}
+		return nil, c.Reserve(ctx, 1<<20)
+	}
+	state, err := r.fetch(r.Relay)
+	r.want("large error", state, err, true, "b, c")
+}
