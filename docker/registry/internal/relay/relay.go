@@ -205,5 +205,4 @@ func isOutage(status int) bool {
 var (
 	errSilent = errors.New("it is silent, and does not answer its probe")
 	errLarge  = errors.New("its error is too large")
-	errNone   = errors.New("no other replica has it stored")
 )
