@@ -98,7 +98,7 @@ func (r *Relay) sentWrong(q route.Request, names []string, err error) {
 	for _, name := range names {
 		r.wrong.add(r.key(q), name)
 	}
-	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "digest", q.Digest, "error", err)
+	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "path", q.Path(), "error", err)
 }
 
 func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {

@@ -8,9 +8,12 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/opencontainers/go-digest"
+
 	"pullthrough.registry_cache/docker/registry/internal/manifest"
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
 // Ask asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
@@ -37,7 +40,20 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 // isOfPeer reports whether an error says only that one member gave no answer.
 func isOfPeer(err error) bool {
 	_, ok := errors.AsType[*peer.Error](err)
-	return ok || errors.Is(err, errSilent)
+	return ok || errors.Is(err, errSilent) || errors.Is(err, errDigest)
+}
+
+// hasDigest reports whether a manifest is what was asked for and what its header says. What is checked later is an error of the
+// upstream's, after which nobody else is asked.
+func hasDigest(q route.Request, header http.Header, body []byte) bool {
+	if q.Kind != route.Manifest {
+		return true
+	}
+	d := q.Digest
+	if d == "" {
+		d = digest.Digest(header.Get("Docker-Content-Digest"))
+	}
+	return d == "" || d.Validate() == nil && schema1.HasDigest(d, header.Get("Content-Type"), body)
 }
 
 // answer returns what a member says.
@@ -61,6 +77,10 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	body, err := io.ReadAll(a.Body) // it is in memory already
 	if err != nil {
 		return nil, err
+	}
+	if !hasDigest(q, a.Header, body) {
+		r.sentWrong(q, []string{name}, errDigest)
+		return nil, errDigest
 	}
 	return &manifest.Answer{
 		Status: a.StatusCode, Header: a.Header, Body: body, Stale: stale, Age: age, Known: peer.Stored(a.Header),

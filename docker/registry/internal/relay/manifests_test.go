@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pullthrough.registry_cache/docker/registry/internal/manifest"
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
@@ -17,7 +19,7 @@ import (
 
 var (
 	tag      = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Tag: "v1"}
-	byDigest = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Digest: "sha256:" + "0123456789012345678901234567890123456789012345678901234567890123"}
+	byDigest = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Digest: digest.FromString("stored")}
 )
 
 // says answers with a manifest of an age.
@@ -98,6 +100,34 @@ func TestAskStored(t *testing.T) {
 		if err != nil || !bytes.Equal(a.Body, []byte(test.body)) || a.Stale != test.stale {
 			t.Errorf("%s: %+v, %v", test.q.Path(), a, err)
 		}
+	}
+}
+
+// TestWrongManifest of a member is none, and it is not asked for it again.
+func TestWrongManifest(t *testing.T) {
+	right := byDigest
+	right.Digest = digest.FromString("right")
+	up := asker(func() (*manifest.Answer, error) {
+		return &manifest.Answer{Status: http.StatusOK, Body: []byte("fresh")}, nil
+	})
+	for _, q := range []route.Request{right, tag} {
+		r := newReplica(t, "b", "c", "self")
+		r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+			resp, err := says("wrong", 0, false)(ctx, h, c)
+			resp.Header.Set("Docker-Content-Digest", right.Digest.String())
+			return resp, err
+		}
+		r.does["c"] = says("right", 0, false)
+		for i, asked := range []string{"b, c", "c"} {
+			if a, err := r.Ask(t.Context(), q, ""); err != nil || string(a.Body) != "right" || r.seen() != asked {
+				t.Errorf("%s, time %d: %+v, %v", q.Path(), i, a, err)
+			}
+		}
+	}
+	r := newReplica(t, "self", "b", "c")
+	r.does["b"] = says("wrong", 0, false)
+	if a, err := r.StoredAsker(up).Ask(t.Context(), right, ""); err != nil || string(a.Body) != "fresh" {
+		t.Errorf("stored: %+v, %v", a, err)
 	}
 }
 

@@ -204,5 +204,6 @@ func isOutage(status int) bool {
 
 var (
 	errSilent = errors.New("it is silent, and does not answer its probe")
+	errDigest = errors.New("the manifest does not have the digest")
 	errLarge  = errors.New("its error is too large")
 )
