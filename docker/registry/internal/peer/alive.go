@@ -95,7 +95,7 @@ func (m *member) proved() {
 
 // suspect notes that something which was due is missing, for a time already.
 func (m *member) suspect(silent time.Duration, why string) {
-	m.enter(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent) })
+	m.enter(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent, why) })
 }
 
 // unreachable notes that no connection can be made.
@@ -133,8 +133,8 @@ func (m *member) drop() {
 	m.end()
 }
 
-// watchSuspect probes a member until it has been silent for too long. That it answers ends ctx.
-func (m *member) watchSuspect(ctx context.Context, silent time.Duration) {
+// watchSuspect probes a member that is suspect for a reason, until it has been silent for too long. That it answers ends ctx.
+func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why string) {
 	silence, due := spanFrom(silent), silent
 	var probes []*exchange
 	for over := false; !over; over = silence.passed(outAfter) && !delayed(probes, silence.sum) {
@@ -148,7 +148,7 @@ func (m *member) watchSuspect(ctx context.Context, silent time.Duration) {
 			return
 		}
 	}
-	m.enter(Out, "it is silent", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
+	m.enter(Out, why+", and no proof has come since", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
 }
 
 // delayed reports whether this process has not done its part: an answer to a probe is not read, or none was sent yet.

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -238,6 +239,8 @@ func TestInheritedAddress(t *testing.T) {
 	other := newPeers(t, "c")
 	for what, h := range map[string]http.Handler{"a stranger": small, "another member": other.Receive(small)} {
 		a := newPeers(t, "a", Member{"b", serve(t, h)})
+		var log bytes.Buffer
+		a.log = slog.New(slog.NewTextHandler(&log, nil))
 		begun := time.Now()
 		if _, _, err := get(t, a, "b", smallURI); resultOf(err) != Untrusted {
 			t.Errorf("%s: %v", what, err)
@@ -248,6 +251,10 @@ func TestInheritedAddress(t *testing.T) {
 		eventually(t, "it is out", func() bool { return a.Stats().Out == 1 })
 		if took := time.Since(begun); took < outAfter-step {
 			t.Errorf("%s is out after %v", what, took)
+		}
+		a.Close()
+		if !strings.Contains(log.String(), errProof.Error()) {
+			t.Errorf("%s: the log does not say why: %s", what, log.String())
 		}
 	}
 	if other.Stats().Refusals[WrongMember] < 2 {
