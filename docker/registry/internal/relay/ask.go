@@ -19,6 +19,8 @@ const (
 	look = 50 * time.Millisecond
 	// storedPatience is how long the answer to what a member has stored is waited for. It does not wait for anything itself.
 	storedPatience = 450 * time.Millisecond
+	// storedSilence is how long the next bytes of it are waited for, even if the member answers its probes: its disk may hang.
+	storedSilence = 3 * time.Second
 )
 
 // An ask is one request to a member, until its body was read.
@@ -28,8 +30,9 @@ type ask struct {
 	name   string
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	moved  atomic.Int64 // how many times bytes came
-	once   sync.Mutex   // one watch at a time
+	moved  atomic.Int64  // how many times bytes came
+	silent time.Duration // how long the next ones are waited for; 0: as long as the member lives
+	once   sync.Mutex    // one watch at a time
 }
 
 // do asks a member. The answer must be closed. The error is that of Peers.Do, or errSilent.
@@ -61,12 +64,15 @@ func none(context.Context, int64) error { return errLarge }
 
 // Read reads the body.
 func (a *ask) Read(b []byte) (int, error) {
+	if a.silent > 0 {
+		defer time.AfterFunc(a.silent, func() { a.cancel(errStops) }).Stop()
+	}
 	n, err := a.Body.Read(b)
 	if n > 0 {
 		a.moved.Add(1)
 	}
-	if err != nil && context.Cause(a.ctx) == errSilent {
-		err = errSilent
+	if cause := context.Cause(a.ctx); err != nil && (cause == errSilent || cause == errStops) {
+		err = cause
 	}
 	return n, err
 }

@@ -204,6 +204,7 @@ func isOutage(status int) bool {
 
 var (
 	errSilent = errors.New("it is silent, and does not answer its probe")
+	errStops  = errors.New("it lives, but has stopped to send")
 	errDigest = errors.New("the manifest does not have the digest")
 	errLarge  = errors.New("its error is too large")
 )

@@ -29,6 +29,7 @@ func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 	if a == nil {
 		return s.next.Fetch(ctx, q, g)
 	}
+	a.silent = storedSilence
 	stop := context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) }) // wakes a writer that waits for slow readers
 	defer stop()
 	err := r.take(ctx, a, g)

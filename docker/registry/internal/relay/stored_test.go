@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -66,6 +67,37 @@ func TestStoredBreaksOff(t *testing.T) {
 	r.does["b"] = content(r.blob, 1000)
 	if code, body := r.get(); code != 200 || !bytes.Equal(body, r.blob) || r.own != 1 {
 		t.Errorf("%d, %d bytes, %d own fetches", code, len(body), r.own)
+	}
+}
+
+// TestStoredStops goes on with the upstream when a member that lives does not send on, as one whose disk hangs.
+func TestStoredStops(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes some seconds")
+	}
+	r := newReplica(t, "self", "b")
+	r.does["b"] = func(ctx context.Context, _ http.Header, _ peer.Call) (*http.Response, error) {
+		body := io.MultiReader(bytes.NewReader(r.blob[:1000]), hangs{ctx})
+		return &http.Response{StatusCode: http.StatusOK, ContentLength: int64(len(r.blob)), Body: io.NopCloser(body)}, nil
+	}
+	begun := time.Now()
+	if code, body := r.get(); code != 200 || !bytes.Equal(body, r.blob) || r.own != 1 {
+		t.Errorf("%d, %d bytes, %d own fetches", code, len(body), r.own)
+	}
+	if took := time.Since(begun); took < storedSilence || took > 3*storedSilence {
+		t.Errorf("after %v", took)
+	}
+}
+
+// hangs is a body of which nothing comes until its request ends.
+type hangs struct{ ctx context.Context }
+
+func (h hangs) Read([]byte) (int, error) {
+	select {
+	case <-h.ctx.Done():
+		return 0, context.Cause(h.ctx)
+	case <-time.After(patienceOfTests):
+		return 0, io.ErrNoProgress
 	}
 }
 

@@ -226,7 +226,7 @@ func TestSlowReaderFinishes(t *testing.T) {
 
 // A client that slows down is served on while the kernel has no room for more, and cut once it takes nothing.
 func TestClientSlowsDown(t *testing.T) {
-	const size = 6 << 20
+	const size = 5 << 20
 	name := filepath.Join(t.TempDir(), "content")
 	if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestClientSlowsDown(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, goes on: %v", what, goesOn), func(t *testing.T) {
 				t.Parallel()
 				server, client := connected(t)
-				w := &wire{Conn: server, timeout: 200 * time.Millisecond, sender: sender{crowd: new(crowd), pace: pace{fast: true}}}
+				w := &wire{Conn: server, timeout: 600 * time.Millisecond, sender: sender{crowd: new(crowd), pace: pace{fast: true}}}
 				sent, failed := make(chan int64, 1), make(chan error, 1)
 				go func() {
 					n, err := write(w)
@@ -261,7 +261,7 @@ func TestClientSlowsDown(t *testing.T) {
 					if n == 0 || err != nil {
 						t.Fatal(n, err)
 					}
-					time.Sleep(25 * time.Millisecond) // its pace
+					time.Sleep(60 * time.Millisecond) // its pace
 				}
 				n, err := <-sent, <-failed
 				if goesOn && (n != size || err != nil) || !goesOn && (n == size || !errors.Is(err, os.ErrDeadlineExceeded)) {
