@@ -448,6 +448,22 @@ func (f *fill) elsewhere() bool {
 	}
 }
 
+// isWrong reports whether the bytes are known to be wrong: who begins to read them now would be cut.
+func (f *fill) isWrong() bool {
+	_, cause := f.growing.State()
+	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
+}
+
+// wait returns once the fill has ended, so that the next one is another, or with the error of a context that ends before.
+func (f *fill) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // shareErrorLocked reports whether those who ask next get the fill's error. They do not if a client may go on from where it
 // was cut, or if wrong bytes came for the first time: those were an accident, unless another fetch brings them again.
 func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {

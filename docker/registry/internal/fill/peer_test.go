@@ -106,6 +106,54 @@ func TestAgain(t *testing.T) {
 	wantBlob(t, "again", c.get(blob("a", d)), content)
 }
 
+// TestKnownToBeWrong has nobody join a fill whose bytes are known to be wrong, but which has not ended.
+func TestKnownToBeWrong(t *testing.T) {
+	c := newCache(t, nil)
+	content := randomBytes(100 * kib)
+	bad := bytes.Clone(content)
+	bad[10] ^= 1
+	failed, end, begun := make(chan struct{}), make(chan struct{}), false
+	e := &elsewhere{fetch: func(_ context.Context, _ route.Request, g *store.Growing) error {
+		if begun {
+			_, err := g.Write(content)
+			g.Finish(nil)
+			return err
+		}
+		begun = true
+		g.SetSize(int64(len(bad)))
+		_, _ = g.Write(bad)
+		close(failed)
+		<-end
+		return ErrAgain
+	}}
+	o := c.opts
+	o.Fetcher = e
+	h := New(o)
+	t.Cleanup(h.Close)
+	q := blob("a", digest.FromBytes(content))
+	ask := func() (w *httptest.ResponseRecorder) {
+		defer func() {
+			if p := recover(); p != nil && p != http.ErrAbortHandler {
+				panic(p)
+			}
+		}()
+		w = httptest.NewRecorder()
+		h.Serve(w, httptest.NewRequest(http.MethodGet, q.Path(), nil), q)
+		return w
+	}
+	first := make(chan struct{})
+	go func() {
+		defer close(first)
+		ask() // it has got a part, or nothing yet
+	}()
+	<-failed
+	time.AfterFunc(100*time.Millisecond, func() { close(end) })
+	if w := ask(); w == nil || !bytes.Equal(w.Body.Bytes(), content) {
+		t.Error("it was cut")
+	}
+	<-first
+}
+
 // TestServePeer waits as long as the fill goes on, and says what was stored.
 func TestServePeer(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Wait = 10 * time.Millisecond })

@@ -284,6 +284,8 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 		return false, nil
 	case err != nil:
 		return false, err
+	case p.fill.isWrong():
+		return false, p.fill.wait(waiting)
 	case p.first && p.fill.stored.Load():
 		server.SetResult(r.Context(), hit)
 	case p.first:
