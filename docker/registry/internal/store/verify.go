@@ -30,6 +30,10 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 		return nil, fs.ErrNotExist
 	}
 	if g != nil {
+		if state, cause := g.State(); state == Failed && s.ctx.Err() == nil { // who read it now would be cut
+			s.dropCorrupt(b, n, cause)
+			return nil, fs.ErrNotExist
+		}
 		return g.NewReader(ctx, 0)
 	}
 	g = s.newGrowing(b.key.digest, size)

@@ -326,6 +326,22 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
+// TestKnownToBeWrong lets nobody read a blob that was found wrong and is about to be dropped.
+func TestKnownToBeWrong(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	d := keep(t, u, "r", randomBytes(mib))
+	b := s.blobs[blobKey{upstream: u.name, digest: d}]
+	b.verified = time.Time{}
+	b.checking = s.newGrowing(d, mib)
+	b.checking.Finish(ErrCorrupt)
+	if blob, err := u.Open(ctx, "r", d); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v, %v", blob, err)
+	}
+	if st := s.Stats(); st.Corrupt != 1 || has(t, u, "r", d) {
+		t.Errorf("%+v", st)
+	}
+}
+
 // TestChangedByOthers verifies a file again that somebody else has written to or replaced since it was found right.
 func TestChangedByOthers(t *testing.T) {
 	s, u := testStore(t, 64*mib)
