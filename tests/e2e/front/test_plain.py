@@ -83,13 +83,17 @@ def test_the_registry_alone(site: Site, cluster: Cluster, cache: Cache, push: Pu
 
     addresses = cluster.replicas().values()
     assert len(addresses) == REPLICAS
+    asked = 0
     for address in addresses:
         shown = cluster.on_node("curl", "--fail", "--silent", "--show-error", f"http://{address}:5006/metrics")
-        # Each has asked the upstream for the image that proves it, and has the whole limit of the inventory.
-        assert re.search(rf'(?m)^registry_cache_upstream_requests_total{{.*status="200",upstream="{UPSTREAM_HOST}"}} [1-9]', shown), shown
+        asked += bool(re.search(rf'(?m)^registry_cache_upstream_requests_total{{.*status="200",upstream="{UPSTREAM_HOST}"}} [1-9]', shown))
+        assert re.search(rf'(?m)^registry_cache_peers{{state="in"}} {REPLICAS}$', shown), shown
+        # The whole limit of the inventory.
         assert float(re.findall(r"(?m)^registry_cache_disk_limit_bytes (\S+)$", shown)[0]) == 1 << 30
         assert cache.password not in shown
         assert _status(cluster, address, "/ready") == "200" and _status(cluster, address, "/debug/pprof/") == "404"
+
+    assert asked  # for the image that proves it; the others had it from there
 
     # containerd 2 tries HTTPS first, and goes on only when the answer is HTTP.
     image = push("alone", [1 << 20])

@@ -123,9 +123,10 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{CACHE}/podman"\nrunroot = "{CACHE}/run/podman"\n'
     (folder / "storage.conf").write_text(store)
     (folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\n' + f'[[registry]]\nlocation = "{HUB}"\ninsecure = true\n')
-    # Podman 5 asks for a million files as root, which not every machine lets it have.
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    (folder / "containers.conf").write_text(f'[containers]\ndefault_ulimits = ["nofile={soft}:{hard}"]\n')
+    # Podman 5 asks for a million files and processes as root, which not every machine lets it have.
+    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+    own = [f"{name}={':'.join(map(str, resource.getrlimit(limit)))}" for name, limit in limits.items()]
+    (folder / "containers.conf").write_text(f"[containers]\ndefault_ulimits = {json.dumps(own)}\n")
     os.environ.update(
         CONTAINERS_CONF=str(folder / "containers.conf"),
         CONTAINERS_STORAGE_CONF=str(folder / "storage.conf"),
