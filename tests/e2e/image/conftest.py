@@ -123,9 +123,12 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{CACHE}/podman"\nrunroot = "{CACHE}/run/podman"\n'
     (folder / "storage.conf").write_text(store)
     (folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\n' + f'[[registry]]\nlocation = "{HUB}"\ninsecure = true\n')
-    # Podman 5 asks for a million files and processes as root, which not every machine lets it have.
-    limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
-    own = [f"{name}={':'.join(map(str, resource.getrlimit(limit)))}" for name, limit in limits.items()]
+    # Podman 5 asks for a million files and processes as root, which not every machine lets it have; podman 4 first lowers
+    # its own processes to pid_max where that is less than it may have, and cannot give a container more than that again.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = int(pathlib.Path("/proc/sys/kernel/pid_max").read_text())
+    tasks = [min(limit, most) if limit >= 0 else most for limit in resource.getrlimit(resource.RLIMIT_NPROC)]
+    own = [f"nofile={files[0]}:{files[1]}", f"nproc={tasks[0]}:{tasks[1]}"]
     (folder / "containers.conf").write_text(f"[containers]\ndefault_ulimits = {json.dumps(own)}\n")
     os.environ.update(
         CONTAINERS_CONF=str(folder / "containers.conf"),
