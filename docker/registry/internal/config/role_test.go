@@ -12,20 +12,20 @@ import (
 )
 
 // Role cache's own unit test compares what it renders with these files.
-func TestRoleCacheWritesWhatTheProgramTakes(t *testing.T) {
+func TestRoleCacheWritesWhatIsTaken(t *testing.T) {
 	host, _ := os.Hostname()
 	host, _, _ = strings.Cut(strings.ToLower(host), ".")
 	peers := &Peers{Listen: ":5005", Service: "registry-cache-replicas", Name: host, Secret: "/etc/registry-cache/peers/secret"}
 
-	program := defaults()
-	program.Peers = peers
-	program.Metrics = &Endpoint{":5006"}
-	program.Auth.Htpasswd = "/etc/registry-cache/auth/htpasswd"
-	program.Store.Path, program.Store.Limit = "/var/lib/registry", 20*Gi
+	usual := defaults()
+	usual.Peers = peers
+	usual.Metrics = &Endpoint{":5006"}
+	usual.Auth.Htpasswd = "/etc/registry-cache/auth/htpasswd"
+	usual.Store.Path, usual.Store.Limit = "/var/lib/registry", 20*Gi
 	credential := func(lifetime time.Duration) *Credential {
 		return &Credential{"docker-credential-gcr", lifetime, 10 * time.Second}
 	}
-	program.Upstreams = []Upstream{{Host: "upstream.example", Credential: credential(9 * time.Minute), ShareBlobs: true}}
+	usual.Upstreams = []Upstream{{Host: "upstream.example", Credential: credential(9 * time.Minute), ShareBlobs: true}}
 
 	small := defaults()
 	small.Peers = peers
@@ -37,7 +37,7 @@ func TestRoleCacheWritesWhatTheProgramTakes(t *testing.T) {
 	}
 	small.Tags.TTL, small.Drain = 24*time.Hour, time.Hour
 
-	for name, want := range map[string]*Config{"program": program, "small-program": small} {
+	for name, want := range map[string]*Config{"default": usual, "small": small} {
 		content, err := os.ReadFile(filepath.Join("testdata", name+".yaml"))
 		if err != nil {
 			t.Fatal(err)
