@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import ssl
+import time
 import traceback
 import typing as t
 from base64 import b64encode
@@ -35,6 +37,9 @@ else:
 PAUSE_SECONDS = 2
 TOUCHED = "registry-cache.pullthrough/touched"
 _EXEC_SECONDS = 60
+_HELLO_SECONDS = 5
+# What makes containerd, as every client by Go, go on without TLS.
+_HTTP = b"HTTP/"
 
 
 class Refused(Exception):
@@ -51,6 +56,35 @@ def api_words(error: t.Any) -> str:
         return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
     except (ValueError, LookupError, TypeError, AttributeError):
         return error.reason
+
+
+def client_hello() -> bytes:
+    """What a client sends first that tries HTTPS."""
+    outgoing = ssl.MemoryBIO()
+    session = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with contextlib.suppress(ssl.SSLWantReadError):
+        session.do_handshake()
+    return outgoing.read()
+
+
+def _answer(connection: t.Any, question: bytes) -> tuple[bytes, bool]:
+    """The first bytes of the answer, as many as tell whether it is HTTP, and whether the other side has closed the connection."""
+    deadline, answer = time.monotonic() + _HELLO_SECONDS, b""
+    try:
+        connection.settimeout(_HELLO_SECONDS)
+        connection.sendall(question)
+        # They may come one by one.
+        while len(answer) < len(_HTTP):
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            more = connection.recv(len(_HTTP) - len(answer))
+            if not more:
+                return answer, True
+            answer += more
+    except TimeoutError:
+        return answer, False
+    except OSError:
+        return answer, True
+    return answer, False
 
 
 class Replicas:
@@ -131,6 +165,30 @@ class Replicas:
             return credential["Username"], credential["Secret"]
         except (ValueError, LookupError, TypeError):
             raise Refused(f"{helper} returned no credential") from None
+
+    def require_http(self, pod: str) -> None:
+        """Ask the registry of one pod for TLS, as containerd does; raises Refused or Hopeless unless the answer is HTTP."""
+        forward = self._open(portforward, self._api.connect_get_namespaced_pod_portforward, pod, ports=str(self._port))
+        with contextlib.closing(forward.socket(self._port)) as connection:
+            answer, closed = _answer(connection, client_hello())
+        if answer == _HTTP:
+            return
+        if not answer and (error := forward.error(self._port)):
+            raise Refused(f"no answer from its registry ({error})")
+        # An alert or a handshake of TLS 1.
+        if answer[:2] in (b"\x15\x03", b"\x16\x03"):
+            raise Hopeless(
+                f"port {self._port} speaks TLS, where clients use plain HTTP. Remove what adds TLS in front of the registry, "
+                "for example a sidecar, or give clients an address with https"
+            )
+        what = repr(answer) if answer else f"nothing {'and closes the connection' if closed else f'for {_HELLO_SECONDS} s'}"
+        message = (
+            f"port {self._port} answers a TLS ClientHello with {what}, in place of {_HTTP!r}. containerd 1.6.28, 1.7.7 or later with "
+            "config_path tries HTTPS first, and cannot pull then. Remove what answers in front of the registry, for example a "
+            "proxy or a sidecar; use the cache's own image, or serve TLS at the address"
+        )
+        # Silence may be one of a busy node.
+        raise Hopeless(message) if answer else Refused(message)
 
     def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         """GET a path of the registry of one pod; returns status and body."""

@@ -14,6 +14,9 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Runs the credential helper in every replica, asks the upstream itself for a manifest with what the helper returned, and
     fetches the same manifest through that replica.
+  - Before that it sends a TLS ClientHello to the replica, whose answer must begin with C(HTTP/) within five seconds. containerd
+    1.6.28, 1.7.7 or later with C(config_path) tries HTTPS first at C(localhost), and pulls without TLS only after such an answer. It
+    is what the cache and the unmodified registry send; a proxy or a sidecar in front of them may send none.
   - A plain pull proves none of this. The registry goes on anonymously and silently when its helper fails, and answers a tag
     that it holds in spite of a broken grant.
   - Tries again until O(timeout), since Google's changes take a while to be known everywhere, and fails with the words of
@@ -132,7 +135,7 @@ else:
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
-    """All three steps for one replica; returns the digest. Raises Refused or Hopeless with the step's name."""
+    """All steps for one replica; returns the digest. Raises Refused or Hopeless with the step's name."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
     except (Refused, Hopeless) as error:
@@ -145,6 +148,7 @@ def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any],
         raise Refused(f"{image.registry}, asked with the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
+        replicas.require_http(pod)
         status, body = replicas.fetch(pod, path, params["cache_username"], params["cache_password"])
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod}: {error}") from error

@@ -13,7 +13,7 @@ version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Asks every replica with each credential, and again until it answers as it should or O(timeout) is over. A changed Secret comes to
-    the pods by their kubelets, which takes up to two minutes, and a good credential is kept for a while by the front.
+    the pods by their kubelets, which takes up to two minutes.
   - A replica that does not answer as it should gets an annotation, at which its kubelet brings the Secret at once.
   - Of many credentials it asks with ten, since the htpasswd file comes to a pod as a whole.
 options:
@@ -156,7 +156,7 @@ class Probe:
                     raise
                 self._unreached.add(uid)
                 return str(error)
-            # 429: the front checks a few unknown credentials each second.
+            # 429: too many unknown credentials are waiting for a check.
             if status != expected:
                 verb = "does not take" if expected == 200 else "still takes" if status == 200 else "does not refuse"
                 return f"{verb} user '{one['name']}' (HTTP {status})"

@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import pathlib
 import re
 import socket
+import ssl
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -62,6 +66,7 @@ class Fakes:
         self.calls: list[tuple[Any, ...]] = []
         self.helper: Callable[[str], tuple[str, str]] = lambda pod: ("_token", f"{TOKEN}-{pod}")
         self.upstream: Callable[[str], str] = lambda pod: DIGEST
+        self.hello: Callable[[str], None] = lambda pod: None
         self.registry: Callable[[str], tuple[int, bytes]] = lambda pod: (200, MANIFEST)
 
     def ready(self, label_selector: str) -> list[str]:
@@ -75,6 +80,10 @@ class Fakes:
     def ask_upstream(self, *arguments: Any) -> str:
         self.calls.append(("upstream", *arguments))
         return self.upstream(arguments[4].removeprefix(f"{TOKEN}-"))
+
+    def require_http(self, pod: str) -> None:
+        self.calls.append(("hello", pod))
+        self.hello(pod)
 
     def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         self.calls.append(("registry", pod, path, username, password))
@@ -109,7 +118,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     return made
 
 
-# The three steps
+# The steps
 
 
 def test_success(fakes: Fakes) -> None:
@@ -120,6 +129,7 @@ def test_success(fakes: Fakes) -> None:
         for call in (
             ("helper", pod, "docker-credential-gcr", HOST),
             ("upstream", HOST, "p/r/i", "1.0", "_token", f"{TOKEN}-{pod}", "/ca"),
+            ("hello", pod),
             ("registry", pod, "/v2/p/r/i/manifests/1.0", "nodes", PASSWORD),
         )
     ]
@@ -129,7 +139,7 @@ def test_success(fakes: Fakes) -> None:
 def test_verify_asks_by_digest(fakes: Fakes) -> None:
     image = _image_reference.parse(f"{HOST}/p/r/i:1.0@{DIGEST}")
     assert upstream_verify.verify(fakes, "cache-1", image, PARAMS, None) == DIGEST
-    assert fakes.calls[1][3] == DIGEST and fakes.calls[2][2] == f"/v2/p/r/i/manifests/{DIGEST}"
+    assert fakes.calls[1][3] == DIGEST and fakes.calls[3][2] == f"/v2/p/r/i/manifests/{DIGEST}"
 
 
 # Refusals, until the deadline
@@ -182,7 +192,7 @@ def test_replicas_share_one_deadline(fakes: Fakes) -> None:
     assert sum(fakes.clock.slept) == 10
 
 
-@pytest.mark.parametrize("step", ["helper", "upstream", "registry"])
+@pytest.mark.parametrize("step", ["helper", "upstream", "hello", "registry"])
 def test_recovers(fakes: Fakes, step: str) -> None:
     error = _upstream.UpstreamError(GRANT_WORDS) if step == "upstream" else Refused("not yet")
     errors, good = [error] * 3, getattr(fakes, step)
@@ -195,6 +205,13 @@ def test_recovers(fakes: Fakes, step: str) -> None:
     setattr(fakes, step, answer)
     assert [one["pod"] for one in fakes.verify_all()] == ["cache-0", "cache-1"]
     assert len(fakes.clock.slept) == 3
+
+
+def test_nothing_is_fetched_from_what_answers_no_tls_hello(fakes: Fakes) -> None:
+    """Nor gets it the password of the cache's user."""
+    fakes.hello = fails(Hopeless("port 5000 speaks TLS"))
+    assert fakes.error(Hopeless) == "cache-0: port 5000 speaks TLS"
+    assert fakes.clock.slept == [] and fakes.steps() == [("helper", "cache-0"), ("hello", "cache-0")]
 
 
 def test_digest_mismatch(fakes: Fakes) -> None:
@@ -470,6 +487,103 @@ def test_registry_gives_no_answer(monkeypatch: pytest.MonkeyPatch, answer: bytes
     assert PASSWORD not in str(caught.value)
 
 
+# The answer to a client that tries HTTPS first
+
+NOT_HTTP = re.compile("port 5000 answers a TLS ClientHello with (.+), in place of b'HTTP/'. containerd .+config_path.+use the cache's own image")
+
+
+class Port:
+    """What listens at the port of a replica: it gets the whole question, then sends an answer in parts, and may close."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None, pause: float = 0.02) -> None:
+        self.question, self._answer, self._closes, self._pause = b"", answer, closes, pause
+        ours, self._theirs = socket.socketpair()
+        self._theirs.settimeout(5)
+        forward = SimpleNamespace(socket=lambda port: ours, error=lambda port: error)
+        monkeypatch.setattr(_replicas, "portforward", lambda *_, **options: forward if options == {"ports": "5000"} else None)
+        monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
+        self._replicas, self._ours = replicas_of(monkeypatch), ours
+
+    def _serve(self) -> None:
+        while len(self.question) < 5 or len(self.question) < 5 + int.from_bytes(self.question[3:5], "big"):
+            self.question += self._theirs.recv(65536)
+        # Who has heard enough may be gone.
+        with contextlib.suppress(OSError):
+            for part in self._answer:
+                self._theirs.sendall(part)
+                time.sleep(self._pause)
+        if self._closes:
+            self._theirs.close()
+
+    def require_http(self) -> None:
+        server = threading.Thread(target=self._serve)
+        server.start()
+        try:
+            self._replicas.require_http("cache-0")
+        finally:
+            server.join(5)
+            assert self._ours.fileno() == -1 and not server.is_alive()
+            self._theirs.close()
+
+    def error(self, kind: type[Exception]) -> str:
+        with pytest.raises((Refused, Hopeless)) as error:
+            self.require_http()
+        assert type(error.value) is kind
+        return str(error.value)
+
+
+@pytest.mark.parametrize("parts", [(b"HTTP/1.1 400 Bad Request\r\n\r\n",), (b"HT", b"TP", b"/1.0 400 Bad Request\r\n")])
+@pytest.mark.parametrize("closes", [True, False])
+def test_http_answers_a_tls_hello(monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], closes: bool) -> None:
+    port = Port(monkeypatch, *parts, closes=closes)
+    port.require_http()
+    # The first line of a request ends for a server by Go; else it would wait.
+    assert b"\n" in port.question
+
+
+def test_the_tls_hello_is_a_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes it lacks nothing but a certificate, and its alert is known for TLS."""
+    hello, alert = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello.write(_replicas.client_hello())
+    with pytest.raises(ssl.SSLError) as error:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(hello, alert, server_side=True).do_handshake()
+    assert error.value.reason == "NO_SHARED_CIPHER"
+    assert "port 5000 speaks TLS" in Port(monkeypatch, alert.read(), closes=True).error(Hopeless)
+
+
+def test_tls_answers_a_tls_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = Port(monkeypatch, b"\x16\x03\x03\x00\x7a\x02\x00").error(Hopeless)
+    assert "port 5000 speaks TLS" in message and "sidecar" in message
+
+
+@pytest.mark.parametrize(
+    ("answer", "closes", "kind", "expected"),
+    [
+        ((), True, Refused, "nothing and closes the connection"),
+        ((), False, Refused, "nothing for 0.3 s"),
+        ((b"\x00\x00\x06\x04\x00\x00",), False, Hopeless, r"b'\x00\x00\x06\x04\x00'"),
+        ((b"http/1.1 400\r\n",), True, Hopeless, "b'http/'"),
+        ((b"HTTP",), True, Hopeless, "b'HTTP'"),
+        ((b"H",), False, Hopeless, "b'H'"),
+    ],
+)
+def test_no_http_answers_a_tls_hello(
+    monkeypatch: pytest.MonkeyPatch, answer: tuple[bytes, ...], closes: bool, kind: type[Exception], expected: str
+) -> None:
+    found = NOT_HTTP.match(Port(monkeypatch, *answer, closes=closes).error(kind))
+    assert found and found[1] == expected
+
+
+def test_the_answer_to_a_tls_hello_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a port that sends a byte now and then."""
+    assert "b'HT'," in Port(monkeypatch, b"H", b"T", b"TP/1.1", pause=0.2).error(Hopeless)
+
+
+def test_nobody_gets_a_tls_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = "dial tcp4 127.0.0.1:5000: connect: connection refused"
+    assert Port(monkeypatch, closes=True, error=words).error(Refused) == f"no answer from its registry ({words})"
+
+
 @pytest.mark.parametrize("output", ["", TOKEN, json.dumps({"Secret": TOKEN}), json.dumps([TOKEN]), json.dumps(TOKEN)])
 def test_helper_without_credential(monkeypatch: pytest.MonkeyPatch, output: str) -> None:
     with pytest.raises(Refused) as error:
@@ -554,7 +668,7 @@ def test_module_needs_user_and_password_together(cluster: Fakes) -> None:
 
 def test_module_without_user(cluster: Fakes) -> None:
     assert "replicas" in module(cache_username=None, cache_password=None)
-    assert cluster.calls[2][-2:] == (None, None)
+    assert cluster.calls[3][-2:] == (None, None)
 
 
 def test_module_adds_ca_to_the_usual_ones(
