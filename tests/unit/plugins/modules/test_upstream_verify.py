@@ -489,13 +489,17 @@ def test_registry_gives_no_answer(monkeypatch: pytest.MonkeyPatch, answer: bytes
 
 # The answer to a client that tries HTTPS first
 
-NOT_HTTP = re.compile("port 5000 answers a TLS ClientHello with (.+), in place of b'HTTP/'. containerd .+config_path.+use the cache's own image")
+NOT_HTTP = re.compile(
+    "port 5000 answers a TLS ClientHello with (.+), in place of b'HTTP/'. containerd .+config_path.+use the cache's own image"
+)
 
 
 class Port:
     """What listens at the port of a replica: it gets the whole question, then sends an answer in parts, and may close."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None, pause: float = 0.02) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None, pause: float = 0.02
+    ) -> None:
         self.question, self._answer, self._closes, self._pause = b"", answer, closes, pause
         ours, self._theirs = socket.socketpair()
         self._theirs.settimeout(5)
