@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 from typing import Any
@@ -292,26 +291,3 @@ def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
 @pytest.mark.parametrize("before", BEFORE)
 def test_preflight_knows_volumes_that_cannot_be_changed(written: dict[str, Any], before: str) -> None:
     assert written[before] is BEFORE[before][1]
-
-
-# What is told of the metrics
-
-
-def _defined() -> set[str]:
-    source = (ROOT / "docker/registry/internal").glob("*/*.go")
-    names = set(re.findall(r"\bregistry_cache_\w+(?=[\":])", "".join(file.read_text() for file in source)))
-    return {name for name in names if re.search(r"_(total|bytes|seconds|users)$", name)}
-
-
-def test_alerts_and_docs_name_metrics_that_there_are() -> None:
-    rules = yaml.safe_load((ROLE / "files/alerts.yml").read_text())["groups"][0]["rules"]
-    docs = (ROOT / "docs/metrics.md").read_text()
-    asked = {name for rule in rules for name in re.findall(r"registry_cache_\w+", rule["expr"])}
-    assert asked and asked - _defined() == set()
-    for rule in rules:
-        assert f"`{rule['alert']}`" in docs
-        assert {"summary", "description"} == rule["annotations"].keys()
-    # A table's row may name the second of a pair by its ending.
-    assert {name for name in _defined() if name not in docs and f"..._{name.split('_', 4)[-1]}" not in docs} - {
-        "registry_cache_disk_limit_bytes",
-    } == set()
