@@ -497,15 +497,12 @@ NOT_HTTP = re.compile(
 class Port:
     """What listens at the port of a replica: it gets the whole question, then sends an answer in parts, and may close."""
 
-    def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None, pause: float = 0.02
-    ) -> None:
-        self.question, self._answer, self._closes, self._pause = b"", answer, closes, pause
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None) -> None:
+        self.question, self._answer, self._closes = b"", answer, closes
         ours, self._theirs = socket.socketpair()
         self._theirs.settimeout(5)
         forward = SimpleNamespace(socket=lambda port: ours, error=lambda port: error)
         monkeypatch.setattr(_replicas, "portforward", lambda *_, **options: forward if options == {"ports": "5000"} else None)
-        monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
         self._replicas, self._ours = replicas_of(monkeypatch), ours
 
     def _serve(self) -> None:
@@ -515,7 +512,7 @@ class Port:
         with contextlib.suppress(OSError):
             for part in self._answer:
                 self._theirs.sendall(part)
-                time.sleep(self._pause)
+                time.sleep(0.02)
         if self._closes:
             self._theirs.close()
 
@@ -564,11 +561,9 @@ def test_tls_answers_a_tls_hello(monkeypatch: pytest.MonkeyPatch) -> None:
     ("answer", "closes", "kind", "expected"),
     [
         ((), True, Refused, "nothing and closes the connection"),
-        ((), False, Refused, "nothing for 0.3 s"),
         ((b"\x00\x00\x06\x04\x00\x00",), False, Hopeless, r"b'\x00\x00\x06\x04\x00'"),
         ((b"http/1.1 400\r\n",), True, Hopeless, "b'http/'"),
         ((b"HTTP",), True, Hopeless, "b'HTTP'"),
-        ((b"H",), False, Hopeless, "b'H'"),
     ],
 )
 def test_no_http_answers_a_tls_hello(
@@ -578,9 +573,37 @@ def test_no_http_answers_a_tls_hello(
     assert found and found[1] == expected
 
 
+def test_nothing_answers_a_tls_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
+    found = NOT_HTTP.match(Port(monkeypatch).error(Refused))
+    assert found and found[1] == "nothing for 0.3 s"
+
+
+class Slow:
+    """A connection on which a byte of HTTP comes every two seconds."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._left, self._limit = clock, b"HTTP/1.1 400", 0.0
+
+    def settimeout(self, seconds: float) -> None:
+        self._limit = seconds
+
+    def sendall(self, _question: bytes) -> None:
+        pass
+
+    def recv(self, _size: int) -> bytes:
+        self._clock.sleep(min(self._limit, 2))
+        if self._limit < 2:
+            raise TimeoutError
+        byte, self._left = self._left[:1], self._left[1:]
+        return byte
+
+
 def test_the_answer_to_a_tls_hello_has_its_time_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a port that sends a byte now and then."""
-    assert "b'HT'," in Port(monkeypatch, b"H", b"T", b"TP/1.1", pause=0.2).error(Hopeless)
+    clock = Clock()
+    monkeypatch.setattr(_replicas, "time", SimpleNamespace(monotonic=clock))
+    assert _replicas._answer(Slow(clock), b"") == (b"HT", False)
+    assert sum(clock.slept) == 5
 
 
 def test_nobody_gets_a_tls_hello(monkeypatch: pytest.MonkeyPatch) -> None:
