@@ -81,7 +81,7 @@ def counts(text: str) -> Counts:
         return sum(float(value) for found, labels, value in _SAMPLE.findall(text) if found == name and label in labels)
 
     received = "registry_cache_upstream_received_bytes_total"
-    return Counts(total(received), total(received, 'kind="blob"'), total("registry_cache_front_sent_bytes_total"))
+    return Counts(total(received), total(received, 'kind="blob"'), total("registry_cache_sent_bytes_total"))
 
 
 class Cache:

@@ -385,11 +385,11 @@ func TestMetrics(t *testing.T) {
 		`kind="tag",result="miss"`: 1, `kind="tag",result="hit"`: 1, `kind="tag",result="absent"`: 1, `kind="tag",result="denied"`: 1,
 		`kind="tag",result="challenge"`: 1, `kind="other",result="challenge"`: 1, `kind="other",result="hit"`: 1,
 	} {
-		if n := r.value(`registry_cache_front_requests_total{` + labels + `,upstream="up-0.example"}`); n != want {
+		if n := r.value(`registry_cache_requests_total{` + labels + `,upstream="up-0.example"}`); n != want {
 			t.Errorf("%s: %v, want %v", labels, n, want)
 		}
 	}
-	if n := r.value(`registry_cache_front_sent_bytes_total{kind="blob",result="shared",upstream="up-0.example"}`); n != 2*mib {
+	if n := r.value(`registry_cache_sent_bytes_total{kind="blob",result="shared",upstream="up-0.example"}`); n != 2*mib {
 		t.Errorf("%v bytes", n)
 	}
 	if n := r.value("registry_cache_htpasswd_users"); n != 1 {

@@ -34,7 +34,7 @@ func TestOneFetch(t *testing.T) {
 	hops, misses := 0.0, 0.0
 	for _, r := range f.replicas {
 		hops += r.metric("registry_cache_hops_total")
-		misses += r.metric(`registry_cache_front_requests_total{kind="blob",result="miss",upstream="up.example"}`)
+		misses += r.metric(`registry_cache_requests_total{kind="blob",result="miss",upstream="up.example"}`)
 	}
 	// Two ask the owner, which asks both what they have stored.
 	if hops < 4 || misses < 1 {

@@ -38,15 +38,15 @@ func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "registry_cache_front_requests_total",
+			Name: "registry_cache_requests_total",
 			Help: "Requests of clients, by what was asked for and what came of it.",
 		}, labels),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "registry_cache_front_sent_bytes_total",
+			Name: "registry_cache_sent_bytes_total",
 			Help: "Bytes of bodies sent to clients.",
 		}, labels),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "registry_cache_front_first_byte_seconds",
+			Name:    "registry_cache_first_byte_seconds",
 			Help:    "Time until the answer to a client began, in seconds.",
 			Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 30},
 		}, labels),

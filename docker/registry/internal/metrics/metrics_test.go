@@ -44,11 +44,11 @@ func TestRequest(t *testing.T) {
 	m.Request(d, server.Outcome{}) // the client left before an answer
 	m.Request(server.Description{Kind: "tag", Result: "denied"}, server.Outcome{Status: 401})
 	want(t, m,
-		`registry_cache_front_requests_total{kind="blob",result="hit",upstream="one"} 11`,
-		`registry_cache_front_sent_bytes_total{kind="blob",result="hit",upstream="one"} 70`,
-		`registry_cache_front_first_byte_seconds_bucket{kind="blob",result="hit",upstream="one",le="0.025"} 0`,
-		`registry_cache_front_first_byte_seconds_bucket{kind="blob",result="hit",upstream="one",le="0.1"} 10`,
-		`registry_cache_front_requests_total{kind="tag",result="denied",upstream=""} 1`,
+		`registry_cache_requests_total{kind="blob",result="hit",upstream="one"} 11`,
+		`registry_cache_sent_bytes_total{kind="blob",result="hit",upstream="one"} 70`,
+		`registry_cache_first_byte_seconds_bucket{kind="blob",result="hit",upstream="one",le="0.025"} 0`,
+		`registry_cache_first_byte_seconds_bucket{kind="blob",result="hit",upstream="one",le="0.1"} 10`,
+		`registry_cache_requests_total{kind="tag",result="denied",upstream=""} 1`,
 	)
 }
 

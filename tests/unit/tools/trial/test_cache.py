@@ -55,9 +55,9 @@ def test_counts() -> None:
     text = """# HELP registry_cache_upstream_received_bytes_total bytes
 registry_cache_upstream_received_bytes_total{kind="blob",upstream="a"} 3e+06
 registry_cache_upstream_received_bytes_total{kind="tag",upstream="a"} 400
-registry_cache_front_sent_bytes_total{kind="blob",result="hit"} 1000
-registry_cache_front_sent_bytes_total{kind="blob",result="miss"} 2000
-registry_cache_front_sent_bytes_total_created 5
+registry_cache_sent_bytes_total{kind="blob",result="hit"} 1000
+registry_cache_sent_bytes_total{kind="blob",result="miss"} 2000
+registry_cache_sent_bytes_total_created 5
 up 1
 """
     found = cache.counts(text)
