@@ -73,7 +73,7 @@ func TestErrorIsShared(t *testing.T) {
 	}
 }
 
-// TestSlowUpstream is row 13 of the faults of the old front: an upstream that needs longer to begin than a client waits.
+// TestSlowUpstream has an upstream that needs longer to begin than a client waits.
 // The blob arrives, by one fetch.
 func TestSlowUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

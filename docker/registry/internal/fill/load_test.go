@@ -141,7 +141,7 @@ func slowly(rate int) func(io.Reader) ([]byte, error) {
 	}
 }
 
-// TestSlowReadersInASmallStore is row 4 of the faults of the old front: content in use is more than the store may have.
+// TestSlowReadersInASmallStore has more content in use than the store may have.
 func TestSlowReadersInASmallStore(t *testing.T) {
 	const fills, size = 8, 14 * mib
 	c := newCache(t, nil)
@@ -169,8 +169,7 @@ func TestSlowReadersInASmallStore(t *testing.T) {
 	}
 }
 
-// TestBigBlob is row 7 of the faults of the old front: many clients and ranges of a blob nearly as large as the store, or
-// larger, cost one fetch.
+// TestBigBlob has many clients and ranges of a blob nearly as large as the store, or larger: they cost one fetch.
 func TestBigBlob(t *testing.T) {
 	for _, size := range []int{60 * mib, 70 * mib} {
 		t.Run(fmt.Sprint(size/mib), func(t *testing.T) {

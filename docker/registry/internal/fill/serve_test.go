@@ -91,7 +91,7 @@ func parts(t *testing.T, a answer) (ranges string, body []byte) {
 }
 
 // TestRanges of a blob that is finished, that grows, whose fetch has not begun, and that is verified after a restart.
-// This is row 10 of the faults of the old front: podman and stargz ask for several ranges.
+// Podman and stargz ask for several ranges.
 func TestRanges(t *testing.T) {
 	const size = 200 * kib
 	content := randomBytes(size)

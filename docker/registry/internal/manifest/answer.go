@@ -27,7 +27,7 @@ const (
 
 // An Answer is what an upstream, or another replica, says to a request. It does not change once it is given away.
 type Answer struct {
-	// Status is that of HTTP, in the terms of this cache's clients (docs/front.md, "Protocol").
+	// Status is that of HTTP, in the terms of this cache's clients (docs/serving.md, "Protocol").
 	Status int
 	// Header is the upstream's. Content-Type, Docker-Content-Digest, Link, OCI-Filters-Applied and Retry-After are read.
 	Header http.Header

@@ -64,7 +64,7 @@ func TestStaleAfterTwoSecondsOfSilence(t *testing.T) {
 	})
 }
 
-// Row 5 of issue 17.
+// TestSlowTagMakesNoOtherStale has one tag whose check is slow.
 func TestSlowTagMakesNoOtherStale(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
@@ -136,7 +136,7 @@ func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 	}
 }
 
-// Row 13 of issue 17.
+// TestSlowManifestArrives after a client has waited for as long as the upstream takes.
 func TestSlowManifestArrives(t *testing.T) {
 	for _, reference := range []string{"1.0", sha(oneBody)} {
 		for _, takes := range []time.Duration{6 * time.Second, 9 * time.Second} {

@@ -313,7 +313,7 @@ func TestPassedPartIsFreed(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestManyFillsSlowReaders is the figure of the issue: a store of 64 MiB, 8 fills of 14 MiB, 16 slow readers.
+// TestManyFillsSlowReaders has a store of 64 MiB, 8 fills of 14 MiB and 16 slow readers.
 func TestManyFillsSlowReaders(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	var before, after runtime.MemStats

@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// TestSlowContentArrives however long it takes (row 13 of the issue), and a second question is asked beside a slow one.
+// TestSlowContentArrives however long it takes, and a second question is asked beside a slow one.
 func TestSlowContentArrives(t *testing.T) {
 	for name, r := range map[string]func(d digest.Digest) route.Request{
 		"tag": func(digest.Digest) route.Request { return tag("v1") }, "digest": byDigest,
@@ -55,7 +55,7 @@ func TestSlowContentArrives(t *testing.T) {
 	}
 }
 
-// TestLists are the upstream's, whatever is asked (row 16 of the issue).
+// TestLists are the upstream's, whatever is asked.
 func TestLists(t *testing.T) {
 	s := start(t, patient, nil)
 	d := digest.FromString("subject")

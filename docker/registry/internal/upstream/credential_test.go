@@ -59,7 +59,7 @@ func TestBasic(t *testing.T) {
 	isError(t, "no credential", n.ask(t, tag("v1")), 503, "UNAVAILABLE")
 }
 
-// TestHelperHangs holds nobody who leaves, runs once for all, and ends at its deadline (row 14 of the issue). The failure is
+// TestHelperHangs holds nobody who leaves, runs once for all, and ends at its deadline. The failure is
 // then known for a while.
 func TestHelperHangs(t *testing.T) {
 	c := helperFor(t, "HANG")

@@ -161,7 +161,7 @@ func TestFetchCorrupt(t *testing.T) {
 	}
 }
 
-// TestFetchIsPatient begins a blob long after anybody has waited for it (row 13 of the issue).
+// TestFetchIsPatient begins a blob long after anybody has waited for it.
 func TestFetchIsPatient(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon

@@ -13,7 +13,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// TestSlowTag leaves all others alone (row 5 of the issue).
+// TestSlowTag leaves all others alone.
 func TestSlowTag(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon

@@ -95,7 +95,7 @@ func schema1Manifest() (string, digest.Digest) {
 	return body + `,"signatures":[{"header":{},"signature":"x","protected":"` + protected + `"}]}`, digest.FromString(payload)
 }
 
-// TestManifestsThatDistributionCannotParse pass as they are, by one GET each (rows 11 and 12 of the issue).
+// TestManifestsThatDistributionCannotParse pass as they are, by one GET each.
 func TestManifestsThatDistributionCannotParse(t *testing.T) {
 	signedManifest, signedDigest := schema1Manifest()
 	for _, it := range []item{
