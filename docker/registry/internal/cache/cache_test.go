@@ -149,7 +149,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-// configuration returns a configuration of a cache in front of upstreams.
+// configuration returns a configuration of a cache of upstreams.
 func configuration(t testing.TB, root, more string, upstreams ...*registry) *config.Config {
 	t.Helper()
 	text := fmt.Sprintf("listen: 127.0.0.1:0\nmetrics: {listen: 127.0.0.1:0}\nstore: {path: %s, limit: 64Mi}\n%s\nupstreams:\n", root, more)

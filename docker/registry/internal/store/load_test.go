@@ -61,7 +61,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	}
 }
 
-// TestAdopt takes over what the former store left, and verifies it like any content of an earlier process.
+// TestAdopt takes over what distribution's own store left, and verifies it like any content of an earlier process.
 func TestAdopt(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	d := keep(t, u, "r", randomBytes(200*kib))
@@ -86,7 +86,7 @@ func TestAdopt(t *testing.T) {
 		t.Error("not taken over")
 	}
 	if _, err := os.Stat(s.real(old.path(reposDir + "r/_uploads"))); err == nil {
-		t.Error("an unfinished upload of the former store is kept")
+		t.Error("an unfinished upload of distribution's own store is kept")
 	}
 	opts.Path, opts.Adopt = t.TempDir(), "../x"
 	if err := newStore(opts).open(); !errors.As(err, new(*ConfigError)) {

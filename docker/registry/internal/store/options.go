@@ -37,8 +37,8 @@ type Options struct {
 	// ScrubEvery is how long a blob that was found right is left alone by the scrub (default 24 h).
 	ScrubEvery time.Duration
 
-	// Adopt is the name of the upstream that takes over the content of a store of distribution at Path, which this program
-	// had before it had a store of its own (default: none; such content is left alone and takes room).
+	// Adopt is the name of the upstream that takes over the content of distribution's own store at Path, which a replica has
+	// that ran the unmodified registry before (default: none; such content is left alone and takes room).
 	Adopt string
 
 	// Logger takes what the store reports (default slog.Default).

@@ -253,7 +253,7 @@ func (s *Store) checkFormat() error {
 	return os.Rename(s.real(formatPath)+".new", s.real(formatPath))
 }
 
-// adopt takes over the content of the former store.
+// adopt takes over the content of distribution's own store.
 func (s *Store) adopt() error {
 	if s.opts.Adopt == "" {
 		return nil
@@ -269,7 +269,7 @@ func (s *Store) adopt() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	s.log.Info("took over the content of the former store", "path", s.opts.Path, "upstream", s.opts.Adopt, "error", err)
+	s.log.Info("took over the content of distribution's own store", "path", s.opts.Path, "upstream", s.opts.Adopt, "error", err)
 	return err
 }
 
