@@ -168,6 +168,12 @@ func configuration(t testing.TB, root, more string, upstreams ...*registry) *con
 
 func start(t testing.TB, c *config.Config) *running {
 	t.Helper()
+	return startReady(t, c, func(r *running) answer { return r.get("/ready") })
+}
+
+// startReady starts a cache, and returns it when its probe says that it is ready.
+func startReady(t testing.TB, c *config.Config, probe func(*running) answer) *running {
+	t.Helper()
 	r := &running{t: t, root: c.Store.Path, log: &lockedBuffer{}, done: make(chan error, 1)}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	var err error
@@ -178,7 +184,7 @@ func start(t testing.TB, c *config.Config) *running {
 	ctx, r.stop = context.WithCancel(context.Background())
 	go func() { r.done <- r.Run(ctx) }()
 	t.Cleanup(r.end)
-	until(t, "ready", func() bool { return r.get("/ready").status == 200 })
+	until(t, "ready", func() bool { return probe(r).status == 200 })
 	return r
 }
 
