@@ -31,7 +31,6 @@ _CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
 _DOCKER = ROOT / "docker"
 _MODULES = {
     "registry": (".", "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"),
-    "exporter": ("github.com/prometheus/statsd_exporter",),
     "sbom": ("github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod",),
 }
 # As the Dockerfiles have them: the build cache knows what it is asked for by these.

@@ -6,7 +6,7 @@ module=${1%@*}
 version=${1##*@}
 cd "$(dirname "$0")/.."
 found=
-for folder in docker/registry docker/exporter docker/sbom sandbox/tools/registry; do
+for folder in docker/registry docker/sbom sandbox/tools/registry; do
   [ -f "$folder/go.mod" ] || continue
   if [ "$module" = go ]; then
     case $folder in docker/*) (cd "$folder" && go mod edit "-toolchain=go${version#v}") ;; esac

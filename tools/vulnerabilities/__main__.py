@@ -13,11 +13,7 @@ from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import step
 
 SOURCE = pathlib.Path(__file__).parent
-_PACKAGES = {
-    "registry": ("registry", "."),
-    "docker-credential-gcr": ("registry", "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"),
-    "statsd_exporter": ("exporter", "github.com/prometheus/statsd_exporter"),
-}
+_PACKAGES = {"registry": ".", "docker-credential-gcr": "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"}
 
 
 def _tools() -> pathlib.Path:
@@ -49,11 +45,11 @@ def build(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The programs as the Dockerfile compiles them."""
     made = {}
     with step("programs of the image", "the Go compiler") as log:
-        for name, (module, package) in _PACKAGES.items():
+        for name, package in _PACKAGES.items():
             made[name] = folder / name
             environment = {"CGO_ENABLED": "0", **base_images.toolchain()}
             argv = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", made[name], package]
-            log.run(*argv, cwd=ROOT / "docker" / module, env=environment)
+            log.run(*argv, cwd=ROOT / "docker" / "registry", env=environment)
     return made
 
 

@@ -25,7 +25,7 @@ from sandbox.steps import wait
 
 USER, PASSWORD = "pusher", "of-the-vault"
 PLATFORMS = {"linux/amd64": 0x3E, "linux/arm64": 0xB7}  # with e_machine of the ELF header
-PROGRAMS = ("bin/registry", "usr/local/bin/docker-credential-gcr", "usr/local/bin/statsd_exporter")
+PROGRAMS = ("bin/registry", "usr/local/bin/docker-credential-gcr")
 ENGINES = ("docker", "podman")
 
 

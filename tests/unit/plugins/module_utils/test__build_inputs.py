@@ -33,7 +33,7 @@ def test_the_same_inputs_are_the_same_tag(context: pathlib.Path) -> None:
 def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
     before = _build_inputs.tag(context, "base", "builder")
     tags = {before, _build_inputs.tag(context, "other", "builder"), _build_inputs.tag(context, "base", "other")}
-    for name in ("registry/go.mod", "registry/main.go", "exporter/go.sum", "Dockerfile"):
+    for name in ("registry/go.mod", "registry/main.go", "registry/go.sum", "Dockerfile"):
         file = context / name
         kept = file.read_bytes()
         file.write_bytes(kept + b"\n")
@@ -56,7 +56,7 @@ def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path
 def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Path) -> None:
     _build_inputs.copy(DOCKER, tmp_path, b"ca")
     copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
-    assert {"Dockerfile", "registry/main.go", "exporter/go.mod", "extra-ca.crt"} <= copied
+    assert {"Dockerfile", "registry/main.go", "registry/go.mod", "extra-ca.crt"} <= copied
     assert not [name for name in copied if name.endswith("_test.go") or name.startswith("sbom")]
     assert (tmp_path / "extra-ca.crt").read_bytes() == b"ca"
 
@@ -114,7 +114,7 @@ def test_the_base_is_of_the_distribution_that_is_compiled() -> None:
 
 
 def test_the_builder_is_the_toolchain_of_every_module() -> None:
-    toolchains = {re.findall(r"(?m)^toolchain go(\S+)", pins(module))[0] for module in ("registry", "exporter", "sbom")}
+    toolchains = {re.findall(r"(?m)^toolchain go(\S+)", pins(module))[0] for module in ("registry", "sbom")}
     assert len(toolchains) == 1
     builder = f"docker.io/library/golang:{toolchains.pop()}-alpine"
     assert named("BUILDER") == {builder}
