@@ -79,7 +79,7 @@ def _registry(log: Log, architecture: str) -> pathlib.Path:
     program = CACHE / "run" / f"registry-{architecture}"
     environment = {**_GO_FLAGS, **toolchain(), "GOARCH": architecture, "GOCACHE": str(_BUILD_CACHE)}
     main = SANDBOX / "base_registry" / "main.go"
-    golang.run(log, golang.Build("build", str(main), _DOCKER / "registry", environment, _LINK, program))
+    golang.run(log, golang.Build("build", str(main), SANDBOX / "tools" / "registry", environment, _LINK, program))
     return program
 
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
 // Command registry is the CNCF distribution registry without the storage drivers of clouds, whose compilation for another
-// platform takes minutes. Compiled with the modules of docker/registry.
+// platform takes minutes. Compiled with the modules of tools/registry.
 package main
 
 import (
