@@ -155,11 +155,11 @@ func TestMetricsOfTheStore(t *testing.T) {
 		return d
 	}
 	first := pull(40 * mib)
-	pull(40 * mib) // the first one goes
+	pull(41 * mib) // the first one goes
 	pull(65 * mib) // more than the limit
 	for series, want := range map[string]float64{
 		"registry_cache_evictions_total": 1, "registry_cache_unkept_total": 1, "registry_cache_corrupt_total": 0,
-		"registry_cache_disk_limit_bytes": 64 * mib, "registry_cache_readers": 0,
+		"registry_cache_disk_limit_bytes": 64 * mib,
 	} {
 		if n := r.value(series); n != want {
 			t.Errorf("%s: %v, want %v", series, n, want)
@@ -168,9 +168,10 @@ func TestMetricsOfTheStore(t *testing.T) {
 	if n := r.value("registry_cache_evicted_bytes_total"); n < 40*mib || n > 41*mib {
 		t.Errorf("%v bytes evicted", n)
 	}
-	if n := r.value("registry_cache_disk_used_bytes"); n < 40*mib || n > 41*mib {
-		t.Errorf("%v bytes used", n)
-	}
+	until(t, "the second one is all that is stored", func() bool {
+		n := r.value("registry_cache_disk_used_bytes")
+		return 41*mib <= n && n <= 42*mib
+	})
 	// What was dropped comes again, by one more fetch, and leaves nothing behind meanwhile.
 	err := filepath.WalkDir(r.root, func(path string, _ os.DirEntry, err error) error {
 		if strings.Contains(path, first.Encoded()) {
