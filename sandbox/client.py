@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import ssl
@@ -15,7 +14,7 @@ from typing import Any
 import httpx
 
 from . import cluster
-from .settings import LOCATION, NODE_PORT, PROJECT, REPOSITORY, Sandbox
+from .settings import LOCATION, PROJECT, REPOSITORY, Sandbox
 
 ACCEPT = ", ".join(
     (
@@ -220,31 +219,22 @@ class Cluster:
             for blob in (manifest["config"], *manifest["layers"]):
                 self.fetch(address, password, f"{base}/blobs/{blob['digest']}", discard=True)
 
-    def pull(self, image: str, password: str, *, node: str | None = None, seconds: float = 120) -> float:
-        """Pull an image by a node's containerd from its own NodePort; returns the seconds that took.
+    def pull(self, image: str, password: str = "", *, node: str | None = None, seconds: float = 120) -> float:
+        """Pull an image on a node as the kubelet does; returns the seconds that took.
 
-        image: its registry may be localhost:NODE_PORT or an upstream, whose mirror the NodePort then is.
-        Raises CalledProcessError when it fails or takes longer than `seconds`.
+        containerd gets the kubelet's request (CRI, PullImage), with user and password as the kubelet reads them from a pull secret.
+        So it does all that it does for a pod: it reads `config_path`, chooses between HTTPS and HTTP, and tries again. What the
+        kubelet adds is missing: it reads the secret, waits longer after each failure and starts the pod.
+
+        :param image: its registry is localhost:NODE_PORT, or an upstream that the node has a mirror for.
+        :param password: of the user; without it the pull has no credential, as through a mirror, which brings its own.
+        :raises subprocess.CalledProcessError: it fails or takes longer than `seconds`.
         """
-        url = f"http://localhost:{NODE_PORT}"
-        credential = base64.b64encode(f"{USER}:{password}".encode()).decode()
-        hosts = f'''server = "{url}"
-[host."{url}"]
-capabilities = ["pull", "resolve"]
-[host."{url}".header]
-Authorization = "Basic {credential}"
-'''
-        # The credential goes by standard input into a folder of this pull alone.
-        folder = self.on_node("mktemp", "--directory", node=node).strip()
-        write = f'mkdir "{folder}/$1" && cat > "{folder}/$1/hosts.toml"'
-        self.on_node("sh", "-euc", write, "sh", image.partition("/")[0], stdin=hosts, node=node)
+        # By standard input and an environment variable: a command line is for all to read.
+        command = ("sh", "-euc", 'IFS= read -r CRICTL_CREDS; export CRICTL_CREDS; exec crictl pull "$1"', "sh", image)
         started = time.monotonic()
-        try:
-            command = ("ctr", "--namespace", "k8s.io", "images", "pull", "--hosts-dir", folder, image)
-            self.on_node(*command, node=node, seconds=seconds)
-            return time.monotonic() - started
-        finally:
-            self.on_node("rm", "-r", folder, node=node)
+        self.on_node(*command, stdin=f"{USER}:{password}\n" if password else "\n", node=node, seconds=seconds)
+        return time.monotonic() - started
 
     def pause(self, node: str) -> None:
         """Stop all processes of a node; its kernel still answers, as of a node that hangs."""

@@ -129,7 +129,7 @@ def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> No
     log.run("docker", "run", *how, f"{NODE_IMAGE}:root", "sleep", "infinity")
     try:
         log.run("docker", "cp", f"{SANDBOX}/node/rootfs/.", f"{container}:/")
-        for program in ("kubelet", "kubeadm", "kubectl"):
+        for program in ("kubelet", "kubeadm", "kubectl", "crictl"):
             log.run("docker", "cp", kubernetes / program, f"{container}:/usr/bin/{program}")
         inside = ["docker", "exec", "--interactive", container]
         log.run(*inside, "tee", "/kind/version", stdin=KUBERNETES_VERSION.encode())
