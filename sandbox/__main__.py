@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 
-from . import base_images, cluster, engine, environment, front_images, tools, upstream
+from . import base_images, cluster, engine, environment, tools, upstream
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
@@ -33,7 +33,6 @@ def up(sandbox: Sandbox) -> None:
     base_images.ensure()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
-    front_images.ensure_on_nodes(sandbox)
     upstream.ensure(sandbox)
     _passwords(sandbox)
     say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")

@@ -135,7 +135,7 @@ def ensure(sandbox: Sandbox) -> None:
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if exists(sandbox):
         return
-    image, *workers = node_images.ensure(sandbox)
+    image, *workers = node_images.ensure()
     with step(f"kind cluster {sandbox.cluster}", "kubeadm, then every node and CoreDNS Ready") as log:
         sandbox.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)  # what an interrupted run left
@@ -152,8 +152,8 @@ def ensure(sandbox: Sandbox) -> None:
         _teach_dns(sandbox, log, client, ours)
         if ours:
             _connect_pods(log, client)
-        if workers:  # kind takes the taint only off a node that is alone
-            log.run(*client, "taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-", check=False)
+        # kind takes the taint only off a node that is alone.
+        log.run(*client, "taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-", check=False)
         log.run(*client, "wait", "nodes", "--all", "--for=condition=Ready", "--timeout=180s")
         dns = ("--namespace", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=180s")
         log.run(*client, *dns)

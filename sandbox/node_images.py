@@ -1,47 +1,92 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image of each node: the base node image with the front's images in it, on the last worker also containerd 2."""
+"""The image of each node: three versions of containerd where the nodes are made here."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Callable
+import shutil
+from collections.abc import Mapping
 
-from . import engine, front_images, images, tools
-from .settings import KUBERNETES_VERSION, SANDBOX, Sandbox, key
-from .steps import Log, step
+from . import debian, engine, images, tools
+from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
+from .steps import alone, step
 
-_CONTAINERD_2 = SANDBOX / "node" / "containerd-2"
-Change = Callable[[Log, str], None]  # what is done to a container before it is committed
+NODES = 3  # the control plane and two workers
+_SUITE = "trixie"  # Debian 13
+_CONTAINERD_2 = SANDBOX / "node" / "containerd-2" / "etc" / "containerd" / "config.toml"
+_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+# That the programs run on Debian 12's C library, for which Debian 13's runc is too new, and with which configuration.
+_PROOF = """\
+for program in containerd-shim-runc-v2 ctr runc; do
+  "$program" -v
+done
+containerd --version | grep -F " $1."
+containerd config dump | grep "config_path = ./etc/containerd/certs.d"
+"""
 
 
-def ensure(sandbox: Sandbox) -> list[str]:
-    """Image names, the control plane's first. kind's own node image serves as it is: its containerd is current."""
+def ensure() -> list[str]:
+    """Image names, the control plane's first: with the containerd of Debian 12, of Debian 13, and the newest.
+
+    kind's own node image serves all nodes as it is: its containerd is current.
+    """
     base = images.ensure_node_image()
     if not base.startswith(images.NODE_IMAGE):
-        return [base] * (1 + sandbox.workers)
-    fronts = front_images.ensure_front_images(sandbox)
-    image = _ensure(f"{KUBERNETES_VERSION}-{sandbox.name}", base, _with_images(fronts), *map(engine.image_id, fronts))
-    if not sandbox.workers:
-        return [image]
-    programs = tools.build("containerd")
-    tag = f"{KUBERNETES_VERSION}-{sandbox.name}-containerd-2"
-    newest = _ensure(tag, image, _with_containerd_2(programs), key(_CONTAINERD_2), programs.name)
-    return [image] * sandbox.workers + [newest]
+        return [base] * NODES
+    debian_13, newest = _debian_13(), tools.build("containerd")
+    config = {_CONTAINERD_2: "/etc/containerd/config.toml"}
+    return [
+        base,
+        _ensure("1.7", base, _programs(debian_13 / "usr/bin"), debian_13.name),
+        _ensure("2", base, {**_programs(newest), **config}, newest.name, key(_CONTAINERD_2)),
+    ]
 
 
-def _ensure(tag: str, base: str, change: Change, *parts: str) -> str:
-    """An image made out of another by `change`, unless it is there for these parts."""
-    name = f"{images.NODE_IMAGE}:{tag}"
+def _programs(folder: pathlib.Path) -> dict[pathlib.Path, str]:
+    return {folder / program: f"/usr/bin/{program}" for program in _PROGRAMS}
+
+
+def _debian_13() -> pathlib.Path:
+    """The folder that Debian 13's containerd is unpacked in."""
+    target = CACHE / f"containerd-{_SUITE}"
+    ready = target.with_name(f"{target.name}.ready")
+    if ready.exists():
+        return target
+    debian.ensure({"debootstrap": "debootstrap"})
+    with step("containerd of Debian 13", "the package mirror") as log, alone(target.name):
+        if ready.exists():
+            log.worked = False
+            return target
+        download = target.with_name(f"{target.name}.download")
+        for folder in (target, download):
+            shutil.rmtree(folder, ignore_errors=True)
+        # Unlike apt, it needs no list of this machine's to have the suite; it checks the archive's signature.
+        log.run("debootstrap", "--variant=minbase", "--download-only", "--include=containerd", _SUITE, download)
+        (archive,) = (download / "var/cache/apt/archives").glob("containerd_*.deb")
+        log.run("dpkg-deb", "--extract", archive, target)
+        shutil.rmtree(download)
+        ready.touch()
+    return target
+
+
+def _ensure(containerd: str, base: str, files: Mapping[pathlib.Path, str], *parts: str) -> str:
+    """A node image with another containerd, made unless it is there for these parts.
+
+    :param containerd: the beginning of its version.
+    :param files: what is copied, and where to.
+    """
+    name = f"{images.NODE_IMAGE}:{KUBERNETES_VERSION}-containerd-{containerd}"
     stand_in_key = key(SANDBOX / "node_images.py", engine.image_id(base), *parts)
     if not engine.has_image(name, stand_in_key):
         container = f"registry-cache-sandbox-node-{os.getpid()}"
         how = ("--detach", "--privileged", "--network", "none", "--entrypoint", "sleep", "--name", container)
-        known_as = f"node image {tag.removeprefix(f'{KUBERNETES_VERSION}-')}"
-        with step(f"node image {tag}", "docker commit", known_as) as log:
+        with step(f"node image with containerd {containerd}", "docker commit") as log:
             log.run("docker", "run", *how, base, "infinity")
             try:
-                change(log, container)
+                for file, place in files.items():
+                    log.run("docker", "cp", file, f"{container}:{place}")
+                log.run("docker", "exec", container, "sh", "-euxc", _PROOF, "sh", containerd)
                 # Not the command line of this container, which commit would keep.
                 back = (f"LABEL sandbox.key={stand_in_key}", 'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]', "CMD []")
                 flags = [word for text in back for word in ("--change", text)]
@@ -49,26 +94,3 @@ def _ensure(tag: str, base: str, change: Change, *parts: str) -> str:
             finally:
                 log.run("docker", "rm", "--force", "--volumes", container, check=False)
     return name
-
-
-def _with_images(names: list[str]) -> Change:
-    """Images in the node's store, not unpacked: loading them into a running cluster takes longer than its start."""
-
-    def change(log: Log, container: str) -> None:
-        inside = ("docker", "exec", "--interactive", container)
-        log.run("docker", "exec", "--detach", container, "containerd")
-        log.run(*inside, "timeout", "30", "sh", "-c", "until ctr version >/dev/null 2>&1; do sleep 0.2; done")
-        log.pipe(["docker", "save", *names], [*inside, "ctr", "-n=k8s.io", "images", "import", "--no-unpack", "-"])
-        log.run(*inside, "pkill", "-TERM", "containerd")
-        log.run(*inside, "timeout", "30", "sh", "-c", "while pgrep -x containerd >/dev/null; do sleep 0.2; done")
-
-    return change
-
-
-def _with_containerd_2(programs: pathlib.Path) -> Change:
-    def change(log: Log, container: str) -> None:
-        for program in ("containerd", "containerd-shim-runc-v2", "ctr"):
-            log.run("docker", "cp", programs / program, f"{container}:/usr/bin/{program}")
-        log.run("docker", "cp", f"{_CONTAINERD_2}/.", f"{container}:/")
-
-    return change

@@ -80,11 +80,6 @@ class Sandbox:
         """What this cluster's processes leave: pids, logs, credentials (0700)."""
         return CACHE / "run" / self.name
 
-    @property
-    def workers(self) -> int:
-        """Nodes beside the control plane; the last one has the newest containerd."""
-        return 2 if self.name == "test" else 0
-
     # 198.18.0.0/15 is the benchmarking range (RFC 2544): it collides with no real network.
     @property
     def subnet(self) -> str:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import pathlib
+import subprocess
+from typing import Any
+
 import pytest
 
 from sandbox import client, cluster, images
@@ -42,5 +46,37 @@ def test_only_nodes_of_this_cluster_are_touched(monkeypatch: pytest.MonkeyPatch)
             act("registry-cache-demo-control-plane")
 
 
-def test_the_test_cluster_has_three_nodes_and_the_demo_one() -> None:
-    assert (Sandbox("test").workers, Sandbox("demo").workers) == (2, 0)
+def test_a_pull_keeps_its_credential_off_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "nodes", lambda _sandbox: ["one", "two"])
+    calls: list[tuple[list[str], str]] = []
+
+    def run(argv: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+        calls.append((argv, more["input"]))
+        return subprocess.CompletedProcess(argv, 0, "", "")
+
+    monkeypatch.setattr(client.subprocess, "run", run)
+    nodes = client.Cluster(Sandbox("test"))
+    assert nodes.pull("localhost:30026/p/r/i:1", "secret", node="two") >= 0
+    nodes.pull("upstream.example/p/r/i:1")
+    (with_credential, given), (without, empty) = calls
+    assert given == "nodes:secret\n" and "secret" not in " ".join(with_credential)
+    assert "two" in with_credential and with_credential[-1] == "localhost:30026/p/r/i:1"
+    assert empty == "\n" and "one" in without
+
+
+def test_the_shell_of_a_pull_hands_the_credential_to_crictl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "crictl").write_text('#!/bin/sh\nprintf "%s|%s\\n" "$CRICTL_CREDS" "$*"\n')
+    (tmp_path / "crictl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(cluster, "nodes", lambda _sandbox: ["one"])
+    shown: list[str] = []
+
+    def on_node(_self: client.Cluster, *words: str, stdin: str, **_more: Any) -> str:
+        shown.append(subprocess.run(words, input=stdin, capture_output=True, text=True, check=True).stdout)
+        return ""
+
+    monkeypatch.setattr(client.Cluster, "on_node", on_node)
+    nodes = client.Cluster(Sandbox("test"))
+    nodes.pull("localhost:30026/p/r/i:1", " a\\b ")
+    nodes.pull("upstream.example/p/r/i:1")
+    assert shown == ["nodes: a\\b |pull localhost:30026/p/r/i:1\n", "|pull upstream.example/p/r/i:1\n"]

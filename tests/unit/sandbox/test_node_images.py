@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which containerd each node has, and that its configuration is what a user of that version has."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import subprocess
+import tomllib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from sandbox import debian, durations, engine, images, node_images, steps, tools
+from sandbox.settings import SANDBOX
+
+OURS = f"{images.NODE_IMAGE}:v1"
+DEBIAN_12_AND_13 = SANDBOX / "node/rootfs/etc/containerd/config.toml"
+NEWEST = SANDBOX / "node/containerd-2/etc/containerd/config.toml"
+
+
+@pytest.fixture
+def base(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    return lambda name: monkeypatch.setattr(images, "ensure_node_image", lambda: name)
+
+
+def _no_build(*_words: Any) -> pathlib.Path:
+    pytest.fail("something was built")
+
+
+def test_kinds_own_image_serves_all_nodes(base: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    base("kindest/node:v1")
+    monkeypatch.setattr(node_images, "_debian_13", _no_build)
+    monkeypatch.setattr(tools, "build", _no_build)
+    assert node_images.ensure() == ["kindest/node:v1"] * 3
+
+
+def test_each_node_has_another_containerd(base: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    base(OURS)
+    monkeypatch.setattr(node_images, "_debian_13", lambda: pathlib.Path("/cache/debian"))
+    monkeypatch.setattr(tools, "build", lambda group: pathlib.Path("/cache") / group)
+    made: dict[str, tuple[str, dict[str, str]]] = {}
+
+    def ensure(containerd: str, of: str, files: Mapping[pathlib.Path, str], *parts: str) -> str:
+        assert parts
+        made[containerd] = of, {str(file): place for file, place in files.items()}
+        return f"with {containerd}"
+
+    monkeypatch.setattr(node_images, "_ensure", ensure)
+    assert node_images.ensure() == [OURS, "with 1.7", "with 2"]
+    assert [of for of, _files in made.values()] == [OURS, OURS]
+    programs = ("containerd", "containerd-shim-runc-v2", "ctr")
+    assert made["1.7"][1] == {f"/cache/debian/usr/bin/{program}": f"/usr/bin/{program}" for program in programs}
+    assert made["2"][1] == {
+        str(NEWEST): "/etc/containerd/config.toml",
+        **{f"/cache/containerd/{program}": f"/usr/bin/{program}" for program in programs},
+    }
+
+
+def test_the_newest_containerd_is_2_3_or_later() -> None:
+    pinned = re.findall(r"(?m)^\tgithub\.com/containerd/containerd/v2 v(\d+)\.(\d+)\.", (SANDBOX / "tools/containerd/go.mod").read_text())
+    assert [tuple(map(int, version)) >= (2, 3) for version in pinned] == [True]
+
+
+def test_containerd_1_has_config_path_and_no_mirror() -> None:
+    config = tomllib.loads(DEBIAN_12_AND_13.read_text())
+    assert config["version"] == 2
+    assert config["plugins"]["io.containerd.grpc.v1.cri"]["registry"] == {"config_path": "/etc/containerd/certs.d"}
+
+
+def test_containerd_2_has_its_default_config_path_and_no_mirror() -> None:
+    config = tomllib.loads(NEWEST.read_text())
+    assert config["version"] == 3
+    assert "registry" not in config["plugins"]["io.containerd.cri.v1.images"]
+
+
+def test_no_node_has_a_hosts_toml() -> None:
+    files = [file.relative_to(SANDBOX / "node") for file in (SANDBOX / "node").rglob("*")]
+    assert files and not [file for file in files if file.name in ("hosts.toml", "certs.d")]
+
+
+@pytest.fixture
+def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    for module in (node_images, steps):
+        monkeypatch.setattr(module, "CACHE", tmp_path)
+    monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(durations, "RECORDED", tmp_path / "durations.json")
+    monkeypatch.setattr(debian, "ensure", lambda _commands: None)
+    return tmp_path
+
+
+def test_debian_13s_containerd_is_unpacked_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def run(_log: steps.Log, *argv: str | pathlib.Path, **_more: Any) -> None:
+        calls.append([str(word) for word in argv])
+        if argv[0] == "debootstrap":
+            archives = pathlib.Path(argv[-1]) / "var/cache/apt/archives"
+            archives.mkdir(parents=True)
+            for name in ("containerd_1.7_amd64.deb", "libc6_2.41_amd64.deb"):
+                (archives / name).touch()
+
+    monkeypatch.setattr(steps.Log, "run", run)
+    tree = node_images._debian_13()
+    assert node_images._debian_13() == tree and tree.parent == cache
+    assert [argv[0] for argv in calls] == ["debootstrap", "dpkg-deb"]
+    assert "trixie" in calls[0]
+    assert pathlib.Path(calls[1][-2]).name == "containerd_1.7_amd64.deb" and calls[1][-1] == str(tree)
+    assert not list(cache.glob("*.download"))
+
+
+VERSION = "containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6"
+CONFIG = '    config_path = "/etc/containerd/certs.d"'
+
+
+@pytest.mark.parametrize(
+    ("version", "config", "runs"),
+    [
+        (VERSION, CONFIG, True),
+        (VERSION, "    config_path = '/etc/containerd/certs.d:/etc/docker/certs.d'", True),
+        (VERSION.replace("1.7.24", "1.6.20"), CONFIG, False),
+        (VERSION, '    config_path = ""', False),
+        (VERSION, "", False),
+    ],
+)
+def test_a_node_image_is_proved(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, version: str, config: str, runs: bool) -> None:
+    for program in ("containerd-shim-runc-v2", "ctr", "runc"):
+        (tmp_path / program).write_text("#!/bin/sh\n")
+    (tmp_path / "containerd").write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" || cat {tmp_path}/config\n')
+    (tmp_path / "config").write_text(f"{config}\n")
+    for program in tmp_path.iterdir():
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    result = subprocess.run(["sh", "-euc", node_images._PROOF, "sh", "1.7"], capture_output=True, text=True, check=False)
+    assert (result.returncode == 0) is runs, result.stderr
+
+
+def test_the_container_is_removed_when_the_proof_fails(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[list[str]] = []
+
+    def run(_log: steps.Log, *argv: str | pathlib.Path, check: bool = True) -> None:
+        calls.append([str(word) for word in argv])
+        if argv[1] == "exec":
+            raise steps.StepFailed("it does not start")
+
+    monkeypatch.setattr(steps.Log, "run", run)
+    monkeypatch.setattr(engine, "image_id", lambda _name: "sha256:1")
+    monkeypatch.setattr(engine, "has_image", lambda *_words: False)
+    with pytest.raises(SystemExit):
+        node_images._ensure("1.7", OURS, {cache / "ctr": "/usr/bin/ctr"}, "key")
+    assert [argv[1] for argv in calls] == ["run", "cp", "exec", "rm"]
+    assert calls[1][-1].endswith(":/usr/bin/ctr")
