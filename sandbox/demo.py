@@ -63,26 +63,48 @@ def empty(cluster: Cluster) -> None:
     """Begin without a cache and without the image, whatever an earlier demo left."""
     cluster.kubectl("create", "namespace", "demo", check=False)
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
-    cluster.delete_pod("hello")
-    if _IMAGE in cluster.images():
-        cluster.forget_image(_IMAGE)
+    forget(cluster)
+
+
+def forget(cluster: Cluster) -> None:
+    """Remove the pods, and the image from the nodes."""
+
+    def on(node: str) -> None:
+        cluster.delete_pod(_pod(node))
+        if _IMAGE in cluster.images(node):
+            cluster.forget_image(_IMAGE, node)
+
+    with ThreadPoolExecutor(len(cluster.nodes)) as executor:
+        list(executor.map(on, cluster.nodes))
+
+
+def _pod(node: str) -> str:
+    return f"hello-{node}"
+
+
+def start(cluster: Cluster, google: Google) -> tuple[dict[str, float], list[int]]:
+    """Start a pod on every node at once. Returns each node's seconds, and the upstream's GETs for each blob that it was asked for."""
+    google.reset_counters()
+    with ThreadPoolExecutor(len(cluster.nodes)) as executor:
+        seconds = list(executor.map(lambda node: cluster.run_pod(_pod(node), _IMAGE, node=node), cluster.nodes))
+    asked = [blob["blob_get"] for blob in google.counters()["blobs"].values() if "blob_get" in blob]
+    return dict(zip(cluster.nodes, seconds, strict=True)), asked
 
 
 def pulls(cluster: Cluster, google: Google) -> None:
-    """A pod from the cache; then one whose node holds nothing of it."""
-    google.reset_counters()
-    seconds = cluster.run_pod("hello", _IMAGE)
-    blobs = google.counters()["blob_get"]
-    prove(blobs > 0, f"first pull: a pod is Running from {_IMAGE} after {seconds:.1f} s; upstream blob GETs: {blobs}")
+    """A pod on every node, whose kubelet pulls from the cache; then again on nodes that hold nothing of the image."""
+    seconds, asked = start(cluster, google)
+    for node, took in seconds.items():
+        text = f"{cluster.runtime(node).replace('://', ' ')} on {node} pulls {_IMAGE}: its pod is Running after {took:.1f} s"
+        prove(cluster.pulled(_pod(node), _IMAGE), text)
+    text = f"the {len(seconds)} nodes pulled at once: {sum(asked)} upstream GETs for {len(asked)} blobs"
+    prove(set(asked) == {1}, text)
 
-    cluster.delete_pod("hello")
-    cluster.forget_image(_IMAGE)
-    google.reset_counters()
-    seconds = cluster.run_pod("hello", _IMAGE)
-    pulled = cluster.pulled("hello", _IMAGE)
-    blobs = google.counters()["blob_get"]
-    text = f"node emptied of the image: pulled again in {seconds:.1f} s; upstream blob GETs: {blobs}"
-    prove(pulled and blobs == 0, text)
+    forget(cluster)
+    seconds, asked = start(cluster, google)
+    pulled = [cluster.pulled(_pod(node), _IMAGE) for node in seconds]
+    times = ", ".join(f"{took:.1f}" for took in seconds.values())
+    prove(all(pulled) and not asked, f"nodes emptied of the image: pulled again in {times} s; upstream blob GETs: {sum(asked)}")
 
 
 def herd(sandbox: Sandbox, google: Google) -> None:
