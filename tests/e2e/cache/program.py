@@ -25,6 +25,7 @@ from tests.e2e.registry import Answer, ask
 
 HOST = "upstream.example"  # of the upstream, in the query "ns"
 USER, PASSWORD = "nodes", "a-password"
+SECRET = "0123456789abcdef0123456789abcdef"  # of the replicas
 _UID = 65532
 
 
@@ -190,10 +191,20 @@ class Program:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, upstream: str, **changes: Any) -> Iterator[Program]:
-    """A cache that is ready, and that has ended afterwards."""
-    program = Program(folder, upstream, changes)
+def fleet(folder: pathlib.Path, upstream: str, count: int, **changes: Any) -> Iterator[list[Program]]:
+    """Replicas that serve together and are ready; their logs are shown if the test fails."""
+    ports = free_ports(count)
+    members = [{"name": f"cache-{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports)]
+    made: list[Program] = []
     try:
-        yield program.start()
+        for member in members:
+            secret = folder / member["name"] / "secret"
+            peers = {"name": member["name"], "listen": member["address"], "secret": str(secret), "members": members}
+            made.append(Program(secret.parent, upstream, {"peers": peers, **changes}))
+            secret.write_text(f"{SECRET}\n")
+            made[-1].start()
+        yield made
     finally:
-        program.kill()
+        for program in made:
+            program.kill()
+            print(program.output()[-4000:])

@@ -22,7 +22,7 @@ from sandbox.steps import wait
 from tests.e2e.registry import ask, authorization
 
 from .conftest import Start
-from .program import Program
+from .program import HOST, Program
 from .upstream import NAME, Upstream, digest, noise
 
 _MIB = 1 << 20
@@ -210,6 +210,17 @@ def test_a_client_that_gave_up_finds_the_blob_when_it_tries_again(start: Start, 
         assert upstream.count(f"GET .*{blob}") == 1
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "apart"])
+def test_a_blob_of_another_repository(start: Start, upstream: Upstream, shared: bool) -> None:
+    """Repositories of an upstream share a blob unless `share_blobs` is false."""
+    program = start(upstreams=[{"host": HOST, "url": upstream.url, "share_blobs": shared}])
+    blob = upstream.blob(noise(100_000))
+    for name in (NAME, "p/r/another", NAME):
+        assert digest(program.ask(f"/v2/{name}/blobs/{blob}").body) == blob
+    asked = [seen.path.partition("/blobs/")[0] for seen in upstream.seen("GET .*/blobs/")]
+    assert asked == [f"/v2/{NAME}"] + ([] if shared else ["/v2/p/r/another"])
+
+
 def written(program: Program) -> int:
     """Bytes that the program has made the disk write, what was deleted before that included."""
     assert program.process
@@ -218,7 +229,7 @@ def written(program: Program) -> int:
 
 
 def test_content_is_written_once(program: Program, upstream: Upstream) -> None:
-    """Content was stored twice, by the front and by the registry behind it."""
+    """Content was stored twice, in two programs of a replica."""
     blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(8)]
     before, fetched = written(program), 8 * 4 * _MIB
     with watched(program.used) as used:

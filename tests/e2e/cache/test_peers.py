@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import pathlib
+import secrets
 import shutil
 import signal
 import time
@@ -12,64 +15,50 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.candidates import free_ports
+from bench.client import Endpoint
 from sandbox.steps import wait
+from tests.e2e.registry import ask
 
-from .program import Program
+from .program import HOST, SECRET, Program, fleet
 from .test_blobs import path, read
 from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20
-_SECRET = "0123456789abcdef0123456789abcdef\n"
 
 
 @pytest.fixture
-def fleet(folder: pathlib.Path, upstream: Upstream) -> Iterator[list[Program]]:
-    """Three replicas that are ready."""
-    ports = free_ports(3)
-    members = [{"name": f"cache-{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports)]
-    made = []
-    try:
-        for member in members:
-            secret = folder / member["name"] / "secret"
-            peers = {"name": member["name"], "listen": member["address"], "secret": str(secret), "members": members}
-            made.append(Program(secret.parent, upstream.url, {"peers": peers}))
-            secret.write_text(_SECRET)
-            made[-1].start()
+def three(folder: pathlib.Path, upstream: Upstream) -> Iterator[list[Program]]:
+    with fleet(folder, upstream.url, 3) as made:
         yield made
-    finally:
-        upstream.heal()
-        for program in made:
-            program.kill()
-            print(program.output()[-4000:])
+        upstream.heal()  # a hanging request ends with it
 
 
 def _relayed(program: Program) -> float:
     return program.sample("registry_cache_relayed_bytes_total")
 
 
-def test_one_fetch_serves_the_clients_of_all_replicas(fleet: list[Program], upstream: Upstream) -> None:
+def test_one_fetch_serves_the_clients_of_all_replicas(three: list[Program], upstream: Upstream) -> None:
     """Blob and tag, cold, with clients of all replicas at the same time."""
     _, layer = upstream.image("v1", layer=noise(8 * _MIB))
     upstream.rule(f"GET .*/blobs/{layer}", rate=4 * _MIB)
     with ThreadPoolExecutor(40) as executor:
-        pulls = [executor.submit(read, fleet[i % 3].endpoint, layer) for i in range(30)]
-        tags = [executor.submit(fleet[i % 3].ask, f"/v2/{NAME}/manifests/v1") for i in range(9)]
+        pulls = [executor.submit(read, three[i % 3].endpoint, layer) for i in range(30)]
+        tags = [executor.submit(three[i % 3].ask, f"/v2/{NAME}/manifests/v1") for i in range(9)]
         assert {pull.result()[1] for pull in pulls} == {layer}
         assert {tag.result().status for tag in tags} == {200}
     assert upstream.count(f"GET .*/blobs/{layer}") == 1
     assert upstream.count("GET .*/manifests/") == 1
-    assert sum(_relayed(program) for program in fleet) == 2 * 8 * _MIB
+    assert sum(_relayed(program) for program in three) == 2 * 8 * _MIB
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=["killed", "stopped", "ends"])
-def test_clients_of_others_do_not_notice_that_an_owner_goes(fleet: list[Program], upstream: Upstream, how: signal.Signals) -> None:
+def test_clients_of_others_do_not_notice_that_an_owner_goes(three: list[Program], upstream: Upstream, how: signal.Signals) -> None:
     layer = upstream.blob(noise(4 * _MIB, how))
     upstream.rule(f"GET .*/blobs/{layer}", rate=_MIB)
     with ThreadPoolExecutor(6) as executor:
-        pulls = {executor.submit(read, program.endpoint, layer): program for program in fleet for _ in range(2)}
-        wait(lambda: sum(_relayed(program) > _MIB / 2 for program in fleet) == 2, 20, "two relays")
-        owner = next(program for program in fleet if not _relayed(program))
+        pulls = {executor.submit(read, program.endpoint, layer): program for program in three for _ in range(2)}
+        wait(lambda: sum(_relayed(program) > _MIB / 2 for program in three) == 2, 20, "two relays")
+        owner = next(program for program in three if not _relayed(program))
         assert owner.process
         owner.process.send_signal(how)
         gone = time.monotonic()
@@ -81,16 +70,46 @@ def test_clients_of_others_do_not_notice_that_an_owner_goes(fleet: list[Program]
     assert upstream.count(f"GET .*/blobs/{layer}") <= (1 if how == signal.SIGTERM else 2)
 
 
-def test_an_owner_that_has_lost_its_disk_asks_the_others(fleet: list[Program], upstream: Upstream) -> None:
+def test_an_owner_that_has_lost_its_disk_asks_the_others(three: list[Program], upstream: Upstream) -> None:
     layers = [upstream.blob(noise(_MIB, number)) for number in range(6)]
     for layer in layers:
-        for program in fleet:
+        for program in three:
             assert read(program.endpoint, layer)[1] == layer
     upstream.rule("GET .*/blobs/", status=503)
-    for program in fleet:
+    for program in three:
         assert program.stop() == 0
         shutil.rmtree(program.store)
         program.start()
         for layer in layers:
             assert program.ask(path(layer)).status == 200
     assert upstream.count("GET .*/blobs/") == len(layers)
+
+
+def hop(path: str, sender: str, receiver: str, secret: str = SECRET, late: int = 0) -> str:
+    """The header with which a replica asks another one for a path, so many seconds ago."""
+    sent, nonce = str(int((time.time() - late) * 1000)), secrets.token_hex(16)
+    # After the nonce: no limit to what is stored, no Accept, no Range.
+    parts = ("registry-cache-hop", "1", "GET", path, sender, receiver, sent, nonce, "", "0", "0")
+    mac = hmac.new(secret.encode(), "".join(f"{len(part)}:{part}" for part in parts).encode(), hashlib.sha256).hexdigest()
+    return f"v=1, from={sender}, to={receiver}, time={sent}, nonce={nonce}, mac={mac}"
+
+
+def test_a_request_of_another_replica_needs_its_mac(three: list[Program], upstream: Upstream) -> None:
+    """It is good for one replica, once, and for a minute; the port for clients takes none."""
+    asked = f"{path(upstream.blob(noise(1000)))}?ns={HOST}"
+    host, _, port = three[0].config["peers"]["listen"].partition(":")
+    peers, once = Endpoint(int(port), host=host), hop(asked, "cache-1", "cache-0")
+    answers = {
+        "its MAC": (peers, once),
+        "once more": (peers, once),
+        "for another one": (peers, hop(asked, "cache-0", "cache-1")),
+        "for another path": (peers, hop(path("sha256:" + "a" * 64), "cache-1", "cache-0")),
+        "of another secret": (peers, hop(asked, "cache-1", "cache-0", secret="x" * len(SECRET))),
+        "too old": (peers, hop(asked, "cache-1", "cache-0", late=90)),
+        "the secret itself": (peers, SECRET),
+        "none": (peers, ""),
+        "at the port for clients": (three[0].stranger, hop(asked, "cache-1", "cache-0")),
+    }
+    got = {what: ask(endpoint, asked, Accept="", Registry_Cache_Hop=header).status for what, (endpoint, header) in answers.items()}
+    assert list(got.values()) == [200] + [401] * 8, got
+    assert three[0].sample("registry_cache_hops_refused_total") == 7

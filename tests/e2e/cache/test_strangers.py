@@ -178,6 +178,45 @@ def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream
         assert {one.result() for one in guesses} <= {401, 429}
 
 
+def test_guesses_are_throttled(program: Program, upstream: Upstream) -> None:
+    """Whoever guesses gets some answers, then 429; users who are known notice nothing."""
+    upstream.image("1.0")
+    assert pull_tag(program.endpoint).status == 200
+
+    def guess(number: int) -> Answer | None:
+        try:
+            return pull_tag(Endpoint(program.port, f"nobody-{number}", "guess", timeout=3))
+        except TimeoutError:  # its turn comes later
+            return None
+
+    with ThreadPoolExecutor(30) as executor:
+        guesses = [executor.submit(guess, number) for number in range(90)]
+        slowest = 0.0
+        for _ in range(20):
+            began = time.monotonic()
+            assert pull_tag(program.endpoint).status == 200
+            slowest = max(slowest, time.monotonic() - began)
+        answers = [answer for one in guesses if (answer := one.result())]
+    throttled = [answer for answer in answers if answer.status == 429]
+    assert sum(answer.status == 401 for answer in answers) <= 25
+    assert len(throttled) >= 40 and all(int(answer.headers["retry-after"]) > 0 for answer in throttled)
+    assert upstream.count("manifests/1.0") <= 20
+    assert slowest < 1
+
+
+@pytest.mark.parametrize("auth", ["htpasswd", "none"])
+def test_no_credential_of_a_client_reaches_the_upstream(start: Start, upstream: Upstream, auth: str) -> None:
+    """Without users too: whoever sends a credential where none is asked for has another registry in mind."""
+    program = start(**({"auth": "none"} if auth == "none" else {}))
+    _, layer = upstream.image("1.0")
+    upstream.lists[f"/v2/{NAME}/tags/list"] = {"name": NAME, "tags": ["1.0"]}
+    for what in ("manifests/1.0", f"blobs/{layer}", "tags/list"):
+        statuses = [ask(endpoint, f"/v2/{NAME}/{what}").status for endpoint in (program.endpoint, program.stranger)]
+        assert statuses == [200, 401 if auth == "htpasswd" else 200]
+        assert upstream.count(f"/{what}")
+    assert not [seen for seen in upstream.seen() if "authorization" in seen.headers]
+
+
 def test_many_values_of_accept_evict_no_credential(start: Start, upstream: Upstream) -> None:
     """2,000 distinct Accept values evicted every remembered credential, and each made a copy of the tag upstream."""
     program = start(tags={"ttl": "10m"})

@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client may expect of a registry, asked of both forms of the cache on loopback: the front with its registry as the
-role configures them, and the program.
+"""What a client may expect of a registry, asked of two replicas on loopback.
 
 The upstream is a distribution with content, behind a gate that can answer, hang or break off in its place.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.server
 import itertools
@@ -27,12 +25,13 @@ from typing import Any
 
 import pytest
 
-from bench import candidates, client, front
+from bench import candidates, client
 from bench.content import MANIFEST
 from sandbox import tools
 from sandbox.settings import CACHE, ROOT, key
-from tests.e2e.cache import program
 from tests.e2e.registry import INDEX, Answer, ask
+
+from .program import fleet
 
 SOURCE = ROOT / "tests" / "conformance"
 NAME = "some/image"
@@ -102,10 +101,9 @@ class _Passage(http.server.BaseHTTPRequestHandler):
 
 @dataclass
 class Cache:
-    """The cache (`form`: "front" or "program"), the gate before its upstream, and the upstream itself."""
+    """The endpoints of the replicas, the gate before their upstream, and the upstream itself."""
 
-    form: str
-    endpoints: list[client.Endpoint]  # of its replicas
+    endpoints: list[client.Endpoint]
     gate: Gate
     upstream: client.Endpoint
     manifest: str
@@ -140,22 +138,9 @@ def push(registry: client.Endpoint, *tags: str, seed: str = "") -> tuple[str, st
     return _digest(body), _digest(config)
 
 
-@contextlib.contextmanager
-def _front(folder: pathlib.Path, gate: Gate) -> Iterator[list[client.Endpoint]]:
-    with front.ours(folder, gate, cost=4, replicas=2, size=256 << 20) as candidate:  # type: ignore[arg-type]
-        yield candidate.endpoints
-
-
-@contextlib.contextmanager
-def _program(folder: pathlib.Path, gate: Gate) -> Iterator[list[client.Endpoint]]:
-    # As long as the front waits for a blob.
-    with program.running(folder, gate.url, outage={"blob_timeout": "8s"}) as one:
-        yield [one.endpoint]
-
-
-@pytest.fixture(scope="module", params=["front", "program"])
-def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
-    # Not pytest's folder: a socket's path has at most 108 bytes, and pytest's is closed to others than root.
+@pytest.fixture(scope="module")
+def cache() -> Iterator[Cache]:
+    # Not pytest's folder, which is closed to others than root.
     with tempfile.TemporaryDirectory(prefix="protocol-") as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
@@ -169,8 +154,9 @@ def cache(request: pytest.FixtureRequest) -> Iterator[Cache]:
             manifest, config_blob = push(upstream, *TAGS, seed="one")
             passage = Gate(port)
             threading.Thread(target=passage.serve_forever, daemon=True).start()
-            with {"front": _front, "program": _program}[request.param](folder / "cache", passage) as endpoints:
-                yield Cache(request.param, endpoints, passage, upstream, manifest, config_blob)
+            # The default of 30 s is long for a test.
+            with fleet(folder, passage.url, 2, outage={"blob_timeout": "8s"}) as replicas:
+                yield Cache([replica.endpoint for replica in replicas], passage, upstream, manifest, config_blob)
             passage.shutdown()
             passage.server_close()
 
@@ -248,14 +234,11 @@ def test_unknown(cache: Cache, path: str, status: int, code: str) -> None:
 
 
 def test_referrers_of_an_unknown_digest(cache: Cache) -> None:
-    """The front has no such endpoint; the program answers as registries that have one."""
-    path = f"/v2/{NAME}/referrers/{ABSENT}"
-    if cache.form == "front":
-        _failed(cache, path, 404, "UNSUPPORTED")
-        return
-    answer, head = cache.ask(path), cache.ask(path, "HEAD")
-    assert (answer.status, head.status, head.body) == (200, 200, b"")
-    assert answer.headers["content-type"] == INDEX and json.loads(answer.body)["manifests"] == []
+    """There are none: registries that have the endpoint know no error for that."""
+    for endpoint in cache.endpoints:
+        answer, head = (ask(endpoint, f"/v2/{NAME}/referrers/{ABSENT}", method) for method in ("GET", "HEAD"))
+        assert (answer.status, head.status, head.body) == (200, 200, b"")
+        assert answer.headers["content-type"] == INDEX and json.loads(answer.body)["manifests"] == []
 
 
 @pytest.mark.parametrize(
@@ -275,11 +258,12 @@ def test_upstream_fails(cache: Cache, fault: str, status: int, code: str, gate: 
     gate.fault = fault
     for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
         _failed(cache, f"/v2/{NAME}/{what}", status, code)
-    # What has been pulled goes on.
-    assert cache.ask(f"/v2/{NAME}/manifests/known-{fault}").headers["docker-content-digest"] == known
+    # What has been pulled goes on, also for clients of the other replica.
+    for reference, endpoint in itertools.product((f"known-{fault}", known), cache.endpoints):
+        assert ask(endpoint, f"/v2/{NAME}/manifests/{reference}").headers["docker-content-digest"] == known
     gate.fault = ""
-    # An error is kept for two seconds. The program asks an upstream that cannot be reached not at all for three before that.
-    time.sleep(5.1 if (cache.form, fault) == ("program", "break") else 2.1)
+    # An error is kept for two seconds. An upstream that cannot be reached is not asked for three before that.
+    time.sleep(5.1 if fault == "break" else 2.1)
     for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
         assert cache.ask(f"/v2/{NAME}/{what}").status == 200
 
@@ -357,17 +341,14 @@ def test_signature_is_found_by_tag(cache: Cache, tmp_path: pathlib.Path) -> None
         assert result.returncode and "no signature" in result.stderr, result.stderr
         result = _signature("verify", other, endpoint, signed)
         assert result.returncode and "any trusted certificate" in result.stderr, result.stderr
-    referrers = cache.ask(f"/v2/{NAME}/referrers/{signed}")
-    if cache.form == "front":  # there is no other way by which it was found
-        assert referrers.status == 404
-    else:  # it reads the tag for an upstream without the endpoint
-        assert referrers.status == 200 and len(json.loads(referrers.body)["manifests"]) == 1
+    referrers = cache.ask(f"/v2/{NAME}/referrers/{signed}")  # of the tag, since the upstream has no such endpoint
+    assert referrers.status == 200 and len(json.loads(referrers.body)["manifests"]) == 1
     fallback = cache.ask(f"/v2/{NAME}/manifests/{signed.replace(':', '-')}")
     assert fallback.headers["content-type"] == INDEX and len(json.loads(fallback.body)["manifests"]) == 1
 
 
 def test_signature_behind_the_referrers_endpoint(cache: Cache, gate: Gate, tmp_path: pathlib.Path) -> None:
-    """Who signs at a registry that has the endpoint writes no tag: the program asks the upstream, the front does not."""
+    """Clients that sign at a registry with the endpoint write no tag: the cache asks the upstream."""
     signed, _ = push(cache.upstream, seed="signed by referrers")
     result = _signature("sign", tmp_path / "certificate", cache.upstream, signed)
     assert result.returncode == 0, result.stderr
@@ -376,12 +357,8 @@ def test_signature_behind_the_referrers_endpoint(cache: Cache, gate: Gate, tmp_p
         result = _signature("verify", tmp_path / "certificate", endpoint, signed)
         answer = ask(endpoint, f"/v2/{NAME}/referrers/{signed}")
         assert ask(endpoint, f"/v2/{NAME}/manifests/{signed.replace(':', '-')}").status == 404
-        if cache.form == "front":
-            assert result.returncode and "no signature" in result.stderr, result.stderr
-            assert (answer.status, answer.error) == (404, "UNSUPPORTED")
-        else:
-            assert result.returncode == 0, result.stderr
-            assert (answer.status, answer.headers["content-type"]) == (200, INDEX)
+        assert result.returncode == 0, result.stderr
+        assert (answer.status, answer.headers["content-type"]) == (200, INDEX)
 
 
 def test_cosign_tag(cache: Cache) -> None:
