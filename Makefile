@@ -25,8 +25,8 @@ check: ## lint and unit tests, without root or other programs: for every save
 test: ## check, and one test for every promise of the documentation, on real parts
 	@python3 -m tools.run test
 
-e2e: ## the long form, for hours; one topic of it: make e2e TOPIC=faults; on the one program: FORM=program
-	@TEST_FORM=$(FORM) python3 -m tools.run e2e $(TOPIC)
+e2e: ## the long form, for hours; one topic of it: make e2e TOPIC=faults
+	@python3 -m tools.run e2e $(TOPIC)
 
 lint: ## ansible-lint (profile production), yamllint, ruff, mypy, shellcheck
 	@python3 -m tools.run check lint

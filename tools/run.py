@@ -179,12 +179,10 @@ def record(result: Result) -> None:
     changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")  # which this run itself changes
     commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
     date = datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d")
-    form = os.environ.get("TEST_FORM")
-    name = f"{result.name}, {form}" if form else result.name
-    cells = [name, date, commit, "passed" if result.ok else "**failed**", result.total, f"{result.seconds / 60:.0f}"]
+    cells = [result.name, date, commit, "passed" if result.ok else "**failed**", result.total, f"{result.seconds / 60:.0f}"]
     rows = [line for line in RESULTS.read_text().splitlines() if line.startswith("| ")] if RESULTS.exists() else []
     kept = {row.split(" | ")[0].removeprefix("| "): row for row in rows[2:]}
-    kept[name] = f"| {' | '.join(cells)} |"
+    kept[result.name] = f"| {' | '.join(cells)} |"
     head = ["| topic | date | commit | result | tests | minutes |", "| --- | --- | --- | --- | --- | --- |"]
     text = ["# The last run of each topic", "", "Written by `make e2e`.", "", *head, *(kept[name] for name in sorted(kept)), ""]
     RESULTS.write_text("\n".join(text))

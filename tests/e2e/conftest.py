@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 Record = Callable[[str, object], None]  # a measure of bench.kind
 
 # Those that leave another cache than they found, in this order, after all of their scenario that share one.
-LAST = ("test_plain", "test_impersonation", "test_uninstall")
+LAST = ("test_stock", "test_impersonation", "test_uninstall")
 # Set by the runner: the tier, and a file for the lines of what pytest's own output shows too late.
 _TIER, _PROGRESS = "TEST_TIER", "TEST_PROGRESS"
 _seconds: dict[str, float] = {}
@@ -135,7 +135,7 @@ def push(sandbox: Sandbox) -> Iterator[Push]:
     with seed.operator(sandbox) as client:
 
         def new(name: str, sizes: Sequence[int], content: str | None = None) -> Image:
-            return seed.push(client, f"front-{name}-{secrets.token_hex(4)}", "1.0", sizes, content)
+            return seed.push(client, f"test-{name}-{secrets.token_hex(4)}", "1.0", sizes, content)
 
         yield new
 

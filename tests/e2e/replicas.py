@@ -4,23 +4,26 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
+
 from sandbox.client import NAMESPACE, Cluster
-from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY, UPSTREAM_HOST
+from sandbox.seed import Blob
+from sandbox.settings import NODE_PORT, UPSTREAM_HOST
 
 from .load import Client
 
 MOST = 5  # replicas that a test has at a time
-_FRONT_PORT, _HOP_PORT = 30100, 30110  # of ordinal 0 on every node
-# The form of the cache that the scenario made: the front, or the one program.
-PROGRAM = os.environ.get("TEST_FORM") == "program"
-_STORE = f"/var/lib/registry/{f'upstreams/{UPSTREAM_HOST}/' if PROGRAM else ''}docker/registry/v2"
+# The cache's ports by name, each with its NodePort of ordinal 0.
+_PORTS = {"registry": (5000, 30100), "peers": (5005, 30110), "metrics": (5006, 30120)}
+_BLOBS = f"/var/lib/registry/upstreams/{UPSTREAM_HOST}/docker/registry/v2/blobs"
+_SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
 def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
@@ -33,8 +36,15 @@ def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
     return time.monotonic() - started
 
 
+def total(text: str, name: str, **labels: str) -> float:
+    """The sum of a metric's samples with these labels, whatever their others; 0 without any."""
+    wanted = {f'{label}="{value}"' for label, value in labels.items()}
+    samples = (sample.groups() for sample in _SAMPLE.finditer(text))
+    return sum(float(value) for of, has, value in samples if of == name and wanted <= set((has or "").split(",")))
+
+
 class Replicas:
-    """By ordinal. Every replica gets a NodePort of its own, by way of the first node, which no test harms."""
+    """By ordinal. Every replica gets NodePorts of its own, by way of the first node, which no test harms."""
 
     def __init__(self, cluster: Cluster, authorization: str) -> None:
         self._cluster, self._authorization = cluster, authorization
@@ -46,15 +56,12 @@ class Replicas:
             {
                 "apiVersion": "v1",
                 "kind": "Service",
-                "metadata": {"name": f"test-{ordinal}", "namespace": NAMESPACE, "labels": {"test": "front"}},
+                "metadata": {"name": f"test-{ordinal}", "namespace": NAMESPACE, "labels": {"test": "replicas"}},
                 "spec": {
                     "type": "NodePort",
                     "selector": {"statefulset.kubernetes.io/pod-name": self.name(ordinal)},
                     "publishNotReadyAddresses": True,
-                    "ports": [
-                        {"name": "front", "port": 5000, "nodePort": _FRONT_PORT + ordinal},
-                        {"name": "hop", "port": 5005, "nodePort": _HOP_PORT + ordinal},
-                    ],
+                    "ports": [{"name": name, "port": port, "nodePort": first + ordinal} for name, (port, first) in _PORTS.items()],
                 },
             }
             for ordinal in range(MOST)
@@ -68,27 +75,25 @@ class Replicas:
 
     def _reached(self, ordinal: int) -> bool:
         try:
-            socket.create_connection(self.front(ordinal), 1).close()
+            socket.create_connection(self.endpoint(ordinal), 1).close()
         except OSError:
             return False
         return True
 
     def withdraw(self) -> None:
-        self._cluster.kubectl("delete", "services", "--namespace", NAMESPACE, "--selector", "test=front")
+        self._cluster.kubectl("delete", "services", "--namespace", NAMESPACE, "--selector", "test=replicas")
 
     @staticmethod
     def name(ordinal: int) -> str:
         return f"registry-cache-{ordinal}"
 
-    def front(self, ordinal: int) -> tuple[str, int]:
-        return self._addresses[self._cluster.nodes[0]], _FRONT_PORT + ordinal
-
-    def hop(self, ordinal: int) -> tuple[str, int]:
-        return self._addresses[self._cluster.nodes[0]], _HOP_PORT + ordinal
+    def endpoint(self, ordinal: int, port: str = "registry") -> tuple[str, int]:
+        """Host and port that lead to one of a replica's ports: registry, peers or metrics."""
+        return self._addresses[self._cluster.nodes[0]], _PORTS[port][1] + ordinal
 
     def entry(self, ordinal: int, **options: Any) -> Client:
         """A client whose entry replica is this one."""
-        return Client(self.front(ordinal), self._authorization, **options)
+        return Client(self.endpoint(ordinal), self._authorization, **options)
 
     def at(self, node: str, **options: Any) -> Client:
         """A client of a node's NodePort: kube-proxy chooses the entry replica, for each connection."""
@@ -100,39 +105,49 @@ class Replicas:
     def node(self, ordinal: int) -> str:
         return self.pod(ordinal)["spec"]["nodeName"]
 
-    def inside(self, ordinal: int, container: str, *words: str) -> str:
-        return self._cluster.kubectl("exec", "--namespace", NAMESPACE, self.name(ordinal), "--container", container, "--", *words)
+    def inside(self, ordinal: int, *words: str) -> str:
+        """What a command in a replica's container prints."""
+        return self._cluster.kubectl("exec", "--namespace", NAMESPACE, self.name(ordinal), "--container", "registry", "--", *words)
+
+    def metrics(self, ordinal: int) -> str:
+        """As Prometheus reads them. Raises httpx.HTTPError."""
+        host, port = self.endpoint(ordinal, "metrics")
+        return httpx.get(f"http://{host}:{port}/metrics", trust_env=False, timeout=10).raise_for_status().text
 
     def stored(self, ordinal: int) -> set[str]:
-        """The digests in a replica's registry: those of whose keys it is, or was, the owner."""
-        script = f'find "{_STORE}/blobs" -name data 2> /dev/null || true'  # there is no folder before the first blob
-        found = self.inside(ordinal, "registry", "sh", "-c", script).split()
-        return {f"sha256:{path.split('/')[-2]}" for path in found}
+        """The digests in a replica's store: of what it owns or has owned, and of what it has passed on from others."""
+        script = f'find "{_BLOBS}" -name data 2> /dev/null || true'  # there is no folder before the first blob
+        return {f"sha256:{path.split('/')[-2]}" for path in self.inside(ordinal, "sh", "-c", script).split()}
 
     def holders(self, ordinals: Iterable[int]) -> dict[int, set[str]]:
         with ThreadPoolExecutor(MOST) as executor:
             return dict(zip(ordinals, executor.map(self.stored, ordinals), strict=True))
 
-    def filling(self, name: str, count: int = 3) -> int | None:
-        """Which registry is about to store a blob for an image of this name, if any."""
-        folder = f"{_STORE}/repositories/{PROJECT}/{REPOSITORY}/{name}/_uploads"
-        script = f'find "{folder}" -name data -size +0 2> /dev/null || true'
-        with ThreadPoolExecutor(MOST) as executor:
-            found = list(executor.map(lambda ordinal: self.inside(ordinal, "registry", "sh", "-c", script), range(count)))
-        return next((ordinal for ordinal in range(count) if found[ordinal].strip()), None)
+    def owners(self, name: str, blobs: Sequence[Blob], entry: int, count: int = 3) -> dict[str, int]:
+        """The owner of each blob, by digest. They are blobs that nobody has pulled, and are pulled through one replica now.
 
-    def kill_registry(self, ordinal: int) -> bool:
-        """SIGKILL to the registry's process. False if there is none and the kubelet waits before it starts the next one."""
-        return self.kill(ordinal, "registry")
+        Raises AssertionError if more than the owner and that replica keep one.
+        """
+        with self.entry(entry) as client:
+            for blob in blobs:
+                client.blob(name, blob)
+        digests = {blob.digest for blob in blobs}
+        wait(lambda: digests <= self.stored(entry), 10, "pulled blobs on the disk")  # clients do not wait for that
+        held = self.holders([ordinal for ordinal in range(count) if ordinal != entry])
+        found = {digest: [ordinal for ordinal, has in held.items() if digest in has] or [entry] for digest in digests}
+        assert all(len(owners) == 1 for owners in found.values()), found
+        return {digest: owner for digest, (owner,) in found.items()}
 
-    def kill(self, ordinal: int, name: str) -> bool:
-        """SIGKILL to a container's process. False if there is none and the kubelet waits before it starts the next one."""
-        status = self.pod(ordinal)["status"]
-        statuses = [*status.get("initContainerStatuses", []), *status["containerStatuses"]]
-        found = next(item for item in statuses if item["name"] == name)
-        if "waiting" in found["state"]:
+    def filling(self, count: int = 3) -> int | None:
+        """Which replica fetches a blob from the upstream, if any."""
+        return next((ordinal for ordinal in range(count) if total(self.metrics(ordinal), "registry_cache_fills")), None)
+
+    def kill(self, ordinal: int) -> bool:
+        """SIGKILL to a replica's process. False if there is none and the kubelet waits before it starts the next one."""
+        (status,) = self.pod(ordinal)["status"]["containerStatuses"]
+        if "waiting" in status["state"]:
             return False
-        container = found["containerID"].removeprefix("containerd://")
+        container = status["containerID"].removeprefix("containerd://")
         self._cluster.on_node(
             "ctr", "--namespace", "k8s.io", "tasks", "kill", "--signal", "SIGKILL", container, node=self.node(ordinal)
         )
@@ -157,7 +172,7 @@ class Replicas:
         self._cluster.kubectl("scale", "statefulset/registry-cache", "--namespace", NAMESPACE, f"--replicas={count}")
 
     def settle(self, count: int, seconds: float = 240) -> float:
-        """Until there are `count` pods, all Ready, and each front takes `count` for alive; returns the seconds."""
+        """Until there are `count` pods, all Ready, and each takes `count` replicas for alive; returns the seconds."""
         return wait(lambda: self._settled(count), seconds, f"{count} replicas that know each other")
 
     def _settled(self, count: int) -> bool:
@@ -170,12 +185,12 @@ class Replicas:
         ]
         if len(pods) != count or len(ready) != count:
             return False
-        if PROGRAM:
-            return True
         with ThreadPoolExecutor(MOST) as executor:
             return all(alive == count for alive in executor.map(self._alive, range(count)))
 
-    def _alive(self, ordinal: int) -> int:
-        """How many replicas the front of this one takes for alive."""
-        shown = self.inside(ordinal, "front", "varnishadm", "-n", "/run/registry-cache/front", "backend.list", "*.peer*")
-        return sum(" healthy " in line for line in shown.splitlines())
+    def _alive(self, ordinal: int) -> float:
+        """How many replicas this one takes for alive, itself among them; 0 while it does not answer."""
+        try:
+            return total(self.metrics(ordinal), "registry_cache_peers", state="in")
+        except httpx.HTTPError:
+            return 0

@@ -20,14 +20,13 @@ from sandbox.seed import Image
 from sandbox.settings import PROJECT, REPOSITORY, UPSTREAM_HOST, Sandbox
 from tests.e2e.conftest import Push, Record, Say, Site
 from tests.e2e.load import Body, Load
-from tests.e2e.replicas import PROGRAM, Replicas, wait
+from tests.e2e.replicas import Replicas, wait
 
 _MIB = 1 << 20
 LIMIT = 768 * _MIB  # registry_cache_size of converge.yml
 _SLACK = 0.25  # seconds of a busy machine; `make bench` has the figures
 _STS = "sts.googleapis.com"
 _VOLUME = "/mnt/registry-cache"
-STORES = (("registry", "/var/lib/registry"), *(() if PROGRAM else (("front", "/var/lib/registry-cache"),)))
 
 
 @dataclass
@@ -53,7 +52,7 @@ class Entry:
     """Single requests through the first replica."""
 
     def __init__(self, replicas: Replicas, authorization: str | None) -> None:
-        host, port = replicas.front(0)
+        host, port = replicas.endpoint(0)
         headers = {"Accept": ACCEPT} | ({"Authorization": authorization} if authorization else {})
         self._client = httpx.Client(base_url=f"http://{host}:{port}", headers=headers, trust_env=False, timeout=30)
 
@@ -224,29 +223,19 @@ def test_start_while_upstream_is_out(
     assert [google.blob_counters(image.layers[0].digest)["blob_get"] for image in images] == [0] * len(images)
 
 
-def a_container(name: str) -> str:
-    """A container of this form's replicas."""
-    if PROGRAM and name != "registry":
-        pytest.skip(f"the program has no container {name}")
-    return name
-
-
-def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image, container: str) -> None:
-    """What the first replica holds is there again after a container's end, without the upstream."""
+def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image) -> None:
+    """What the first replica holds is there again after the end of its container, without the upstream."""
     assert entry.serves(image)
     before = replicas.pod(0)["status"]
     google.reset_counters()
     with upstream.out("hangs"):
-        assert replicas.kill(0, container)
+        assert replicas.kill(0)
         wait(lambda: replicas.pod(0)["status"] != before and entry.serves(image), 60, "the content comes back")
     assert google.blob_counters(image.layers[0].digest)["blob_get"] == 0
 
 
-@pytest.mark.parametrize("container", ["front", "registry"])
-def test_restart_of_a_container(
-    alone: Replicas, entry: Entry, google: Google, push: Push, upstream: Upstream, container: str
-) -> None:
-    comes_back(alone, entry, google, upstream, push("restart", [8 << 20]), a_container(container))
+def test_restart_of_the_container(alone: Replicas, entry: Entry, google: Google, push: Push, upstream: Upstream) -> None:
+    comes_back(alone, entry, google, upstream, push("restart", [8 << 20]))
 
 
 def test_cut_body(alone: Replicas, google: Google, push: Push) -> None:
@@ -270,8 +259,8 @@ def test_corrupt_body(alone: Replicas, entry: Entry, google: Google, push: Push)
 
 
 def used(replicas: Replicas) -> int:
-    """Bytes of the first replica's stores, in used blocks."""
-    return sum(1024 * int(replicas.inside(0, container, "du", "-sk", folder).split()[0]) for container, folder in STORES)
+    """Bytes of the first replica's store, in used blocks."""
+    return 1024 * int(replicas.inside(0, "du", "-sk", "/var/lib/registry").split()[0])
 
 
 def test_full_disk(alone: Replicas, cluster: Cluster, google: Google, push: Push) -> None:
@@ -299,8 +288,7 @@ def test_full_disk(alone: Replicas, cluster: Cluster, google: Google, push: Push
 
 def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None:
     hot = push("hot", [16 * _MIB])
-    largest = LIMIT // len(STORES)
-    cold = [push("cold", [64 * _MIB]) for _ in range(largest // (64 * _MIB) + 2)]
+    cold = [push("cold", [64 * _MIB]) for _ in range(LIMIT // (64 * _MIB) + 2)]
     most = 0
     with alone.entry(0) as client:
         for image in cold:
@@ -308,10 +296,10 @@ def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None
             client.pull(image)
             most = max(most, used(alone))
     size = sum(image.layers[0].size for image in cold)
-    say(f"{size // _MIB} MiB of images through {len(STORES)} store(s) of {largest // _MIB} MiB: at most {most / _MIB:.1f} MiB used")
+    say(f"{size // _MIB} MiB of images through a store of {LIMIT // _MIB} MiB: at most {most / _MIB:.1f} MiB used")
     assert most <= LIMIT
     assert google.blob_counters(hot.layers[0].digest)["blob_get"] == 1
-    assert size > largest
+    assert size > LIMIT
 
 
 def test_rolling_restart(
@@ -365,7 +353,7 @@ def test_again(site: Site, replicas: Replicas) -> None:
 
 @pytest.fixture
 def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: Google) -> Replicas:
-    """One replica whose stores live as long as its pod, by the way that the refusal of another storage names; no credential."""
+    """One replica whose store lives as long as its pod, by the way that the refusal of another storage names; no credential."""
     cluster.kubectl("delete", "statefulset", "registry-cache", "--namespace", NAMESPACE)
     variables = {
         "registry_cache_replicas": 1,
@@ -382,11 +370,10 @@ def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: G
 def test_restarts_without_volumes_or_users(
     without_volumes: Replicas, cluster: Cluster, google: Google, push: Push, upstream: Upstream
 ) -> None:
-    """Containers come back with their content; a new pod begins empty, and asks for each blob once. Nobody shows a credential."""
+    """A container comes back with its content; a new pod begins empty, and asks for each blob once. Nobody shows a credential."""
     assert not cluster.kubectl("get", "secrets", "--namespace", NAMESPACE, "registry-cache-htpasswd", "--ignore-not-found")
     entry, image = Entry(without_volumes, None), push("restart", [8 << 20])
-    for container, _folder in STORES:
-        comes_back(without_volumes, entry, google, upstream, image, container)
+    comes_back(without_volumes, entry, google, upstream, image)
     renew(without_volumes)
     wait(lambda: entry.serves(image), 60, "a new pod")
     assert entry.serves(image)

@@ -20,7 +20,6 @@ from sandbox.settings import PROJECT, ROOT, Sandbox
 from tests.e2e.awx import jobs
 from tests.e2e.awx.jobs import Credential, Job
 from tests.e2e.awx.test_templates import TEMPLATES
-from tests.e2e.replicas import PROGRAM
 from tools import artifact
 
 from .test_site import state
@@ -88,8 +87,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], c
     project = artifact.clone(base / "projects" / "_8__registry_cache")
     collections = jobs.update_project(project, base)
     pod = cluster.get("statefulset", "registry-cache", "--namespace", NAMESPACE)["spec"]["template"]["spec"]
-    containers = pod["containers" if PROGRAM else "initContainers"]
-    (reference,) = {container["image"] for container in containers if container["name"] == "registry"}
+    (reference,) = {container["image"] for container in pod["containers"]}
     answers: dict[str, dict[str, Any]] = {
         "playbooks/site.yml": {"registry_cache_image": reference, "vault_registry_cache_password": cache.password},
         "playbooks/rotate.yml": {"vault_registry_cache_password": "the-next-one-of-the-vault"},

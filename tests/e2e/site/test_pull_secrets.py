@@ -15,7 +15,6 @@ import pytest
 from sandbox.client import USER, Cache, Cluster
 from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
 from tests.e2e.conftest import Play
-from tests.e2e.replicas import PROGRAM
 
 from .test_site import changed, words
 
@@ -128,8 +127,6 @@ def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> Non
     # Always: the kubelet asks for the image with the pod's credential, whatever the node holds.
     container = {"name": "main", "image": image, "imagePullPolicy": "Always"}
     spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
-    if not PROGRAM:  # containerd 2, on the last node, tries HTTPS first, and the front does not answer that
-        spec["nodeSelector"] = {"kubernetes.io/hostname": cluster.node}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello"}, "spec": spec}
     cluster.kubectl("apply", "--namespace", A, "--filename", "-", stdin=json.dumps(pod))
     cluster.kubectl("wait", "--namespace", A, "pod/hello", "--for=condition=Ready", "--timeout=120s")

@@ -17,7 +17,6 @@ import pytest
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
 from tests.e2e.conftest import Play, Site
-from tests.e2e.replicas import PROGRAM
 
 POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
 PROVIDER = f"{POOL}/providers/k8s-sandbox"
@@ -80,8 +79,7 @@ def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> Non
 def rerun(play: Play, cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Role cache again, after what the other roles tell it, with the image that the replicas have."""
     template = cluster.get(*REPLICAS)["spec"]["template"]["spec"]
-    containers = template["containers" if PROGRAM else "initContainers"]
-    (image,) = {container["image"] for container in containers if container["name"] == "registry"}
+    (image,) = {container["image"] for container in template["containers"]}
     known = {"registry_cache_image_mode": "published", "registry_cache_image": image}
 
     def run(**variables: Any) -> subprocess.CompletedProcess[str]:
@@ -219,12 +217,6 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "port out of range": ({"registry_cache_node_port": 80}, ("registry_cache_node_port", "30000")),
     "size without a unit": ({"registry_cache_size": "20"}, ("registry_cache_size", "20Gi")),
     "size too small": ({"registry_cache_size": "1Mi"}, ("registry_cache_size", "64Mi")),
-    "too many places for replicas": ({"registry_cache_max_replicas": 65}, ("registry_cache_max_replicas", "64")),
-    "more replicas than places": (
-        {"registry_cache_replicas": 3, "registry_cache_max_replicas": 2},
-        ("registry_cache_replicas", "registry_cache_max_replicas"),
-    ),
-    "credentials never checked again": ({"registry_cache_auth_ttl": 0}, ("registry_cache_auth_ttl", "60")),
     "no such storage": ({"registry_cache_storage": "hostPath"}, ("registry_cache_storage", "emptyDir", "volumeClaim")),
     "another storage than there is": (
         {"registry_cache_storage": "volumeClaim"},

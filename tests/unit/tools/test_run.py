@@ -87,7 +87,6 @@ def test_the_summary_repeats_failures_and_says_when_it_took_too_long(capsys: pyt
 
 
 def test_the_last_run_of_a_topic_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    monkeypatch.delenv("TEST_FORM", raising=False)
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results.md")
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "_git", lambda *words: "abc1234" if words[0] == "rev-parse" else "")
@@ -97,7 +96,3 @@ def test_the_last_run_of_a_topic_replaces_the_one_before(monkeypatch: pytest.Mon
     rows = [line for line in run.RESULTS.read_text().splitlines() if "abc1234" in line]
     assert [row.split(" | ")[0] for row in rows] == ["| faults", "| site"]
     assert "**failed** | 1 failed, 2 passed | 20 |" in rows[1]
-    monkeypatch.setenv("TEST_FORM", "program")
-    run.record(run.Result("site", "", 600, True, {"passed": 3}))
-    rows = [line for line in run.RESULTS.read_text().splitlines() if "abc1234" in line]
-    assert [row.split(" | ")[0] for row in rows] == ["| faults", "| site", "| site, program"]

@@ -3,36 +3,34 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any
 
 from sandbox.client import Cache, Cluster, Google
+from sandbox.settings import UPSTREAM_HOST
 from tests.e2e.conftest import Push, Record, Say
-from tests.e2e.replicas import Replicas, wait
+from tests.e2e.replicas import Replicas, total, wait
 
 from .conftest import REPLICAS
 
-_SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
 _LAYER = 1 << 20
-_FRONT = "registry_cache_front_requests_total"
+_LIMIT = 512 << 20  # registry_cache_size of converge.yml
+_REQUESTS = "registry_cache_front_requests_total"
+_UPSTREAM = {"upstream": UPSTREAM_HOST}
 
 
-def _scrape(cluster: Cluster, what: str) -> list[str]:
-    """The metrics of every replica, each asked from its node."""
+def _scrape(cluster: Cluster) -> list[str]:
+    """The metrics of every replica, each asked from a node at the pod's address."""
     found = []
     for ordinal in range(REPLICAS):
         address = cluster.get("pod", Replicas.name(ordinal), "--namespace", "registry-cache")["status"]["podIP"]
-        found.append(cluster.on_node("curl", "--fail", "--silent", "--show-error", f"http://{address}:5006/metrics/{what}"))
+        found.append(cluster.on_node("curl", "--fail", "--silent", "--show-error", f"http://{address}:5006/metrics"))
     return found
 
 
 def _sum(texts: list[str], name: str, **labels: str) -> float:
     """A metric over all replicas and all labels but those given."""
-    wanted = {f'{label}="{value}"' for label, value in labels.items()}
-    samples = (match for text in texts for match in _SAMPLE.finditer(text))
-    found = (sample.groups() for sample in samples)
-    return sum(float(value) for of, has, value in found if of == name and wanted <= set((has or "").split(",")))
+    return sum(total(text, name, **labels) for text in texts)
 
 
 def test_requests_are_counted_once(
@@ -46,10 +44,10 @@ def test_requests_are_counted_once(
     record_property: Record,
 ) -> None:
     image = push("metrics", [_LAYER])
-    before = {what: _scrape(cluster, what) for what in ("front", "registry", "credentials")}
+    before = _scrape(cluster)
 
-    def grown(what: str, name: str, **labels: str) -> float:
-        return _sum(_scrape(cluster, what), name, **labels) - _sum(before[what], name, **labels)
+    def grown(name: str, **labels: str) -> float:
+        return _sum(_scrape(cluster), name, **labels) - _sum(before, name, **labels)
 
     asked: Counter[str] = Counter()
     for entry in range(REPLICAS):
@@ -57,44 +55,49 @@ def test_requests_are_counted_once(
             client.pull(image)
             client.pull(image)
         asked.update({"tag": 2, "blob": 2 * len(image.blobs)})
-    wait(lambda: all(grown("front", _FRONT, kind=kind) >= count for kind, count in asked.items()), 20, "every request in the metrics")
+    wait(lambda: all(grown(_REQUESTS, kind=kind) >= count for kind, count in asked.items()), 20, "every request in the metrics")
     for kind, count in asked.items():
-        assert grown("front", _FRONT, kind=kind) == count, kind
+        assert grown(_REQUESTS, kind=kind, **_UPSTREAM) == count, kind
 
     # One replica is the owner of each blob, and fetches it once; busybox may have come with another image.
     counted = [google.blob_counters(blob.digest) for blob in image.blobs]
     fetched = sum(one["blob_get"] for one in counted)
     assert fetched in (2, 3)
-    assert grown("front", _FRONT, kind="blob", result="miss") == fetched
-    assert grown("front", _FRONT, kind="blob", result="hit") == asked["blob"] - fetched
-    assert grown("registry", "registry_cache_upstream_received_bytes_total", kind="blob") == sum(one["blob_bytes"] for one in counted)
-    sent = grown("front", "registry_cache_front_sent_bytes_total", kind="blob")
+    assert grown(_REQUESTS, kind="blob", result="miss") == fetched
+    assert grown(_REQUESTS, kind="blob", result="hit") == asked["blob"] - fetched
+    received = grown("registry_cache_upstream_received_bytes_total", kind="blob", **_UPSTREAM)
+    assert received == sum(one["blob_bytes"] for one in counted)
+    sent = grown("registry_cache_front_sent_bytes_total", kind="blob", **_UPSTREAM)
     assert sent > 2 * REPLICAS * _LAYER
+    # Who is not the owner has it from there, once.
+    assert grown("registry_cache_relayed_bytes_total", **_UPSTREAM) >= (REPLICAS - 1) * _LAYER
 
-    assert _sum(_scrape(cluster, "credentials"), "registry_cache_htpasswd_users") == len(users) * REPLICAS
-    for text in _scrape(cluster, "registry"):
-        limit, used = (_sum([text], f"registry_cache_disk_{name}_bytes") for name in ("limit", "used"))
-        assert 0 < used <= limit
-    assert _sum(_scrape(cluster, "registry"), "registry_cache_credential_failures_total") == 0
+    texts = _scrape(cluster)
+    assert _sum(texts, "registry_cache_htpasswd_users") == len(users) * REPLICAS
+    for text in texts:
+        assert total(text, "registry_cache_disk_limit_bytes") == _LIMIT
+        assert 0 < total(text, "registry_cache_disk_used_bytes") <= _LIMIT
+        assert total(text, "registry_cache_peers", state="in") == REPLICAS
+        assert f'registry_cache_credential_failures_total{{upstream="{UPSTREAM_HOST}"}} 0\n' in text
 
     wrong = 3
     for _ in range(wrong):
         assert cache.manifest(image.name, image.tag, ("nobody", "wrong-password-of-the-test")).status_code in (401, 429)
-    bad = lambda: sum(grown("front", _FRONT, result=result) for result in ("denied", "throttled"))  # noqa: E731
+    bad = lambda: sum(grown(_REQUESTS, result=result) for result in ("denied", "throttled"))  # noqa: E731
     wait(lambda: bad() >= wrong, 20, "wrong credentials in the metrics")
     say(f"metrics: {sum(asked.values())} requests over {REPLICAS} replicas counted once each, {sent / _LAYER:.1f} MiB sent")
     record_property("requests in the metrics, of those made", sum(asked.values()))
 
-    everything = "".join(text for what in before for text in _scrape(cluster, what))
+    everything = "".join(_scrape(cluster))
     for secret in (cache.password, "nobody", "wrong-password-of-the-test", image.name):
         assert secret not in everything
 
 
 def test_nothing_else_is_there(replicas: Replicas, cluster: Cluster) -> None:
     address = cluster.get("pod", Replicas.name(0), "--namespace", "registry-cache")["status"]["podIP"]
-    for path in ("/debug/pprof/", "/debug/vars", "/metrics", "/v2/"):
+    for path, expected in {"/ready": "200", "/debug/pprof/": "404", "/debug/vars": "404", "/metrics/": "404", "/v2/": "404"}.items():
         status = cluster.on_node("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", f"http://{address}:5006{path}")
-        assert status == "404", path
+        assert status == expected, path
     for port in (5001, 5002, 5003, 5004):
         tried = cluster.on_node("sh", "-c", f"curl --silent --max-time 2 http://{address}:{port}/ > /dev/null; echo $?")
         assert tried.strip() == "7", f"something listens on port {port}"  # 7: connection refused

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures on three replicas; the `front` scenario runs these tests."""
+"""Fixtures on three replicas; the `serving` scenario runs these tests."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ import yaml
 
 from sandbox.client import USER, Cache, Cluster, Google
 from sandbox.settings import ROOT
-from tests.e2e.replicas import PROGRAM, Replicas
+from tests.e2e.replicas import Replicas
 
 REPLICAS = 3
-# What replicas that share their fetches can do, and what changes the form.
-collect_ignore = [f"test_{name}.py" for name in ("fill", "metrics", "outages", "ownership", "plain")] if PROGRAM else []
 
 
 @pytest.fixture(scope="session")
 def users(cache: Cache) -> list[dict[str, Any]]:
     """As converge.yml has them."""
-    play = yaml.safe_load((ROOT / "molecule" / "front" / "converge.yml").read_text())[-1]
+    play = yaml.safe_load((ROOT / "molecule" / "serving" / "converge.yml").read_text())[-1]
     listed = play["vars"]["registry_cache_users"]
     return [{**user, "password": cache.password} if user["name"] == USER else user for user in listed]
 

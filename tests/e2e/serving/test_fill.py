@@ -36,8 +36,8 @@ def test_one_upstream_get_in_a_slow_fill(
 ) -> None:
     image = push("slow", [BYTES])
     layer = image.layers[0]
-    nodes = {cluster.runtime(node): node for node in cluster.nodes[1:]}
-    assert sorted(runtime.split("/")[-1][:2] for runtime in nodes) == ["1.", "2."], nodes
+    nodes = {cluster.runtime(node): node for node in cluster.nodes}
+    assert len(nodes) == 3, nodes  # three versions of containerd
     google.fault(layer.digest, count=1, seconds=silent, bytes_per_second=layer.size // streamed)
     reference = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/{image.name}:{image.tag}"
 

@@ -98,7 +98,7 @@ def accepted(replicas: Replicas, authorization: str) -> list[int]:
     """What each replica says of a credential."""
     found = []
     for ordinal in range(REPLICAS):
-        host, port = replicas.front(ordinal)
+        host, port = replicas.endpoint(ordinal)
         for _throttled in range(6):
             answer = httpx.get(f"http://{host}:{port}/v2/", headers={"Authorization": authorization}, trust_env=False, timeout=30)
             if answer.status_code != 429:

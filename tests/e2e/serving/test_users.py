@@ -19,7 +19,7 @@ def decoded(cluster: Cluster, name: str, namespace: str) -> dict[str, str]:
 
 
 def answered(client: httpx.Client, credential: tuple[str, str] | None) -> int:
-    """The status; the front puts off unknown credentials that come quickly after each other (429)."""
+    """The status; credentials that nobody has seen before wait for each other, and may be put off (429)."""
     while (status := client.get("/v2/", auth=credential).status_code) == 429:
         time.sleep(0.5)
     return status
@@ -35,7 +35,7 @@ def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluste
         assert base64.b64decode(entry["auth"]).decode() == f"{team}:{password}"
     passwords = {USER: cache.password, team: password, "team-b": "of-team-b"}
     for ordinal in range(3):
-        host, port = replicas.front(ordinal)
+        host, port = replicas.endpoint(ordinal)
         with httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=30) as client:
             for user, password in passwords.items():
                 # The kubelet takes its time to bring a Secret to pods that were there before.
