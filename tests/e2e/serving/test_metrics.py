@@ -65,6 +65,7 @@ def test_requests_are_counted_once(
     assert fetched in (2, 3)
     assert grown(_REQUESTS, kind="blob", result="miss") == fetched
     assert grown(_REQUESTS, kind="blob", result="hit") == asked["blob"] - fetched
+    assert grown("registry_cache_upstream_requests_total", status="200", **_UPSTREAM) > 0
     received = grown("registry_cache_upstream_received_bytes_total", kind="blob", **_UPSTREAM)
     assert received == sum(one["blob_bytes"] for one in counted)
     sent = grown("registry_cache_front_sent_bytes_total", kind="blob", **_UPSTREAM)
