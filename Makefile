@@ -56,8 +56,8 @@ promises: ## the table of promises in docs/development/testing.md, from tests/ti
 vulncheck: ## govulncheck on the image's programs with today's database, which needs the internet
 	@$(SANDBOX) tool -- python -m tools.vulnerabilities --live
 
-bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull; of the one program: OURS=cache
-	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW)) $(if $(OURS),--ours $(OURS))
+bench: ## side-by-side measurements on loopback; one of them: make bench ROW=warm-pull
+	@$(SANDBOX) tool -- python -m bench $(if $(ROW),--only $(ROW))
 
 bench-kind: ## what only a cluster has: three nodes, replicas that come, leave, die and vanish under load, outages
 	@$(SANDBOX) --name test up

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import os
 import pathlib
 import shutil
@@ -15,22 +14,18 @@ import sys
 import tempfile
 import time
 
-from sandbox import program, tools, varnish
+from sandbox import program, tools
 from sandbox.steps import StepFailed, say
 
-from . import cache_rows, candidates, clients, front, machine, packages, report, rows, summary
-from .cache import cache
+from . import candidates, clients, load_rows, machine, packages, pull_rows, report, summary
 from .content import Library
 from .measure import ROWS, Bench
 from .upstream import Upstream
 
 # Importing them has registered their rows.
-assert rows and cache_rows
+assert load_rows and pull_rows
 
 BUDGET_SECONDS = 60 * 60
-# What the rows of both call ours, and where a whole run is written.
-OURS = {"front": front.ours, "cache": functools.partial(cache, name="ours")}
-STEMS = {"front": "latest", "cache": "program"}
 
 
 def _first_line(*argv: str) -> str:
@@ -44,7 +39,6 @@ def _facts() -> dict[str, str]:
     """When, where and what was measured."""
     registry = _first_line(candidates.distribution(), "--version")
     versions = [
-        f"Varnish {varnish.found(front.VARNISH)}",
         registry,
         _first_line(packages.command("docker-registry"), "--version"),
         _first_line(packages.command("nginx"), "-v"),
@@ -58,7 +52,7 @@ def _facts() -> dict[str, str]:
     }
 
 
-def _measure(names: list[str], ours: str) -> list[report.Result]:
+def _measure(names: list[str]) -> list[report.Result]:
     # On a disk, and open to processes that are not root's.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="registry-cache-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
@@ -71,7 +65,7 @@ def _measure(names: list[str], ours: str) -> list[report.Result]:
                 started = time.monotonic()
                 say(f"── {number}/{len(names)} {name}: {ROWS[name].__doc__}")
                 try:
-                    results += ROWS[name](Bench(folder, library, upstream, OURS[ours]))
+                    results += ROWS[name](Bench(folder, library, upstream))
                 except StepFailed as error:
                     say(f"   FAILED: {error}")
                     results.append(report.Result(name, "", "", None, None, report.Goal("ours", "<=", 0), str(error)))
@@ -86,7 +80,6 @@ def _measure(names: list[str], ours: str) -> list[report.Result]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description="Side-by-side measurements on loopback.")
     parser.add_argument("--only", action="append", metavar="ROW", help="one row, printed and not written; may be repeated")
-    parser.add_argument("--ours", choices=OURS, default="front", help="what is measured; the rows of `cache` begin with `cache-`")
     parser.add_argument("--list", action="store_true", help="the rows")
     arguments = parser.parse_args()
     if arguments.list:
@@ -98,14 +91,12 @@ def main() -> None:
     started = time.monotonic()
     packages.root()
     tools.build("registry")
-    varnish.root(front.VARNISH)
     program.registry()
     clients.binary()
-    own = [name for name in ROWS if name.startswith("cache-") == (arguments.ours == "cache")]
-    results = _measure(arguments.only or own, arguments.ours)
+    results = _measure(arguments.only or list(ROWS))
     print(report.table(results))
     if not arguments.only:
-        report.write(results, _facts(), STEMS[arguments.ours])
+        report.write(results, _facts())
         summary.write()
     seconds = time.monotonic() - started
     say(f"{seconds / 60:.1f} min" + ("" if seconds < BUDGET_SECONDS else f": OVER THE BUDGET of {BUDGET_SECONDS // 60} min"))

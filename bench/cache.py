@@ -1,36 +1,41 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one program, `registry cache CONFIG`: what will replace the front."""
+"""Ours: replicas of `registry cache CONFIG`. Each has a loopback address of its own, as a pod has."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import pathlib
+import secrets
 import shutil
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sandbox import processes
 from sandbox.program import registry
 from sandbox.steps import StepFailed, wait
 
-from .candidates import USER, Candidate, credential_helper, free_ports, htpasswd, own, running, unprivileged
+from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, own, running, unprivileged
 from .client import Endpoint
 from .upstream import Upstream
 
-_READY_SECONDS = 20
+_READY_SECONDS = 30
+# 127.0.0.0/8 is this machine's on Linux. No connection comes from these addresses: a port that is free stays so.
+_NETWORK = "127.18.0."
 
 
 def config(
-    folder: pathlib.Path, port: int, users: pathlib.Path | None, upstream: Upstream, helper: pathlib.Path, size: int
+    folder: pathlib.Path, address: str, users: pathlib.Path | None, upstream: Upstream, helper: pathlib.Path, size: int
 ) -> dict[str, Any]:
-    """A replica's configuration. Its keys are those of docker/registry/internal/config.
+    """A replica's configuration without peers. Its keys are those of docker/registry/internal/config.
 
+    :param address: host and port for clients.
     :param users: htpasswd file; none: everybody may pull.
     :param size: the store's limit in bytes.
     """
     return {
-        "listen": f"127.0.0.1:{port}",
+        "listen": address,
         "auth": {"htpasswd": str(users)} if users else "none",
         "store": {"path": str(folder / "store"), "limit": size},
         "upstreams": [
@@ -44,14 +49,40 @@ def config(
     }
 
 
+def peers(number: int, secret: pathlib.Path, addresses: Sequence[str]) -> dict[str, Any]:
+    """What makes a configuration that of one of several replicas, which listen for each other at these addresses."""
+    members = [{"name": f"replica-{n}", "address": address} for n, address in enumerate(addresses)]
+    return {
+        "peers": {"name": f"replica-{number}", "listen": addresses[number], "secret": str(secret), "members": members},
+        "log": {"level": "info"},  # which says when a replica is taken for dead
+    }
+
+
+def _free_ports(hosts: Sequence[str]) -> tuple[int, int]:
+    """Two ports that are free on every address."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            ports = []
+            for _ in range(2):
+                first = stack.enter_context(socket.create_server((hosts[0], 0)))
+                ports.append(first.getsockname()[1])
+            try:
+                for host in hosts[1:]:
+                    for port in ports:
+                        stack.enter_context(socket.create_server((host, port)))
+            except OSError:
+                continue
+            return ports[0], ports[1]
+
+
 def _wait_until_ready(endpoint: Endpoint, log: pathlib.Path) -> None:
     def ready() -> bool:
         if not processes.running(log.with_suffix(".pid")):
-            raise StepFailed("the program has ended")
+            raise StepFailed("the cache has ended")
         return endpoint.status("/ready") == 200
 
     try:
-        wait(ready, _READY_SECONDS, f"/ready on port {endpoint.port}", every=0.05)
+        wait(ready, _READY_SECONDS, f"/ready of {endpoint.host}:{endpoint.port}", every=0.05)
     except StepFailed as error:
         raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
 
@@ -64,27 +95,31 @@ def cache(
     replicas: int = 1,
     size: int = 4 << 30,
     cgroup: pathlib.Path | None = None,
-    name: str = "cache",
 ) -> Iterator[Candidate]:
-    """The program. `cost`: of bcrypt, 0 without credentials; `size`: the store's limit of a replica in bytes."""
-    with running(name, folder, cgroup) as candidate:
+    """The cache. `cost`: of bcrypt, 0 without credentials; `size`: the store's limit of a replica in bytes."""
+    with running(OURS, folder, cgroup) as candidate:
         binary = folder / "registry"
         shutil.copy(registry(), binary)  # the cache folder may be closed to others than root
         users = htpasswd(folder / "htpasswd", candidate.password, cost) if cost else None
         helper = credential_helper(folder, upstream)
+        secret = folder / "secret"
+        secret.write_text(f"{secrets.token_hex(16)}\n")
+        secret.chmod(0o600)
         homes = [folder / f"{n}" for n in range(replicas)]
-        ports = free_ports(replicas)
-        for home, port in zip(homes, ports, strict=True):
+        hosts = [f"{_NETWORK}{n + 1}" for n in range(replicas)]
+        port, hop = _free_ports(hosts)
+        for n, (home, host) in enumerate(zip(homes, hosts, strict=True)):
             (home / "store").mkdir(parents=True)
+            more = peers(n, secret, [f"{host}:{hop}" for host in hosts]) if replicas > 1 else {}
             # JSON is YAML.
-            (home / "config.yaml").write_text(json.dumps(config(home, port, users, upstream, helper, size)))
+            (home / "config.yaml").write_text(json.dumps(config(home, f"{host}:{port}", users, upstream, helper, size) | more))
         own(folder)
         candidate.stores = [home / "store" for home in homes]
         logs = [
             candidate.start(f"cache-{n}", unprivileged(str(binary), "cache", str(home / "config.yaml")))
             for n, home in enumerate(homes)
         ]
-        for port, log in zip(ports, logs, strict=True):
-            candidate.serve(port, USER if cost else "")
+        for host, log in zip(hosts, logs, strict=True):
+            candidate.serve(port, USER if cost else "", host)
             _wait_until_ready(candidate.endpoints[-1], log)
         yield candidate

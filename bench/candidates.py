@@ -11,7 +11,6 @@ import secrets
 import shutil
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,10 @@ from .client import Endpoint
 from .upstream import USER as UPSTREAM_USER
 from .upstream import Upstream
 
+# What rows call them.
+OURS = "ours"
+V3, BARE, V2 = "distribution 3", "distribution 3 without credentials", "distribution 2.8"
+NGINX, RAW, GO = "nginx proxy_cache", "raw nginx", "bare net/http"
 USER = "nodes"
 _STOP_SECONDS = 2
 _UID = 65532
@@ -50,7 +53,6 @@ class Candidate:
     cgroup: pathlib.Path | None = None
     endpoints: list[Endpoint] = field(default_factory=list)
     stores: list[pathlib.Path] = field(default_factory=list)  # what counts as used disk
-    before_end: Sequence[str] = ()  # as a pod's preStop hook
     _pid_files: list[pathlib.Path] = field(default_factory=list)
     _commands: list[tuple[Sequence[str], Mapping[str, str] | None]] = field(default_factory=list)
 
@@ -73,9 +75,7 @@ class Candidate:
         return pid_file.with_suffix(".log")
 
     def end(self, seconds: float) -> None:
-        """End as a pod does: the hook, then one process after the other, the last to start first, each within `seconds`."""
-        if self.before_end:
-            subprocess.run(self.before_end, check=True, capture_output=True, timeout=seconds + 30)
+        """Tell one process after the other to end, the last to start first, each within `seconds`."""
         for pid_file in reversed(self._pid_files):
             processes.stop(pid_file, seconds)
 
@@ -84,10 +84,10 @@ class Candidate:
         for pid_file, (argv, env) in zip(self._pid_files, self._commands, strict=True):
             processes.start(pid_file, argv, env)
 
-    def ready(self, port: int, log: pathlib.Path, seconds: float = 20, host: str = "127.0.0.1") -> None:
+    def ready(self, port: int, log: pathlib.Path, seconds: float = 20) -> None:
         """Wait for a port; a failure shows the end of that log."""
         try:
-            wait(lambda: listens(port, host), seconds, f"{self.name} on port {port}", every=0.05)
+            wait(lambda: listens(port), seconds, f"{self.name} on port {port}", every=0.05)
         except StepFailed as error:
             raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
 
@@ -109,7 +109,7 @@ class Candidate:
         return sum(self.blocks().values())
 
     def stop(self) -> None:
-        """End all processes. A child that outlives its parent, as varnishd's can, is ended too."""
+        """End all processes. A child that outlives its parent, as one of nginx can, is ended too."""
         handles = []
         for pid in memory.family(self.pids()):
             with contextlib.suppress(ProcessLookupError):
@@ -202,7 +202,7 @@ def _registry(
 @contextlib.contextmanager
 def plain(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
     """distribution 3 in proxy mode; `cost` 0: without credentials."""
-    with running("distribution 3" if cost else "distribution 3 without credentials", folder) as candidate:
+    with running(V3 if cost else BARE, folder) as candidate:
         candidate.serve(_registry(candidate, distribution(), upstream, cost), USER if cost else "")
         yield candidate
 
@@ -210,7 +210,7 @@ def plain(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[
 @contextlib.contextmanager
 def old(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
     """distribution 2.8 in proxy mode."""
-    with running("distribution 2.8", folder) as candidate:
+    with running(V2, folder) as candidate:
         candidate.serve(_registry(candidate, packages.command("docker-registry"), upstream, cost))
         yield candidate
 
@@ -240,7 +240,7 @@ http {{
 @contextlib.contextmanager
 def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
     """nginx's proxy_cache before distribution 3, one cached answer a credential, waiters behind the lock."""
-    with running("nginx proxy_cache", folder) as candidate:
+    with running(NGINX, folder) as candidate:
         registry = _registry(candidate, distribution(), upstream, cost)
         port = _nginx(
             candidate,
@@ -262,7 +262,7 @@ def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Ite
 @contextlib.contextmanager
 def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
     """A server with Go's net/http that sends a library's blobs from memory: what it takes by itself."""
-    with running("bare net/http", folder) as candidate:
+    with running(GO, folder) as candidate:
         (port,) = free_ports(1)
         candidate.start("serve", [clients.binary(), "serve", f"127.0.0.1:{port}", str(root / "blobs")])
         candidate.serve(port, user="")
@@ -273,7 +273,7 @@ def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
 @contextlib.contextmanager
 def files(folder: pathlib.Path, root: pathlib.Path, cgroup: pathlib.Path | None = None) -> Iterator[Candidate]:
     """Raw nginx that sends a library's blobs from disk: what this machine can do at most."""
-    with running("raw nginx", folder, cgroup) as candidate:
+    with running(RAW, folder, cgroup) as candidate:
         alias = f'location ~ "/blobs/sha256:([0-9a-f]+)$" {{ alias {root}/blobs/$1; }}'
         candidate.serve(_nginx(candidate, "", alias), user="")
         yield candidate

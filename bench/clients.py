@@ -32,6 +32,7 @@ class Group:
 
     :param credential: send the endpoint's user and password.
     :param options: further fields of the plan.
+    :param others: endpoints that clients take in turn with the first.
     """
 
     endpoint: Endpoint
@@ -40,13 +41,14 @@ class Group:
     name: str = "clients"
     credential: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    others: Sequence[Endpoint] = ()
 
     def plan(self, variable: str) -> dict[str, Any]:
         """The group of a plan, whose password comes from that variable."""
         known = {"user": self.endpoint.user, "password_env": variable} if self.credential and self.endpoint.user else {}
         return {
             "name": self.name,
-            "endpoints": [f"{self.endpoint.host}:{self.endpoint.port}"],
+            "endpoints": [f"{one.host}:{one.port}" for one in (self.endpoint, *self.others)],
             "targets": list(self.targets),
             "clients": self.clients,
             "accept": MANIFEST,

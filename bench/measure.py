@@ -14,30 +14,33 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sandbox.steps import StepFailed, say
 
-from . import front, packages
-from .candidates import Candidate
+from . import candidates, packages
+from .cache import cache
+from .candidates import BARE, GO, NGINX, OURS, RAW, V2, V3, Candidate
 from .client import Endpoint
 from .content import MANIFEST, Image, Library
-from .report import Result
+from .report import Goal, Result
 from .upstream import USER as UPSTREAM_USER
 from .upstream import Upstream
 
 MIB, GIB = 1 << 20, 1 << 30
 RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
+# The cheapest cost of bcrypt that the cache takes: where credentials are not what is measured.
+_CHEAP = 4
+FAR = {"latency": 0.02, "rate": 8_000_000}  # an upstream in another place
 
 
 @dataclass
 class Bench:
-    """Where a row runs: a folder, what the upstream holds, the upstream. `ours`: what the rows of both call ours."""
+    """Where a row runs: a folder, what the upstream holds, the upstream."""
 
     folder: pathlib.Path
     library: Library
     upstream: Upstream
-    ours: Callable[..., contextlib.AbstractContextManager[Candidate]] = front.ours
     _number: Iterator[int] = field(default_factory=itertools.count)
 
     def new(self, what: str) -> pathlib.Path:
@@ -66,6 +69,32 @@ def row(name: str) -> Callable[[Row], Row]:
         return function
 
     return register
+
+
+@contextlib.contextmanager
+def together(
+    bench: Bench, *names: str, cost: int = _CHEAP, size: int = 4 * GIB, replicas: int = 1
+) -> Iterator[dict[str, Candidate]]:
+    """Candidates by name, which run at the same time. `size`: the limit of ours, which has one; `replicas`: of ours."""
+    makers: dict[str, Callable[[pathlib.Path], contextlib.AbstractContextManager[Candidate]]] = {
+        OURS: lambda folder: cache(folder, bench.upstream, cost=cost, size=size, replicas=replicas),
+        V3: lambda folder: candidates.plain(folder, bench.upstream, cost=cost),
+        BARE: lambda folder: candidates.plain(folder, bench.upstream, cost=0),
+        V2: lambda folder: candidates.old(folder, bench.upstream, cost=cost),
+        NGINX: lambda folder: candidates.proxy_cache(folder, bench.upstream, cost=cost),
+        RAW: lambda folder: candidates.files(folder, bench.library.folder),
+        GO: lambda folder: candidates.net_http(folder, bench.library.folder),
+    }
+    with contextlib.ExitStack() as stack:
+        yield {name: stack.enter_context(makers[name](bench.new("candidate"))) for name in names}
+
+
+def results(
+    measure: str, unit: str, values: Mapping[str, float], goals: Mapping[str, Goal | None], note: str = ""
+) -> list[Result]:
+    """Ours against each of the peers named in `goals`; "" is none of them. The note is the first row's."""
+    made = [Result(measure, unit, peer, values.get(OURS), values.get(peer), goal) for peer, goal in goals.items()]
+    return [replace(made[0], note=note), *made[1:]]
 
 
 def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int = RUNS) -> dict[str, float]:

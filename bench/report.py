@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 # What measures each page of results.
-_COMMANDS = {"latest": "make bench", "program": "make bench OURS=cache", "kind": "make bench-kind"}
+_COMMANDS = {"latest": "make bench", "kind": "make bench-kind"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def table(results: Sequence[Result]) -> str:
 
 def markdown(results: Sequence[Result], facts: Mapping[str, str], stem: str) -> str:
     """The whole page: what ran where, the table, and what there is to say of single rows."""
-    others = [f"`{command}` (`{other}.md`)" for other, command in _COMMANDS.items() if other != stem]
+    (other,) = set(_COMMANDS) - {stem}
     notes = [f"- {result.name}: {result.note}" for result in results if result.note]
     return "\n".join(
         [
@@ -105,7 +105,7 @@ def markdown(results: Sequence[Result], facts: Mapping[str, str], stem: str) -> 
             table(results),
             "",
             *([*notes, ""] if notes else []),
-            f"{' and '.join(others)} have the other rows.",
+            f"`{_COMMANDS[other]}` has the other rows: `{other}.md`.",
             "",
         ]
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one program is configured by keys that it knows."""
+"""Replicas are configured by keys that the program knows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,19 @@ def keys(value: object) -> set[str]:
 
 
 def test_keys() -> None:
-    source = (ROOT / "docker" / "registry" / "internal" / "config" / "config.go").read_text()
+    source = "".join(file.read_text() for file in (ROOT / "docker" / "registry" / "internal" / "config").glob("*.go"))
     known = set(re.findall(r'yaml:"([a-z_]+)', source))
-    config = cache.config(pathlib.Path("/folder"), 5000, pathlib.Path("/users"), UPSTREAM, pathlib.Path("/helper"), 64 << 20)
-    assert keys(config) <= known
+    users, helper = pathlib.Path("/users"), pathlib.Path("/helper")
+    config = cache.config(pathlib.Path("/folder"), "127.18.0.1:5000", users, UPSTREAM, helper, 64 << 20)
+    peers = cache.peers(1, pathlib.Path("/secret"), ["127.18.0.1:5005", "127.18.0.2:5005"])
+    assert keys(config | peers) <= known
     assert config["store"] == {"path": "/folder/store", "limit": 64 << 20}
     assert config["auth"] == {"htpasswd": "/users"}
-    assert config["listen"].startswith("127.0.0.1:")
+    assert config["listen"] == "127.18.0.1:5000"
+    assert peers["peers"]["listen"] == peers["peers"]["members"][1]["address"] == "127.18.0.2:5005"
+    assert peers["peers"]["name"] == peers["peers"]["members"][1]["name"]
 
 
 def test_without_credentials() -> None:
-    config = cache.config(pathlib.Path("/folder"), 5000, None, UPSTREAM, pathlib.Path("/helper"), 64 << 20)
+    config = cache.config(pathlib.Path("/folder"), "127.18.0.1:5000", None, UPSTREAM, pathlib.Path("/helper"), 64 << 20)
     assert config["auth"] == "none"

@@ -89,6 +89,11 @@ def test_a_client_that_ends_with_an_error(program: pathlib.Path) -> None:
         clients.run(Group(Endpoint(5000), [{"path": "/v2/"}], 1))
 
 
+def test_clients_take_endpoints_in_turn() -> None:
+    plan = Group(Endpoint(5000), [{"path": "/v2/"}], 2, others=[Endpoint(5000, host="127.18.0.2")]).plan("X")
+    assert plan["endpoints"] == ["127.0.0.1:5000", "127.18.0.2:5000"]
+
+
 def test_targets_of_an_image(image: Image) -> None:
     first, *others = clients.whole(image)
     assert first == {"path": f"/v2/bench/some/manifests/{image.manifest.digest}", "size": image.manifest.size}
@@ -97,7 +102,7 @@ def test_targets_of_an_image(image: Image) -> None:
 
 def test_the_load_client_knows_every_option_that_rows_give() -> None:
     known = set(re.findall(r'json:"([a-z_]+)"', (ROOT / "bench" / "load" / "plan.go").read_text()))
-    rows = (ROOT / "bench" / "cache_rows.py").read_text()
+    rows = "".join(file.read_text() for file in (ROOT / "bench").glob("*_rows.py"))
     given = {name for options in re.findall(r"(?:options|one|paced)\w*[ =]+\{(.*?)\}", rows) for name in re.findall(r'"(\w+)":', options)}
     assert given and not given - known
     assert set(Group(Endpoint(1, "nodes"), [], 1).plan("X")) <= known

@@ -1,36 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The measures: each row starts its candidates, measures them in turn and stops them."""
+"""Rows whose clients pull as containerd does: faults, outages, a restart, cold pulls, the limit; and module htpasswd."""
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import http.client
-import itertools
 import math
 import os
 import pathlib
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from sandbox.steps import StepFailed, say
 
 from . import candidates, client, htpasswd, load, memory
-from .candidates import Candidate
+from .cache import cache
+from .candidates import NGINX, OURS, RAW, V3, Candidate
 from .client import Endpoint
 from .content import MANIFEST, Image, Library
-from .measure import GIB, MIB, Bench, alternate, content_gets, peak, row, wrk
+from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, peak, results, row, together
 from .report import Goal, Result
 from .upstream import Fault
-
-_FAR = {"latency": 0.02, "rate": 8_000_000}
-_SMALL = (2 * MIB, 2 * MIB, MIB)
-_OURS, _V3, _V2, _NGINX = "ours", "distribution 3", "distribution 2.8", "nginx proxy_cache"
 
 
 def _right(*pulls: client.Pull) -> None:
@@ -51,65 +44,6 @@ def _pull(endpoint: Endpoint, image: Image) -> client.Pull:
     return pull
 
 
-def _p50(pulls: Sequence[client.Pull]) -> float:
-    return statistics.median(pull.seconds for pull in pulls)
-
-
-def _results(measure: str, unit: str, values: Mapping[str, float], goals: Mapping[str, Goal | None]) -> list[Result]:
-    """Ours against each of the peers named in `goals`."""
-    return [Result(measure, unit, peer, values[_OURS], values.get(peer), goal) for peer, goal in goals.items()]
-
-
-@row("herd-fill")
-def herd_fill(bench: Bench, clients: int = 100, seconds: float = 60, size: int = 8 * MIB) -> list[Result]:
-    """Clients that arrive all through a fill of 60 s, ours over 3 replicas."""
-    gets, first = {}, {}
-    makers = {_OURS: functools.partial(bench.ours, replicas=3), _V3: candidates.plain, _NGINX: candidates.proxy_cache}
-    for name, make in makers.items():
-        with make(bench.new("fill"), bench.upstream) as candidate:
-            image = bench.image((size, size))
-            bench.upstream.set(latency=0.02, rate=int(size / seconds))
-            endpoints = itertools.cycle(candidate.endpoints)
-            jobs = [
-                load.Job(next(endpoints), image, after=n * seconds * 0.97 / clients, keep=False) for n in range(clients)
-            ]
-            pulls = load.run(jobs, processes=1)
-            _right(*pulls)
-            gets[name], first[name] = content_gets(bench, image), max(pull.first_byte for pull in pulls)
-            say(f"   {name}: {gets[name]:.2f} GETs a blob, first byte after at most {first[name]:.2f} s")
-    what = f"{clients} clients arriving through a fill of {seconds:.0f} s over 3 replicas: "
-    return [
-        *_results(what + "upstream GETs per blob", "", gets, {_V3: Goal("ours", "<=", 1), _NGINX: None}),
-        *_results(what + "worst first byte", "s", first, {_V3: Goal("ours", "<=", 0.5), _NGINX: None}),
-    ]
-
-
-@row("herd-cold")
-def herd_cold(bench: Bench, clients: int = 100) -> list[Result]:
-    """A herd on a cold image against one client on a cold image."""
-    bench.upstream.set(**_FAR)
-
-    def measure(candidate: Candidate) -> float:
-        one = _pull(candidate.endpoint, bench.image(_SMALL)).seconds
-        image = bench.image(_SMALL)
-        pulls = load.run([load.Job(candidate.endpoint, image) for _ in range(clients)])
-        _right(*pulls)
-        return _p50(pulls) / one
-
-    with _together(bench, _OURS, _V3, _V2, _NGINX) as running:
-        values = alternate({c.name: lambda c=c: measure(c) for c in running}, "×")
-    what = f"herd of {clients} on a cold image, 20 ms, 8 MB/s: p50 over one client's"
-    return _results(what, "×", values, {_V3: Goal("ours", "<=", 2), _V2: None, _NGINX: None})
-
-
-@contextlib.contextmanager
-def _together(bench: Bench, *names: str, cost: int = 10) -> Iterator[list[Candidate]]:
-    """Candidates that run at the same time, and are asked in turn."""
-    makers = {_OURS: bench.ours, _V3: candidates.plain, _V2: candidates.old, _NGINX: candidates.proxy_cache}
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(makers[name](bench.new("candidate"), bench.upstream, cost=cost)) for name in names]
-
-
 @row("herd-error")
 def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
     """A herd on a blob that the upstream answers with 500 after a second."""
@@ -125,64 +59,14 @@ def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
         requests.setdefault(candidate.name, []).append(asked)
         return max(pull.seconds for pull in pulls)
 
-    with _together(bench, _OURS, _V3, _NGINX) as running:
-        last = alternate({c.name: lambda c=c: measure(c) for c in running}, "s")
+    with together(bench, OURS, V3, NGINX) as running:
+        last = alternate({name: lambda c=one: measure(c) for name, one in running.items()}, "s")
     asked = {name: statistics.median(some) for name, some in requests.items()}
     what = f"herd of {clients} on a blob that is 500 after 1 s: "
     return [
-        *_results(what + "upstream requests", "", asked, {_V3: Goal("ours", "<=", 1), _NGINX: None}),
-        *_results(what + "last answer", "s", last, {_V3: Goal("ours", "<=", 2), _NGINX: None}),
+        *results(what + "upstream requests", "", asked, {V3: Goal("ours", "<=", 1), NGINX: None}),
+        *results(what + "last answer", "s", last, {V3: Goal("ours", "<=", 2), NGINX: None}),
     ]
-
-
-@row("warm-pull")
-def warm_pull(bench: Bench) -> list[Result]:
-    """A small image that is in the cache."""
-    bench.upstream.set()
-    bare = "distribution 3 without credentials"
-    image = bench.image(_SMALL)
-
-    def measure(candidate: Candidate, pulls: int) -> float:
-        return _p50([_pull(candidate.endpoint, image) for _ in range(pulls)])
-
-    with (
-        _together(bench, _OURS, _V3, _V2, _NGINX) as running,
-        candidates.plain(bench.new("bare"), bench.upstream, cost=0) as last,
-    ):
-        running = [*running, last]
-        for candidate in running:
-            _pull(candidate.endpoint, image)
-        slow = (_V3, _V2)
-        values = alternate({c.name: lambda c=c: measure(c, 5 if c.name in slow else 30) for c in running}, "s")
-    goals = {_V3: Goal("ratio", "<=", 1 / 30), bare: Goal("ratio", "<=", 1), _V2: None, _NGINX: None}
-    return _results("warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50", "s", values, goals)
-
-
-@row("manifest-rate")
-def manifest_rate(bench: Bench) -> list[Result]:
-    """Manifests with a credential that costs bcrypt 12."""
-    bench.upstream.set()
-    image = bench.image((MIB,))
-    path = f"/v2/{image.name}/manifests/{image.manifest.digest}"
-    # As large as the manifest, about.
-    small = f"/v2/{image.name}/blobs/{image.blobs[0].digest}"
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(_together(bench, _OURS, _V3, cost=12))
-        raw = stack.enter_context(candidates.files(bench.new("files"), bench.library.folder))
-        for candidate in running:
-            _pull(candidate.endpoint, image)
-        asked = {c.name: lambda c=c: wrk(c, path, 3 if c.name == _OURS else 12) for c in running}
-        values = alternate({**asked, raw.name: lambda: wrk(raw, small, 3)}, "GET/s")
-        for candidate in running:
-            _pull(candidate.endpoint, image)
-    limit = (
-        f"raw nginx, which checks nothing, comes to {values[raw.name] / values[_V3]:,.0f} × distribution 3 here: what is left of two"
-        " processors beside the load generator and the kernel's part of a request"
-    )
-    first, second = _results(
-        "manifest GET/s with a credential, bcrypt 12", "1/s", values, {_V3: Goal("ratio", ">=", 5000), raw.name: None}
-    )
-    return [first if first.met else replace(first, note=limit), second]
 
 
 def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -> float:
@@ -195,22 +79,6 @@ def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -
         received += sum(pull.bytes for pull in pulls)
         seconds += max(pull.ended for pull in pulls) - min(pull.started for pull in pulls)
     return received / seconds / MIB
-
-
-@row("warm-bytes")
-def warm_bytes(bench: Bench, clients: int = 8, size: int = 256 * MIB) -> list[Result]:
-    """Bytes per second of one large blob that is in the cache."""
-    bench.upstream.set()
-    image = bench.image((size,))
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(_together(bench, _OURS, _V3, _NGINX))
-        running = [*running, stack.enter_context(candidates.files(bench.new("files"), bench.library.folder))]
-        for candidate in running:
-            warm = load.run([load.Job(candidate.endpoint, image, image.layers[0])], processes=1)
-            _right(*warm)
-        values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, 1) for c in running}, "MiB/s")
-    goals = {"raw nginx": Goal("ratio", ">=", 1), _V3: None, _NGINX: None}
-    return _results(f"warm blob, {clients} clients", "MiB/s", values, goals)
 
 
 def _copy(image: Image, library: Library, folder: pathlib.Path) -> pathlib.Path:
@@ -229,17 +97,17 @@ def _copy(image: Image, library: Library, folder: pathlib.Path) -> pathlib.Path:
 def warm_bytes_large(
     bench: Bench, clients: int = 8, blobs: int = 12, size: int = 256 * MIB, limit: int = GIB
 ) -> list[Result]:
-    """The same with more content than memory: each candidate in a cgroup of 1 GiB, its page cache included."""
+    """Warm blobs with more content than memory: each candidate in a cgroup of 1 GiB, its page cache included."""
     what = f"warm blobs, {clients} clients, {blobs * size / GIB:.0f} GiB through {limit / GIB:.0f} GiB of memory"
     goal = Goal("ratio", ">=", 0.9)
     bench.upstream.set()
     with memory.limit("ours", limit) as first, memory.limit("files", limit) as second:
         if first is None or second is None:
-            return [Result(what, "MiB/s", "raw nginx", None, None, goal, "no memory cgroup can be made here")]
+            return [Result(what, "MiB/s", RAW, None, None, goal, "no memory cgroup can be made here")]
         image = bench.image([size] * blobs)
         copy = _copy(image, bench.library, bench.new("copy"))
         with (
-            bench.ours(bench.new("large"), bench.upstream, size=4 * blobs * size, cgroup=first) as mine,
+            cache(bench.new("large"), bench.upstream, size=2 * blobs * size, cgroup=first) as mine,
             candidates.files(bench.new("files"), copy, second) as files,
         ):
             for candidate in (mine, files):
@@ -249,13 +117,13 @@ def warm_bytes_large(
             values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, rounds) for c in (mine, files)}, "MiB/s")
         shutil.rmtree(copy)
         bench.library.forget(image)
-    return _results(what, "MiB/s", values, {"raw nginx": goal})
+    return results(what, "MiB/s", values, {RAW: goal})
 
 
 @row("cold-pull")
 def cold_pull(bench: Bench, size: int = 16 * MIB) -> list[Result]:
     """One client on an image that nobody has, against pulling it straight from upstream."""
-    bench.upstream.set(**_FAR)
+    bench.upstream.set(**FAR)
     straight = "straight from upstream"
 
     def measure(endpoint: Endpoint) -> float:
@@ -265,11 +133,11 @@ def cold_pull(bench: Bench, size: int = 16 * MIB) -> list[Result]:
         finally:
             bench.library.forget(image)
 
-    with _together(bench, _OURS, _V3) as running:
-        endpoints = {**{c.name: c.endpoint for c in running}, straight: bench.straight}
+    with together(bench, OURS, V3) as running:
+        endpoints = {**{name: one.endpoint for name, one in running.items()}, straight: bench.straight}
         values = alternate({name: lambda e=e: measure(e) for name, e in endpoints.items()}, "s")
     what = f"cold pull, one client, 3 × {size // MIB} MiB, 20 ms, 8 MB/s"
-    return _results(what, "s", values, {straight: Goal("ratio", "<=", 1.05), _V3: None})
+    return results(what, "s", values, {straight: Goal("ratio", "<=", 1.05), V3: None})
 
 
 def _right_again(endpoint: Endpoint, image: Image, seconds: float = 35) -> float:
@@ -304,17 +172,16 @@ def _faulty(bench: Bench, candidate: Candidate, kind: str, times: int, size: int
 @row("faults")
 def faults(bench: Bench, times: int = 20, size: int = 4 * MIB) -> list[Result]:
     """A cut that the client resumes by Range, and a corrupt byte."""
-    found: dict[str, tuple[float, float]] = {}
-    results = []
+    table = []
     for kind, text in (("cut", "cut in the middle, resumed by Range"), ("corrupt", "one corrupt byte")):
-        with _together(bench, _OURS, _V3, _NGINX) as running:
-            found = {c.name: _faulty(bench, c, kind, times, size) for c in running}
+        with together(bench, OURS, V3, NGINX) as running:
+            found = {name: _faulty(bench, one, kind, times, size) for name, one in running.items()}
         wrong = {name: value for name, (value, _) in found.items()}
         again = {name: value for name, (_, value) in found.items()}
         what = f"{text}, {times} blobs: "
-        results += _results(what + "wrong bodies ended as complete", "", wrong, {_V3: Goal("ours", "<=", 0), _NGINX: None})
-        results += _results(what + "fresh pull right within", "s", again, {_V3: Goal("ours", "<=", 30), _NGINX: None})
-    return results
+        table += results(what + "wrong bodies ended as complete", "", wrong, {V3: Goal("ours", "<=", 0), NGINX: None})
+        table += results(what + "fresh pull right within", "s", again, {V3: Goal("ours", "<=", 30), NGINX: None})
+    return table
 
 
 def _asked(endpoint: Endpoint, path: str) -> tuple[http.client.HTTPResponse, float]:
@@ -343,9 +210,10 @@ def outage(bench: Bench) -> list[Result]:
             honest = answer.status in right and (answer.status == 200 or answer.headers["Retry-After"])
             values.setdefault(f"{what}: {turn}", {})[candidate.name] = seconds if honest else math.inf
 
-    for make in (bench.ours, candidates.plain):
+    for name in (OURS, V3):
         bench.upstream.set()
-        with make(bench.new("outage"), bench.upstream) as candidate:
+        with together(bench, name) as running:
+            candidate = running[name]
             cached, other, third = (bench.image((MIB,)) for _ in range(3))
             tag = f"/v2/{cached.name}/manifests/{bench.library.tag}"
             _pull(candidate.endpoint, cached)
@@ -368,7 +236,7 @@ def outage(bench: Bench) -> list[Result]:
     return [
         result
         for what, measured in values.items()
-        for result in _results(f"upstream hangs, {what}", "s", measured, {_V3: Goal("ours", "<=", bounds.get(what, 0.05))})
+        for result in results(f"upstream hangs, {what}", "s", measured, {V3: Goal("ours", "<=", bounds.get(what, 0.05))})
     ]
 
 
@@ -392,9 +260,10 @@ def _read_slowly(endpoint: Endpoint, path: str, rate: int) -> bool:
 def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float = 60) -> list[Result]:
     """A replica that is told to end while clients read, and one that starts while the upstream hangs."""
     cut, seconds = {}, {}
-    for name, make in {_OURS: bench.ours, _V3: candidates.plain}.items():
+    for name in (OURS, V3):
         bench.upstream.set()
-        with make(bench.new("restart"), bench.upstream) as candidate:
+        with together(bench, name) as running:
+            candidate = running[name]
             image = bench.image((size,))
             path = f"/v2/{image.name}/blobs/{image.layers[0].digest}"
             _pull(candidate.endpoint, image)
@@ -414,18 +283,19 @@ def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float
         bench.library.forget(image)
         say(f"   {name}: {cut[name]} of {clients} transfers cut; serves {seconds[name]:.1f} s after its start")
     return [
-        *_results(f"told to end, {clients} transfers of 300 MB: cut", "", cut, {_V3: Goal("ours", "<=", 0)}),
-        *_results("starts while the upstream hangs: cached content after", "s", seconds, {_V3: Goal("ours", "<=", 10)}),
+        *results(f"told to end, {clients} transfers of 300 MB: cut", "", cut, {V3: Goal("ours", "<=", 0)}),
+        *results("starts while the upstream hangs: cached content after", "s", seconds, {V3: Goal("ours", "<=", 10)}),
     ]
 
 
-@row("disk")
-def disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
+@row("limit")
+def limit_of_disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
     """Used blocks while five times the limit is pulled; the hottest image is asked for all the time."""
     used, refetched = {}, {}
-    for name, make in {_OURS: functools.partial(bench.ours, size=limit), _V3: candidates.plain}.items():
+    for name in (OURS, V3):
         bench.upstream.set()
-        with make(bench.new("disk"), bench.upstream) as candidate, peak(candidate.used) as highest:
+        with together(bench, name, size=limit) as running, peak(running[name].used) as highest:
+            candidate = running[name]
             hot = bench.image((size, size))
             _pull(candidate.endpoint, hot)
             for number in range(5 * limit // (2 * size)):
@@ -440,30 +310,8 @@ def disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Resu
         used[name] = highest[0] / limit
         say(f"   {name}: {used[name]:.3f} × the limit, hottest image fetched again: {refetched[name]:.2f}")
     return [
-        *_results("used disk after 5 × the limit, over the limit", "×", used, {_V3: Goal("ours", "<=", 1)}),
-        *_results("after that, fetches per blob of the hottest image", "", refetched, {_V3: Goal("ours", "<=", 0)}),
-    ]
-
-
-@row("memory")
-def memory_use(bench: Bench, clients: int = 100, size: int = GIB) -> list[Result]:
-    """Anonymous and shared memory of one replica: idle, and with 100 clients on one blob as it comes."""
-    bench.upstream.set(latency=0.02, rate=50_000_000)
-    idle, busy = {}, {}
-    image = bench.image((size,))
-    for name, make in {_OURS: bench.ours, _V3: candidates.plain}.items():
-        with make(bench.new("memory"), bench.upstream) as candidate:
-            time.sleep(2)  # what a start leaves behind is given back
-            idle[name] = memory.resident(candidate.pids()) / MIB
-            jobs = [load.Job(candidate.endpoint, image, image.layers[0], keep=False) for _ in range(clients)]
-            with peak(lambda c=candidate: memory.resident(c.pids()) / MIB) as highest:
-                _right(*load.run(jobs))
-            busy[name] = highest[0]
-        say(f"   {name}: {idle[name]:.0f} MiB idle, {busy[name]:.0f} MiB busy")
-    bench.library.forget(image)
-    return [
-        *_results("memory, idle", "MiB", idle, {_V3: Goal("ours", "<=", 100)}),
-        *_results(f"memory, {clients} clients on a blob of {size // MIB} MiB", "MiB", busy, {_V3: Goal("ours", "<=", 300)}),
+        *results("used disk after 5 × the limit, over the limit", "×", used, {V3: Goal("ours", "<=", 1)}),
+        *results("after that, fetches per blob of the hottest image", "", refetched, {V3: Goal("ours", "<=", 0)}),
     ]
 
 
@@ -472,12 +320,12 @@ def htpasswd_users(bench: Bench, users: int = 1000, cost: int = 5, looped: int =
     """Module htpasswd on many users that do not change."""
     made = htpasswd.make(bench.new("htpasswd"), users, cost)
     alone, peer = "bcrypt alone, all processors", f"community.general.htpasswd, a loop of {looped} extrapolated"
-    process = alternate({_OURS: lambda: htpasswd.module(made), alone: lambda: htpasswd.alone(made)}, "s")
-    runs = {_OURS: htpasswd.ours(made), "nothing": htpasswd.nothing(made), "loop": htpasswd.peer(made, looped)}
+    process = alternate({OURS: lambda: htpasswd.module(made), alone: lambda: htpasswd.alone(made)}, "s")
+    runs = {OURS: htpasswd.ours(made), "nothing": htpasswd.nothing(made), "loop": htpasswd.peer(made, looped)}
     task = alternate(runs, "s")
     task[peer] = task["nothing"] + (task["loop"] - task["nothing"]) * users / looped
     what = f"{users:,} users at bcrypt {cost}, none changes: "
     return [
-        *_results(what + "in the module's process", "s", process, {alone: Goal("ratio", "<=", 1.2)}),
-        *_results(what + "a run of ansible-playbook", "s", task, {peer: None}),
+        *results(what + "in the module's process", "s", process, {alone: Goal("ratio", "<=", 1.2)}),
+        *results(what + "a run of ansible-playbook", "s", task, {peer: None}),
     ]
