@@ -17,13 +17,13 @@ import time
 from sandbox import program, tools
 from sandbox.steps import StepFailed, say
 
-from . import candidates, clients, load_rows, machine, packages, pull_rows, report, summary
+from . import candidates, clients, load_rows, machine, packages, peer_rows, pull_rows, report, summary
 from .content import Library
 from .measure import ROWS, Bench
 from .upstream import Upstream
 
 # Importing them has registered their rows.
-assert load_rows and pull_rows
+assert load_rows and pull_rows and peer_rows
 
 BUDGET_SECONDS = 60 * 60
 
