@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from bench import kind
+from sandbox.settings import ROOT
 
 
 def test_rows(tmp_path: pathlib.Path) -> None:
@@ -19,6 +20,15 @@ def test_rows(tmp_path: pathlib.Path) -> None:
     missed = {name for name, result in rows.items() if not result.met}
     assert missed == {"pulls failed, scaling 2 → 5 → 3"}
     assert "before it was measured" in rows[missed.pop()].note
+
+
+@pytest.mark.parametrize("test", [test for tests in kind.TESTS.values() for test in tests])
+def test_what_it_runs_is_there(test: str) -> None:
+    file, _, name = test.partition("::")
+    text = (ROOT / file).read_text()
+    assert "record_property(" in text
+    assert not name or f"def {name.partition('[')[0]}(" in text
+    assert "[" not in name or f"\"{name.partition('[')[2].removesuffix(']')}\"" in text
 
 
 def test_a_measure_without_a_goal_is_an_error() -> None:
