@@ -86,8 +86,3 @@ def run(jobs: Sequence[Job], processes: int = 2) -> list[client.Pull]:
     for worker in workers:
         worker.join()
     return [pulls[number] for number in range(len(jobs))]
-
-
-def rate(pulls: Sequence[client.Pull]) -> float:
-    """Bytes per second of all of them together, from the first start to the last end."""
-    return sum(pull.bytes for pull in pulls) / (max(pull.ended for pull in pulls) - min(pull.started for pull in pulls))
