@@ -104,10 +104,6 @@ class Candidate:
                     sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
         return sizes
 
-    def used(self) -> int:
-        """Bytes in used blocks of the stores of all replicas."""
-        return sum(self.blocks().values())
-
     def stop(self) -> None:
         """End all processes. A child that outlives its parent, as one of nginx can, is ended too."""
         handles = []

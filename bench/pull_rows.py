@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sandbox.steps import StepFailed, say
 
-from . import candidates, client, htpasswd, load, memory
+from . import candidates, client, htpasswd, load, memory, usage
 from .cache import cache
 from .candidates import NGINX, OURS, RAW, V3, Candidate
 from .client import Endpoint
@@ -294,7 +294,7 @@ def limit_of_disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> 
     used, refetched = {}, {}
     for name in (OURS, V3):
         bench.upstream.set()
-        with together(bench, name, size=limit) as running, peak(running[name].used) as highest:
+        with together(bench, name, size=limit) as running, peak(lambda c=running[name]: usage.at_once(c.blocks)) as highest:
             candidate = running[name]
             hot = bench.image((size, size))
             _pull(candidate.endpoint, hot)
