@@ -16,13 +16,13 @@ NODES = 3  # the control plane and two workers
 _SUITE = "trixie"  # Debian 13
 _CONTAINERD_2 = SANDBOX / "node" / "containerd-2" / "etc" / "containerd" / "config.toml"
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
-# That the programs run on Debian 12's C library, for which Debian 13's runc is too new, and with which configuration.
+# That the programs run on Debian 12's C library, for which Debian 13's runc is too new, and read the configuration.
 _PROOF = """\
 for program in containerd-shim-runc-v2 ctr runc; do
   "$program" -v
 done
 containerd --version | grep -F " $1."
-containerd config dump | grep "config_path = ./etc/containerd/certs.d"
+containerd config dump > /dev/null
 """
 
 
