@@ -171,6 +171,7 @@ def test_one_container_is_the_whole_replica(default: Objects) -> None:
     assert environment["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/registry-cache/credential.json"
     assert environment["SSL_CERT_DIR"] == "/etc/registry-cache/ca"
     assert found["registry"]["resources"] == yaml.safe_load((ROLE / "defaults/main.yml").read_text())["registry_cache_resources"]
+    assert found["registry"]["lifecycle"] == {"preStop": {"exec": {"command": ["sleep", "5"]}}}
     assert pod(default)["spec"]["terminationGracePeriodSeconds"] == 90
     assert [name for name in default if "peer" in name] == []
 
