@@ -261,6 +261,6 @@ def test_no_credential_is_in_log_or_metrics(start: Start, upstream: Upstream) ->
     wrong = Endpoint(program.port, USER, "a-wrong-password")
     assert pull_tag(program.endpoint).status == 200 and pull_tag(wrong).status == 401
     shown = program.output() + ask(Endpoint(program.metrics), "/metrics").body.decode()
-    assert f"/v2/{NAME}/manifests/1.0" in shown and "registry_cache_front_requests_total" in shown
+    assert f"/v2/{NAME}/manifests/1.0" in shown and "registry_cache_requests_total" in shown
     for endpoint in (program.endpoint, wrong):
         assert endpoint.password not in shown and authorization(endpoint)["Authorization"].split()[1] not in shown

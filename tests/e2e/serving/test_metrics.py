@@ -15,7 +15,7 @@ from .conftest import REPLICAS
 
 _LAYER = 1 << 20
 _LIMIT = 512 << 20  # registry_cache_size of converge.yml
-_REQUESTS = "registry_cache_front_requests_total"
+_REQUESTS = "registry_cache_requests_total"
 _UPSTREAM = {"upstream": UPSTREAM_HOST}
 
 
@@ -68,7 +68,7 @@ def test_requests_are_counted_once(
     assert grown("registry_cache_upstream_requests_total", status="200", **_UPSTREAM) > 0
     received = grown("registry_cache_upstream_received_bytes_total", kind="blob", **_UPSTREAM)
     assert received == sum(one["blob_bytes"] for one in counted)
-    sent = grown("registry_cache_front_sent_bytes_total", kind="blob", **_UPSTREAM)
+    sent = grown("registry_cache_sent_bytes_total", kind="blob", **_UPSTREAM)
     assert sent > 2 * REPLICAS * _LAYER
     # Who is not the owner has it from there, once.
     assert grown("registry_cache_relayed_bytes_total", **_UPSTREAM) >= (REPLICAS - 1) * _LAYER

@@ -100,7 +100,7 @@ func TestDamagedStore(t *testing.T) {
 			if a := r.get("/v2/a/b/manifests/v1"); a.status != 200 || digest.FromBytes(a.body) != of {
 				t.Errorf("the tag: %d, %s", a.status, a.body)
 			}
-			if n := r.value("registry_cache_corrupt_total"); test.repairable && n == 0 {
+			if n := r.value("registry_cache_corrupt_total"); test.cut && n == 0 { // empty files are removed at the start, as unfinished
 				t.Error("not counted")
 			}
 		})
@@ -199,7 +199,7 @@ func TestUpstreamsWords(t *testing.T) {
 	d := string(digest.FromString("none"))
 	for path, words := range map[string]string{
 		"/v2/a/b/manifests/" + d: "WHATEVER: of the upstream", "/v2/a/b/tags/list": "WHATEVER: of the upstream",
-		"/v2/a/b/manifests/v1": "status 403", // the answer to its HEAD has no words
+		"/v2/a/b/manifests/v1": "status 403", // it is asked for by HEAD, whose answer has no words
 	} {
 		if a := r.get(path); a.status != 403 || strings.Contains(string(a.body), "of the upstream") {
 			t.Errorf("%s: %d, %s", path, a.status, a.body)
