@@ -80,6 +80,16 @@ def test_names_have_the_prefix(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
+def test_no_task_writes_a_variable_of_the_role(role: str) -> None:
+    """A result under the name of a variable takes its place wherever that is used, templates of a ConfigMap included."""
+    variables = {name for kind in ("defaults", "vars") for file in (ROOT / "roles" / role / kind).glob("*.yml") for name in load(str(file))}
+    assert variables
+    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
+        written = re.findall(r"(?m)^\s*register: (\S+)", file.read_text())
+        assert variables.isdisjoint(written), file
+
+
+@pytest.mark.parametrize("role", ROLES)
 def test_the_example_inventory_is_valid(role: str) -> None:
     example = load("inventory", "example", "group_vars", "registry_cache_clusters", "main.yml")
     specs = {name: option for name, option in options(role).items() if name not in TOLD}
