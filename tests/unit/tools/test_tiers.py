@@ -61,7 +61,8 @@ def test_every_bold_sentence_of_how_it_behaves_is_a_promise() -> None:
 def test_every_topic_of_make_test_proves_a_promise() -> None:
     named = [test for promise in PROMISES for test in promise.tests]
     for stage in STAGES.values():
-        assert not stage.tests or any(test.startswith(f"{stage.tests}/") for test in named), stage.name
+        if stage.tier == "test" and stage.tests:
+            assert any(test.startswith(f"{stage.tests}/") for test in named), stage.name
 
 
 def test_the_page_has_the_table_of_today() -> None:
