@@ -99,18 +99,18 @@ def authorization(cache: Cache) -> str:
     return basic(USER, cache.password)
 
 
-def _ansible(playbook: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook on the sandbox; returns its end and output."""
+def ansible(playbook: str, *arguments: str, tree: pathlib.Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a playbook of a tree of this project on the sandbox; returns its end and output."""
     # Without what molecule tells its own ansible-playbook: colours, and failures on standard error.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     command = ["ansible-playbook", "--inventory", "sandbox/inventory", playbook, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=plain | environment, check=False, capture_output=True, text=True)
+    return subprocess.run(command, cwd=tree, env=plain | environment, check=False, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")
 def site() -> Site:
     """Runs playbooks/site.yml with further arguments and environment."""
-    return functools.partial(_ansible, "playbooks/site.yml")
+    return functools.partial(ansible, "playbooks/site.yml")
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def play(tmp_path: pathlib.Path) -> Play:
         ]
         path = tmp_path / "play.json"
         path.write_text(json.dumps([{"hosts": "registry_cache_clusters", "gather_facts": False, "tasks": tasks}]))
-        return _ansible(str(path), *arguments, ANSIBLE_COLLECTIONS_PATH=str(ROOT / "playbooks" / "collections"))
+        return ansible(str(path), *arguments, ANSIBLE_COLLECTIONS_PATH=str(ROOT / "playbooks" / "collections"))
 
     return run
 

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""site.yml over a cache of the last version with a front, back to that version, and forward again, while clients pull."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sandbox.client import NAMESPACE, Cluster, Google
+from sandbox.settings import Sandbox
+from tests.e2e.conftest import Push, Say, Site
+from tests.e2e.load import Body, Load
+from tests.e2e.replicas import Replicas
+from tests.e2e.site.test_site import changed, words
+
+from . import older
+
+Objects = dict[tuple[str, str], dict[str, Any]]
+Pull = Callable[[int], list[Body]]
+
+_REPLICAS = 3
+_SETTINGS = {
+    "registry_cache_replicas": _REPLICAS,
+    "registry_cache_users": [
+        {"name": "nodes", "password": "{{ lookup('ansible.builtin.file', sandbox_state ~ '/password') }}"},
+        # Its password is made by the role.
+        {"name": "team-a", "pull_secret": {"name": "team-a", "namespaces": ["demo"]}},
+    ],
+}
+_SAME = ("--extra-vars", json.dumps(_SETTINGS))
+_KINDS = "configmaps,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
+_ASSIGNED = ("clusterIP", "clusterIPs")  # to a Service, by the cluster
+
+_CLIENTS = 6
+_KNOWN, _KNOWN_BYTES, _NEW_BYTES = 6, 16 << 20, 256 << 10
+_BYTES_PER_SECOND = 8_000_000  # of a client: a large blob takes two seconds
+_FEWEST = 60  # pulls during a change, a quarter of them of new images
+
+
+def objects(cluster: Cluster) -> Objects:
+    """What is in the cache's namespace, by kind and name: all that a role says of it. Of a Secret only its keys, since some are made."""
+    found = {}
+    for item in cluster.get(_KINDS, "--namespace", NAMESPACE)["items"]:
+        metadata, data = item["metadata"], item.get("data", {})
+        found[item["kind"], metadata["name"]] = {
+            "labels": metadata.get("labels"),
+            "annotations": metadata.get("annotations"),
+            "spec": {name: value for name, value in item.get("spec", {}).items() if name not in _ASSIGNED},
+            "data": sorted(data) if item["kind"] == "Secret" else data,
+        }
+    return found
+
+
+def kept(cluster: Cluster) -> dict[str, Any]:
+    """What nodes and users rely on: the Service with its addresses, the passwords and the pull secrets, with their versions."""
+    service = cluster.get("service", "registry-cache", "--namespace", NAMESPACE)
+    secrets = [cluster.get("secret", f"registry-cache-{name}", "--namespace", NAMESPACE) for name in ("passwords", "htpasswd")]
+    secrets += cluster.get("secrets", "--namespace", "demo")["items"]
+    versions = {
+        f"{secret['metadata']['namespace']}/{secret['metadata']['name']}": secret["metadata"]["resourceVersion"] for secret in secrets
+    }
+    return {"uid": service["metadata"]["uid"], "spec": service["spec"], **versions}
+
+
+def containers(cluster: Cluster) -> list[set[str]]:
+    """The containers of each replica."""
+    pods = cluster.get("pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=registry-cache")["items"]
+    return [
+        {container["name"] for kind in ("initContainers", "containers") for container in pod["spec"].get(kind, [])} for pod in pods
+    ]
+
+
+def peer_services(cluster: Cluster) -> list[str]:
+    """The Services for single replicas, which only the older version has."""
+    found = cluster.get("services", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/component=peer")
+    return [item["metadata"]["name"] for item in found["items"]]
+
+
+@pytest.fixture(scope="module")
+def wanted(cluster: Cluster, google: Google, site: Site) -> Objects:
+    """What this version makes in an empty cluster."""
+    google.reset_faults()
+    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    result = site(*_SAME)
+    assert result.returncode == 0, result.stdout
+    return objects(cluster)
+
+
+@pytest.fixture(scope="module")
+def older_site(wanted: Objects, cluster: Cluster, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """site.yml of the older version, which is installed, with nothing of this version beside it."""
+    tree = older.unpack(tmp_path_factory.mktemp("older"))
+    run = older.site(tree, older.make_images(tree, sandbox))
+    cluster.kubectl("delete", "namespace", NAMESPACE)
+    result = run(*_SAME)
+    assert result.returncode == 0, result.stdout
+    return run
+
+
+@pytest.fixture(scope="module")
+def pull(cluster: Cluster, authorization: str, push: Push) -> Pull:
+    """One pull through the NodePort of each node in turn, its digests checked; every fourth is of an image that no replica has."""
+    replicas = Replicas(cluster, authorization)
+    known = [push("known", [_KNOWN_BYTES]) for _ in range(_KNOWN)]
+
+    def one(number: int) -> list[Body]:
+        image = known[number % _KNOWN] if number % 4 else push("new", [_NEW_BYTES])
+        with replicas.at(cluster.nodes[number % len(cluster.nodes)], bytes_per_second=_BYTES_PER_SECOND) as client:
+            return client.pull(image)
+
+    return one
+
+
+def during_pulls(pull: Pull, run: Site, what: str, say: Say) -> None:
+    """Run a site.yml while clients pull; no pull may fail."""
+    started = time.monotonic()
+    with Load(_CLIENTS, pull) as load:
+        time.sleep(3)
+        result = run(*_SAME)
+        took = time.monotonic() - started - 3
+        time.sleep(3)
+    say(f"{what} in {took:.0f} s: {load.summary()}")
+    assert result.returncode == 0, result.stdout
+    assert not load.failures, load.failures[:3]
+    assert load.pulls >= _FEWEST
+
+
+def test_upgrade_rollback_and_upgrade(
+    older_site: Site, site: Site, wanted: Objects, cluster: Cluster, pull: Pull, say: Say
+) -> None:
+    assert containers(cluster) == [older.CONTAINERS] * _REPLICAS and peer_services(cluster)
+    before = kept(cluster)
+
+    during_pulls(pull, site, "upgrade", say)
+    assert containers(cluster) == [{"registry"}] * _REPLICAS and not peer_services(cluster)
+    assert objects(cluster) == wanted
+    assert kept(cluster) == before
+    again = site(*_SAME)
+    assert again.returncode == 0 and changed(again.stdout) == 0, again.stdout
+
+    during_pulls(pull, older_site, "rollback", say)
+    assert containers(cluster) == [older.CONTAINERS] * _REPLICAS and peer_services(cluster)
+    assert kept(cluster) == before
+
+    during_pulls(pull, site, "upgrade after the rollback", say)
+    assert containers(cluster) == [{"registry"}] * _REPLICAS
+    assert objects(cluster) == wanted
+    assert kept(cluster) == before
+
+
+def test_volumes_with_a_folder_of_the_front_are_refused(older_site: Site, site: Site, cluster: Cluster) -> None:
+    """The last test: it leaves no replicas. No volume is ever bound, since a StatefulSet without running pods is enough."""
+    stateful_set = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
+    volumes = {"registry_cache_storage": "volumeClaim", "registry_cache_storage_class": "nowhere"}
+    cluster.kubectl("delete", *stateful_set)
+    try:
+        waited = older_site(*_SAME, "--extra-vars", json.dumps({**volumes, "registry_cache_rollout_timeout": 2}))
+        assert waited.returncode != 0 and "registry_cache_rollout_timeout" in words(waited.stdout), waited.stdout
+        uid = cluster.get(*stateful_set)["metadata"]["uid"]
+        refused = site(*_SAME, "--extra-vars", json.dumps(volumes))
+        assert refused.returncode != 0 and changed(refused.stdout) == 0, refused.stdout
+        said = words(refused.stdout)
+        assert "volumeClaim content (front, registry) of class nowhere" in said, refused.stdout
+        assert f"kubectl delete statefulset registry-cache --namespace {NAMESPACE}" in said
+        assert cluster.get(*stateful_set)["metadata"]["uid"] == uid
+    finally:
+        cluster.kubectl("delete", *stateful_set, "--ignore-not-found")
