@@ -79,14 +79,17 @@ def test_names_have_the_prefix(role: str) -> None:
             assert names and all(name.startswith("_") or name in TOLD for name in names), file
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_no_task_writes_a_variable_of_the_role(role: str) -> None:
-    """A result under the name of a variable takes its place wherever that is used, templates of a ConfigMap included."""
-    variables = {name for kind in ("defaults", "vars") for file in (ROOT / "roles" / role / kind).glob("*.yml") for name in load(str(file))}
-    assert variables
-    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
-        written = re.findall(r"(?m)^\s*register: (\S+)", file.read_text())
-        assert variables.isdisjoint(written), file
+def test_no_task_replaces_a_variable_of_a_role() -> None:
+    """A registered result or a fact has precedence over the defaults and vars of all roles that run after it."""
+    roles = ROOT / "roles"
+    fixed = {name for folder in ("defaults", "vars") for path in roles.glob(f"*/{folder}/*.yml") for name in load(str(path))}
+    made = set()
+    for file in roles.glob("*/tasks/*.yml"):
+        text = file.read_text()
+        made |= set(re.findall(r"^\s*register: (\S+)", text, re.MULTILINE))
+        for fact in re.findall(r"set_fact:\n((?:\s{4,}.*\n)+)", text):
+            made |= set(re.findall(r"^ +(\w*registry_cache_\w+):", fact, re.MULTILINE))
+    assert made & fixed == TOLD
 
 
 @pytest.mark.parametrize("role", ROLES)
