@@ -124,14 +124,6 @@ func (p *Cache) abandon() {
 // Address returns where clients are served.
 func (p *Cache) Address() net.Addr { return p.clients.listener.Addr() }
 
-// MetricsAddress returns where Prometheus reads, nil if it does nowhere.
-func (p *Cache) MetricsAddress() net.Addr {
-	if p.config.Metrics == nil {
-		return nil
-	}
-	return p.aside[0].listener.Addr()
-}
-
 func (p *Cache) loaded() bool { return p.content.Load() != nil }
 
 // Run serves until ctx ends, then drains. It is called once. Its probes answer while a large store is loaded. A store that

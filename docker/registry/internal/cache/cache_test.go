@@ -132,6 +132,9 @@ type running struct {
 	done chan error
 }
 
+// metricsAddress returns where Prometheus reads.
+func (r *running) metricsAddress() net.Addr { return r.aside[0].listener.Addr() }
+
 type lockedBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -239,7 +242,7 @@ func fetch(address net.Addr, path string, head ...string) (a answer) {
 // value returns a metric's value by its line's beginning.
 func (r *running) value(series string) float64 {
 	r.t.Helper()
-	a := fetch(r.MetricsAddress(), "/metrics")
+	a := fetch(r.metricsAddress(), "/metrics")
 	found := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(series) + ` (\S+)$`).FindSubmatch(a.body)
 	if found == nil {
 		return 0
@@ -404,7 +407,7 @@ func TestMetrics(t *testing.T) {
 	if n := r.value("registry_cache_disk_used_bytes"); n < mib {
 		t.Errorf("%v bytes used", n)
 	}
-	shown := string(fetch(r.MetricsAddress(), "/metrics").body) + r.log.String()
+	shown := string(fetch(r.metricsAddress(), "/metrics").body) + r.log.String()
 	for _, secret := range []string{good, wrong, "right-password", "wrong-password", string(hash), "a/b\""} {
 		if strings.Contains(shown, secret) {
 			t.Errorf("%s is shown", secret)
@@ -472,7 +475,7 @@ func TestDrain(t *testing.T) {
 	<-half
 	r.stop()
 	until(t, "the end of the listener", func() bool { return r.get("/v2/").err != nil })
-	if a := fetch(r.MetricsAddress(), "/ready"); a.status != 503 {
+	if a := fetch(r.metricsAddress(), "/ready"); a.status != 503 {
 		t.Errorf("still ready: %d", a.status)
 	}
 	if r.value("registry_cache_disk_limit_bytes") != 64*mib {

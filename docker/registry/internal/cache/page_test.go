@@ -61,7 +61,7 @@ func TestThePageNamesEveryMetric(t *testing.T) {
 	}
 
 	shown := map[string]string{}
-	text := string(fetch(r.MetricsAddress(), "/metrics").body)
+	text := string(fetch(r.metricsAddress(), "/metrics").body)
 	for _, found := range typed.FindAllStringSubmatch(text, -1) {
 		name, sample := found[1], found[1]
 		if found[2] == "histogram" {

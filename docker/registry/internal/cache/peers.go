@@ -5,7 +5,6 @@ package cache
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -65,14 +64,6 @@ func (p *Cache) openPeers(limits server.Limits) (*peers, error) {
 		return nil, err
 	}
 	return made, nil
-}
-
-// PeersAddress returns where other replicas are served, nil if there are none.
-func (p *Cache) PeersAddress() net.Addr {
-	if p.peers == nil {
-		return nil
-	}
-	return p.peers.served.listener.Addr()
 }
 
 func (s *peers) endpoint() endpoint {

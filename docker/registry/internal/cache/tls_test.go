@@ -203,5 +203,5 @@ func TestTLS(t *testing.T) {
 // startTLS starts a cache whose client port speaks TLS: its probes are read at the metrics port.
 func startTLS(t *testing.T, more string, u *registry) *running {
 	t.Helper()
-	return startReady(t, configuration(t, t.TempDir(), more, u), func(r *running) answer { return fetch(r.MetricsAddress(), "/ready") })
+	return startReady(t, configuration(t, t.TempDir(), more, u), func(r *running) answer { return fetch(r.metricsAddress(), "/ready") })
 }

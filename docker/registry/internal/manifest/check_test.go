@@ -208,12 +208,12 @@ func TestCheckEndsAtLast(t *testing.T) {
 		h.want(h.get(tagURI), 504, "")
 		time.Sleep(54 * time.Second)
 		synctest.Wait()
-		if s := h.Stats(); s.Checks != 1 {
+		if s := h.stats(); s.Checks != 1 {
 			t.Errorf("%+v", s)
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if s := h.Stats(); s.Checks != 0 {
+		if s := h.stats(); s.Checks != 0 {
 			t.Errorf("%+v", s)
 		}
 	})
@@ -359,8 +359,8 @@ func TestChecksAreBounded(t *testing.T) {
 			get(fmt.Sprintf("/v2/p/i/manifests/%d", i))
 		}
 		synctest.Wait()
-		if h.atOnce() != 3 || h.Stats().Queued != 20 {
-			t.Errorf("%d run, %+v", h.atOnce(), h.Stats())
+		if h.atOnce() != 3 || h.stats().Queued != 20 {
+			t.Errorf("%d run, %+v", h.atOnce(), h.stats())
 		}
 		get("/v2/p/other/manifests/1.0") // goes first, since its repository has room
 		synctest.Wait()
@@ -376,7 +376,7 @@ func TestChecksAreBounded(t *testing.T) {
 		if h.peak > 4 || results[503] != 7 {
 			t.Errorf("peak %d, results %v", h.peak, results)
 		}
-		if s := h.Stats(); s.Checks != 0 || s.Queued != 0 {
+		if s := h.stats(); s.Checks != 0 || s.Queued != 0 {
 			t.Errorf("%+v", s)
 		}
 		for i := range 7 {
@@ -410,7 +410,7 @@ func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
 			synctest.Wait()
 		}
 		flood(1900, 1)
-		if s := h.Stats(); s.Queued != 1024 || refused != 1900-1024-16 {
+		if s := h.stats(); s.Queued != 1024 || refused != 1900-1024-16 {
 			t.Errorf("%d refused, %+v", refused, s)
 		}
 		for i := range 20 {
@@ -454,7 +454,7 @@ func TestQueuedCheckIsNotMadeTwice(t *testing.T) {
 		})
 		for range 40 {
 			time.Sleep(100 * time.Millisecond)
-			if s := h.Stats(); s.Queued > 1 {
+			if s := h.stats(); s.Queued > 1 {
 				t.Fatalf("%+v", s)
 			}
 		}
@@ -471,7 +471,7 @@ func TestQueuedCheckEndsWithItsClients(t *testing.T) {
 		ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
 		defer cancel()
 		h.in(ctx, http.MethodGet, "/v2/p/i/manifests/2.0")
-		if s := h.Stats(); s.Checks != 1 {
+		if s := h.stats(); s.Checks != 1 {
 			t.Errorf("%+v", s)
 		}
 		clients.Wait()

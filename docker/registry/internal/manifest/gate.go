@@ -188,10 +188,3 @@ func (g *gate) freeLocked(repository string) {
 		return
 	}
 }
-
-// queued returns how many wait.
-func (g *gate) queued() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.waits
-}

@@ -199,7 +199,7 @@ func newHandle(t *testing.T, o Options, store Store) *handle {
 func (h *handle) Close() {
 	h.t.Helper()
 	h.Handler.Close()
-	if s := h.Stats(); s.InFlight != 0 || h.room.usedLarge != 0 || len(h.room.waiting[0])+len(h.room.waiting[1]) > 0 || h.saving != 0 {
+	if s := h.stats(); s.InFlight != 0 || h.room.usedLarge != 0 || len(h.room.waiting[0])+len(h.room.waiting[1]) > 0 || h.saving != 0 {
 		h.t.Errorf("%d bytes in flight, %d to be saved", s.InFlight, h.saving)
 	}
 }
@@ -302,4 +302,37 @@ func mustQuery(t *testing.T, link string) url.Values {
 		t.Fatalf("no link: %q", link)
 	}
 	return u.Query()
+}
+
+// queued returns how many wait.
+func (g *gate) queued() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waits
+}
+
+// stats is a snapshot of a Handler.
+type stats struct {
+	MemoryBytes int64 // of answers and errors
+	Entries     int   // in memory
+	Checks      int   // questions that an upstream is asked now, or that wait for it
+	Queued      int   // the part of it that waits
+	InFlight    int64 // bytes of answers that are fetched, written or sent
+}
+
+func (h *Handler) stats() stats {
+	s := stats{}
+	for _, u := range h.upstreams {
+		s.Queued += u.gate.queued() + u.relays.queued()
+	}
+	h.room.mu.Lock()
+	s.InFlight = h.room.used
+	h.room.mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.MemoryBytes, s.Entries = h.memory.used+h.errors.used, len(h.memory.items)
+	for _, c := range h.checks {
+		s.Checks += len(c.attempts)
+	}
+	return s
 }

@@ -244,33 +244,6 @@ func (h *Handler) Close() {
 	h.running.Wait()
 }
 
-// Stats is a snapshot of a Handler.
-type Stats struct {
-	MemoryBytes int64 // of answers and errors
-	Entries     int   // in memory
-	Checks      int   // questions that an upstream is asked now, or that wait for it
-	Queued      int   // the part of it that waits
-	InFlight    int64 // bytes of answers that are fetched, written or sent
-}
-
-// Stats returns what metrics show.
-func (h *Handler) Stats() Stats {
-	s := Stats{}
-	for _, u := range h.upstreams {
-		s.Queued += u.gate.queued() + u.relays.queued()
-	}
-	h.room.mu.Lock()
-	s.InFlight = h.room.used
-	h.room.mu.Unlock()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s.MemoryBytes, s.Entries = h.memory.used+h.errors.used, len(h.memory.items)
-	for _, c := range h.checks {
-		s.Checks += len(c.attempts)
-	}
-	return s
-}
-
 // Serve answers a client's request for a manifest, a list of tags or referrers, and returns what became of it.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Request) Result {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {

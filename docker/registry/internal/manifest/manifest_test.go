@@ -228,13 +228,13 @@ func TestAcceptValuesCostNothing(t *testing.T) {
 	inBubble(t, Options{TTL: time.Hour}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.get(tagURI)
-		before := h.Stats()
+		before := h.stats()
 		for i := range 2000 {
 			h.wantFresh(h.get(tagURI, "Accept", fmt.Sprintf("application/x-%d;q=0.%d", i, i)), oneBody)
 			h.wantFresh(h.get("/v2/p/i/manifests/"+sha(oneBody), "Accept", fmt.Sprintf("text/x-%d", i)), oneBody)
 		}
 		h.wantAsked("", 1)
-		if after := h.Stats(); after != before {
+		if after := h.stats(); after != before {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		// All sets of the types that it knows: the upstream does not heed them.
@@ -437,7 +437,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		for i := range 5000 {
 			h.want(h.get(fmt.Sprintf("/v2/p/absent/manifests/%d", i)), 404, "")
 		}
-		s := h.Stats()
+		s := h.stats()
 		if s.MemoryBytes > 1<<20 || s.MemoryBytes < 1<<19 || s.Checks != 0 {
 			t.Errorf("%+v", s)
 		}

@@ -211,7 +211,7 @@ func TestFallbackNeedsNoSecondPlace(t *testing.T) {
 		h.says(withoutEndpoint(nil))
 		h.wantFresh(h.get(referrersURI("")), empty)
 		synctest.Wait()
-		if s := h.Stats(); s.Checks != 0 {
+		if s := h.stats(); s.Checks != 0 {
 			t.Errorf("%+v", s)
 		}
 	})

@@ -90,7 +90,7 @@ func TestSlowReadersOfLargeManifests(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatalf("%d begun, %d refused", begun.Load(), refused.Load())
 		}
-		if s := h.Stats(); s.InFlight > 64<<20 {
+		if s := h.stats(); s.InFlight > 64<<20 {
 			t.Fatalf("%d MiB in flight", s.InFlight>>20)
 		}
 	}
@@ -148,7 +148,7 @@ func TestOneAnswerForManyClients(t *testing.T) {
 		}
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
-		if s := h.Stats(); sent.Load() != 100 || s.InFlight != fatSize {
+		if s := h.stats(); sent.Load() != 100 || s.InFlight != fatSize {
 			t.Errorf("%d are sent, %+v", sent.Load(), s)
 		}
 		close(gone)
@@ -171,7 +171,7 @@ func TestLargeManifestsOfTheStore(t *testing.T) {
 		gone, clients := make(chan struct{}), new(sync.WaitGroup)
 		begun, refused := h.readSlowly(30, "fat", gone, clients)
 		synctest.Wait()
-		if s := h.Stats(); begun.Load() < 9 || s.InFlight > 48<<20 {
+		if s := h.stats(); begun.Load() < 9 || s.InFlight > 48<<20 {
 			t.Errorf("%d are sent, %+v", begun.Load(), s)
 		}
 		time.Sleep(time.Second)
@@ -193,7 +193,7 @@ func TestDiskThatHangs(t *testing.T) {
 	for i := range 30 {
 		h.wantLarge(fmt.Sprintf("/v2/fat/manifests/t%d", i))
 	}
-	if s := h.Stats(); s.InFlight > 8<<20 || s.InFlight == 0 {
+	if s := h.stats(); s.InFlight > 8<<20 || s.InFlight == 0 {
 		t.Errorf("%+v", s)
 	}
 	close(written)

@@ -16,11 +16,6 @@ const rangesLimit = 1024
 // A Range is a part of some content, in bytes.
 type Range struct{ Start, Length int64 }
 
-// ContentRange returns the header field of that name.
-func (r Range) ContentRange(size int64) string {
-	return fmt.Sprintf("bytes %d-%d/%d", r.Start, r.Start+r.Length-1, size)
-}
-
 // Ranges returns the parts of content of size bytes that a Range header asks for, in its order.
 //
 // None and true mean the whole content with status 200, as RFC 9110 has it for a header that is empty, malformed or of

@@ -48,7 +48,7 @@ func TestDown(t *testing.T) {
 	s.right(t, tag("v1"))
 	s.g.Close()
 	for _, r := range all {
-		if e := isError(t, r.URI(), s.ask(t, r), 502, "UNAVAILABLE"); !e.NoAnswer() {
+		if e := isError(t, r.URI(), s.ask(t, r), 502, "UNAVAILABLE"); e.Upstream != 0 {
 			t.Errorf("%#v", e)
 		}
 	}

@@ -48,9 +48,6 @@ func (e *Error) Header() http.Header {
 	return h
 }
 
-// NoAnswer reports whether the upstream gave none in time, or cannot be reached.
-func (e *Error) NoAnswer() bool { return e.Upstream == 0 }
-
 // failure is what became of a request to the upstream that brought nothing.
 type failure struct {
 	status    int // of the upstream; 0: no answer

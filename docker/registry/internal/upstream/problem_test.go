@@ -61,7 +61,7 @@ func TestAnswers(t *testing.T) {
 				code = test.code
 			}
 			e := isError(t, fmt.Sprintf("%d for %s", test.upstream, r.URI()), s.ask(t, r), test.status, strings.TrimSpace(code))
-			if e.Upstream != test.upstream || e.NoAnswer() || strings.Contains(e.Message, "of the upstream") {
+			if e.Upstream != test.upstream || e.Upstream == 0 || strings.Contains(e.Message, "of the upstream") {
 				t.Errorf("%d: %#v", test.upstream, e)
 			}
 		}
@@ -94,7 +94,7 @@ func TestError(t *testing.T) {
 	if !errors.As(err, &e) || e.Header().Get("Retry-After") != "2" || e.Timeout() || !strings.Contains(e.Error(), "theirs") {
 		t.Errorf("%#v", e)
 	}
-	if e := problem(route.Blob, &failure{timeout: true}); !e.Timeout() || !e.NoAnswer() {
+	if e := problem(route.Blob, &failure{timeout: true}); !e.Timeout() || e.Upstream != 0 {
 		t.Errorf("%#v", e)
 	}
 	if e := problem(route.Blob, &failure{status: 404, after: time.Second}); len(e.Header()) > 0 {
