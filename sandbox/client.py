@@ -219,21 +219,20 @@ class Cluster:
             for blob in (manifest["config"], *manifest["layers"]):
                 self.fetch(address, password, f"{base}/blobs/{blob['digest']}", discard=True)
 
-    def pull(self, image: str, password: str = "", *, node: str | None = None, seconds: float = 120) -> float:
+    def pull(self, image: str, password: str, *, node: str | None = None, seconds: float = 120) -> float:
         """Pull an image on a node as the kubelet does; returns the seconds that took.
 
         containerd gets the kubelet's request (CRI, PullImage), with user and password as the kubelet reads them from a pull secret.
         So it does all that it does for a pod: it reads `config_path`, chooses between HTTPS and HTTP, and tries again. What the
         kubelet adds is missing: it reads the secret, waits longer after each failure and starts the pod.
 
-        :param image: its registry is localhost:NODE_PORT, or an upstream that the node has a mirror for.
-        :param password: of the user; without it the pull has no credential, as through a mirror, which brings its own.
+        :param image: its registry is localhost:NODE_PORT.
         :raises subprocess.CalledProcessError: it fails or takes longer than `seconds`.
         """
         # By standard input and an environment variable: a command line is for all to read.
         command = ("sh", "-euc", 'IFS= read -r CRICTL_CREDS; export CRICTL_CREDS; exec crictl pull "$1"', "sh", image)
         started = time.monotonic()
-        self.on_node(*command, stdin=f"{USER}:{password}\n" if password else "\n", node=node, seconds=seconds)
+        self.on_node(*command, stdin=f"{USER}:{password}\n", node=node, seconds=seconds)
         return time.monotonic() - started
 
     def pause(self, node: str) -> None:

@@ -57,11 +57,11 @@ def test_a_pull_keeps_its_credential_off_the_command_line(monkeypatch: pytest.Mo
     monkeypatch.setattr(client.subprocess, "run", run)
     nodes = client.Cluster(Sandbox("test"))
     assert nodes.pull("localhost:30026/p/r/i:1", "secret", node="two") >= 0
-    nodes.pull("upstream.example/p/r/i:1")
-    (with_credential, given), (without, empty) = calls
-    assert given == "nodes:secret\n" and "secret" not in " ".join(with_credential)
-    assert "two" in with_credential and with_credential[-1] == "localhost:30026/p/r/i:1"
-    assert empty == "\n" and "one" in without
+    nodes.pull("localhost:30026/p/r/i:2", "secret")
+    (named, given), (default, _) = calls
+    assert given == "nodes:secret\n" and "secret" not in " ".join(named)
+    assert "two" in named and named[-1] == "localhost:30026/p/r/i:1"
+    assert "one" in default and default[-1] == "localhost:30026/p/r/i:2"
 
 
 def test_the_shell_of_a_pull_hands_the_credential_to_crictl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,5 +78,4 @@ def test_the_shell_of_a_pull_hands_the_credential_to_crictl(tmp_path: pathlib.Pa
     monkeypatch.setattr(client.Cluster, "on_node", on_node)
     nodes = client.Cluster(Sandbox("test"))
     nodes.pull("localhost:30026/p/r/i:1", " a\\b ")
-    nodes.pull("upstream.example/p/r/i:1")
-    assert shown == ["nodes: a\\b |pull localhost:30026/p/r/i:1\n", "|pull upstream.example/p/r/i:1\n"]
+    assert shown == ["nodes: a\\b |pull localhost:30026/p/r/i:1\n"]
