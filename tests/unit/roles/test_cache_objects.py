@@ -66,8 +66,8 @@ def _stateful_set(*folders: str, claims: tuple[str, ...] = ("content",), storage
 # A StatefulSet in the cluster, and whether site "small" may change it.
 BEFORE: dict[str, tuple[Objects, bool]] = {
     "what it makes": (_stateful_set("registry"), True),
-    "a folder that nobody would use": (_stateful_set("front", "registry"), False),
-    "two claims": (_stateful_set("registry", claims=("content", "front")), False),
+    "a folder that nobody would use": (_stateful_set("other", "registry"), False),
+    "two claims": (_stateful_set("registry", claims=("content", "other")), False),
     "another claim": (_stateful_set("registry", claims=("store",)), False),
     "another size": (_stateful_set("registry", storage="1Gi"), False),
     "no volume": (_stateful_set(claims=()), False),
