@@ -167,7 +167,8 @@ def test_sboms_name_what_is_in_the_programs(published: dict[str, Outcome], engin
             assert bom["bomFormat"] == "CycloneDX"
             held = {component["name"]: component["version"] for component in bom["components"]}
             assert held[module] == pins[module]
-        assert {path.name for path in beside.iterdir()} == {f"{pathlib.Path(program).name}.cdx.json" for program in PROGRAMS}
+        # Docker's older builder also exports the empty folders of a container.
+        assert {path.name for path in beside.glob("*.json")} == {f"{pathlib.Path(program).name}.cdx.json" for program in PROGRAMS}
 
 
 @pytest.fixture
