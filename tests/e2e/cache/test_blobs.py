@@ -221,6 +221,16 @@ def test_a_blob_of_another_repository(start: Start, upstream: Upstream, shared: 
     assert asked == [f"/v2/{NAME}"] + ([] if shared else ["/v2/p/r/another"])
 
 
+def test_an_empty_blob(program: Program, upstream: Upstream) -> None:
+    """Once stored, it was 500: no byte of a body began the answer."""
+    empty = upstream.blob(b"")
+    for _ in range(2):
+        for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"Range": "bytes=0-"})):
+            answer = program.ask(path(empty), method, **headers)
+            assert (answer.status, answer.headers["content-length"], answer.body) == (200, "0", b"")
+    assert upstream.count(f"GET .*{empty}") == 1
+
+
 def written(program: Program) -> int:
     """Bytes that the program has made the disk write, what was deleted before that included."""
     assert program.process

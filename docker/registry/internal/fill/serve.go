@@ -115,7 +115,8 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	if small, ok := b.Content().(*bytes.Reader); ok && plain(r) {
 		setHeader(w.Header(), q)
 		w.Header()["Content-Length"] = []string{strconv.FormatInt(b.Size, 10)}
-		_, _ = small.WriteTo(w) // the client has gone: nobody is left to hear of it
+		w.WriteHeader(http.StatusOK) // of an empty blob nothing is written
+		_, _ = small.WriteTo(w)      // the client has gone: nobody is left to hear of it
 		return true
 	}
 	file, ok := b.Content().(*os.File)
