@@ -121,6 +121,15 @@ def test_a_manifest_that_distribution_cannot_parse(program: Program, upstream: U
     assert answer.body == body
 
 
+def test_a_manifest_without_a_type_says_its_own(program: Program, upstream: Upstream) -> None:
+    """Its Content-Type was guessed from the bytes: text/plain, which no client takes for a manifest."""
+    body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {}, "layers": []}).encode()
+    known = upstream.manifest(body, "1.0", media_type="")
+    for reference in ("1.0", known, "1.0"):
+        answer = program.ask(f"/v2/{NAME}/manifests/{reference}")
+        assert (answer.status, answer.headers["content-type"], digest(answer.body)) == (200, MANIFEST, known)
+
+
 def test_a_manifest_that_takes_longer_than_clients_wait(program: Program, upstream: Upstream) -> None:
     """An upstream that needs 6 s for a manifest made 504 for ever, because each attempt ended with its client."""
     by_tag, _ = upstream.image("1.0", layer=b"one")

@@ -144,9 +144,6 @@ func (s *manifestSource) get() error {
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
 		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
 	}
-	if mediaType == "" {
-		mediaType = http.DetectContentType(content)
-	}
 	s.failure, s.raw = nil, &raw{mediaType: mediaType, digest: want, content: content}
 	return nil
 }
