@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"mime"
 	"net/http"
 	"net/url"
 	"slices"
@@ -176,6 +177,9 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
+	if isPage(resp.Header.Get("Content-Type")) {
+		return nil, page()
+	}
 	a := &Answer{Header: http.Header{}, Body: content, Asked: begun}
 	for _, name := range []string{"Content-Type", "Oci-Filters-Applied"} {
 		if value := resp.Header.Get(name); value != "" {
@@ -188,6 +192,15 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 		}
 	}
 	return a, nil
+}
+
+// page is the failure of a web page with status 200, by which a proxy before the upstream says that it is down or wants a
+// login. Nothing vouches for it, so a tag must not become what it says.
+func page() *failure { return &failure{invalid: true, message: "a web page"} }
+
+func isPage(contentType string) bool {
+	mediaType, _, _ := mime.ParseMediaType(contentType)
+	return mediaType == "text/html"
 }
 
 // relative returns the link to the next page without the upstream's host, so that clients ask the cache for it.

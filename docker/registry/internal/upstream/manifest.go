@@ -138,9 +138,12 @@ func (s *manifestSource) get() error {
 		want, _ = digest.Parse(resp.Header.Get("Docker-Content-Digest"))
 	}
 	mediaType := resp.Header.Get("Content-Type")
-	if want == "" {
+	switch {
+	case want == "" && isPage(mediaType):
+		return page()
+	case want == "":
 		want = digest.FromBytes(content)
-	} else if !schema1.HasDigest(want, mediaType, content) {
+	case !schema1.HasDigest(want, mediaType, content):
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
 		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
 	}

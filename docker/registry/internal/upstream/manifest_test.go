@@ -14,6 +14,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
@@ -238,6 +239,28 @@ func TestStaleTag(t *testing.T) {
 	s.g.Close()
 	if a, err := s.Ask(ctx, tag("v1"), ""); err != nil || a.Fresh() || a.Digest != moved || a.Stale.Upstream != 0 {
 		t.Errorf("after a restart: %+v, %v", a, err)
+	}
+}
+
+// TestWebPage is neither what a tag has become nor a list, whatever its status says.
+func TestWebPage(t *testing.T) {
+	s := start(t, patient, nil)
+	s.g.image("v1")
+	s.right(t, tag("v1"))
+	s.g.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte("<html>maintenance</html>"))
+		return true
+	})
+	if a := s.right(t, tag("v1")); a.Fresh() {
+		t.Error("fresh")
+	}
+	for _, r := range []route.Request{tag("v2"), tags(""), referrers(s.g.items["v1"].digest, "")} {
+		isError(t, r.Path(), s.ask(t, r), 502, "UPSTREAM_INVALID")
+	}
+	s.g.misbehave(nil)
+	if a := s.right(t, tag("v1")); !a.Fresh() {
+		t.Error("stale although the upstream is back")
 	}
 }
 
