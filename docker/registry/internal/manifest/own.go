@@ -44,14 +44,15 @@ func (u *upstream) askerOf(q question) Asker {
 }
 
 // ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. What is
-// only slow is waited for at one place.
+// only slow is waited for at one place. The client waits up to the limit for both.
 func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
+	begun := time.Now()
 	a, result := h.answer(ctx, u, q, limit)
 	if result != Failed || u.relay == nil || q.own || a.unasked || a.Status < http.StatusInternalServerError || !u.owned(q.Request) {
 		return a, result
 	}
 	q.relayed = true
-	b, relayed := h.answer(ctx, u, q, limit)
+	b, relayed := h.answer(ctx, u, q, limit-time.Since(begun))
 	if relayed == Failed {
 		b.Release()
 		return a, result

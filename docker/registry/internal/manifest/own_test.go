@@ -126,6 +126,20 @@ func TestOwnUpstreamFails(t *testing.T) {
 	})
 }
 
+// TestBothWaitsAreOne has a client wait no longer for this replica and the others together than for one of them.
+func TestBothWaitsAreOne(t *testing.T) {
+	inFleet(t, Options{}, func(h *fleet) {
+		h.owned.Store(true)
+		h.says(slow(3*time.Second, fails(http.StatusGatewayTimeout)))
+		h.others.says(hangs)
+		r := h.get("/v2/a/manifests/v1")
+		h.want(r, http.StatusGatewayTimeout, "")
+		if r.took != 5*time.Second {
+			t.Errorf("after %v", r.took)
+		}
+	})
+}
+
 // TestStoreOnly answers with what is known, and asks nobody.
 func TestStoreOnly(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
