@@ -131,7 +131,7 @@ def test_a_dead_owner(
             probes = keys.probe(others, 5)
             if how == "registry killed":
                 again_and_again(lambda: replicas.kill(owner), 10)
-                probes += keys.probe(others, 8)
+            probes += keys.probe(others, 8)  # a pod that is gone from the API still serves for a second or two
             answered = [(blob, future.result()) for blob, future in probes]
             filled = [future.result() for future in fills]
             replicas.settle(REPLICAS)
