@@ -7,12 +7,16 @@ import pathlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from .blobs import read
 from .program import Program
-from .upstream import Upstream
+from .upstream import Upstream, digest, noise
+
+_MIB = 1 << 20
 
 Start = Callable[..., Program]
 
@@ -55,3 +59,23 @@ def start(folder: pathlib.Path, upstream: Upstream, request: pytest.FixtureReque
 @pytest.fixture
 def program(start: Start) -> Program:
     return start()
+
+
+@pytest.fixture(params=["stored", "growing"])
+def large(request: pytest.FixtureRequest, program: Program, upstream: Upstream) -> Iterator[bytes]:
+    """A blob that is there, or of which one half is."""
+    content = noise(2 * _MIB)
+    upstream.blob(content)
+    if request.param == "stored":
+        assert read(program.endpoint, digest(content))[0] == 200
+        upstream.rule("", status=500)
+        yield content
+        return
+    fetch = upstream.rule("GET .*/blobs/", hold=_MIB)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(read, program.endpoint, digest(content))
+        assert fetch.began.wait(10)
+        threading.Timer(0.5, fetch.release).start()
+        yield content
+        assert first.result() == (200, digest(content), len(content))
+    assert upstream.count("GET .*/blobs/") == 1

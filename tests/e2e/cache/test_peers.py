@@ -19,8 +19,8 @@ from bench.client import Endpoint
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 
+from .blobs import path, read
 from .program import HOST, SECRET, Program, fleet
-from .test_blobs import path, read
 from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20

@@ -14,9 +14,9 @@ import pytest
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 
+from .blobs import path, read
 from .conftest import Start
 from .program import Program
-from .test_blobs import path, read
 from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20

@@ -22,9 +22,9 @@ from bench.client import Endpoint
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 
+from .blobs import read
 from .conftest import Start
 from .program import HOST, PASSWORD, Program, hashed, lend
-from .test_blobs import read
 from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading blobs: slowly, whole, and with a measure beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from bench.client import Endpoint
+from tests.e2e.registry import authorization
+
+from .upstream import NAME
+
+_MIB = 1 << 20
+
+
+def path(name: str) -> str:
+    return f"/v2/{NAME}/blobs/{name}"
+
+
+def read(endpoint: Endpoint, name: str, rate: int = 0, **headers: str) -> tuple[int, str, int]:
+    """GET a blob, without a second try: status, digest and size of what came. A body that is cut raises."""
+    connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=60)
+    hashed, size = hashlib.sha256(), 0
+    try:
+        connection.connect()
+        if rate:
+            # The kernel keeps little for a slow reader.
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        connection.request("GET", path(name), headers={**authorization(endpoint), **headers})
+        answer, began = connection.getresponse(), time.monotonic()
+        while piece := answer.read(64 << 10 if rate else _MIB):
+            hashed.update(piece)
+            size += len(piece)
+            if rate:
+                time.sleep(max(0, began + size / rate - time.monotonic()))
+        if answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
+        return answer.status, f"sha256:{hashed.hexdigest()}", size
+    finally:
+        connection.close()
+
+
+@contextlib.contextmanager
+def watched(measure: Callable[[], int]) -> Iterator[list[int]]:
+    """The highest value of a measure, in a list of one."""
+    highest, ended = [measure()], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.05):
+            highest[0] = max(highest[0], measure())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield highest
+    finally:
+        ended.set()
+        thread.join()
