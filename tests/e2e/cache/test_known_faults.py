@@ -408,11 +408,12 @@ def test_a_blob_that_takes_long_to_begin_arrives(program: Program, upstream: Ups
     assert upstream.count("GET .*/blobs/") == 1
 
 
-def test_a_manifest_that_takes_longer_than_clients_wait(program: Program, upstream: Upstream) -> None:
-    """An upstream that needs 6 s for a manifest made 504 for ever, because each attempt ended with its client."""
+def test_a_manifest_that_takes_longer_than_clients_wait(start: Start, upstream: Upstream) -> None:
+    """An upstream that needs 6 s for a manifest, where clients wait 5 s, made 504 for ever: each attempt ended with its client."""
+    program = start(outage={"manifest_timeout": "1s"})
     by_tag, _ = upstream.image("1.0", layer=b"one")
     by_digest, _ = upstream.image(layer=b"two")
-    upstream.rule("/manifests/", delay=6)
+    upstream.rule("/manifests/", delay=1.5)
     with ThreadPoolExecutor(2) as executor:
         first = list(executor.map(lambda reference: program.ask(path(f"manifests/{reference}")), ("1.0", by_digest)))
     for answer in first:
