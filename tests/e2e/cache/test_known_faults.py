@@ -92,7 +92,7 @@ def test_a_wrong_credential_among_many_header_fields(start: Start, upstream: Ups
     """With about 50 further header fields a wrong password reached the registry, because a flag had no room any more."""
     program = start()
     upstream.image("1.0")
-    program.htpasswd.write_text(hashed(cost=12))  # a check takes long enough to be seen
+    program.htpasswd.write_text(hashed(cost=13))  # a check takes long enough to be seen
     program.stop()
     program.start()
     began = time.monotonic()
