@@ -150,7 +150,7 @@ def test_a_thousand_slow_requests_without_a_credential(program: Program, upstrea
     # The kubelet's probes have no credential either.
     others = ((program.stranger, "/alive"), (program.stranger, "/ready"), (program.endpoint, path("manifests/1.0")))
     with crowd(program.port, 1000, SLOW[what]) as connections:
-        until = time.monotonic() + 3
+        until = time.monotonic() + 2
         while time.monotonic() < until:
             for endpoint, asked in others:
                 began = time.monotonic()
@@ -475,18 +475,18 @@ def test_a_helper_that_gives_nothing(start: Start, upstream: Upstream, helper: p
         assert int(answer.headers["retry-after"]) > 0
         return time.monotonic() - began
 
-    with watched(lambda: processes(program)) as running, ThreadPoolExecutor(100) as executor:
+    with ThreadPoolExecutor(100) as executor:
         failures = [executor.submit(failed, number) for number in range(100)]
-        slowest = 0.0
+        slowest, running = 0.0, 0
         while not all(failure.done() for failure in failures):
             began = time.monotonic()
             assert digest(program.ask(path(f"blobs/{layer}")).body) == layer
             assert program.ask(f"/v2/{NAME}/manifests/{known}").status == 200
-            slowest = max(slowest, time.monotonic() - began)
+            slowest, running = max(slowest, time.monotonic() - began), max(running, processes(program))
             time.sleep(0.05)
         assert max(failure.result() for failure in failures) < 4
     assert slowest < 0.7
-    assert running[0] <= 5
+    assert 1 <= running <= 5
     assert program.resident() - before < 20 * _MIB
     assert (helper.parent / "runs").stat().st_size - runs <= 3 * len("run\n")
     assert program.sample("registry_cache_credential_failures_total") > 0
