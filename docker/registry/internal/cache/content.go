@@ -77,7 +77,7 @@ func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 		if m.relays == nil {
 			m.fills[of.Host] = fill.New(o)
 		} else {
-			m.fills[of.Host] = m.relays.add(of.Host, o, &asks)
+			m.fills[of.Host] = m.relays.add(of.Host, u, o, &asks)
 		}
 		askers[of.Host] = asks
 		hosts = append(hosts, of.Host)

@@ -23,6 +23,8 @@ import (
 const (
 	// stallShare is how many times the stall limit of one upstream a relay may be silent: each member that it asks has its own.
 	stallShare = 3
+	// lookAfter is how long after an answer of the upstream that another replica finds out this one looks, too.
+	lookAfter = time.Second
 	// hopsLook is how often it is looked whether hops run, when the program ends.
 	hopsLook = 20 * time.Millisecond
 )
@@ -136,6 +138,9 @@ func (p *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q, refusal := c.table.Parse(r.URL)
+	if hop.Out && refusal == nil {
+		c.look(q.Upstream)
+	}
 	switch {
 	case c.fills[r.URL.Query().Get("ns")] == nil: // its configuration is older or newer
 		server.WriteError(w, r, http.StatusMisdirectedRequest, "NAME_UNKNOWN", "this replica does not serve that registry")
@@ -152,6 +157,15 @@ func (p *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 		c.relays.stores[q.Upstream].SetRelay(q.Digest, false)
 	default:
 		c.manifests.ServePeer(w, r, q, hop.StoreOnly)
+	}
+}
+
+// look has this replica look whether an upstream is out, as another one finds, unless it has answered a moment ago.
+func (m *content) look(host string) {
+	for _, u := range m.upstreams {
+		if since := time.Now().Add(-lookAfter); u.Name() == host {
+			go u.Out(since)
+		}
 	}
 }
 
@@ -172,8 +186,10 @@ func newRelays(p *peers) *relays {
 
 // add makes what relays an upstream's content. It returns the handler of what this replica owns, and changes how manifests are
 // asked for.
-func (s *relays) add(host string, o fill.Options, asks *manifest.Upstream) *fill.Handler {
-	made := relay.New(relay.Options{Peers: s.peers, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host)})
+func (s *relays) add(host string, health relay.Health, o fill.Options, asks *manifest.Upstream) *fill.Handler {
+	made := relay.New(relay.Options{
+		Peers: s.peers, Health: health, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host),
+	})
 	upstream := o.Fetcher
 	o.Fetcher = made.Stored(upstream)
 	own := fill.New(o)

@@ -3,6 +3,7 @@
 package cache
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -252,6 +253,40 @@ func TestBrokenUpstreamOfOwner(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestSilentUpstreamOfAll ends a request for what nobody has after the replica that is asked and one other know that the
+// upstream is silent. Later ones take no longer than one challenge.
+func TestSilentUpstreamOfAll(t *testing.T) {
+	lasts(t)
+	u := newRegistry(t)
+	u.everything = true
+	u.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
+		<-r.Context().Done()
+		return true
+	})
+	f := startFleet(t, 3, u, "")
+	for i, kind := range []string{"blob", "blob", "blob", "tag", "blob", "pause", "blob", "blob", "pause", "tag", "tag", "pause", "blob", "pause", "tag"} {
+		if kind == "pause" {
+			time.Sleep(3200 * time.Millisecond) // the outage is forgotten
+			continue
+		}
+		path := "/v2/a/b/manifests/" + fmt.Sprint("unknown", i)
+		if kind == "blob" {
+			path = blobPath(digest.FromString(path))
+		}
+		begun := time.Now()
+		a := f.replicas[i%3].get(path)
+		took := time.Since(begun)
+		most := 2500 * time.Millisecond
+		if i == 0 {
+			most = 5500 * time.Millisecond
+		}
+		t.Logf("%s %d: %d after %v", kind, i, a.status, took)
+		if a.status != http.StatusGatewayTimeout || took > most {
+			t.Errorf("%s %d: %d after %v", kind, i, a.status, took)
+		}
 	}
 }
 

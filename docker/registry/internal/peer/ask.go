@@ -53,6 +53,8 @@ func (e *Error) Unwrap() error { return e.Err }
 type Call struct {
 	// StoreOnly asks for what the member has: it must not fetch.
 	StoreOnly bool
+	// Out tells the member that this replica finds the upstream out.
+	Out bool
 	// Silent is called when bytes have been due for a second, once until some come, by another goroutine. The hop goes on:
 	// the caller may ask the next member meanwhile. It must not block. Nil: nobody is told.
 	Silent func()
@@ -99,7 +101,7 @@ func (p *Peers) ask(ctx context.Context, by http.RoundTripper, name, method, uri
 	}
 	asked := &exchange{m: m, parent: ctx, silent: c.Silent, room: c.Reserve}
 	asked.ctx, asked.cancel = context.WithCancelCause(ctx)
-	resp, err := asked.send(by, method, uri, header, c.StoreOnly)
+	resp, err := asked.send(by, method, uri, header, c.StoreOnly, c.Out)
 	if err != nil {
 		asked.end()
 		return nil, err
@@ -118,7 +120,7 @@ func (m *member) newProbe(ctx context.Context) *exchange {
 func (x *exchange) probeNow() {
 	x.m.peers.counts.probes.Add(1)
 	defer x.end()
-	resp, err := x.send(x.m.peers.fresh, http.MethodGet, probeURI, nil, false)
+	resp, err := x.send(x.m.peers.fresh, http.MethodGet, probeURI, nil, false, false)
 	if err == nil {
 		_ = resp.Body.Close() // it is in memory
 	}
@@ -147,14 +149,14 @@ type exchange struct {
 func (x *exchange) arrived() bool { return x.socket.Load().arrived() }
 
 // send sends a request and verifies what comes. Errors are of type *Error, or the parent's.
-func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store bool) (*http.Response, error) {
+func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store, out bool) (*http.Response, error) {
 	p := x.m.peers
 	to, err := url.ParseRequestURI(uri)
 	if err != nil || !strings.HasPrefix(uri, "/") {
 		return nil, x.failed(Unreachable, fmt.Errorf("%q is no URI", uri))
 	}
 	to.Scheme, to.Host = "http", x.m.name
-	h := hop{version: p.version, from: p.self.name, to: x.m.name, time: time.Now().UnixMilli(), nonce: newNonce(), store: store}
+	h := hop{version: p.version, from: p.self.name, to: x.m.name, time: time.Now().UnixMilli(), nonce: newNonce(), store: store, out: out}
 	req := &http.Request{Method: method, URL: to, Host: x.m.name, Header: only(header, signedRequest)}
 	req.Header.Set("User-Agent", "registry-cache")
 	key := p.secret.get()[0]

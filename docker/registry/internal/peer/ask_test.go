@@ -47,7 +47,7 @@ func TestSmallAnswer(t *testing.T) {
 		small(w, r)
 	}))
 	header := http.Header{"Accept": {"x/y", "z"}, "Cookie": {"secret"}, "If-None-Match": {"*"}}
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, Call{StoreOnly: true})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, Call{StoreOnly: true, Out: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestSmallAnswer(t *testing.T) {
 		t.Errorf("%q %v %v", content, err, resp.Header)
 	}
 	r := <-seen
-	if hop, ok := From(r.Context()); !ok || hop != (Hop{"a", true}) || r.RequestURI != smallURI {
+	if hop, ok := From(r.Context()); !ok || hop != (Hop{"a", true, true}) || r.RequestURI != smallURI {
 		t.Errorf("%v %v", hop, r)
 	}
 	if len(r.Header) != 1 || !slices.Equal(r.Header["Accept"], header["Accept"]) {

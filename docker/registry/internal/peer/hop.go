@@ -26,6 +26,8 @@ const (
 	window = time.Minute
 	// onlyStore is the value of the field "only".
 	onlyStore = "store"
+	// isOut is the value of the field "upstream".
+	isOut = "out"
 )
 
 // signedRequest are the headers of a hop that its MAC covers. No other reaches the handler.
@@ -38,6 +40,7 @@ type hop struct {
 	time     int64 // Unix milliseconds
 	nonce    string
 	store    bool // the receiver must not fetch
+	out      bool // the sender finds the upstream out
 	mac      string
 }
 
@@ -54,6 +57,9 @@ func (h hop) String() string {
 	if h.store {
 		text += ", only=" + onlyStore
 	}
+	if h.out {
+		text += ", upstream=" + isOut
+	}
 	return text + ", mac=" + h.mac
 }
 
@@ -64,7 +70,11 @@ func (h hop) parts(method, uri string, header http.Header) []string {
 		limit = onlyStore
 	}
 	parts := []string{"registry-cache-hop", h.version, method, uri, h.from, h.to, strconv.FormatInt(h.time, 10), h.nonce, limit}
-	return appendHeader(parts, header, signedRequest)
+	parts = appendHeader(parts, header, signedRequest)
+	if h.out {
+		parts = append(parts, isOut)
+	}
+	return parts
 }
 
 // appendHeader appends the values of some header fields, as they arrive at the other side.
@@ -108,6 +118,13 @@ func parseHop(header, known string) (hop, Reason) {
 		count++
 		if !h.store {
 			return hop{}, Malformed // what is asked for might be more than this program gives
+		}
+	}
+	if state, said := given["upstream"]; said {
+		h.out = state == isOut
+		count++
+		if !h.out {
+			return hop{}, Malformed
 		}
 	}
 	at, err := strconv.ParseInt(given["time"], 10, 64)

@@ -23,8 +23,8 @@ func TestHopHeader(t *testing.T) {
 	if h.String() != want {
 		t.Errorf("%s, not %s", h, want)
 	}
-	for _, store := range []bool{false, true} {
-		h.store = store
+	for i := range 4 {
+		h.store, h.out = i%2 == 1, i > 1
 		if got, reason := parseHop(h.String(), "1"); got != h || reason != "" {
 			t.Errorf("%v: %v %s", h, got, reason)
 		}
@@ -47,7 +47,7 @@ func TestMalformedHops(t *testing.T) {
 		strings.Replace(good, "time=1", "time=99999999999", 1), strings.Replace(good, "to=b", "to=B", 1),
 		strings.Replace(good, "to=b", "to="+strings.Repeat("b", nameLimit+1), 1), strings.Replace(good, "mac=a", "mac=g", 1),
 		strings.Replace(good, "nonce=0", "nonce=", 1), strings.Replace(good, "v=1", "v=01", 1), strings.Replace(good, "v=1", "v=0", 1),
-		strings.Replace(good, "v=1", "v=65536", 1), good + ", only=disk", good + ", only=", "nonce=" + someNonce + ", v=2",
+		strings.Replace(good, "v=1", "v=65536", 1), good + ", only=disk", good + ", upstream=in", good + ", only=", "nonce=" + someNonce + ", v=2",
 		"v=2, nonce=" + someNonce + ", long=" + strings.Repeat("x", headerLimit),
 	} {
 		if got, reason := parseHop(text, "1"); reason != Malformed {
@@ -70,6 +70,7 @@ func TestMACCoversEverything(t *testing.T) {
 	for what, change := range map[string]func(*hop){
 		"version": func(h *hop) { h.version = "2" }, "from": func(h *hop) { h.from = "c" }, "to": func(h *hop) { h.to = "c" },
 		"time": func(h *hop) { h.time++ }, "nonce": func(h *hop) { h.nonce = someSum[:32] }, "store": func(h *hop) { h.store = true },
+		"out": func(h *hop) { h.out = true },
 	} {
 		h := someHop()
 		change(&h)
@@ -92,7 +93,7 @@ func TestMACCoversEverything(t *testing.T) {
 func FuzzParseHop(f *testing.F) {
 	f.Add(someHop().String())
 	f.Add("v=2, nonce=" + someNonce)
-	f.Add(strings.Replace(someHop().String(), "mac", "only=store, mac", 1))
+	f.Add(strings.Replace(someHop().String(), "mac", "only=store, upstream=out, mac", 1))
 	f.Fuzz(func(t *testing.T, text string) {
 		h, reason := parseHop(text, "1")
 		switch reason {

@@ -19,6 +19,7 @@ type hopKey struct{}
 type Hop struct {
 	From      string
 	StoreOnly bool // it must be answered from what this replica has: 404 if it has nothing
+	Out       bool // the sender finds the upstream out
 }
 
 // From returns the hop that a request is, false if a client has sent it. A handler must not send a hop to other replicas.
@@ -56,7 +57,7 @@ func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Rea
 		return
 	}
 	p.counts.received.Add(1)
-	r = r.WithContext(context.WithValue(r.Context(), hopKey{}, Hop{h.from, h.store}))
+	r = r.WithContext(context.WithValue(r.Context(), hopKey{}, Hop{h.from, h.store, h.out}))
 	r.Header = only(r.Header, signedRequest)
 	next.ServeHTTP(w, r)
 }

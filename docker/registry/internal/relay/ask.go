@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
 const (
@@ -57,6 +58,18 @@ func do(ctx context.Context, peers Peers, name, uri string, header http.Header, 
 	}
 	a.Response = resp
 	return a, nil
+}
+
+// ask asks a member. Meanwhile this replica looks whether the upstream is out, unless that is soon known.
+func (r *Relay) ask(ctx context.Context, name string, q route.Request, header http.Header, call peer.Call) (*ask, error) {
+	if call.Out = r.opts.Health.WasOut(); !call.StoreOnly {
+		after, begun := doubtAfter, time.Now()
+		if call.Out {
+			after = 0
+		}
+		defer time.AfterFunc(after, func() { r.opts.Health.Out(begun) }).Stop()
+	}
+	return do(ctx, r.opts.Peers, name, uri(q), header, call)
 }
 
 // none has no room for a large error, whose memory nobody counts.

@@ -34,7 +34,8 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b
 
 // Fetch fetches a blob from the members in the order in which they own it, each from the byte at which the last one stopped.
 // When it is this replica's turn, what is missing comes from its own fill. If nothing has come until then, or at all, it
-// returns fill.ErrNext, so that the own fills serve it. They are not tried if they have just failed.
+// returns fill.ErrNext, so that the own fills serve it. They are not tried if they have just failed. That the upstream is silent
+// is the answer if this replica finds it out, too.
 func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -44,7 +45,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	var parts []string // who brought some
 	for range attempts {
 		name, self := r.turn(q, tried, triedSelf)
-		before := g.Written()
+		before, begun := g.Written(), time.Now()
 		switch {
 		case self && before == 0:
 			return fill.ErrNext
@@ -75,7 +76,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			return context.Cause(ctx)
 		case state == store.Failed:
 			return cause
-		case errors.As(last, &refused) && before == 0:
+		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.Out(begun)):
 			return refused
 		}
 		r.opts.Log.Info("A blob is gone on with elsewhere", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
@@ -113,7 +114,7 @@ func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 
 // from lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
 func (r *Relay) from(ctx context.Context, name string, q route.Request, g *store.Growing) error {
-	a, err := do(ctx, r.opts.Peers, name, uri(q), rangeFrom(g), peer.Call{})
+	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.Call{})
 	if err != nil {
 		return err
 	}
@@ -181,7 +182,7 @@ func begin(resp *http.Response, written int64) (at, size int64, err error) {
 		return first, size, nil
 	}
 	refused := refusalOf(resp)
-	if isOutage(resp.StatusCode) || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
+	if isOutage(resp.StatusCode) && resp.StatusCode != http.StatusGatewayTimeout || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return 0, 0, fmt.Errorf("status %d: %s", refused.Status, refused.Message)
 	}
 	return 0, 0, refused

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/fill"
 	"pullthrough.registry_cache/docker/registry/internal/peer"
@@ -108,6 +110,64 @@ func TestRefusal(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+}
+
+// TestSilentUpstream believes a member that finds the upstream silent if this replica finds it out, too, and has looked while it
+// waited.
+func TestSilentUpstream(t *testing.T) {
+	silent := func(_ context.Context, _ http.Header, c peer.Call) (*http.Response, error) {
+		if !c.Out {
+			time.Sleep(time.Second)
+		}
+		time.Sleep(2 * time.Second)
+		return status(http.StatusGatewayTimeout, "UNAVAILABLE")(nil, nil, c)
+	}
+	r := newReplica(t, "b", "c", "self")
+	r.does["b"], r.does["c"] = silent, content(r.blob, 1<<20)
+	tag := route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Tag: "v1"}
+	synctest.Test(t, func(t *testing.T) {
+		r.health.takes = 2 * time.Second
+		check := func(what, asked string, wanted time.Duration, f func() (int, error)) {
+			t.Helper()
+			begun := time.Now()
+			got, err := f()
+			if took := time.Since(begun); got != http.StatusGatewayTimeout || took != wanted || r.seen() != asked {
+				t.Errorf("%s: %d, %v, after %v", what, got, err, took)
+			}
+			synctest.Wait()
+		}
+		blob := func() (int, error) {
+			g := r.part.Grow(r.request().Digest, -1)
+			defer g.Close()
+			err := r.Relay.Fetch(t.Context(), r.request(), g)
+			var refused *route.Refusal
+			if !errors.As(err, &refused) {
+				return 0, err
+			}
+			return refused.Status, err
+		}
+		manifest := func() (int, error) {
+			a, err := r.Ask(t.Context(), tag, "")
+			if err != nil {
+				return 0, err
+			}
+			return a.Status, nil
+		}
+		r.out = true
+		check("first blob", "b", 3*time.Second, blob)
+		check("second blob", "b", 2*time.Second, blob)
+		r.was.Store(false)
+		check("first tag", "b", 3*time.Second, manifest)
+		check("second tag", "b", 2*time.Second, manifest)
+		if r.looks != 2 {
+			t.Errorf("%d looks", r.looks)
+		}
+		r.out = false
+		r.was.Store(false)
+		if _, err := blob(); err != nil || r.seen() != "b, c" {
+			t.Errorf("only the member finds it out: %v", err)
+		}
+	})
 }
 
 // TestWrongBytes of a member are never whole, and it is not asked for them again.

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,8 +153,32 @@ func (f fetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 	return f(ctx, q, g)
 }
 
+// health is an upstream whose challenge takes a time.
+type health struct {
+	mu    sync.Mutex
+	takes time.Duration
+	out   bool
+	was   atomic.Bool
+	looks int
+}
+
+func (h *health) Out(time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.was.Load() {
+		return h.out
+	}
+	h.looks++
+	time.Sleep(h.takes)
+	h.was.Store(h.out)
+	return h.out
+}
+
+func (h *health) WasOut() bool { return h.was.Load() }
+
 // replica is a relay under test.
 type replica struct {
+	health
 	*Relay
 	*members
 	t     *testing.T
@@ -178,7 +203,7 @@ func newReplica(t *testing.T, order ...string) *replica {
 		order: order, state: map[string]peer.State{}, leave: map[string]bool{},
 		does: map[string]func(context.Context, http.Header, peer.Call) (*http.Response, error){},
 	}}
-	r.Relay = New(Options{Peers: r.members, Upstream: "one.example", Share: true, Store: part, Log: log})
+	r.Relay = New(Options{Peers: r.members, Health: &r.health, Upstream: "one.example", Share: true, Store: part, Log: log})
 	upstream := fetcher(func(_ context.Context, q route.Request, g *store.Growing) error {
 		r.own++
 		if r.fails != nil {

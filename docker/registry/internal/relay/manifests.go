@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 
@@ -17,7 +18,7 @@ import (
 )
 
 // Ask asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
-// say.
+// say. That the upstream is silent is the answer if this replica finds it out, too.
 func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	tried := map[string]bool{}
 	for {
@@ -26,11 +27,12 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 			return nil, manifest.ErrSelf
 		}
 		tried[name] = true
+		begun := time.Now()
 		a, err := r.answer(ctx, name, q, accept, false)
 		switch {
 		case err != nil && !isOfPeer(err):
 			return nil, err
-		case err == nil && !isOutage(a.Status):
+		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.Out(begun)):
 			return a, nil
 		}
 		r.opts.Log.Debug("A peer did not answer", "peer", name, "path", q.Path(), "error", err)
@@ -62,7 +64,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	if accept != "" {
 		header.Set("Accept", accept)
 	}
-	a, err := do(ctx, r.opts.Peers, name, uri(q), header, peer.Call{StoreOnly: stored, Reserve: manifest.Reserve})
+	a, err := r.ask(ctx, name, q, header, peer.Call{StoreOnly: stored, Reserve: manifest.Reserve})
 	if err != nil {
 		return nil, err
 	}
@@ -104,6 +106,9 @@ func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (
 		}
 		return s.next.Ask(ctx, q, accept)
 	}
+	if s.relay.opts.Health.WasOut() {
+		s.relay.alert(q)
+	}
 	a, err := s.next.Ask(ctx, q, accept)
 	fails := err != nil || a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
 	if fails && q.Kind != route.Tags && ctx.Err() == nil {
@@ -113,6 +118,20 @@ func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (
 		}
 	}
 	return a, err
+}
+
+// alert lets the others that are asked next look whether the upstream is out while this replica looks. What they have stored is
+// asked for, which waits for nothing, and not read.
+func (r *Relay) alert(q route.Request) {
+	for _, name := range r.others(q) {
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), storedPatience)
+			defer cancel()
+			if a, err := r.ask(ctx, name, q, nil, peer.Call{StoreOnly: true}); err == nil {
+				a.Close()
+			}
+		}()
+	}
 }
 
 // stored returns what another replica has stored, nil if none has.

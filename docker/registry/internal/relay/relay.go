@@ -17,6 +17,12 @@
 // The owner may wait for a slow upstream, and answers its probes meanwhile: it is waited for. One that is silent and has not
 // answered its probe after some time is given up.
 //
+// # Outages
+//
+// A member that finds the upstream silent says so after seconds. Meanwhile this replica looks for itself, so that it need not
+// ask one member after the other: where both find the upstream out, that is the answer. A member of which a replica asks
+// something that finds the upstream out looks at once.
+//
 // # Wrong bytes
 //
 // A relay is a fill like others: it withholds the last bytes until the digest of all matches, wherever they came from. A member
@@ -44,6 +50,8 @@ const (
 	asked = 3
 	// askedStored is how many are asked what they have stored.
 	askedStored = 2
+	// doubtAfter is how long a member is waited for before this replica looks whether the upstream is out.
+	doubtAfter = time.Second
 )
 
 // Peers are the other replicas. *peer.Peers is one.
@@ -53,9 +61,18 @@ type Peers interface {
 	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.Call) (*http.Response, error)
 }
 
+// Health is what this replica knows of the upstream. *upstream.Upstream is one.
+type Health interface {
+	// Out reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
+	Out(since time.Time) bool
+	// WasOut reports whether it was when it was asked last.
+	WasOut() bool
+}
+
 // Options are those of a Relay. All but Share are required.
 type Options struct {
 	Peers    Peers
+	Health   Health
 	Upstream string // its host
 	Share    bool   // blobs serve all repositories
 	Store    *store.Upstream

@@ -66,7 +66,7 @@ func (r *Relay) first(ctx context.Context, q route.Request, header http.Header, 
 		var each context.Context
 		each, cancels[i] = context.WithCancel(ctx)
 		go func() {
-			a, err := do(each, r.opts.Peers, name, uri(q), header, call)
+			a, err := r.ask(each, name, q, header, call)
 			if err == nil && a.StatusCode != http.StatusOK {
 				a.Close()
 				a = nil

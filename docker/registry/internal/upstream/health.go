@@ -36,6 +36,13 @@ func (h *health) out() *failure {
 	return nil
 }
 
+// wasOut reports whether the upstream was out when it was asked last, however long ago.
+func (h *health) wasOut() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.until.IsZero()
+}
+
 // answered notes that the upstream answers.
 func (h *health) answered() {
 	h.mu.Lock()

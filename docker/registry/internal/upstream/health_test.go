@@ -143,6 +143,29 @@ func TestAnswerEndsAnOutage(t *testing.T) {
 	s.right(t, tag("v1"))
 }
 
+// TestStillSilent has the challenge asked at once beside the first request after an outage was forgotten, which may find it over.
+func TestStillSilent(t *testing.T) {
+	limits := patient
+	limits.Challenge, limits.Remember = time.Second, time.Nanosecond
+	s := start(t, limits, nil)
+	s.g.image("v1")
+	s.g.misbehave(on("", "", hang))
+	for i, most := range []time.Duration{4 * time.Second, 1300 * time.Millisecond} {
+		begun := time.Now()
+		isError(t, "silent", s.ask(t, tag(fmt.Sprint("w", i))), 504, "UNAVAILABLE")
+		if took := time.Since(begun); took > most {
+			t.Errorf("question %d: %v", i, took)
+		}
+	}
+	if !s.WasOut() {
+		t.Error("it was not out")
+	}
+	s.g.misbehave(nil)
+	if s.right(t, tag("v1")); s.WasOut() || s.Out(time.Now().Add(-time.Minute)) {
+		t.Error("still out")
+	}
+}
+
 // TestSuspect asks for the challenge only if nothing was answered since, and remembers for a while.
 func TestSuspect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -161,6 +161,15 @@ func newTransport(g *guard) *http.Transport {
 // Name returns the upstream's host in image references.
 func (u *Upstream) Name() string { return u.name }
 
+// Out reports whether the whole upstream is out. If that is not known, it is asked for its challenge unless it has answered
+// since a time.
+func (u *Upstream) Out(since time.Time) bool {
+	return u.health.out() != nil || u.health.suspect(since) != nil
+}
+
+// WasOut reports whether the upstream was out when it was asked last.
+func (u *Upstream) WasOut() bool { return u.health.wasOut() }
+
 // Close ends all requests to the upstream and waits for them.
 func (u *Upstream) Close() error {
 	u.mu.Lock()

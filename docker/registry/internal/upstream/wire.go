@@ -237,7 +237,11 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 	closing := context.AfterFunc(u.ctx, func() { cancel(errClosed) })
 	begun := time.Now()
 	limit := time.AfterFunc(u.limits.Stall, func() { cancel(errSilent) })
-	grace := time.AfterFunc(u.limits.Challenge/graceShare, func() {
+	patience := u.limits.Challenge / graceShare
+	if u.health.wasOut() {
+		patience = 0 // it may still be: clients wait for no more than the challenge
+	}
+	grace := time.AfterFunc(patience, func() {
 		u.spawn(func() {
 			if !u.isRoot(req.URL) {
 				return
