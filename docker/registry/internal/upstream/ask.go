@@ -187,9 +187,7 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 		}
 	}
 	for _, link := range resp.Header["Link"] {
-		if link, ok := relative(link, r); ok {
-			a.Header.Add("Link", link)
-		}
+		a.Header.Add("Link", relative(link, r))
 	}
 	return a, nil
 }
@@ -203,22 +201,29 @@ func isPage(contentType string) bool {
 	return mediaType == "text/html"
 }
 
-// relative returns the link to the next page without the upstream's host, so that clients ask the cache for it.
-func relative(link string, r route.Request) (string, bool) {
-	if len(link) == 0 || link[0] != '<' {
-		return "", false
-	}
-	for i := range link {
-		if link[i] != '>' {
-			continue
+// relative returns a Link field with all its links on the request's path, so that clients ask the cache for the next page. One
+// without a query leads to no page, which package manifest refuses if it is the next one.
+func relative(field string, r route.Request) string {
+	var made strings.Builder
+	quoted := false
+	for i := 0; i < len(field); i++ {
+		made.WriteByte(field[i])
+		switch {
+		case field[i] == '"':
+			quoted = !quoted
+		case field[i] == '\\' && quoted && i+1 < len(field):
+			i++
+			made.WriteByte(field[i])
+		case field[i] == '<' && !quoted:
+			target, _, _ := strings.Cut(field[i+1:], ">")
+			made.WriteString(r.Path())
+			if to, err := url.Parse(target); err == nil && to.RawQuery != "" {
+				made.WriteString("?" + to.RawQuery)
+			}
+			i += len(target)
 		}
-		to, err := url.Parse(link[1:i])
-		if err != nil || to.RawQuery == "" {
-			return "", false
-		}
-		return "<" + r.Path() + "?" + to.RawQuery + ">" + link[i+1:], true
 	}
-	return "", false
+	return made.String()
 }
 
 // stat asks for the size of a blob whose GET does not say it.
