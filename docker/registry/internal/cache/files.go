@@ -10,16 +10,25 @@ import (
 // spareFiles is how many files the program may need beside those of connections without a good credential.
 const spareFiles = 1024
 
-// warnOfFewFiles says if the process may open too few files for its connections. Go has raised the limit as far as it may.
-func warnOfFewFiles(connections int, log *slog.Logger) {
-	needed := 2*uint64(connections) + spareFiles
+// fitConnections returns how many connections without a good credential may be open where so many are wanted, and says if they
+// are fewer: with those that are let in beside the limit they take what is spare, but never less than half of all files. Go has
+// raised the limit of open files as far as it may.
+func fitConnections(wanted int, log *slog.Logger) int {
+	needed := 2*uint64(wanted) + spareFiles
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		log.Warn("The limit of open files is not known", "error", err)
-		return
+		return wanted
 	}
-	if limit.Cur < needed {
-		log.Warn("The limit of open files is low: clients may be refused. Raise the container runtime's limit (nofile), or lower "+
-			"limits.unauthenticated_connections", "limit", limit.Cur, "needed", needed)
+	if limit.Cur >= needed {
+		return wanted
 	}
+	share := limit.Cur / 2
+	if limit.Cur > 2*spareFiles {
+		share = limit.Cur - spareFiles
+	}
+	fit := max(1, min(wanted, int(share/2)))
+	log.Warn("The limit of open files is low: clients may be refused. Raise the container runtime's limit (nofile), or lower "+
+		"limits.unauthenticated_connections", "limit", limit.Cur, "needed", needed, "connections", fit)
+	return fit
 }

@@ -4,14 +4,17 @@ package cache
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
-// TestWarnOfFewFiles names the limit and what is needed, and is silent where that is enough.
-func TestWarnOfFewFiles(t *testing.T) {
+// TestFewFiles takes fewer connections than are wanted, and names the limit and what is needed. It is silent where that is enough.
+func TestFewFiles(t *testing.T) {
 	var before syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
 		t.Fatal(err)
@@ -21,15 +24,48 @@ func TestWarnOfFewFiles(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	low := syscall.Rlimit{Cur: 1224, Max: before.Max}
-	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &low); err != nil {
-		t.Fatal(err)
-	}
-	for connections, want := range map[int]string{100: "", 101: "limit=1224 needed=1226"} {
+	for _, test := range []struct {
+		files       uint64
+		wanted, fit int
+		warns       string
+	}{
+		{1224, 100, 100, ""}, {1224, 101, 101, "limit=1224 needed=1226"}, {300, 512, 75, "limit=300 needed=2048 connections=75"},
+		{2048, 512, 512, ""}, {2047, 512, 511, "limit=2047"}, {4000, 4096, 1488, "limit=4000"},
+	} {
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: test.files, Max: before.Max}); err != nil {
+			t.Fatal(err)
+		}
 		var log bytes.Buffer
-		warnOfFewFiles(connections, slog.New(slog.NewTextHandler(&log, nil)))
-		if got := log.String(); want == "" && got != "" || !strings.Contains(got, want) {
-			t.Errorf("%d connections: %q", connections, got)
+		fit := fitConnections(test.wanted, slog.New(slog.NewTextHandler(&log, nil)))
+		if got := log.String(); fit != test.fit || test.warns == "" && got != "" || !strings.Contains(got, test.warns) {
+			t.Errorf("%+v: %d, %q", test, fit, got)
+		}
+	}
+}
+
+// TestFewFilesWithSlowStrangers serves a client while twice as many strangers as there are files send half a request.
+func TestFewFilesWithSlowStrangers(t *testing.T) {
+	lasts(t)
+	u := newRegistry(t)
+	_, blob := u.image("v1", []byte("layer"))
+	f := newFleet(t, 1, u, "")
+	f.files = 300
+	r := f.replicas[0]
+	r.start()
+	for range 2 * f.files {
+		c, err := net.Dial("tcp", r.address().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := fmt.Fprint(c, "GET /v2/ HTTP/1.1\r\nX-Slow: "); err != nil {
+			t.Log(err) // it had to make room
+		}
+	}
+	for range 3 {
+		begun := time.Now()
+		if a := r.get(blobPath(blob)); a.status != 200 || time.Since(begun) > 3*time.Second {
+			t.Errorf("%d, %v after %v", a.status, a.err, time.Since(begun))
 		}
 	}
 }

@@ -37,6 +37,7 @@ type fleet struct {
 	hopOf    func(i, j int) int // the port at which replica i looks for replica j; 0: it does not know it
 	replicas []*replica
 	more     string // of the configuration
+	files    int    // that a replica may open; 0: as many as this process
 }
 
 // A replica is one process.
@@ -131,6 +132,9 @@ func (r *replica) start() {
 	}
 	defer log.Close()
 	r.cmd = exec.Command(os.Args[0])
+	if f.files > 0 {
+		r.cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, f.files), os.Args[0])
+	}
 	r.cmd.Env = append(os.Environ(), programEnv+"="+r.config)
 	r.cmd.Stdout, r.cmd.Stderr = log, log
 	if err := r.cmd.Start(); err != nil {

@@ -51,7 +51,7 @@ func Main(file string) int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	warnOfFewFiles(c.Limits.UnauthenticatedConnections, log)
+	c.Limits.UnauthenticatedConnections = fitConnections(c.Limits.UnauthenticatedConnections, log)
 	p, err := New(c, log, access)
 	if err != nil {
 		return end(err)
