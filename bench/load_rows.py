@@ -20,7 +20,7 @@ from .candidates import BARE, GO, NGINX, OURS, RAW, V2, V3, Candidate
 from .client import Endpoint
 from .clients import Group, Seen
 from .content import Image
-from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, peak, results, row, together, wrk
+from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, results, row, together, wrk
 from .report import Goal, Result
 from .upstream import Fault
 
@@ -252,7 +252,7 @@ def memory_use(bench: Bench, number: int = 100, size: int = GIB) -> list[Result]
         idle, memory = usage.Memory(candidate.pids()).sample(), usage.Memory(candidate.pids())
         # One in ten compares digests: hashing 100 GiB takes longer than all the rest.
         group = Group(candidate.endpoint, [clients.blob(image, image.layers[0])], number, options={"each": 1, "hash_every": 10})
-        with peak(memory.sample, every=0.5) as highest:
+        with usage.peak(memory.sample, every=0.5) as highest:
             seen = clients.one(group)
         notes.append(f"{name}: {_split(memory)}, in {seen.wall:.0f} s")
         say(f"   {notes[-1]}; {idle / MIB:.1f} MiB idle")
@@ -330,7 +330,7 @@ def slow_readers(
         def blocks() -> int:
             return usage.at_once(lambda: candidate.blocks() | usage.removed(candidate.pids(), candidate.stores))
 
-        with peak(memory.sample, every=0.5) as highest, peak(blocks, every=0.1) as most:
+        with usage.peak(memory.sample, every=0.5) as highest, usage.peak(blocks, every=0.1) as most:
             seen = clients.run(group).groups[0]
         found = {"cut": seen.failed, "used": most[0] / limit, "more": (highest[0] - before) / MIB}
         notes.append(f"{name}: {_split(memory)} at most, {before / MIB:.1f} MiB before; errors: {seen.errors or 'none'}")

@@ -11,7 +11,6 @@ import pathlib
 import re
 import statistics
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,25 +116,6 @@ def content_gets(bench: Bench, image: Image) -> float:
     """Transfers from the upstream for each distinct blob of an image."""
     counts = bench.upstream.counts()
     return sum(counts.get(f"GET content {blob.digest}", 0) for blob in image.blobs) / len(image.blobs)
-
-
-@contextlib.contextmanager
-def peak(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
-    """A list of one: the highest value seen while the block runs."""
-    highest, done = [value()], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(every):
-            highest[0] = max(highest[0], value())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield highest
-    finally:
-        done.set()
-        thread.join()
-        highest[0] = max(highest[0], value())
 
 
 def wrk(candidate: Candidate, path: str, seconds: int) -> float:

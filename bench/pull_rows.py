@@ -21,7 +21,7 @@ from .cache import cache
 from .candidates import NGINX, OURS, RAW, V3, Candidate
 from .client import Endpoint
 from .content import MANIFEST, Image, Library
-from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, peak, results, row, together
+from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, results, row, together
 from .report import Goal, Result
 from .upstream import Fault
 
@@ -294,7 +294,7 @@ def limit_of_disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> 
     used, refetched = {}, {}
     for name in (OURS, V3):
         bench.upstream.set()
-        with together(bench, name, size=limit) as running, peak(lambda c=running[name]: usage.at_once(c.blocks)) as highest:
+        with together(bench, name, size=limit) as running, usage.peak(lambda c=running[name]: usage.at_once(c.blocks)) as highest:
             candidate = running[name]
             hot = bench.image((size, size))
             _pull(candidate.endpoint, hot)

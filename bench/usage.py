@@ -8,6 +8,7 @@ import os
 import pathlib
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -134,3 +135,22 @@ class Memory:
         if now + held_by_sockets > self.processes + self.sockets:
             self.processes, self.sockets = now, held_by_sockets
         return now + held_by_sockets
+
+
+@contextlib.contextmanager
+def peak(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
+    """A list of one: the highest value seen while the block runs."""
+    highest, done = [value()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every):
+            highest[0] = max(highest[0], value())
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield highest
+    finally:
+        done.set()
+        thread.join()
+        highest[0] = max(highest[0], value())

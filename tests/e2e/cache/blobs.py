@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import http.client
 import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
 
 from bench.client import Endpoint
 from tests.e2e.registry import authorization
@@ -44,21 +41,3 @@ def read(endpoint: Endpoint, name: str, rate: int = 0, **headers: str) -> tuple[
         return answer.status, f"sha256:{hashed.hexdigest()}", size
     finally:
         connection.close()
-
-
-@contextlib.contextmanager
-def watched(measure: Callable[[], int]) -> Iterator[list[int]]:
-    """The highest value of a measure, in a list of one."""
-    highest, ended = [measure()], threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            highest[0] = max(highest[0], measure())
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield highest
-    finally:
-        ended.set()
-        thread.join()

@@ -20,10 +20,11 @@ import pytest
 
 from bench.client import Endpoint
 from bench.content import MANIFEST
+from bench.usage import peak
 from sandbox.steps import wait
 from tests.e2e.registry import INDEX, Answer, ask, authorization
 
-from .blobs import read, watched
+from .blobs import read
 from .conftest import Start
 from .program import HOST, PASSWORD, USER, Program, fleet, hashed
 from .upstream import NAME, Upstream, digest, noise
@@ -173,7 +174,7 @@ def test_slow_readers_of_more_than_the_store_holds(start: Start, upstream: Upstr
     """With 64 MiB for 8 fills of 14 MiB and 16 slow readers, 8 to 12 pulls were cut."""
     program = start(store={"limit": "64Mi"})
     blobs = [upstream.blob(noise(14 * _MIB, number)) for number in range(8)]
-    with watched(program.used) as used, ThreadPoolExecutor(16) as executor:
+    with peak(program.used, every=0.05) as used, ThreadPoolExecutor(16) as executor:
         pulls = [executor.submit(read, program.endpoint, blobs[number % 8], 2 * _MIB) for number in range(16)]
         got = [pull.result() for pull in pulls]
     assert got == [(200, blobs[number % 8], 14 * _MIB) for number in range(16)]
@@ -232,7 +233,7 @@ def test_clients_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, ups
     program = start(store={"limit": "64Mi"})
     blob = upstream.blob(noise(size * _MIB))
     fetch = upstream.rule("GET .*/blobs/", hold=0)
-    with watched(program.used) as used, watched(program.resident) as memory, ThreadPoolExecutor(48) as executor:
+    with peak(program.used, every=0.05) as used, peak(program.resident, every=0.05) as memory, ThreadPoolExecutor(48) as executor:
         pulls = [executor.submit(read, program.endpoint, blob) for _ in range(48)]
         assert fetch.began.wait(10)
         time.sleep(1)  # until all have asked
@@ -506,7 +507,7 @@ def test_content_is_written_once(program: Program, upstream: Upstream) -> None:
     """Content was stored twice, in two programs of a replica."""
     blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(8)]
     before, fetched = written(program), 8 * 4 * _MIB
-    with watched(program.used) as used:
+    with peak(program.used, every=0.05) as used:
         for blob in blobs:
             assert read(program.endpoint, blob)[1] == blob
         wait(lambda: program.sample("registry_cache_disk_used_bytes") >= fetched, 5, "stored blobs", every=0.1)
