@@ -51,6 +51,22 @@ options:
       - Named in the user agent of requests.
       - Falls back to E(GCP_ENV_TYPE).
     type: str
+  apis_just_enabled:
+    description:
+      - Set to true where a task before has just enabled an API. For some minutes it may refuse requests as disabled, or for want
+        of a permission. Both are then retried until O(wait_timeout) is over. Ignored in check mode.
+      - Without it, an API that refuses as disabled is retried only if Service Usage lists it as enabled. An API that is really
+        disabled, or whose state cannot be read, is reported at once.
+    type: bool
+    default: false
+  wait_timeout:
+    description:
+      - How many seconds to wait for Google, in all.
+      - Requests that fail by a quota (HTTP 429), an error of Google (HTTP 500, 502, 503, 504) or a lost connection are repeated
+        with growing, random pauses. C(Retry-After) is honoured. Operations are waited for. Quotas are per minute.
+      - A connection that cannot be made is reported after some 10 seconds.
+    type: int
+    default: 300
 requirements:
   - requests
   - google-auth

@@ -30,8 +30,4 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  wait_timeout:
-    description: How many seconds to wait for an operation of Google.
-    type: int
-    default: 120
 """

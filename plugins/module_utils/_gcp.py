@@ -1,39 +1,45 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Google's REST APIs on google.cloud's session, taken once, with time-outs, retries and sentences for errors.
+"""Google's REST APIs with google.cloud's credentials: one session, time-outs, one retry policy, and clear errors.
 
 Private to this collection.
 """
 
 from __future__ import annotations
 
+import email.utils
 import json
+import random
 import re
 import time
 import traceback
 import typing as t
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
 
+IMPORT_ERROR: str | None = None
 try:
     import google.auth.exceptions
     import requests
     from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
-    from google.auth.transport.requests import AuthorizedSession
+    from google.auth.transport.requests import AuthorizedSession, Request
     from requests.adapters import HTTPAdapter
+    from urllib3.exceptions import ProtocolError
     from urllib3.util.retry import Retry
 except ImportError:
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
+    IMPORT_ERROR = traceback.format_exc()
 
 # Seconds to connect and to wait for an answer.
 TIMEOUT = (10, 60)
-_RETRIES = 4
+_CONNECT_RETRIES = 4
+# HTTP statuses that pass by themselves, and those of them after which a change may have been made.
+_TRANSIENT, _UNCLEAR = (429, 500, 502, 503, 504), (500, 502, 503, 504)
 _PRODUCT = "registry_cache"
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_USAGE = "https://serviceusage.googleapis.com/v1"
 # Which options each kind of credential reads; others may come from the environment and are left alone.
 _OPTIONS_OF_KIND = {
     "application": (),
@@ -55,6 +61,8 @@ _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds 
 _NO_OPERATION = "operations/noop.DONE_OPERATION"
 # Seconds between polls: at first, and at most.
 _PAUSE, _MAX_PAUSE = 0.2, 5
+# Seconds of the longest pause after the first refusal, and after the sixth and later ones.
+_BACK_OFF, _MAX_BACK_OFF = 1, 32
 
 
 class GcpError(Exception):
@@ -62,11 +70,69 @@ class GcpError(Exception):
 
     :param status: of HTTP, where Google answered.
     :param words: Google's own.
+    :param info: the google.rpc.ErrorInfo, if the answer has one: reason and metadata.
+    :param passes: whether the same request may succeed later.
+    :param unclear: whether the change may have been made all the same.
+    :param retry_after: seconds that Google wants to be left alone.
     """
 
-    def __init__(self, text: str, status: int | None = None, words: str = "") -> None:
+    def __init__(
+        self,
+        text: str,
+        status: int | None = None,
+        words: str = "",
+        *,
+        info: dict[str, t.Any] | None = None,
+        passes: bool = False,
+        unclear: bool = False,
+        retry_after: float = 0,
+    ) -> None:
         super().__init__(text)
-        self.status, self.words = status, words
+        self.status, self.words, self.info = status, words, info or {}
+        self.passes, self.unclear, self.retry_after = passes, unclear, retry_after
+
+
+class Patience:
+    """The time that one run of a module has for Google; every pause is taken out of it."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def _sleep(self, seconds: float) -> bool:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(seconds, left))
+        return True
+
+    def polls(self) -> t.Iterator[bool]:
+        """Sleep before each item, about half as long as all has gone on so far, until the time is over."""
+        pause: float = _PAUSE
+        while self._sleep(pause):
+            yield True
+            pause = min(pause * 1.5, _MAX_PAUSE)
+
+    def back_off(self, tried: int, at_least: float = 0) -> bool:
+        """Sleep after a refusal, longer from one to the next; returns whether there is time for another try.
+
+        :param tried: refusals before this one.
+        :param at_least: seconds that Google asked for.
+        """
+        if at_least > self._end - time.monotonic():
+            return False
+        # Clients that met once should not meet again.
+        return self._sleep(at_least + random.uniform(0, min(_BACK_OFF * 2 ** min(tried, 16), _MAX_BACK_OFF)))
+
+    def outlast(self, act: t.Callable[[], t.Any], passes: t.Callable[[GcpError], bool]) -> t.Any:
+        """What `act` returns; polled while its error is one that passes by itself."""
+        polls = self.polls()
+        while True:
+            try:
+                return act()
+            except GcpError as error:
+                if not passes(error) or not next(polls, False):
+                    raise
 
 
 def argument_spec() -> dict[str, t.Any]:
@@ -86,11 +152,13 @@ def argument_spec() -> dict[str, t.Any]:
         "access_token": option(["GCP_ACCESS_TOKEN"], no_log=True),
         "scopes": option(["GCP_SCOPES"], type="list", elements="str"),
         "env_type": option(["GCP_ENV_TYPE"]),
+        "apis_just_enabled": {"type": "bool", "default": False},
+        "wait_timeout": {"type": "int", "default": 300},
     }
 
 
 def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
-    """An AnsibleModule with the Google options; fails when the Python libraries are missing."""
+    """An AnsibleModule with the Google options; fails when what it is built on is missing."""
     module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
     if IMPORT_ERROR:
         module.fail_json(
@@ -115,53 +183,117 @@ def check_lengths(params: dict[str, t.Any], limits: dict[str, int]) -> None:
             raise GcpError(f"{option} has {len(params[option])} characters, and Google takes {limit}. Shorten it")
 
 
+class _TokenRequest:
+    """A request by which google-auth gets a token, under the same retry policy as all others."""
+
+    def __init__(self, patience: Patience) -> None:
+        session = requests.Session()
+        session.mount("https://", _adapter())
+        self._send, self._patience = Request(session), patience
+
+    def __call__(self, *arguments: t.Any, **options: t.Any) -> t.Any:
+        tried = 0
+        while True:
+            answer = self._send(*arguments, **options)
+            if answer.status not in _TRANSIENT or not self._patience.back_off(tried, _retry_after(answer.headers)):
+                return answer
+            tried += 1
+
+
 class GcpClient:
-    """Requests with one token and one connection pool for the whole module run."""
+    """Requests with one token and one connection pool for the whole module run.
+
+    What passes by itself is tried again until C(wait_timeout) is over. That may repeat any of our requests: a new object's
+    id is ours, so that a second create is refused by 409, and a policy is written with its etag.
+    """
 
     def __init__(self, module: AnsibleModule) -> None:
-        kind = module.params["auth_kind"]
-        params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
-        params.update({option: module.params[option] for option in _OPTIONS_OF_KIND[kind]})
-        if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
-            raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
-        params.update(auth_kind=kind, scopes=module.params["scopes"] or list(_SCOPES), env_type=module.params["env_type"])
+        params = module.params
+        self.patience = Patience(params["wait_timeout"])
+        # Check mode has enabled nothing.
+        self._just_enabled = params["apis_just_enabled"] and not module.check_mode
+        # By service, whether Service Usage calls it enabled.
+        self._enabled: dict[str, bool] = {}
+        kind = params["auth_kind"]
         try:
-            session = GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session()
+            credentials = _credentials(module)
         except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
             raise GcpError(f"No Google credential of auth_kind {kind}: {error}") from error
-        if kind == "accesstoken":
-            # Nothing can refresh it: without this a 401 becomes a RefreshError that hides Google's own words.
-            session = AuthorizedSession(session.credentials, refresh_status_codes=())
-        session.headers["User-Agent"] = "-".join(filter(None, ("Google-Ansible-MM", _PRODUCT, params["env_type"])))
-        retry = Retry(
-            total=_RETRIES,
-            backoff_factor=0.5,
-            other=0,  # a certificate does not get better
-            status_forcelist=(429, 502, 503, 504),
-            allowed_methods=("GET", "PATCH", "DELETE"),  # sent twice, they come to the same
-            respect_retry_after_header=False,  # a server could ask for hours
-            raise_on_status=False,
+        # Nothing can refresh a bare token: without this a 401 becomes a RefreshError that hides Google's own words.
+        bare = kind == "accesstoken"
+        session = AuthorizedSession(
+            credentials, auth_request=_TokenRequest(self.patience), **({"refresh_status_codes": ()} if bare else {})
         )
-        session.mount("https://", HTTPAdapter(max_retries=retry))
+        session.headers["User-Agent"] = "-".join(filter(None, ("Google-Ansible-MM", _PRODUCT, params["env_type"])))
+        session.mount("https://", _adapter())
         self._session = session
 
     def request(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
     ) -> dict[str, t.Any]:
-        """One request.
+        """One request, again while its error is one that passes by itself.
 
         :param what: the object, as an error names it.
         :return: the decoded JSON answer.
         :raises GcpError: with the object, the HTTP status, Google's own message and what to do.
         """
+        tried, unclear = 0, False
+        while True:
+            try:
+                return self._send(method, url, what, body, params)
+            except GcpError as error:
+                unclear = error.unclear = unclear or error.unclear
+                if not error.passes and not self._refused_by_a_new_api(error, url):
+                    raise
+                if not self.patience.back_off(tried, error.retry_after):
+                    asked = f", and Google asks for {error.retry_after:g} s" if error.retry_after else ""
+                    error.args = (
+                        f"{error} Tried {tried + 1} times; wait_timeout is {self.patience.seconds:g} s{asked}: raise it to try longer.",
+                    )
+                    raise
+                tried += 1
+
+    def _refused_by_a_new_api(self, error: GcpError, url: str) -> bool:
+        """Whether an API refuses that was enabled so recently that not all of Google knows.
+
+        It says that it is disabled, or that a permission is missing.
+        """
+        reason = error.info.get("reason")
+        if error.status != 403 or reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+            return False
+        if self._just_enabled:
+            return True
+        if reason != "SERVICE_DISABLED":
+            # An API that called itself disabled may want for a permission next.
+            return self._enabled.get(urlsplit(url).hostname or "", False)
+        metadata = error.info["metadata"]
+        service = metadata.get("service", "")
+        if service not in self._enabled:
+            self._enabled[service] = self._is_enabled(metadata.get("consumer", ""), service)
+        return self._enabled[service]
+
+    def _is_enabled(self, consumer: str, service: str) -> bool:
+        """What Service Usage says; False where that cannot be read: nobody should wait for what will not come."""
+        if service == _USAGE.split("/")[2] or not consumer.startswith("projects/"):
+            return False
+        try:
+            return self._send("GET", f"{_USAGE}/{consumer}/services/{service}", service).get("state") == "ENABLED"
+        except GcpError:
+            return False
+
+    def _send(
+        self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
+    ) -> dict[str, t.Any]:
         try:
             answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
         except google.auth.exceptions.TransportError as error:
             raise GcpError(f"{what}: no token, since its server does not answer: {_cause(error)}") from error
         except google.auth.exceptions.GoogleAuthError as error:
-            raise GcpError(f"{what}: Google does not take the credential ({error}). {_WAY_OUT[401]}.") from error
+            passes = getattr(error, "retryable", False)
+            raise GcpError(f"{what}: Google does not take the credential {_refusal(error)}", passes=passes) from error
         except requests.exceptions.RequestException as error:
-            raise GcpError(f"{what}: no answer from {url}: {_cause(error)}") from error
+            lost = _was_lost(error)
+            raise GcpError(f"{what}: no answer from {url}: {_cause(error)}", passes=lost, unclear=lost) from error
         try:
             content = answer.json()
         except ValueError:
@@ -169,11 +301,16 @@ class GcpClient:
         if answer.status_code >= 400:
             refusal = content.get("error") if isinstance(content, dict) else None
             message = refusal.get("message") if isinstance(refusal, dict) else answer.text[:300]
-            way_out = _way_out_of_reason(refusal) or _WAY_OUT.get(answer.status_code)
+            info = _error_info(refusal)
+            way_out = _way_out_of_reason(info) or _WAY_OUT.get(answer.status_code)
             raise GcpError(
                 f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
                 answer.status_code,
                 str(message),
+                info=info,
+                passes=answer.status_code in _TRANSIENT,
+                unclear=answer.status_code in _UNCLEAR,
+                retry_after=_retry_after(answer.headers),
             )
         if not isinstance(content, dict):
             raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
@@ -201,17 +338,16 @@ class GcpClient:
             page = self.get(url, what, {**(params or {}), "pageToken": token}) if token else None
         return found
 
-    def wait(self, operation: dict[str, t.Any], api: str, what: str, seconds: float) -> None:
+    def wait(self, operation: dict[str, t.Any], api: str, what: str) -> None:
         """Poll a long-running operation (https://google.aip.dev/151) to its end.
 
         :param api: the service's root, such as C(https://iam.googleapis.com/v1).
-        :param seconds: how long at most.
         """
-        pauses = _pauses(seconds)
+        polls = self.patience.polls()
         while not operation.get("done") and operation.get("name") != _NO_OPERATION:
-            if not next(pauses, False):
+            if not next(polls, False):
                 raise GcpError(
-                    f"{what}: the operation {operation.get('name')} did not end within {seconds:g} s."
+                    f"{what}: the operation {operation.get('name')} did not end within {self.patience.seconds:g} s."
                     " Raise wait_timeout, or run again to go on."
                 )
             operation = self.request("GET", f"{api}/{operation['name']}", what)
@@ -220,24 +356,60 @@ class GcpClient:
             raise GcpError(f"{what}: the operation failed: {operation['error'].get('message')}")
 
 
-def _pauses(seconds: float) -> t.Iterator[bool]:
-    """Sleep before each item, about half as long as all has gone on so far, until so many seconds are over."""
-    deadline, pause = time.monotonic() + seconds, _PAUSE
-    while (left := deadline - time.monotonic()) > 0:
-        time.sleep(min(pause, left))
-        yield True
-        pause = min(pause * 1.5, _MAX_PAUSE)
+def _adapter() -> HTTPAdapter:
+    """Connections; only what never reached a server is sent again here."""
+    return HTTPAdapter(
+        max_retries=Retry(
+            total=_CONNECT_RETRIES,
+            read=False,
+            other=0,  # a certificate does not get better
+            backoff_factor=0.5,
+            respect_retry_after_header=False,
+        )
+    )
 
 
-def patiently(act: t.Callable[[], t.Any], passes: t.Callable[[GcpError], bool], seconds: float) -> t.Any:
-    """What `act` returns; tried again for so many seconds while its error is one that passes by itself."""
-    pauses = _pauses(seconds)
-    while True:
+def _credentials(module: AnsibleModule) -> t.Any:
+    """The credential that the options name. Raises GcpError, and what google-auth raises."""
+    given = module.params
+    kind = given["auth_kind"]
+    params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
+    params.update({option: given[option] for option in _OPTIONS_OF_KIND[kind]})
+    if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
+        raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
+    scopes = given["scopes"] or list(_SCOPES)
+    params.update(auth_kind=kind, scopes=scopes, env_type=given["env_type"])
+    # Its session alone is used: its requests take a new token and a new connection each, and have no time-outs.
+    return GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session().credentials
+
+
+def _was_lost(error: requests.exceptions.RequestException) -> bool:
+    """Whether the request was sent and its answer did not come, or not whole."""
+    if isinstance(error, (requests.exceptions.ReadTimeout, requests.exceptions.ChunkedEncodingError)):
+        return True
+    return isinstance(error, requests.exceptions.ConnectionError) and any(isinstance(one, ProtocolError) for one in error.args)
+
+
+def _retry_after(headers: t.Mapping[str, str]) -> float:
+    """The seconds of a header Retry-After (RFC 9110, section 10.2.3), 0 without one."""
+    value = (headers.get("Retry-After") or "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return 0
+
+
+def _refusal(error: Exception) -> str:
+    """Why google-auth has no token, with the message that an answer's body has; and what to do."""
+    words = []
+    for part in error.args or (error,):
         try:
-            return act()
-        except GcpError as error:
-            if not passes(error) or not next(pauses, False):
-                raise
+            words.append(json.loads(part)["error"]["message"])
+        except (TypeError, ValueError, KeyError):
+            words.append(str(part))
+    return f"({': '.join(words)}). {_WAY_OUT[401]}."
 
 
 def _cause(error: Exception) -> str:
@@ -254,21 +426,28 @@ def _cause(error: Exception) -> str:
     return f"{proxy}{words}. {way_out}"
 
 
-def _way_out_of_reason(error: t.Any) -> str | None:
-    """What to do about the reason that a google.rpc.ErrorInfo names (https://google.aip.dev/193)."""
-    details = error.get("details") if isinstance(error, dict) else None
+def _error_info(refusal: t.Any) -> dict[str, t.Any]:
+    """The google.rpc.ErrorInfo of a refusal (https://google.aip.dev/193), with its metadata; empty without one."""
+    details = refusal.get("details") if isinstance(refusal, dict) else None
     for detail in details if isinstance(details, list) else []:
-        metadata = detail.get("metadata", {})
-        service = metadata.get("service")
-        if detail.get("reason") == "SERVICE_DISABLED" and service == "serviceusage.googleapis.com":
-            return f"Enable it once, by which others are enabled: gcloud services enable {service}"
-        if detail.get("reason") == "SERVICE_DISABLED":
-            return (
-                f"Enable {service} in {metadata.get('consumer', 'the project')} with module gcp_project_services;"
-                " if that was just done, try again in a minute or two"
-            )
-        if detail.get("reason") == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
-            return "Leave scopes unset, or pass an access_token of scope cloud-platform"
+        if isinstance(detail, dict) and detail.get("reason"):
+            return {"metadata": {}, **detail}
+    return {}
+
+
+def _way_out_of_reason(info: dict[str, t.Any]) -> str | None:
+    """What to do about the reason that a refusal names."""
+    reason, metadata = info.get("reason"), info.get("metadata", {})
+    service = metadata.get("service")
+    if reason == "SERVICE_DISABLED" and service == "serviceusage.googleapis.com":
+        return f"Enable it once, by which others are enabled: gcloud services enable {service}"
+    if reason == "SERVICE_DISABLED":
+        return (
+            f"Enable {service} in {metadata.get('consumer', 'the project')} with module gcp_project_services;"
+            " if that was just done, set apis_just_enabled: true, by which this module waits for it"
+        )
+    if reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
+        return "Leave scopes unset, or pass an access_token of scope cloud-platform"
     return None
 
 

@@ -9,19 +9,14 @@ Private to this collection. Source: https://cloud.google.com/iam/docs/policies, 
 from __future__ import annotations
 
 import copy
-import random
 import re
-import time
 import typing as t
 from dataclasses import dataclass
 
-from ._gcp import GcpClient, GcpError, patiently
+from ._gcp import GcpClient, GcpError
 
 # The only version that holds conditions; asked for, so that none is hidden.
 _VERSION = 3
-_RETRIES = 5
-# What passes if the whole read-modify-write is done again: a concurrent change, a quota, an outage.
-_TRANSIENT = (409, 429, 503)
 # IAM learns of a new pool or account within seconds.
 _NOT_YET_KNOWN = re.compile(r"(?i)identity pool does not exist|service account \S+ does not exist")
 
@@ -112,15 +107,11 @@ class Grant:
 class Policy:
     """The policy of a resource.
 
-    :param wait_seconds: how long to wait for IAM to learn of a new member.
     :param warn: told what check mode cannot know.
     """
 
-    def __init__(
-        self, client: GcpClient, resource: str, kind: Kind, wait_seconds: float, warn: t.Callable[[str], t.Any]
-    ) -> None:
-        self._client, self._resource, self._kind = client, resource, kind
-        self._seconds, self._warn = wait_seconds, warn
+    def __init__(self, client: GcpClient, resource: str, kind: Kind, warn: t.Callable[[str], t.Any]) -> None:
+        self._client, self._resource, self._kind, self._warn = client, resource, kind, warn
         self._url, self._what = f"{kind.api}/{resource}", f"IAM policy of {resource}"
         # Whether a write had no clear answer: what is found afterwards may be its work.
         self._unclear = False
@@ -130,23 +121,23 @@ class Policy:
 
         :return: whether that is a change, the binding before, the binding after.
         """
-        return patiently(
-            lambda: self._outlive(lambda: self._ensure(grant, present, check_mode)),
+        return self._client.patience.outlast(
+            lambda: self._outlast_conflicts(grant, present, check_mode),
             lambda error: present and bool(_NOT_YET_KNOWN.search(error.words)),
-            self._seconds,
         )
 
-    def _outlive(self, act: t.Callable[[], t.Any]) -> t.Any:
-        """What `act` returns; again, a bounded number of times, after what passes."""
-        for attempt in range(_RETRIES):
+    def _outlast_conflicts(
+        self, grant: Grant, present: bool, check_mode: bool
+    ) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
+        """The whole read-modify-write, again while somebody else changes the policy in between (its etag tells)."""
+        tried = 0
+        while True:
             try:
-                return act()
+                return self._ensure(grant, present, check_mode)
             except GcpError as error:
-                if error.status not in _TRANSIENT:
+                if error.status != 409 or not self._client.patience.back_off(tried):
                     raise
-                # Writers that met once should not meet again.
-                time.sleep(random.uniform(0, 0.5 * 2**attempt))
-        return act()
+                tried += 1
 
     def _ensure(self, grant: Grant, present: bool, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
         policy = self._read()
@@ -171,7 +162,7 @@ class Policy:
         try:
             return self._client.request("POST", f"{self._url}:setIamPolicy", self._what, body={"policy": policy})
         except GcpError as error:
-            self._unclear = self._unclear or error.status == 503
+            self._unclear = self._unclear or error.unclear
             raise
 
     def _read(self) -> dict[str, t.Any] | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ._gcp import GcpClient, GcpError, differing, patiently, stripped
+from ._gcp import GcpClient, GcpError, differing, stripped
 
 _Object = dict[str, t.Any]
 # Whether that was a change, the object before, the object after.
@@ -22,15 +22,13 @@ class Resource:
 
     :param api: the service's root, such as C(https://iam.googleapis.com/v1).
     :param name: the object's full name, below the root.
-    :param wait_seconds: how long to wait for an operation, or for somebody else's.
     """
 
     # Fields that Google sets in a new object, as far as check mode can tell.
     added: t.ClassVar[_Object] = {}
 
-    def __init__(self, client: GcpClient, api: str, name: str, wait_seconds: float) -> None:
-        self.client, self.name, self.url = client, name, f"{api}/{name}"
-        self.seconds, self._api = wait_seconds, api
+    def __init__(self, client: GcpClient, api: str, name: str) -> None:
+        self.client, self.name, self.url, self._api = client, name, f"{api}/{name}", api
 
     def read(self) -> _Object | None:
         """The object as it is, or None. Raises GcpError."""
@@ -39,7 +37,7 @@ class Resource:
     def act(self, method: str, url: str, body: t.Any = None, params: _Object | None = None) -> None:
         """A request that answers with a long-running operation, and its end. Raises GcpError."""
         operation = self.client.request(method, url, self.name, body=body, params=params)
-        self.client.wait(operation, self._api, self.name, self.seconds)
+        self.client.wait(operation, self._api, self.name)
 
     def same(self, _field: str, current: t.Any, wanted: t.Any) -> bool:
         """Whether one field is as wanted."""
@@ -74,7 +72,7 @@ class Resource:
         :param wanted: the fields that are to be so; others stay as they are.
         :raises GcpError: with everything as it was, unless Google did half of it.
         """
-        before = self.read()
+        before, made = self.read(), False
         if not present:
             return self._ensure_absent(before, check_mode)
         if before is None:
@@ -88,12 +86,13 @@ class Resource:
                 # Two clusters of one play share an object: the other one was faster, and may still be at it.
                 if error.status != 409:
                     raise
-                before = self._made_elsewhere(error)
+                before, made = self._made_elsewhere(error), error.unclear
         self.check(before, wanted)
         deleted = self.deleted(before)
         fields = {field: wanted[field] for field in differing(before, wanted, self.same)}
         if not deleted and not fields:
-            return False, before, before
+            # After a create without a clear answer, what is found may be its work.
+            return (True, {}, before) if made else (False, before, before)
         # What is undeleted loses the time of its end.
         revived = {**self.added, "expireTime": None} if deleted else {}
         predicted = stripped({**before, **revived, **fields})
@@ -139,4 +138,4 @@ class Resource:
                 raise conflict
             return found
 
-        return patiently(read, lambda error: error is conflict, self.seconds)
+        return self.client.patience.outlast(read, lambda error: error is conflict)

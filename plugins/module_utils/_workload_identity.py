@@ -22,7 +22,6 @@ OPTIONS: dict[str, t.Any] = {
     "description": {"type": "str"},
     "disabled": {"type": "bool"},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "wait_timeout": {"type": "int", "default": 120},
 }
 # Characters that Google takes, by option.
 LENGTHS = {"display_name": 32, "description": 256}
@@ -47,10 +46,8 @@ class WorkloadIdentityObject(Resource):
 
     added: t.ClassVar = {"state": "ACTIVE"}
 
-    def __init__(
-        self, client: GcpClient, parent: str, id_parameter: str, object_id: str, wait_seconds: float
-    ) -> None:
-        super().__init__(client, API, f"{parent}/{object_id}", wait_seconds)
+    def __init__(self, client: GcpClient, parent: str, id_parameter: str, object_id: str) -> None:
+        super().__init__(client, API, f"{parent}/{object_id}")
         self._parent, self._id_parameter, self._id = parent, id_parameter, object_id
 
     def deleted(self, current: dict[str, t.Any]) -> bool:

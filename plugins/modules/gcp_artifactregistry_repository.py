@@ -76,10 +76,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  wait_timeout:
-    description: How many seconds to wait for an operation of Google.
-    type: int
-    default: 120
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
 attributes:
@@ -314,7 +310,6 @@ def main() -> None:
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "wait_timeout": {"type": "int", "default": 120},
         },
         mutually_exclusive=[("remote", "virtual")],
     )
@@ -322,7 +317,7 @@ def main() -> None:
     try:
         _check(params)
         name = f"projects/{params['project']}/locations/{params['location']}/repositories/{params['repository_id']}"
-        repository = _Repository(GcpClient(module), API, name, params["wait_timeout"])
+        repository = _Repository(GcpClient(module), API, name)
         changed, before, after = repository.ensure(params["state"] == "present", _wanted(params), module.check_mode)
     except GcpError as error:
         module.fail_json(msg=str(error))

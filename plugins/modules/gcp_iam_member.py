@@ -14,7 +14,9 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Adds or removes one member of one role, with or without a condition, in the IAM policy of a resource.
   - The resource is a repository of Artifact Registry, a service account or a project.
-  - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and the change done anew.
+  - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and the change is made again,
+    until O(wait_timeout) is over.
+  - A member whose pool or service account was just created is granted the role as soon as IAM knows it.
   - A resource that does not exist grants nothing, so that O(state=absent) is content with it.
 options:
   resource:
@@ -57,12 +59,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  wait_timeout:
-    description:
-      - How many seconds to try again while Google does not know the member's pool or service account.
-      - It takes some seconds until one that was just made can be granted anything.
-    type: int
-    default: 60
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
 attributes:
@@ -173,14 +169,13 @@ def main() -> None:
                 },
             },
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "wait_timeout": {"type": "int", "default": 60},
         }
     )
     params = module.params
     try:
         kind = _check(params)
         condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
-        policy = Policy(GcpClient(module), params["resource"], kind, params["wait_timeout"], module.warn)
+        policy = Policy(GcpClient(module), params["resource"], kind, module.warn)
         grant = Grant(params["role"], params["member"], condition)
         changed, before, after = policy.ensure(grant, params["state"] == "present", module.check_mode)
     except GcpError as error:

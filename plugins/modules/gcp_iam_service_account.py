@@ -34,10 +34,6 @@ options:
     type: str
     choices: [present, absent]
     default: present
-  wait_timeout:
-    description: How many seconds to wait until Google shows an account that was just made.
-    type: int
-    default: 60
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
 notes:
@@ -93,7 +89,6 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     check_lengths,
     check_project,
     gcp_module,
-    patiently,
     stripped,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Resource
@@ -109,9 +104,9 @@ def _email(account_id: str, project: str) -> str:
 
 
 class _Account(Resource):
-    def __init__(self, client: GcpClient, project: str, account_id: str, wait_seconds: float) -> None:
+    def __init__(self, client: GcpClient, project: str, account_id: str) -> None:
         email = _email(account_id, project)
-        super().__init__(client, _API, f"projects/{project}/serviceAccounts/{email}", wait_seconds)
+        super().__init__(client, _API, f"projects/{project}/serviceAccounts/{email}")
         self.added = {"email": email, "projectId": project}  # type: ignore[misc]
         self._parent, self._id = f"{_API}/projects/{project}/serviceAccounts", account_id
 
@@ -119,9 +114,10 @@ class _Account(Resource):
         texts = {field: value for field, value in wanted.items() if field != "disabled"}
         self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
         # Google shows a new account, and lets it be changed, some seconds later only.
-        account = patiently(lambda: self.client.request("GET", self.url, self.name), _not_yet_there, self.seconds)
+        outlast = self.client.patience.outlast
+        account = outlast(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
         if wanted.get("disabled"):
-            return patiently(lambda: self._switch(account, True), _not_yet_there, self.seconds)
+            return outlast(lambda: self._switch(account, True), _not_yet_there)
         return account
 
     def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:
@@ -169,13 +165,12 @@ def main() -> None:
             "description": {"type": "str"},
             "disabled": {"type": "bool"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-            "wait_timeout": {"type": "int", "default": 60},
         }
     )
     params = module.params
     try:
         _check(params)
-        account = _Account(GcpClient(module), params["project"], params["account_id"], params["wait_timeout"])
+        account = _Account(GcpClient(module), params["project"], params["account_id"])
         fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
         wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
         changed, before, after = account.ensure(params["state"] == "present", wanted, module.check_mode)

@@ -80,7 +80,6 @@ def main() -> None:
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
             id_parameter="workloadIdentityPoolId",
             object_id=params["pool_id"],
-            wait_seconds=params["wait_timeout"],
         )
         fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
         wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}

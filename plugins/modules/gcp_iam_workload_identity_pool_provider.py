@@ -246,7 +246,6 @@ def main() -> None:
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
             id_parameter="workloadIdentityPoolProviderId",
             object_id=params["provider_id"],
-            wait_seconds=params["wait_timeout"],
         )
         present = params["state"] == "present"
         changed, before, after = provider.ensure(present, _wanted(params) if present else {}, module.check_mode)

@@ -14,7 +14,7 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Enables those of the named APIs that are not, with one request to read and one to change, all of them or none.
   - It disables none, since that would break whatever else uses it.
-  - An API that was just enabled may refuse requests for a minute or two.
+  - An API that was just enabled may refuse requests for some minutes. O(apis_just_enabled) of the modules that use it waits for it.
   - Beside C(google.cloud.gcp_serviceusage_service), which needs a task for each API, has no check mode and no time-outs.
 options:
   services:
@@ -22,10 +22,6 @@ options:
     type: list
     elements: str
     required: true
-  wait_timeout:
-    description: How many seconds to wait until Google has enabled them.
-    type: int
-    default: 300
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
 attributes:
@@ -97,12 +93,7 @@ def _states(client: GcpClient, url: str, project: str, services: list[str]) -> d
 
 
 def main() -> None:
-    module = gcp_module(
-        {
-            "services": {"type": "list", "elements": "str", "required": True},
-            "wait_timeout": {"type": "int", "default": 300},
-        }
-    )
+    module = gcp_module({"services": {"type": "list", "elements": "str", "required": True}})
     params = module.params
     try:
         _check(params)
@@ -113,7 +104,7 @@ def main() -> None:
         if missing and not module.check_mode:
             what = f"{', '.join(missing)} in project {project}"
             operation = client.request("POST", f"{url}:batchEnable", what, body={"serviceIds": missing})
-            client.wait(operation, _API, what, params["wait_timeout"])
+            client.wait(operation, _API, what)
     except GcpError as error:
         module.fail_json(msg=str(error))
     after = {**before, **dict.fromkeys(missing, "ENABLED")}

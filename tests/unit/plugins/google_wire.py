@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp, _iam_policy
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
 from requests.adapters import BaseAdapter
 
 from tests.unit.plugins.module_runner import run
@@ -41,6 +41,9 @@ class Clock:
     def monotonic(self) -> float:
         return self._google.steady
 
+    def time(self) -> float:
+        return self._google.now + self._google.steady
+
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self._google.steady += seconds
@@ -54,10 +57,9 @@ class Wire(BaseAdapter):
         self.google, self.clock = google, Clock(google)
         self.requests: list[Request] = []
         self.sessions = 0
-        self._faults: list[tuple[str, str, Callable[[], tuple[int, Any] | None]]] = []
+        self._faults: list[tuple[str, str, Callable[[], tuple[Any, ...] | None]]] = []
         monkeypatch.setattr(_gcp, "HTTPAdapter", self._adapter)
         monkeypatch.setattr(_gcp, "time", self.clock)
-        monkeypatch.setattr(_iam_policy, "time", self.clock)
 
     def _adapter(self, max_retries: Any) -> Wire:
         self.sessions += 1
@@ -69,9 +71,15 @@ class Wire(BaseAdapter):
         credential = {"auth_kind": "accesstoken", "access_token": self.google.operator}
         return run(name, check=check, **{**credential, **arguments})
 
-    def answer(self, method: str, url_part: str, status: int, body: Any) -> None:
-        """Answer the next such request so, without the stand-in."""
-        self._faults.append((method, url_part, lambda: (status, body)))
+    def answer(
+        self, method: str, url_part: str, status: int, body: Any, *, times: int = 1, headers: dict[str, str] | None = None
+    ) -> None:
+        """Answer the next such requests so, without the stand-in."""
+        self._faults += [(method, url_part, lambda: (status, body, headers or {}))] * times
+
+    def outage(self, method: str, url_part: str, status: int, *, times: int = 1, **headers: str) -> None:
+        """Answer the next such requests as Google does when it is overloaded or broken."""
+        self.answer(method, url_part, status, {"error": {"code": status, "message": "Try again"}}, times=times, headers=headers)
 
     def before(self, method: str, url_part: str, act: Callable[[], Any]) -> None:
         """Do something just before the stand-in gets the next such request."""
@@ -104,7 +112,7 @@ class Wire(BaseAdapter):
                 answer = act()
                 if answer is not None:
                     content = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
-                    return self._response(request, answer[0], content)
+                    return self._response(request, answer[0], content, *answer[2:])
                 break
         reply = self.google.call(
             request.method, request.url, token=None, headers=dict(request.headers), content=request.body
@@ -115,8 +123,11 @@ class Wire(BaseAdapter):
         pass
 
     @staticmethod
-    def _response(request: Any, status: int, content: bytes) -> requests.Response:
+    def _response(
+        request: Any, status: int, content: bytes, headers: dict[str, str] | None = None
+    ) -> requests.Response:
         response = requests.Response()
+        response.headers.update(headers or {})
         response.status_code, response.url, response.request = status, request.url, request
         response.raw = io.BytesIO(content)
         return response

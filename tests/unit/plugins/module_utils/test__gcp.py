@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import email.utils
 import json
 import pathlib
 import ssl
@@ -21,8 +22,7 @@ from requests.adapters import HTTPAdapter
 from google_standin import tls
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.module_runner import run
-from tests.unit.sandbox.google.harness import IAM
-
+from tests.unit.sandbox.google.harness import IAM, READER, REPOSITORY
 POOL = {"project": "demo", "pool_id": "cache"}
 MODULE = "gcp_iam_workload_identity_pool"
 ROLE = {"role": "roles/x", "member": "user:a@example.com"}
@@ -70,6 +70,7 @@ class Server:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: list[tuple[int, bytes]] = []
+        self.retry_after = ""
         self.seen: list[str] = []
         outer = self
 
@@ -86,9 +87,17 @@ class Server:
                 if status == -1:  # never answers
                     outer.release.wait(10)
                     return
+                if status == -2:  # ends in the middle of the body
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body) * 2))
+                    self.end_headers()
+                    self.wfile.write(body)
+                    self.close_connection = True
+                    return
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("Retry-After", "3600")
+                if outer.retry_after:
+                    self.send_header("Retry-After", outer.retry_after)
                 self.end_headers()
                 self.wfile.write(body)
 
@@ -109,6 +118,10 @@ class Server:
 
         monkeypatch.setattr(_gcp, "HTTPAdapter", Loopback)
         self.pauses: list[float] = []
+        # Time passes by sleeping alone; urllib3 pauses between attempts to connect, too.
+        started, now = time.monotonic(), time.time()
+        clock = {"monotonic": lambda: started + sum(self.pauses), "time": lambda: now + sum(self.pauses), "sleep": self.pauses.append}
+        monkeypatch.setattr(_gcp, "time", SimpleNamespace(**clock))
         monkeypatch.setattr(time, "sleep", self.pauses.append)
 
     def close(self) -> None:
@@ -128,38 +141,80 @@ def client(**params: Any) -> _gcp.GcpClient:
     def fail_json(msg: str) -> None:
         raise AssertionError(msg)
 
-    options = {**dict.fromkeys(_gcp.argument_spec()), "auth_kind": "accesstoken", "access_token": "token", **params}
-    return _gcp.GcpClient(SimpleNamespace(params=options, fail_json=fail_json))
+    defaults = {name: option.get("default") for name, option in _gcp.argument_spec().items()}
+    options = {**defaults, "auth_kind": "accesstoken", "access_token": "token", **params}
+    return _gcp.GcpClient(SimpleNamespace(params=options, check_mode=False, fail_json=fail_json))
 
 
-@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
-@pytest.mark.parametrize("fault", [(429, b"{}"), (502, b"<html>"), (503, b"{}"), (504, b"{}"), (0, b"")])
+URL = "https://iam.googleapis.com/v1/x"
+FAULTS = [(429, b"{}"), (500, b"{}"), (502, b"<html>"), (503, b"{}"), (504, b"{}"), (0, b""), (-2, b'{"na')]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_what_passes_is_tried_again(server: Server, method: str, fault: tuple[int, bytes]) -> None:
-    server.answers = [fault, fault, (200, b'{"name": "x"}')]
-    assert client().request(method, "https://iam.googleapis.com/v1/x", "x") == {"name": "x"}
-    assert server.seen == [method] * 3 and sum(server.pauses) < 10
+    server.answers = [*[fault] * 7, (200, b'{"name": "x"}')]
+    assert client().request(method, URL, "x") == {"name": "x"}
+    assert server.seen == [method] * 8
+    # They grow, and are random, so that clients that met do not meet again.
+    assert len(set(server.pauses)) == 7
+    assert all(pause <= min(2**number, 32) for number, pause in enumerate(server.pauses))
 
 
-def test_retries_are_bounded_and_no_server_sets_the_pause(server: Server) -> None:
-    server.answers = [(429, json.dumps({"error": {"message": "Quota exceeded"}}).encode())]
-    with pytest.raises(_gcp.GcpError, match=r"^x: HTTP 429: Quota exceeded \(Google's quota") as caught:
-        client().request("GET", "https://iam.googleapis.com/v1/x", "x")
-    assert caught.value.status == 429 and len(server.seen) == 5 and sum(server.pauses) < 10
-
-
-@pytest.mark.parametrize("fault", [(503, b"{}"), (0, b"")])
-def test_a_post_is_sent_once(server: Server, fault: tuple[int, bytes]) -> None:
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_tries_end_with_wait_timeout(server: Server, method: str, fault: tuple[int, bytes]) -> None:
     server.answers = [fault]
+    with pytest.raises(_gcp.GcpError, match=r"^x: .* Tried \d+ times; wait_timeout is 90 s: raise it to try longer\.$") as caught:
+        client(wait_timeout=90).request(method, URL, "x")
+    assert sum(server.pauses) == pytest.approx(90) and len(server.seen) == len(server.pauses) + 1
+    # Google did not take up what it has no quota for; of others nobody knows.
+    assert caught.value.unclear == (fault[0] != 429)
+
+
+def test_the_time_is_that_of_the_module_and_not_of_each_request(server: Server) -> None:
+    server.answers = [(503, b"{}")]
+    google = client(wait_timeout=90)
+    for _request in range(3):
+        with pytest.raises(_gcp.GcpError):
+            google.request("GET", URL, "x")
+    assert sum(server.pauses) == pytest.approx(90)
+
+
+def test_no_time_means_one_try(server: Server) -> None:
+    server.answers = [(503, b"{}")]
     with pytest.raises(_gcp.GcpError):
-        client().request("POST", "https://iam.googleapis.com/v1/x", "x", body={})
-    assert server.seen == ["POST"]
+        client(wait_timeout=0).request("GET", URL, "x")
+    assert len(server.seen) == 1 and not server.pauses
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_google_sets_the_shortest_pause(server: Server, form: str) -> None:
+    server.answers = [(429, b"{}"), (200, b'{"name": "x"}')]
+    # A date has whole seconds.
+    server.retry_after = "45" if form == "seconds" else email.utils.formatdate(_gcp.time.time() + 46, usegmt=True)
+    assert client().request("POST", URL, "x") == {"name": "x"}
+    assert 45 <= server.pauses[0] <= 47 and len(server.seen) == 2
+
+
+def test_a_pause_that_is_longer_than_the_time_is_not_begun(server: Server) -> None:
+    server.answers, server.retry_after = [(429, b'{"error": {"message": "Quota exceeded"}}')], "3600"
+    with pytest.raises(_gcp.GcpError, match=r"^x: HTTP 429: Quota exceeded .*wait_timeout is 300 s, and Google asks for 3600 s"):
+        client().request("GET", URL, "x")
+    assert len(server.seen) == 1 and not server.pauses
+
+
+def test_a_pause_that_makes_no_sense_is_none(server: Server) -> None:
+    server.answers, server.retry_after = [(503, b"{}"), (200, b"{}")], "soon"
+    assert client().request("GET", URL, "x") == {} and server.pauses[0] <= 1
 
 
 def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gcp, "TIMEOUT", (1, 0.1))
     server.answers = [(-1, b"")]
-    with pytest.raises(_gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY"):
-        client().request("POST", "https://iam.googleapis.com/v1/x", "x", body={})
+    with pytest.raises(_gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY") as caught:
+        client(wait_timeout=3).request("POST", URL, "x", body={})
+    assert caught.value.unclear and len(server.seen) > 1
 
 
 @pytest.mark.parametrize(("module", "options", "what"), EVERY)
@@ -174,9 +229,10 @@ def test_a_refused_connection(server: Server, module: str, options: dict[str, An
 
 @pytest.mark.parametrize(("status", "way_out"), sorted(_gcp._WAY_OUT.items()))
 def test_an_error_tells_a_way_out(wire: Wire, status: int, way_out: str) -> None:
-    wire.answer("POST", "workloadIdentityPoolId", status, {"error": {"code": status, "message": "Google's words"}})
+    refusal = {"error": {"code": status, "message": "Google's words"}}
+    wire.answer("POST", "workloadIdentityPoolId", status, refusal, times=100)
     message = wire.run(MODULE, **POOL)["msg"]
-    assert message.endswith(f"/workloadIdentityPools/cache: HTTP {status}: Google's words ({way_out}.)")
+    assert f"/workloadIdentityPools/cache: HTTP {status}: Google's words ({way_out}.)" in message
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Log in</html>", b"[]"])
@@ -187,8 +243,8 @@ def test_an_answer_that_is_not_googles(server: Server, body: bytes) -> None:
 
 
 def test_an_error_that_is_no_json(server: Server) -> None:
-    server.answers = [(500, b"Bad day")]
-    with pytest.raises(_gcp.GcpError, match="^x: HTTP 500: Bad day$"):
+    server.answers = [(501, b"Bad day")]
+    with pytest.raises(_gcp.GcpError, match="^x: HTTP 501: Bad day$"):
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
@@ -202,7 +258,8 @@ def test_expired_access_token(wire: Wire) -> None:
 def test_one_session_token_time_out_and_user_agent(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCP_ENV_TYPE", "awx")
     wire.run(MODULE, **POOL)
-    assert wire.sessions == 1 and len(wire.requests) == 5
+    # One for Google's APIs, one for the servers of tokens.
+    assert wire.sessions == 2 and len(wire.requests) == 5
     assert {request.timeout for request in wire.requests} == {(10, 60)}
     assert {request.headers["User-Agent"] for request in wire.requests} == {"Google-Ansible-MM-registry_cache-awx"}
 
@@ -269,7 +326,7 @@ def test_every_module_refuses_a_token_without_a_way_round_it(
 ) -> None:
     result = wire.run(module, access_token="expired-token", **options)
     assert result["msg"].startswith(f"{what}: HTTP 401: Request had invalid authentication credentials")
-    assert "Check auth_kind" in result["msg"] and len(wire.requests) == 1 and wire.sessions == 1
+    assert "Check auth_kind" in result["msg"] and len(wire.requests) == 1 and wire.sessions == 2
     assert "expired-token" not in json.dumps(result)
 
 
@@ -296,10 +353,68 @@ def test_an_api_that_is_not_enabled(wire: Wire, module: str, options: dict[str, 
     service = f"{api}.googleapis.com"
     url = f"https://serviceusage.googleapis.com/v1/projects/demo/services/{service}:disable"
     wire.google.done(wire.google.call("POST", url, json={}))
-    message = wire.run(module, **options)["msg"]
-    assert f"(Enable {service} in projects/42 with module gcp_project_services; if that was just done" in message
+    for check in (True, False):
+        message = wire.run(module, check=check, **options)["msg"]
+        assert f"(Enable {service} in projects/42 with module gcp_project_services; if that was just done" in message
+        assert "apis_just_enabled: true" in message and not wire.clock.pauses, "nobody waits for what will not come"
     wire.run("gcp_project_services", project="demo", services=[service])
     assert "Enable" not in wire.run(module, check=True, **options).get("msg", "")
+
+
+# Service Usage itself always answers: without it nothing could be enabled.
+ENABLED = [(name, options) for name, options, _what in EVERY if name != "gcp_project_services"]
+
+
+def just_enabled(wire: Wire, seconds: float) -> None:
+    """All APIs but Service Usage; for the first half of that time they say that they are not."""
+    for service in ("iam", "artifactregistry", "cloudresourcemanager"):
+        url = f"https://serviceusage.googleapis.com/v1/projects/demo/services/{service}.googleapis.com"
+        wire.google.done(wire.google.call("POST", f"{url}:disable", json={}))
+        wire.google.fault(enable_lag=seconds)
+        wire.google.done(wire.google.call("POST", f"{url}:enable", json={}))
+
+
+@pytest.mark.parametrize("asked_first", ["disabled", "denied"])
+@pytest.mark.parametrize(("module", "options"), ENABLED)
+def test_an_api_that_was_just_enabled_is_waited_for(
+    wire: Wire, module: str, options: dict[str, Any], asked_first: str
+) -> None:
+    there = {"resource": REPOSITORY, "role": READER}
+    options = {name: there.get(name, value) for name, value in options.items()}
+    wire.google.done(wire.google.create_pool())
+    wire.google.create_repository()
+    just_enabled(wire, 120)
+    wire.google.steady += 70 if asked_first == "denied" else 0
+    # Who comes when it wants for permissions alone cannot tell it from others that do.
+    result = wire.run(module, **options, apis_just_enabled=asked_first == "denied")
+    assert "failed" not in result and sum(wire.clock.pauses) >= (40 if asked_first == "denied" else 110)
+
+
+def test_an_api_that_stays_disabled_though_it_was_just_enabled(wire: Wire) -> None:
+    just_enabled(wire, 10_000)
+    for options in ({}, {"apis_just_enabled": True}):
+        wire.clock.pauses.clear()
+        message = wire.run(MODULE, **POOL, wait_timeout=100, **options)["msg"]
+        assert "(Enable iam.googleapis.com in projects/42" in message and "wait_timeout is 100 s" in message
+        assert sum(wire.clock.pauses) == pytest.approx(100)
+
+
+def test_check_mode_has_enabled_nothing_and_waits_for_nothing(wire: Wire) -> None:
+    url = "https://serviceusage.googleapis.com/v1/projects/demo/services/iam.googleapis.com:disable"
+    wire.google.done(wire.google.call("POST", url, json={}))
+    assert wire.run(MODULE, check=True, **POOL, apis_just_enabled=True)["failed"] and not wire.clock.pauses
+
+
+def test_a_state_of_an_api_that_cannot_be_read_is_not_waited_for(wire: Wire) -> None:
+    just_enabled(wire, 120)
+    wire.answer("GET", "/services/iam", 403, {"error": {"code": 403, "message": "Permission denied"}})
+    assert "Enable iam.googleapis.com" in wire.run(MODULE, **POOL)["msg"] and not wire.clock.pauses
+
+
+def test_a_missing_permission_is_not_waited_for(wire: Wire) -> None:
+    denied = {"error": {"code": 403, "message": "Permission 'iam.workloadIdentityPools.get' denied"}}
+    wire.answer("GET", "/cache", 403, denied)
+    assert wire.run(MODULE, **POOL)["failed"] and not wire.clock.pauses
 
 
 def test_service_usage_itself_is_not_enabled(wire: Wire) -> None:

@@ -130,6 +130,25 @@ def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config:
     assert not repository(wire, remote={"upstream": "https://quay.io"})["changed"]
 
 
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_an_outage_is_outlasted(wire: Wire, status: int, method: str) -> None:
+    wire.outage(method, PARENT, status, times=7)
+    assert repository(wire, **WANTED)["changed"] and now(wire)["description"] == "Our images"
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_made_though_the_answer_got_lost(wire: Wire, status: int) -> None:
+    def lost() -> tuple[int, dict[str, Any]]:
+        body = {"format": "DOCKER", **WANTED}
+        wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body)
+        return status, {"error": {"code": status, "message": "Internal error encountered."}}
+
+    wire._faults.append(("POST", PARENT, lost))
+    made = repository(wire, **WANTED)
+    assert made["changed"] and made["diff"] == {"before": {}, "after": now(wire)}
+
+
 def test_virtual(wire: Wire) -> None:
     for name in ("one", "two"):
         repository(wire, repository_id=name)

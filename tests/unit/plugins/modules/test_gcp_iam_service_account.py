@@ -145,6 +145,23 @@ def test_an_account_of_a_domains_project(wire: Wire) -> None:
     assert read.url.endswith("/projects/example.com:demo/serviceAccounts/reader@demo.example.com.iam.gserviceaccount.com")
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_outage_of_the_switch_is_outlasted(wire: Wire, status: int) -> None:
+    account(wire)
+    wire.outage("POST", ":disable", status, times=8)
+    assert account(wire, disabled=True)["changed"] and now(wire)["disabled"]
+
+
+def test_made_though_the_answer_got_lost(wire: Wire) -> None:
+    def lost() -> tuple[int, dict[str, Any]]:
+        wire.google.call("POST", PARENT, json={"accountId": "reader", "serviceAccount": FIELDS})
+        return 500, {"error": {"code": 500, "message": "Internal error encountered."}}
+
+    wire._faults.append(("POST", "/serviceAccounts", lost))
+    made = account(wire, **WANTED)
+    assert made["changed"] and made["diff"] == {"before": {}, "after": now(wire)}
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

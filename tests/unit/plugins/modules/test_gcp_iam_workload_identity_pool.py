@@ -284,3 +284,23 @@ def test_the_pause_between_polls_stays_shorter_than_what_went_before(wire: Wire)
     assert first <= 0.2 and len(rest) >= 20
     assert all(pause <= max(0.31, sum(wire.clock.pauses[:number])) for number, pause in enumerate(rest, 1))
     assert max(rest) == 5
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_outage_of_the_undelete_is_outlasted(wire: Wire, status: int) -> None:
+    pool(wire)
+    pool(wire, state="absent")
+    wire.outage("POST", ":undelete", status, times=8)
+    assert pool(wire)["pool"] == {"name": POOL, "state": "ACTIVE"}
+
+
+def test_undeleted_though_the_answer_got_lost(wire: Wire) -> None:
+    pool(wire, **WANTED)
+    pool(wire, state="absent")
+
+    def lost() -> tuple[int, dict[str, Any]]:
+        wire.google.done(wire.google.call("POST", f"{URL}:undelete", json={}))
+        return 503, {"error": {"code": 503, "message": "The service is currently unavailable."}}
+
+    wire._faults.append(("POST", ":undelete", lost))
+    assert pool(wire, description="Back")["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS, "description": "Back"}

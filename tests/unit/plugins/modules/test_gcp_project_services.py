@@ -97,3 +97,10 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, names: list[str], w
 
 def test_a_missing_project(wire: Wire) -> None:
     assert "Example: project: my-project" in services(wire, STS, project=None)["msg"] and not wire.requests
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(("method", "part"), [("GET", ":batchGet"), ("POST", ":batchEnable"), ("GET", "/operations/")])
+def test_an_outage_is_outlasted(wire: Wire, status: int, method: str, part: str) -> None:
+    wire.outage(method, part, status, times=8)
+    assert services(wire, STS)["services"] == {STS: "ENABLED"}
