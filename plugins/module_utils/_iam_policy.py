@@ -21,6 +21,10 @@ _VERSION = 3
 _NOT_YET_KNOWN = re.compile(r"(?i)identity pool does not exist|service account \S+ does not exist")
 
 
+# Members whose name is an address or a domain, deleted ones too.
+_ADDRESS = re.compile(r"(deleted:)?(user|serviceAccount|group|domain):")
+
+
 @dataclass(frozen=True)
 class Kind:
     """How one kind of resource shows its policy.
@@ -184,6 +188,6 @@ class Policy:
 
 
 def _normal(member: str) -> str:
-    """IAM answers with e-mail addresses and domains in lower case; a principal's case counts."""
-    kind, separator, name = member.partition(":")
-    return member if kind in ("principal", "principalSet") else kind + separator + name.lower()
+    """IAM answers with e-mail addresses and domains in lower case; the case of all others counts."""
+    address = _ADDRESS.match(member)
+    return member[: address.end()] + member[address.end() :].lower() if address else member

@@ -17,7 +17,7 @@ from .principals import member_pool
 from .store import Resource, Store
 
 _MEMBER = re.compile(r"(user|serviceAccount|group|domain):.+|allUsers|allAuthenticatedUsers")
-_DELETED = re.compile(r"deleted:(user|serviceAccount|group):.+\?uid=\d+")
+_DELETED = re.compile(r"deleted:((user|serviceAccount|group):.+\?uid=\d+|principal://.+)")
 _CONDITION: messages.Fields = {"title": str, "expression": str, "description": str, "location": str}
 _BINDING: messages.Fields = {"role": str, "members": [str], "condition": _CONDITION}
 POLICY: messages.Fields = {"version": int, "etag": str, "bindings": [_BINDING]}

@@ -501,6 +501,28 @@ def test_another_state_is_refused(wire: Wire) -> None:
     assert "state must be one of: present, absent" in member(wire, state="gone")["msg"] and not wire.requests
 
 
+@pytest.mark.parametrize("kind", ["user", "serviceAccount", "group", "domain"])
+@pytest.mark.parametrize("deleted", ["", "deleted:"])
+def test_case_of_an_address_does_not_count(kind: str, deleted: str) -> None:
+    policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}:some.one@example.com?uid=1"]}]}
+    assert _iam_policy.Grant(READER, f"{deleted}{kind}:Some.One@Example.com?uid=1", None).held(policy)
+
+
+@pytest.mark.parametrize("kind", ["principal", "principalSet"])
+@pytest.mark.parametrize("deleted", ["", "deleted:"])
+def test_case_of_a_principal_counts_deleted_or_not(kind: str, deleted: str) -> None:
+    policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}://iam.googleapis.com/x/subject/foo"]}]}
+    assert not _iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/Foo", None).held(policy)
+    assert _iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/foo", None).held(policy)
+
+
+def test_only_the_deleted_principal_that_was_named_is_removed(wire: Wire) -> None:
+    upper, lower = (f"deleted:{MEMBER}{letter}" for letter in "Ff")
+    assert wire.google.set_policy({"role": READER, "members": [upper, lower]}).is_success
+    assert member(wire, member=upper, state="absent")["changed"]
+    assert bindings(wire) == [{"role": READER, "members": [lower]}]
+
+
 def test_a_policy_with_conditions_is_written_as_version_3_whatever_it_was_read_as(wire: Wire) -> None:
     theirs = {"role": WRITER, "members": [OTHER], "condition": CONDITION}
     wire.answer("GET", ":getIamPolicy", 200, {"version": 1, "etag": "ACAB", "bindings": [theirs]})
