@@ -13,7 +13,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ._gcp import GcpClient, GcpError
+from ._gcp import GcpClient, GcpError, stripped
 
 # The only version that holds conditions; asked for, so that none is hidden.
 _VERSION = 3
@@ -78,12 +78,21 @@ class Grant:
     member: str
     condition: dict[str, str] | None
 
+    def _bindings(self, policy: dict[str, t.Any]) -> list[dict[str, t.Any]]:
+        """The policy's bindings of that role and condition: Google makes one of several, but need not show one."""
+        condition = self.condition or {}
+        return [
+            binding
+            for binding in policy.get("bindings", [])
+            if binding["role"] == self.role and stripped(binding.get("condition") or {}) == condition
+        ]
+
     def binding(self, policy: dict[str, t.Any]) -> dict[str, t.Any]:
-        """The policy's binding of that role and condition; empty if there is none."""
-        for binding in policy.get("bindings", []):
-            if binding["role"] == self.role and binding.get("condition") == self.condition:
-                return binding
-        return {}
+        """Those bindings as one; empty if there is none."""
+        found = self._bindings(policy)
+        if len(found) < 2:
+            return found[0] if found else {}
+        return {**found[0], "members": sorted({member for binding in found for member in binding.get("members", [])})}
 
     def held(self, policy: dict[str, t.Any]) -> bool:
         """Whether the policy has it."""
@@ -93,16 +102,17 @@ class Grant:
         """A policy in which it alone differs."""
         policy = copy.deepcopy(policy)
         bindings = policy.setdefault("bindings", [])
-        binding = self.binding(policy)
-        if present and not binding:
+        found = self._bindings(policy)
+        if present and not found:
             condition = {"condition": self.condition} if self.condition else {}
             bindings.append({"role": self.role, "members": [self.member], **condition})
         elif present:
-            binding["members"].append(self.member)
+            found[0].setdefault("members", []).append(self.member)
         else:
-            binding["members"] = [other for other in binding["members"] if _normal(other) != _normal(self.member)]
-            if not binding["members"]:
-                bindings.remove(binding)
+            for binding in found:
+                binding["members"] = [other for other in binding.get("members", []) if _normal(other) != _normal(self.member)]
+            emptied = [id(binding) for binding in found if not binding["members"]]
+            policy["bindings"] = bindings = [binding for binding in bindings if id(binding) not in emptied]
         if any("condition" in binding for binding in bindings):
             policy["version"] = _VERSION
         return policy

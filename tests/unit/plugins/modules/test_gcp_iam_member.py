@@ -523,6 +523,34 @@ def test_only_the_deleted_principal_that_was_named_is_removed(wire: Wire) -> Non
     assert bindings(wire) == [{"role": READER, "members": [lower]}]
 
 
+@pytest.mark.parametrize("condition", [None, CONDITION])
+def test_two_bindings_of_one_role_and_condition_are_one_grant(wire: Wire, condition: dict[str, str] | None) -> None:
+    form = {"role": READER, **({"condition": condition} if condition else {})}
+    theirs = {"role": READER, "members": [MEMBER, OTHER], **({} if condition else {"condition": CONDITION})}
+    two = [{**form, "members": [OTHER]}, theirs, {**form, "members": [MEMBER, "user:third@example.com"]}]
+    options = {"condition": condition} if condition else {}
+
+    def answer() -> None:
+        etag = wire.google.call("GET", GET).json()["etag"]
+        wire.answer("GET", ":getIamPolicy", 200, {"version": 3, "etag": etag, "bindings": two})
+
+    answer()
+    held = member(wire, **options)
+    assert not held["changed"] and sorted(held["binding"]["members"]) == sorted([OTHER, MEMBER, "user:third@example.com"])
+    answer()
+    gone = member(wire, state="absent", **options)
+    assert gone["changed"] and sorted(gone["binding"]["members"]) == sorted([OTHER, "user:third@example.com"])
+    (write,) = wire.writes()
+    assert write.body["policy"]["bindings"] == [two[0], theirs, {**form, "members": ["user:third@example.com"]}]
+
+
+def test_a_member_of_both_of_two_bindings_is_removed_from_both(wire: Wire) -> None:
+    two = [{"role": READER, "members": [MEMBER]}, {"role": READER, "members": [OTHER, MEMBER]}]
+    wire.answer("GET", ":getIamPolicy", 200, {"version": 1, "etag": "ACAB", "bindings": two})
+    assert member(wire, state="absent")["binding"] == {"role": READER, "members": [OTHER]}
+    assert bindings(wire) == [{"role": READER, "members": [OTHER]}]
+
+
 def test_a_policy_with_conditions_is_written_as_version_3_whatever_it_was_read_as(wire: Wire) -> None:
     theirs = {"role": WRITER, "members": [OTHER], "condition": CONDITION}
     wire.answer("GET", ":getIamPolicy", 200, {"version": 1, "etag": "ACAB", "bindings": [theirs]})
