@@ -13,6 +13,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
+from ._artifact_registry import REPOSITORY
 from ._gcp import GcpClient, GcpError, stripped
 
 # The only version that holds conditions; asked for, so that none is hidden.
@@ -42,7 +43,7 @@ class Kind:
 
 _KINDS = (
     Kind(
-        re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII),
+        REPOSITORY,
         "https://artifactregistry.googleapis.com/v1",
         "GET",
         False,

@@ -22,7 +22,10 @@ options:
     type: str
     required: true
   repository_id:
-    description: The repository's id, at most 63 of C(a-z), C(0-9) and C(-), beginning with a letter.
+    description:
+      - The repository's id, at most 63 of C(a-z), C(0-9) and C(-), beginning with a letter.
+      - Or V(gcr.io) or V(us.gcr.io) in O(location=us), V(eu.gcr.io) in O(location=europe), V(asia.gcr.io) in O(location=asia), which
+        serve what was pushed to Container Registry's host of that name.
     type: str
     required: true
   description:
@@ -146,6 +149,7 @@ import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
     API,
+    REPOSITORY,
     check_location,
     check_repository_id,
 )
@@ -160,7 +164,6 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resour
 _MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
 _DOCKER_HUB = "https://registry-1.docker.io"
 _UPSTREAM = re.compile(r"docker_hub|https?://[^\s/]+(/\S*)?|projects/[^\s/]+/locations/[^\s/]+/repositories/[^\s/]+")
-_REPOSITORY = re.compile(r"projects/[\w.:-]+/locations/[\w-]+/repositories/[\w-]+", re.ASCII)
 _LABEL_KEY = re.compile(r"[^\W\dA-Z][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _MAX_LABELS = 64
@@ -224,7 +227,7 @@ class _Repository(Resource):
 def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     check_location(params["location"])
-    check_repository_id(params["repository_id"])
+    check_repository_id(params["repository_id"], params["location"])
     for kind in ("remote", "virtual"):
         if params[kind] is not None and params["mode"] not in (None, kind):
             raise GcpError(f"{kind} is for mode {kind}, and mode is {params['mode']}. Leave out one of both")
@@ -260,7 +263,7 @@ def _check_policies(policies: list[dict[str, t.Any]] | None) -> None:
                 f"virtual.policies: id '{policy['id'] or ''}' is empty or there twice. Give each entry an id of its own"
             )
         seen.add(policy["id"])
-        if not _REPOSITORY.fullmatch(policy["repository"] or ""):
+        if not REPOSITORY.fullmatch(policy["repository"] or ""):
             raise GcpError(
                 f"virtual.policies: repository '{policy['repository'] or ''}' is not the full name of a repository."
                 " Example: repository: projects/my-project/locations/us-central1/repositories/my-images"

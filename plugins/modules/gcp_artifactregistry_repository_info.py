@@ -84,7 +84,7 @@ def main() -> None:
         check_project(project)
         check_location(location)
         if repository_id is not None:
-            check_repository_id(repository_id)
+            check_repository_id(repository_id, location)
             found = GcpClient(module).get(f"{API}/{parent}/{repository_id}", f"{parent}/{repository_id}")
             repositories = [found] if found else []
         else:

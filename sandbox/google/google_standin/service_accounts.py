@@ -87,7 +87,8 @@ class Accounts:
                 f"Invalid service account id '{short}': 6-30 characters of [a-z0-9-] that begin with a letter.",
             )
         _check(wanted)
-        email = f"{short}@{project}.iam.gserviceaccount.com"
+        # A project of a domain, example.com:name, has that domain at the end.
+        email = f"{short}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
         if self._store.account(email):
             raise GoogleError(
                 "ALREADY_EXISTS", f"Service account {short} already exists within project projects/{project}."

@@ -130,6 +130,29 @@ def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config:
     assert not repository(wire, remote={"upstream": "https://quay.io"})["changed"]
 
 
+@pytest.mark.parametrize(
+    ("name", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
+)
+def test_repositories_of_container_registrys_hosts(wire: Wire, name: str, location: str) -> None:
+    for project, path in (("demo", "demo"), ("example.com:demo", "example.com/demo")):
+        options = {"project": project, "repository_id": name, "location": location}
+        made = repository(wire, **options)
+        assert made["changed"] and made["repository"]["registryUri"] == f"{location}-docker.pkg.dev/{path}/{name}"
+        assert not repository(wire, **options)["changed"]
+        found = wire.run("gcp_artifactregistry_repository_info", **options)["repositories"]
+        assert found == [made["repository"]]
+    message = repository(wire, repository_id=name, location="us-central1")["msg"]
+    assert message.startswith("location 'us-central1'") and f"Example: location: {location}" in message and not wire.requests
+    info = {"project": "demo", "repository_id": name, "location": "us-central1"}
+    assert wire.run("gcp_artifactregistry_repository_info", **info)["msg"] == message
+
+
+def test_a_virtual_repository_in_front_of_a_migrated_one(wire: Wire) -> None:
+    repository(wire, repository_id="gcr.io", location="us")
+    entry = {"id": "old", "repository": "projects/demo/locations/us/repositories/gcr.io", "priority": 1}
+    assert repository(wire, location="us", virtual={"policies": [entry]})["changed"]
+
+
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_an_outage_is_outlasted(wire: Wire, status: int, method: str) -> None:
@@ -234,6 +257,7 @@ def test_a_missing_permission(wire: Wire) -> None:
         ({"repository_id": "My-images"}, "repository_id 'My-images' is not an id"),
         ({"repository_id": "images-"}, "repository_id 'images-'"),
         ({"repository_id": "a" * 64}, "repository_id"),
+        ({"repository_id": "other.gcr.io"}, "repository_id 'other.gcr.io' is not an id"),
         ({"labels": {"Team": "x"}}, "labels.Team: a key is"),
         ({"labels": {"teAm": "x"}}, "labels.teAm: a key is"),
         ({"labels": {"1": "x"}}, "labels.1: a key is"),

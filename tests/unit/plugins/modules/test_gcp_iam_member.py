@@ -374,6 +374,7 @@ def test_a_deleted_pools_member_can_be_removed(wire: Wire) -> None:
         ("resource", "projects/demo/serviceAccounts/a@demo.iam.gserviceaccount.com/keys/1"),
         ("resource", "projects/demo/topics/a"),
         ("resource", f"{REPOSITORY}/packages/hello"),
+        ("resource", "projects/demo/locations/us/repositories/other.gcr.io"),
         ("resource", f"{REPOSITORY}?x="),
         ("resource", "projects//locations/us/repositories/r"),
         ("role", "artifactregistry.reader"),
@@ -549,6 +550,27 @@ def test_a_member_of_both_of_two_bindings_is_removed_from_both(wire: Wire) -> No
     wire.answer("GET", ":getIamPolicy", 200, {"version": 1, "etag": "ACAB", "bindings": two})
     assert member(wire, state="absent")["binding"] == {"role": READER, "members": [OTHER]}
     assert bindings(wire) == [{"role": READER, "members": [OTHER]}]
+
+
+@pytest.mark.parametrize(
+    ("name", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
+)
+@pytest.mark.parametrize("project", ["demo", "example.com:demo"])
+def test_repositories_of_container_registrys_hosts(wire: Wire, name: str, location: str, project: str) -> None:
+    parent = f"projects/{project}/locations/{location}/repositories"
+    wire.google.done(
+        wire.google.call("POST", f"{AR}/{parent}", params={"repositoryId": name}, json={"format": "DOCKER"})
+    )
+    assert member(wire, resource=f"{parent}/{name}")["changed"] and not member(wire, resource=f"{parent}/{name}")["changed"]
+
+
+def test_a_project_of_a_domain(wire: Wire) -> None:
+    resource = "projects/example.com:demo"
+    assert member(wire, resource=resource, member=OTHER)["changed"] and not member(wire, resource=resource, member=OTHER)["changed"]
+    wire.run("gcp_iam_service_account", project="example.com:demo", account_id="reader")
+    email = "reader@demo.example.com.iam.gserviceaccount.com"
+    options = {"resource": f"{resource}/serviceAccounts/{email}", "role": USER, "member": f"serviceAccount:{email}"}
+    assert member(wire, **options)["changed"] and not member(wire, **options)["changed"]
 
 
 def test_a_policy_with_conditions_is_written_as_version_3_whatever_it_was_read_as(wire: Wire) -> None:

@@ -140,9 +140,12 @@ def test_a_missing_permission_leaves_all_as_it_was(wire: Wire, verb: str) -> Non
 
 
 def test_an_account_of_a_domains_project(wire: Wire) -> None:
-    account(wire, project="example.com:demo")
-    (read,) = wire.requests
-    assert read.url.endswith("/projects/example.com:demo/serviceAccounts/reader@demo.example.com.iam.gserviceaccount.com")
+    email = "reader@demo.example.com.iam.gserviceaccount.com"
+    made = account(wire, project="example.com:demo", **WANTED)
+    assert made["changed"] and made["service_account"]["email"] == email
+    assert wire.sent()[0][1].endswith(f"/projects/example.com:demo/serviceAccounts/{email}")
+    assert not account(wire, project="example.com:demo", **WANTED)["changed"]
+    assert account(wire, project="example.com:demo", state="absent")["changed"]
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

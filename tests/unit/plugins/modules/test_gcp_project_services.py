@@ -104,3 +104,10 @@ def test_a_missing_project(wire: Wire) -> None:
 def test_an_outage_is_outlasted(wire: Wire, status: int, method: str, part: str) -> None:
     wire.outage(method, part, status, times=8)
     assert services(wire, STS)["services"] == {STS: "ENABLED"}
+
+
+def test_services_of_a_domains_project(wire: Wire) -> None:
+    url = f"{API}/projects/example.com:demo/services/{STS}:disable"
+    wire.google.done(wire.google.call("POST", url, json={}))
+    assert services(wire, STS, project="example.com:demo")["changed"]
+    assert not services(wire, STS, project="example.com:demo")["changed"]

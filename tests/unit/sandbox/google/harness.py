@@ -174,7 +174,7 @@ class Google:
             registry_url="http://registry:5000",
             operator="user:admin@example.com",
             operator_token_file=path / "operator-token",
-            projects={"demo": "42"},
+            projects={"demo": "42", "example.com:demo": "43"},
         )
         self.operator = self.config.operator_token()
         self.registry = RegistryTransport(fake_registry())
