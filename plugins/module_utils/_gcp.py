@@ -183,6 +183,16 @@ def check_lengths(params: dict[str, t.Any], limits: dict[str, int]) -> None:
             raise GcpError(f"{option} has {len(params[option])} characters, and Google takes {limit}. Shorten it")
 
 
+def check_bytes(params: dict[str, t.Any], limits: dict[str, int]) -> None:
+    """:raises GcpError: where an option's text is longer than Google takes.
+
+    :param limits: bytes in UTF-8 by option.
+    """
+    for option, limit in limits.items():
+        if (size := len((params[option] or "").encode())) > limit:
+            raise GcpError(f"{option} has {size} bytes in UTF-8, and Google takes {limit}. Shorten it")
+
+
 class _TokenRequest:
     """A request by which google-auth gets a token, under the same retry policy as all others."""
 

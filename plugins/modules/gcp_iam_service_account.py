@@ -21,10 +21,10 @@ options:
     type: str
     required: true
   display_name:
-    description: A name to show, of at most 100 characters. Left as it is if unset.
+    description: A name to show, of at most 100 bytes in UTF-8. Left as it is if unset.
     type: str
   description:
-    description: A text of at most 256 characters. Left as it is if unset.
+    description: A text of at most 256 bytes in UTF-8. Left as it is if unset.
     type: str
   disabled:
     description: Whether it is disabled, so that nobody can act as it. Left as it is if unset.
@@ -86,7 +86,7 @@ import typing as t
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
-    check_lengths,
+    check_bytes,
     check_project,
     gcp_module,
     stripped,
@@ -95,7 +95,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resour
 
 _API = "https://iam.googleapis.com/v1"
 _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
-_LENGTHS = {"display_name": 100, "description": 256}
+# Bytes in UTF-8 that Google takes, by option (the IAM v1 discovery document).
+_BYTES = {"display_name": 100, "description": 256}
 
 
 def _email(account_id: str, project: str) -> str:
@@ -154,7 +155,7 @@ def _check(params: dict[str, t.Any]) -> None:
             f"account_id '{params['account_id']}' is not an id that Google takes: 6 to 30 of a-z, 0-9 and '-', the first a letter,"
             " the last no '-'. Example: account_id: image-reader"
         )
-    check_lengths(params, _LENGTHS)
+    check_bytes(params, _BYTES)
 
 
 def main() -> None:

@@ -139,6 +139,10 @@ def test_a_missing_permission_leaves_all_as_it_was(wire: Wire, verb: str) -> Non
     assert f"HTTP 403: {denied}" in message and "grant the permission" in message and now(wire) == before
 
 
+def test_texts_at_the_limits_are_taken(wire: Wire) -> None:
+    assert account(wire, display_name="é" * 50, description="日" * 85 + "x")["changed"]
+
+
 def test_an_account_of_a_domains_project(wire: Wire) -> None:
     email = "reader@demo.example.com.iam.gserviceaccount.com"
     made = account(wire, project="example.com:demo", **WANTED)
@@ -176,8 +180,10 @@ def test_made_though_the_answer_got_lost(wire: Wire) -> None:
         ({"account_id": EMAIL}, f"account_id '{EMAIL}'"),
         ({"project": "42"}, "project '42' is a number, and an account's address holds the project's id"),
         ({"project": None}, "project '' is no project's id"),
-        ({"display_name": "x" * 101}, "display_name has 101 characters, and Google takes 100"),
-        ({"description": "x" * 257}, "description has 257 characters"),
+        ({"display_name": "x" * 101}, "display_name has 101 bytes in UTF-8, and Google takes 100"),
+        ({"display_name": "é" * 51}, "display_name has 102 bytes in UTF-8"),
+        ({"description": "x" * 257}, "description has 257 bytes in UTF-8"),
+        ({"description": "日" * 86}, "description has 258 bytes in UTF-8"),
     ],
 )
 def test_bad_input_is_refused_before_any_request(wire: Wire, options: dict[str, Any], words: str) -> None:
