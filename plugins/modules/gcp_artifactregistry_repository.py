@@ -164,6 +164,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resour
 _MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
 _DOCKER_HUB = "https://registry-1.docker.io"
 _UPSTREAM = re.compile(r"docker_hub|https?://[^\s/]+(/\S*)?|projects/[^\s/]+/locations/[^\s/]+/repositories/[^\s/]+")
+# Another repository of Artifact Registry as an upstream, by its address.
+_ADDRESS = re.compile(r"(?:https://)?([a-z0-9-]+)-docker\.pkg\.dev/((?:[a-z0-9.-]+\.[a-z]+/)?[^/]+)/([^/]+)")
 _LABEL_KEY = re.compile(r"[^\W\dA-Z][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _MAX_LABELS = 64
@@ -183,12 +185,30 @@ def _normal_upstream(upstream: str) -> str:
     return "docker_hub" if upstream.rstrip("/") == _DOCKER_HUB else upstream.rstrip("/")
 
 
+def _same_upstream(one: str, other: str) -> bool:
+    """Whether two upstreams are the same: a repository of Artifact Registry has an address and a full name."""
+    names = [_full_name(upstream) for upstream in (one, other)]
+    projects = [name.split("/")[1] for name in names if name.startswith("projects/")]
+    if len(projects) == 2 and projects[0].isdigit() != projects[1].isdigit():
+        # Google may answer with the project's number: the rest tells.
+        names = [name.split("/", 2)[2] for name in names]
+    return names[0] == names[1]
+
+
+def _full_name(upstream: str) -> str:
+    """The full name of a repository of Artifact Registry; any other upstream as it is."""
+    if address := _ADDRESS.fullmatch(upstream):
+        location, project, name = address.groups()
+        return f"projects/{project.replace('/', ':')}/locations/{location}/repositories/{name}"
+    return re.sub(r"^(https:)?//artifactregistry\.googleapis\.com/(v1/)?(?=projects/)", "", upstream)
+
+
 class _Repository(Resource):
     added: t.ClassVar = {"format": "DOCKER", "mode": _MODES["standard"]}
 
     def same(self, field: str, current: t.Any, wanted: t.Any) -> bool:
         if field == "remoteRepositoryConfig":
-            return _upstream({field: current}) == _upstream({field: wanted})
+            return _same_upstream(_upstream({field: current}), _upstream({field: wanted}))
         if field != "virtualRepositoryConfig":
             return current == wanted
         one, other = (
@@ -210,7 +230,7 @@ class _Repository(Resource):
         if "mode" in wanted and mode != wanted["mode"]:
             is_, asked = ({full: short for short, full in _MODES.items()}.get(one, one) for one in (mode, wanted["mode"]))
             raise GcpError(f"mode of {self.name} is {is_}, which cannot become {asked}. {other}")
-        if "remoteRepositoryConfig" in wanted and _upstream(current) != _upstream(wanted):
+        if "remoteRepositoryConfig" in wanted and not _same_upstream(_upstream(current), _upstream(wanted)):
             raise GcpError(
                 f"remote.upstream of {self.name} is {_upstream(current)}, which cannot become {_upstream(wanted)}. {other}"
             )

@@ -130,6 +130,36 @@ def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config:
     assert not repository(wire, remote={"upstream": "https://quay.io"})["changed"]
 
 
+@pytest.mark.parametrize("project", ["demo", "example.com:demo"])
+@pytest.mark.parametrize(
+    "answered",
+    [
+        "projects/{project}/locations/europe/repositories/up",
+        "projects/42/locations/europe/repositories/up",
+        "//artifactregistry.googleapis.com/projects/{project}/locations/europe/repositories/up",
+        "https://artifactregistry.googleapis.com/v1/projects/42/locations/europe/repositories/up",
+        "https://europe-docker.pkg.dev/{path}/up",
+    ],
+)
+@pytest.mark.parametrize("place", ["commonRepository", "customRepository"])
+def test_an_upstream_of_artifact_registry_has_an_address_and_a_full_name(
+    wire: Wire, project: str, answered: str, place: str
+) -> None:
+    path = project.replace(":", "/")
+    uri = {"uri": answered.format(project=project, path=path)}
+    config = {"commonRepository": uri} if place == "commonRepository" else {"dockerRepository": {"customRepository": uri}}
+    current = {"name": REPOSITORY, "format": "DOCKER", "mode": "REMOTE_REPOSITORY", "remoteRepositoryConfig": config}
+    for given in (f"https://europe-docker.pkg.dev/{path}/up/", f"projects/{project}/locations/europe/repositories/up"):
+        wire.answer("GET", URL, 200, current)
+        assert not repository(wire, remote={"upstream": given})["changed"]
+    for other in (f"https://europe-docker.pkg.dev/{path}/other", f"https://us-docker.pkg.dev/{path}/up", "https://quay.io"):
+        wire.answer("GET", URL, 200, current)
+        assert "remote.upstream of" in repository(wire, remote={"upstream": other})["msg"]
+    if "42" not in answered:
+        wire.answer("GET", URL, 200, current)
+        assert "remote.upstream of" in repository(wire, remote={"upstream": "https://europe-docker.pkg.dev/else/up"})["msg"]
+
+
 @pytest.mark.parametrize(
     ("name", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
 )
