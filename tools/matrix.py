@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import pathlib
 import re
@@ -24,6 +25,7 @@ from . import sanity
 _MATRIX = yaml.safe_load((ROOT / "tools" / "matrix.yml").read_text())
 _RESULT = ROOT / "tools" / "matrix-latest.md"
 _COLLECTIONS = ("kubernetes/core", "google/cloud")
+_LOWEST = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
 
 
 def _candidates(version: str) -> Iterator[str]:
@@ -58,6 +60,24 @@ def _counted(output: str) -> str:
     return ", ".join(found[-3:]) or "nothing ran"
 
 
+def _found(venv: pathlib.Path) -> list[str]:
+    """The versions of the collections in an environment."""
+    folder = environment.collections(venv) / "ansible_collections"
+    manifests = [json.loads((folder / name / "MANIFEST.json").read_text()) for name in _COLLECTIONS]
+    return [manifest["collection_info"]["version"] for manifest in manifests]
+
+
+def untested(found: list[list[str]]) -> list[str]:
+    """What is wrong with the versions that were tested: the oldest of each collection is the one that galaxy.yml takes."""
+    wrong = []
+    for name, versions in zip(_COLLECTIONS, zip(*found, strict=True), strict=True):
+        oldest = min(versions, key=lambda version: [int(part) for part in version.split(".")])
+        taken = _LOWEST[name.replace("/", ".")].removeprefix(">=")
+        if oldest != taken:
+            wrong.append(f"galaxy.yml takes {name.replace('/', '.')} {taken}, and the oldest that was tested is {oldest}.")
+    return wrong
+
+
 def run(row: dict[str, Any], version: str, python: str) -> tuple[bool, list[str]]:
     """One row: whether it passed, and its cells."""
     started, limit = time.monotonic(), _MATRIX["limit"] * 60
@@ -89,7 +109,7 @@ def run(row: dict[str, Any], version: str, python: str) -> tuple[bool, list[str]
     if not passed:
         print("\n".join(line for line in report.splitlines() if re.match("ERROR|FATAL|WARNING", line)), flush=True)
     judged = f"{ran} passed" if passed else "failed: " + " ".join(re.findall(r"^FATAL: .*", report, re.M)[-1:])
-    cells = [core, version, row["collections"], _counted(closing[0]), judged, f"{time.monotonic() - started:.0f}"]
+    cells = [core, version, *_found(venv), _counted(closing[0]), judged, f"{time.monotonic() - started:.0f}"]
     print(" | ".join(cells), flush=True)
     return tests.returncode == 0 and passed, cells
 
@@ -103,17 +123,20 @@ def main() -> None:
     for row in rows:
         found = next(((version, path) for version in row["pythons"] if (path := pythons[version][0])), None)
         if found is None:
-            table.append([row["core"], "none of " + ", ".join(row["pythons"]), row["collections"], "not run", "not run", "0"])
+            table.append([row["core"], "none of " + ", ".join(row["pythons"]), "-", "-", "not run", "not run", "0"])
             good = False
             continue
         passed, cells = run(row, *found)
         good &= passed
         table.append(cells)
-    head = ["ansible-core", "Python", "collections of", "tests of plugins", "sanity tests", "seconds"]
+    head = ["ansible-core", "Python", "kubernetes.core", "google.cloud", "tests of plugins", "sanity tests", "seconds"]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *table)]
     said = [f"`make matrix` of {datetime.date.today()}, {os.cpu_count()} cores.", "", *lines, *(["", *missing] if missing else [])]
     if not sys.argv[1:]:
-        _RESULT.write_text("\n".join(["# Versions of ansible-core", "", *said, ""]))
+        if wrong := untested([cells[2:4] for cells in table if cells[2] != "-"]):
+            print("\n".join(["", *wrong]))
+            good = False
+        _RESULT.write_text("\n".join(["# Versions of ansible-core and of the collections", "", *said, ""]))
     print("\n".join(["", *lines]))
     sys.exit(not good)
 

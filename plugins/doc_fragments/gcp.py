@@ -70,7 +70,7 @@ options:
 requirements:
   - requests
   - google-auth
-  - the collection google.cloud
+  - the collection google.cloud, version 1.4.1 to 1.15
 notes:
   - Options of another O(auth_kind) are ignored, so that credentials injected by AWX do not disturb.
   - Requests go through E(HTTPS_PROXY) and trust E(REQUESTS_CA_BUNDLE) where these are set.

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
+import pathlib
 import random
 import re
+import sys
 import time
 import traceback
 import typing as t
@@ -21,17 +24,28 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
 
 IMPORT_ERROR: str | None = None
+# Why google.cloud has no session for us.
+SESSION_ERROR: str | None = None
 try:
     import google.auth.exceptions
     import requests
-    from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
     from google.auth.transport.requests import AuthorizedSession, Request
     from requests.adapters import HTTPAdapter
     from urllib3.exceptions import ProtocolError
     from urllib3.util.retry import Retry
 except ImportError:
     IMPORT_ERROR = traceback.format_exc()
+try:
+    from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
+except ImportError:
+    # Where google.cloud is moving its utilities to; 1.14 and 1.15 have the session in both.
+    try:
+        from ansible_collections.google.cloud.plugins.module_utils.gcp_v2 import Session as GcpSession
+    except ImportError:
+        SESSION_ERROR = traceback.format_exc()
 
+# The versions that are tested, as ansible-galaxy takes them.
+GOOGLE_CLOUD = "google.cloud:>=1.4.1,<2.0.0"
 # Seconds to connect and to wait for an answer.
 TIMEOUT = (10, 60)
 _CONNECT_RETRIES = 4
@@ -161,10 +175,27 @@ def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
     """An AnsibleModule with the Google options; fails when what it is built on is missing."""
     module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
     if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("requests and google-auth"), exception=IMPORT_ERROR)
+    if SESSION_ERROR:
         module.fail_json(
-            msg=missing_required_lib("requests, google-auth and the collection google.cloud"), exception=IMPORT_ERROR
+            msg=f"The collection google.cloud ({_google_cloud_found()}) has no session that this module can use: neither GcpSession"
+            f" in gcp_utils nor Session in gcp_v2. Example: ansible-galaxy collection install --force '{GOOGLE_CLOUD}'",
+            exception=SESSION_ERROR,
         )
     return module
+
+
+def _google_cloud_found() -> str:
+    """The version of google.cloud that is installed, and where."""
+    # The controller packs a module's imports, and not the collection's MANIFEST.json.
+    configured = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "").split(os.pathsep)
+    for folder in filter(None, (*configured, "~/.ansible/collections", "/usr/share/ansible/collections", *sys.path)):
+        manifest = pathlib.Path(folder).expanduser() / "ansible_collections" / "google" / "cloud" / "MANIFEST.json"
+        try:
+            return f"version {json.loads(manifest.read_text())['collection_info']['version']}, {manifest.parent}"
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "not found"
 
 
 def check_project(project: str | None) -> None:

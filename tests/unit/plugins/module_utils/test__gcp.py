@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import email.utils
+import importlib
+import importlib.util
 import json
 import pathlib
 import ssl
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +19,17 @@ from typing import Any
 
 import google.auth.exceptions
 import pytest
+import yaml
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
 from requests.adapters import HTTPAdapter
 
 from google_standin import tls
+from sandbox.settings import ROOT
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.module_runner import run
 from tests.unit.sandbox.google.harness import IAM, READER, REPOSITORY
+
+GOOGLE_CLOUD = "ansible_collections.google.cloud.plugins.module_utils"
 POOL = {"project": "demo", "pool_id": "cache"}
 MODULE = "gcp_iam_workload_identity_pool"
 ROLE = {"role": "roles/x", "member": "user:a@example.com"}
@@ -313,6 +320,66 @@ def test_missing_library(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_gcp, "IMPORT_ERROR", "ImportError: google.auth")
     message = wire.run(MODULE, **POOL)["msg"]
     assert "google-auth" in message and not wire.requests
+
+
+def reloaded(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> Any:
+    """_gcp as it is where google.cloud has these utilities only."""
+    for name in ("gcp_utils", "gcp_v2"):
+        # None is what cannot be imported.
+        monkeypatch.setitem(sys.modules, f"{GOOGLE_CLOUD}.{name}", modules.get(name))
+    spec = importlib.util.spec_from_file_location(_gcp.__name__, _gcp.__file__)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_session_where_google_cloud_moves_it_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = importlib.import_module(f"{GOOGLE_CLOUD}.gcp_utils").GcpSession
+    for utilities in (
+        {"gcp_utils": SimpleNamespace(GcpSession=theirs)},
+        {"gcp_v2": SimpleNamespace(Session=theirs)},
+        {"gcp_utils": SimpleNamespace(), "gcp_v2": SimpleNamespace(Session=theirs)},
+    ):
+        module = reloaded(monkeypatch, **utilities)
+        assert module.GcpSession is theirs and module.SESSION_ERROR is None
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_google_cloud_without_a_session(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, installed: bool
+) -> None:
+    module = reloaded(monkeypatch, gcp_utils=SimpleNamespace(), gcp_v2=SimpleNamespace())
+    assert "ImportError" in module.SESSION_ERROR
+    monkeypatch.setattr(_gcp, "SESSION_ERROR", module.SESSION_ERROR)
+    folder = tmp_path / "ansible_collections" / "google" / "cloud"
+    folder.mkdir(parents=True)
+    if installed:
+        (folder / "MANIFEST.json").write_text('{"collection_info": {"version": "9.8.7"}}')
+    monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [])
+    result = wire.run(MODULE, **POOL)
+    assert result["failed"] and "google.cloud" in result["msg"] and f"'{_gcp.GOOGLE_CLOUD}'" in result["msg"]
+    assert ("version 9.8.7" in result["msg"]) == installed and "ansible-galaxy collection install" in result["msg"]
+    assert "not found" in result["msg"] or installed or pathlib.Path("/usr/share/ansible/collections").exists()
+
+
+def test_the_versions_of_google_cloud_agree_with_galaxy_yml() -> None:
+    lowest = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]["google.cloud"]
+    assert _gcp.GOOGLE_CLOUD.startswith(f"google.cloud:{lowest},<")
+    assert f"google.cloud:{lowest}" in (ROOT / "README.md").read_text()
+
+
+def test_options_and_variables_of_google_cloud_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is set for its modules does for ours."""
+    utilities = importlib.import_module(f"{GOOGLE_CLOUD}.gcp_utils")
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(utilities.AnsibleModule, "__init__", lambda self, *_arguments, **options: seen.update(options))
+    utilities.GcpModule(argument_spec={})
+    ours, theirs = _gcp.argument_spec(), seen["argument_spec"]
+    assert theirs.keys() <= ours.keys()
+    for name, option in theirs.items():
+        assert ours[name]["type"] == option["type"] and set(ours[name].get("choices", [])) == set(option.get("choices", []))
+        assert set(option["fallback"][1]) <= set(ours[name]["fallback"][1]), name
 
 
 def test_every_module_is_in_the_table() -> None:
