@@ -51,6 +51,27 @@ options:
       - Named in the user agent of requests.
       - Falls back to E(GCP_ENV_TYPE).
     type: str
+  impersonate_service_account:
+    description:
+      - The address of a service account to act as. The credential of O(auth_kind) needs
+        C(roles/iam.serviceAccountTokenCreator) on it.
+      - A comma-separated list is a chain of delegates, of which the last is the account.
+      - Falls back to E(GCP_IMPERSONATE_SERVICE_ACCOUNT), E(CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT) and
+        E(GOOGLE_IMPERSONATE_SERVICE_ACCOUNT).
+    type: str
+  quota_project:
+    description:
+      - The project to which requests are counted and billed (header C(x-goog-user-project)).
+      - The credential needs C(serviceusage.services.use) on it. A user's credential or access token may need it.
+      - Falls back to E(GCP_QUOTA_PROJECT) and E(GOOGLE_CLOUD_QUOTA_PROJECT).
+    type: str
+  universe_domain:
+    description:
+      - The domain of Google's APIs. Another universe, such as a sovereign cloud, has the same hosts under its own domain.
+      - It must be the one of the credential. An access token does not say where it is from, and is taken for one of this domain.
+      - Falls back to E(GCP_UNIVERSE_DOMAIN), E(GOOGLE_CLOUD_UNIVERSE_DOMAIN) and E(CLOUDSDK_CORE_UNIVERSE_DOMAIN).
+    type: str
+    default: googleapis.com
   apis_just_enabled:
     description:
       - Set to true where a task before has just enabled an API. For some minutes it may refuse requests as disabled, or for want

@@ -29,6 +29,7 @@ SESSION_ERROR: str | None = None
 try:
     import google.auth.exceptions
     import requests
+    from google.auth import impersonated_credentials
     from google.auth.transport.requests import AuthorizedSession, Request
     from requests.adapters import HTTPAdapter
     from urllib3.exceptions import ProtocolError
@@ -53,6 +54,8 @@ _CONNECT_RETRIES = 4
 _TRANSIENT, _UNCLEAR = (429, 500, 502, 503, 504), (500, 502, 503, 504)
 _PRODUCT = "registry_cache"
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+# The domain of Google's hosts; another universe has the same hosts under its own domain.
+_UNIVERSE = "googleapis.com"
 _USAGE = "https://serviceusage.googleapis.com/v1"
 # Which options each kind of credential reads; others may come from the environment and are left alone.
 _OPTIONS_OF_KIND = {
@@ -71,6 +74,8 @@ _WAY_OUT = {
 _NETWORK_WAY_OUT = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
 _CERTIFICATE_WAY_OUT = "Set REQUESTS_CA_BUNDLE to a file that holds the CA of the proxy, or of what else stands before Google."
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
+_DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
+_ACCOUNTS = re.compile(r"[^@\s,]+@[^@\s,]+(,[^@\s,]+@[^@\s,]+)*")
 # The name of an operation that is done, and that there is nothing to poll at.
 _NO_OPERATION = "operations/noop.DONE_OPERATION"
 # Seconds between polls: at first, and at most.
@@ -166,6 +171,17 @@ def argument_spec() -> dict[str, t.Any]:
         "access_token": option(["GCP_ACCESS_TOKEN"], no_log=True),
         "scopes": option(["GCP_SCOPES"], type="list", elements="str"),
         "env_type": option(["GCP_ENV_TYPE"]),
+        "impersonate_service_account": option(
+            [
+                "GCP_IMPERSONATE_SERVICE_ACCOUNT",
+                "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT",
+                "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT",
+            ]
+        ),
+        "quota_project": option(["GCP_QUOTA_PROJECT", "GOOGLE_CLOUD_QUOTA_PROJECT"]),
+        "universe_domain": option(
+            ["GCP_UNIVERSE_DOMAIN", "GOOGLE_CLOUD_UNIVERSE_DOMAIN", "CLOUDSDK_CORE_UNIVERSE_DOMAIN"], default=_UNIVERSE
+        ),
         "apis_just_enabled": {"type": "bool", "default": False},
         "wait_timeout": {"type": "int", "default": 300},
     }
@@ -253,6 +269,7 @@ class GcpClient:
         self.patience = Patience(params["wait_timeout"])
         # Check mode has enabled nothing.
         self._just_enabled = params["apis_just_enabled"] and not module.check_mode
+        self._universe = params["universe_domain"]
         # By service, whether Service Usage calls it enabled.
         self._enabled: dict[str, bool] = {}
         kind = params["auth_kind"]
@@ -261,7 +278,7 @@ class GcpClient:
         except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
             raise GcpError(f"No Google credential of auth_kind {kind}: {error}") from error
         # Nothing can refresh a bare token: without this a 401 becomes a RefreshError that hides Google's own words.
-        bare = kind == "accesstoken"
+        bare = kind == "accesstoken" and not params["impersonate_service_account"]
         session = AuthorizedSession(
             credentials, auth_request=_TokenRequest(self.patience), **({"refresh_status_codes": ()} if bare else {})
         )
@@ -274,6 +291,7 @@ class GcpClient:
     ) -> dict[str, t.Any]:
         """One request, again while its error is one that passes by itself.
 
+        :param url: on Google's own host, whatever the universe.
         :param what: the object, as an error names it.
         :return: the decoded JSON answer.
         :raises GcpError: with the object, the HTTP status, Google's own message and what to do.
@@ -325,6 +343,7 @@ class GcpClient:
     def _send(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
     ) -> dict[str, t.Any]:
+        url = url.replace(f".{_UNIVERSE}/", f".{self._universe}/", 1)
         try:
             answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
         except google.auth.exceptions.TransportError as error:
@@ -413,7 +432,15 @@ def _adapter() -> HTTPAdapter:
 def _credentials(module: AnsibleModule) -> t.Any:
     """The credential that the options name. Raises GcpError, and what google-auth raises."""
     given = module.params
-    kind = given["auth_kind"]
+    kind, universe, account = given["auth_kind"], given["universe_domain"], given["impersonate_service_account"]
+    forms = {
+        "universe_domain": (_DOMAIN, "a domain", _UNIVERSE),
+        "impersonate_service_account": (_ACCOUNTS, "the address of a service account", "name@my-project.iam.gserviceaccount.com"),
+        "quota_project": (_PROJECT, "the id of a project", "my-project"),
+    }
+    for option, (form, form_name, example) in forms.items():
+        if given[option] and not form.fullmatch(given[option]):
+            raise GcpError(f"{option} '{given[option]}' is not {form_name}. Example: {option}: {example}")
     params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
     params.update({option: given[option] for option in _OPTIONS_OF_KIND[kind]})
     if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
@@ -421,7 +448,30 @@ def _credentials(module: AnsibleModule) -> t.Any:
     scopes = given["scopes"] or list(_SCOPES)
     params.update(auth_kind=kind, scopes=scopes, env_type=given["env_type"])
     # Its session alone is used: its requests take a new token and a new connection each, and have no time-outs.
-    return GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session().credentials
+    credentials = GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session().credentials
+    credentials = _of_universe(credentials, kind, universe)
+    if account:
+        *delegates, target = account.split(",")
+        credentials = impersonated_credentials.Credentials(credentials, target, scopes, delegates=delegates)
+    if given["quota_project"]:
+        credentials = credentials.with_quota_project(given["quota_project"])
+    return credentials
+
+
+def _of_universe(credentials: t.Any, kind: str, universe: str) -> t.Any:
+    """The credential, if it is one of that universe."""
+    if not hasattr(credentials, "universe_domain"):
+        if universe != _UNIVERSE:
+            raise GcpError(f"universe_domain {universe} needs a newer google-auth. Example: pip install 'google-auth>=2.29'")
+        return credentials
+    if kind == "accesstoken":  # which does not say where it is from
+        return credentials.with_universe_domain(universe) if universe != _UNIVERSE else credentials
+    if credentials.universe_domain != universe:
+        raise GcpError(
+            f"universe_domain is {universe}, and the credential of auth_kind {kind} is of {credentials.universe_domain}."
+            f" Example: universe_domain: {credentials.universe_domain}"
+        )
+    return credentials
 
 
 def _was_lost(error: requests.exceptions.RequestException) -> bool:
@@ -450,7 +500,10 @@ def _refusal(error: Exception) -> str:
             words.append(json.loads(part)["error"]["message"])
         except (TypeError, ValueError, KeyError):
             words.append(str(part))
-    return f"({': '.join(words)}). {_WAY_OUT[401]}."
+    way_out = _WAY_OUT[401]
+    if "impersonated" in words[0]:
+        way_out = "Grant roles/iam.serviceAccountTokenCreator on the account of impersonate_service_account"
+    return f"({': '.join(words)}). {way_out}."
 
 
 def _cause(error: Exception) -> str:

@@ -15,6 +15,7 @@ description:
   - Creates, updates, undeletes and deletes a provider, which says whose tokens Google exchanges and for which principal.
   - Fields are compared and written whole, so that a key left out of O(attribute_mapping) is removed.
   - A provider that was deleted within the last 30 days is undeleted.
+  - Providers of kind AWS, SAML and X.509 are not supported.
 options:
   provider_id:
     description: The provider's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).

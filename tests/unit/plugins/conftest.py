@@ -13,13 +13,14 @@ from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.image_stand_ins import Program, Registry
 from tests.unit.sandbox.google.harness import Google, Keys
 
-_VARIABLES = ("GCP_", "GCE_", "GOOGLE_", "K8S_AUTH_", "KUBECONFIG", "NETRC", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_VARIABLES = ("GCP_", "GCE_", "GOOGLE_", "CLOUDSDK_", "K8S_AUTH_", "KUBECONFIG", "NETRC")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    for name in [name for name in os.environ if name.startswith((*_VARIABLES, *_BUNDLES))]:
+    for name in [name for name in os.environ if name.startswith((*_VARIABLES, *_PROXIES, *_BUNDLES))]:
         monkeypatch.delenv(name)
     home = tmp_path / "home"
     home.mkdir()

@@ -30,6 +30,7 @@ class Request:
     body: Any
     headers: dict[str, str]
     timeout: Any
+    host: str
 
 
 class Clock:
@@ -57,6 +58,8 @@ class Wire(BaseAdapter):
         self.google, self.clock = google, Clock(google)
         self.requests: list[Request] = []
         self.sessions = 0
+        # Its hosts stand for Google's own.
+        self.universe = "googleapis.com"
         self._faults: list[tuple[str, str, Callable[[], tuple[Any, ...] | None]]] = []
         monkeypatch.setattr(_gcp, "HTTPAdapter", self._adapter)
         monkeypatch.setattr(_gcp, "time", self.clock)
@@ -98,12 +101,12 @@ class Wire(BaseAdapter):
 
     def send(self, request: Any, timeout: Any = None, **_options: Any) -> requests.Response:
         parts = urlsplit(request.url)
-        url = f"{parts.scheme}://{parts.netloc}{parts.path}"
+        url = f"{parts.scheme}://{parts.netloc}{parts.path}".replace(f".{self.universe}/", ".googleapis.com/", 1)
         body = json.loads(request.body) if request.body else None
         # Answers are checked where the stand-in gives them.
         contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
         self.requests.append(
-            Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout)
+            Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout, parts.netloc)
         )
         for fault in self._faults:
             method, url_part, act = fault
@@ -115,7 +118,11 @@ class Wire(BaseAdapter):
                     return self._response(request, answer[0], content, *answer[2:])
                 break
         reply = self.google.call(
-            request.method, request.url, token=None, headers=dict(request.headers), content=request.body
+            request.method,
+            request.url.replace(f".{self.universe}/", ".googleapis.com/", 1),
+            token=None,
+            headers=dict(request.headers),
+            content=request.body,
         )
         return self._response(request, reply.status_code, reply.content)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import email.utils
 import importlib
 import importlib.util
@@ -27,7 +28,7 @@ from google_standin import tls
 from sandbox.settings import ROOT
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.module_runner import run
-from tests.unit.sandbox.google.harness import IAM, READER, REPOSITORY
+from tests.unit.sandbox.google.harness import CLOUD_PLATFORM, IAM, READER, REPOSITORY
 
 GOOGLE_CLOUD = "ansible_collections.google.cloud.plugins.module_utils"
 POOL = {"project": "demo", "pool_id": "cache"}
@@ -380,6 +381,130 @@ def test_options_and_variables_of_google_cloud_are_ours(monkeypatch: pytest.Monk
     for name, option in theirs.items():
         assert ours[name]["type"] == option["type"] and set(ours[name].get("choices", [])) == set(option.get("choices", []))
         assert set(option["fallback"][1]) <= set(ours[name]["fallback"][1]), name
+
+
+# ---- act as a service account, quota project, universe
+
+
+EMAIL = "deployer@demo.iam.gserviceaccount.com"
+GENERATE = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/{EMAIL}:generateAccessToken"
+
+
+@pytest.fixture
+def deployer(wire: Wire) -> Wire:
+    """An account that may manage pools, as which the operator may act."""
+    assert wire.google.create_account("deployer").is_success
+    return wire
+
+
+def test_acting_as_a_service_account(deployer: Wire) -> None:
+    denied = deployer.run(MODULE, **POOL, impersonate_service_account=EMAIL)
+    assert "HTTP 403: Permission 'iam.workloadIdentityPools.get' denied" in denied["msg"], "it is the account that is asked"
+    binding = {"role": "roles/iam.workloadIdentityPoolAdmin", "members": [f"serviceAccount:{EMAIL}"]}
+    assert deployer.google.set_project_policy(binding).is_success
+    assert deployer.run(MODULE, **POOL, impersonate_service_account=EMAIL)["changed"]
+    token, *rest = deployer.requests
+    assert (token.method, token.url, token.body["scope"]) == ("POST", GENERATE, [CLOUD_PLATFORM])
+    assert token.headers["authorization"] == f"Bearer {deployer.google.operator}"
+    assert len(rest) > 3 and all(deployer.google.operator not in str(request.headers) for request in rest)
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["GCP_IMPERSONATE_SERVICE_ACCOUNT", "CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT", "GOOGLE_IMPERSONATE_SERVICE_ACCOUNT"],
+)
+def test_the_account_comes_from_the_environment(deployer: Wire, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, EMAIL)
+    deployer.run(MODULE, **POOL)
+    assert deployer.sent()[0] == ("POST", GENERATE)
+
+
+def test_a_chain_of_accounts(deployer: Wire) -> None:
+    deployer.answer("POST", ":generateAccessToken", 400, {"error": {"code": 400, "message": "No chains here"}})
+    between = "between@demo.iam.gserviceaccount.com"
+    assert "No chains here" in deployer.run(MODULE, **POOL, impersonate_service_account=f"{between},{EMAIL}")["msg"]
+    (token,) = deployer.requests
+    assert token.url == GENERATE and token.body["delegates"] == [between]
+
+
+def test_an_account_as_which_one_may_not_act(wire: Wire) -> None:
+    message = wire.run(MODULE, **POOL, impersonate_service_account="nobody@demo.iam.gserviceaccount.com")["msg"]
+    assert "iam.serviceAccounts.getAccessToken" in message and "roles/iam.serviceAccountTokenCreator" in message
+    assert "{" not in message and not wire.clock.pauses
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_an_outage_of_the_server_of_tokens_is_outlasted(deployer: Wire, status: int) -> None:
+    deployer.outage("POST", ":generateAccessToken", status, times=8)
+    assert "workloadIdentityPools.get" in deployer.run(MODULE, **POOL, impersonate_service_account=EMAIL)["msg"]
+    assert len(deployer.clock.pauses) == 8
+
+
+@pytest.mark.parametrize(("module", "options", "what"), EVERY)
+def test_a_quota_project_is_named_in_every_request(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
+    wire.run(module, **options, quota_project="example.com:billing")
+    assert wire.requests and {request.headers.get("x-goog-user-project") for request in wire.requests} == {"example.com:billing"}
+    wire.run(module, **options)
+    assert not any("x-goog-user-project" in request.headers for request in wire.requests)
+
+
+@pytest.mark.parametrize("variable", ["GCP_QUOTA_PROJECT", "GOOGLE_CLOUD_QUOTA_PROJECT"])
+def test_the_quota_project_comes_from_the_environment(wire: Wire, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "billing")
+    wire.run(MODULE, **POOL)
+    assert {request.headers.get("x-goog-user-project") for request in wire.requests} == {"billing"}
+
+
+@pytest.mark.parametrize(("module", "options", "what"), EVERY)
+def test_every_host_is_of_the_universe(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
+    wire.universe = "apis-sovereign.example"
+    wire.run(module, **options, universe_domain=wire.universe)
+    assert wire.requests and all(request.host.endswith(".apis-sovereign.example") for request in wire.requests)
+
+
+def test_tokens_of_an_account_come_from_the_universe_too(deployer: Wire) -> None:
+    deployer.universe = "apis-sovereign.example"
+    deployer.run(MODULE, **POOL, universe_domain=deployer.universe, impersonate_service_account=EMAIL)
+    assert [request.host for request in deployer.requests] == [
+        "iamcredentials.apis-sovereign.example",
+        "iam.apis-sovereign.example",
+    ]
+
+
+@pytest.mark.parametrize(
+    "variable", ["GCP_UNIVERSE_DOMAIN", "GOOGLE_CLOUD_UNIVERSE_DOMAIN", "CLOUDSDK_CORE_UNIVERSE_DOMAIN"]
+)
+def test_the_universe_comes_from_the_environment(wire: Wire, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    wire.universe = "apis-sovereign.example"
+    monkeypatch.setenv(variable, wire.universe)
+    wire.run(MODULE, **POOL)
+    assert wire.requests[0].host == "iam.apis-sovereign.example"
+
+
+@pytest.mark.parametrize(("own", "given"), [("googleapis.com", "apis-sovereign.example"), ("apis-sovereign.example", None)])
+def test_a_credential_of_another_universe(wire: Wire, own: str, given: str | None) -> None:
+    assert wire.google.create_account("deployer").is_success
+    key = wire.google.call("POST", f"{IAM}/projects/demo/serviceAccounts/{EMAIL}/keys", json={}).json()
+    content = {**json.loads(base64.b64decode(key["privateKeyData"])), "universe_domain": own}
+    credential = {"auth_kind": "serviceaccount", "service_account_contents": json.dumps(content), "access_token": None}
+    message = wire.run(MODULE, **POOL, **credential, **({"universe_domain": given} if given else {}))["msg"]
+    assert message.startswith("universe_domain is ") and message.endswith(f"Example: universe_domain: {own}")
+    assert not wire.requests
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("universe_domain", "https://googleapis.com"),
+        ("universe_domain", "googleapis"),
+        ("impersonate_service_account", "deployer"),
+        ("impersonate_service_account", f"{EMAIL},"),
+        ("quota_project", "My Project"),
+    ],
+)
+def test_bad_input_is_refused_before_any_request(wire: Wire, option: str, value: str) -> None:
+    message = wire.run(MODULE, **POOL, **{option: value})["msg"]
+    assert message.startswith(f"{option} '{value}' is not") and f"Example: {option}: " in message and not wire.requests
 
 
 def test_every_module_is_in_the_table() -> None:
