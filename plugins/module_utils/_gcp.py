@@ -336,7 +336,7 @@ class GcpClient:
         if service == _USAGE.split("/")[2] or not consumer.startswith("projects/"):
             return False
         try:
-            return self._send("GET", f"{_USAGE}/{consumer}/services/{service}", service).get("state") == "ENABLED"
+            return self.request("GET", f"{_USAGE}/{consumer}/services/{service}", service).get("state") == "ENABLED"
         except GcpError:
             return False
 

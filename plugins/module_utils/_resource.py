@@ -114,8 +114,7 @@ class Resource:
         try:
             self.undelete()
         except GcpError:
-            current = self.read()
-            if current is None or self.deleted(current):
+            if self._is_gone():
                 raise
             return False
         return True
@@ -127,9 +126,14 @@ class Resource:
             try:
                 self.delete()
             except GcpError as error:
-                if error.status != 404:  # somebody else was faster, or it was asked twice
+                # Somebody else was faster, or a request before this one got through though its answer did not.
+                if error.status != 404 and not (error.unclear and self._is_gone()):
                     raise
         return True, before, {}
+
+    def _is_gone(self) -> bool:
+        current = self.read()
+        return current is None or self.deleted(current)
 
     def _made_elsewhere(self, conflict: GcpError) -> _Object:
         def read() -> _Object:

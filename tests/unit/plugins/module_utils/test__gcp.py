@@ -603,6 +603,12 @@ def test_a_state_of_an_api_that_cannot_be_read_is_not_waited_for(wire: Wire) -> 
     assert "Enable iam.googleapis.com" in wire.run(MODULE, **POOL)["msg"] and not wire.clock.pauses
 
 
+def test_an_outage_while_the_state_of_an_api_is_read_is_outlasted(wire: Wire) -> None:
+    just_enabled(wire, 60)
+    wire.outage("GET", "/services/iam", 503, times=3)
+    assert wire.run(MODULE, **POOL)["changed"]
+
+
 def test_a_missing_permission_is_not_waited_for(wire: Wire) -> None:
     denied = {"error": {"code": 403, "message": "Permission 'iam.workloadIdentityPools.get' denied"}}
     wire.answer("GET", "/cache", 403, denied)

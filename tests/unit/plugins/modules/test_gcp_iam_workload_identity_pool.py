@@ -304,3 +304,23 @@ def test_undeleted_though_the_answer_got_lost(wire: Wire) -> None:
 
     wire._faults.append(("POST", ":undelete", lost))
     assert pool(wire, description="Back")["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS, "description": "Back"}
+
+
+def test_deleted_though_the_answer_got_lost(wire: Wire) -> None:
+    pool(wire)
+
+    def lost() -> tuple[int, dict[str, Any]]:
+        wire.google.done(wire.google.call("DELETE", URL))
+        return 500, {"error": {"code": 500, "message": "Internal error encountered."}}
+
+    wire._faults.append(("DELETE", URL, lost))
+    gone = pool(wire, state="absent")
+    assert gone["changed"] and gone["pool"] == {} and wire.google.call("GET", URL).json()["state"] == "DELETED"
+
+
+def test_a_delete_that_was_not_made_is_told(wire: Wire) -> None:
+    pool(wire)
+    wire.outage("DELETE", URL, 500)
+    wire.answer("DELETE", URL, 400, {"error": {"code": 400, "message": "Still in use"}})
+    assert "Still in use" in pool(wire, state="absent")["msg"]
+    assert wire.google.call("GET", URL).json()["state"] == "ACTIVE"
