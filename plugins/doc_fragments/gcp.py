@@ -69,6 +69,7 @@ options:
     description:
       - The domain of Google's APIs. Another universe, such as a sovereign cloud, has the same hosts under its own domain.
       - It must be the one of the credential. An access token does not say where it is from, and is taken for one of this domain.
+      - Another universe than Google's own needs google-auth 2.38 or later.
       - Falls back to E(GCP_UNIVERSE_DOMAIN), E(GOOGLE_CLOUD_UNIVERSE_DOMAIN) and E(CLOUDSDK_CORE_UNIVERSE_DOMAIN).
     type: str
     default: googleapis.com

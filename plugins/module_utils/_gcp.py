@@ -453,20 +453,20 @@ def _credentials(module: AnsibleModule) -> t.Any:
     if account:
         *delegates, target = account.split(",")
         credentials = impersonated_credentials.Credentials(credentials, target, scopes, delegates=delegates)
+    if getattr(credentials, "universe_domain", _UNIVERSE) != universe:
+        # An older google-auth would ask Google's own hosts for a token.
+        raise GcpError(f"universe_domain {universe} needs a newer google-auth. Example: pip install 'google-auth>=2.38'")
     if given["quota_project"]:
         credentials = credentials.with_quota_project(given["quota_project"])
     return credentials
 
 
 def _of_universe(credentials: t.Any, kind: str, universe: str) -> t.Any:
-    """The credential, if it is one of that universe."""
-    if not hasattr(credentials, "universe_domain"):
-        if universe != _UNIVERSE:
-            raise GcpError(f"universe_domain {universe} needs a newer google-auth. Example: pip install 'google-auth>=2.29'")
-        return credentials
+    """The credential, if it is one of that universe, or says nothing of it."""
     if kind == "accesstoken":  # which does not say where it is from
-        return credentials.with_universe_domain(universe) if universe != _UNIVERSE else credentials
-    if credentials.universe_domain != universe:
+        of_google = universe == _UNIVERSE or not hasattr(credentials, "with_universe_domain")
+        return credentials if of_google else credentials.with_universe_domain(universe)
+    if hasattr(credentials, "universe_domain") and credentials.universe_domain != universe:
         raise GcpError(
             f"universe_domain is {universe}, and the credential of auth_kind {kind} is of {credentials.universe_domain}."
             f" Example: universe_domain: {credentials.universe_domain}"

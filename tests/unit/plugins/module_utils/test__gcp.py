@@ -18,7 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
+import google.auth.credentials
 import google.auth.exceptions
+import google.auth.impersonated_credentials
 import pytest
 import yaml
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
@@ -490,6 +492,16 @@ def test_a_credential_of_another_universe(wire: Wire, own: str, given: str | Non
     message = wire.run(MODULE, **POOL, **credential, **({"universe_domain": given} if given else {}))["msg"]
     assert message.startswith("universe_domain is ") and message.endswith(f"Example: universe_domain: {own}")
     assert not wire.requests
+
+
+@pytest.mark.parametrize("account", [None, EMAIL])
+def test_an_older_google_auth_knows_of_no_universe(wire: Wire, monkeypatch: pytest.MonkeyPatch, account: str | None) -> None:
+    kind = google.auth.credentials.Credentials
+    if account:  # then it knew of it in all but the tokens of other accounts
+        kind = google.auth.impersonated_credentials.Credentials
+    monkeypatch.setattr(kind, "universe_domain", "googleapis.com")
+    message = wire.run(MODULE, **POOL, universe_domain="apis-sovereign.example", impersonate_service_account=account)["msg"]
+    assert "google-auth" in message and "pip install" in message and not wire.requests
 
 
 @pytest.mark.parametrize(
