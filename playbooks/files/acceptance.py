@@ -32,6 +32,7 @@ import urllib3
 import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from google.auth import impersonated_credentials
 from google.auth.transport.requests import AuthorizedSession
 
 ASSUMPTIONS: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -77,6 +78,8 @@ class Settings:
     auth_kind: str
     service_account_file: str
     access_token: str
+    impersonate_service_account: str = ""
+    quota_project: str = ""
     issuer: str = ""
     jwks: dict[str, Any] = dataclasses.field(default_factory=dict)
     made: tuple[str, ...] = ("account", "repository", "pool")
@@ -219,6 +222,11 @@ class Operator:
 
     def __init__(self, settings: Settings) -> None:
         credentials = self._credentials(settings)
+        if settings.impersonate_service_account:
+            *delegates, target = settings.impersonate_service_account.split(",")
+            credentials = impersonated_credentials.Credentials(credentials, target, [_CLOUD_PLATFORM], delegates=delegates)
+        if settings.quota_project:
+            credentials = credentials.with_quota_project(settings.quota_project)
         # A given token cannot be refreshed: its 401 shall be seen as it is.
         codes = () if isinstance(credentials, google.oauth2.credentials.Credentials) and not credentials.refresh_token else (401,)
         self._session = _retrying(AuthorizedSession(credentials, refresh_status_codes=codes))

@@ -96,3 +96,13 @@ def test_the_page_about_google_names_each_assumption() -> None:
     rows = (ROOT / "docs" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
     assert sorted(named) == sorted(acceptance.ASSUMPTIONS)
+
+
+def test_acts_as_the_account_and_counts_to_the_project_that_are_named() -> None:
+    names = ("project", "location", "name", "kubeconfig", "context", "service_account_file")
+    plain = {**dict.fromkeys(names, ""), "auth_kind": "accesstoken", "access_token": "secret"}
+    account = {"impersonate_service_account": "deployer@demo.iam.gserviceaccount.com", "quota_project": "billing"}
+    credentials = acceptance.Operator(acceptance.Settings(**plain, **account))._session.credentials
+    assert credentials.service_account_email == account["impersonate_service_account"]
+    assert credentials.quota_project_id == "billing"
+    assert acceptance.Operator(acceptance.Settings(**plain))._session.credentials.token == "secret"
