@@ -190,6 +190,12 @@ def argument_spec() -> dict[str, t.Any]:
 def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
     """An AnsibleModule with the Google options; fails when what it is built on is missing."""
     module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
+    require_libraries(module)
+    return module
+
+
+def require_libraries(module: AnsibleModule) -> None:
+    """Fail the module, with what to install, when what the client is built on is missing."""
     if IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("requests and google-auth"), exception=IMPORT_ERROR)
     if SESSION_ERROR:
@@ -198,7 +204,6 @@ def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
             f" in gcp_utils nor Session in gcp_v2. Example: ansible-galaxy collection install --force '{GOOGLE_CLOUD}'",
             exception=SESSION_ERROR,
         )
-    return module
 
 
 def _google_cloud_found() -> str:
