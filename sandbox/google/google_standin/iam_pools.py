@@ -20,7 +20,14 @@ from .store import Resource, Store
 _DELETED_SECONDS = 30 * 24 * 3600
 _OUTPUT_ONLY: messages.Fields = {"name": str, "state": str, "expireTime": str}
 _COMMON: messages.Fields = {"displayName": str, "description": str, "disabled": bool}
-_OIDC: messages.Fields = {"issuerUri": str, "allowedAudiences": [str], "jwksJson": str, "discoveryUri": str}
+_CERTIFICATES: messages.Fields = {"trustAnchors": [{"pemCertificate": str}], "intermediateCas": [{"pemCertificate": str}]}
+# A provider has exactly one of these.
+_KINDS_OF_PROVIDER: messages.Fields = {
+    "oidc": {"issuerUri": str, "allowedAudiences": [str], "jwksJson": str, "discoveryUri": str},
+    "aws": {"accountId": str},
+    "saml": {"idpMetadataXml": str},
+    "x509": {"trustStore": _CERTIFICATES},
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ _PROVIDER = _Kind(
     "provider",
     "iam.workloadIdentityPoolProviders",
     "type.googleapis.com/google.iam.v1.WorkloadIdentityPoolProvider",
-    {**_COMMON, "attributeMapping": {"*": str}, "attributeCondition": str, "oidc": _OIDC},
+    {**_COMMON, "attributeMapping": {"*": str}, "attributeCondition": str, **_KINDS_OF_PROVIDER},
     _OUTPUT_ONLY,
     provider_rules.check_provider,
     100,

@@ -18,6 +18,10 @@ from .store import Resource
 
 _ATTRIBUTE = re.compile(r"google\.subject|google\.groups|attribute\.[a-z0-9_]{1,100}")
 _ID = re.compile(r"[a-z0-9-]{4,32}")
+_MAX_CUSTOM_ATTRIBUTES = 50
+_KINDS = ("oidc", "aws", "saml", "x509")
+# The members that Google documents for a key; "include only the following fields".
+_KEY_MEMBERS = {"kty", "alg", "use", "kid", "n", "e", "x", "y", "crv"}
 # Issuers that sign for anyone: a provider without a condition would admit the whole world.
 _PUBLIC_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
 
@@ -41,14 +45,18 @@ def check_pool(pool: Resource) -> None:
 
 def check_provider(provider: Resource) -> None:
     check_pool(provider)
-    _check_oidc(provider.get("oidc", {}))
+    kinds = [kind for kind in _KINDS if kind in provider]
+    if len(kinds) > 1:
+        raise _refuse(f"A provider must be of exactly one kind, got {' and '.join(kinds)}.")  # † in Google's words
+    if not kinds or "oidc" in kinds:
+        _check_oidc(provider.get("oidc", {}))
     _check_mapping(provider.get("attributeMapping", {}))
     condition = provider.get("attributeCondition", "")
     if len(condition) > 4096:
         raise _refuse("The attribute condition must not exceed 4096 characters.")
     if condition:
         _compile("attribute condition", condition, {"assertion", "google", "attribute"})
-    if provider["oidc"]["issuerUri"] in _PUBLIC_ISSUERS and "assertion" not in condition:
+    if provider.get("oidc", {}).get("issuerUri") in _PUBLIC_ISSUERS and "assertion" not in condition:
         raise _refuse("The attribute condition must reference one of the provider's claims.")
 
 
@@ -69,6 +77,8 @@ def _check_jwks(text: str) -> None:
         if not keys:
             raise ValueError("it holds no key")
         for key in keys:
+            if unknown := sorted(key.keys() - _KEY_MEMBERS):  # † in Google's words, and whether it refuses or ignores them
+                raise ValueError(f"unknown field {unknown[0]}")
             if key["kty"] != "RSA" and (key["kty"], key.get("crv")) != ("EC", "P-256"):
                 raise ValueError(f"key type {key['kty']} {key.get('crv', '')}")
             jwt.PyJWK(key, algorithm="RS256" if key["kty"] == "RSA" else "ES256")
@@ -79,8 +89,8 @@ def _check_jwks(text: str) -> None:
 def _check_mapping(mapping: dict[str, str]) -> None:
     if "google.subject" not in mapping:
         raise _refuse("The attribute mapping must contain the key google.subject.")
-    if len(mapping) > 50:
-        raise _refuse("At most 50 attributes can be mapped.")
+    if sum(key.startswith("attribute.") for key in mapping) > _MAX_CUSTOM_ATTRIBUTES:
+        raise _refuse(f"At most {_MAX_CUSTOM_ATTRIBUTES} custom attributes can be mapped.")
     for key, expression in mapping.items():
         if not _ATTRIBUTE.fullmatch(key):
             raise _refuse(

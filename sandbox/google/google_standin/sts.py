@@ -113,7 +113,7 @@ class Exchange:
             raise OAuthError(
                 "invalid_request", "Unable to parse the ID Token: kid, iss, sub, aud, iat and exp are required."
             ) from None
-        oidc = provider["oidc"]
+        oidc = provider.get("oidc", {"issuerUri": ""})  # a provider of another kind takes no token of a cluster
         if claims["iss"] != oidc["issuerUri"]:
             raise OAuthError(
                 "invalid_grant",

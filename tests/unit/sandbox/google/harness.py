@@ -131,10 +131,15 @@ class Keys:
     def jwks(self) -> dict[str, Any]:
         return {
             "keys": [
-                {**jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa.public_key(), as_dict=True), "kid": "rsa"},
-                {**jwt.algorithms.ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True), "kid": "ec"},
+                _published(jwt.algorithms.RSAAlgorithm.to_jwk(self.rsa.public_key(), as_dict=True), "rsa"),
+                _published(jwt.algorithms.ECAlgorithm.to_jwk(self.ec.public_key(), as_dict=True), "ec"),
             ]
         }
+
+
+def _published(key: dict[str, Any], kid: str) -> dict[str, Any]:
+    """As a cluster publishes a key; PyJWT adds key_ops, which Google does not take."""
+    return {**{name: value for name, value in key.items() if name != "key_ops"}, "kid": kid}
 
 
 def _check_contract(answer: httpx.Response) -> None:
@@ -166,7 +171,7 @@ def _request_body(request: httpx.Request) -> Any:
 class Google:
     """Calls as the operator unless told otherwise."""
 
-    def __init__(self, path: pathlib.Path, keys: Keys) -> None:
+    def __init__(self, path: pathlib.Path, keys: Keys, projects: dict[str, str] | None = None) -> None:
         self.now, self.steady, self.keys = 1_800_000_000.0, 0.0, keys
         self.config = Config(
             address="127.0.0.1",
@@ -174,7 +179,7 @@ class Google:
             registry_url="http://registry:5000",
             operator="user:admin@example.com",
             operator_token_file=path / "operator-token",
-            projects={"demo": "42", "example.com:demo": "43"},
+            projects=projects or {"demo": "42", "example.com:demo": "43"},
         )
         self.operator = self.config.operator_token()
         self.registry = RegistryTransport(fake_registry())
