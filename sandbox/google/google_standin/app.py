@@ -18,7 +18,7 @@ from . import errors, messages, principals
 from .access import Access
 from .admin import Admin
 from .apis import Apis
-from .artifactregistry import Repositories
+from .artifactregistry import GCR_LOCATIONS, Repositories
 from .config import Config
 from .counters import Counters
 from .docker import Docker
@@ -129,7 +129,12 @@ def create_app(
     policies = Policies(store, conditions, steady_clock)
     apis = Apis(store, config.disabled_services, conditions, steady_clock)
     access = Access(store, tokens, policies, apis, config.projects, now)
-    docker = Docker(store, tokens, access, counters, faults, Registry(client), now, location=_LOCAL_LOCATION)
+
+    def serve_docker(location: str, repository: str = "") -> Docker:
+        registry = Registry(client)
+        return Docker(store, tokens, access, counters, faults, registry, now, location=location, repository=repository)
+
+    docker = serve_docker(_LOCAL_LOCATION)
     local = Router([*Admin(tokens, counters, faults).routes, *docker.routes], redirect_slashes=False)
 
     @contextlib.asynccontextmanager
@@ -149,6 +154,7 @@ def create_app(
         "cloudresourcemanager.googleapis.com": Projects(access, policies).routes,
         "artifactregistry.googleapis.com": Repositories(store, operations, access, policies, now).routes,
         "{location}-docker.pkg.dev": docker.routes,
+        **{host: serve_docker(location, host).routes for host, location in GCR_LOCATIONS.items()},
     }
     return Entrance(
         Starlette(

@@ -19,8 +19,9 @@ from .policies import POLICY, Policies
 from .store import Resource, Store
 
 _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-# Repositories that serve Container Registry's hosts, and where each may be (cloud.google.com/artifact-registry/docs/transition).
-_DOMAINS = {"gcr.io": "us", "us.gcr.io": "us", "eu.gcr.io": "europe", "asia.gcr.io": "asia"}
+# Repositories that serve a host of Container Registry, and the one location of each
+# (cloud.google.com/artifact-registry/docs/transition/gcr-repositories).
+GCR_LOCATIONS = {"gcr.io": "us", "us.gcr.io": "us", "eu.gcr.io": "europe", "asia.gcr.io": "asia"}
 # Letters of any script, none of them a capital.
 _LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
@@ -106,7 +107,7 @@ class Repositories:
         parent = self._location(request, "artifactregistry.repositories.create")
         body = await messages.read(request, _REPOSITORY)
         short = request.query_params.get("repositoryId", "")
-        if not _ID.fullmatch(short) and _DOMAINS.get(short) != parent.rpartition("/")[2]:
+        if not _ID.fullmatch(short) and GCR_LOCATIONS.get(short) != parent.rpartition("/")[2]:
             raise GoogleError("INVALID_ARGUMENT", f"Invalid repository id '{short}'.")
         wanted = {key: value for key, value in body.items() if key not in _OUTPUT_ONLY}
         wanted = {"mode": "STANDARD_REPOSITORY", **wanted}

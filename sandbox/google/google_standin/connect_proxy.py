@@ -6,9 +6,10 @@ from __future__ import annotations
 import asyncio
 import re
 
-_ALLOWED = re.compile(rb"CONNECT ([a-z0-9-]+\.googleapis\.com|[a-z0-9-]+-docker\.pkg\.dev):443 HTTP/1\.[01]\r\n")
+_HOSTS = rb"[a-z0-9-]+\.googleapis\.com|[a-z0-9-]+-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io"
+_ALLOWED = re.compile(rb"CONNECT (%s):443 HTTP/1\.[01]\r\n" % _HOSTS)
 _REFUSAL = (
-    b"This proxy leads to the stand-in for Google only: CONNECT to *.googleapis.com or *-docker.pkg.dev, port 443.\n"
+    b"This proxy leads to the stand-in for Google only: CONNECT to *.googleapis.com, *-docker.pkg.dev or gcr.io, port 443.\n"
 )
 _HEADER_SECONDS = 10
 

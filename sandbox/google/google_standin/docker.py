@@ -64,10 +64,12 @@ class Docker:
         clock: Callable[[], float] = time.time,
         *,
         location: str = "",
+        repository: str = "",
     ) -> None:
-        """location: for hosts that do not name one."""
+        """location: for hosts that do not name one. repository: the id for hosts whose paths name none, as gcr.io's."""
         self._store, self._tokens, self._access, self._counters = store, tokens, access, counters
         self._faults, self._registry, self._clock, self._location = faults, registry, clock, location
+        self._fixed_repository = repository
         self._downloads: dict[str, _Download] = {}
         self.routes = [
             Route("/v2/", self._ping, methods=["GET"]),
@@ -220,17 +222,21 @@ class Docker:
             yield chunk
 
     def _repository(self, request: Request, name: str) -> str:
-        """The full name of an image's repository. Raises DockerError for a name that has none."""
+        """The full name of an image's repository. Raises DockerError for a name that has none.
+
+        The domain of a project that has one is a component of its own.
+        """
         parts = name.split("/")
-        if len(parts) < 3:
+        project, rest = (":".join(parts[:2]), parts[2:]) if "." in parts[0] else (parts[0], parts[1:])
+        if len(rest) < (1 if self._fixed_repository else 2):
             raise DockerError(400, "NAME_INVALID", f"invalid number of path components: {len(parts)}")
         location = request.path_params.get("location", self._location)
-        return f"projects/{parts[0]}/locations/{location}/repositories/{parts[1]}"
+        return f"projects/{project}/locations/{location}/repositories/{self._fixed_repository or rest[0]}"
 
     def _authorize(self, request: Request, principal: Principal, name: str, permissions: set[str]) -> None:
         repository = self._repository(request, name)
         try:
-            ready = self._access.require_api("artifactregistry", name.split("/")[0]) == READY
+            ready = self._access.require_api("artifactregistry", repository.split("/")[1]) == READY
         except GoogleError as error:
             self._count("denied", principal, name)
             raise DockerError(403, "DENIED", error.message) from None

@@ -14,7 +14,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from .config import write_private
 
-_NAMES = ("*.googleapis.com", "*.pkg.dev", "localhost")
+_NAMES = ("*.googleapis.com", "*.pkg.dev", "gcr.io", "*.gcr.io", "localhost")
 _CA_DAYS, _SERVER_DAYS = 3650, 397
 
 

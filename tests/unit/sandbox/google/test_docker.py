@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.sandbox.google.harness import (
+    AR,
     DOCKER,
     IAM,
     LAYER,
@@ -301,3 +302,40 @@ def test_every_connection_to_the_registry_is_given_back(docker: Google) -> None:
 def test_a_registry_that_is_down_is_said(docker: Google) -> None:
     docker.registry.down = True
     refused(docker.call("GET", MANIFEST), 502, "UNAVAILABLE", "The registry behind the stand-in: ConnectError")
+
+
+def _serve(google: Google, location: str, name: str, project: str = "demo") -> None:
+    """A repository that the cache's service account may read."""
+    parent = f"{AR}/projects/{project}/locations/{location}/repositories"
+    google.done(google.call("POST", parent, params={"repositoryId": name}, json={"format": "DOCKER"}))
+    policy = {"bindings": [{"role": READER, "members": [MEMBER]}]}
+    assert google.call("POST", f"{parent}/{name}:setIamPolicy", json={"policy": policy}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
+)
+def test_a_host_of_container_registry(google: Google, host: str, location: str) -> None:
+    google.federate()
+    _serve(google, location, host)
+    url = f"https://{host}/v2/demo/hello/manifests/1.0"
+    assert google.call("GET", url, token=google.access_token()).status_code == 200
+    short = google.call("GET", f"https://{host}/v2/demo/manifests/1.0", token=google.access_token())
+    refused(short, 400, "NAME_INVALID", "invalid number of path components: 1")
+    elsewhere = google.call(
+        "POST", f"{AR}/projects/demo/locations/us-central1/repositories", params={"repositoryId": host}, json={"format": "DOCKER"}
+    )
+    assert elsewhere.status_code == 400
+
+
+def test_a_project_with_a_domain(google: Google) -> None:
+    again = Google(google.config.state_dir, google.keys, {"demo": "42", "example.com:demo": "43"})
+    try:
+        again.federate()
+        _serve(again, "us-central1", "private", "example.com:demo")
+        url = f"{DOCKER}/v2/example.com/demo/private/hello/manifests/1.0"
+        assert again.call("GET", url, token=again.access_token()).status_code == 200
+        missing = again.call("GET", f"{DOCKER}/v2/example.com/demo/private/manifests/1.0", token=again.access_token())
+        refused(missing, 400, "NAME_INVALID", "invalid number of path components: 3")
+    finally:
+        again.close()

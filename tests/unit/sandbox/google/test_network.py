@@ -33,7 +33,7 @@ async def _through_proxy(head: bytes, payload: bytes) -> bytes:
         target.close()
 
 
-@pytest.mark.parametrize("target", ["sts.googleapis.com:443", "us-central1-docker.pkg.dev:443"])
+@pytest.mark.parametrize("target", ["sts.googleapis.com:443", "us-central1-docker.pkg.dev:443", "gcr.io:443", "eu.gcr.io:443"])
 def test_the_proxy_leads_googles_names_to_the_stand_in(target: str) -> None:
     head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
     answer = asyncio.run(_through_proxy(head, b"hello"))
@@ -48,6 +48,7 @@ def test_the_proxy_leads_googles_names_to_the_stand_in(target: str) -> None:
         "CONNECT sts.googleapis.com.example.com:443",
         "CONNECT googleapis.com:443",
         "CONNECT a.b.pkg.dev:443",
+        "CONNECT mirror.gcr.io:443",
         "CONNECT 127.0.0.1:443",
         "GET http://sts.googleapis.com/",
     ],
@@ -63,6 +64,7 @@ def test_the_proxy_refuses_everything_else(line: str) -> None:
     [
         ("sts.googleapis.com", True),
         ("us-central1-docker.pkg.dev", True),
+        ("gcr.io", True),
         ("localhost", True),
         ("127.0.0.1", True),
         ("example.com", False),
