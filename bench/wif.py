@@ -38,7 +38,7 @@ session.headers["Authorization"] = "Bearer " + open(os.environ["SANDBOX_STATE"] 
 for url in json.loads(sys.argv[1]):
     session.get(url, timeout=30).raise_for_status()
 client = kubernetes.config.new_client_from_config()
-for path in ("/version", "/.well-known/openid-configuration", "/openid/v1/jwks"):
+for path in ("/version", "/.well-known/openid-configuration", "/openid/v1/jwks", "/api/v1/namespaces/kube-system"):
     client.call_api("GET", client.configuration.host + path, header_params={"Accept": "*/*"}).read()
 """
 

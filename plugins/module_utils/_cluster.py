@@ -20,6 +20,9 @@ except ImportError:  # AnsibleK8SModule says what is missing
     class YAMLError(Exception):  # type: ignore[no-redef]
         pass
 
+# The namespace that every cluster has; its UID identifies the cluster.
+IDENTITY_PATH = "/api/v1/namespaces/kube-system"
+
 
 def get_api_client(module: t.Any) -> t.Any:
     """kubernetes.core's client for the module's options, which has asked the cluster for its version.

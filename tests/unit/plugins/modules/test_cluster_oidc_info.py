@@ -18,8 +18,9 @@ from urllib3.exceptions import ReadTimeoutError
 
 from tests.unit.plugins.module_runner import run
 
-DISCOVERY, JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
+DISCOVERY, JWKS, IDENTITY = "/.well-known/openid-configuration", "/openid/v1/jwks", "/api/v1/namespaces/kube-system"
 KEYS = {"keys": [{"kty": "RSA", "kid": "one", "n": "x", "e": "AQAB"}]}
+NAMESPACE = {"metadata": {"name": "kube-system", "uid": "0b1f7a3e"}}
 ISSUER = {"issuer": "https://issuer.example.com", "jwks_uri": f"https://10.0.0.1{JWKS}"}
 
 
@@ -32,6 +33,7 @@ class ApiServer:
             "/apis": (200, {"kind": "APIGroupList", "groups": []}),
             DISCOVERY: (200, ISSUER),
             JWKS: (200, KEYS),
+            IDENTITY: (200, NAMESPACE),
         }
         outer = self
 
@@ -73,13 +75,15 @@ def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 @pytest.mark.parametrize("check", [False, True])
 def test_reads_through_the_api_server(server: ApiServer, check: bool) -> None:
     result = server.read(check)
-    assert {key: result[key] for key in ("changed", "issuer", "jwks_uri", "jwks")} == {
+    assert {key: result[key] for key in ("changed", "issuer", "jwks_uri", "jwks", "uid")} == {
         "changed": False,
         **ISSUER,
         "jwks": KEYS,
+        "uid": "0b1f7a3e",
     }
-    asked = [request for request in server.seen if request[1] in (DISCOVERY, JWKS)]
-    assert asked == [("GET", path, "Bearer cluster-token") for path in (DISCOVERY, JWKS)]
+    paths = (DISCOVERY, JWKS, IDENTITY)
+    asked = [request for request in server.seen if request[1] in paths]
+    assert asked == [("GET", path, "Bearer cluster-token") for path in paths]
 
 
 @pytest.mark.parametrize(
@@ -134,6 +138,15 @@ def test_forbidden_names_the_server_and_the_role_that_lacks(server: ApiServer, p
     )
 
 
+def test_the_right_that_the_clusters_identity_needs(server: ApiServer) -> None:
+    server.answers[IDENTITY] = (403, {"kind": "Status", "message": 'namespaces "kube-system" is forbidden'})
+    assert server.read()["msg"] == (
+        f'{server.url} does not tell its identity: HTTP 403: namespaces "kube-system" is forbidden.'
+        " Grant get on the namespace kube-system, for example by a ClusterRole with"
+        " {apiGroups: [''], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}."
+    )
+
+
 class Client:
     """A Kubernetes client that gives one answer or one error."""
 
@@ -155,9 +168,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Client:
 
 
 def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    client = fake(monkeypatch, {DISCOVERY: ISSUER, JWKS: KEYS})
+    client = fake(monkeypatch, {DISCOVERY: ISSUER, JWKS: KEYS, IDENTITY: NAMESPACE})
     assert run("cluster_oidc_info")["jwks"] == KEYS
-    assert [(method, path) for method, path, _options in client.asked] == [("get", DISCOVERY), ("get", JWKS)]
+    assert [(method, path) for method, path, _options in client.asked] == [("get", DISCOVERY), ("get", JWKS), ("get", IDENTITY)]
     assert {options["_request_timeout"] for _method, _path, options in client.asked} == {(10, 60)}
 
 
