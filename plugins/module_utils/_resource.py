@@ -50,6 +50,10 @@ class Resource:
     def check(self, current: _Object, wanted: _Object) -> None:
         """Refuse what cannot become of an object, or of none (empty). Raises GcpError."""
 
+    def complete(self, _current: _Object, wanted: _Object) -> _Object:
+        """The wanted fields, with what depends on the object as it is."""
+        return wanted
+
     def create(self, wanted: _Object) -> _Object | None:
         """Make the object; returns it, or None to have it read. Raises GcpError."""
         raise NotImplementedError
@@ -77,6 +81,7 @@ class Resource:
             return self._ensure_absent(before, check_mode)
         if before is None:
             self.check({}, wanted)
+            wanted = self.complete({}, wanted)
             predicted = {"name": self.name, **self.added, **stripped(wanted)}
             if check_mode:
                 return True, {}, predicted
@@ -88,6 +93,7 @@ class Resource:
                     raise
                 before, made = self._made_elsewhere(error), error.unclear
         self.check(before, wanted)
+        wanted = self.complete(before, wanted)
         deleted = self.deleted(before)
         fields = {field: wanted[field] for field in differing(before, wanted, self.same)}
         if not deleted and not fields:

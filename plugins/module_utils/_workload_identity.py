@@ -25,7 +25,14 @@ OPTIONS: dict[str, t.Any] = {
 }
 # Characters that Google takes, by option.
 LENGTHS = {"display_name": 32, "description": 256}
+_MAX_CONDITION = 4096
 _ID = re.compile(r"(?!gcp-)[a-z0-9-]{4,32}")
+# A text that CEL takes between single quotes as it is.
+_SUBJECT = r"[^'\\\s]+"
+_SUBJECTS = re.compile(rf"assertion\.sub in \[('{_SUBJECT}'(?:, '{_SUBJECT}')*)\]")
+# The description of a pool that role wif made, and the beginning of a provider's, which ends with the cluster's UID.
+POOL_DESCRIPTION = "Made by pullthrough.registry_cache"
+CLUSTER_DESCRIPTION = "Made by pullthrough.registry_cache for cluster "
 
 
 def check_id(option: str, value: str) -> None:
@@ -35,6 +42,38 @@ def check_id(option: str, value: str) -> None:
             f"{option} '{value}' is not an id that Google takes: 4 to 32 of a-z, 0-9 and '-', not beginning with 'gcp-'."
             f" Example: {option}: registry-cache"
         )
+
+
+def check_subject(subject: str) -> None:
+    """:raises GcpError: unless a condition can name it."""
+    if not re.fullmatch(_SUBJECT, subject):
+        raise GcpError(
+            f"subject must be a token's claim sub, without quotes, backslashes and spaces (got {subject!r})."
+            " Example: subject: system:serviceaccount:registry-cache:registry-cache"
+        )
+
+
+def check_condition(condition: str) -> None:
+    """:raises GcpError: if it is longer than Google takes."""
+    if len(condition) > _MAX_CONDITION:
+        raise GcpError(
+            f"attribute_condition: at most {_MAX_CONDITION} characters are allowed (got {len(condition)})."
+            " Admit fewer subjects: remove caches of this cluster that are no longer used, or give some another provider_id"
+        )
+
+
+def condition_of(subjects: t.Iterable[str]) -> str:
+    """The attribute condition that admits these subjects and no other."""
+    names = ", ".join(f"'{subject}'" for subject in sorted(set(subjects)))
+    return f"assertion.sub in [{names}]"
+
+
+def subjects_of(condition: str | None) -> list[str] | None:
+    """The subjects that such a condition admits; none if it is empty, None if it is another condition."""
+    if not condition:
+        return []
+    found = _SUBJECTS.fullmatch(condition)
+    return re.findall(f"'({_SUBJECT})'", found[1]) if found else None
 
 
 class WorkloadIdentityObject(Resource):

@@ -14,8 +14,9 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Creates, updates, undeletes and deletes a provider, which says whose tokens Google exchanges and for which principal.
   - Fields are compared and written whole, so that a key left out of O(attribute_mapping) is removed.
+  - Of C(oidc) only the fields that are options here are compared and written; others, such as C(discoveryUri), stay as they are.
   - A provider that was deleted within the last 30 days is undeleted.
-  - Providers of kind AWS, SAML and X.509 are not supported.
+  - Providers for AWS, SAML and X.509 are not supported, and a provider of such a kind is refused.
 options:
   provider_id:
     description: The provider's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
@@ -23,11 +24,23 @@ options:
     required: true
   attribute_mapping:
     description:
-      - CEL expressions that make a principal's attributes out of a token's claims, at most 50. C(google.subject) is required.
+      - CEL expressions that make a principal's attributes out of a token's claims. C(google.subject) is required.
+      - At most 50 custom attributes (C(attribute.NAME)) are allowed.
       - Required with O(state=present).
     type: dict
   attribute_condition:
-    description: A CEL expression that a token must fulfil. An empty text admits every token. Left as it is if unset.
+    description:
+      - A CEL expression that a token must fulfil, of at most 4096 characters. An empty text admits every token.
+      - Left as it is if unset.
+    type: str
+  subject:
+    description:
+      - A value of the claim C(sub) that the provider admits, besides those that it admits already.
+      - The provider's condition is then a list of subjects, C(assertion.sub in ['…', '…']), which this module keeps sorted.
+        Another condition is refused.
+      - Needs O(description), which says whose the provider is. A provider with another description is refused.
+      - A provider that was deleted starts with an empty list.
+      - M(pullthrough.registry_cache.gcp_iam_cluster_principals) removes a subject.
     type: str
   oidc:
     description:
@@ -51,6 +64,7 @@ options:
           - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach. Each is RSA or EC P-256, and has a C(kid).
           - If unset, Google fetches them from the issuer, and keys that were uploaded before are removed.
           - Compared by content, so that the order of keys and the spelling of JSON change nothing.
+          - Members that Google does not take, such as C(x5c) and C(x5t), are left out.
         type: dict
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -87,6 +101,19 @@ EXAMPLES = r"""
     oidc:
       issuer_uri: "{{ cluster.issuer }}"
       jwks: "{{ cluster.jwks }}"
+
+- name: Admit one more service account of that cluster
+  pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider:
+    project: my-project
+    pool_id: registry-cache
+    provider_id: my-cluster
+    description: Image caches of my-cluster
+    attribute_mapping:
+      google.subject: assertion.sub
+    subject: system:serviceaccount:team-a:registry-cache
+    oidc:
+      issuer_uri: "{{ cluster.issuer }}"
+      jwks: "{{ cluster.jwks }}"
 """
 
 RETURN = r"""
@@ -112,17 +139,28 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     check_lengths,
     check_project,
     gcp_module,
+    patiently,
     same_json,
     stripped,
 )
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Outcome
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
     LENGTHS,
     OPTIONS,
     WorkloadIdentityObject,
+    check_condition,
     check_id,
+    check_subject,
+    condition_of,
+    subjects_of,
 )
 
-_MAX_MAPPINGS = 50
+_MAX_CUSTOM_ATTRIBUTES = 50
+# The fields of oidc that are options here.
+_OIDC_FIELDS = ("allowedAudiences", "issuerUri", "jwksJson")
+# Members that Google documents for a key; it says that a key must have no other.
+_KEY_MEMBERS = ("alg", "crv", "e", "kid", "kty", "n", "use", "x", "y")
+_OTHER_KINDS = ("aws", "saml", "x509")
 # Members of a private or symmetric key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
 _SECRET = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 # Members that a public key needs, by kty and crv; the kinds that Google verifies with.
@@ -138,13 +176,83 @@ _OPTION_OF_WORDS = {
 
 
 class _Provider(WorkloadIdentityObject):
+    """An OIDC provider.
+
+    :param subject: that it must admit besides others, or None.
+    """
+
+    def __init__(self, *args: t.Any, subject: str | None, **kwargs: t.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._subject = subject
+        self._current: dict[str, t.Any] = {}
+
+    def ensure(self, present: bool, wanted: dict[str, t.Any], check_mode: bool) -> Outcome:
+        """As that of its base; done again after a concurrent run, since Google has no etag for providers."""
+        outcomes: list[Outcome] = []
+        lost = GcpError(f"{self.name}: other runs keep changing attribute_condition. Run again when they are done")
+
+        def act() -> Outcome:
+            outcomes.append(super(_Provider, self).ensure(present, wanted, check_mode))
+            if present and self._subject and self._subject not in (subjects_of(outcomes[-1][2].get("attributeCondition")) or []):
+                raise lost
+            return outcomes[-1]
+
+        _changed, _before, after = patiently(act, lambda error: error is lost or error.status == 409, self.seconds)
+        return outcomes[0][0], outcomes[0][1], after
+
+    def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
+        if kind := next((kind for kind in _OTHER_KINDS if kind in current), None):
+            raise GcpError(
+                f"provider_id: {self.name} is a provider of kind {kind}, and this module manages kind oidc. Choose another id."
+                " Example: provider_id: my-cluster"
+            )
+        if self._subject is None or not current or self.deleted(current):
+            return
+        if current.get("description", "") != wanted["description"]:
+            raise GcpError(
+                f"provider_id: {self.name} has another owner: its description is '{current.get('description', '')}', not"
+                f" '{wanted['description']}'. Choose another id, or delete the provider if nobody uses it any more."
+                " Example: provider_id: my-cluster"
+            )
+        if subjects_of(current.get("attributeCondition")) is None:
+            raise GcpError(
+                f"subject: {self.name} has a condition that is no list of subjects: {current['attributeCondition']}."
+                f" Set it to the subjects that it should admit. Example: attribute_condition: \"{condition_of([self._subject])}\""
+            )
+
+    def complete(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> dict[str, t.Any]:
+        self._current = current
+        unmanaged = {field: value for field, value in current.get("oidc", {}).items() if field not in _OIDC_FIELDS}
+        wanted = {**wanted, "oidc": {**unmanaged, **wanted["oidc"]}}
+        if self._subject is not None:
+            admitted = [] if self.deleted(current) else subjects_of(current.get("attributeCondition")) or []
+            wanted["attributeCondition"] = condition_of([*admitted, self._subject])
+            check_condition(wanted["attributeCondition"])
+        return wanted
+
+    def update(self, fields: dict[str, t.Any]) -> None:
+        """Replace these fields whole, but of oidc only what differs."""
+        mask = [field for field in fields if field != "oidc"]
+        if "oidc" in fields:
+            before, after = stripped(self._current.get("oidc", {})), fields["oidc"]
+            changed = [field for field in _OIDC_FIELDS if not _same_in_oidc(field, before.get(field), after.get(field))]
+            mask += [f"oidc.{field}" for field in changed]
+            fields = {**fields, "oidc": {field: after[field] for field in changed if field in after}}
+        self.act("PATCH", self.url, body=fields, params={"updateMask": ",".join(mask)})
+
     def same(self, field: str, current: t.Any, wanted: t.Any) -> bool:
         if field != "oidc":
             return current == wanted
         current, wanted = stripped(current or {}), stripped(wanted or {})
-        keys = same_json(current.pop("jwksJson", None), wanted.pop("jwksJson", None))
-        audiences = sorted(current.pop("allowedAudiences", [])) == sorted(wanted.pop("allowedAudiences", []))
-        return keys and audiences and current == wanted
+        return all(_same_in_oidc(field, current.get(field), wanted.get(field)) for field in _OIDC_FIELDS)
+
+
+def _same_in_oidc(field: str, current: t.Any, wanted: t.Any) -> bool:
+    if field == "jwksJson":
+        return same_json(current, wanted)
+    if field == "allowedAudiences":
+        return sorted(current or []) == sorted(wanted or [])
+    return current == wanted
 
 
 def _check(params: dict[str, t.Any]) -> None:
@@ -153,17 +261,26 @@ def _check(params: dict[str, t.Any]) -> None:
     check_id("provider_id", params["provider_id"])
     check_lengths(params, LENGTHS)
     if params["state"] == "absent":
+        if params["subject"] is not None:
+            raise GcpError(
+                "subject: state absent deletes the whole provider, whatever it admits. Leave subject out, or remove the subject"
+                " alone. Example: module gcp_iam_cluster_principals with state: absent"
+            )
         return
     # An explicit null passes Ansible's own check of required options.
     if "google.subject" not in (params["attribute_mapping"] or {}):
         raise GcpError(
             "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
         )
-    if len(params["attribute_mapping"]) > _MAX_MAPPINGS:
+    custom = sum(key.startswith("attribute.") for key in params["attribute_mapping"])
+    if custom > _MAX_CUSTOM_ATTRIBUTES:
         raise GcpError(
-            f"attribute_mapping has {len(params['attribute_mapping'])} keys, and Google takes {_MAX_MAPPINGS}."
-            " Leave out those that no grant and no condition names"
+            f"attribute_mapping: at most {_MAX_CUSTOM_ATTRIBUTES} custom attributes are allowed (got {custom})."
+            " Leave out those that no grant and no condition names. Example: attribute_mapping: {google.subject: assertion.sub}"
         )
+    check_condition(params["attribute_condition"] or "")
+    if params["subject"] is not None:
+        check_subject(params["subject"])
     for key, expression in params["attribute_mapping"].items():
         if not isinstance(expression, str) or not expression:
             raise GcpError(
@@ -211,7 +328,8 @@ def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
     }
     oidc = {"issuerUri": params["oidc"]["issuer_uri"], "allowedAudiences": params["oidc"]["allowed_audiences"]}
     if params["oidc"]["jwks"] is not None:
-        oidc["jwksJson"] = json.dumps(params["oidc"]["jwks"], sort_keys=True)
+        keys = [{name: key[name] for name in _KEY_MEMBERS if name in key} for key in params["oidc"]["jwks"]["keys"]]
+        oidc["jwksJson"] = json.dumps({"keys": keys}, sort_keys=True)
     return {**{field: value for field, value in fields.items() if value is not None}, "oidc": stripped(oidc)}
 
 
@@ -228,6 +346,7 @@ def main() -> None:
             "provider_id": {"type": "str", "required": True},
             "attribute_mapping": {"type": "dict"},
             "attribute_condition": {"type": "str"},
+            "subject": {"type": "str"},
             "oidc": {
                 "type": "dict",
                 "options": {
@@ -238,6 +357,8 @@ def main() -> None:
             },
         },
         required_if=[("state", "present", ["attribute_mapping", "oidc"])],
+        required_by={"subject": ["description"]},
+        mutually_exclusive=[("attribute_condition", "subject")],
     )
     params = module.params
     try:
@@ -247,6 +368,7 @@ def main() -> None:
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
             id_parameter="workloadIdentityPoolProviderId",
             object_id=params["provider_id"],
+            subject=params["subject"],
         )
         present = params["state"] == "present"
         changed, before, after = provider.ensure(present, _wanted(params) if present else {}, module.check_mode)

@@ -66,7 +66,7 @@ def test_keys_are_compared_by_content(wire: Wire, wanted: dict[str, Any], keys: 
     wanted["oidc"]["jwks"] = {"keys": reordered[:1]}
     assert provider(wire, **wanted)["changed"]
     (patch,) = wire.writes()
-    assert patch.query == {"updateMask": "oidc"}
+    assert patch.query == {"updateMask": "oidc.jwksJson"} and patch.body["oidc"].keys() == {"jwksJson"}
     assert json.loads(patch.body["oidc"]["jwksJson"]) == {"keys": reordered[:1]}
     assert not provider(wire, **wanted)["changed"]
 
@@ -307,21 +307,15 @@ def test_issuer_alone(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
     wanted["oidc"] |= {"issuer_uri": "https://issuer.example.com"}
     assert provider(wire, **wanted)["provider"]["oidc"]["issuerUri"] == "https://issuer.example.com"
     (patch,) = wire.writes()
-    assert patch.query == {"updateMask": "oidc"} and json.loads(patch.body["oidc"]["jwksJson"]) == keys.jwks()
+    assert patch.query == {"updateMask": "oidc.issuerUri"}
+    assert patch.body == {"oidc": {"issuerUri": "https://issuer.example.com"}}
+    assert json.loads(provider(wire, **wanted)["provider"]["oidc"]["jwksJson"]) == keys.jwks()
     assert not provider(wire, **wanted)["changed"]
 
 
 def test_a_refusal_that_is_not_about_an_argument_names_no_option(wire: Wire, wanted: dict[str, Any]) -> None:
     wire.answer("GET", "/kubernetes", 403, {"error": {"code": 403, "message": "Denied by a condition"}})
     assert "Check attribute_condition" not in provider(wire, **wanted)["msg"]
-
-
-def test_more_mappings_than_google_takes(wire: Wire, wanted: dict[str, Any]) -> None:
-    wanted["attribute_mapping"] = {"google.subject": "assertion.sub", **{f"attribute.a{n}": "'x'" for n in range(50)}}
-    message = provider(wire, **wanted)["msg"]
-    assert message.startswith("attribute_mapping has 51 keys, and Google takes 50. Leave out") and not wire.requests
-    del wanted["attribute_mapping"]["attribute.a0"]
-    assert provider(wire, **wanted)["changed"]
 
 
 @pytest.mark.parametrize(
@@ -376,3 +370,190 @@ def test_fields_that_google_spells_out_are_no_difference(wire: Wire, wanted: dic
     current["oidc"] |= {"allowedAudiences": [], "discoveryUri": ""}
     wire.answer("GET", "/kubernetes", 200, {**current, "disabled": False, "description": ""})
     assert not provider(wire, description="", disabled=False, **wanted)["changed"]
+
+
+def test_what_google_holds_beside_the_options_stays(wire: Wire, wanted: dict[str, Any]) -> None:
+    provider(wire, **wanted)
+    uri = f"{ISSUER}/.well-known/openid-configuration"
+    wire.google.done(wire.google.patch(PROVIDER, "oidc.discoveryUri", oidc={"discoveryUri": uri}))
+    assert not provider(wire, **wanted)["changed"]
+    wanted["oidc"]["allowed_audiences"] = ["one"]
+    check = provider(wire, check=True, **wanted)
+    after = provider(wire, **wanted)["provider"]
+    assert after["oidc"]["discoveryUri"] == uri and after["oidc"]["allowedAudiences"] == ["one"]
+    assert check["provider"] == after
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"aws": {"accountId": "123456789012"}},
+        {"saml": {"idpMetadataXml": "<xml/>"}},
+        {"x509": {"trustStore": {"trustAnchors": [{"pemCertificate": "pem"}]}}},
+    ],
+    ids=lambda kind: next(iter(kind)),
+)
+@pytest.mark.parametrize("check", [False, True])
+def test_a_provider_of_another_kind_is_refused(
+    wire: Wire, wanted: dict[str, Any], kind: dict[str, Any], check: bool
+) -> None:
+    body = {"attributeMapping": {"google.subject": "assertion.arn"}, **kind}
+    parameters = {"workloadIdentityPoolProviderId": "kubernetes"}
+    wire.google.done(wire.google.call("POST", PARENT, params=parameters, json=body))
+    message = provider(wire, check=check, **wanted)["msg"]
+    assert message.startswith("provider_id: ") and f"kind {next(iter(kind))}" in message and "Example: provider_id:" in message
+    assert not wire.writes()
+
+
+@pytest.mark.parametrize(("count", "accepted"), [(50, True), (51, False)])
+def test_fifty_custom_attributes_beside_the_subject(
+    wire: Wire, wanted: dict[str, Any], count: int, accepted: bool
+) -> None:
+    wanted["attribute_mapping"] = {"google.subject": "assertion.sub", "google.groups": "[assertion.sub]"}
+    wanted["attribute_mapping"] |= {f"attribute.a{number}": "'x'" for number in range(count)}
+    result = provider(wire, **wanted)
+    if accepted:
+        assert result["provider"]["attributeMapping"] == wanted["attribute_mapping"]
+    else:
+        assert result["msg"].startswith("attribute_mapping: at most 50 custom attributes are allowed (got 51).")
+        assert "Example: attribute_mapping:" in result["msg"] and not wire.requests
+
+
+@pytest.mark.parametrize(("option", "field", "limit"), [("display_name", "displayName", 32), ("description", "description", 256)])
+def test_texts_are_counted_in_characters_as_google_does(
+    wire: Wire, wanted: dict[str, Any], option: str, field: str, limit: int
+) -> None:
+    text = "\u00fc" * limit
+    assert provider(wire, **{option: text}, **wanted)["provider"][field] == text
+    assert provider(wire, **{option: f"{text}x"}, **wanted)["failed"] and not wire.requests
+
+
+def test_members_of_a_key_that_google_does_not_take_are_left_out(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
+    public = keys.jwks()["keys"]
+    certified = [{**key, "x5c": ["MIIB"], "x5t": "abc", "x5t#S256": "def", "key_ops": ["verify"]} for key in public]
+    wanted["oidc"]["jwks"] = {"keys": certified}
+    uploaded = provider(wire, **wanted)["provider"]["oidc"]["jwksJson"]
+    assert json.loads(uploaded) == {"keys": public}
+    for jwks in (certified, public):
+        wanted["oidc"]["jwks"] = {"keys": jwks}
+        assert not provider(wire, **wanted)["changed"]
+
+
+# One subject of several
+
+
+OWNER = "Made by pullthrough.registry_cache for cluster 0b1f"
+OTHER = "system:serviceaccount:other:registry-cache"
+
+
+@pytest.fixture
+def shared(wanted: dict[str, Any]) -> dict[str, Any]:
+    del wanted["attribute_condition"]
+    return {**wanted, "description": OWNER, "subject": SUBJECT}
+
+
+def condition(*subjects: str) -> str:
+    return f"assertion.sub in [{', '.join(map(repr, subjects))}]"
+
+
+def test_a_subject_joins_those_that_are_admitted(wire: Wire, shared: dict[str, Any]) -> None:
+    first = provider(wire, **shared)["provider"]
+    assert (first["attributeCondition"], first["description"]) == (condition(SUBJECT), OWNER)
+    other = {**shared, "subject": OTHER}
+    check = provider(wire, check=True, **other)
+    both = provider(wire, **other)
+    assert check["changed"] and check["provider"] == both["provider"]
+    assert both["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
+    (patch,) = wire.writes()
+    assert patch.query == {"updateMask": "attributeCondition"}
+    for one in (shared, other):
+        assert not provider(wire, **one)["changed"] and wire.sent() == [("GET", URL)]
+    for subject, status in ((SUBJECT, 200), (OTHER, 200), ("system:serviceaccount:third:registry-cache", 400)):
+        assert wire.google.exchange(wire.google.jwt(sub=subject)).status_code == status
+
+
+def test_a_provider_of_another_owner_is_refused(wire: Wire, shared: dict[str, Any]) -> None:
+    before = provider(wire, **shared)["provider"]
+    for check in (True, False):
+        message = provider(wire, check=check, **{**shared, "description": f"{OWNER}9"})["msg"]
+        assert message.startswith("provider_id: ") and OWNER in message and "Example: provider_id: " in message
+        assert not wire.writes()
+    assert provider(wire, **shared)["provider"] == before
+
+
+def test_a_deleted_provider_has_no_owner_and_admits_nobody(wire: Wire, shared: dict[str, Any]) -> None:
+    provider(wire, **shared)
+    provider(wire, state="absent")
+    back = provider(wire, **{**shared, "description": f"{OWNER}9", "subject": OTHER})["provider"]
+    assert (back["description"], back["attributeCondition"]) == (f"{OWNER}9", condition(OTHER))
+
+
+def test_a_condition_of_another_form_is_refused(wire: Wire, shared: dict[str, Any]) -> None:
+    provider(wire, **shared)
+    wire.google.done(wire.google.patch(PROVIDER, "attributeCondition", attributeCondition="assertion.sub != 'x'"))
+    message = provider(wire, **shared)["msg"]
+    assert message.startswith("subject: ") and "assertion.sub != 'x'" in message and condition(SUBJECT) in message
+    assert not wire.writes()
+
+
+def test_a_condition_that_was_cleared_is_closed_again(wire: Wire, shared: dict[str, Any]) -> None:
+    provider(wire, **shared)
+    wire.google.done(wire.google.patch(PROVIDER, "attributeCondition"))
+    assert provider(wire, **shared)["provider"]["attributeCondition"] == condition(SUBJECT)
+
+
+def test_more_subjects_than_a_condition_holds(wire: Wire, shared: dict[str, Any]) -> None:
+    many = [f"system:serviceaccount:{'n' * 61}{number}:registry-cache" for number in range(10, 49)]
+    provider(wire, **shared)
+    wire.google.done(wire.google.patch(PROVIDER, "attributeCondition", attributeCondition=condition(*many)))
+    message = provider(wire, **shared)["msg"]
+    assert message.startswith("attribute_condition: at most 4096 characters are allowed (got ") and "provider_id" in message
+    assert not wire.writes()
+
+
+def test_a_condition_that_is_too_long(wire: Wire, wanted: dict[str, Any]) -> None:
+    message = provider(wire, **{**wanted, "attribute_condition": "true || " * 512 + "true"})["msg"]
+    assert message.startswith("attribute_condition: at most 4096 characters are allowed (got 4100).") and not wire.requests
+
+
+def test_two_caches_make_the_provider_at_once(wire: Wire, shared: dict[str, Any]) -> None:
+    def faster() -> None:
+        wire.google.done(wire.google.create_provider(description=OWNER, attributeCondition=condition(OTHER)))
+
+    wire.before("POST", "workloadIdentityPoolProviderId", faster)
+    assert provider(wire, **shared)["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
+
+
+def test_a_change_that_meets_another_is_done_again(wire: Wire, shared: dict[str, Any]) -> None:
+    provider(wire, **shared)
+    wire.answer("PATCH", "updateMask=attributeCondition", 409, {"error": {"code": 409, "message": "Concurrent change."}})
+    assert provider(wire, **{**shared, "subject": OTHER})["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
+
+
+def test_a_subject_that_a_concurrent_run_removed_is_added_again(wire: Wire, shared: dict[str, Any]) -> None:
+    provider(wire, **shared)
+
+    def overwrite() -> None:
+        wire.google.done(wire.google.patch(PROVIDER, "attributeCondition", attributeCondition=condition(SUBJECT)))
+
+    # While the operation of its change is under way.
+    wire.before("GET", "/operations/", lambda: wire.before("GET", "/operations/", overwrite))
+    result = provider(wire, **{**shared, "subject": OTHER})
+    assert result["changed"] and result["diff"]["before"]["attributeCondition"] == condition(SUBJECT)
+    assert result["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"description": None}, "description"),
+        ({"attribute_condition": "true"}, "mutually exclusive"),
+        ({"subject": "a'b"}, "Example: subject: system:serviceaccount:"),
+        ({"subject": "a b"}, "subject must be"),
+        ({"subject": ""}, "subject must be"),
+        ({"state": "absent"}, "subject: state absent deletes the whole provider"),
+    ],
+)
+def test_options_beside_a_subject(wire: Wire, shared: dict[str, Any], change: dict[str, Any], words: str) -> None:
+    result = provider(wire, **{**shared, **change})
+    assert result["failed"] and words in result["msg"] and not wire.requests
