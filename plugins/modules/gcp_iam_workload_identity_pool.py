@@ -14,6 +14,13 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Creates, updates, undeletes and deletes a workload identity pool, the container of providers whose tokens Google exchanges.
   - A pool that was deleted within the last 30 days is undeleted, since Google does not give its id out again before.
+options:
+  made_by:
+    description:
+      - The description of a pool that this module creates, by which its maker is known later.
+      - An existing pool with another description is somebody else's. It is used as it is, and refused if it is disabled or
+        deleted and this module would have to change that. O(state=absent) leaves it alone.
+    type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
   - pullthrough.registry_cache.workload_identity
@@ -53,6 +60,8 @@ pool:
     state: ACTIVE
 """
 
+import typing as t
+
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
     GcpClient,
     GcpError,
@@ -60,6 +69,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     check_project,
     gcp_module,
 )
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Outcome
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
     LENGTHS,
     OPTIONS,
@@ -68,18 +78,54 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
 )
 
 
+class _Pool(WorkloadIdentityObject):
+    """A pool.
+
+    :param made_by: the description of a pool of the caller's, or None for any.
+    """
+
+    def __init__(self, *args: t.Any, made_by: str | None, **kwargs: t.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._made_by = made_by
+
+    def _foreign(self, current: dict[str, t.Any]) -> bool:
+        return self._made_by not in (None, current.get("description", ""))
+
+    def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
+        enabled = current.get("disabled", False) and wanted.get("disabled") is False
+        state = "deleted" if self.deleted(current) else "disabled" if enabled else ""
+        if state and self._foreign(current):
+            raise GcpError(
+                f"pool_id: {self.name} is {state}, and it is somebody else's: its description is"
+                f" '{current.get('description', '')}'. Choose another pool, or bring it back yourself."
+                " Example: pool_id: registry-cache"
+            )
+
+    def complete(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> dict[str, t.Any]:
+        return wanted if current or self._made_by is None else {"description": self._made_by, **wanted}
+
+    def ensure(self, present: bool, wanted: dict[str, t.Any], check_mode: bool) -> Outcome:
+        if not present and self._made_by is not None:
+            found = self.read()
+            if found is not None and self._foreign(found):
+                return False, found, found
+        return super().ensure(present, wanted, check_mode)
+
+
 def main() -> None:
-    module = gcp_module(OPTIONS)
+    module = gcp_module({**OPTIONS, "made_by": {"type": "str"}})
     params = module.params
     try:
         check_project(params["project"])
         check_id("pool_id", params["pool_id"])
         check_lengths(params, LENGTHS)
-        pool = WorkloadIdentityObject(
+        check_lengths(params, {"made_by": LENGTHS["description"]})
+        pool = _Pool(
             GcpClient(module),
             parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
             id_parameter="workloadIdentityPoolId",
             object_id=params["pool_id"],
+            made_by=params["made_by"],
         )
         fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
         wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}

@@ -324,3 +324,46 @@ def test_a_delete_that_was_not_made_is_told(wire: Wire) -> None:
     wire.answer("DELETE", URL, 400, {"error": {"code": 400, "message": "Still in use"}})
     assert "Still in use" in pool(wire, state="absent")["msg"]
     assert wire.google.call("GET", URL).json()["state"] == "ACTIVE"
+
+
+MAKER = "Made by pullthrough.registry_cache"
+
+
+def test_a_new_pool_says_who_made_it(wire: Wire) -> None:
+    check = pool(wire, check=True, made_by=MAKER, disabled=False)
+    made = pool(wire, made_by=MAKER, disabled=False)
+    assert made["pool"]["description"] == check["pool"]["description"] == MAKER
+    assert [request.method for request in wire.writes()] == ["POST"]
+    assert not pool(wire, made_by=MAKER, disabled=False)["changed"] and wire.sent() == [("GET", URL)]
+
+
+def test_its_makers_pool_is_brought_back(wire: Wire) -> None:
+    pool(wire, made_by=MAKER, disabled=True)
+    assert pool(wire, made_by=MAKER, disabled=False)["changed"]
+    assert pool(wire, made_by=MAKER, state="absent")["changed"]
+    assert pool(wire, made_by=MAKER, disabled=False)["pool"]["state"] == "ACTIVE"
+
+
+def test_a_pool_of_somebody_else_is_used_as_it_is(wire: Wire) -> None:
+    before = pool(wire, description="Of everybody")["pool"]
+    assert not pool(wire, made_by=MAKER, disabled=False)["changed"]
+    assert pool(wire, made_by=MAKER, state="absent") == pool(wire, made_by=MAKER, state="absent", check=True)
+    assert pool(wire, made_by=MAKER)["pool"] == before
+
+
+@pytest.mark.parametrize("state", ["disabled", "deleted"])
+@pytest.mark.parametrize("check", [False, True])
+def test_a_pool_of_somebody_else_is_not_brought_back(wire: Wire, state: str, check: bool) -> None:
+    pool(wire, description="Of everybody", disabled=state == "disabled")
+    if state == "deleted":
+        pool(wire, state="absent")
+    message = pool(wire, made_by=MAKER, disabled=False, check=check)["msg"]
+    assert message.startswith("pool_id: ") and f"is {state}" in message and "Example: pool_id: " in message
+    assert not wire.writes()
+
+
+@pytest.mark.parametrize(("option", "field", "limit"), [("display_name", "displayName", 32), ("description", "description", 256)])
+def test_texts_are_counted_in_characters_as_google_does(wire: Wire, option: str, field: str, limit: int) -> None:
+    text = "ü" * limit
+    assert pool(wire, **{option: text})["pool"][field] == text
+    assert pool(wire, **{option: f"{text}x"})["failed"] and not wire.requests
