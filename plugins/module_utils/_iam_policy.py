@@ -141,6 +141,10 @@ class Policy:
             lambda error: present and bool(_NOT_YET_KNOWN.search(error.words)),
         )
 
+    def members(self, role: str) -> list[str]:
+        """The members of a role without condition; none where there is no such resource."""
+        return list(Grant(role, "", None).binding(self._read() or {}).get("members", []))
+
     def _outlast_conflicts(
         self, grant: Grant, present: bool, check_mode: bool
     ) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:

@@ -139,7 +139,6 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     check_lengths,
     check_project,
     gcp_module,
-    patiently,
     same_json,
     stripped,
 )
@@ -197,7 +196,7 @@ class _Provider(WorkloadIdentityObject):
                 raise lost
             return outcomes[-1]
 
-        _changed, _before, after = patiently(act, lambda error: error is lost or error.status == 409, self.seconds)
+        _changed, _before, after = self.client.patience.outlast(act, lambda error: error is lost or error.status == 409)
         return outcomes[0][0], outcomes[0][1], after
 
     def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:

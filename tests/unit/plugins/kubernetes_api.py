@@ -37,6 +37,8 @@ class ApiServer:
 
     def __init__(self) -> None:
         self.objects: dict[Key, dict[str, Any]] = {}
+        # Answers at other paths.
+        self.plain: dict[str, Any] = {}
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
         self._uid, self._version, self._lock = 0, 0, threading.Lock()
@@ -127,10 +129,14 @@ class ApiServer:
         with self._lock:
             if parts.path in _DISCOVERY:
                 return _DISCOVERY[parts.path]
+            if parts.path in self.plain:
+                return self.plain[parts.path]
             if found := re.fullmatch(r"/api/v1/(namespaces|secrets|serviceaccounts)", parts.path):
                 items = [item for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
                 # As the API server does of metadata: null where there is none.
                 return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
+            if method == "GET" and (found := re.fullmatch(r"/api/v1/namespaces/([^/]+)", parts.path)):
+                return self._found(("namespaces", "", found[1]), None)
             if not (found := _OBJECT.fullmatch(parts.path)):
                 raise Refusal(404, "the server could not find the requested resource")
             namespace, kind, name = found.groups()

@@ -1,0 +1,370 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gcp_iam_cluster_principals
+short_description: Remove the grants of a cluster's former principals at Google
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Finds the providers that role C(wif) made for a cluster, by their description, and the subjects that they admit.
+  - Removes the principals that no cache uses any more. These are subjects whose Kubernetes service account does not exist or
+    does not carry the label C(app.kubernetes.io/managed-by=pullthrough.registry_cache), and O(subject) in another provider
+    than O(provider_id).
+  - A principal first loses C(roles/artifactregistry.reader) on O(repositories) and C(roles/iam.workloadIdentityUser) on
+    O(service_account), then its subject is removed from the provider, and a provider without subjects is deleted.
+  - Providers of other clusters, and providers that this collection did not make, stay as they are.
+  - Costs one request if there is nothing to remove and O(service_account) is unset.
+options:
+  pool_id:
+    description: The pool's id.
+    type: str
+    required: true
+  provider_id:
+    description: The id of the provider that the cache uses.
+    type: str
+    required: true
+  subject:
+    description: The cache's own subject, C(system:serviceaccount:NAMESPACE:NAME).
+    type: str
+    required: true
+  cluster_uid:
+    description:
+      - The UID of the cluster's namespace C(kube-system).
+      - If unset, the cluster is asked. With O(state=absent) the cluster may be gone, and then only the cache's own principal is
+        removed.
+    type: str
+  repositories:
+    description: Full names of the repositories that the cache may read, C(projects/PROJECT/locations/LOCATION/repositories/ID).
+    type: list
+    elements: str
+    required: true
+  service_account:
+    description:
+      - Address of the Google service account that the cache acts as.
+      - The cache then reads the repositories as that account, so that its own principal loses the grant on O(repositories).
+    type: str
+  state:
+    description:
+      - V(present) keeps the cache's own principal.
+      - V(absent) removes it too. It also deletes the pool if role C(wif) made it and it holds no provider any more.
+    type: str
+    choices: [present, absent]
+    default: present
+extends_documentation_fragment:
+  - pullthrough.registry_cache.gcp
+  - kubernetes.core.k8s_auth_options
+requirements:
+  - kubernetes
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Returns grants, subjects by provider, and the pool before and after.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+notes:
+  - Needs C(get) on service accounts in the namespaces of other caches. A cache whose service account cannot be read is kept.
+seealso:
+  - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
+  - module: pullthrough.registry_cache.gcp_iam_member
+"""
+
+EXAMPLES = r"""
+- name: Remove what earlier names of the cache left behind
+  pullthrough.registry_cache.gcp_iam_cluster_principals:
+    project: my-project
+    pool_id: registry-cache
+    provider_id: k8s-my-cluster
+    subject: system:serviceaccount:registry-cache:registry-cache
+    repositories:
+      - projects/my-project/locations/us-central1/repositories/my-repository
+"""
+
+RETURN = r"""
+removed:
+  description: The grants that were removed.
+  returned: success
+  type: list
+  elements: dict
+  sample:
+    - resource: projects/my-project/locations/us-central1/repositories/my-repository
+      role: roles/artifactregistry.reader
+      member: principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/registry-cache/subject/old:sub
+providers:
+  description: The subjects of each of the cluster's providers afterwards, by the provider's id.
+  returned: success
+  type: dict
+  sample:
+    k8s-my-cluster: [system:serviceaccount:registry-cache:registry-cache]
+"""
+
+import json
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import IDENTITY_PATH, get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster_principals import (
+    Principal,
+    account_name,
+    former,
+    of_cluster,
+    provider_id,
+    service_account,
+)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import GcpClient, GcpError, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+    API,
+    CLUSTER_DESCRIPTION,
+    POOL_DESCRIPTION,
+    WorkloadIdentityObject,
+    check_id,
+    check_subject,
+    condition_of,
+    subjects_of,
+)
+
+try:
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+except ImportError:  # AnsibleK8SModule says that it is missing
+
+    class ApiException(Exception):  # type: ignore[no-redef]
+        pass
+
+    class HTTPError(Exception):  # type: ignore[no-redef]
+        pass
+
+
+READER, IMPERSONATOR = "roles/artifactregistry.reader", "roles/iam.workloadIdentityUser"
+_LABEL, _MANAGER = "app.kubernetes.io/managed-by", "pullthrough.registry_cache"
+_PAGE = 100
+# Seconds to connect and to wait for an answer of the cluster.
+_TIMEOUT = (10, 60)
+
+
+class _Cluster:
+    """What the cluster says, asked only if somebody wants to know.
+
+    :param required: whether a cluster that does not answer is an error.
+    """
+
+    def __init__(self, module: t.Any, required: bool) -> None:
+        self._module, self._required = module, required
+        self._client: t.Any = None
+
+    def uid(self) -> str | None:
+        """The UID of kube-system, or None if the cluster does not answer and need not."""
+        if self._module.params["cluster_uid"]:
+            return self._module.params["cluster_uid"]
+        try:
+            return self._read(IDENTITY_PATH)["metadata"]["uid"]
+        except (CoreException, ApiException, HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            words = f"The cluster does not tell its identity ({_words(error)})"
+            if self._required:
+                raise GcpError(f"{words}. Set kubeconfig and context, or KUBECONFIG, to a cluster that answers") from error
+            self._module.warn(f"{words}: only the principal of this cache is removed at Google.")
+            return None
+
+    def exists(self, subject: str) -> bool:
+        """Whether the cluster has the service account of a cache; True if that cannot be told."""
+        names = service_account(subject)
+        if names is None:
+            return False
+        try:
+            found = self._read(f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
+            return (found["metadata"].get("labels") or {}).get(_LABEL) == _MANAGER
+        except ApiException as error:
+            if error.status == 404:
+                return False
+            cause: Exception = error
+        except (CoreException, HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            cause = error
+        self._module.warn(
+            f"The grants of {subject} are kept, since its service account cannot be read ({_words(cause)})."
+            f" Grant get on serviceaccounts in namespace {names[0]} to have them removed once the cache is gone."
+        )
+        return True
+
+    def _read(self, path: str) -> t.Any:
+        self._client = self._client or get_api_client(self._module).client
+        answer = self._client.request("get", path, header_params={"Accept": "*/*"}, serialize=False, _request_timeout=_TIMEOUT)
+        return json.loads(answer.data)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ApiException):
+        return f"HTTP {error.status}" if error.status else str(error.reason)
+    return " ".join(str(error).split())
+
+
+class _Principals:
+    """The principals of one pool, and what is theirs."""
+
+    def __init__(self, module: t.Any, client: GcpClient) -> None:
+        params = module.params
+        self._module, self._client, self._check_mode = module, client, module.check_mode
+        self._keep_own = params["state"] == "present"
+        self._own = Principal(params["provider_id"], params["subject"])
+        self._parent = f"projects/{params['project']}/locations/global/workloadIdentityPools"
+        self._pool_path = f"{self._parent}/{params['pool_id']}"
+        self._cluster = _Cluster(module, required=self._keep_own)
+        self.removed: list[dict[str, str]] = []
+
+    def run(self) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+        """What is there before and after: grants, subjects by provider, and the pool where that is looked at."""
+        pool = None if self._keep_own else self._client.get(f"{API}/{self._pool_path}", self._pool_path)
+        if not self._keep_own and pool is None:
+            return {}, {}
+        providers = [] if pool and pool["state"] == "DELETED" else self._providers()
+        if self._keep_own and not providers:
+            return {}, {}
+        cluster = self._cluster.uid() if providers else None
+        admitted = of_cluster(providers, cluster, self._own.provider)
+        # Nothing is known about the other caches of a cluster that does not answer.
+        exists = self._cluster.exists if cluster else lambda _subject: True
+        gone = former(admitted, self._own, self._keep_own, exists)
+        if not self._keep_own and self._own not in gone and not self._is_foreign(providers, admitted):
+            gone.append(self._own)  # its provider is gone already, or was only half made
+        self._revoke((pool or providers[0])["name"].partition("/providers/")[0], gone)
+        after = {
+            identifier: [subject for subject in subjects if Principal(identifier, subject) not in gone]
+            for identifier, subjects in admitted.items()
+        }
+        for identifier, subjects in admitted.items():
+            if after[identifier] != subjects:
+                self._shrink(identifier, {principal.subject for principal in gone if principal.provider == identifier})
+        left = {identifier: subjects for identifier, subjects in after.items() if subjects}
+        before_pool, after_pool = self._drop_pool(pool, providers, admitted.keys() - left.keys()) if pool else ({}, {})
+        return (
+            {"grants": self.removed, "providers": admitted, "pool": before_pool},
+            {"grants": [], "providers": left, "pool": after_pool},
+        )
+
+    def _providers(self) -> list[dict[str, t.Any]]:
+        parent = f"{self._pool_path}/providers"
+        return self._client.list_all(f"{API}/{parent}", "workloadIdentityPoolProviders", parent, {"pageSize": _PAGE})
+
+    def _is_foreign(self, providers: list[dict[str, t.Any]], admitted: dict[str, list[str]]) -> bool:
+        """Whether the provider of this name is somebody else's, who then has the same principal."""
+        found = next((item for item in providers if provider_id(item) == self._own.provider), None)
+        if found is None or self._own.provider in admitted:
+            return False
+        self._module.warn(
+            f"provider_id: {found['name']} stays, with its grants: it is not this cluster's, or its condition was changed by"
+            f" hand. Its description is '{found.get('description', '')}' and its condition"
+            f" '{found.get('attributeCondition', '')}', not '{CLUSTER_DESCRIPTION}UID' and a list of subjects."
+        )
+        return True
+
+    def _revoke(self, pool: str, gone: list[Principal]) -> None:
+        params = self._module.params
+        members = {principal.member(pool) for principal in gone}
+        readers, account = set(members), params["service_account"]
+        if account:
+            # The account reads; a grant of the principal itself is of the time before.
+            readers.add(self._own.member(pool))
+        for resource in params["repositories"] if readers else []:
+            self._remove(resource, READER, readers)
+        if account and members:
+            self._remove(account_name(account), IMPERSONATOR, members)
+
+    def _remove(self, resource: str, role: str, members: set[str]) -> None:
+        kind = kind_of(resource)
+        if kind is None:
+            raise GcpError(
+                f"repositories: '{resource}' is not the full name of a repository."
+                " Example: projects/my-project/locations/us-central1/repositories/my-repository"
+            )
+        policy = Policy(self._client, resource, kind, self._module.warn)
+        for member in policy.members(role):
+            if member.removeprefix("deleted:") in members:
+                changed, _before, _after = policy.ensure(Grant(role, member, None), False, self._check_mode)
+                if changed:
+                    self.removed.append({"resource": resource, "role": role, "member": member})
+
+    def _object(self, parent: str, identifier: str) -> WorkloadIdentityObject:
+        return WorkloadIdentityObject(self._client, parent, "", identifier)
+
+    def _shrink(self, identifier: str, subjects: set[str]) -> None:
+        """Remove subjects from a provider as it is now, and the provider if it has no other."""
+        if not self._check_mode:
+            # 409: somebody else changes it at the same time.
+            self._client.patience.outlast(lambda: self._shrink_once(identifier, subjects), lambda error: error.status == 409)
+
+    def _shrink_once(self, identifier: str, subjects: set[str]) -> None:
+        provider = self._object(f"{self._pool_path}/providers", identifier)
+        current = provider.read() or {"state": "DELETED"}
+        left = set(subjects_of(current.get("attributeCondition")) or ()) - subjects
+        if provider.deleted(current):
+            return
+        if left:
+            provider.update({"attributeCondition": condition_of(left)})
+        else:
+            provider.ensure(False, {}, False)
+
+    def _drop_pool(
+        self, pool: dict[str, t.Any], providers: list[dict[str, t.Any]], deleted: t.Collection[str]
+    ) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
+        """Delete the pool if it is of our making and empty; the pool before and after."""
+        if pool["state"] == "DELETED" or pool.get("description") != POOL_DESCRIPTION:
+            return pool, pool
+        # Another host may have made its provider meanwhile.
+        left = providers if self._check_mode else self._providers()
+        if any(provider_id(provider) not in deleted for provider in left):
+            return pool, pool
+        self._object(self._parent, self._module.params["pool_id"]).ensure(False, {}, self._check_mode)
+        return pool, {}
+
+
+def main() -> None:
+    module = AnsibleK8SModule(
+        module_class=AnsibleModule,
+        argument_spec={
+            **AUTH_ARG_SPEC,
+            **_gcp.argument_spec(),
+            "pool_id": {"type": "str", "required": True},
+            "provider_id": {"type": "str", "required": True},
+            "subject": {"type": "str", "required": True},
+            "cluster_uid": {"type": "str"},
+            "repositories": {"type": "list", "elements": "str", "required": True},
+            "service_account": {"type": "str"},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+        },
+        supports_check_mode=True,
+        check_pyyaml=False,
+    )
+    _gcp.require_libraries(module)
+    params = module.params
+    try:
+        check_project(params["project"])
+        check_id("pool_id", params["pool_id"])
+        check_id("provider_id", params["provider_id"])
+        check_subject(params["subject"])
+        principals = _Principals(module, GcpClient(module))
+        before, after = principals.run()
+    except GcpError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(
+        changed=before != after,
+        removed=principals.removed,
+        providers=after.get("providers", {}),
+        diff={"before": before, "after": after},
+    )
+
+
+if __name__ == "__main__":
+    main()
