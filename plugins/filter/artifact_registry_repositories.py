@@ -1,0 +1,60 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: artifact_registry_repositories
+short_description: Find the Artifact Registry repositories of upstreams
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Returns the repositories that role C(wif) grants the cache, from the variable C(registry_cache_upstreams).
+options:
+  _input:
+    description:
+      - The upstreams, each with C(host) and C(repositories).
+      - For a host C(LOCATION-docker.pkg.dev) a repository is C(project/repository).
+      - For C(gcr.io), C(us.gcr.io), C(eu.gcr.io) and C(asia.gcr.io) it is the project alone. Its images are in the repository of
+        Artifact Registry that has the host's name.
+      - A domain-scoped project is C(example.com:project) or C(example.com/project).
+    type: list
+    elements: dict
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: The full names of the repositories
+  ansible.builtin.debug:
+    msg: "{{ registry_cache_upstreams | pullthrough.registry_cache.artifact_registry_repositories | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+_value:
+  description: The repositories, each with C(project), C(location), C(id) and its full C(name).
+  type: list
+  elements: dict
+  sample:
+    - project: my-project
+      location: us
+      id: gcr.io
+      name: projects/my-project/locations/us/repositories/gcr.io
+"""
+
+import typing as t
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream_repositories
+
+
+def artifact_registry_repositories(upstreams: list[dict[str, t.Any]]) -> list[dict[str, str]]:
+    try:
+        return _upstream_repositories.repositories(upstreams)
+    except ValueError as error:
+        raise AnsibleFilterError(f"registry_cache_upstreams: {error}") from error
+
+
+class FilterModule:
+    def filters(self) -> dict[str, t.Callable[..., t.Any]]:
+        return {"artifact_registry_repositories": artifact_registry_repositories}

@@ -1,0 +1,50 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which repositories of Artifact Registry an upstream's host and paths mean.
+
+Private to this collection. Source: https://cloud.google.com/artifact-registry/docs/docker/names, and for gcr.io
+https://cloud.google.com/artifact-registry/docs/transition/gcr-repositories.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+# Hosts of Container Registry, whose images are in a repository of that name, and its location.
+_GCR_LOCATIONS = {"gcr.io": "us", "us.gcr.io": "us", "eu.gcr.io": "europe", "asia.gcr.io": "asia"}
+_HOST = re.compile(r"([a-z][a-z0-9-]*)-docker\.pkg\.dev")
+# The domain of a domain-scoped project comes first, as example.com:my-project or, in image references, example.com/my-project.
+_PROJECT = r"(?:(?P<domain>[a-z0-9-]+(?:\.[a-z0-9-]+)+)[:/])?(?P<project>[a-z][a-z0-9-]+)"
+_PATH = re.compile(rf"{_PROJECT}/(?P<id>[a-z][a-z0-9-]*|(?:(?:us|eu|asia)\.)?gcr\.io)")
+_GCR_PATH = re.compile(_PROJECT)
+
+
+def repositories(upstreams: t.Any) -> list[dict[str, str]]:
+    """The repositories of upstreams, each with project, location, id and full name.
+
+    :param upstreams: dicts with C(host) and C(repositories).
+    :raises ValueError: with the host or repository that is malformed, and an example.
+    """
+    return [_repository(upstream["host"], path) for upstream in upstreams for path in upstream["repositories"]]
+
+
+def _repository(host: t.Any, path: t.Any) -> dict[str, str]:
+    found = _HOST.fullmatch(str(host))
+    if host not in _GCR_LOCATIONS and not found:
+        raise ValueError(
+            f"host '{host}' must be LOCATION-docker.pkg.dev, gcr.io, us.gcr.io, eu.gcr.io or asia.gcr.io."
+            " Example: host: us-central1-docker.pkg.dev"
+        )
+    parts = (_PATH if found else _GCR_PATH).fullmatch(str(path))
+    if parts is None:
+        form, example = ("project/repository", "my-project/my-repository") if found else ("project", "my-project")
+        raise ValueError(
+            f"repository '{path}' of {host} must be of the form {form}, with the domain before a project that has one."
+            f" Example: repositories: [{example}, 'example.com:{example}']"
+        )
+    project = f"{parts['domain']}:{parts['project']}" if parts["domain"] else parts["project"]
+    location, identifier = (found[1], parts["id"]) if found else (_GCR_LOCATIONS[host], host)
+    name = f"projects/{project}/locations/{location}/repositories/{identifier}"
+    return {"project": project, "location": location, "id": identifier, "name": name}
