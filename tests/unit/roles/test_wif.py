@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role `wif` in one play of four hosts, against the emulator of Google and three clusters."""
+"""Role `wif` in one play of five hosts, against the emulator of Google and three clusters."""
 
 from __future__ import annotations
 
@@ -202,12 +202,16 @@ class Google:
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.state / "ca.pem"))
 
-    def make_repository(self, name: str) -> None:
-        parent, _, identifier = name.partition("/repositories/")
-        url = f"https://127.0.0.1:{self.port}/v1/{parent}/repositories"
-        headers = {"Host": "artifactregistry.googleapis.com", "Authorization": f"Bearer {self.token}"}
+    def make(self, host: str, collection: str, parameter: str, name: str, **fields: Any) -> None:
+        """An object, once its operation is done."""
+        url = f"https://127.0.0.1:{self.port}/v1/{collection}"
+        headers = {"Host": host, "Authorization": f"Bearer {self.token}"}
         options: dict[str, Any] = {"headers": headers, "verify": self._trust(), "trust_env": False}
-        httpx.post(url, params={"repositoryId": identifier}, json={"format": "DOCKER"}, **options).raise_for_status()
+        operation = httpx.post(url, params={parameter: name}, json=fields, **options).raise_for_status().json()
+        deadline = time.monotonic() + 60
+        while not self.get(host, operation["name"]).get("done"):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def readers(self, repository: str) -> list[str]:
         policy = self.get("artifactregistry.googleapis.com", f"{repository}:getIamPolicy")
@@ -227,7 +231,7 @@ def cluster(uid: str, jwks: dict[str, Any]) -> ApiServer:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """One play: two clusters with one provider, and two caches of a third cluster, of which one ends.
+    """One play: two clusters with one provider, one with a provider that is taken, and two caches of a cluster, of which one ends.
 
     Ansible's start takes longer than the rest, so that all is in one run.
     """
@@ -235,7 +239,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     jwks = Keys().jwks()
     clusters = {name: cluster(f"uid-{name}", jwks) for name in ("east", "west", "third")}
     google = Google(folder)
-    google.make_repository(REPOSITORY)
+    parent, _, identifier = REPOSITORY.rpartition("/")
+    google.make("artifactregistry.googleapis.com", parent, "repositoryId", identifier, format="DOCKER")
+    pools = POOL.rpartition("/")[0]
+    google.make("iam.googleapis.com", pools, "workloadIdentityPoolId", "taken")
+    elsewhere = {
+        "description": "Made by pullthrough.registry_cache for cluster uid-elsewhere",
+        "attributeMapping": {"google.subject": "assertion.sub"},
+        "oidc": {"issuerUri": "https://elsewhere.example.com"},
+    }
+    google.make("iam.googleapis.com", f"{pools}/taken/providers", "workloadIdentityPoolProviderId", "k8s-taken", **elsewhere)
     labels = {"app.kubernetes.io/managed-by": "pullthrough.registry_cache"}
     for namespace in ("one", "two"):
         clusters["third"].namespace(namespace)
@@ -269,6 +282,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             "registry_cache_namespace": name,
         }
         for name in ("one", "two")
+    }
+    hosts["taken"] = {
+        "registry_cache_kubeconfig": str(folder / "west"),
+        "registry_cache_wif_pool": "taken",
+        "registry_cache_wif_provider": "k8s-taken",
     }
     include = "ansible.builtin.include_role"
     role = "pullthrough.registry_cache.wif"
@@ -312,6 +330,14 @@ def test_two_clusters_with_one_provider_are_refused(story: dict[str, Any]) -> No
     assert "Example: registry_cache_wif_provider: k8s-my-cluster" in said
     listed = story["google"].get("iam.googleapis.com", f"{POOL}/providers")["workloadIdentityPoolProviders"]
     assert [item["name"].rpartition("/")[2] for item in listed] == ["k8s-third"]
+
+
+def test_a_provider_of_another_cluster_is_refused(story: dict[str, Any]) -> None:
+    said = " ".join(story["said"].split())
+    assert "registry_cache_wif_provider: provider k8s-taken of pool taken belongs to another cluster" in said, story["said"]
+    assert "for cluster uid-elsewhere', not 'Made by pullthrough.registry_cache for cluster uid-west'" in said
+    provider = story["google"].get("iam.googleapis.com", f"{POOL.rpartition('/')[0]}/taken/providers/k8s-taken")
+    assert provider["description"].endswith("uid-elsewhere") and "attributeCondition" not in provider
 
 
 def test_two_caches_of_a_cluster_share_a_provider_until_one_ends(story: dict[str, Any]) -> None:
