@@ -12,17 +12,29 @@ them over, so that a rotation reaches them at once and nothing is lost when the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import typing as t
 from base64 import b64encode
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api, ApiException, Owner, PullSecretError
 
 Object = t.Dict[str, t.Any]
 
-COMPONENT = "pull-secret-source"
 _ESO, _RBAC = "external-secrets.io/v1", "rbac.authorization.k8s.io/v1"
+# Each kind with its group and its name in paths, in the order in which objects are removed.
+_KINDS = {
+    "ClusterExternalSecret": (_ESO, "clusterexternalsecrets"),
+    "ClusterSecretStore": (_ESO, "clustersecretstores"),
+    "RoleBinding": (_RBAC, "rolebindings"),
+    "Role": (_RBAC, "roles"),
+    "ServiceAccount": ("v1", "serviceaccounts"),
+    "Secret": ("v1", "secrets"),
+}
+_APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
+_AUTO = _pull_secrets.REFLECTOR + "reflection-auto-enabled"
 _NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"
 # How soon external-secrets sees a namespace, and a changed credential.
 _REFRESH = "1m"
@@ -34,15 +46,11 @@ _REQUIREMENT = re.compile(
 )
 
 
-class ControllerError(ValueError):
-    """What a controller cannot do; the message names the option and the way out."""
-
-
 def selector(where: dict[str, t.Any]) -> Object:
     """The namespaces of a pull secret as a LabelSelector.
 
     :param where: one of namespaces, namespace_selector, all_namespaces_but, as module pull_secrets has them.
-    :raises ControllerError: for a selector that none can say.
+    :raises PullSecretError: for a selector that none can say.
     """
     if where.get("namespaces"):
         return {"matchExpressions": [{"key": _NAME_OF_NAMESPACE, "operator": "In", "values": sorted(where["namespaces"])}]}
@@ -58,9 +66,7 @@ def _requirements(text: str) -> list[Object]:
     while place < len(text):
         match = _REQUIREMENT.match(text, place)
         if not match:
-            raise ControllerError(
-                f"registry_cache_pull_secret_namespace_selector: '{text}' is no selector of labels. Example: team in (a, b)"
-            )
+            raise PullSecretError(f"namespace_selector: '{text}' is no selector of labels. Example: namespace_selector: team in (a, b)")
         place = match.end()
         if match["set"]:
             values = sorted(value.strip() for value in match["values"].split(","))
@@ -72,27 +78,30 @@ def _requirements(text: str) -> list[Object]:
     return found
 
 
-def objects(secrets: list[dict[str, t.Any]], controller: str, cache: str, namespace: str, instance: str) -> list[Object]:
-    """What is to be applied, in this order.
+def objects(secrets: list[dict[str, t.Any]], controller: str, owner: Owner) -> list[Object]:
+    """The objects to apply, in this order.
 
-    :param secrets: as module pull_secrets takes them, with C(user), the inventory's name of the user.
+    :param secrets: as module pull_secrets takes them.
     :param controller: none, external_secrets or reflector.
-    :param cache: name of the cache, whose namespace holds the sources.
-    :param instance: of module pull_secrets, which knows its own Secrets by it.
-    :raises ControllerError: for what the controller cannot do.
+    :raises PullSecretError: for what the controller cannot do.
     """
-    labels = {**_pull_secrets.labels(cache), "app.kubernetes.io/component": COMPONENT}
+    # No namespaces would be no selector, which is all of them.
+    secrets = [secret for secret in secrets if secret.get("namespaces") != []]
     if controller == "external_secrets":
-        return [one for secret in secrets for one in _of_external_secrets(secret, cache, namespace, instance, labels)]
+        return [one for secret in secrets for one in _of_external_secrets(secret, owner)]
     if controller == "reflector":
         names = [secret["name"] for secret in secrets]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ControllerError(
-                f"registry_cache_users: several users have a pull secret named {', '.join(twice)}, and reflector copies by the name."
-                " Give each its own by pull_secret. Example: pull_secret: {name: team-a}"
+            raise PullSecretError(
+                f"controller: several users have a pull secret named {', '.join(twice)}, and reflector copies by the name."
+                " Give each its own. Example: pull_secret: {name: team-a}"
             )
-        return [_of_reflector(secret, namespace, labels) for secret in secrets]
+        return [_of_reflector(secret, owner) for secret in secrets]
     return []
+
+
+def _labels(owner: Owner) -> Object:
+    return {**owner.labels, _pull_secrets.COMPONENT: _pull_secrets.SOURCE}
 
 
 def _slug(user: str) -> str:
@@ -101,13 +110,16 @@ def _slug(user: str) -> str:
     return plain if plain == user else f"{plain or 'user'}-{hashlib.sha256(user.encode()).hexdigest()[:8]}"
 
 
-def _of_external_secrets(secret: dict[str, t.Any], cache: str, namespace: str, instance: str, labels: Object) -> list[Object]:
-    name = f"{cache}-pull-{_slug(secret['user'])}"
+def _of_external_secrets(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
+    name, namespace = f"{owner.name}-pull-{_slug(secret['user'] or secret['username'])}", owner.namespace
+    # Another namespace may have a cache of this name.
+    cluster_name = _pull_secrets.shortened(f"{name}.{namespace}")
     where = selector(secret)
+    template = _pull_secrets.metadata(owner, secret)
 
     def made(api_version: str, kind: str, namespaced: bool = True, **fields: t.Any) -> Object:
-        metadata = {"name": name, "labels": labels, **({"namespace": namespace} if namespaced else {})}
-        return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+        place = {"name": name, "namespace": namespace} if namespaced else {"name": cluster_name}
+        return {"apiVersion": api_version, "kind": kind, "metadata": {**place, "labels": _labels(owner)}, **fields}
 
     # A store of its own for each user, whose service account reads that user's credential alone: any namespace of the store's
     # can ask it for whatever it may read.
@@ -148,13 +160,13 @@ def _of_external_secrets(secret: dict[str, t.Any], cache: str, namespace: str, i
                 "refreshTime": _REFRESH,
                 "externalSecretSpec": {
                     "refreshInterval": _REFRESH,
-                    "secretStoreRef": {"kind": "ClusterSecretStore", "name": name},
+                    "secretStoreRef": {"kind": "ClusterSecretStore", "name": cluster_name},
                     "target": {
                         "name": secret["name"],
                         # It stays when the controller goes, and module pull_secrets knows it by its labels.
                         "creationPolicy": "Orphan",
                         "deletionPolicy": "Retain",
-                        "template": {"type": _pull_secrets.TYPE, "metadata": {"labels": _pull_secrets.labels(instance)}},
+                        "template": {"type": _pull_secrets.TYPE, "metadata": {name: values for name, values in template.items() if values}},
                     },
                     "data": [{"secretKey": _pull_secrets.KEY, "remoteRef": {"key": name, "property": _KEY}}],
                 },
@@ -163,16 +175,16 @@ def _of_external_secrets(secret: dict[str, t.Any], cache: str, namespace: str, i
     ]
 
 
-def _of_reflector(secret: dict[str, t.Any], namespace: str, labels: Object) -> Object:
-    patterns = "-"
+def _of_reflector(secret: dict[str, t.Any], owner: Owner) -> Object:
+    patterns, namespace = "-", owner.namespace
     if secret.get("namespaces"):
         patterns = ",".join(sorted(secret["namespaces"]))
     elif secret.get("all_namespaces_but") is not None:
         others = sorted(secret["all_namespaces_but"])
         if namespace not in others:
-            raise ControllerError(
-                f"registry_cache_pull_secret_all_namespaces_but must name the cache's namespace, where reflector's source is."
-                f" Example: registry_cache_pull_secret_all_namespaces_but: {[*others, namespace]}"
+            raise PullSecretError(
+                f"all_namespaces_but must name the cache's namespace, where reflector's source is."
+                f" Example: all_namespaces_but: {[*others, namespace]}"
             )
         patterns = f"(?!(?:{'|'.join(map(re.escape, others))})$).*"
     annotations = {"reflection-allowed": "true", "reflection-auto-enabled": "true"}
@@ -188,7 +200,7 @@ def _of_reflector(secret: dict[str, t.Any], namespace: str, labels: Object) -> O
         "metadata": {
             "name": secret["name"],
             "namespace": namespace,
-            "labels": labels,
+            "labels": _labels(owner),
             "annotations": {_pull_secrets.REFLECTOR + name: value for name, value in annotations.items()},
         },
         "data": {_pull_secrets.KEY: _encoded(_pull_secrets.content(secret))},
@@ -197,3 +209,133 @@ def _of_reflector(secret: dict[str, t.Any], namespace: str, labels: Object) -> O
 
 def _encoded(text: str) -> str:
     return b64encode(text.encode()).decode()
+
+
+class Sources:
+    """The objects that a controller reads: the existing ones of a cache, and the wanted ones. Raises PullSecretError, ApiException.
+
+    After C(apply) and C(prune), or in check mode, C(written) and C(removed) name what differed.
+    """
+
+    def __init__(self, api: Api, owner: Owner, secrets: list[dict[str, t.Any]], controller: str) -> None:
+        self._api, self._owner, self._controller = api, owner, controller
+        self.warnings: list[str] = []
+        self.written: list[str] = []
+        self.removed: list[str] = []
+        self._wanted = objects(secrets, controller, owner)
+        served = self._served()
+        if controller == "external_secrets" and not set(_KINDS) <= served:
+            raise PullSecretError(
+                f"controller: the cluster has no ClusterSecretStore or no ClusterExternalSecret ({_ESO})."
+                " Install external-secrets 0.16 or later first. Example: controller: none"
+            )
+        kinds = [kind for kind in _KINDS if kind in served]
+        found = api.each([functools.partial(self._list, kind) for kind in kinds])
+        self._ours = [{**item, "kind": kind} for kind, items in zip(kinds, found) for item in items]
+        self._before = api.each([functools.partial(self._read, item) for item in self._wanted])
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the source Secrets, existing and wanted."""
+        return {item["metadata"]["name"] for item in [*self._ours, *self._wanted] if item["kind"] == "Secret"}
+
+    def _served(self) -> set[str]:
+        """The kinds that the cluster has."""
+        own = {kind for kind, (group, _plural) in _KINDS.items() if group != _ESO}
+        try:
+            found = self._api.request("get", f"/apis/{_ESO}")
+        except ApiException as error:
+            if error.status not in (403, 404):
+                raise
+            return own
+        return own | {one["kind"] for one in found.get("resources") or ()} & set(_KINDS)
+
+    def _list(self, kind: str) -> list[Object]:
+        group, plural = _KINDS[kind]
+        selector = f"{self._owner.selector},{_pull_secrets.COMPONENT}={_pull_secrets.SOURCE}"
+        namespace = None if group == _ESO else self._owner.namespace
+        try:
+            return self._api.list_all(plural, namespace=namespace, group=_root(group), label_selector=selector)
+        except ApiException as error:
+            # Who may not even list them has made none; with a controller they are needed.
+            if error.status != 403 or self._controller != "none":
+                raise
+            self.warnings.append(f"{kind}s of this cache cannot be listed ({_pull_secrets.words(error)}): they stay, if there are any.")
+            return []
+
+    def _read(self, item: Object) -> Object | None:
+        """The existing object of a name, if it is ours."""
+        kind, metadata = item["kind"], item["metadata"]
+        try:
+            found = self._api.request("get", _path(item))
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            return None
+        labels = found["metadata"].get("labels") or {}
+        source = labels.get(_pull_secrets.COMPONENT) == _pull_secrets.SOURCE
+        # A pull secret of ours becomes the source of its copies.
+        if self._owner.owns(found["metadata"]) and (source or found.get("type") == _pull_secrets.TYPE):
+            return found
+        option, fix = "controller", "use no controller. Example: controller: none"
+        if self._controller == "reflector":
+            option, fix = "name", "choose another name. Example: name: registry-cache-pull"
+        raise PullSecretError(
+            f"{option}: there is another {kind} {_named(metadata)}{_pull_secrets.manager(found['metadata'])}, which this module did not"
+            f" make for a controller of cache {self._owner.namespace}/{self._owner.name}. Delete it, or {fix}"
+        )
+
+    def apply(self, check: bool) -> None:
+        """Bring what is wanted to its state; check asks for a dry run."""
+        options = {**_APPLY, "dry_run": "All"} if check else _APPLY
+        for item, before in zip(self._wanted, self._before):
+            metadata = dict(item["metadata"])
+            if before:
+                # Another object that took the name meanwhile is refused.
+                metadata["uid"] = before["metadata"]["uid"]
+            try:
+                after = self._api.request("patch", _path(item), {**item, "metadata": metadata}, **options)
+            except ApiException as error:
+                # The namespace comes with the cache, which a check does not make.
+                if not (check and _pull_secrets.is_leaving(error)):
+                    raise
+                after = None
+            if before is None or _compared(before) != _compared(after):
+                self.written.append(f"{item['kind']} {_named(item['metadata'])}")
+
+    def prune(self, check: bool, keep_copies: bool) -> None:
+        """Remove what is no longer wanted; with keep_copies, reflector leaves the copies that it made."""
+        wanted = {(item["kind"], item["metadata"]["name"]) for item in self._wanted}
+        for item in self._ours:
+            kind, metadata = item["kind"], item["metadata"]
+            if (kind, metadata["name"]) in wanted:
+                continue
+            if not check:
+                if keep_copies and _AUTO in (metadata.get("annotations") or {}):
+                    body = {"metadata": {"uid": metadata["uid"], "annotations": {_AUTO: "false"}}}
+                    self._api.request("patch", _path(item), body, **_pull_secrets.PATCH)
+                self._api.delete(_path(item), metadata["uid"])
+            self.removed.append(f"{kind} {_named(metadata)}")
+
+
+def _root(group: str) -> str:
+    return f"/apis/{group}" if "/" in group else f"/api/{group}"
+
+
+def _path(item: Object) -> str:
+    group, plural = _KINDS[item["kind"]]
+    namespace = item["metadata"].get("namespace")
+    return "/".join([_root(group), *(["namespaces", namespace] if namespace else []), plural, item["metadata"]["name"]])
+
+
+def _named(metadata: Object) -> str:
+    return "/".join(filter(None, [metadata.get("namespace"), metadata["name"]]))
+
+
+def _compared(item: Object | None) -> Object:
+    """An object without what no run writes."""
+    item = item or {}
+    metadata = {
+        key: value for key, value in item.get("metadata", {}).items() if key not in ("managedFields", "resourceVersion", "generation")
+    }
+    return {**{key: value for key, value in item.items() if key != "status"}, "metadata": metadata}

@@ -1,14 +1,16 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pull secrets of many namespaces: what is there, what is wanted, and the writes between the two.
+"""Pull secrets of many namespaces: the existing ones, the wanted ones, and the writes between the two.
 
 Private to this collection. Each kind is listed once, and only differences are written, several at a time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import json
 import re
 import time
@@ -33,13 +35,22 @@ except ImportError:  # the module says that they are missing
 TYPE, KEY = "kubernetes.io/dockerconfigjson", ".dockerconfigjson"
 # MaxSecretSize of Kubernetes.
 MAX_BYTES = 1 << 20
-# On a Secret of ours: the service accounts of its namespace that got it from us, joined by commas.
-ATTACHED = "registry-cache.pullthrough/service-accounts"
+# Labels and annotations of ours.
+_OURS = "registry-cache.pullthrough/"
+OWNER_NAMESPACE = _OURS + "namespace"
+# On a Secret: the names of the labels and annotations that a user asked for, so that one no longer wanted is removed.
+_ADDED = {"labels": _OURS + "added-labels", "annotations": _OURS + "added-annotations"}
+# On a service account, with the owner's short name: a label, and an annotation with the pull secrets that this module attached.
+_ATTACHED = "attached.registry-cache.pullthrough/"
 # What reflector (github.com/emberstack/kubernetes-reflector) reads and writes in annotations.
 REFLECTOR = "reflector.v1.k8s.emberstack.com/"
 _OF_COPIES = tuple(REFLECTOR + name for name in ("reflects", "auto-reflects", "reflected-version", "reflected-at"))
 _MANAGER = "pullthrough.registry_cache"
-# A label's value, and a name of Kubernetes: the name is also the label app.kubernetes.io/instance.
+MANAGED_BY, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("managed-by", "instance", "component"))
+# The component of what a controller copies, which is no pull secret itself.
+SOURCE = "pull-secret-source"
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+# A name of Kubernetes that is also the value of a label.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
 # Seconds to connect and to wait for an answer.
@@ -48,6 +59,7 @@ _MAX_THREADS = 16
 # How often a write is tried that the API server puts off (HTTP 429), and the longest pause in seconds.
 _TRIES, _MAX_PAUSE = 5, 10
 _SHOWN = 5
+PATCH = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
 
 Key = t.Tuple[str, str]  # namespace, name
 
@@ -81,16 +93,27 @@ class Api:
                 pause = (error.headers or {}).get("Retry-After", "1")
                 time.sleep(min(float(pause) if pause.isdigit() else 1, _MAX_PAUSE))
 
-    def list_all(self, kind: str, metadata_only: bool = False, **selectors: str) -> list[dict[str, t.Any]]:
-        """All objects of a kind in all namespaces. Raises ApiException, and ValueError for an answer that is no list."""
+    def list_all(
+        self, kind: str, metadata_only: bool = False, namespace: str | None = None, group: str = "/api/v1", **selectors: str
+    ) -> list[dict[str, t.Any]]:
+        """All objects of a kind in a namespace, or in all. Raises ApiException, and ValueError for an answer that is no list."""
         accept = "application/json"
         if metadata_only:
             accept = f"{accept};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-        answer = self.request("get", f"/api/v1/{kind}", accept=accept, **selectors)
+        path = f"{group}/namespaces/{namespace}/{kind}" if namespace else f"{group}/{kind}"
+        answer = self.request("get", path, accept=accept, **selectors)
         if not isinstance(answer, dict) or "items" not in answer:
-            raise ValueError(f"/api/v1/{kind} is no list")
+            raise ValueError(f"{path} is no list")
         # Null where there is none, of metadata alone.
         return answer["items"] or []
+
+    def delete(self, path: str, uid: str | None) -> None:
+        """Delete an object, unless another one has taken its name. Raises ApiException."""
+        try:
+            self.request("delete", path, {"preconditions": {"uid": uid}})
+        except ApiException as error:
+            if error.status != 404:
+                raise
 
     def each(self, tasks: t.Iterable[t.Callable[[], t.Any]]) -> list[t.Any]:
         """What the tasks return, in their order; several run at a time."""
@@ -98,22 +121,55 @@ class Api:
             return [future.result() for future in [executor.submit(task) for task in tasks]]
 
 
-class Change(t.NamedTuple):
-    """What is to be written of one Secret, and of the service accounts of its namespace."""
+class Owner(t.NamedTuple):
+    """The cache that an object belongs to."""
 
-    key: Key
-    action: str  # create, update, remove or keep
-    uid: str | None
-    content: str | None
-    record: str | None
-    attach: list[str]
-    detach: list[str]
-    before: str | None
-    after: str | None
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: str) -> Owner:
+        """:raises PullSecretError: for what names no cache."""
+        namespace, slash, name = text.partition("/")
+        if not slash or "." in namespace or any(len(part) > 63 or not _NAME.fullmatch(part) for part in (namespace, name)):
+            raise PullSecretError(
+                f"owner: '{text}' must be the namespace and the name of the cache. Example: owner: registry-cache/registry-cache"
+            )
+        return cls(namespace, name)
 
     @property
-    def needed(self) -> bool:
-        return self.action != "keep" or bool(self.attach or self.detach)
+    def labels(self) -> dict[str, str]:
+        return labels(self.name, self.namespace)
+
+    @property
+    def selector(self) -> str:
+        return f"{MANAGED_BY}={_MANAGER},{INSTANCE}={self.name},{OWNER_NAMESPACE}={self.namespace}"
+
+    @property
+    def short(self) -> str:
+        """A name that no other cache of the cluster has, of at most 63 characters."""
+        return shortened(self.name if self.name == self.namespace else f"{self.name}.{self.namespace}")
+
+    def owns(self, metadata: dict[str, t.Any]) -> bool:
+        """Whether an object has the labels of this owner's."""
+        wanted = {MANAGED_BY: _MANAGER, INSTANCE: self.name, OWNER_NAMESPACE: self.namespace}
+        return wanted.items() <= (metadata.get("labels") or {}).items()
+
+
+def shortened(text: str, limit: int = 63) -> str:
+    """The text, or its beginning with a hash of all of it where it is longer than the limit."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 9].rstrip('.-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def manager(metadata: dict[str, t.Any]) -> str:
+    """Who manages an object, in parentheses, as far as its labels say it."""
+    found = metadata.get("labels") or {}
+    if found.get(MANAGED_BY) == _MANAGER:
+        component = f"{found[COMPONENT]} " if found.get(COMPONENT) else ""
+        return f" ({component}of cache {found.get(OWNER_NAMESPACE, '?')}/{found.get(INSTANCE, '?')})"
+    return f" (managed by {found[MANAGED_BY]})" if found.get(MANAGED_BY) else ""
 
 
 def words(error: ApiException) -> str:
@@ -136,34 +192,36 @@ def named(key: Key) -> str:
     return "/".join(key)
 
 
-def labels(instance: str) -> dict[str, str]:
-    """What marks a Secret as ours."""
+def labels(name: str, namespace: str) -> dict[str, str]:
+    """The labels of every object of a cache, by its name and namespace."""
     return {
         "app.kubernetes.io/name": "registry-cache",
-        "app.kubernetes.io/instance": instance,
+        INSTANCE: name,
         "app.kubernetes.io/part-of": "registry-cache",
-        "app.kubernetes.io/managed-by": _MANAGER,
+        MANAGED_BY: _MANAGER,
+        OWNER_NAMESPACE: namespace,
     }
 
 
-def check(instance: str, secrets: list[dict[str, t.Any]]) -> None:
-    """:raises PullSecretError: for what no cluster can hold; asks none."""
-    for option, name in [("instance", instance), *(("name", secret["name"]) for secret in secrets)]:
+def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any]]:
+    """The secrets, each with a name.
+
+    :raises PullSecretError: for what no cluster can hold; asks none.
+    """
+    for secret in secrets:
+        secret = {**secret, "name": secret["name"] or owner.short}
+        name, user = secret["name"], secret["username"]
         if len(name) > 63 or not _NAME.fullmatch(name):
             raise PullSecretError(
-                f"{option}: '{name}' must have 1 to 63 of a-z, 0-9, '-' and '.', and begin and end with a letter or digit."
-                f" Example: {option}: registry-cache"
+                f"name: '{name}' must have 1 to 63 of a-z, 0-9, '-' and '.', and begin and end with a letter or digit."
+                " Example: name: registry-cache"
             )
-    for secret in secrets:
-        user = secret["username"]
         try:
             _htpasswd.check_user(_htpasswd.User(user, secret["password"], True))
         except _htpasswd.UserError as error:
             raise PullSecretError(f"username and password: {error}") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
-            raise PullSecretError(
-                f"password: that of user '{user}' holds a line break or another control character. Choose another one"
-            )
+            raise PullSecretError(f"password: that of user '{user}' holds a line break or another control character. Choose another one")
         if not secret["hosts"]:
             raise PullSecretError(f"hosts: user '{user}' has none. Example: hosts: ['localhost:30026']")
         for host in secret["hosts"]:
@@ -181,70 +239,214 @@ def check(instance: str, secrets: list[dict[str, t.Any]]) -> None:
                 "namespace_selector: it is empty, and would match every namespace. Example: namespace_selector: team=a"
                 " (for every namespace, set all_namespaces_but: [])"
             )
+        _check_own(owner, secret)
+    return [{**secret, "name": secret["name"] or owner.short} for secret in secrets]
+
+
+def _check_own(owner: Owner, secret: dict[str, t.Any]) -> None:
+    """:raises PullSecretError: for labels and annotations that Kubernetes refuses, or that this module sets itself."""
+    reserved = {"labels": {*owner.labels, COMPONENT}, "annotations": set(_OF_COPIES)}
+    for option, example in (("labels", "{team: a}"), ("annotations", "{example.com/contact: team-a}")):
+        for key, value in (secret[option] or {}).items():
+            prefix, _slash, name = str(key).rpartition("/")
+            if (prefix and (len(prefix) > 253 or not _NAME.fullmatch(prefix))) or not _LABEL.fullmatch(name):
+                raise PullSecretError(f"{option}: '{key}' is no name of a label or annotation. Example: {option}: {example}")
+            if key in reserved[option] or prefix.endswith(_OURS.rstrip("/")):
+                raise PullSecretError(
+                    f"{option}: '{key}' is set by this module, which finds its Secrets by it. Choose another name."
+                    f" Example: {option}: {example}"
+                )
+            if not isinstance(value, str) or (option == "labels" and value and not _LABEL.fullmatch(value)):
+                limits = " of at most 63 letters, digits, '-', '_' and '.'" if option == "labels" else ""
+                raise PullSecretError(f"{option}: the value of '{key}' must be a string{limits}. Example: {option}: {example}")
 
 
 def content(secret: dict[str, t.Any]) -> str:
     return _dockerconfigjson.render(secret["hosts"], secret["username"], secret["password"])
 
 
+def metadata(owner: Owner, secret: dict[str, t.Any]) -> dict[str, dict[str, str]]:
+    """The labels and annotations of a pull secret."""
+    made: dict[str, dict[str, str]] = {"labels": {**(secret["labels"] or {}), **owner.labels}}
+    made["annotations"] = {**(secret["annotations"] or {})}
+    made["annotations"].update({name: ",".join(sorted(secret[option])) for option, name in _ADDED.items() if secret[option]})
+    return made
+
+
+# By identity: removing one of two equal ones from a list would be an accident.
+@dataclasses.dataclass(eq=False)
+class Change:
+    """What is to be written of one Secret."""
+
+    key: Key
+    action: str  # create, update, remove or keep
+    uid: str | None
+    content: str | None
+    metadata: dict[str, dict[str, t.Any]]
+    before: str | None
+    after: str | None
+
+
+@dataclasses.dataclass(eq=False)
+class Binding:
+    """What is to be written of one service account."""
+
+    key: Key
+    wanted: set[str]
+    attach: list[str]
+    detach: list[str]
+    # Wanted Secrets that could not be created.
+    lacking: t.Collection[str] = ()
+
+
 class Plan:
-    """What the cluster has and what is wanted of it. Raises PullSecretError if that cannot be done."""
+    """What the cluster has and what is wanted of it. Raises PullSecretError if that cannot be done.
 
-    def __init__(self, api: Api, instance: str, secrets: list[dict[str, t.Any]], reflected_from: str | None = None) -> None:
-        self._api, self._instance, self._reflected_from = api, instance, reflected_from
+    After C(write), C(changes) and C(bindings) are what was written. C(forbidden) are the namespaces that refused, each with its
+    answer; only with C(skip_forbidden).
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        owner: Owner,
+        secrets: list[dict[str, t.Any]],
+        sources: t.Collection[str] = (),
+        search: t.Collection[str] = (),
+        skip_forbidden: bool = False,
+    ) -> None:
+        """:param secrets: as C(check) returns them.
+        :param sources: names of the Secrets in the owner's namespace that a controller copies, which are no pull secrets.
+        :param search: more namespaces to look into where Secrets of all namespaces may not be listed.
+        """
+        self._api, self._owner, self._sources, self._skip = api, owner, sources, skip_forbidden
         self.warnings: list[str] = []
-        ours, namespaces, selected, foreign = self._read(secrets)
-        wanted = self._wanted(secrets, namespaces, selected)
-        if refused := sorted((set(wanted) & foreign) - set(ours)):
+        self.forbidden: dict[str, str] = {}
+        # Where to look, one by one; None is everywhere at once.
+        self._places: list[str] | None = None
+        ours, foreign, wanted = self._read(secrets, search)
+        ours = {key: found for key, found in ours.items() if key[0] != owner.namespace or key[1] not in sources}
+        if refused := sorted((set(wanted) & set(foreign)) - set(ours)):
             raise PullSecretError(
-                f"name: there is another Secret {some(named(key) for key in refused)}, which this module did not make for"
-                f" instance '{instance}'. Delete it, or choose another name. Example: name: registry-cache-pull"
+                f"name: there is another Secret {some(named(key) + manager(foreign[key]) for key in refused)}, which is not a pull"
+                f" secret of cache {owner.namespace}/{owner.name}. Delete it, or choose another name."
+                " Example: name: registry-cache-pull"
             )
-        accounts = self._service_accounts(ours, wanted)
-        self.changes = [self._change(key, ours.get(key), wanted.get(key), accounts) for key in sorted({*ours, *wanted})]
+        self.bindings = self._read_bindings(ours, wanted)
+        wanted = {key: secret for key, secret in wanted.items() if key[0] not in self.forbidden}
+        ours = {key: found for key, found in ours.items() if key[0] not in self.forbidden}
+        self.changes = [self._change(key, ours.get(key), wanted.get(key)) for key in sorted({*ours, *wanted})]
 
-    def _read(self, secrets: list[dict[str, t.Any]]) -> tuple[t.Any, ...]:
-        mark = f"app.kubernetes.io/managed-by={_MANAGER},app.kubernetes.io/instance={self._instance}"
-        # What a controller copies is no pull secret itself.
-        mark += ",app.kubernetes.io/component!=pull-secret-source"
+    def _read(self, secrets: list[dict[str, t.Any]], search: t.Collection[str]) -> tuple[t.Any, ...]:
         names = sorted({secret["name"] for secret in secrets})
         selectors = sorted({secret["namespace_selector"] for secret in secrets} - {None})
         tasks: list[t.Callable[[], t.Any]] = [
-            lambda: self._list("secrets", label_selector=mark, field_selector=f"type={TYPE}"),
-            lambda: self._list("namespaces", metadata_only=True) if any(_needs_all(secret) for secret in secrets) else [],
+            functools.partial(self._read_namespaces, secrets),
+            functools.partial(self._read_secrets, names, None),
         ]
         tasks += [functools.partial(self._select, selector) for selector in selectors]
-        # The content of what others made is none of ours.
-        tasks += [functools.partial(self._list, "secrets", metadata_only=True, field_selector=f"metadata.name={name}") for name in names]
-        marked, namespaces, *rest = self._api.each(tasks)
-        selected, others = dict(zip(selectors, rest)), rest[len(selectors) :]
+        namespaces, found, *selected = self._api.each(tasks)
+        wanted = self._wanted(secrets, namespaces, dict(zip(selectors, selected)))
+        if not isinstance(found, ApiException):
+            return (*found, wanted)
+        # Rights in some namespaces only.
+        self._places = sorted({*search, *(namespace for namespace, _name in wanted)})
+        if not self._places:
+            raise PullSecretError(
+                f"The cluster does not list its secrets ({words(found)}). Use an identity that may list secrets in all namespaces,"
+                " or name the namespaces to look into. Example: search_namespaces: [default]"
+            ) from found
+        self.warnings.append(
+            f"Secrets can be listed in some namespaces only ({words(found)}): pull secrets of this cache elsewhere than in"
+            f" {some(self._places)} stay. Name their namespaces to have them removed. Example: search_namespaces: [default]."
+        )
+        ours: dict[Key, t.Any] = {}
+        foreign: dict[Key, t.Any] = {}
+        read = self._api.each([functools.partial(self._read_secrets, names, place) for place in self._places])
+        for place, result in zip(self._places, read):
+            if isinstance(result, ApiException):
+                self._refuse(place, "its Secrets cannot be listed", result)
+            else:
+                ours.update(result[0])
+                foreign.update(result[1])
+        return ours, foreign, wanted
+
+    def _refuse(self, namespace: str, what: str, error: ApiException) -> None:
+        """Leave a namespace out, or end here."""
+        if not self._skip:
+            raise PullSecretError(
+                f"namespaces: namespace {namespace} is forbidden: {what} ({words(error)}). Grant it, take the namespace from the list,"
+                " or leave out what is forbidden. Example: skip_forbidden: true"
+            ) from error
+        self.forbidden.setdefault(namespace, f"{what} ({words(error)})")
+
+    def _read_secrets(self, names: list[str], namespace: str | None) -> t.Any:
+        """Ours, and the metadata of all of these names, or the answer of an API server that forbids it."""
+        mark = f"{self._owner.selector},{COMPONENT}!={SOURCE}"
+        try:
+            marked = self._list("secrets", namespace=namespace, label_selector=mark, field_selector=f"type={TYPE}")
+            # The content of what others made is none of ours.
+            read = functools.partial(self._list, "secrets", metadata_only=True, namespace=namespace)
+            tasks = [functools.partial(read, field_selector=f"metadata.name={name}") for name in names]
+            others = [task() for task in tasks] if namespace else self._api.each(tasks)
+        except ApiException as error:
+            if error.status != 403:
+                raise
+            return error
         copies = {_key(item): item for items in others for item in items if self._is_copy(item)}
         return (
             {**copies, **{_key(item): item for item in marked}},
-            {item["metadata"]["name"]: "deletionTimestamp" not in item["metadata"] for item in namespaces},
-            selected,
-            {_key(item) for items in others for item in items},
+            {_key(item): item["metadata"] for items in others for item in items},
         )
 
     def _is_copy(self, item: dict[str, t.Any]) -> bool:
-        """Whether reflector made it of our source."""
+        """Whether reflector made it of a source of ours."""
         source = (item["metadata"].get("annotations") or {}).get(_OF_COPIES[0])
-        return self._reflected_from is not None and source == f"{self._reflected_from}/{item['metadata']['name']}"
+        name = item["metadata"]["name"]
+        return name in self._sources and source == f"{self._owner.namespace}/{name}"
 
     def _list(self, kind: str, **options: t.Any) -> list[dict[str, t.Any]]:
         try:
             return self._api.list_all(kind, **options)
         except ApiException as error:
-            if error.status not in (401, 403):
+            if error.status != 401:
                 raise
             raise PullSecretError(
                 f"The cluster does not list its {kind} ({words(error)}). Use an identity that may list {kind} in all namespaces"
             ) from error
 
+    def _read_namespaces(self, secrets: list[dict[str, t.Any]]) -> dict[str, bool]:
+        """Of each namespace that was asked for, whether it stays."""
+        if not any(map(_needs_all, secrets)):
+            return {}
+        try:
+            items = self._list("namespaces", metadata_only=True)
+        except ApiException as error:
+            if error.status != 403:
+                raise
+            if any(secret["all_namespaces_but"] is not None for secret in secrets):
+                raise _no_namespaces(error) from error
+            named_ones = sorted({name for secret in secrets for name in secret["namespaces"] or ()})
+            items = list(filter(None, self._api.each([functools.partial(self._read_namespace, name) for name in named_ones])))
+        return {item["metadata"]["name"]: "deletionTimestamp" not in item["metadata"] for item in items}
+
+    def _read_namespace(self, name: str) -> dict[str, t.Any] | None:
+        try:
+            return self._api.request("get", f"/api/v1/namespaces/{name}")
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            if error.status != 403:
+                raise
+            # Whether it is there shows when it is written to.
+            return {"metadata": {"name": name}}
+
     def _select(self, selector: str) -> list[str]:
         try:
             items = self._list("namespaces", metadata_only=True, label_selector=selector)
         except ApiException as error:
+            if error.status == 403:
+                raise _no_namespaces(error) from error
             if error.status != 400:
                 raise
             raise PullSecretError(
@@ -265,8 +467,7 @@ class Plan:
                 )
             if leaving := {name for name in secret["namespaces"] or () if not namespaces[name]}:
                 raise PullSecretError(
-                    f"namespaces: namespace {some(leaving)} is being deleted. Take it from the list, or run again"
-                    " when it is there anew"
+                    f"namespaces: namespace {some(leaving)} is being deleted. Take it from the list, or run again when it is there anew"
                 )
             if secret["namespaces"] is not None:
                 matching = secret["namespaces"]
@@ -283,132 +484,218 @@ class Plan:
                     )
         return wanted
 
-    def _service_accounts(self, ours: dict[Key, t.Any], wanted: dict[Key, t.Any]) -> dict[Key, set[str]]:
-        """The pull secrets of each service account; asked only where some are wanted or recorded."""
-        if not any(secret["service_accounts"] for secret in wanted.values()) and not any(map(_recorded, ours.values())):
-            return {}
-        items = self._list("serviceaccounts")
-        self._accounts = {_key(item): item for item in items}
-        accounts = {
-            key: {entry.get("name", "") for entry in item.get("imagePullSecrets") or ()} for key, item in self._accounts.items()
-        }
+    def _read_bindings(self, ours: dict[Key, t.Any], wanted: dict[Key, dict[str, t.Any]]) -> list[Binding]:
+        """The changes of service accounts."""
+        names: dict[Key, set[str]] = {}
+        for (namespace, name), secret in wanted.items():
+            for account in secret["service_accounts"] if namespace not in self.forbidden else ():
+                names.setdefault((namespace, account), set()).add(name)
+        self._accounts = {_key(item): item for item in self._read_accounts(names, {namespace for namespace, _name in ours})}
         missing: dict[str, list[str]] = {}
-        for (namespace, _name), secret in wanted.items():
-            for account in secret["service_accounts"]:
-                if (namespace, account) not in accounts:
-                    missing.setdefault(account, []).append(namespace)
-        for account, where in missing.items():
+        for namespace, account in names.keys() - self._accounts.keys():
+            if namespace not in self.forbidden:
+                missing.setdefault(account, []).append(namespace)
+        for account, where in sorted(missing.items()):
             self.warnings.append(f"service_accounts: there is no {account} in {some(where)}; once it is there, run again.")
-        return accounts
+        bindings = []
+        for key, found in sorted(self._accounts.items()):
+            if key[0] not in self.forbidden:
+                attach, detach = self._differing(found, names.get(key, set()))
+                if attach or detach:
+                    bindings.append(Binding(key, names.get(key, set()), attach, detach))
+        return bindings
 
-    def _change(self, key: Key, found: t.Any, secret: dict[str, t.Any] | None, accounts: dict[Key, set[str]]) -> Change:
-        namespace, name = key
-        recorded = _recorded(found)
-        asked = {account for account in secret["service_accounts"] if (namespace, account) in accounts} if secret else set()
-        attach = sorted(account for account in asked if name not in accounts[namespace, account])
-        # What somebody else attached stays theirs.
-        record = sorted(asked & recorded | set(attach))
-        detach = sorted(account for account in recorded - asked if name in accounts.get((namespace, account), ()))
+    def _read_accounts(self, names: t.Collection[Key], places: set[str]) -> list[dict[str, t.Any]]:
+        """All service accounts, or where none are wanted, those with a record of ours."""
+        options = {} if names else {"label_selector": self._attached}
+        refused: ApiException | None = None
+        if self._places is None:
+            try:
+                return self._list("serviceaccounts", **options)
+            except ApiException as error:
+                if error.status != 403:
+                    raise
+                refused = error
+        of_names = {namespace for namespace, _account in names}
+        places = {*(self._places or ()), *places, *of_names} - set(self.forbidden)
+
+        def read(namespace: str) -> t.Any:
+            try:
+                return self._list("serviceaccounts", namespace=namespace, **options)
+            except ApiException as error:
+                if error.status != 403:
+                    raise
+                return error
+
+        found: list[dict[str, t.Any]] = []
+        for namespace, result in zip(sorted(places), self._api.each([functools.partial(read, place) for place in sorted(places)])):
+            if not isinstance(result, ApiException):
+                found += result
+            elif namespace in of_names:
+                self._refuse(namespace, "its service accounts cannot be listed", result)
+            else:
+                refused = result
+        if refused:
+            self.warnings.append(
+                f"Service accounts can be listed in some namespaces only ({words(refused)}): entries that an earlier run made in others"
+                " stay."
+            )
+        return found
+
+    @property
+    def _attached(self) -> str:
+        return _ATTACHED + self._owner.short
+
+    def _differing(self, account: dict[str, t.Any], wanted: set[str]) -> tuple[list[str], list[str]]:
+        """The names to attach to a service account and to detach. What somebody else attached stays theirs."""
+        held = {entry.get("name", "") for entry in account.get("imagePullSecrets") or ()}
+        return sorted(wanted - held), sorted(self._recorded(account) - wanted)
+
+    def _recorded(self, account: dict[str, t.Any]) -> set[str]:
+        annotations = account["metadata"].get("annotations") or {}
+        return set(filter(None, annotations.get(self._attached, "").split(",")))
+
+    def _change(self, key: Key, found: t.Any, secret: dict[str, t.Any] | None) -> Change:
         uid = found["metadata"]["uid"] if found else None
         before = f"{named(key)}: {', '.join(_dockerconfigjson.hosts(_decoded(found)))}" if found else None
         if secret is None:
-            return Change(key, "remove", uid, None, None, [], detach, before, None)
-        text = content(secret)
+            return Change(key, "remove", uid, None, {}, before, None)
+        text, made = content(secret), metadata(self._owner, secret)
         after = f"{named(key)}: {', '.join(sorted(set(secret['hosts'])))}"
-        action, replaced = "keep", found and _decoded(found) != text
         if found is None:
-            action = "create"
-        elif replaced or labels(self._instance).items() - (found["metadata"].get("labels") or {}).items() or set(record) != recorded:
-            action = "update"
-        if replaced and before == after:
-            after += " (credential replaced)"
-        return Change(key, action, uid, text, ",".join(record) or None, attach, detach, before, after)
+            return Change(key, "create", uid, text, made, before, after)
+        replaced = _decoded(found) != text
+        differing = {option: _differing_keys(found["metadata"], option, values) for option, values in made.items()}
+        action = "update" if replaced or any(differing.values()) else "keep"
+        if action == "update" and before == after:
+            after += " (credential replaced)" if replaced else " (labels or annotations replaced)"
+        return Change(key, action, uid, text, differing, before, after)
+
+    def discard(self) -> None:
+        """Forget what was to be written."""
+        self.changes, self.bindings = [], []
 
     def write(self) -> list[str]:
-        """Write what differs; returns what was in the way of each Secret that could not be written."""
-        needed: dict[str, list[Change]] = {}
+        """Write what differs; returns the problem of each object that could not be written."""
+        needed: dict[str, tuple[list[Change], list[Binding]]] = {}
         for change in self.changes:
-            if change.needed:
-                needed.setdefault(change.key[0], []).append(change)
-        # One after another within a namespace, whose Secrets may come to the same service account.
-        written = self._api.each([functools.partial(self._write_all, changes) for changes in needed.values()])
-        return [failure for failures in written for failure in failures if failure]
+            if change.action != "keep":
+                needed.setdefault(change.key[0], ([], []))[0].append(change)
+        for binding in self.bindings:
+            needed.setdefault(binding.key[0], ([], []))[1].append(binding)
+        written = self._api.each([functools.partial(self._write_namespace, *todo) for todo in needed.values()])
+        return [failure for failures in written for failure in failures]
 
-    def _write_all(self, changes: list[Change]) -> list[str | None]:
-        return [self._written(change) for change in changes]
+    def _write_namespace(self, changes: list[Change], bindings: list[Binding]) -> list[str]:
+        """Write what differs in one namespace. In this order no service account names a Secret that is still to come, or has gone."""
+        failures: list[str] = []
+        lacking: set[str] = set()
+        for change in changes:
+            if change.action == "remove":
+                continue
+            if not self._try(failures, change, functools.partial(self._write, change)) and change.action == "create":
+                lacking.add(change.key[1])
+        for binding in bindings:
+            binding.lacking = lacking
+            self._try(failures, binding, functools.partial(self._bind, binding))
+        for change in changes:
+            if change.action == "remove":
+                self._try(failures, change, functools.partial(self._write, change))
+        return failures
 
-    def _written(self, change: Change) -> str | None:
-        namespace, name = change.key
+    def _try(self, failures: list[str], item: Change | Binding, write: t.Callable[[], None]) -> bool:
+        """Whether it was written. What was not is no change."""
+        namespace = item.key[0]
+        what = f"{'Secret' if isinstance(item, Change) else 'Service account'} {named(item.key)} could not be written"
         try:
-            # In this order what the record says of service accounts is never less than what is so.
-            for account in change.detach:
-                self._bind((namespace, account), name, False)
-            self._write(change)
-            for account in change.attach:
-                self._bind((namespace, account), name, True)
+            write()
+            return True
         except ApiException as error:
-            if _is_leaving(error):
-                self.warnings.append(f"Namespace {namespace} is being deleted: it was left out.")
-                self.changes.remove(change)
-                return None
-            hint = "; somebody else changed it meanwhile" if error.status == 409 else ""
-            return f"Secret {named(change.key)} could not be written ({words(error)}{hint})"
+            if is_leaving(error):
+                text = f"Namespace {namespace} is being deleted: it was left out."
+                if text not in self.warnings:
+                    self.warnings.append(text)
+            elif error.status == 403 and self._skip:
+                self.forbidden.setdefault(namespace, f"{what} ({words(error)})")
+            else:
+                hint = "; somebody else changed it meanwhile" if error.status == 409 else ""
+                failures.append(f"{what} ({words(error)}{hint})")
         except (HTTPError, OSError, ValueError) as error:
-            return f"Secret {named(change.key)} could not be written ({error})"
-        return None
+            failures.append(f"{what} ({error})")
+        if isinstance(item, Change):
+            self.changes.remove(item)
+        else:
+            self.bindings.remove(item)
+        return False
 
     def _write(self, change: Change) -> None:
         namespace, name = change.key
         path = f"/api/v1/namespaces/{namespace}/secrets"
         data = {KEY: b64encode(change.content.encode()).decode()} if change.content is not None else None
-        metadata: dict[str, t.Any] = {"labels": labels(self._instance), "annotations": {ATTACHED: change.record}}
         if change.action == "create":
-            metadata["name"] = name
-            if change.record is None:
-                del metadata["annotations"]
-            body = {"apiVersion": "v1", "kind": "Secret", "type": TYPE, "metadata": metadata, "data": data}
+            made = {"name": name, **{option: values for option, values in change.metadata.items() if values}}
+            body = {"apiVersion": "v1", "kind": "Secret", "type": TYPE, "metadata": made, "data": data}
             self._api.request("post", path, body, field_manager="registry-cache")
         elif change.action == "update":
             # The uid keeps another Secret that took this one's name meanwhile as it is.
-            metadata["uid"] = change.uid
-            if self._reflected_from is not None:
-                # From here on it is no copy: reflector leaves it alone.
-                metadata["annotations"].update(dict.fromkeys(_OF_COPIES))
-            body = {"metadata": metadata, "data": data}
-            options = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
-            self._api.request("patch", f"{path}/{name}", body, **options)
-        elif change.action == "remove":
-            try:
-                self._api.request("delete", f"{path}/{name}", {"preconditions": {"uid": change.uid}})
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+            body = {"metadata": {**change.metadata, "uid": change.uid}, "data": data}
+            self._api.request("patch", f"{path}/{name}", body, **PATCH)
+        else:
+            self._api.delete(f"{path}/{name}", change.uid)
 
-    def _bind(self, account: Key, name: str, wanted: bool) -> None:
-        """Add a pull secret to a service account or take it away; the others there stay, whoever writes at the same time."""
-        path = "/api/v1/namespaces/{}/serviceaccounts/{}".format(*account)
-        found = self._accounts[account]
-        options = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
+    def _bind(self, binding: Binding) -> None:
+        """Bring our entries of a service account to what is wanted; the others stay, whoever writes at the same time."""
+        path = "/api/v1/namespaces/{}/serviceaccounts/{}".format(*binding.key)
+        found = self._accounts[binding.key]
         for attempt in range(1, _TRIES + 1):
+            attach, binding.detach = self._differing(found, binding.wanted)
+            binding.attach = [name for name in attach if name not in binding.lacking]
+            if not binding.attach and not binding.detach:
+                return
             # Atomic in a service account, other than in a pod: no patch adds one entry.
-            entries = [entry for entry in found.get("imagePullSecrets") or () if entry.get("name") != name]
-            entries += [{"name": name}] if wanted else []
-            metadata = {"resourceVersion": found["metadata"]["resourceVersion"]}
+            entries = [entry for entry in found.get("imagePullSecrets") or () if entry.get("name") not in binding.detach]
+            entries += [{"name": name} for name in binding.attach]
+            record = sorted(self._recorded(found) & binding.wanted | set(binding.attach))
+            made = {
+                "resourceVersion": found["metadata"]["resourceVersion"],
+                "labels": {self._attached: "true" if record else None},
+                # In the same write as the entries, so that it always says what is so.
+                "annotations": {self._attached: ",".join(record) or None},
+            }
             try:
-                found = self._api.request("patch", path, {"metadata": metadata, "imagePullSecrets": entries}, **options)
-                self._accounts[account] = found
+                self._api.request("patch", path, {"metadata": made, "imagePullSecrets": entries}, **PATCH)
                 return
             except ApiException as error:
-                if error.status == 404:  # it went meanwhile
-                    return
-                if error.status != 409 or attempt == _TRIES:
+                if error.status not in (404, 409) or attempt == _TRIES:
                     raise
             try:
                 found = self._api.request("get", path)
             except ApiException as error:
                 if error.status != 404:
                     raise
+                # It went meanwhile.
+                binding.attach, binding.detach = [], []
                 return
+
+
+def _no_namespaces(error: ApiException) -> PullSecretError:
+    return PullSecretError(
+        f"The cluster does not list its namespaces ({words(error)}). Use an identity that may list namespaces, or name them."
+        " Example: namespaces: [default]"
+    )
+
+
+def _differing_keys(found: dict[str, t.Any], option: str, wanted: dict[str, str]) -> dict[str, str | None]:
+    """What a merge patch changes of the labels or annotations of a Secret of ours."""
+    held = found.get(option) or {}
+    added = (found.get("annotations") or {}).get(_ADDED[option], "")
+    dropped = [*filter(None, added.split(","))]
+    if option == "annotations":
+        # Without these it is no copy: reflector leaves it alone.
+        dropped += [*_OF_COPIES, *_ADDED.values()]
+    changed: dict[str, str | None] = {key: None for key in dropped if key in held and key not in wanted}
+    changed.update({key: value for key, value in wanted.items() if held.get(key) != value})
+    return changed
 
 
 def _needs_all(secret: dict[str, t.Any]) -> bool:
@@ -419,16 +706,11 @@ def _key(item: dict[str, t.Any]) -> Key:
     return item["metadata"]["namespace"], item["metadata"]["name"]
 
 
-def _recorded(found: t.Any) -> set[str]:
-    annotations = found["metadata"].get("annotations") or {} if found else {}
-    return set(filter(None, annotations.get(ATTACHED, "").split(",")))
-
-
 def _decoded(found: dict[str, t.Any]) -> str:
     return b64decode((found.get("data") or {}).get(KEY, "")).decode(errors="replace")
 
 
-def _is_leaving(error: ApiException) -> bool:
+def is_leaving(error: ApiException) -> bool:
     """Whether a namespace refuses new objects since it is being deleted, or has gone."""
     try:
         details = json.loads(error.body)["details"]

@@ -146,7 +146,7 @@ class Secret:
 
     def __init__(self, api: _pull_secrets.Api, cache: str, namespace: str, suffix: str, key: str) -> None:
         self.name, self.where = f"{cache}-{suffix}", f"Secret {cache}-{suffix} in namespace {namespace}"
-        self._api, self._key, self._labels = api, key, _pull_secrets.labels(cache)
+        self._api, self._key, self._labels = api, key, _pull_secrets.labels(cache, namespace)
         self._path = f"/api/v1/namespaces/{namespace}/secrets/{self.name}"
         try:
             found = api.request("get", self._path)

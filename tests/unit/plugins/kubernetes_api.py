@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An API server with namespaces, Secrets and service accounts, as far as modules pull_secrets and cache_users speak to one."""
+"""An API server with the kinds that modules pull_secrets and cache_users ask for, as far as they speak to one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ _DISCOVERY = {
     "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
     "/apis": {"kind": "APIGroupList", "groups": []},
 }
-_OBJECT = re.compile(r"/api/v1/namespaces/([^/]+)/(secrets|serviceaccounts)(?:/([^/]+))?")
-_REQUIREMENT = re.compile(r"([\w./-]+)(=|!=)([\w.-]*)")
+_ESO = "/apis/external-secrets.io/v1"
+_ESO_KINDS = {"clustersecretstores": "ClusterSecretStore", "clusterexternalsecrets": "ClusterExternalSecret"}
+# Prefix, namespace, kind and name, of which the last three may be missing.
+_PATH = re.compile(r"(/api/v1|/apis/[^/]+/v1)(?:/namespaces/([^/]+))?(?:/([a-z]+))?(?:/([^/]+))?")
+_REQUIREMENT = re.compile(r"([\w./-]+)(?:(=|!=)([\w.-]*))?")
 _FIELD = re.compile("(.+?)(=)(.+)")
 
 Key = tuple[str, str, str]  # kind, namespace, name
@@ -41,6 +44,8 @@ class ApiServer:
         self.plain: dict[str, Any] = {}
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
+        # Whether the kinds of external-secrets are installed.
+        self.external_secrets = False
         self._uid, self._version, self._lock = 0, 0, threading.Lock()
         outer = self
 
@@ -80,12 +85,17 @@ class ApiServer:
 
     @property
     def asked(self) -> list[tuple[str, str]]:
-        """Methods and paths, without the client's own discovery."""
-        return [(method, path) for method, path, _query, _accept in self.seen if path.startswith("/api/v1/")]
+        """Methods and paths, without what the client asks by itself."""
+        return self._asked(dry=True)
+
+    def _asked(self, dry: bool) -> list[tuple[str, str]]:
+        found = [(method, path) for method, path, query, _accept in self.seen if dry or "dryRun" not in query]
+        return [request for request in found if request[1].startswith(("/api/v1/", "/apis/"))]
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        return [request for request in self.asked if request[0] != "GET"]
+        """Those that change something; a dry run does not."""
+        return [request for request in self._asked(dry=False) if request[0] != "GET"]
 
     def add(self, kind: str, namespace: str, name: str, /, **fields: Any) -> dict[str, Any]:
         """Put an object there; a namespace has an empty one."""
@@ -124,23 +134,28 @@ class ApiServer:
     def handle(self, method: str, url: str, body: Any, headers: Any) -> Any:
         parts = urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
-        self.seen.append((method, parts.path, query, headers["Accept"]))
+        self.seen.append((method, parts.path, dict(query), headers["Accept"]))
         self.hook(method, parts.path)
         with self._lock:
             if parts.path in _DISCOVERY:
                 return _DISCOVERY[parts.path]
             if parts.path in self.plain:
                 return self.plain[parts.path]
-            if found := re.fullmatch(r"/api/v1/(namespaces|secrets|serviceaccounts)", parts.path):
-                items = [item for key, item in self.objects.items() if key[0] == found[1] and _matches(item, query)]
+            if parts.path == _ESO and self.external_secrets:
+                return {"kind": "APIResourceList", "resources": [{"kind": kind} for kind in _ESO_KINDS.values()]}
+            found = _PATH.fullmatch(parts.path)
+            if not found or (found[1] == _ESO and not self.external_secrets):
+                raise Refusal(404, "the server could not find the requested resource")
+            _prefix, namespace, kind, name = found.groups()
+            if namespace and not kind:
+                namespace, kind, name = "", "namespaces", namespace
+            if method == "GET" and not name:
+                items = [
+                    item for key, item in self.objects.items() if key[0] == kind and namespace in (None, key[1]) and _matches(item, query)
+                ]
                 # As the API server does of metadata: null where there is none.
                 return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
-            if method == "GET" and (found := re.fullmatch(r"/api/v1/namespaces/([^/]+)", parts.path)):
-                return self._found(("namespaces", "", found[1]), None)
-            if not (found := _OBJECT.fullmatch(parts.path)):
-                raise Refusal(404, "the server could not find the requested resource")
-            namespace, kind, name = found.groups()
-            return getattr(self, f"_{method.lower()}")((kind, namespace, name), body, headers["Content-Type"], query)
+            return getattr(self, f"_{method.lower()}")((kind, namespace or "", name), body, headers["Content-Type"], query)
 
     @staticmethod
     def _shown(item: dict[str, Any], accept: str) -> dict[str, Any]:
@@ -180,14 +195,22 @@ class ApiServer:
 
     def _apply(self, key: Key, body: Any, query: dict[str, str]) -> Any:
         """Server-side apply by the only manager that there is."""
+        check = query.pop("dryRun", None) == "All"
         assert query == {"fieldManager": "registry-cache", "force": "true"} and "stringData" not in body
         kind, namespace, name = key
-        if ("namespaces", "", namespace) not in self.objects:
+        if namespace and ("namespaces", "", namespace) not in self.objects:
             raise Refusal(404, f'namespaces "{namespace}" not found', name=namespace, kind="namespaces")
         found = self.objects.get(key)
-        if body["metadata"].get("resourceVersion") not in (None, found and found["metadata"]["resourceVersion"]):
-            raise Refusal(409, "the object has been modified")
-        return self.add(kind, namespace, name, **copy.deepcopy(body))
+        wanted = copy.deepcopy(body)
+        for field in ("uid", "resourceVersion"):
+            if wanted["metadata"].pop(field, None) not in (None, found and found["metadata"][field]):
+                raise Refusal(409, "the object has been modified")
+        if found:
+            wanted["metadata"].update({field: found["metadata"][field] for field in ("uid", "resourceVersion")})
+        if check or wanted == found:
+            return wanted
+        metadata = {name: value for name, value in wanted.pop("metadata").items() if name not in ("namespace", "resourceVersion")}
+        return self.add(kind, namespace, name, **wanted, metadata=metadata)
 
     def _get(self, key: Key, _body: Any, _content_type: str, _query: dict[str, str]) -> Any:
         return self._found(key, None)
@@ -215,6 +238,7 @@ def _matches(item: dict[str, Any], query: dict[str, str]) -> bool:
         for requirement in filter(None, query.get(option, "").split(",")):
             if not (found := (_REQUIREMENT if option == "labelSelector" else _FIELD).fullmatch(requirement)):
                 raise Refusal(400, f"unable to parse requirement: {requirement}")
-            if (values.get(found[1]) == found[3]) != (found[2] == "="):
+            equal = values.get(found[1]) == found[3]
+            if not {"=": equal, "!=": not equal, None: found[1] in values}[found[2]]:
                 return False
     return True

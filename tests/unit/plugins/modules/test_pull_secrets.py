@@ -7,8 +7,9 @@ import base64
 import copy
 import json
 import pathlib
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -25,7 +26,11 @@ LABELS = {
     "app.kubernetes.io/instance": "registry-cache",
     "app.kubernetes.io/part-of": "registry-cache",
     "app.kubernetes.io/managed-by": "pullthrough.registry_cache",
+    "registry-cache.pullthrough/namespace": "registry-cache",
 }
+OWNER = "registry-cache/registry-cache"
+RECORD = "attached.registry-cache.pullthrough/registry-cache"
+SOURCE = {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}
 
 
 @pytest.fixture
@@ -57,6 +62,7 @@ def ensure(server: ApiServer, *secrets: dict[str, Any], check: bool = False, **o
     server.seen.clear()
     if secrets:
         options["secrets"] = list(secrets)
+    options = {"owner": OWNER, **options}
     result = run("pull_secrets", check=check, host=server.url, api_key="cluster-token", **options)
     text = json.dumps({name: value for name, value in result.items() if name != "invocation"})
     for hidden in (PASSWORD, base64.b64encode(PASSWORD.encode()).decode(), "cluster-token", "eyJ"):
@@ -72,10 +78,23 @@ def story(server: ApiServer, *secrets: dict[str, Any], **options: Any) -> dict[s
     assert server.objects == before and server.writes == []
     applied = ensure(server, *secrets, **options)
     assert {**applied, "invocation": 0} == {**checked, "invocation": 0}
+    after = copy.deepcopy(server.objects)
     for check in (False, True):
         again = ensure(server, *secrets, check=check, **options)
-        assert not again["changed"] and again["diff"] == {"before": "", "after": ""} and server.writes == []
+        assert not again["changed"] and again["diff"] == {"before": "", "after": ""} and server.objects == after
+        # What a controller reads is applied in each run; the API server says that it is the same.
+        assert server.writes == [] or "controller" in options
     return applied
+
+
+def forbid(*patterns: str, method: str = ".*") -> Callable[[str, str], None]:
+    """A hook of an API server that forbids paths."""
+
+    def hook(asked: str, path: str) -> None:
+        if re.fullmatch(method, asked) and any(re.fullmatch(pattern, path) for pattern in patterns):
+            raise Refusal(403, "no")
+
+    return hook
 
 
 def refused(server: ApiServer, *secrets: dict[str, Any], **options: Any) -> str:
@@ -136,7 +155,7 @@ def test_a_namespace_made_later_is_covered_by_a_rerun(server: ApiServer) -> None
 
 def test_absent(server: ApiServer) -> None:
     ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
-    others = ensure(server, secret(name="other"), instance="other")
+    others = ensure(server, secret(name="other"), owner="registry-cache/other")
     assert others["created"] == ["default/other"]
     result = story(server, state="absent")
     assert len(result["removed"]) == len(result["detached"]) == 4
@@ -180,29 +199,95 @@ def copy_of(source: str) -> dict[str, Any]:
 
 
 def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
-    labels = {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}
-    source = {"metadata": {"labels": labels}, "type": "kubernetes.io/dockerconfigjson"}
     server.namespace("registry-cache")
-    server.add("secrets", "registry-cache", "registry-cache", **source)
+    wanted = {"controller": "reflector"}
+    ensure(server, secret(namespaces=["dev"]), **wanted)
     del server.add("secrets", "default", "registry-cache", **copy_of("registry-cache/registry-cache"))["metadata"]["labels"]
-    wanted = {"reflected_from": "registry-cache"}
     assert story(server, secret(namespaces=["default", "dev"]), **wanted)["updated"] == ["default/registry-cache"]
     taken = server.secrets()["default/registry-cache"]["metadata"]
     assert taken["labels"] == LABELS and not taken["annotations"]
     assert "nodes" in content(server, "default/registry-cache")["auths"]["localhost:30026"]["username"]
-    # The source is neither a pull secret nor removed as one.
-    story(server, state="absent", **wanted)
-    assert set(server.secrets()) == {"registry-cache/registry-cache"}
-    assert "registry-cache/registry-cache" in refused(server, secret(namespaces=["registry-cache"]), **wanted)
+    # The source is no pull secret itself.
+    assert "pull-secret-source of cache registry-cache/registry-cache" in refused(server, secret(namespaces=["registry-cache"]), **wanted)
 
 
-@pytest.mark.parametrize(
-    ("source", "options"),
-    [("registry-cache/registry-cache", {}), ("other/registry-cache", {"reflected_from": "registry-cache"})],
-)
-def test_a_copy_of_something_else_is_not(server: ApiServer, source: str, options: dict[str, str]) -> None:
-    server.add("secrets", "default", "registry-cache", **copy_of(source))
-    assert "there is another Secret default/registry-cache" in refused(server, secret(), **options)
+def test_a_copy_that_reflector_made_is_taken_over_when_it_is_switched_off(server: ApiServer) -> None:
+    server.namespace("registry-cache")
+    ensure(server, secret(namespaces=["dev"]), controller="reflector")
+    server.add("secrets", "default", "registry-cache", **copy_of("registry-cache/registry-cache"))
+    # Reflector forgets its copies before it loses their source.
+    asked: list[str] = []
+
+    def listen(method: str, path: str) -> None:
+        if "/registry-cache/secrets/" in path and method != "GET":
+            asked.append(method)
+
+    server.hook = listen
+    result = story(server, secret(namespaces=["default", "dev"]))
+    assert result["updated"] == ["default/registry-cache"] and result["sources_removed"] == ["Secret registry-cache/registry-cache"]
+    assert asked == ["PATCH", "DELETE"]
+    assert set(server.secrets()) == {"default/registry-cache", "dev/registry-cache"}
+
+
+@pytest.mark.parametrize("source", [None, "other/registry-cache", "registry-cache/registry-cache"])
+def test_a_copy_of_something_else_is_not(server: ApiServer, source: str | None) -> None:
+    """Nor one of a Secret that somebody else has put into the cache's namespace."""
+    server.namespace("registry-cache")
+    server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson")
+    server.add("secrets", "default", "registry-cache", **copy_of(source or "registry-cache/other"))
+    assert "there is another Secret default/registry-cache" in refused(server, secret())
+
+
+class TestOwner:
+    def test_two_caches_with_default_names(self, server: ApiServer) -> None:
+        """Each run of one leaves the other's alone, and both serve the same namespace."""
+        options = {"name": None, "namespaces": ["default", "dev"], "service_accounts": ["default"]}
+        caches = {"registry-cache/registry-cache": 30026, "team-b/registry-cache": 30027}
+        results = {}
+        for _run in range(3):
+            for owner, port in caches.items():
+                results[owner, _run] = ensure(server, secret(hosts=[f"localhost:{port}"], **options), owner=owner)
+        assert {key[1] for key, result in results.items() if result["changed"]} == {0}
+        assert server.bound("dev") == ["registry-cache", "registry-cache.team-b"]
+        assert list(content(server, "dev/registry-cache.team-b")["auths"]) == ["localhost:30027"]
+        ensure(server, owner="registry-cache/registry-cache", state="absent")
+        assert set(server.secrets()) == {"default/registry-cache.team-b", "dev/registry-cache.team-b"}
+        assert server.bound("dev") == ["registry-cache.team-b"]
+        assert not ensure(server, secret(hosts=["localhost:30027"], **options), owner="team-b/registry-cache")["changed"]
+
+    def test_one_name_for_two_caches(self, server: ApiServer) -> None:
+        ensure(server, secret(), owner="team-b/registry-cache")
+        message = refused(server, secret())
+        assert "name: there is another Secret default/registry-cache (of cache team-b/registry-cache)" in message
+        assert "Delete it, or choose another name. Example: name: registry-cache-pull" in message
+
+    def test_default_names_differ(self, server: ApiServer) -> None:
+        long = "n" * 52
+        owners = ["mirror/mirror", "team/mirror", f"{'s' * 63}/{long}", f"{'s' * 62}t/{long}"]
+        made = [ensure(server, secret(name=None), owner=owner)["created"][0].removeprefix("default/") for owner in owners]
+        assert made[:2] == ["mirror", "mirror.team"] and len(set(made)) == 4
+        assert all(len(name) == 63 and re.fullmatch(r"[a-z0-9.-]+[a-z0-9]", name) for name in made[2:])
+
+    def test_another_name_replaces_the_old_one(self, server: ApiServer) -> None:
+        ensure(server, secret(service_accounts=["default"]))
+        result = story(server, secret(name="new", service_accounts=["default"]))
+        assert (result["created"], result["removed"]) == (["default/new"], ["default/registry-cache"])
+        assert (result["attached"], result["detached"]) == (["default/default/new"], ["default/default/registry-cache"])
+        assert set(server.secrets()) == {"default/new"} and server.bound("default") == ["new"]
+
+    def test_no_service_account_names_a_secret_that_is_not_there(self, server: ApiServer) -> None:
+        ensure(server, secret(service_accounts=["default"]))
+
+        def look(_method: str, _path: str) -> None:
+            assert {f"default/{name}" for name in server.bound("default")} <= set(server.secrets())
+
+        server.hook = look
+        assert not ensure(server, secret(name="new", service_accounts=["default"])).get("failed")
+
+    @pytest.mark.parametrize("owner", ["", "cache", "a/", "/a", "a/b/c", "A/b", "a.b/c", f"a/{'x' * 64}"])
+    def test_what_names_no_cache(self, server: ApiServer, owner: str) -> None:
+        message = refused(server, secret(), owner=owner)
+        assert message.startswith("owner: ") and "Example: owner: registry-cache/registry-cache" in message
 
 
 class TestServiceAccounts:
@@ -217,7 +302,8 @@ class TestServiceAccounts:
         assert result["detached"] == ["default/default/registry-cache", "prod/default/registry-cache"]
         assert server.bound("default") == ["theirs"] and server.bound("prod") == []
         # From here on it is theirs.
-        assert not server.secrets()["prod/registry-cache"]["metadata"]["annotations"]
+        left = server.objects["serviceaccounts", "prod", "default"]["metadata"]
+        assert RECORD not in left["labels"] and RECORD not in left["annotations"]
         server.bind("prod", "registry-cache")
         assert not ensure(server, secret(namespaces=names))["changed"]
 
@@ -265,9 +351,37 @@ class TestServiceAccounts:
         story(server, *(secret(name=name, service_accounts=["default"]) for name in names))
         assert sorted(server.bound("default")) == names
 
-    def test_are_not_asked_for_unless_wanted(self, server: ApiServer) -> None:
+    def test_a_secret_that_cannot_be_written(self, server: ApiServer) -> None:
+        """What is new is not attached, and what was attached stays."""
+        ensure(server, secret(name="old", service_accounts=["default"]))
+        server.hook = forbid(".*/secrets.*", method="POST|PATCH")
+        after = [secret(name=name, username="team", service_accounts=["default"]) for name in ("new", "old")]
+        result = ensure(server, *after)
+        assert result["failed"] and not result["changed"] and server.bound("default") == ["old"]
+        server.hook = lambda _method, _path: None
+        assert ensure(server, *after)["attached"] == ["default/default/new"]
+
+    def test_only_those_with_a_record_are_listed_unless_some_are_wanted(self, server: ApiServer) -> None:
         ensure(server, secret())
-        assert ("GET", "/api/v1/serviceaccounts") not in server.asked
+        (query,) = [query for _method, path, query, _accept in server.seen if path == "/api/v1/serviceaccounts"]
+        assert query == {"labelSelector": RECORD}
+
+    @pytest.mark.parametrize("options", [{"state": "absent"}, {"secrets": [secret()]}, {"secrets": [secret(namespaces=[])]}])
+    def test_a_secret_that_was_deleted_by_hand(self, server: ApiServer, options: dict[str, Any]) -> None:
+        server.bind("dev", "registry-cache")
+        ensure(server, secret(namespaces=["default", "dev"], service_accounts=["default"]))
+        for namespace in ("default", "dev"):
+            del server.objects["secrets", namespace, "registry-cache"]
+        assert story(server, **options)["detached"] == ["default/default/registry-cache"]
+        # The other one is not of this module.
+        assert server.bound("default") == [] and server.bound("dev") == ["registry-cache"]
+        assert RECORD not in server.objects["serviceaccounts", "default", "default"]["metadata"]["labels"]
+
+    def test_an_entry_that_is_made_by_hand_after_ours_went(self, server: ApiServer) -> None:
+        ensure(server, secret(service_accounts=["default"]))
+        ensure(server, state="absent")
+        server.bind("default", "registry-cache")
+        assert not ensure(server, state="absent")["changed"] and server.bound("default") == ["registry-cache"]
 
     def test_one_that_is_not_there(self, server: ApiServer, warned: list[str]) -> None:
         server.add("serviceaccounts", "prod", "builder")
@@ -315,7 +429,9 @@ def test_each_kind_is_listed_once_and_only_differences_are_written(server: ApiSe
         server.namespace(f"many-{number}", team="many")
     ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
     assert len(server.writes) == 2 * 204
-    lists = ["/api/v1/namespaces", "/api/v1/secrets", "/api/v1/secrets", "/api/v1/serviceaccounts"]
+    lists = ["/api/v1/namespaces", "/api/v1/namespaces/registry-cache/secrets", "/api/v1/namespaces/registry-cache/serviceaccounts"]
+    lists += ["/api/v1/secrets", "/api/v1/secrets", "/api/v1/serviceaccounts", "/apis/external-secrets.io/v1"]
+    lists += [f"/apis/rbac.authorization.k8s.io/v1/namespaces/registry-cache/{kind}" for kind in ("rolebindings", "roles")]
     assert sorted(path for method, path in server.asked if method == "GET") == lists
     ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
     assert sorted(server.asked) == [("GET", path) for path in lists]
@@ -378,12 +494,21 @@ def test_one_choice_of_namespaces(server: ApiServer, options: dict[str, Any]) ->
     assert "namespace_selector" in message and "found in secrets" in message
 
 
-@pytest.mark.parametrize("labels", [{}, {**LABELS, "app.kubernetes.io/instance": "another"}])
+@pytest.mark.parametrize(
+    ("labels", "manager"),
+    [
+        ({}, ","),
+        ({"app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm),"),
+        ({**LABELS, "app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm),"),
+        ({**LABELS, "app.kubernetes.io/instance": "another"}, " (of cache registry-cache/another),"),
+        ({**LABELS, "registry-cache.pullthrough/namespace": "another"}, " (of cache another/registry-cache),"),
+    ],
+)
 @pytest.mark.parametrize("kind", ["kubernetes.io/dockerconfigjson", "Opaque"])
-def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], kind: str) -> None:
+def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], manager: str, kind: str) -> None:
     server.add("secrets", "prod", "registry-cache", type=kind, metadata={"labels": labels}, data={"key": "dGhlaXJz"})
     message = refused(server, secret(all_namespaces_but=[]))
-    assert "name: there is another Secret prod/registry-cache" in message and "Delete it, or choose another name" in message
+    assert f"name: there is another Secret prod/registry-cache{manager}" in message and "Delete it, or choose another name" in message
     # Nor is it removed.
     assert not ensure(server, state="absent")["changed"]
     assert not ensure(server, secret(namespaces=[]))["changed"]
@@ -465,21 +590,243 @@ def test_an_api_server_that_puts_off(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "status", "words"),
+    ("kind", "status", "choice", "words"),
     [
-        ("secrets", 403, "The cluster does not list its secrets (HTTP 403: no). Use an identity that may list secrets"),
-        ("namespaces", 403, "The cluster does not list its namespaces (HTTP 403: no)."),
-        ("serviceaccounts", 403, "The cluster does not list its serviceaccounts (HTTP 403: no)."),
-        ("secrets", 500, "refuses: HTTP 500: no. Set kubeconfig"),
+        ("secrets", 403, {}, "namespaces: namespace default is forbidden: its Secrets cannot be listed (HTTP 403: no)."),
+        ("secrets", 401, {}, "The cluster does not list its secrets (HTTP 401: no). Use an identity that may list secrets"),
+        ("secrets", 500, {}, "refuses: HTTP 500: no. Set kubeconfig"),
+        ("namespaces", 403, {"all_namespaces_but": []}, "The cluster does not list its namespaces (HTTP 403: no)."),
+        ("namespaces", 403, {"namespace_selector": "team=a"}, "The cluster does not list its namespaces (HTTP 403: no)."),
+        ("serviceaccounts", 403, {}, "namespace default is forbidden: its service accounts cannot be listed (HTTP 403: no)."),
     ],
 )
-def test_a_cluster_that_refuses(server: ApiServer, kind: str, status: int, words: str) -> None:
+def test_a_cluster_that_refuses(server: ApiServer, warned: list[str], kind: str, status: int, choice: dict[str, Any], words: str) -> None:
     def refuse(_method: str, path: str) -> None:
-        if path == f"/api/v1/{kind}":
+        # Those of the cache's own namespace are another question.
+        if path in (f"/api/v1/{kind}", f"/api/v1/namespaces/default/{kind}"):
             raise Refusal(status, "no")
 
     server.hook = refuse
-    assert words in refused(server, secret(service_accounts=["default"]))
+    assert words in refused(server, secret(service_accounts=["default"], **choice))
+
+
+class TestRightsInSomeNamespaces:
+    """An identity that may do everything in `default` and `dev`, and nothing else."""
+
+    @pytest.fixture(autouse=True)
+    def _rights(self, server: ApiServer) -> None:
+        allowed = "/version|/apis|/api/v1|/api/v1/namespaces/(default|dev)(/.*)?|/apis/external-secrets.io/v1"
+        server.hook = forbid(f"(?!({allowed})$).*")
+
+    def test_namespaces_by_name(self, server: ApiServer, warned: list[str]) -> None:
+        secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
+        result = story(server, secrets)
+        assert result["created"] == ["default/registry-cache", "dev/registry-cache"] and result["forbidden"] == []
+        assert len(result["attached"]) == 2
+        assert any("elsewhere than in default, dev stay" in text for text in warned)
+        result = story(server, secret(namespaces=["default"]), search_namespaces=["dev"])
+        assert result["removed"] == ["dev/registry-cache"] and len(result["detached"]) == 2
+
+    def test_one_that_is_forbidden(self, server: ApiServer, warned: list[str]) -> None:
+        secrets = secret(namespaces=["default", "prod"], service_accounts=["default"])
+        message = refused(server, secrets)
+        assert "namespaces: namespace prod is forbidden: its Secrets cannot be listed (HTTP 403: no)" in message
+        assert "Example: skip_forbidden: true" in message
+        warned.clear()
+        result = story(server, secrets, skip_forbidden=True)
+        assert result["created"] == ["default/registry-cache"] and result["forbidden"] == ["prod"]
+        assert "Namespace prod was left out: its Secrets cannot be listed (HTTP 403: no)." in warned
+
+    def test_one_that_is_not_there(self, server: ApiServer, warned: list[str]) -> None:
+        del server.objects["namespaces", "", "dev"]
+        assert "namespaces: there is no namespace dev" in refused(server, secret(namespaces=["default", "dev"]))
+
+    def test_absent(self, server: ApiServer, warned: list[str]) -> None:
+        ensure(server, secret(namespaces=["default", "dev"], service_accounts=["default"]))
+        assert "search_namespaces: [default]" in refused(server, state="absent")
+        result = story(server, state="absent", search_namespaces=["default", "dev"])
+        assert result["removed"] == ["default/registry-cache", "dev/registry-cache"] and len(result["detached"]) == 2
+
+    @pytest.mark.parametrize("kind", ["secrets", "serviceaccounts"])
+    def test_one_that_may_only_be_read(self, server: ApiServer, warned: list[str], kind: str) -> None:
+        server.hook = forbid(f"/api/v1/namespaces/dev/{kind}.*", method="POST|PATCH|DELETE")
+        secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
+        result = ensure(server, secrets)
+        assert result["failed"] and "dev/" in result["msg"] and "could not be written (HTTP 403: no)" in result["msg"]
+        result = ensure(server, secrets, skip_forbidden=True)
+        assert not result.get("failed") and result["forbidden"] == ["dev"] and not result["changed"]
+        assert any(text.startswith("Namespace dev was left out: ") and "HTTP 403: no" in text for text in warned)
+
+
+class TestLabelsAndAnnotations:
+    def test_come_and_go(self, server: ApiServer) -> None:
+        own = {"labels": {"team": "a", "example.com/tier": ""}, "annotations": {"example.com/contact": "team a, floor 2"}}
+        ensure(server, secret())
+        story(server, secret(**own))
+        made = server.secrets()["default/registry-cache"]["metadata"]
+        assert made["labels"] == {**own["labels"], **LABELS} and own["annotations"].items() <= made["annotations"].items()
+        made["labels"]["argocd"] = made["annotations"]["argocd"] = "theirs"
+        result = story(server, secret(labels={"team": "b"}))
+        assert "(labels or annotations replaced)" in result["diff"]["after"]
+        made = server.secrets()["default/registry-cache"]["metadata"]
+        assert made["labels"] == {"team": "b", "argocd": "theirs", **LABELS}
+        assert "example.com/contact" not in made["annotations"]
+        story(server, secret())
+        made = server.secrets()["default/registry-cache"]["metadata"]
+        assert made["labels"] == {"argocd": "theirs", **LABELS} and made["annotations"] == {"argocd": "theirs"}
+
+    def test_of_a_new_secret(self, server: ApiServer) -> None:
+        story(server, secret(labels={"team": "a"}))
+        assert server.secrets()["default/registry-cache"]["metadata"]["labels"] == {"team": "a", **LABELS}
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ({"labels": {"app.kubernetes.io/managed-by": "Helm"}}, "labels: 'app.kubernetes.io/managed-by' is set by this module"),
+            ({"labels": {"app.kubernetes.io/component": "x"}}, "labels: 'app.kubernetes.io/component' is set by this module"),
+            ({"labels": {"registry-cache.pullthrough/namespace": "x"}}, "labels: 'registry-cache.pullthrough/namespace' is set by"),
+            ({"annotations": {RECORD: "x"}}, f"annotations: '{RECORD}' is set by this module"),
+            ({"annotations": {"reflector.v1.k8s.emberstack.com/reflects": "a/b"}}, "is set by this module"),
+            ({"labels": {"team": True}}, "labels: the value of 'team' must be a string of at most 63"),
+            ({"labels": {"team": "a b"}}, "labels: the value of 'team' must be a string of at most 63"),
+            ({"annotations": {"team": 1}}, "annotations: the value of 'team' must be a string. Example: annotations: {"),
+            ({"labels": {"a/b/c": "x"}}, "labels: 'a/b/c' is no name of a label"),
+            ({"annotations": {"": "x"}}, "annotations: '' is no name"),
+        ],
+    )
+    def test_what_is_refused(self, server: ApiServer, options: dict[str, Any], words: str) -> None:
+        message = refused(server, secret(**options))
+        assert words in message and "Example: " in message
+
+
+ESO = {
+    "Secret registry-cache/registry-cache-pull-nodes",
+    "ServiceAccount registry-cache/registry-cache-pull-nodes",
+    "Role registry-cache/registry-cache-pull-nodes",
+    "RoleBinding registry-cache/registry-cache-pull-nodes",
+    "ClusterSecretStore registry-cache-pull-nodes.registry-cache",
+    "ClusterExternalSecret registry-cache-pull-nodes.registry-cache",
+}
+
+
+class TestSources:
+    """What the module makes for a controller."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, server: ApiServer) -> None:
+        server.namespace("registry-cache")
+        server.external_secrets = True
+
+    @staticmethod
+    def made(server: ApiServer) -> set[str]:
+        component = "app.kubernetes.io/component"
+        return {
+            f"{key[0]} {key[2]}" for key, item in server.objects.items() if item["metadata"]["labels"].get(component) == SOURCE[component]
+        }
+
+    def test_external_secrets_from_nothing_to_none(self, server: ApiServer) -> None:
+        result = story(server, secret(), controller="external_secrets")
+        assert set(result["sources_written"]) == ESO and result["created"] == ["default/registry-cache"]
+        assert "ClusterSecretStore registry-cache-pull-nodes.registry-cache for a controller" in result["diff"]["after"]
+        result = story(server, secret(username="team"), controller="external_secrets")
+        assert set(result["sources_removed"]) == ESO and len(result["sources_written"]) == 6
+        result = story(server, secret(username="team"))
+        assert len(result["sources_removed"]) == 6 and self.made(server) == set() and list(server.secrets()) == ["default/registry-cache"]
+
+    def test_a_rotation_changes_the_source_alone(self, server: ApiServer) -> None:
+        ensure(server, secret(user="nodes"), controller="external_secrets")
+        result = story(server, secret(user="nodes", username="nodes.g1"), controller="external_secrets")
+        assert result["sources_written"] == ["Secret registry-cache/registry-cache-pull-nodes"] and result["sources_removed"] == []
+
+    def test_the_source_is_written_before_the_pull_secrets(self, server: ApiServer) -> None:
+        ensure(server, secret(user="nodes"), controller="external_secrets")
+        ensure(server, secret(user="nodes", username="nodes.g1"), controller="external_secrets")
+        paths = [path for _method, path in server.writes]
+        assert paths.index("/api/v1/namespaces/default/secrets/registry-cache") > max(
+            index for index, path in enumerate(paths) if "pull-nodes" in path
+        )
+
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_absent_removes_them_with_the_cache(self, server: ApiServer, gone: bool) -> None:
+        """Role cache may have removed the namespace with all that was in it before, and the controller is not named in that run."""
+        ensure(server, secret(), controller="external_secrets")
+        if gone:
+            for key in [key for key in server.objects if key[1] == "registry-cache" or key == ("namespaces", "", "registry-cache")]:
+                del server.objects[key]
+        result = story(server, state="absent")
+        assert {"ClusterSecretStore", "ClusterExternalSecret"} <= {name.split()[0] for name in result["sources_removed"]}
+        assert self.made(server) == set() and server.secrets() == {}
+
+    def test_absent_in_a_cluster_without_the_kinds(self, server: ApiServer) -> None:
+        server.external_secrets = False
+        ensure(server, secret())
+        story(server, state="absent")
+
+    def test_absent_of_one_cache_leaves_the_others(self, server: ApiServer) -> None:
+        server.namespace("team-b")
+        ensure(server, secret(name=None), controller="external_secrets")
+        ensure(server, secret(name=None), controller="external_secrets", owner="team-b/registry-cache")
+        assert "clustersecretstores registry-cache-pull-nodes.team-b" in self.made(server)
+        ensure(server, state="absent")
+        left = {name for name in self.made(server) if "cluster" in name}
+        assert left == {f"{kind} registry-cache-pull-nodes.team-b" for kind in ("clustersecretstores", "clusterexternalsecrets")}
+        assert not ensure(server, secret(name=None), controller="external_secrets", owner="team-b/registry-cache")["changed"]
+
+    def test_without_the_controller(self, server: ApiServer) -> None:
+        server.external_secrets = False
+        message = refused(server, secret(), controller="external_secrets")
+        assert "controller: the cluster has no ClusterSecretStore" in message and "Example: controller: none" in message
+
+    def test_a_first_check_before_the_cache_is_there(self, server: ApiServer) -> None:
+        del server.objects["namespaces", "", "registry-cache"]
+        result = ensure(server, secret(), controller="external_secrets", check=True)
+        assert set(result["sources_written"]) == ESO
+
+    @pytest.mark.parametrize(
+        "kind", ["secrets", "serviceaccounts", "roles", "rolebindings", "clustersecretstores", "clusterexternalsecrets"]
+    )
+    @pytest.mark.parametrize(
+        "labels", [{"app.kubernetes.io/managed-by": "Helm"}, LABELS, {**SOURCE, "app.kubernetes.io/instance": "other"}]
+    )
+    def test_an_object_that_is_not_ours(self, server: ApiServer, kind: str, labels: dict[str, str]) -> None:
+        place, name = (
+            ("", "registry-cache-pull-nodes.registry-cache") if "cluster" in kind else ("registry-cache", "registry-cache-pull-nodes")
+        )
+        server.add(kind, place, name, metadata={"labels": labels})
+        message = refused(server, secret(), controller="external_secrets")
+        assert f"controller: there is another {'Cluster' if place == '' else ''}" in message and name in message
+        assert ("managed by Helm" in message) == (labels["app.kubernetes.io/managed-by"] == "Helm") and "Delete it" in message
+        assert not ensure(server, state="absent")["changed"]
+
+    def test_the_source_of_reflector_is_somebody_elses(self, server: ApiServer) -> None:
+        metadata = {"labels": {"app.kubernetes.io/managed-by": "Helm"}}
+        server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson", metadata=metadata, data={"a": "b"})
+        message = refused(server, secret(), controller="reflector")
+        assert "name: there is another Secret registry-cache/registry-cache (managed by Helm)" in message
+        assert not ensure(server, state="absent")["changed"]
+
+    def test_a_pull_secret_becomes_the_source(self, server: ApiServer) -> None:
+        ensure(server, secret(namespaces=["registry-cache", "dev"]))
+        result = story(server, secret(namespaces=["dev"]), controller="reflector")
+        assert result["sources_written"] == ["Secret registry-cache/registry-cache"] and result["removed"] == []
+        assert set(server.secrets()) == {"dev/registry-cache", "registry-cache/registry-cache"}
+
+    def test_no_namespaces_are_not_all(self, server: ApiServer) -> None:
+        for controller in ("external_secrets", "reflector"):
+            assert not ensure(server, secret(namespaces=[]), controller=controller)["changed"]
+
+    def test_what_cannot_be_listed_is_reported(self, server: ApiServer, warned: list[str]) -> None:
+        server.hook = forbid("/apis/.*/v1/.*")
+        ensure(server, secret())
+        assert len(warned) == 4 and all("cannot be listed (HTTP 403: no)" in text for text in warned)
+        assert "HTTP 403" in refused(server, secret(), controller="external_secrets")
+
+    def test_one_that_cannot_be_written(self, server: ApiServer) -> None:
+        server.hook = forbid(".*/roles/.*", method="PATCH")
+        result = ensure(server, secret(), controller="external_secrets")
+        assert result["failed"] and result["changed"] and "HTTP 403" in result["msg"]
+        assert result["sources_written"] == [f"{kind} registry-cache/registry-cache-pull-nodes" for kind in ("Secret", "ServiceAccount")]
+        assert result["created"] == [] and set(server.secrets()) == {"registry-cache/registry-cache-pull-nodes"}
 
 
 def test_several_that_cannot_be_written(server: ApiServer) -> None:
@@ -492,6 +839,27 @@ def test_several_that_cannot_be_written(server: ApiServer) -> None:
     assert result["failed"] and result["changed"]
     assert result["msg"].startswith("Secret default/registry-cache could not be written (HTTP 403: no), and 2 more.")
     assert list(server.secrets()) == ["prod/registry-cache"]
+
+
+def test_a_failure_says_what_was_changed_until_then(server: ApiServer) -> None:
+    def refuse(_method: str, path: str) -> None:
+        if re.fullmatch("/api/v1/namespaces/dev/.*/.*", path):
+            raise Refusal(500, "no")
+
+    before = [secret(namespaces=["default", "dev"], service_accounts=["default"]), secret(name="old", namespaces=["default", "dev"])]
+    ensure(server, *before)
+    server.hook = refuse
+    after = secret(namespaces=["default", "dev", "prod"], username="team", service_accounts=["default"])
+    result = ensure(server, after)
+    assert result["failed"] and result["changed"] and "Secret dev/registry-cache could not be written" in result["msg"]
+    assert {word: result[word] for word in ("created", "updated", "removed", "attached", "detached")} == {
+        "created": ["prod/registry-cache"],
+        "updated": ["default/registry-cache"],
+        "removed": ["default/old"],
+        "attached": ["prod/default/registry-cache"],
+        "detached": [],
+    }
+    assert "dev/" not in json.dumps(result["diff"])
 
 
 def test_no_answer(server: ApiServer) -> None:

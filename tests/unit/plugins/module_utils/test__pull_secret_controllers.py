@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Filter pull_secret_objects: what external-secrets and reflector are told of pull secrets."""
+"""The objects that external-secrets and reflector read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import re
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.pullthrough.registry_cache.plugins.filter import pull_secret_objects as plugin
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secret_controllers
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Owner, PullSecretError
 
-pull_secret_objects = plugin.FilterModule().filters()["pull_secret_objects"]
 PASSWORD = "the-cache-password"
 REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
 
@@ -20,11 +19,12 @@ REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
 def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
     where = options or {"all_namespaces_but": ["kube-system", "registry-cache"]}
     credential = {"user": user, "username": f"{user}.g1", "password": PASSWORD}
-    return {"name": "pull", "hosts": ["localhost:30026"], **credential, "service_accounts": [], **where}
+    made = {"labels": {"team": "a"}, "annotations": {}, "service_accounts": []}
+    return {"name": "pull", "hosts": ["localhost:30026"], **credential, **made, **where}
 
 
 def objects(*secrets: dict[str, Any], controller: str = "external_secrets") -> list[dict[str, Any]]:
-    return pull_secret_objects(list(secrets), controller, cache="cache", namespace="registry-cache", made_by="pull")
+    return _pull_secret_controllers.objects(list(secrets), controller, Owner("registry-cache", "cache"))
 
 
 def one(kind: str, *secrets: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,9 @@ def test_the_chain_of_external_secrets() -> None:
         "ClusterSecretStore",
         "ClusterExternalSecret",
     ]
-    assert {item["metadata"]["name"] for item in made} == {"cache-pull-nodes"}
+    assert {item["metadata"]["name"] for item in made[:4]} == {"cache-pull-nodes"}
+    # Another namespace may have a cache of this name.
+    assert {item["metadata"]["name"] for item in made[4:]} == {"cache-pull-nodes.registry-cache"}
     assert {item["metadata"].get("namespace") for item in made[:4]} == {"registry-cache"}
     assert {item["metadata"].get("namespace") for item in made[4:]} == {None}
     source, _account, role, binding, store, external = made
@@ -68,8 +70,9 @@ def test_the_chain_of_external_secrets() -> None:
     target = spec["target"]
     assert (target["name"], target["creationPolicy"], target["template"]["type"]) == ("pull", "Orphan", "kubernetes.io/dockerconfigjson")
     # As module pull_secrets marks its own.
-    assert target["template"]["metadata"]["labels"]["app.kubernetes.io/instance"] == "pull"
-    assert target["template"]["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "pullthrough.registry_cache"
+    labels = target["template"]["metadata"]["labels"]
+    assert (labels["app.kubernetes.io/managed-by"], labels["app.kubernetes.io/instance"]) == ("pullthrough.registry_cache", "cache")
+    assert (labels["registry-cache.pullthrough/namespace"], labels["team"]) == ("registry-cache", "a")
 
 
 @pytest.mark.parametrize(
@@ -95,8 +98,15 @@ def test_namespaces(where: dict[str, Any], expected: list[tuple[str, str, Any]] 
 
 @pytest.mark.parametrize("text", ["team in a", "team in (a", "a=b c", "team>3", "=a", "a=b,,c", "a,b)"])
 def test_what_is_no_selector(text: str) -> None:
-    with pytest.raises(AnsibleFilterError, match=r"registry_cache_pull_secret_namespace_selector: .* Example: team in \(a, b\)"):
+    with pytest.raises(PullSecretError, match=r"^namespace_selector: .* Example: namespace_selector: team in \(a, b\)"):
         objects(secret(namespace_selector=text))
+
+
+def test_names_of_the_cluster_are_cut_apart() -> None:
+    owners = [Owner("s" * 62 + end, "n" * 52) for end in "ab"]
+    made = [one for owner in owners for one in _pull_secret_controllers.objects([secret("x" * 60)], "external_secrets", owner)]
+    names = [item["metadata"]["name"] for item in made if "namespace" not in item["metadata"]]
+    assert len(set(names)) == 2 and all(len(name) <= 63 for name in names)
 
 
 def test_users_have_objects_of_their_own() -> None:
@@ -129,8 +139,8 @@ def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, m
 
 
 def test_what_reflector_cannot_do() -> None:
-    with pytest.raises(AnsibleFilterError, match="registry_cache_users: several users have a pull secret named pull.*Example: pull_secret"):
+    with pytest.raises(PullSecretError, match="several users have a pull secret named pull.*Example: pull_secret"):
         objects(secret("a"), secret("b"), controller="reflector")
     expected = r"all_namespaces_but must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
-    with pytest.raises(AnsibleFilterError, match=expected):
+    with pytest.raises(PullSecretError, match=expected):
         objects(secret(all_namespaces_but=["kube-system"]), controller="reflector")
