@@ -15,7 +15,11 @@ from urllib.parse import parse_qs, urlsplit
 _METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _DISCOVERY = {
     "/version": {"major": "1", "minor": "34"},
-    "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": []},
+    "/api/v1": {
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [{"name": "secrets", "singularName": "secret", "namespaced": True, "kind": "Secret", "verbs": ["get", "list"]}],
+    },
     "/apis": {"kind": "APIGroupList", "groups": []},
 }
 _ESO = "/apis/external-secrets.io/v1"
