@@ -358,7 +358,7 @@ class Plan:
             ) from found
         self.warnings.append(
             f"Secrets can be listed in some namespaces only ({words(found)}): pull secrets of this cache elsewhere than in"
-            f" {some(self._places)} stay. Name their namespaces to have them removed. Example: search_namespaces: [default]."
+            f" {some(self._places)} stay. To have them removed, name their namespaces, or use an identity that may list all."
         )
         ours: dict[Key, t.Any] = {}
         foreign: dict[Key, t.Any] = {}
