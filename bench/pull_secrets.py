@@ -22,6 +22,8 @@ from .report import Goal, Result
 
 NAMESPACES, LOOPED, RUNS = 500, 20, 3
 _NAME, _LABEL = "bench-pull-secrets", "registry-cache-bench=pull-secrets"
+# A cache that is not there, whose pull secrets the runs are free to remove.
+_OWNER = f"{_NAME}/{_NAME}"
 _CREDENTIAL = {"hosts": ["localhost:30026", "127.0.0.1:30026"], "username": "bench", "password": "bench-password"}
 _SECRET = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson"}
 _CONTENT = "{{ %s | pullthrough.registry_cache.dockerconfigjson('bench', 'bench-password') | b64encode }}" % _CREDENTIAL["hosts"]
@@ -79,10 +81,14 @@ def _measured(ours: Run, absent: Run, loop: Run, empty: Run) -> dict[str, float]
 
 def results(cluster: Cluster) -> list[Result]:
     """Of a cluster that KUBECONFIG names."""
-    labels = {"app.kubernetes.io/instance": _NAME, "app.kubernetes.io/managed-by": "pullthrough.registry_cache"}
+    labels = {
+        "app.kubernetes.io/instance": _NAME,
+        "app.kubernetes.io/managed-by": "pullthrough.registry_cache",
+        "registry-cache.pullthrough/namespace": _NAME,
+    }
     metadata = {"name": _NAME, "namespace": "{{ item }}", "labels": labels}
     definition = {**_SECRET, "metadata": metadata, "data": {".dockerconfigjson": _CONTENT}}
-    bulk = {"instance": _NAME, "secrets": [{"name": _NAME, "namespace_selector": _LABEL, **_CREDENTIAL}]}
+    bulk = {"owner": _OWNER, "secrets": [{"name": _NAME, "namespace_selector": _LABEL, **_CREDENTIAL}]}
     with tempfile.TemporaryDirectory() as folder, _namespaces(cluster) as names:
         path = pathlib.Path(folder)
         loop = {
@@ -91,7 +97,7 @@ def results(cluster: Cluster) -> list[Result]:
         }
         seconds = _measured(
             _play(path, "ours", {"pullthrough.registry_cache.pull_secrets": bulk}),
-            _play(path, "absent", {"pullthrough.registry_cache.pull_secrets": {"instance": _NAME, "state": "absent"}}),
+            _play(path, "absent", {"pullthrough.registry_cache.pull_secrets": {"owner": _OWNER, "state": "absent"}}),
             _play(path, "loop", loop),
             _play(path, "empty", {"ansible.builtin.debug": {"msg": ""}}),
         )

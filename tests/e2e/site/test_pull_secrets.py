@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role pull_secret on namespaces of these tests alone, for a cache that site.yml made."""
+"""Role pull_secret on namespaces of these tests alone, as for a cache of theirs, with the credential of the one that site.yml made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from .test_site import changed, words
 
 PREFIX = "pull-secrets"
 A, B, C = (f"{PREFIX}-{letter}" for letter in "abc")
+# Also the cache's name, in namespace B: a run for the real cache would remove its pull secrets from other namespaces.
 NAME = "pull-secrets-test"
+OWNED = ("--selector", f"app.kubernetes.io/instance={NAME},registry-cache.pullthrough/namespace={B}")
 TEAM_PASSWORD = "a-password-of-a-team"
 
 Role = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -45,18 +47,18 @@ def namespaces(cluster: Cluster) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _none_left(cluster: Cluster) -> Iterator[None]:
     yield
-    selector = ("--selector", f"app.kubernetes.io/instance={NAME}")
-    cluster.kubectl("delete", "secrets", "--all-namespaces", *selector)
+    cluster.kubectl("delete", "secrets", "--all-namespaces", *OWNED)
 
 
 @pytest.fixture
 def role(play: Play) -> Role:
     """Runs the role's preflight and the role with further variables."""
 
+    cache = {"name": NAME, "namespace": B, "pull_secret_name": NAME, "pull_secret_namespaces": []}
+
     def run(*arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
-        named = {f"registry_cache_{name}": value for name, value in {"pull_secret_namespaces": [], **variables}.items()}
-        extra = json.dumps({"registry_cache_pull_secret_name": NAME, **named})
-        return play([("pull_secret", "preflight"), ("pull_secret", "main")], "--diff", "--extra-vars", extra, *arguments)
+        named = {f"registry_cache_{name}": value for name, value in {**cache, **variables}.items()}
+        return play([("pull_secret", "preflight"), ("pull_secret", "main")], "--diff", "--extra-vars", json.dumps(named), *arguments)
 
     return run
 
@@ -92,7 +94,8 @@ def named(item: dict[str, Any]) -> str:
 
 def secrets(cluster: Cluster) -> dict[str, dict[str, Any]]:
     """The auths of every pull secret of these tests, by namespace and name."""
-    items = cluster.get("secrets", "--all-namespaces", "--selector", f"app.kubernetes.io/instance={NAME}")["items"]
+    items = cluster.get("secrets", "--all-namespaces", *OWNED, "--field-selector", "type=kubernetes.io/dockerconfigjson")["items"]
+    items = [item for item in items if "app.kubernetes.io/component" not in item["metadata"]["labels"]]
     return {named(item): json.loads(base64.b64decode(item["data"][".dockerconfigjson"]))["auths"] for item in items}
 
 
@@ -156,21 +159,24 @@ def test_each_team_has_its_own(role: Role, cluster: Cluster, cache: Cache) -> No
 
 
 def test_a_generated_password(role: Role, cluster: Cluster) -> None:
-    """Secret NAME-passwords is role cache's; another name and namespace keep these tests apart from it."""
-    variables = {"users": [{"name": "team"}], "pull_secret_namespaces": [A], "name": "their-cache", "namespace": B}
+    """Secret NAME-passwords is role cache's."""
+    variables = {"users": [{"name": "team"}], "pull_secret_namespaces": [A]}
     apply(role, True, "--check", **variables)
     before = state(cluster)
     missing = role(**variables)
     assert missing.returncode != 0 and changed(missing.stdout) == 0 and state(cluster) == before
-    for part in ("registry_cache_users", "user team", "their-cache-passwords", "Run role cache before"):
+    for part in ("registry_cache_users", "user team", f"{NAME}-passwords", "Run role cache before"):
         assert part in words(missing.stdout), missing.stdout
     held = json.dumps({"team": {"now": {"name": "team.g1", "password": TEAM_PASSWORD}}})
-    cluster.kubectl("create", "secret", "generic", "their-cache-passwords", "--namespace", B, f"--from-literal=users={held}")
-    # What is in force in the cache goes before what the inventory says.
-    for user in ({"name": "team"}, {"name": "team", "password": "of-the-vault-by-now"}):
-        apply(role, "password" not in user, **{**variables, "users": [user]})
-        entry = secrets(cluster)[f"{A}/{NAME}"][f"localhost:{NODE_PORT}"]
-        assert (entry["username"], entry["password"]) == ("team.g1", TEAM_PASSWORD)
+    cluster.kubectl("create", "secret", "generic", f"{NAME}-passwords", "--namespace", B, f"--from-literal=users={held}")
+    try:
+        # What is in force in the cache goes before what the inventory says.
+        for user in ({"name": "team"}, {"name": "team", "password": "of-the-vault-by-now"}):
+            apply(role, "password" not in user, **{**variables, "users": [user]})
+            entry = secrets(cluster)[f"{A}/{NAME}"][f"localhost:{NODE_PORT}"]
+            assert (entry["username"], entry["password"]) == ("team.g1", TEAM_PASSWORD)
+    finally:
+        cluster.kubectl("delete", "secret", f"{NAME}-passwords", "--namespace", B)
 
 
 HASHED = {"name": "ci", "hash": "$2b$05$abcdefghijklmnopqrstuv"}
@@ -264,8 +270,7 @@ def external_secrets(cluster: Cluster) -> Iterator[None]:
 
 
 CONTROLLED = "clustersecretstores,clusterexternalsecrets,roles,rolebindings,serviceaccounts,secrets"
-# Sources lie beside their cache; another name and namespace keep these tests apart from it.
-ELSEWHERE = {"name": "their-cache", "namespace": B}
+SOURCE = f"{NAME}-pull-{USER}"
 
 
 def controlled(cluster: Cluster, kinds: str = CONTROLLED) -> set[str]:
@@ -287,28 +292,42 @@ def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
 
 
 def test_objects_for_external_secrets(role: Role, cluster: Cluster, external_secrets: None) -> None:
-    variables = {**ELSEWHERE, "pull_secret_namespace_selector": "team=b"}
+    variables = {"pull_secret_namespace_selector": "team=b"}
     on = {**variables, "pull_secret_controller": "external_secrets"}
     apply(role, True, **on)
-    kinds = ("ClusterSecretStore", "ClusterExternalSecret", "Role", "RoleBinding", "ServiceAccount", "Secret")
-    assert controlled(cluster) == {f"{kind}/their-cache-pull-{USER}" for kind in kinds}
+    kinds = ("Role", "RoleBinding", "ServiceAccount", "Secret")
+
+    def sources(user: str) -> set[str]:
+        name = f"{NAME}-pull-{user}"
+        return {f"{kind}/{name}" for kind in kinds} | {f"Cluster{kind}/{name}.{B}" for kind in ("SecretStore", "ExternalSecret")}
+
+    assert controlled(cluster) == sources(USER)
     assert set(secrets(cluster)) == {f"{B}/{NAME}", f"{C}/{NAME}"}
     apply(role, False, **on)
     # Its service account reads the one credential and no other.
-    may = ("auth", "can-i", "get", "--namespace", B, f"--as=system:serviceaccount:{B}:their-cache-pull-{USER}")
-    answers = [cluster.kubectl(*may, f"secret/{name}", check=False).strip() for name in (f"their-cache-pull-{USER}", NAME)]
+    may = ("auth", "can-i", "get", "--namespace", B, f"--as=system:serviceaccount:{B}:{SOURCE}")
+    answers = [cluster.kubectl(*may, f"secret/{name}", check=False).strip() for name in (SOURCE, NAME)]
     assert answers == ["yes", "no"]
 
     # A user who left.
     team = {"name": "team", "password": TEAM_PASSWORD}
     apply(role, True, **{**on, "users": [team]})
-    assert controlled(cluster) == {f"{kind}/their-cache-pull-team" for kind in kinds}
+    assert controlled(cluster) == sources("team")
     apply(role, True, **variables)
     assert controlled(cluster) == set() and len(secrets(cluster)) == 2
 
+    # The documented uninstall does not name the controller, and the cache's namespace may have gone before.
+    apply(role, True, **on)
+    cluster.kubectl(
+        "delete", "roles,rolebindings,serviceaccounts,secrets", "--namespace", B, "--selector", f"app.kubernetes.io/instance={NAME}"
+    )
+    apply(role, True, pull_secret_state="absent")
+    assert controlled(cluster) == set() and secrets(cluster) == {}
+    apply(role, False, pull_secret_state="absent")
+
 
 def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
-    variables = {**ELSEWHERE, "pull_secret_namespaces": [A]}
+    variables = {"pull_secret_namespaces": [A]}
     on = {**variables, "pull_secret_controller": "reflector"}
     apply(role, True, **on)
     assert controlled(cluster, "secrets") == {f"Secret/{NAME}"} and f"{A}/{NAME}" in secrets(cluster)
@@ -329,5 +348,5 @@ def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
 
     apply(role, True, **{**both, "pull_secret_controller": "none"})
     assert controlled(cluster, "secrets") == set() and {f"{A}/{NAME}", f"{C}/{NAME}"} <= set(secrets(cluster))
-    apply(role, True, pull_secret_state="absent", **ELSEWHERE)
+    apply(role, True, pull_secret_state="absent")
     assert secrets(cluster) == {}
