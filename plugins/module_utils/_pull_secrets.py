@@ -634,7 +634,7 @@ class Plan:
         data = {KEY: b64encode(change.content.encode()).decode()} if change.content is not None else None
         if change.action == "create":
             made = {"name": name, **{option: values for option, values in change.metadata.items() if values}}
-            body = {"apiVersion": "v1", "kind": "Secret", "type": TYPE, "metadata": made, "data": data}
+            body: dict[str, t.Any] = {"apiVersion": "v1", "kind": "Secret", "type": TYPE, "metadata": made, "data": data}
             self._api.request("post", path, body, field_manager="registry-cache")
         elif change.action == "update":
             # The uid keeps another Secret that took this one's name meanwhile as it is.
