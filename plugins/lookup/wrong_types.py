@@ -1,0 +1,173 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: wrong_types
+short_description: Variables of a role of this collection that have the wrong type
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Compares the variables of a role with the types in its C(meta/argument_specs.yml). Unlike M(ansible.builtin.validate_argument_spec)
+    it converts nothing, since roles use their variables as they are, and gives an example for each variable.
+  - A number is no text. YAML reads C(0123) as 83 and C(1.10) as 1.1, so such a text must be in quotes.
+options:
+  _terms:
+    description: The folders of roles.
+    type: list
+    elements: path
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Check the types of a role's variables
+  ansible.builtin.assert:
+    that: query('pullthrough.registry_cache.wrong_types', role_path) | length == 0
+    fail_msg: "{{ query('pullthrough.registry_cache.wrong_types', role_path) | join(' ') }}"
+"""
+
+RETURN = r"""
+_raw:
+  description: A sentence for each variable with a wrong type. None of them holds a value.
+  type: list
+  elements: str
+"""
+
+import json
+import pathlib
+import re
+import typing as t
+from collections.abc import Mapping
+
+import yaml
+from ansible.plugins.lookup import LookupBase
+
+# For variables whose default is no example.
+_SAMPLES: dict[str, t.Any] = {
+    "registry_cache_ca_bundle": "/etc/ssl/certs/company-ca.pem",
+    "registry_cache_context": "my-cluster",
+    "registry_cache_credential_config": {"type": "external_account"},
+    "registry_cache_gcp_access_token": "of-your-vault",
+    "registry_cache_gcp_auth_kind": "application",
+    "registry_cache_gcp_service_account_file": "/etc/keys/my-key.json",
+    "registry_cache_image": "ghcr.io/acme/registry-cache",
+    "registry_cache_image_archive_path": "/srv/images",
+    "registry_cache_image_auth_file": "~/.docker/config.json",
+    "registry_cache_image_build_network": "host",
+    "registry_cache_image_build_proxy": {"https_proxy": "http://proxy.example:3128"},
+    "registry_cache_image_ctr": ["k3s", "ctr"],
+    "registry_cache_image_goproxy": "https://goproxy.example",
+    "registry_cache_image_helper": "gcr.io/kaniko-project/executor:v1.24.0-debug",
+    "registry_cache_image_nodes": ["node-1", "node-2"],
+    "registry_cache_image_password": "of-your-vault",
+    "registry_cache_image_platforms": ["linux/amd64", "linux/arm64"],
+    "registry_cache_image_pull_secrets": ["my-pull-secret"],
+    "registry_cache_image_reference": "ghcr.io/acme/registry-cache:1.0",
+    "registry_cache_image_sbom_path": "/srv/sboms",
+    "registry_cache_image_username": "my-user",
+    "registry_cache_kubeconfig": "~/.kube/config",
+    "registry_cache_node_selector": {"disk": "ssd"},
+    "registry_cache_pull_secret_all_namespaces_but": ["kube-system"],
+    "registry_cache_pull_secret_hosts": ["localhost:30026"],
+    "registry_cache_pull_secret_namespace_selector": "team in (a, b)",
+    "registry_cache_pull_secret_namespaces": ["default"],
+    "registry_cache_pull_secret_service_accounts": ["default"],
+    "registry_cache_replicas": 3,
+    "registry_cache_rotate_users": ["team-a"],
+    "registry_cache_storage_class": "standard",
+    "registry_cache_token_audience": "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/p/providers/k",
+    "registry_cache_tolerations": [{"key": "dedicated", "operator": "Exists"}],
+    "registry_cache_upstreams": [{"host": "us-central1-docker.pkg.dev", "repositories": ["my-project/my-repository"]}],
+    "registry_cache_users": [{"name": "nodes", "password": "of-your-vault"}],
+    "registry_cache_verify_image": "us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0",
+    "registry_cache_wif_audience": "https://iam.example/my-audience",
+    "registry_cache_wif_project": "my-project",
+    "registry_cache_wif_project_number": "123456789012",
+    "registry_cache_wif_provider": "my-cluster",
+    "registry_cache_wif_service_account": "registry-cache@my-project.iam.gserviceaccount.com",
+}
+# A number in earnest, however it is written.
+_NUMERIC_TEXTS = {"registry_cache_wif_project_number"}
+_BOOLEANS = {"yes", "no", "true", "false", "on", "off", "1", "0"}
+_INTEGER = re.compile(r"-?[0-9]+")
+_WORDS = {
+    "str": "text",
+    "path": "a path as text",
+    "int": "a whole number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+}
+
+
+def _is(value: t.Any) -> str:
+    """What a value is, without the value."""
+    if value is None:
+        return "empty"
+    for kinds, words in ((bool, "true or false"), ((int, float), "a number"), (str, "text"), (Mapping, "a mapping"), (list, "a list")):
+        if isinstance(value, kinds):
+            return words
+    return f"a {type(value).__name__}"
+
+
+def _is_text(value: t.Any) -> bool:
+    # What `!vault` makes in a file of YAML is text that is not decrypted yet.
+    return isinstance(value, str) or type(value).__name__ in ("AnsibleVaultEncryptedUnicode", "EncryptedString")
+
+
+def _fits(kind: str, value: t.Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if kind in ("str", "path"):
+        return _is_text(value)
+    if kind == "int":
+        return whole or (isinstance(value, str) and bool(_INTEGER.fullmatch(value)))
+    if kind == "bool":
+        return isinstance(value, bool) or str(value).lower() in _BOOLEANS
+    return isinstance(value, list if kind == "list" else Mapping)
+
+
+def _faults(where: str, option: dict[str, t.Any], value: t.Any, numeric: bool = False) -> t.Iterator[str]:
+    """What is wrong with a value and with what it holds, in a few words."""
+    kind = option["type"]
+    if value is None and not option.get("required") and option.get("default") is None:
+        return
+    if not _fits(kind, value) and not (numeric and _fits("int", value)):
+        # The usual cause is a name or password of digits.
+        quotes = "; put it in quotes" if kind in ("str", "path") and isinstance(value, (bool, int, float)) else ""
+        yield f"{where} must be {_WORDS[kind]}, and is {_is(value)}{quotes}"
+        return
+    if kind == "list":
+        element = {"type": option.get("elements", "str"), "required": True, "options": option.get("options")}
+        for number, one in enumerate(value):
+            yield from _faults(f"{where}[{number}]", element, one)
+    elif kind == "dict":
+        for name, inner in (option.get("options") or {}).items():
+            if name in value:
+                yield from _faults(f"{where}.{name}", inner, value[name])
+
+
+def _example(name: str, option: dict[str, t.Any]) -> str:
+    sample = _SAMPLES.get(name, option.get("default"))
+    return f"{name}: {sample if isinstance(sample, str) else json.dumps(sample)}"
+
+
+def wrong_types(options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.Any]) -> list[str]:
+    """A sentence with an example for each of the values that is not of its option's type."""
+    return [
+        f"{fault}. Example: {_example(name, options[name])}"
+        for name, value in values.items()
+        for fault in _faults(name, options[name], value, name in _NUMERIC_TEXTS)
+    ]
+
+
+class LookupModule(LookupBase):
+    def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
+        found = []
+        for role in terms:
+            specs = yaml.safe_load((pathlib.Path(role) / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+            options = specs["argument_specs"]["main"]["options"]
+            values = {name: self._templar.template(variables[name]) for name in options if name in (variables or {})}
+            found += wrong_types(options, values)
+        return found
