@@ -30,7 +30,6 @@ State = t.Dict[str, t.Dict[str, Credential]]
 MAX_BYTES = 1 << 20
 _GENERATION = re.compile(r"(.+)\.g([1-9][0-9]*)", re.DOTALL)
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-# More than 128 bits.
 _LETTERS, _LENGTH = string.ascii_letters + string.digits, 43
 # A colon, 60 characters of bcrypt, and a line feed.
 _BYTES_OF_HASH = 62
@@ -84,9 +83,14 @@ def _only_hash(user: _htpasswd.User) -> bool:
     return user.password is None and user.hash is not None
 
 
+def make_password() -> str:
+    """More than 128 random bits as letters and digits."""
+    return "".join(secrets.choice(_LETTERS) for _letter in range(_LENGTH))
+
+
 def _credential(name: str, user: _htpasswd.User) -> Credential:
     """With the inventory's password, or one that is made here."""
-    password = user.password if user.password is not None else "".join(secrets.choice(_LETTERS) for _letter in range(_LENGTH))
+    password = user.password if user.password is not None else make_password()
     return {"name": name, "password": password, **({"hash": user.hash} if user.hash else {})}
 
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way to the cluster that kubernetes.core finds.
+"""The connection to the cluster that kubernetes.core finds, and what a module says when there is none.
 
 Private to this collection.
 """
@@ -12,6 +12,7 @@ import typing as t
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
 
 try:
     from yaml import YAMLError
@@ -35,3 +36,27 @@ def get_api_client(module: t.Any) -> t.Any:
         raise CoreException(str(error).rstrip(". ")) from error
     except (YAMLError, AttributeError, LookupError, TypeError, UnicodeDecodeError) as error:
         raise CoreException(f"the kubeconfig is malformed ({' '.join(str(error).split())})") from error
+
+
+WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
+
+
+def run(module: t.Any, work: t.Callable[[_pull_secrets.Api], dict[str, t.Any]], *refusals: type[Exception]) -> None:
+    """Exit the module with what `work` returns, or fail it with a sentence.
+
+    :param refusals: exceptions of `work` whose text is that sentence.
+    """
+    host = "the cluster"
+    try:
+        client = get_api_client(module).client
+        host = client.configuration.host
+        result = work(_pull_secrets.Api(client))
+    except CoreException as error:
+        module.fail_json(msg=f"No way to the cluster: {error}. {WAY_OUT}.")
+    except _pull_secrets.ApiException as error:
+        module.fail_json(msg=f"{host} refuses: {_pull_secrets.words(error)}. {WAY_OUT}.")
+    except refusals as error:
+        module.fail_json(msg=str(error))
+    except (_pull_secrets.HTTPError, OSError, ValueError) as error:
+        module.fail_json(msg=f"No usable answer from {host}: {error}. {WAY_OUT}.")
+    module.exit_json(**result)

@@ -17,6 +17,8 @@ description:
   - A password that nobody gives is made once, with more than 128 bits. One that is given and is not the one in force is refused, since
     pull secrets hold the one in force; O(rotate) and O(step) replace it.
   - A new credential has a name of its own on the wire, such as C(team-a.g1) for the user C(team-a), so that the old one stays good.
+  - Several runs at once end with the same passwords. Whoever is slower reads what the other one has written, and goes on with it.
+  - Refuses Secrets of these names that are not of this cache, see M(pullthrough.registry_cache.cache_objects_info).
 options:
   name:
     description: The name of the cache.
@@ -125,46 +127,16 @@ added:
 
 import datetime
 import typing as t
-from base64 import b64decode, b64encode
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd, _pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import ApiException, HTTPError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cache_users, _cluster, _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cache_secret import TRIES, BusyError, Secret
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api
 
-_WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 _COST = 10
 _LEAST_COST = 4
-_APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
-
-
-class Secret:
-    """A Secret of one text. Raises ApiException."""
-
-    def __init__(self, api: _pull_secrets.Api, cache: str, namespace: str, suffix: str, key: str) -> None:
-        self.name, self.where = f"{cache}-{suffix}", f"Secret {cache}-{suffix} in namespace {namespace}"
-        self._api, self._key, self._labels = api, key, _pull_secrets.labels(cache, namespace)
-        self._path = f"/api/v1/namespaces/{namespace}/secrets/{self.name}"
-        try:
-            found = api.request("get", self._path)
-        except ApiException as error:
-            if error.status != 404:
-                raise
-            found = {"metadata": {}}
-        self._version = found["metadata"].get("resourceVersion")
-        self.text = b64decode((found.get("data") or {}).get(key, "")).decode()
-
-    def write(self, text: str) -> None:
-        """Unless somebody has written it since it was read (HTTP 409)."""
-        metadata = {"name": self.name, "labels": self._labels}
-        if self._version:
-            metadata["resourceVersion"] = self._version
-        data = {self._key: b64encode(text.encode()).decode()}
-        self._api.request("patch", self._path, {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}, **_APPLY)
-
 
 def _stepped(
     params: dict[str, t.Any],
@@ -185,61 +157,88 @@ def _stepped(
     return _cache_users.finish(kept) if step == "finish" else kept
 
 
-def run(module: AnsibleModule, api: _pull_secrets.Api) -> dict[str, t.Any]:
-    """The result of a step. Raises ApiException, and UsersError with the option or Secret that is in the way."""
-    params, now = module.params, datetime.datetime.now(datetime.timezone.utc)
+class _Attempt:
+    """A step on the Secrets as they are. Raises ApiException, and UsersError with the option or Secret that is wrong."""
+
+    def __init__(self, module: AnsibleModule, api: Api, owner: _cache_objects.Owner, users: list[_htpasswd.User]) -> None:
+        params = module.params
+        # In this order: lines of a newer file are never judged by older passwords.
+        self._htpasswd = Secret(api, owner, "htpasswd", "htpasswd")
+        self._passwords = Secret(api, owner, "passwords", "users")
+        try:
+            lines, places = _htpasswd.parse(self._htpasswd.text)
+        except _htpasswd.TextError as error:
+            raise _cache_users.UsersError(
+                f"{self._htpasswd.where}: {error}. If it was edited by hand, remove it and run site.yml: no password is lost by that"
+            ) from None
+        try:
+            self.before = _cache_users.read(self._passwords.text)
+        except _cache_users.UsersError as error:
+            raise _cache_users.UsersError(f"{self._passwords.where}: {error}") from None
+
+        hashes = {name: lines[index].partition(":")[2].strip() for name, index in places.items()}
+        self.now = datetime.datetime.now(datetime.timezone.utc)
+        try:
+            self.state = _stepped(params, self.before, users, hashes, self.now)
+            accounts = _cache_users.accounts(self.state, users)
+        except _cache_users.UsersError as error:
+            raise _cache_users.UsersError(str(error) if str(error).startswith("registry_cache_") else f"users: {error}") from None
+
+        self._changed = bool(self.before or self.state) and _cache_users.write(self.state) != self._passwords.text
+        # To check, a ready-made hash is held against its password, and nothing else is hashed.
+        hashed = accounts if params["step"] != "check" else [one for one in accounts if one.hash]
+        try:
+            # What is thrown away need not be strong.
+            made = _LEAST_COST if module.check_mode else _COST
+            self._text, self.actions = _htpasswd.apply(self._htpasswd.text, hashed, _COST, True, made_cost=made)
+            _htpasswd.parse(self._text)
+        except _htpasswd.UserError as error:
+            raise _cache_users.UsersError(f"users: {error}") from None
+        if params["step"] == "check":
+            self._changed, self.actions = False, {}
+
+    @property
+    def changed(self) -> bool:
+        return bool(self._changed or self.actions)
+
+    def write(self) -> bool:
+        """Whether all is written; if not, another run was faster, and what it wrote has to be read."""
+        # In this order the htpasswd file never has what the other does not know.
+        if self._changed and not self._passwords.write(_cache_users.write(self.state)):
+            return False
+        return not (self.actions or not self._htpasswd.text) or self._htpasswd.write(self._text)
+
+
+def run(module: AnsibleModule, api: Api) -> dict[str, t.Any]:
+    """The result of a step. Raises ApiException, UsersError, ObjectsError and BusyError."""
+    params = module.params
+    owner = _cache_objects.Owner(params["namespace"], params["name"])
     users = [_htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
+    _cache_objects.check(owner)
     try:
         _cache_users.check(users)
     except _cache_users.UsersError as error:
         raise _cache_users.UsersError(f"users: {error}") from None
 
-    passwords = Secret(api, params["name"], params["namespace"], "passwords", "users")
-    htpasswd = Secret(api, params["name"], params["namespace"], "htpasswd", "htpasswd")
-    try:
-        lines, places = _htpasswd.parse(htpasswd.text)
-    except _htpasswd.TextError as error:
-        raise _cache_users.UsersError(
-            f"{htpasswd.where}: {error}. If it was edited by hand, remove it and run site.yml: no password is lost by that"
-        ) from None
-    try:
-        before = _cache_users.read(passwords.text)
-    except _cache_users.UsersError as error:
-        raise _cache_users.UsersError(f"{passwords.where}: {error}") from None
-
-    hashes = {name: lines[index].partition(":")[2].strip() for name, index in places.items()}
-    try:
-        state = _stepped(params, before, users, hashes, now)
-        accounts = _cache_users.accounts(state, users)
-    except _cache_users.UsersError as error:
-        raise _cache_users.UsersError(str(error) if str(error).startswith("registry_cache_") else f"users: {error}") from None
-
-    changed = bool(before or state) and _cache_users.write(state) != passwords.text
-    # To check, a ready-made hash is held against its password, and nothing else is hashed.
-    hashed = accounts if params["step"] != "check" else [one for one in accounts if one.hash]
-    try:
-        # What is thrown away need not be strong.
-        made = _LEAST_COST if module.check_mode else _COST
-        text, actions = _htpasswd.apply(htpasswd.text, hashed, _COST, True, made_cost=made)
-        _htpasswd.parse(text)
-    except _htpasswd.UserError as error:
-        raise _cache_users.UsersError(f"users: {error}") from None
-    if params["step"] == "check":
-        actions = {}
-    elif not module.check_mode:
-        # In this order the htpasswd file never has what the other does not know.
-        if changed:
-            passwords.write(_cache_users.write(state))
-        if actions or not htpasswd.text:
-            htpasswd.write(text)
-    old, new = _cache_users.describe(before), _cache_users.describe(state)
+    before, actions, changed = None, {}, False
+    for _try in range(TRIES):
+        attempt = _Attempt(module, api, owner, users)
+        before = attempt.before if before is None else before
+        # Also what another run has written since the first attempt: replicas may not know it yet.
+        actions.update(attempt.actions)
+        changed = changed or attempt.changed
+        if params["step"] == "check" or module.check_mode or attempt.write():
+            break
+    else:
+        raise BusyError(f"Somebody else changed the users {TRIES} times meanwhile. Run again.")
+    old, new = _cache_users.describe(before), _cache_users.describe(attempt.state)
     done = [f"{name} ({action} in htpasswd)" for name, action in sorted(actions.items())]
     return {
-        "changed": params["step"] != "check" and bool(changed or actions),
+        "changed": changed,
         "users": new,
-        "rotating": _cache_users.rotating(state),
-        "dropped": _cache_users.dropped(state),
-        "due_in": _cache_users.due_in(state, now),
+        "rotating": _cache_users.rotating(attempt.state),
+        "dropped": _cache_users.dropped(attempt.state),
+        "due_in": _cache_users.due_in(attempt.state, attempt.now),
         "added": sorted(name for name, action in actions.items() if action != "removed"),
         "diff": {"before": "".join(f"{line}\n" for line in old), "after": "".join(f"{line}\n" for line in new + done)},
         # Ansible would look for each password in each text of it.
@@ -274,22 +273,14 @@ def main() -> None:
     )
     if library := _htpasswd.missing(["bcrypt"]):
         module.fail_json(msg=missing_required_lib(library))
-    host = "the cluster"
-    try:
-        client = get_api_client(module).client
-        host = client.configuration.host
-        result = run(module, _pull_secrets.Api(client))
-    except _cache_users.UsersError as error:
-        module.fail_json(msg=f"{error}. Nothing was changed.")
-    except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error}. {_WAY_OUT}.")
-    except ApiException as error:
-        if error.status == 409:
-            module.fail_json(msg=f"Somebody else changed the users meanwhile ({_pull_secrets.words(error)}). Run again.")
-        module.fail_json(msg=f"{host} refuses: {_pull_secrets.words(error)}. {_WAY_OUT}.")
-    except (HTTPError, OSError, ValueError) as error:
-        module.fail_json(msg=f"No usable answer from {host}: {error}. {_WAY_OUT}.")
-    module.exit_json(**result)
+
+    def work(api: Api) -> dict[str, t.Any]:
+        try:
+            return run(module, api)
+        except (_cache_users.UsersError, _cache_objects.ObjectsError) as error:
+            raise _cache_users.UsersError(f"{error}. Nothing was changed.") from error
+
+    _cluster.run(module, work, _cache_users.UsersError, BusyError)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An API server with the kinds that modules pull_secrets and cache_users ask for, as far as they speak to one."""
+"""An API server with namespaces and what lies in them, as far as this collection's modules speak to one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA = re.compile(r"application/json;as=PartialObjectMetadata(List)?;g=meta\.k8s\.io;v=v1")
 _DISCOVERY = {
     "/version": {"major": "1", "minor": "34"},
     "/api/v1": {
@@ -27,7 +27,7 @@ _ESO_KINDS = {"clustersecretstores": "ClusterSecretStore", "clusterexternalsecre
 # Prefix, namespace, kind and name, of which the last three may be missing.
 _PATH = re.compile(r"(/api/v1|/apis/[^/]+/v1)(?:/namespaces/([^/]+))?(?:/([a-z]+))?(?:/([^/]+))?")
 _REQUIREMENT = re.compile(r"([\w./-]+)(?:(=|!=)([\w.-]*))?")
-_FIELD = re.compile("(.+?)(=)(.+)")
+_FIELD = re.compile("(.+?)(!?=)(.+)")
 
 Key = tuple[str, str, str]  # kind, namespace, name
 
@@ -48,6 +48,8 @@ class ApiServer:
         self.plain: dict[str, Any] = {}
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
+        # What the API server says of groups, by path.
+        self.groups: dict[str, Any] = {}
         # Whether the kinds of external-secrets are installed.
         self.external_secrets = False
         self._uid, self._version, self._lock = 0, 0, threading.Lock()
@@ -147,6 +149,8 @@ class ApiServer:
                 return self.plain[parts.path]
             if parts.path == _ESO and self.external_secrets:
                 return {"kind": "APIResourceList", "resources": [{"kind": kind} for kind in _ESO_KINDS.values()]}
+            if parts.path in self.groups:
+                return self.groups[parts.path]
             found = _PATH.fullmatch(parts.path)
             if not found or (found[1] == _ESO and not self.external_secrets):
                 raise Refusal(404, "the server could not find the requested resource")
@@ -159,11 +163,12 @@ class ApiServer:
                 ]
                 # As the API server does of metadata: null where there is none.
                 return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
-            return getattr(self, f"_{method.lower()}")((kind, namespace or "", name), body, headers["Content-Type"], query)
+            answer = getattr(self, f"_{method.lower()}")((kind, namespace or "", name), body, headers["Content-Type"], query)
+            return self._shown(answer, headers["Accept"]) if method == "GET" else answer
 
     @staticmethod
     def _shown(item: dict[str, Any], accept: str) -> dict[str, Any]:
-        return {"metadata": item["metadata"]} if accept == _METADATA else item
+        return {"metadata": item["metadata"]} if _METADATA.fullmatch(accept) else item
 
     def _found(self, key: Key, uid: str | None) -> dict[str, Any]:
         if key not in self.objects:
@@ -220,7 +225,11 @@ class ApiServer:
         return self._found(key, None)
 
     def _delete(self, key: Key, body: Any, _content_type: str, _query: dict[str, str]) -> Any:
-        self._found(key, body["preconditions"]["uid"])
+        found = self._found(key, body["preconditions"]["uid"])
+        if key[0] == "namespaces":
+            if "deletionTimestamp" in found["metadata"]:
+                raise Refusal(409, "The system is ensuring all content is removed from this namespace")
+            self.objects = {other: item for other, item in self.objects.items() if other[1] != key[2]}
         del self.objects[key]
         return {"kind": "Status", "status": "Success"}
 

@@ -8,13 +8,16 @@ import copy
 import datetime
 import json
 import pathlib
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import bcrypt
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd, _pull_secrets
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
@@ -24,6 +27,7 @@ OLD, NEW = "the-vault-password-1", "the-vault-password-2"
 HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()
 NODES, TEAM, CI = {"name": "nodes", "password": OLD}, {"name": "team-a"}, {"name": "ci", "hash": HASH}
 MOVED = {"name": "nodes", "password": NEW}
+HELM = {"app.kubernetes.io/managed-by": "Helm"}
 STEPS = ("begin", "switch", "note", "drop", "finish")
 
 
@@ -126,6 +130,7 @@ def test_users(server: ApiServer) -> None:
     assert all(accepted(server, *now(server, user)) for user in ("nodes", "team-a")) and accepted(server, "ci", "of-ci")
     labels = server.secrets()["registry-cache/registry-cache-passwords"]["metadata"]["labels"]
     assert labels["app.kubernetes.io/managed-by"] == "pullthrough.registry_cache"
+    assert labels["registry-cache.pullthrough/namespace"] == labels["app.kubernetes.io/instance"] == "registry-cache"
 
     made = now(server, "team-a")
     result = story(server, NODES, TEAM, {"name": "team-b"})
@@ -348,7 +353,73 @@ def test_a_rotation_that_is_taken_back(server: ApiServer) -> None:
     assert names(server) == {"nodes"} and not ensure(server, NODES)["changed"]
 
 
-def test_two_runs_at_once(server: ApiServer) -> None:
+# Several runs at once
+
+
+def beside(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """The result of a run that shares nothing with others of this process but the cluster."""
+    given = [{"name": user["name"], "password": user.get("password"), "hash": user.get("hash")} for user in users]
+    defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "keep", "rotate": None, "grace": 300}
+    module = SimpleNamespace(params={**defaults, **options, "users": given}, check_mode=False)
+    return cache_users.run(module, _pull_secrets.Api(client.get_api_client(host=server.url, api_key="x").client))
+
+
+def test_two_first_runs_at_once(server: ApiServer) -> None:
+    """Each has seen that there is no Secret before the other one writes; both end with the same passwords."""
+    both, lock, written = threading.Barrier(2, timeout=60), threading.Lock(), 0
+
+    def wait(method: str, _path: str) -> None:
+        nonlocal written
+        if method != "GET":
+            with lock:
+                written += 1
+                first = written <= 2
+            if first:
+                both.wait()
+
+    server.hook = wait
+    with ThreadPoolExecutor(2) as executor:
+        runs = [executor.submit(beside, server, NODES, TEAM) for _ in range(2)]
+        results = [run.result() for run in runs]
+    # What the file takes is what pull secrets get; without that the password of one run would be lost.
+    assert all(accepted(server, *now(server, user)) for user in ("nodes", "team-a"))
+    # Whoever wrote it first has won, and the other one wrote no other.
+    assert [one[0] for one in server.writes].count("PATCH") == 0
+    # Replicas are asked about the users in each of them.
+    assert [result["added"] for result in results] == [["nodes", "team-a"]] * 2
+    assert not ensure(server, NODES, TEAM)["changed"]
+
+
+@pytest.mark.parametrize("write", [1, 2])
+@pytest.mark.parametrize("step", ["keep", "begin"])
+def test_a_run_in_the_middle_of_another_one(server: ApiServer, write: int, step: str) -> None:
+    """It writes all of its own just before one of the other's writes. What it made stays, as does what it began."""
+    others: list[dict[str, Any]] = []
+    left = write
+    if step == "begin":
+        ensure(server, TEAM)
+    other = {"step": "begin", "rotate": []} if step == "begin" else {}
+
+    def interrupt(method: str, _path: str) -> None:
+        nonlocal left
+        if method != "GET" and not others:
+            left -= 1
+            if not left:
+                others.append({})
+                others[0] = beside(server, TEAM, **other)
+
+    server.hook = interrupt
+    users = (TEAM, NODES) if step == "begin" else (TEAM,)
+    result = beside(server, *users)
+    assert others and result["changed"]
+    server.hook = lambda _method, _path: None
+    record = state(server)["team-a"]
+    assert all(accepted(server, one["name"], one["password"]) for one in record.values())
+    assert set(record) == ({"now", "next"} if step == "begin" else {"now"})
+    assert not ensure(server, *users)["changed"]
+
+
+def test_a_change_of_somebody_else_in_a_rotation(server: ApiServer) -> None:
     ensure(server, TEAM)
     once = []
 
@@ -358,9 +429,29 @@ def test_two_runs_at_once(server: ApiServer) -> None:
             server._touch(server.objects["secrets", "registry-cache", "registry-cache-passwords"])
 
     server.hook = other
-    result = ensure(server, TEAM, step="begin", rotate=[])
-    assert result["failed"] and "Somebody else changed the users meanwhile (HTTP 409" in result["msg"] and "Run again" in result["msg"]
+    assert ensure(server, TEAM, step="begin", rotate=[])["changed"]
+    assert once and names(server) == {"team-a", "team-a.g1"}
+
+
+def test_changes_that_do_not_end(server: ApiServer) -> None:
+    ensure(server, TEAM)
+
+    def other(method: str, path: str) -> None:
+        if method == "PATCH":
+            server._touch(server.objects["secrets", "registry-cache", "registry-cache-passwords"])
+
+    server.hook = other
+    message = ensure(server, TEAM, step="begin", rotate=[])["msg"]
+    assert "Somebody else changed the users" in message and "Run again" in message
     assert names(server) == {"team-a"}
+
+
+@pytest.mark.parametrize("suffix", ["passwords", "htpasswd"])
+def test_a_secret_of_somebody_else(server: ApiServer, suffix: str) -> None:
+    server.add("secrets", "registry-cache", f"registry-cache-{suffix}", metadata={"labels": dict(HELM)}, data={"users": "", "htpasswd": ""})
+    for step in ("check", "keep"):
+        message = refused(server, NODES, step=step)
+        assert f"Secret registry-cache-{suffix} in namespace registry-cache" in message and "managed by Helm" in message
 
 
 # What is refused

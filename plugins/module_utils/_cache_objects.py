@@ -1,0 +1,250 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The objects of a cache in its cluster: which exist, who owns them, and which to remove.
+
+Private to this collection. An object belongs to a cache if its labels name this collection, the cache and the cache's namespace.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import time
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api, ApiException, Owner
+
+# Set on a namespace that role cache has created.
+CREATED = "registry-cache.pullthrough/created"
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_MONITORING = "/apis/monitoring.coreos.com/v1"
+# Kinds that role cache writes, with their API, in the order in which they are removed.
+_KINDS = {
+    "StatefulSet": ("/apis/apps/v1", "statefulsets"),
+    "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
+    "Service": ("/api/v1", "services"),
+    "ConfigMap": ("/api/v1", "configmaps"),
+    "ServiceAccount": ("/api/v1", "serviceaccounts"),
+    "Secret": ("/api/v1", "secrets"),
+    "PodMonitor": (_MONITORING, "podmonitors"),
+    "PrometheusRule": (_MONITORING, "prometheusrules"),
+}
+_OBJECTS = (
+    ("StatefulSet", ""),
+    ("PodDisruptionBudget", ""),
+    ("Service", ""),
+    ("Service", "-replicas"),
+    ("ConfigMap", ""),
+    ("ServiceAccount", ""),
+    ("Secret", "-htpasswd"),
+    ("Secret", "-passwords"),
+    ("Secret", "-peers"),
+    ("PodMonitor", ""),
+    ("PrometheusRule", ""),
+)
+# Role pull_secret writes and removes these, also in the namespace of the cache.
+_NOT_PULL_SECRETS = f"{_pull_secrets.COMPONENT}!={_pull_secrets.SOURCE}"
+# What else keeps a namespace; a cluster fills the ConfigMaps and Secrets of these names and types into every namespace.
+_OTHERS = {
+    "Deployment": ("/apis/apps/v1", "deployments"),
+    "DaemonSet": ("/apis/apps/v1", "daemonsets"),
+    "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
+    **{kind: _KINDS[kind] for kind in ("StatefulSet", "Service", "ConfigMap", "Secret")},
+}
+_FILLED_IN = {"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
+_FILLED_IN_TYPES = "type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockercfg"
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_PAUSE = 1
+
+Item = t.Dict[str, t.Any]
+
+
+class ObjectsError(Exception):
+    """What cannot be done; the message is a sentence for the user."""
+
+
+def check(owner: Owner) -> None:
+    """:raises ObjectsError: for names that no object can have; they become part of an address."""
+    for option, value in zip(("namespace", "name"), owner):
+        if not _NAME.fullmatch(value):
+            raise ObjectsError(
+                f"{option}: '{value}' must have 1 to 63 of a-z, 0-9 and '-', and neither begin nor end with '-'."
+                f" Example: {option}: registry-cache"
+            )
+
+
+def owns(owner: Owner, item: Item) -> bool:
+    return owner.owns(item["metadata"])
+
+
+def describe(item: Item) -> str:
+    """Who manages an object, as its labels say."""
+    labels = item["metadata"].get("labels") or {}
+    manager = labels.get(_pull_secrets.MANAGED_BY)
+    if not manager:
+        return "no label says who manages it"
+    owner = [labels[label] for label in (_pull_secrets.OWNER_NAMESPACE, _pull_secrets.INSTANCE) if label in labels]
+    return f"managed by {manager}" + (f" for {'/'.join(owner)}" if owner else "")
+
+
+def path_of(kind: str, namespace: str, name: str) -> str:
+    group, plural = _KINDS[kind]
+    return f"{group}/namespaces/{namespace}/{plural}/{name}"
+
+
+def get(api: Api, path: str, accept: str = _METADATA) -> Item | None:
+    """An object, or None if it does not exist. Raises ApiException."""
+    try:
+        return api.request("get", path, accept=accept)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _list(api: Api, kind: str, namespace: str, **selectors: str) -> list[Item]:
+    """The metadata of the objects of a kind in a namespace; none if the cluster does not know it. Raises ApiException."""
+    group, plural = {**_OTHERS, **_KINDS}[kind]
+    try:
+        return api.list_all(plural, metadata_only=True, namespace=namespace, group=group, **selectors)
+    except ApiException as error:
+        if error.status != 404:
+            raise
+        return []
+
+
+def info(api: Api, owner: Owner, node_port: int | None, monitors: bool) -> dict[str, t.Any]:
+    """What exists of a cache, and what is in its way. Raises ApiException.
+
+    :param node_port: the port of which to find the Services; with None no Service of another namespace is read.
+    :param monitors: whether to ask for the kinds of the Prometheus operator.
+    """
+    paths = [(kind, path_of(kind, owner.namespace, owner.name + suffix)) for kind, suffix in _OBJECTS]
+    tasks: list[t.Callable[[], t.Any]] = [
+        lambda: get(api, "/api/v1/namespaces/kube-system"),
+        lambda: get(api, f"/api/v1/namespaces/{owner.namespace}"),
+        lambda: get(api, _MONITORING, "application/json") if monitors else None,
+        lambda: api.list_all("services") if node_port is not None else [],
+    ]
+    # Nothing reads the content of a Secret here. The whole StatefulSet says which volumes it has.
+    tasks += [functools.partial(get, api, path, "application/json" if kind == "StatefulSet" else _METADATA) for kind, path in paths]
+    system, namespace, monitoring, services, *objects = api.each(tasks)
+    found = [(f"{kind} {path.rpartition('/')[2]}", item) for (kind, path), item in zip(paths, objects) if item]
+    cluster = system["metadata"]["uid"] if system else ""
+    known = {resource["kind"] for resource in (monitoring or {}).get("resources", ())}
+    return {
+        "cluster": cluster,
+        "cache": f"{cluster}/{owner.namespace}/{owner.name}",
+        "namespace": {
+            "exists": namespace is not None,
+            "terminating": namespace is not None and "deletionTimestamp" in namespace["metadata"],
+            "created": namespace is not None and _created(owner, namespace),
+        },
+        "objects": [name for name, item in found if owns(owner, item)],
+        "foreign": [f"{name} ({describe(item)})" for name, item in found if not owns(owner, item)],
+        "missing_kinds": [kind for kind in ("PodMonitor", "PrometheusRule") if monitors and kind not in known],
+        "node_port": node_port,
+        "node_port_services": sorted(
+            f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+            for item in services
+            if node_port in [port.get("nodePort") for port in item["spec"].get("ports") or ()]
+        ),
+        "stateful_set": objects[0] or {},
+    }
+
+
+def _created(owner: Owner, namespace: Item) -> bool:
+    """Whether role cache has created the namespace for this cache."""
+    return CREATED in (namespace["metadata"].get("labels") or {}) and owns(owner, namespace)
+
+
+class Removal(t.NamedTuple):
+    """An object that is to go."""
+
+    kind: str
+    name: str
+    path: str
+    uid: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+class Prune:
+    """What to remove of a cache. Raises ApiException."""
+
+    def __init__(self, api: Api, owner: Owner, keep: t.Collection[str], namespace: bool) -> None:
+        """
+        :param keep: the objects that stay, as Kind/name.
+        :param namespace: whether the namespace goes too, if role cache has created it for this cache and nobody else uses it.
+        """
+        self._api, self._owner = api, owner
+        self.warnings: list[str] = []
+        listed = api.each([functools.partial(self._ours, kind) for kind in _KINDS])
+        self.removals = [one for found in listed for one in found if f"{one.kind}/{one.name}" not in keep]
+        # Of a namespace that is going already there is nothing left to do but to wait.
+        self.waited = list(self.removals)
+        if namespace:
+            self._add_namespace()
+
+    def _ours(self, kind: str) -> list[Removal]:
+        fields = {"field_selector": f"type!={_pull_secrets.TYPE}"} if kind == "Secret" else {}
+        items = _list(self._api, kind, self._owner.namespace, label_selector=f"{self._owner.selector},{_NOT_PULL_SECRETS}", **fields)
+        names = [(item["metadata"]["name"], item["metadata"]["uid"]) for item in items]
+        return [Removal(kind, name, path_of(kind, self._owner.namespace, name), uid) for name, uid in sorted(names)]
+
+    def _add_namespace(self) -> None:
+        name = self._owner.namespace
+        path = f"/api/v1/namespaces/{name}"
+        found = get(self._api, path)
+        if not found or not _created(self._owner, found):
+            return
+        removal = Removal("Namespace", name, path, found["metadata"]["uid"])
+        if "deletionTimestamp" in found["metadata"]:
+            self.waited.append(removal)
+        elif others := self._others():
+            self.warnings.append(
+                f"Namespace {name} stays, since it holds objects of others: {_pull_secrets.some(others)}."
+                f" Once they are gone, remove it by: kubectl delete namespace {name}"
+            )
+        else:
+            self.removals.append(removal)
+            self.waited.append(removal)
+
+    def _others(self) -> list[str]:
+        def of(kind: str) -> list[str]:
+            fields = {"field_selector": _FILLED_IN_TYPES} if kind == "Secret" else {}
+            items = _list(self._api, kind, self._owner.namespace, **fields)
+            # What has an owner goes with it.
+            items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
+            names = [item["metadata"]["name"] for item in items]
+            return [f"{kind} {name}" for name in names if kind != "ConfigMap" or name not in _FILLED_IN]
+
+        return [name for names in self._api.each([functools.partial(of, kind) for kind in _OTHERS]) for name in names]
+
+    def remove(self, timeout: float) -> None:
+        """Remove them and wait until they are gone. Raises ObjectsError when that takes too long."""
+        for one in self.removals:
+            try:
+                # The uid keeps an object of somebody else that has taken the name meanwhile.
+                self._api.request("delete", one.path, {"preconditions": {"uid": one.uid}})
+            except ApiException as error:
+                # 409: it has gone, and another one has its name; or the namespace is being deleted already.
+                if error.status not in (404, 409):
+                    raise
+        end = time.monotonic() + timeout
+        left = self.waited
+        while left := [one for one in left if self._exists(one)]:
+            if time.monotonic() >= end:
+                raise ObjectsError(
+                    f"{_pull_secrets.some(map(str, left))} still exists {timeout:g} s after its removal began."
+                    f" See what holds it (metadata.finalizers, status.conditions), for instance by: kubectl get {left[0].kind.lower()}"
+                    f" {left[0].name} --namespace {self._owner.namespace} --output yaml. Then run again."
+                )
+            time.sleep(_PAUSE)
+
+    def _exists(self, one: Removal) -> bool:
+        found = get(self._api, one.path)
+        return found is not None and found["metadata"]["uid"] == one.uid

@@ -1,0 +1,59 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A Secret of a cache that several runs may write at once: no run overwrites what it has not read.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode, b64encode
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import PATCH, Api, ApiException, Owner
+
+# How often a run reads again what another one has written meanwhile.
+TRIES = 10
+
+
+class BusyError(Exception):
+    """Other runs write all the time; the message is a sentence for the user."""
+
+
+class Secret:
+    """A Secret of one text, as it was when it was read. Raises ApiException."""
+
+    def __init__(self, api: Api, owner: Owner, suffix: str, key: str) -> None:
+        """:raises ObjectsError: if there is one of that name that belongs to somebody else."""
+        self.name = f"{owner.name}-{suffix}"
+        self.where = f"Secret {self.name} in namespace {owner.namespace}"
+        self._api, self._key = api, key
+        self._labels = owner.labels
+        self._path = f"/api/v1/namespaces/{owner.namespace}/secrets"
+        found = _cache_objects.get(api, f"{self._path}/{self.name}", "application/json")
+        if found and not owner.owns(found["metadata"]):
+            raise _cache_objects.ObjectsError(
+                f"{self.where} is not of this cache ({_cache_objects.describe(found)}). Choose another name for the cache, or move"
+                " that Secret away. Example: name: registry-cache-2"
+            )
+        self._version = found["metadata"]["resourceVersion"] if found else None
+        self.text = b64decode(((found or {}).get("data") or {}).get(key, "")).decode()
+
+    def write(self, text: str) -> bool:
+        """Whether it was written. It was not if somebody else has created, changed or removed it since it was read."""
+        data = {self._key: b64encode(text.encode()).decode()}
+        try:
+            if self._version is None:
+                metadata = {"name": self.name, "labels": self._labels}
+                body = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "data": data}
+                self._api.request("post", self._path, body, field_manager="registry-cache")
+            else:
+                body = {"metadata": {"resourceVersion": self._version, "labels": self._labels}, "data": data}
+                self._api.request("patch", f"{self._path}/{self.name}", body, **PATCH)
+        except ApiException as error:
+            # 404 of a create: there is no such namespace.
+            if error.status != 409 and (error.status != 404 or self._version is None):
+                raise
+            return False
+        return True

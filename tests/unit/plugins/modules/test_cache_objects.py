@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules cache_objects_info and cache_objects_prune against an API server in this process: whose an object is, and what goes."""
+
+from __future__ import annotations
+
+import copy
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _pull_secrets
+
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
+from tests.unit.plugins.module_runner import run
+
+NAME = NAMESPACE = "registry-cache"
+OURS = _pull_secrets.labels(NAME, NAMESPACE)
+HELM = {"app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/instance": NAME}
+MONITORING = {"kind": "APIResourceList", "resources": [{"kind": "PodMonitor"}, {"kind": "PrometheusRule"}]}
+# Every object that role cache writes: what it is in the address of a request, and its name.
+OBJECTS = {
+    "StatefulSet": ("statefulsets", NAME),
+    "PodDisruptionBudget": ("poddisruptionbudgets", NAME),
+    "Service": ("services", NAME),
+    "Service for replicas": ("services", f"{NAME}-replicas"),
+    "ConfigMap": ("configmaps", NAME),
+    "ServiceAccount": ("serviceaccounts", NAME),
+    "htpasswd": ("secrets", f"{NAME}-htpasswd"),
+    "passwords": ("secrets", f"{NAME}-passwords"),
+    "peers": ("secrets", f"{NAME}-peers"),
+    "PodMonitor": ("podmonitors", NAME),
+    "PrometheusRule": ("prometheusrules", NAME),
+}
+FOREIGN = {
+    "of Helm": HELM,
+    "without labels": {},
+    "of another cache": _pull_secrets.labels("other", NAMESPACE),
+    "of a cache in another namespace": _pull_secrets.labels(NAME, "other"),
+    "that names nobody's namespace": {label: value for label, value in OURS.items() if label != "registry-cache.pullthrough/namespace"},
+}
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(_cache_objects, "_PAUSE", 0.01)
+    running = ApiServer()
+    running.namespace("kube-system")
+    running.namespace(NAMESPACE)
+    running.groups["/apis/monitoring.coreos.com/v1"] = MONITORING
+    yield running
+    running.close()
+
+
+def put(server: ApiServer, what: str, labels: dict[str, str], **fields: Any) -> dict[str, Any]:
+    kind, name = OBJECTS[what]
+    return server.add(kind, NAMESPACE, name, metadata={"labels": dict(labels)}, **{"spec": {}, **fields})
+
+
+def call(server: ApiServer, module: str, **options: Any) -> dict[str, Any]:
+    server.seen.clear()
+    return run(module, host=server.url, api_key="cluster-token", **options)
+
+
+def info(server: ApiServer, **options: Any) -> dict[str, Any]:
+    before = copy.deepcopy(server.objects)
+    result = call(server, "cache_objects_info", **options)
+    assert server.objects == before and server.writes == [] and not result.get("changed")
+    return result
+
+
+def left(server: ApiServer) -> set[tuple[str, str]]:
+    return {(kind, name) for kind, namespace, name in server.objects if namespace == NAMESPACE and name != "default"}
+
+
+# cache_objects_info
+
+
+def test_an_empty_cluster(server: ApiServer) -> None:
+    del server.objects["namespaces", "", NAMESPACE]
+    found = info(server, node_port=30026)
+    uid = server.objects["namespaces", "", "kube-system"]["metadata"]["uid"]
+    assert found["namespace"] == {"exists": False, "terminating": False, "created": False}
+    assert found["cluster"] == uid and found["cache"] == f"{uid}/registry-cache/registry-cache"
+    assert found["objects"] == found["foreign"] == found["node_port_services"] == found["missing_kinds"] == []
+    assert found["stateful_set"] == {}
+
+
+def test_objects_of_the_cache(server: ApiServer) -> None:
+    for what in OBJECTS:
+        put(server, what, OURS, data={"key": "of-a-secret"})
+    found = info(server)
+    assert len(found["objects"]) == len(OBJECTS) and found["foreign"] == []
+    assert found["objects"][:3] == ["StatefulSet registry-cache", "PodDisruptionBudget registry-cache", "Service registry-cache"]
+    assert found["stateful_set"]["metadata"]["name"] == NAME
+    # The content of Secrets is not asked for.
+    assert all("PartialObjectMetadata" in accept for _, path, _, accept in server.seen if "/secrets/" in path)
+
+
+@pytest.mark.parametrize(
+    ("whose", "words"),
+    [
+        ("of Helm", "managed by Helm for registry-cache"),
+        ("without labels", "no label says who manages it"),
+        ("of another cache", "managed by pullthrough.registry_cache for registry-cache/other"),
+        ("of a cache in another namespace", "managed by pullthrough.registry_cache for other/registry-cache"),
+        ("that names nobody's namespace", "managed by pullthrough.registry_cache for registry-cache"),
+    ],
+)
+def test_objects_of_somebody_else(server: ApiServer, whose: str, words: str) -> None:
+    for what in OBJECTS:
+        put(server, what, FOREIGN[whose])
+    found = info(server)
+    assert found["objects"] == [] and len(found["foreign"]) == len(OBJECTS)
+    assert all(f"{name} ({words})" in said for (_, name), said in zip(OBJECTS.values(), found["foreign"], strict=True))
+
+
+def test_services_with_the_port(server: ApiServer) -> None:
+    put(server, "Service", OURS, spec={"ports": [{"port": 5000, "nodePort": 30026}]})
+    server.namespace("demo")
+    server.add("services", "demo", "squatter", spec={"ports": [{"port": 1}, {"port": 80, "nodePort": 30026}]})
+    server.add("services", "demo", "other", spec={"ports": [{"port": 80, "nodePort": 30027}]})
+    server.add("services", "demo", "external", spec={"type": "ExternalName"})
+    assert info(server, node_port=30026)["node_port_services"] == ["demo/squatter", "registry-cache/registry-cache"]
+    info(server)
+    assert ("GET", "/api/v1/services") not in server.asked
+
+
+def test_the_namespace(server: ApiServer) -> None:
+    server.namespace(NAMESPACE, leaving=True)
+    assert info(server)["namespace"] == {"exists": True, "terminating": True, "created": False}
+    created = {"registry-cache.pullthrough/created": "true"}
+    server.namespace(NAMESPACE, **created, **OURS)
+    assert info(server)["namespace"] == {"exists": True, "terminating": False, "created": True}
+    server.namespace(NAMESPACE, **created, **_pull_secrets.labels("other", NAMESPACE))
+    assert not info(server)["namespace"]["created"]
+
+
+def test_the_prometheus_operator(server: ApiServer) -> None:
+    assert info(server, monitors=True)["missing_kinds"] == []
+    server.groups["/apis/monitoring.coreos.com/v1"] = {"resources": [{"kind": "PodMonitor"}]}
+    assert info(server, monitors=True)["missing_kinds"] == ["PrometheusRule"]
+    server.groups.clear()
+    assert info(server, monitors=True)["missing_kinds"] == ["PodMonitor", "PrometheusRule"]
+    assert info(server)["missing_kinds"] == []
+
+
+def test_what_the_cluster_refuses(server: ApiServer) -> None:
+    def refuse(_method: str, path: str) -> None:
+        if path == "/api/v1/services":
+            raise Refusal(403, "services is forbidden")
+
+    server.hook = refuse
+    message = info(server, node_port=30026)["msg"]
+    assert "HTTP 403: services is forbidden" in message and "KUBECONFIG" in message
+    assert "cluster" in info(server)
+
+
+@pytest.mark.parametrize("module", ["cache_objects_info", "cache_objects_prune"])
+@pytest.mark.parametrize("option", ["name", "namespace"])
+def test_a_name_that_no_object_has(server: ApiServer, module: str, option: str) -> None:
+    for value in ("", "../other", "a/b", "UPPER", "x" * 64):
+        message = call(server, module, **{option: value})["msg"]
+        assert message.startswith(f"{option}: '{value}'") and f"Example: {option}: " in message
+        assert server.asked == []
+
+
+# cache_objects_prune
+
+
+def prune(server: ApiServer, **options: Any) -> dict[str, Any]:
+    """Check changes nothing and says what apply then says; a repeat changes nothing."""
+    before = copy.deepcopy(server.objects)
+    checked = call(server, "cache_objects_prune", check=True, **options)
+    assert server.objects == before and not checked.get("failed"), checked
+    applied = call(server, "cache_objects_prune", **options)
+    assert {**applied, "invocation": 0} == {**checked, "invocation": 0}
+    again = call(server, "cache_objects_prune", **options)
+    assert not again["changed"] and again["removed"] == [] and server.writes == []
+    return applied
+
+
+def test_everything_of_the_cache_goes(server: ApiServer) -> None:
+    for what in OBJECTS:
+        put(server, what, OURS)
+    result = prune(server)
+    assert result["changed"] and len(result["removed"]) == len(OBJECTS) and left(server) == set()
+    # Replicas go first, so that none loses its configuration.
+    assert result["removed"][0] == "StatefulSet registry-cache" and "Secret registry-cache-peers\n" in result["diff"]["before"]
+
+
+@pytest.mark.parametrize("whose", FOREIGN)
+def test_nothing_of_somebody_else_goes(server: ApiServer, whose: str) -> None:
+    for what in OBJECTS:
+        put(server, what, FOREIGN[whose])
+    assert not prune(server, remove_namespace=True)["changed"]
+    assert left(server) == set(OBJECTS.values()) and server.writes == []
+
+
+def test_what_is_kept(server: ApiServer) -> None:
+    for what in OBJECTS:
+        put(server, what, OURS)
+    # An older version made one for each replica.
+    server.add("services", NAMESPACE, "registry-cache-0", metadata={"labels": {**OURS, "app.kubernetes.io/component": "peer"}})
+    keep = [f"{what}/{NAME}" for what in ("StatefulSet", "Service", "ConfigMap")] + [f"Secret/{NAME}-htpasswd"]
+    result = prune(server, keep=keep)
+    assert left(server) == {OBJECTS[what] for what in ("StatefulSet", "Service", "ConfigMap", "htpasswd")}
+    assert "Service registry-cache-0" in result["removed"]
+
+
+def test_pull_secrets_stay(server: ApiServer) -> None:
+    """Role pull_secret removes its own, and what a controller reads."""
+    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=_pull_secrets.TYPE)
+    source = {**OURS, "app.kubernetes.io/component": "pull-secret-source"}
+    for kind in ("secrets", "serviceaccounts"):
+        server.add(kind, NAMESPACE, "source", metadata={"labels": dict(source)}, type="Opaque")
+    assert not prune(server)["changed"] and len(left(server)) == 3
+
+
+def test_a_cluster_without_the_operator(server: ApiServer) -> None:
+    server.groups.clear()
+
+    def unknown(_method: str, path: str) -> None:
+        if "monitoring" in path:
+            raise Refusal(404, "the server could not find the requested resource")
+
+    server.hook = unknown
+    put(server, "ConfigMap", OURS)
+    assert prune(server)["removed"] == ["ConfigMap registry-cache"]
+
+
+def test_an_object_that_takes_the_name_meanwhile(server: ApiServer) -> None:
+    put(server, "ConfigMap", OURS)
+
+    def other(method: str, _path: str) -> None:
+        if method == "DELETE":
+            put(server, "ConfigMap", HELM)
+
+    server.hook = other
+    call(server, "cache_objects_prune")
+    assert left(server) == {("configmaps", NAME)}
+
+
+# Its namespace
+
+CREATED = {"registry-cache.pullthrough/created": "true", **OURS}
+
+
+def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
+    server.namespace(NAMESPACE, **CREATED)
+    for what in OBJECTS:
+        put(server, what, OURS)
+    server.add("configmaps", NAMESPACE, "kube-root-ca.crt")
+    server.add("secrets", NAMESPACE, "token", type="kubernetes.io/service-account-token")
+    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=_pull_secrets.TYPE)
+    claim = {"labels": _pull_secrets.labels("old", "name"), "ownerReferences": [{"kind": "StatefulSet"}]}
+    server.add("persistentvolumeclaims", NAMESPACE, "content-registry-cache-0", metadata=claim)
+    assert prune(server, remove_namespace=True)["removed"][-1] == "Namespace registry-cache"
+    assert ("namespaces", "", NAMESPACE) not in server.objects
+
+
+@pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **_pull_secrets.labels("other", NAMESPACE)}])
+def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> None:
+    server.namespace(NAMESPACE, **labels)
+    put(server, "ConfigMap", OURS)
+    assert prune(server, remove_namespace=True)["removed"] == ["ConfigMap registry-cache"]
+    assert ("namespaces", "", NAMESPACE) in server.objects
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels"),
+    [
+        ("Deployment", {}),
+        ("DaemonSet", HELM),
+        ("StatefulSet", _pull_secrets.labels("other", NAMESPACE)),
+        ("Service", {}),
+        ("PersistentVolumeClaim", {}),
+        ("ConfigMap", {}),
+        ("Secret", {}),
+    ],
+)
+def test_a_namespace_that_somebody_else_uses(server: ApiServer, kind: str, labels: dict[str, str]) -> None:
+    server.namespace(NAMESPACE, **CREATED)
+    put(server, "ConfigMap", OURS)
+    plural = f"{kind.lower()}s"
+    server.add(plural, NAMESPACE, "theirs", metadata={"labels": dict(labels)}, type="Opaque")
+    result = prune(server, remove_namespace=True)
+    assert result["removed"] == ["ConfigMap registry-cache"] and left(server) == {(plural, "theirs")}
+    # Warnings of earlier modules in this process are among them.
+    said = [str(warning) for warning in result["warnings"] if f"{kind} theirs" in str(warning)]
+    assert said and "Namespace registry-cache stays" in said[0] and "kubectl delete namespace registry-cache" in said[0]
+
+
+def test_a_namespace_that_is_being_deleted(server: ApiServer) -> None:
+    """It waits for one that was made for the cache, and goes on without the others."""
+    server.namespace(NAMESPACE, leaving=True)
+    assert not prune(server, remove_namespace=True)["changed"]
+    server.namespace(NAMESPACE, leaving=True, **CREATED)
+    asked = 0
+
+    def go(_method: str, path: str) -> None:
+        nonlocal asked
+        asked += path.endswith(f"/namespaces/{NAMESPACE}")
+        if asked == 4:
+            server.objects.pop(("namespaces", "", NAMESPACE), None)
+
+    server.hook = go
+    result = call(server, "cache_objects_prune", remove_namespace=True)
+    assert not result["changed"] and asked == 4 and server.writes == []
+
+
+def test_an_object_that_does_not_go(server: ApiServer) -> None:
+    put(server, "ConfigMap", OURS)
+
+    def hold(method: str, _path: str) -> None:
+        if method == "DELETE":
+            raise Refusal(404, "as if a finalizer held it")
+
+    server.hook = hold
+    message = call(server, "cache_objects_prune", timeout=0)["msg"]
+    assert "ConfigMap registry-cache still exists" in message and "kubectl get configmap registry-cache" in message
+
+
+def test_no_answer(server: ApiServer) -> None:
+    server.close()
+    for module in ("cache_objects_info", "cache_objects_prune"):
+        message = call(server, module)["msg"]
+        assert "refused" in message and "KUBECONFIG" in message
