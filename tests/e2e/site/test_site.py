@@ -250,12 +250,23 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+# Rows about the cache that exists. The others are caches that do not exist yet, since two hosts must not mean the same one.
+OF_THE_CACHE = ("password that is not the one in force", "another storage than there is")
+
+
+def a_place(number: int) -> dict[str, Any]:
+    return {"registry_cache_namespace": f"row-{number}", "registry_cache_node_port": 30100 + number}
+
+
 @pytest.fixture(scope="module")
 def refusals(site: Site, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
     """What one run over a host per row of bad input said: of each row, its failures and its line of the recap."""
     hosts = {f"row-{number}": name for number, name in enumerate(BAD_INPUT)}
     inventory = tmp_path_factory.mktemp("bad-input") / "hosts.yml"
-    cluster_vars = {host: SANDBOX_HOST | BAD_INPUT[name][0] for host, name in hosts.items()}
+    cluster_vars = {
+        host: SANDBOX_HOST | ({} if name in OF_THE_CACHE else a_place(number)) | BAD_INPUT[name][0]
+        for number, (host, name) in enumerate(hosts.items())
+    }
     inventory.write_text(json.dumps({"registry_cache_clusters": {"hosts": cluster_vars}}))
     before = state(cluster)
     result = site("--inventory", str(inventory), "--limit", "row-*", "--forks", "4")

@@ -90,7 +90,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     wanted = {site: ("_registry_cache_objects", variables) for site, variables in SITES.items()} | {
         before: (
             volumes["ansible.builtin.assert"]["that"],
-            {**SITES["small"], **volumes["vars"], "_registry_cache_before": {"resources": [found]}},
+            {**SITES["small"], **volumes["vars"], "_registry_cache_existing": {"stateful_set": found}},
         )
         for before, (found, _) in BEFORE.items()
     }
