@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cache_objects import Owner
 
 from sandbox.settings import ROOT
 
@@ -46,6 +47,19 @@ SITES: dict[str, dict[str, Any]] = {
     },
     "digest": {"registry_cache_image_reference": DIGEST, "registry_cache_token_seconds": 604800},
     "stock": {**STOCK, "registry_cache_size": "3Gi"},
+    # What YAML reads as a number unless it is quoted.
+    "digits": {
+        **STOCK,
+        "registry_cache_namespace": "123",
+        "registry_cache_image_reference": "456",
+        "registry_cache_image_helper": "1.10",
+        "registry_cache_image_pull_secrets": ["789"],
+        "registry_cache_token_audience": "0123",
+        "registry_cache_storage": "volumeClaim",
+        "registry_cache_storage_class": "1e3",
+        "registry_cache_node_selector": {"1": "2"},
+        "registry_cache_prometheus_operator": True,
+    },
     "open stock": {**STOCK, "registry_cache_auth": "none", "registry_cache_drain_seconds": 7},
 }
 Objects = dict[str, Any]
@@ -87,7 +101,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         (folder / name).symlink_to(ROLE / name)
     preflight = _tasks(yaml.safe_load((ROLE / "tasks/preflight.yml").read_text()))
     (volumes,) = [task for task in preflight if "_registry_cache_is" in task.get("vars", {})]
-    wanted = {site: ("_registry_cache_objects", variables) for site, variables in SITES.items()} | {
+    wanted = {
+        name: (expression, variables)
+        for site, variables in SITES.items()
+        for name, expression in ((site, "_registry_cache_objects"), (f"{site}, kept", "_registry_cache_kept"))
+    } | {
         before: (
             volumes["ansible.builtin.assert"]["that"],
             {**SITES["small"], **volumes["vars"], "_registry_cache_existing": {"stateful_set": found}},
@@ -246,6 +264,44 @@ def test_nothing_is_left_when_metrics_are_off(small: Objects, stock: Objects) ->
         assert not [name for name in pod(objects)["metadata"]["annotations"] if name.startswith("prometheus.io")]
         assert not [name for name in objects if name.startswith(("PodMonitor", "PrometheusRule"))]
         assert "5006" not in json.dumps(pod(objects))
+
+
+def test_digits_stay_text(rendered: dict[str, Objects]) -> None:
+    objects = rendered["digits"]
+    for item in objects.values():
+        assert item["metadata"]["namespace"] == "123"
+        assert item["metadata"]["labels"]["registry-cache.pullthrough/namespace"] == "123"
+    spec, claims = pod(objects)["spec"], objects["StatefulSet/registry-cache"]["spec"]["volumeClaimTemplates"]
+    assert {name: one["image"] for name, one in containers(objects).items()} == {"registry": "456", "helper": "1.10"}
+    assert spec["imagePullSecrets"] == [{"name": "789"}] and spec["nodeSelector"] == {"1": "2"}
+    assert claims[0]["spec"]["storageClassName"] == "1e3"
+    (token,) = [volume for volume in spec["volumes"] if volume["name"] == "token"]
+    assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == "0123"
+
+
+def test_objects_name_their_owner(rendered: dict[str, Objects]) -> None:
+    """As the modules know it; what selects replicas does not change with it."""
+    owner = Owner("registry-cache", "registry-cache")
+    objects = rendered["default"]
+    assert all(owner.owns(item) for item in objects.values()) and owner.owns(pod(objects))
+    selector = {"app.kubernetes.io/name": "registry-cache", "app.kubernetes.io/instance": "registry-cache"}
+    assert objects["StatefulSet/registry-cache"]["spec"]["selector"] == {"matchLabels": selector}
+    assert all(item["spec"]["selector"] == selector for name, item in objects.items() if name.startswith("Service/"))
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_what_is_applied_is_kept(written: dict[str, Any], site: str) -> None:
+    """And of Secrets those that are used."""
+    kept = written[f"{site}, kept"]
+    applied = {f"{item['kind']}/{item['metadata']['name']}" for item in written[site]}
+    secrets = set(kept) - applied
+    used = json.dumps(written[site])
+    assert applied <= set(kept)
+    assert secrets == {
+        f"Secret/registry-cache-{name}"
+        for name, mounted in (("htpasswd", "htpasswd"), ("passwords", "htpasswd"), ("peers", "peers"))
+        if f"registry-cache-{mounted}" in used
+    }
 
 
 # The unmodified registry
