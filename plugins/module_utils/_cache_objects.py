@@ -56,6 +56,8 @@ _OTHERS = {
 _FILLED_IN = {"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
 _FILLED_IN_TYPES = "type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockercfg"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+# Of any object: some kinds allow dots.
+_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PAUSE = 1
 
 Item = t.Dict[str, t.Any]
@@ -181,7 +183,8 @@ class Prune:
         :param namespace: whether the namespace goes too, if role cache has created it for this cache and nobody else uses it.
         """
         self._api, self._owner = api, owner
-        self.warnings: list[str] = []
+        # Objects of others that keep the namespace.
+        self.others: list[str] = []
         listed = api.each([functools.partial(self._ours, kind) for kind in _KINDS])
         self.removals = [one for found in listed for one in found if f"{one.kind}/{one.name}" not in keep]
         # Of a namespace that is going already there is nothing left to do but to wait.
@@ -204,19 +207,20 @@ class Prune:
         removal = Removal("Namespace", name, path, found["metadata"]["uid"])
         if "deletionTimestamp" in found["metadata"]:
             self.waited.append(removal)
-        elif others := self._others():
-            self.warnings.append(
-                f"Namespace {name} stays, since it holds objects of others: {_pull_secrets.some(others)}."
-                f" Once they are gone, remove it by: kubectl delete namespace {name}"
-            )
-        else:
+            return
+        self.others = self._find_others()
+        if not self.others:
             self.removals.append(removal)
             self.waited.append(removal)
 
-    def _others(self) -> list[str]:
+    def _find_others(self) -> list[str]:
         def of(kind: str) -> list[str]:
-            fields = {"field_selector": _FILLED_IN_TYPES} if kind == "Secret" else {}
-            items = _list(self._api, kind, self._owner.namespace, **fields)
+            selectors = {}
+            if kind == "Secret":
+                # A pull secret of another cache serves the namespace, and goes with it; that cache itself has other objects.
+                ours = self._owner.labels[_pull_secrets.MANAGED_BY]
+                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{_pull_secrets.MANAGED_BY}!={ours}"}
+            items = _list(self._api, kind, self._owner.namespace, **selectors)
             # What has an owner goes with it.
             items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
             names = [item["metadata"]["name"] for item in items]
@@ -248,3 +252,48 @@ class Prune:
     def _exists(self, one: Removal) -> bool:
         found = get(self._api, one.path)
         return found is not None and found["metadata"]["uid"] == one.uid
+
+
+class Adoption:
+    """Objects that a user names one by one, and the labels that make them the cache's. Raises ApiException."""
+
+    def __init__(self, api: Api, owner: Owner, wanted: list[dict[str, str]]) -> None:
+        """
+        :param wanted: kind, name and namespace of each.
+        :raises ObjectsError: for one that does not exist, or that another cache owns.
+        """
+        self._api, self._owner = api, owner
+        for one in wanted:
+            if one["kind"] not in _KINDS:
+                raise ObjectsError(f"objects: '{one['kind']}' must be one of {', '.join(_KINDS)}. Example: kind: Service")
+            for option in ("namespace", "name"):
+                if not _OBJECT_NAME.fullmatch(one[option]):
+                    raise ObjectsError(f"objects: '{one[option]}' must be the {option} of an object. Example: {option}: registry-cache")
+        self._paths = [path_of(one["kind"], one["namespace"], one["name"]) for one in wanted]
+        self._found = api.each([functools.partial(get, api, path) for path in self._paths])
+        titles = [f"{one['kind']} {one['namespace']}/{one['name']}" for one in wanted]
+        if missing := [title for title, item in zip(titles, self._found) if item is None]:
+            raise ObjectsError(f"objects: the cluster has no {_pull_secrets.some(missing)}. Take it out of the list")
+        self.objects = [f"{title} ({describe(item)}, made {_made(item)})" for title, item in zip(titles, self._found)]
+        others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
+        if others:
+            raise ObjectsError(
+                f"objects: {_pull_secrets.some(others)} belongs to another cache, which would no longer find it. Remove it by"
+                " registry_cache_state=absent of that cache"
+            )
+        self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]
+
+    def _has_another_cache(self, item: Item) -> bool:
+        labels = item["metadata"].get("labels") or {}
+        return _pull_secrets.OWNER_NAMESPACE in labels and not owns(self._owner, item)
+
+    def write(self) -> None:
+        """Add the labels, to nothing that has taken the name of an object since it was looked at."""
+        for path, item in zip(self._paths, self._found):
+            if not owns(self._owner, item):
+                body = {"metadata": {"uid": item["metadata"]["uid"], "labels": self._owner.labels}}
+                self._api.request("patch", path, body, **_pull_secrets.PATCH)
+
+
+def _made(item: Item) -> str:
+    return item["metadata"].get("creationTimestamp", "at an unknown time")

@@ -75,12 +75,17 @@ removed:
   type: list
   elements: str
   sample: [StatefulSet registry-cache]
+others:
+  description: With O(remove_namespace), the objects of others that keep the namespace.
+  returned: success
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cluster, _pull_secrets
 
 
 def main() -> None:
@@ -100,14 +105,18 @@ def main() -> None:
     def work(api: _cache_objects.Api) -> dict[str, object]:
         _cache_objects.check(owner)
         prune = _cache_objects.Prune(api, owner, params["keep"], params["remove_namespace"])
-        for warning in prune.warnings:
-            module.warn(warning)
+        if prune.others:
+            module.warn(
+                f"Namespace {owner.namespace} stays, since it holds objects of others: {_pull_secrets.some(prune.others)}."
+                f" Once they are gone, remove it by: kubectl delete namespace {owner.namespace}"
+            )
         if not module.check_mode:
             prune.remove(params["timeout"])
         removed = [str(one) for one in prune.removals]
         return {
             "changed": bool(removed),
             "removed": removed,
+            "others": prune.others,
             "diff": {"before": "".join(f"{one}\n" for one in removed), "after": ""},
         }
 

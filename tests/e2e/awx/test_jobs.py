@@ -36,6 +36,7 @@ PASSWORD = {"vault_registry_cache_password": "of-the-credential"}
 ANSWERS: dict[str, dict[str, Any]] = {
     "playbooks/site.yml": {"registry_cache_image": "ghcr.io/o/registry-cache:1", **PASSWORD},
     "playbooks/rotate.yml": {"registry_cache_rotate_grace": 300, **PASSWORD},
+    "playbooks/adopt.yml": {"registry_cache_adopt": "[{kind: Service, name: registry-cache}]"},
     "playbooks/image.yml": {
         "registry_cache_image": "ghcr.io/o/registry-cache",
         "registry_cache_image_engine": "docker",
@@ -121,6 +122,7 @@ def test_every_template_is_started_here() -> None:
     [
         ("playbooks/site.yml", [], ("The cluster does not answer", "OpenShift or Kubernetes API Bearer Token")),
         ("playbooks/rotate.yml", [], ("The cluster does not answer", "OpenShift or Kubernetes API Bearer Token")),
+        ("playbooks/adopt.yml", [], ("No way to the cluster", "KUBECONFIG")),
         ("playbooks/acceptance.yml", [google()], ("No way to the cluster", "KUBECONFIG")),
         ("playbooks/acceptance.yml", [google(), cluster()], ("127.0.0.1", "port=1")),
         ("playbooks/image.yml", [], ("No engine answers", "registry_cache_image_mode: published")),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cache_objects import Owner
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Owner
 
 from sandbox.settings import ROOT
 
@@ -283,7 +283,7 @@ def test_objects_name_their_owner(rendered: dict[str, Objects]) -> None:
     """As the modules know it; what selects replicas does not change with it."""
     owner = Owner("registry-cache", "registry-cache")
     objects = rendered["default"]
-    assert all(owner.owns(item) for item in objects.values()) and owner.owns(pod(objects))
+    assert all(owner.owns(item["metadata"]) for item in [*objects.values(), pod(objects)])
     selector = {"app.kubernetes.io/name": "registry-cache", "app.kubernetes.io/instance": "registry-cache"}
     assert objects["StatefulSet/registry-cache"]["spec"]["selector"] == {"matchLabels": selector}
     assert all(item["spec"]["selector"] == selector for name, item in objects.items() if name.startswith("Service/"))

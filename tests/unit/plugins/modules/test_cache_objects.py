@@ -255,6 +255,7 @@ def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
     server.add("configmaps", NAMESPACE, "kube-root-ca.crt")
     server.add("secrets", NAMESPACE, "token", type="kubernetes.io/service-account-token")
     server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=_pull_secrets.TYPE)
+    server.add("secrets", NAMESPACE, "pull-of-b", metadata={"labels": _pull_secrets.labels(NAME, "b")}, type=_pull_secrets.TYPE)
     claim = {"labels": _pull_secrets.labels("old", "name"), "ownerReferences": [{"kind": "StatefulSet"}]}
     server.add("persistentvolumeclaims", NAMESPACE, "content-registry-cache-0", metadata=claim)
     assert prune(server, remove_namespace=True)["removed"][-1] == "Namespace registry-cache"
@@ -288,9 +289,7 @@ def test_a_namespace_that_somebody_else_uses(server: ApiServer, kind: str, label
     server.add(plural, NAMESPACE, "theirs", metadata={"labels": dict(labels)}, type="Opaque")
     result = prune(server, remove_namespace=True)
     assert result["removed"] == ["ConfigMap registry-cache"] and left(server) == {(plural, "theirs")}
-    # Warnings of earlier modules in this process are among them.
-    said = [str(warning) for warning in result["warnings"] if f"{kind} theirs" in str(warning)]
-    assert said and "Namespace registry-cache stays" in said[0] and "kubectl delete namespace registry-cache" in said[0]
+    assert result["others"] == [f"{kind} theirs"]
 
 
 def test_a_namespace_that_is_being_deleted(server: ApiServer) -> None:
@@ -321,6 +320,67 @@ def test_an_object_that_does_not_go(server: ApiServer) -> None:
     server.hook = hold
     message = call(server, "cache_objects_prune", timeout=0)["msg"]
     assert "ConfigMap registry-cache still exists" in message and "kubectl get configmap registry-cache" in message
+
+
+# cache_objects_adopt
+
+
+def adopt(server: ApiServer, *objects: dict[str, str], **options: Any) -> dict[str, Any]:
+    return call(server, "cache_objects_adopt", objects=list(objects), **options)
+
+
+def test_objects_that_are_named(server: ApiServer) -> None:
+    """They get labels, and nothing else of them or of others changes. A check says the same."""
+    put(server, "Service", HELM, spec={"type": "ClusterIP"})
+    put(server, "ConfigMap", HELM)
+    put(server, "ServiceAccount", OURS)
+    server.namespace("demo")
+    server.add("secrets", "demo", "registry-cache", metadata={"labels": {"team": "a"}, "creationTimestamp": "2026-01-01T00:00:00Z"}, data={})
+    named = [
+        {"kind": "Service", "name": NAME},
+        {"kind": "ServiceAccount", "name": NAME},
+        {"kind": "Secret", "name": NAME, "namespace": "demo"},
+    ]
+    before = copy.deepcopy(server.objects)
+    checked = adopt(server, *named, check=True)
+    assert server.objects == before and server.writes == []
+    applied = adopt(server, *named)
+    assert {**applied, "invocation": 0} == {**checked, "invocation": 0} and applied["changed"]
+    assert len(applied["objects"]) == 3 and len(applied["adopted"]) == 2
+    assert applied["objects"][0].startswith("Service registry-cache/registry-cache (managed by Helm for registry-cache, made ")
+    assert applied["objects"][2] == "Secret demo/registry-cache (no label says who manages it, made 2026-01-01T00:00:00Z)"
+    assert "Service registry-cache/registry-cache (of cache registry-cache/registry-cache)\n" in applied["diff"]["after"]
+    for key, labels in ((("services", NAMESPACE, NAME), HELM), (("secrets", "demo", NAME), {"team": "a"})):
+        assert server.objects[key]["metadata"].pop("labels") == {**labels, **OURS}
+        del before[key]["metadata"]["labels"], before[key]["metadata"]["resourceVersion"]
+        del server.objects[key]["metadata"]["resourceVersion"]
+    assert server.objects == before
+
+
+def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
+    put(server, "Service", HELM)
+    adopt(server, {"kind": "Service", "name": NAME})
+    assert not adopt(server, {"kind": "Service", "name": NAME})["changed"] and server.writes == []
+    assert info(server)["foreign"] == []
+    assert prune(server)["removed"] == ["Service registry-cache"]
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ({"kind": "ConfigMap", "name": "none"}, ("the cluster has no ConfigMap registry-cache/none", "Take it out")),
+        ({"kind": "Deployment", "name": NAME}, ("'Deployment' must be one of StatefulSet, ", "Example: kind: ")),
+        ({"kind": "Service", "name": "../a"}, ("'../a' must be the name", "Example: name: ")),
+        ({"kind": "Service", "name": "a", "namespace": "a/b"}, ("'a/b' must be the namespace", "Example: namespace: ")),
+        ({"kind": "ConfigMap", "name": "theirs"}, ("ConfigMap registry-cache/theirs (managed by", "belongs to another cache", "absent")),
+    ],
+)
+def test_what_is_not_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
+    put(server, "Service", HELM)
+    server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": _pull_secrets.labels("other", NAMESPACE)})
+    message = adopt(server, {"kind": "Service", "name": NAME}, named)["msg"]
+    assert message.startswith("objects: ") and all(part in message for part in words), message
+    assert server.writes == []
 
 
 def test_no_answer(server: ApiServer) -> None:

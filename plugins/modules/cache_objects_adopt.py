@@ -1,0 +1,131 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cache_objects_adopt
+short_description: Make existing objects those of a cache
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Adds the labels by which an object belongs to a cache to objects that are named one by one. Nothing else of them changes.
+  - From then on the roles of this collection change and remove them as their own.
+options:
+  name:
+    description: The name of the cache.
+    type: str
+    default: registry-cache
+  namespace:
+    description: The namespace of the cache.
+    type: str
+    default: registry-cache
+  objects:
+    description: The objects. All of them must exist, and none may belong to another cache.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      kind:
+        description: Its kind, one of those that role C(cache) writes, such as C(Service). A pull secret is a C(Secret).
+        type: str
+        required: true
+      name:
+        description: Its name.
+        type: str
+        required: true
+      namespace:
+        description: Its namespace; O(namespace) if not given.
+        type: str
+requirements:
+  - kubernetes
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+attributes:
+  check_mode:
+    description: Can run in check mode and tell what would change.
+    support: full
+  diff_mode:
+    description: Shows who managed the objects, and who does.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+notes:
+  - The caller needs C(get) and C(patch) on the objects.
+seealso:
+  - module: pullthrough.registry_cache.cache_objects_info
+"""
+
+EXAMPLES = r"""
+- name: Take over a Service that somebody made by hand
+  pullthrough.registry_cache.cache_objects_adopt:
+    namespace: registry-cache
+    objects:
+      - kind: Service
+        name: registry-cache
+"""
+
+RETURN = r"""
+objects:
+  description: What each of the objects was before.
+  returned: success
+  type: list
+  elements: str
+  sample: ["Service registry-cache/registry-cache (managed by Helm, made 2026-01-01T00:00:00Z)"]
+adopted:
+  description: Those that were not of this cache.
+  returned: success
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cluster
+
+
+def main() -> None:
+    spec = {
+        "name": {"type": "str", "default": "registry-cache"},
+        "namespace": {"type": "str", "default": "registry-cache"},
+        "objects": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "options": {
+                "kind": {"type": "str", "required": True},
+                "name": {"type": "str", "required": True},
+                "namespace": {"type": "str"},
+            },
+        },
+    }
+    module = AnsibleK8SModule(
+        module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
+    )
+    params = module.params
+    owner = _cache_objects.Owner(params["namespace"], params["name"])
+
+    def work(api: _cache_objects.Api) -> dict[str, object]:
+        _cache_objects.check(owner)
+        wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in params["objects"]]
+        adoption = _cache_objects.Adoption(api, owner, wanted)
+        if not module.check_mode:
+            adoption.write()
+        after = [f"{one.partition(' (')[0]} (of cache {owner.namespace}/{owner.name})" for one in adoption.adopted]
+        return {
+            "changed": bool(adoption.adopted),
+            "objects": adoption.objects,
+            "adopted": adoption.adopted,
+            "diff": {"before": "".join(f"{one}\n" for one in adoption.adopted), "after": "".join(f"{one}\n" for one in after)},
+        }
+
+    _cluster.run(module, work, _cache_objects.ObjectsError)
+
+
+if __name__ == "__main__":
+    main()
