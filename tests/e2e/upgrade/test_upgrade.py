@@ -12,7 +12,7 @@ import pytest
 
 from sandbox.client import NAMESPACE, Cluster, Google
 from sandbox.settings import Sandbox
-from tests.e2e.conftest import Push, Say, Site
+from tests.e2e.conftest import Push, Say, Site, ansible
 from tests.e2e.load import Body, Load
 from tests.e2e.replicas import Replicas
 from tests.e2e.site.test_site import changed, words
@@ -80,6 +80,18 @@ def peer_services(cluster: Cluster) -> list[str]:
     return [item["metadata"]["name"] for item in found["items"]]
 
 
+def adopt(cluster: Cluster) -> None:
+    """Name what the older version has made: it has no label with the cache's namespace, by which this version knows its objects."""
+    kinds = "configmaps,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
+    selector = "app.kubernetes.io/managed-by=pullthrough.registry_cache"
+    named = [
+        {"kind": item["kind"], "name": item["metadata"]["name"], "namespace": item["metadata"]["namespace"]}
+        for item in cluster.get(kinds, "--all-namespaces", "--selector", selector)["items"]
+    ]
+    result = ansible("playbooks/adopt.yml", "--extra-vars", json.dumps({"registry_cache_adopt": named}))
+    assert result.returncode == 0, result.stdout
+
+
 @pytest.fixture(scope="module")
 def wanted(cluster: Cluster, google: Google, site: Site) -> Objects:
     """What this version makes in an empty cluster."""
@@ -133,6 +145,7 @@ def test_upgrade_rollback_and_upgrade(
     older_site: Site, site: Site, wanted: Objects, cluster: Cluster, pull: Pull, say: Say
 ) -> None:
     assert containers(cluster) == [older.CONTAINERS] * _REPLICAS and peer_services(cluster)
+    adopt(cluster)
     before = kept(cluster)
 
     during_pulls(pull, site, "upgrade", say)
@@ -146,6 +159,8 @@ def test_upgrade_rollback_and_upgrade(
     assert containers(cluster) == [older.CONTAINERS] * _REPLICAS and peer_services(cluster)
     assert kept(cluster) == before
 
+    # The Services for single replicas are new.
+    adopt(cluster)
     during_pulls(pull, site, "upgrade after the rollback", say)
     assert containers(cluster) == [{"registry"}] * _REPLICAS
     assert objects(cluster) == wanted
@@ -161,6 +176,7 @@ def test_volumes_with_a_folder_of_the_front_are_refused(older_site: Site, site: 
         waited = older_site(*_SAME, "--extra-vars", json.dumps({**volumes, "registry_cache_rollout_timeout": 2}))
         assert waited.returncode != 0 and "registry_cache_rollout_timeout" in words(waited.stdout), waited.stdout
         uid = cluster.get(*stateful_set)["metadata"]["uid"]
+        adopt(cluster)
         refused = site(*_SAME, "--extra-vars", json.dumps(volumes))
         assert refused.returncode != 0 and changed(refused.stdout) == 0, refused.stdout
         said = words(refused.stdout)
