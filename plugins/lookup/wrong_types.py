@@ -167,10 +167,10 @@ def wrong_types(options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.A
 
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
-        found = []
+        found, given = [], variables or {}
         for role in terms:
             specs = yaml.safe_load((pathlib.Path(role) / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
             options = specs["argument_specs"]["main"]["options"]
-            values = {name: self._templar.template(variables[name]) for name in options if name in (variables or {})}
+            values = {name: self._templar.template(given[name]) for name in options if name in given}
             found += wrong_types(options, values)
         return found

@@ -138,6 +138,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_s
 _COST = 10
 _LEAST_COST = 4
 
+
 def _stepped(
     params: dict[str, t.Any],
     state: _cache_users.State,

@@ -54,7 +54,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 # The words of each refusal; the others pass.
 REFUSED: dict[str, tuple[str, ...]] = {
-    "foreign": ("registry_cache_name", "Service registry-cache-replicas (managed by Helm)", "Secret registry-cache-peers (no label", "Example: "),
+    "foreign": (
+        "registry_cache_name",
+        "Service registry-cache-replicas (managed by Helm)",
+        "Secret registry-cache-peers (no label",
+        "Example: ",
+    ),
     "leaving": ("registry_cache_namespace: namespace leaving is being deleted", "Run again once it is gone"),
     "types": (
         "registry_cache_ca_bundle must be a path as text, and is a list. Example: registry_cache_ca_bundle: /",

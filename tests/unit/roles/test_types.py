@@ -85,12 +85,18 @@ def test_every_example_is_right(role: str, name: str) -> None:
     ("variables", "words"),
     [
         ({"registry_cache_namespace": 123}, "registry_cache_namespace must be text, and is a number; put it in quotes. "),
-        ({"registry_cache_users": [{"name": "a"}, {"name": 83}]}, "registry_cache_users[1].name must be text, and is a number; put it in quotes. "),
+        (
+            {"registry_cache_users": [{"name": "a"}, {"name": 83}]},
+            "registry_cache_users[1].name must be text, and is a number; put it in quotes. ",
+        ),
         ({"registry_cache_users": [{"name": "a", "password": 12345}]}, "registry_cache_users[0].password must be text"),
         ({"registry_cache_users": ["nodes"]}, "registry_cache_users[0] must be a mapping, and is text. "),
         ({"registry_cache_upstreams": [{"host": ["h"]}]}, "registry_cache_upstreams[0].host must be text, and is a list. "),
         ({"registry_cache_upstreams": [{"repositories": "p/r"}]}, "registry_cache_upstreams[0].repositories must be a list, and is text. "),
-        ({"registry_cache_upstreams": [{"repositories": ["p/r", None]}]}, "registry_cache_upstreams[0].repositories[1] must be text, and is empty. "),
+        (
+            {"registry_cache_upstreams": [{"repositories": ["p/r", None]}]},
+            "registry_cache_upstreams[0].repositories[1] must be text, and is empty. ",
+        ),
         ({"registry_cache_metrics": "maybe"}, "registry_cache_metrics must be true or false, and is text. "),
         ({"registry_cache_replicas": "many"}, "registry_cache_replicas must be a whole number, and is text. "),
         ({"registry_cache_replicas": True}, "registry_cache_replicas must be a whole number, and is true or false. "),
@@ -107,7 +113,10 @@ def test_what_is_right() -> None:
     class AnsibleVaultEncryptedUnicode:
         """What !vault makes."""
 
-    users = [{"name": "nodes", "password": AnsibleVaultEncryptedUnicode(), "pull_secret": {"namespaces": ["a"]}}, {"name": "a", "hash": None}]
+    users = [
+        {"name": "nodes", "password": AnsibleVaultEncryptedUnicode(), "pull_secret": {"namespaces": ["a"]}},
+        {"name": "a", "hash": None},
+    ]
     variables: dict[str, Any] = {
         "registry_cache_users": users,
         "registry_cache_node_port": "30026",

@@ -8,7 +8,9 @@ from typing import Any
 from ansible_collections.pullthrough.registry_cache.plugins.lookup import host_conflicts
 
 
-def found(cluster: str = "uid-1", namespace: str = "registry-cache", name: str = "registry-cache", port: int | None = 30026) -> dict[str, Any]:
+def found(
+    cluster: str = "uid-1", namespace: str = "registry-cache", name: str = "registry-cache", port: int | None = 30026
+) -> dict[str, Any]:
     return {"cluster": cluster, "cache": f"{cluster}/{namespace}/{name}", "node_port": port}
 
 

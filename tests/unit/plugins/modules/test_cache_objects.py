@@ -335,7 +335,9 @@ def test_objects_that_are_named(server: ApiServer) -> None:
     put(server, "ConfigMap", HELM)
     put(server, "ServiceAccount", OURS)
     server.namespace("demo")
-    server.add("secrets", "demo", "registry-cache", metadata={"labels": {"team": "a"}, "creationTimestamp": "2026-01-01T00:00:00Z"}, data={})
+    server.add(
+        "secrets", "demo", "registry-cache", metadata={"labels": {"team": "a"}, "creationTimestamp": "2026-01-01T00:00:00Z"}, data={}
+    )
     named = [
         {"kind": "Service", "name": NAME},
         {"kind": "ServiceAccount", "name": NAME},
