@@ -11,6 +11,6 @@ ansible-lint --strict --offline
 git ls-files --cached --others --exclude-standard | while read -r file; do
   [ -f "$file" ] && head -c 2 "$file" | grep -q '^#!' && head -n 1 "$file" | grep -Eq '(ba)?sh$' && echo "$file"
 done | xargs shellcheck
-for module in docker/registry tests/conformance bench/load; do
+for module in docker/registry tests/conformance tests/reference bench/load; do
   (cd "$module" && gofmt -l . | { ! grep .; } && go vet ./...)
 done

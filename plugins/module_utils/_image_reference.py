@@ -1,9 +1,9 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image references, by the grammar of github.com/distribution/reference.
+"""Image references, by the grammar of github.com/distribution/reference v0.6.0, which docker, containerd and the kubelet use.
 
-Private to this collection.
+Private to this collection. tests/reference compares it with that library.
 """
 
 from __future__ import annotations
@@ -11,13 +11,20 @@ from __future__ import annotations
 import re
 import typing as t
 
-_HOST = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+_DOMAIN_COMPONENT = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST = rf"(?:{_DOMAIN_COMPONENT}(?:\.{_DOMAIN_COMPONENT})*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# The algorithms of github.com/opencontainers/go-digest.
+_DIGEST = r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}"
 _REFERENCE = re.compile(
-    rf"(?:(?P<registry>{_HOST})/)?(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
-    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}))?",
+    rf"(?P<registry>{_HOST})/(?P<repository>{_COMPONENT}(?:/{_COMPONENT})*)"
+    rf"(?::(?P<tag>[\w][\w.-]{{0,127}}))?(?:@(?P<digest>{_DIGEST}))?",
     re.ASCII,
 )
+# What docker takes for the ID of an image.
+_IDENTIFIER = re.compile("[0-9a-f]{64}")
+_REPOSITORY_LIMIT = 255
+_HUB, _LEGACY_HUB = "docker.io", "index.docker.io"
 EXAMPLE = "us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0"
 
 
@@ -40,17 +47,35 @@ def is_host(text: t.Any) -> bool:
     return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
 
 
+def canonical_host(host: str) -> str:
+    """A registry's host under its one name: in lower case, and Docker Hub's as C(docker.io)."""
+    host = host.lower()
+    return _HUB if host == _LEGACY_HUB else host
+
+
 def parse(text: str) -> ImageReference:
-    """Split a reference as docker does: a first part without dot, colon or C(localhost) is no registry.
+    """Split a reference as docker does: a first part without dot, colon, capital or C(localhost) is no registry.
+
+    What the library reads as a name without a registry, such as C(a_b.c/x), is refused too: no registry has that host.
 
     :raises ValueError: if it is no reference; the message holds an example.
     """
-    first, slash, _rest = text.partition("/")
-    named = bool(slash) and ("." in first or ":" in first or first == "localhost" or first.lower() != first)
-    match = _REFERENCE.fullmatch(text if named else f"docker.io/{text}")
+    refused = f"'{text}' is not an image reference"
+    if _IDENTIFIER.fullmatch(text):
+        raise ValueError(f"{refused} but the ID of an image. Example: {EXAMPLE}")
+    first, slash, rest = text.partition("/")
+    if not (slash and ("." in first or ":" in first or first == "localhost" or first.lower() != first)):
+        first, rest = _HUB, text
+    elif first == _LEGACY_HUB:
+        first = _HUB
+    if first == _HUB and "/" not in rest:
+        rest = f"library/{rest}"
+    match = _REFERENCE.fullmatch(f"{first}/{rest}")
     if not match:
-        raise ValueError(f"'{text}' is not an image reference. Example: {EXAMPLE}")
-    registry, repository = match["registry"], match["repository"]
-    if registry == "docker.io" and "/" not in repository:
-        repository = f"library/{repository}"
-    return ImageReference(registry, repository, match["tag"], match["digest"])
+        raise ValueError(f"{refused}. Example: {EXAMPLE}")
+    if len(match["repository"]) > _REPOSITORY_LIMIT:
+        raise ValueError(
+            f"{refused}: its repository has {len(match['repository'])} characters, and {_REPOSITORY_LIMIT} are allowed."
+            f" Example: {EXAMPLE}"
+        )
+    return ImageReference(match["registry"], match["repository"], match["tag"], match["digest"])

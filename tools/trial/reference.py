@@ -58,6 +58,7 @@ def parse(text: str) -> Reference:
         found = _image_reference.parse(text)
     except ValueError:
         raise Refused(f"UPSTREAM={text} is not an image reference, {_EXAMPLE}") from None
+    reference = Reference(found.registry, found.repository, found.version)
     if found.registry != host:
-        raise Refused(f"UPSTREAM={text} must begin with the registry's host, for example UPSTREAM=docker.io/{text}")
-    return Reference(found.registry, found.repository, found.version)
+        raise Refused(f"UPSTREAM={text} must begin with the registry's host, for example UPSTREAM={reference}")
+    return reference

@@ -34,3 +34,8 @@ def test_what_names_no_registry_or_repository(text: str) -> None:
     with pytest.raises(Refused, match="for example UPSTREAM=") as refused:
         parse(text)
     assert f"UPSTREAM={text}" in str(refused.value)
+
+
+def test_the_old_name_of_docker_hub() -> None:
+    with pytest.raises(Refused, match=r"for example UPSTREAM=docker\.io/library/ubuntu:1$"):
+        parse("index.docker.io/ubuntu:1")

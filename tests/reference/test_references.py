@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Image references are read as github.com/distribution/reference reads them, on thousands of generated ones."""
+
+from __future__ import annotations
+
+import collections
+import json
+import pathlib
+import random
+import re
+import string
+import subprocess
+
+import pytest
+import yaml
+
+from tests import collection
+
+collection.install()
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+
+HERE = pathlib.Path(__file__).parent
+ROOT = HERE.parents[1]
+NUMBER = 20_000
+SEED = 20260601
+HEX = "0123456789abcdef"
+# What the grammar treats in a special way, and what it does not know.
+ALPHABET = "aZ09._-:/@[] \n\té\u212a"
+HOSTS = ["docker.io", "index.docker.io", "gcr.io", "localhost", "localhost:5000", "Cache", "cache", "127.0.0.1:80", "[::1]:5000", "[fe80::1]"]
+PIECES = ["library", "ubuntu", "foo..bar", "a.-b", "a--b", "a__b", "a___b", "a_b.c", "-a", "a-", "i", "0", "A", "localhost", "index.docker.io"]
+LENGTHS = [0, 1, 31, 32, 63, 64, 65, 95, 96, 97, 127, 128, 129]
+ALGORITHMS = ["sha256", "sha384", "sha512", "sha1", "md5", "SHA256", "sha256+b64", "blake2b"]
+
+
+def a_reference(rng: random.Random) -> str:
+    """A reference of likely and unlikely parts, most of which are valid."""
+
+    def word(limit: int) -> str:
+        return "".join(rng.choice(string.ascii_lowercase + string.digits) for _ in range(rng.randint(1, limit)))
+
+    def host() -> str:
+        if rng.random() < 0.7:
+            return rng.choice(HOSTS)
+        return ".".join(word(5) for _ in range(rng.randint(1, 4))) + rng.choice(["", "", f":{rng.randint(0, 70000)}"])
+
+    def component() -> str:
+        if rng.random() < 0.2:
+            return rng.choice(PIECES)
+        return rng.choice([".", "_", "__", "-", "---"]).join(word(6) for _ in range(rng.randint(1, 3)))
+
+    def digest() -> str:
+        algorithm = rng.choice(ALGORITHMS[:3] if rng.random() < 0.7 else ALGORITHMS)
+        right = {"sha256": 64, "sha384": 96, "sha512": 128}.get(algorithm, 64)
+        length = right if rng.random() < 0.8 else rng.choice(LENGTHS)
+        return f"{algorithm}:" + "".join(rng.choice(HEX) for _ in range(length))
+
+    kind = rng.random()
+    if kind < 0.06:
+        text = "".join(rng.choice(HEX) for _ in range(rng.choice([63, 64, 65])))
+    elif kind < 0.12:
+        # Repositories about as long as they may be, of which docker.io's have library/ in front.
+        text = "/".join("a" * rng.choice([7, 63]) for _ in range(rng.randint(1, 4)))
+        text += "b" * (rng.randint(245, 258) - len(text))
+    else:
+        text = "/".join(component() for _ in range(rng.randint(1, 4)))
+    if rng.random() < 0.6:
+        text = f"{host()}/{text}"
+    if rng.random() < 0.4:
+        text += ":" + (rng.choice("_-.") if rng.random() < 0.1 else "") + "t" * (1 if rng.random() < 0.8 else rng.choice(LENGTHS))
+    if rng.random() < 0.3:
+        text += f"@{digest()}"
+    return text
+
+
+def a_mutation(rng: random.Random, text: str) -> str:
+    """The text with one to three small changes."""
+    for _ in range(rng.randint(1, 3)):
+        place = rng.randint(0, len(text))
+        change = rng.randrange(5)
+        if change == 0:
+            text = text[:place] + rng.choice(ALPHABET) + text[place:]
+        elif change == 1:
+            text = text[:place] + text[place + 1 :]
+        elif change == 2:
+            text = text[:place] + rng.choice(ALPHABET) + text[place + 1 :]
+        elif change == 3:
+            text = text[:place] + text[place : place + 3].swapcase() + text[place + 3 :]
+        else:
+            other = rng.randint(0, len(text))
+            text = text[: max(place, other)] + text[min(place, other) :]
+    return text
+
+
+@pytest.fixture(scope="module")
+def references() -> list[str]:
+    """Generated, the same ones each time, and those that were once read in another way."""
+    rng = random.Random(SEED)
+    valid = [a_reference(rng) for _ in range(NUMBER // 2)]
+    known = ["index.docker.io/ubuntu", "index.docker.io/a/b", "a" * 64, f"{'a' * 64}:1", "foo..bar/x", "a.-b/x", "a_b.c/x", "", "/", "sha256:" + "a" * 64]
+    known += [f"gcr.io/{'a' * length}" for length in (255, 256)] + ["a" * length for length in (247, 248)]
+    known += [f"ubuntu@sha{bits}:{'0a' * (bits // 8)}" for bits in (256, 384, 512)]
+    return known + valid + [a_mutation(rng, text) for text in valid]
+
+
+@pytest.fixture(scope="module")
+def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """What the library makes of each."""
+    program = tmp_path_factory.mktemp("go") / "reference"
+    subprocess.run(["go", "build", "-o", str(program), "."], cwd=HERE, check=True)
+    lines = "".join(json.dumps(text) + "\n" for text in references)
+    output = subprocess.run([program], input=lines, capture_output=True, text=True, check=True).stdout
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_the_same_parts_and_the_same_refusals(references: list[str], answers: list[dict[str, str]]) -> None:
+    assert len(answers) == len(references)
+    wrong = []
+    for text, answer in zip(references, answers):
+        # A name without a registry: _image_reference says why it is refused.
+        wanted = None if answer["error"] or not answer["registry"] else {key: value or None for key, value in answer.items() if key != "error"}
+        try:
+            found = _image_reference.parse(text)._asdict()
+        except ValueError:
+            found = None
+        if found != wanted:
+            wrong.append((text, found, answer))
+    assert wrong == []
+
+
+def test_role_image_knows_the_grammar_but_for_the_length(references: list[str], answers: list[dict[str, str]]) -> None:
+    form = yaml.safe_load((ROOT / "roles" / "image" / "vars" / "main.yml").read_text())["_registry_cache_image_form"]
+    compared = [(text, answer) for text, answer in zip(references, answers) if "more than 255" not in answer["error"]]
+    wrong = [(text, answer) for text, answer in compared if bool(re.match(form, text)) == bool(answer["error"] or not answer["registry"])]
+    assert wrong == []
+
+
+def test_every_kind_of_reference_is_among_them(answers: list[dict[str, str]]) -> None:
+    """What the comparison is worth."""
+    kinds = collections.Counter(re.sub(r"\([^)]*\)", "", answer["error"]) or "valid" for answer in answers)
+    assert kinds["valid"] > NUMBER / 4 and len(answers) - kinds["valid"] > NUMBER / 4
+    for part in ("more than 255", "64-byte hexadecimal", "must be lowercase", "digest length", "digest algorithm", "invalid reference format"):
+        assert sum(number for kind, number in kinds.items() if part in kind) >= 20, kinds
+    assert {answer["digest"].partition(":")[0] for answer in answers} == {"", "sha256", "sha384", "sha512"}
+
+
+def test_the_library_is_that_of_the_cache() -> None:
+    pins = [re.search(r"distribution/reference (v\S+)", (folder / "go.mod").read_text()) for folder in (HERE, ROOT / "docker" / "registry")]
+    assert all(pins) and len({pin[1] for pin in pins if pin}) == 1
