@@ -11,10 +11,17 @@ version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Puts the cache in the place of a reference's registry. Repository, tag and digest stay.
+  - A reference of a registry that is not an upstream of the cache is an error, since the cache would look for it in another
+    registry. One that names the cache already stays as it is.
 options:
   _input:
     description: The reference as the upstream has it.
     type: str
+    required: true
+  upstreams:
+    description: The cache's upstreams, which is the value of C(registry_cache_upstreams), or their hosts.
+    type: list
+    elements: raw
     required: true
   endpoint:
     description: The cache as the nodes reach it, a host with its port.
@@ -34,7 +41,13 @@ EXAMPLES = r"""
       spec:
         containers:
           - name: example
-            image: "{{ 'us-central1-docker.pkg.dev/p/r/i:1.0' | pullthrough.registry_cache.cache_reference }}"
+            image: "{{ 'us-central1-docker.pkg.dev/p/r/i:1.0'
+              | pullthrough.registry_cache.cache_reference(registry_cache_upstreams) }}"
+
+- name: The same with the upstream's host, and with the cache under a name of its own
+  ansible.builtin.debug:
+    msg: "{{ 'us-central1-docker.pkg.dev/p/r/i:1.0'
+      | pullthrough.registry_cache.cache_reference(['us-central1-docker.pkg.dev'], endpoint='cache.example.com') }}"
 """
 
 RETURN = r"""
@@ -44,20 +57,42 @@ _value:
 """
 
 import typing as t
+from collections.abc import Mapping
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.collections import is_sequence
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
 
+_UPSTREAMS = "Example: upstreams=['us-central1-docker.pkg.dev'], or upstreams=registry_cache_upstreams"
 
-def cache_reference(value: t.Any, endpoint: str = "localhost:30026") -> str:
+
+def _hosts(upstreams: t.Any) -> list[str]:
+    """The upstreams' hosts."""
+    if not is_sequence(upstreams) or not upstreams:
+        raise AnsibleFilterError(f"cache_reference: upstreams must be a non-empty list. {_UPSTREAMS}")
+    hosts = [upstream.get("host") if isinstance(upstream, Mapping) else upstream for upstream in upstreams]
+    for host in hosts:
+        if not _image_reference.is_host(host):
+            raise AnsibleFilterError(f"cache_reference: upstreams holds '{host}', which is not a registry's host. {_UPSTREAMS}")
+    return hosts
+
+
+def cache_reference(value: t.Any, upstreams: t.Any = None, endpoint: str = "localhost:30026") -> str:
     if not isinstance(value, str):
         raise AnsibleFilterError(f"cache_reference takes a string. Example: {_image_reference.EXAMPLE}")
     try:
         image = _image_reference.parse(value)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
+    hosts = _hosts(upstreams)
     if not _image_reference.is_host(endpoint):
         raise AnsibleFilterError(f"the endpoint '{endpoint}' is not a host with its port. Example: localhost:30026")
+    served = {_image_reference.canonical_host(host) for host in [*hosts, endpoint]}
+    if _image_reference.canonical_host(image.registry) not in served:
+        raise AnsibleFilterError(
+            f"'{value}' is of the registry {image.registry}, which is not an upstream of the cache ({', '.join(hosts)})."
+            f" Pull it from there, or name an image of an upstream. Example: {hosts[0]}/my-project/my-repository/my-image:1.0"
+        )
     tag = f":{image.tag}" if image.tag else ""
     digest = f"@{image.digest}" if image.digest else ""
     return f"{endpoint}/{image.repository}{tag}{digest}"

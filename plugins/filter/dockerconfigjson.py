@@ -19,11 +19,11 @@ options:
     elements: str
     required: true
   username:
-    description: The user.
+    description: The user. It holds no colon, which ends it in the credential that clients send.
     type: str
     required: true
   password:
-    description: The password.
+    description: The password. One of digits is to be quoted, since YAML would read a number.
     type: str
     required: true
 """
@@ -53,14 +53,36 @@ _value:
 import typing as t
 
 from ansible.errors import AnsibleFilterError
+from ansible.module_utils.common.collections import is_sequence, is_string
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson
 
 
+def _text(value: t.Any) -> str | None:
+    """The text that a value is, or None; a value of an inline vault is no str before ansible-core 2.19."""
+    return str(value) if is_string(value) and not isinstance(value, bytes) else None
+
+
 def dockerconfigjson(hosts: t.Any, username: t.Any, password: t.Any) -> str:
-    if isinstance(hosts, str) or not hosts:
-        raise AnsibleFilterError("dockerconfigjson takes a list of hosts. Example: ['localhost:30026']")
-    # A number of YAML would not be a credential of the kubelet's.
-    return _dockerconfigjson.render(hosts, str(username), str(password))
+    wanted = [_text(host) for host in hosts] if is_sequence(hosts) else []
+    if not wanted or not all(wanted):
+        raise AnsibleFilterError(
+            "dockerconfigjson takes a non-empty list of hosts, each a non-empty string."
+            " Example: ['localhost:30026'] | pullthrough.registry_cache.dockerconfigjson('nodes', vault_password)"
+        )
+    user = _text(username)
+    if not user or ":" in user:
+        said = "a colon" if user else "nothing" if user == "" else type(username).__name__
+        raise AnsibleFilterError(
+            f"dockerconfigjson: username must be a non-empty string without a colon (got {said}). Example: username='nodes'"
+        )
+    secret = _text(password)
+    if not secret:
+        said = "nothing" if secret == "" else type(password).__name__
+        raise AnsibleFilterError(
+            f"dockerconfigjson: password must be a non-empty string (got {said}). Quote it if it is a number."
+            " Example: password=vault_password"
+        )
+    return _dockerconfigjson.render([str(host) for host in wanted], user, secret)
 
 
 class FilterModule:
