@@ -53,13 +53,13 @@ _value:
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.common.collections import is_sequence, is_string
+from ansible.module_utils.common.collections import is_sequence
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson
 
 
 def _text(value: t.Any) -> str | None:
     """The text that a value is, or None; a value of an inline vault is no str before ansible-core 2.19."""
-    return str(value) if is_string(value) and not isinstance(value, bytes) else None
+    return str(value) if isinstance(value, str) or getattr(value, "__ENCRYPTED__", False) else None
 
 
 def dockerconfigjson(hosts: t.Any, username: t.Any, password: t.Any) -> str:
