@@ -26,6 +26,7 @@ COSTS = range(4, 18)
 SCHEMES = ("bcrypt", "apr_md5_crypt", "sha256_crypt", "sha512_crypt", "ldap_sha1")
 # bcrypt reads no more; what it would cut off is an error.
 MAX_PASSWORD_BYTES = 72
+_BYTE_ORDER_MARK = "\ufeff"
 _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 
 
@@ -93,8 +94,13 @@ def parse(text: str) -> tuple[list[str], dict[str, int]]:
     """The lines, and for each user the index of its line; read as the registry does
     (github.com/distribution/distribution registry/auth/htpasswd): line feeds alone end a line, and it is trimmed.
 
-    :raises TextError: for malformed and repeated entries, with the number of each line.
+    :raises TextError: for malformed and repeated entries, with the number of each line, and for a byte order mark.
     """
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise TextError(
+            "line 1 begins with a byte order mark, which readers take for a part of the first user's name."
+            r" Remove it. Example: sed -i '1s/^\xEF\xBB\xBF//' FILE"
+        )
     lines = text.split("\n")
     if not lines[-1]:
         del lines[-1]
@@ -105,15 +111,22 @@ def parse(text: str) -> tuple[list[str], dict[str, int]]:
         if not entry or entry.startswith("#"):
             continue
         name, colon, hashed = entry.partition(":")
-        if not (name and colon and hashed):
+        if "\0" in entry:
+            wrong.append(f"line {index + 1} holds a NUL byte, as those of UTF-16 do (`iconv -f UTF-16 -t UTF-8 FILE` makes it UTF-8)")
+        elif not (name and colon and hashed):
             wrong.append(f"line {index + 1} is not of the form user:hash")
         elif name in places:
-            wrong.append(f"line {index + 1} names the user '{name}' again, after line {places[name] + 1}")
+            wrong.append(f"line {index + 1} names the user '{shown(name)}' again, after line {places[name] + 1}")
         else:
             places[name] = index
     if wrong:
         raise TextError(f"{'; '.join(wrong)}. Mend or remove what is wrong")
     return lines, places
+
+
+def shown(name: str) -> str:
+    """A user's name for a result, which must be UTF-8: other bytes, such as those of Latin-1, as C(\\xe9)."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def verifies(password: str, hashed: str, schemes: t.Collection[str] = ("bcrypt",)) -> bool:

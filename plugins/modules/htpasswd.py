@@ -15,12 +15,14 @@ description:
   - Brings many users of an htpasswd file, or of a text such as a Secret's content, to a wanted state in one task.
   - A user's hash is kept while it verifies and is of a wanted scheme and cost, so that a rerun changes nothing. Users are
     verified on all processors.
-  - Comments and the order of lines are kept. Malformed and repeated lines are an error that names their numbers.
+  - Comments and the order of lines are kept, in whatever encoding they are. Malformed and repeated lines are an error that names
+    their numbers.
 options:
   path:
     description:
       - The file. It is made if missing, and written as a whole or not at all. Of a symbolic link the target is written.
-      - A file that belongs to another user is refused, unless root asks; then it stays that user's.
+      - Its owner, group and mode stay as they are, unless O(owner), O(group) or O(mode) is set.
+      - A file that belongs to another user is refused, unless root asks.
       - Exactly one of O(path) and O(content) is required.
     type: path
   content:
@@ -52,6 +54,10 @@ options:
         type: str
         choices: [present, absent]
         default: present
+  create:
+    description: Whether a missing file is made. If not, it is an error.
+    type: bool
+    default: true
   exclusive:
     description: Whether users that O(users) does not name are removed.
     type: bool
@@ -69,8 +75,8 @@ options:
     choices: [bcrypt, apr_md5_crypt, sha256_crypt, sha512_crypt, ldap_sha1]
     default: [bcrypt]
   mode:
-    description: The file's mode.
-    default: "0600"
+    description:
+      - The file's mode, such as V('0640'). Without it a new file gets V('0600'), and an existing file keeps its own.
 requirements:
   - bcrypt
   - libpass, the maintained drop-in for passlib, for O(schemes) other than V(bcrypt)
@@ -81,7 +87,7 @@ attributes:
     description: Can run in check mode and tell what would change.
     support: full
   diff_mode:
-    description: Shows names only, never a password or hash.
+    description: Shows names, owner, group and mode, never a password or hash.
     support: full
 """
 
@@ -98,8 +104,8 @@ EXAMPLES = r"""
 
 - name: Users of a web server move to bcrypt when their password changes; what htpasswd has printed is taken as it is
   pullthrough.registry_cache.htpasswd:
-    path: /etc/nginx/htpasswd
-    owner: www-data
+    path: /etc/nginx/htpasswd # of the web server's package, with the owner and mode that it needs
+    create: false
     schemes: [bcrypt, apr_md5_crypt]
     users:
       - name: alice
@@ -130,44 +136,65 @@ content:
 """
 
 import os
+import stat
 import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
 
+# Bytes that are no UTF-8, such as those of a comment in Latin-1, stay as they are.
+_TEXT: dict[str, t.Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
-def _read(module: AnsibleModule, path: str) -> str:
-    """The text of a file that this process may replace without taking it from its owner."""
+
+def _read(module: AnsibleModule, path: str) -> tuple[str, os.stat_result | None]:
+    """The text of a file that this process may replace without taking it from its owner, and what the file is like."""
     given = module.params["path"]
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
         module.fail_json(msg=f"path {given}: there is no directory {folder}. Make it first")
     try:
-        # Without newline the lines that are kept would lose their carriage returns.
-        with open(path, encoding="utf-8", newline="") as file:
-            owner = os.fstat(file.fileno()).st_uid
+        with open(path, **_TEXT) as file:
+            status = os.fstat(file.fileno())
             text = file.read()
     except FileNotFoundError:
-        return ""
-    except (OSError, UnicodeDecodeError) as error:
+        if not module.params["create"]:
+            module.fail_json(
+                msg=f"path {given}: there is no such file, and create is false. Make it first, or let the module make it."
+                " Example: create: true"
+            )
+        return "", None
+    except OSError as error:
         module.fail_json(msg=f"path {given} cannot be read: {error}. Name a text file, and run the task as its owner or root")
-    if os.geteuid() not in (0, owner):
-        module.fail_json(msg=f"path {given} belongs to the user with id {owner}. Run the task as that user or as root")
-    return text
+    if os.geteuid() not in (0, status.st_uid):
+        module.fail_json(msg=f"path {given} belongs to the user with id {status.st_uid}. Run the task as that user or as root")
+    return text, status
 
 
-def _write(module: AnsibleModule, path: str, text: str) -> None:
-    """0600 from its first byte on, then moved into place whole."""
-    unwritten = f"path {module.params['path']} cannot be written, and is as it was: %s. Make room, or allow the write"
+def _write(module: AnsibleModule, path: str, text: str, status: os.stat_result | None) -> None:
+    """Write a copy that has the attributes of the file, then move it into place whole.
+
+    :param status: what the existing file is like; None for a new one, which is 0600 from its first byte on.
+    """
+    given = module.params["path"]
+    unwritten = f"path {given} cannot be written, and is as it was: %s. Make room, or allow the write"
     try:
         descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
         module.add_cleanup_file(temporary)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        with os.fdopen(descriptor, "w", **_TEXT) as file:
             file.write(text)
     except OSError as error:
         module.fail_json(msg=unwritten % error)
     # On the copy first: an owner, group or mode that cannot be leaves the file as it was.
+    if status:
+        try:
+            os.chown(temporary, status.st_uid, status.st_gid if module.params["group"] is None else -1)
+        except OSError as error:
+            module.fail_json(
+                msg=f"path {given} is of the group with id {status.st_gid}, which the new file cannot be given ({error.strerror})."
+                " Run the task as root or as a member of that group, or set another one. Example: group: www-data"
+            )
+        os.chmod(temporary, stat.S_IMODE(status.st_mode))
     arguments = module.load_file_common_arguments(module.params, temporary)
     module.set_fs_attributes_if_different({**arguments, "attributes": None}, False)
     # atomic_move gives a new file what the umask leaves.
@@ -179,6 +206,11 @@ def _write(module: AnsibleModule, path: str, text: str) -> None:
         module.fail_json(msg=unwritten % (error.__cause__ or error))
     finally:
         os.umask(umask)
+
+
+def _attributes(changes: dict[str, dict[str, t.Any]], side: str) -> str:
+    """Lines of a diff for the attributes that change; a colon is in no user's name."""
+    return "".join(f"{name}: {value}\n" for name, value in sorted(changes.get(side, {}).items()) if name != "path")
 
 
 def main() -> None:
@@ -198,10 +230,10 @@ def main() -> None:
                     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
                 },
             },
+            "create": {"type": "bool", "default": True},
             "exclusive": {"type": "bool", "default": False},
             "cost": {"type": "int", "default": 10},
             "schemes": {"type": "list", "elements": "str", "choices": list(_htpasswd.SCHEMES), "default": ["bcrypt"]},
-            "mode": {"type": "raw", "default": "0600"},
         },
         mutually_exclusive=[("path", "content")],
         required_one_of=[("path", "content")],
@@ -220,7 +252,7 @@ def main() -> None:
         module.fail_json(msg=f"cost {params['cost']} is not from 4 to 17. Example: cost: 10")
     # A link stays one.
     path = params["path"] and os.path.realpath(params["path"])
-    before = params["content"] if path is None else _read(module, path)
+    before, status = (params["content"], None) if path is None else _read(module, path)
     users = [_htpasswd.User(user["name"], user["password"], user["state"] == "present", user["hash"]) for user in params["users"]]
     try:
         after, actions = _htpasswd.apply(before, users, params["cost"], params["exclusive"], params["schemes"])
@@ -230,15 +262,13 @@ def main() -> None:
         module.fail_json(msg=f"{params['path'] or 'content'}: {error}. Nothing was changed.")
 
     old_names, names = list(_htpasswd.parse(before)[1]), list(_htpasswd.parse(after)[1])
+    lines = [f"{_htpasswd.shown(name)} ({actions[name]})\n" if name in actions else f"{_htpasswd.shown(name)}\n" for name in names]
     result: dict[str, t.Any] = {
         "changed": bool(actions),
-        "users": names,
+        "users": [_htpasswd.shown(name) for name in names],
         # Without what holds secrets: Ansible would look for each password in each text of it.
         "invocation": {"module_args": {name: value for name, value in params.items() if name not in ("users", "content")}},
-        "diff": {
-            "before": "".join(f"{name}\n" for name in old_names),
-            "after": "".join(f"{name} ({actions[name]})\n" if name in actions else f"{name}\n" for name in names),
-        },
+        "diff": {"before": "".join(f"{_htpasswd.shown(name)}\n" for name in old_names), "after": "".join(lines)},
     }
     if path is None:
         for user in users:
@@ -251,12 +281,15 @@ def main() -> None:
         module.no_log_values.difference_update(user.hash for user in users)
         result["content"] = after
     else:
-        result["changed"] |= not os.path.exists(path)
+        result["changed"] |= status is None
         if result["changed"] and not module.check_mode:
-            _write(module, path, after)
+            _write(module, path, after, status)
         if os.path.exists(path):
+            changes: dict[str, dict[str, t.Any]] = {}
             arguments = module.load_file_common_arguments(params, path)
-            result["changed"] = module.set_fs_attributes_if_different(arguments, result["changed"])
+            result["changed"] = module.set_fs_attributes_if_different(arguments, result["changed"], changes)
+            if status:
+                result["diff"] = {side: _attributes(changes, side) + text for side, text in result["diff"].items()}
     module.exit_json(**result)
 
 

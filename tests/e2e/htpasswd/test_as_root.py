@@ -63,13 +63,34 @@ def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: st
     assert [one.name for one in lent.iterdir()] == ["htpasswd"]
 
 
-def test_root_leaves_a_file_to_its_owner(lent: pathlib.Path) -> None:
+def test_root_leaves_a_file_to_its_owner_and_group(lent: pathlib.Path) -> None:
     path = lent / "htpasswd"
     path.write_text("")
-    os.chown(path, 65534, 65534)
+    path.chmod(0o640)
+    os.chown(path, 65534, 33)
     assert run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
-    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 65534, 0o600)
+    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 33, 0o640)
     assert not run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
+    result = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST, owner="0", group="0", mode="0600")
+    assert result["changed"] and (path.stat().st_uid, path.stat().st_gid, mode(path)) == (0, 0, 0o600)
+    assert result["diff"]["before"] == "group: 33\nmode: 0640\nowner: 65534\nnodes\n"
+    assert result["diff"]["after"] == "group: 0\nmode: 0600\nowner: 0\nnodes\n"
+
+
+def test_group_that_its_owner_cannot_give(lent: pathlib.Path) -> None:
+    path = lent / "htpasswd"
+    path.write_text(f"nodes:{hashed('old')}\n")
+    path.chmod(0o640)
+    os.chown(path, 65534, 33)
+    before = path.stat(), path.read_text()
+    os.seteuid(65534)
+    try:
+        message = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["msg"]
+    finally:
+        os.seteuid(0)
+    assert "group with id 33" in message and str(path) in message and "root" in message
+    assert (path.stat(), path.read_text()) == before
+    assert [one.name for one in lent.iterdir()] == ["htpasswd"]
 
 
 def test_full_disk_leaves_the_old_file_whole(lent: pathlib.Path) -> None:

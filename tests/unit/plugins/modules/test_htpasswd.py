@@ -406,13 +406,49 @@ def test_cost_out_of_range(text: Text, cost: int) -> None:
     assert f"cost {cost}" in message and "4 to 17" in message and "Example: cost: 10" in message
 
 
-def test_directory_and_bytes_that_are_not_utf8(tmp_path: pathlib.Path) -> None:
+def test_directory(tmp_path: pathlib.Path) -> None:
     result = run(htpasswd, path=str(tmp_path), users=[])
     assert result["failed"] and str(tmp_path) in result["msg"]
-    path = tmp_path / "latin1"
-    path.write_bytes(b"n\xe9e:hash\n")
-    result = run(htpasswd, path=str(path), users=[])
-    assert result["failed"] and str(path) in result["msg"] and path.read_bytes() == b"n\xe9e:hash\n"
+
+
+@pytest.mark.parametrize("content", [f"nodes:{hashed(NODES)}\n", "# a comment: old\n", ""], ids=["entry", "comment", "empty"])
+def test_byte_order_mark(text: Text, content: str) -> None:
+    text.put(f"\ufeff{content}")
+    message = refused(text, user("nodes", NODES))
+    assert "line 1 begins with a byte order mark" in message and "Example: sed" in message
+    assert message.startswith(str(text.path) if text.path else "content")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16(file: Text, encoding: str) -> None:
+    assert file.path
+    content = f"# a comment\nnodes:{hashed(NODES)}\n".encode(encoding)
+    file.path.write_bytes(content)
+    result = file.run(user("nodes", NODES))
+    assert result["failed"] and "line 2 holds a NUL byte" in result["msg"] and "iconv" in result["msg"]
+    assert file.path.read_bytes() == content
+
+
+def test_latin_1_stays_as_it_is(file: Text) -> None:
+    assert file.path
+    foreign = f"# caf\xe9: \xa0\nn\xe9e:{hashed(CI)}\n".encode("latin-1")
+    file.path.write_bytes(foreign + f"nodes:{hashed('old')}\n".encode())
+    result = file.run(user("nodes", NODES), user("née", CI))
+    assert result["users"] == ["n\\xe9e", "nodes", "née"] and result["diff"]["after"] == "n\\xe9e\nnodes (updated)\nnée (added)\n"
+    written = file.path.read_bytes()
+    assert written.startswith(foreign + b"nodes:$2b$") and written.splitlines()[3].startswith("née:".encode())
+    json.dumps(result).encode()
+    assert not file.run(user("nodes", NODES), user("née", CI))["changed"] and file.path.read_bytes() == written
+    assert file.run(user("nodes", NODES), exclusive=True)["users"] == ["nodes"]
+    assert file.path.read_bytes().startswith("# caf\xe9: \xa0\nnodes:".encode("latin-1"))
+
+
+def test_a_user_that_is_there_twice_in_latin_1(file: Text) -> None:
+    assert file.path
+    file.path.write_bytes(b"n\xe9e:a\nn\xe9e:b\n")
+    message = file.run(user("nodes", NODES))["msg"]
+    assert r"line 2 names the user 'n\xe9e' again" in message
+    message.encode()
 
 
 def test_without_bcrypt(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
@@ -474,13 +510,69 @@ def test_given_mode(file: Text, given: str | int) -> None:
     assert file.run(user("nodes", "another"), mode=given)["changed"] and mode(file.path) == 0o640
 
 
-def test_mode_alone_is_a_change(file: Text) -> None:
+@pytest.mark.parametrize("existing", [0o640, 0o644, 0o600])
+def test_an_existing_mode_stays(file: Text, existing: int) -> None:
+    assert file.path
+    file.run(user("nodes", NODES))
+    file.path.chmod(existing)
+    for check_mode in (True, False):
+        assert not file.run(user("nodes", NODES), check=check_mode)["changed"] and mode(file.path) == existing
+    assert file.run(user("nodes", "another"))["diff"]["after"] == "nodes (updated)\n"
+    assert mode(file.path) == existing
+
+
+def test_no_moment_has_another_mode(file: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert file.path
+    path, seen = file.path, []
+    file.run(user("nodes", NODES))
+    path.chmod(0o640)
+    real = os.rename
+
+    def rename(source: Any, target: Any) -> None:
+        real(source, target)
+        if os.fsdecode(target) == str(path):
+            seen.append(mode(path))
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert file.run(user("nodes", "another"))["changed"]
+    assert seen == [0o640]
+
+
+@pytest.mark.parametrize("more", [[], [user("ci", CI)]], ids=["alone", "with a user"])
+def test_mode_change_is_in_the_diff(file: Text, more: list[dict[str, Any]]) -> None:
     assert file.path
     file.run(user("nodes", NODES), mode="0644")
     before = file.get()
-    assert file.run(user("nodes", NODES), check=True)["changed"] and mode(file.path) == 0o644
-    assert file.run(user("nodes", NODES))["changed"] and mode(file.path) == 0o600
-    assert not file.run(user("nodes", NODES))["changed"] and file.get() == before
+    added = "".join(f"{one['name']} (added)\n" for one in more)
+    for check_mode in (True, False):
+        result = file.run(user("nodes", NODES), *more, mode="0640", check=check_mode)
+        assert result["changed"] and result["diff"] == {"before": "mode: 0644\nnodes\n", "after": f"mode: 0640\nnodes\n{added}"}
+        assert mode(file.path) == (0o644 if check_mode else 0o640)
+    repeat = file.run(user("nodes", NODES), *more, mode="0640")
+    assert not repeat["changed"] and repeat["diff"]["before"] == repeat["diff"]["after"]
+    assert file.get().startswith(before)
+
+
+def test_a_missing_file_that_is_not_to_be_made(file: Text) -> None:
+    assert file.path
+    for check_mode in (True, False):
+        result = file.run(user("nodes", NODES), create=False, check=check_mode)
+        assert result["failed"] and "create is false" in result["msg"] and "Example: create: true" in result["msg"]
+        assert str(file.path) in result["msg"] and not file.path.exists()
+    file.put("")
+    assert file.run(user("nodes", NODES), create=False)["changed"]
+    assert not file.run(user("nodes", NODES), create=False)["changed"]
+
+
+def test_a_group_that_cannot_be_kept_is_an_error(file: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+    file.run(user("nodes", NODES))
+
+    def chown(*_arguments: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", chown)
+    message = refused(file, user("nodes", CI))
+    assert "is of the group with id" in message and "Run the task as root" in message and "Example: group: www-data" in message
 
 
 def test_link_stays_one(file: Text, tmp_path: pathlib.Path) -> None:
