@@ -12,6 +12,8 @@ from __future__ import annotations
 # pylint: disable=ansible-bad-function
 import collections
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -55,11 +57,38 @@ class Engine:
     """
 
     name: str
+    # Of the runs that C(alone) lets in one after the other; others use other names for what they make for a while.
+    scope = ""
 
     def __init__(self, program: str, platform: str, log: Log) -> None:
         self.program = program
         self.platform = platform
         self.log = log
+
+    @contextlib.contextmanager
+    def alone(self) -> t.Iterator[None]:
+        """Wait for other runs of this user, then hold the engine: builds share the name of their base, which has one platform at
+        a time, and archives the name of the image."""
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pullthrough.registry_cache")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Closed by the kernel however the process ends. The file stays, or two runs could hold one each.
+            lock = open(folder / f"{self.name}.lock", "a", encoding="utf-8")  # noqa: SIM115  # pylint: disable=consider-using-with
+        except OSError as error:
+            raise EngineError(
+                f"{folder}, where runs that build wait for each other, cannot be written ({error.strerror})."
+                " Name a folder that can, in the environment of the playbook. Example: XDG_CACHE_HOME=/var/cache/ansible"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self.log.write(f"Another run uses {self.name} on this host. Waiting for it to end.\n")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            status = os.fstat(lock.fileno())
+            own = f"{os.uname().nodename} {status.st_dev} {status.st_ino}"
+            self.scope = hashlib.sha256(own.encode()).hexdigest()[:8]
+            yield
 
     # What each of the two asks its command line.
     version: tuple[str, ...]
@@ -144,6 +173,10 @@ class Engine:
         words += ["--network", network] if network else []
         flags, env = self.build_flags(platform)
         self.run("build", *flags, *words, "--tag", name, context, env={**platforms, **args, **env})
+        if (built := self.platform_of(name)) != platform:
+            # A run of another user, for whom `alone` does not wait, has pulled the base for another platform meanwhile.
+            self.run("rmi", name)
+            raise EngineError(f"the base image was replaced while it was used, so that {name} is of {built} and not of {platform}")
 
     def build_flags(self, platform: str) -> tuple[list[str], dict[str, str]]:
         raise NotImplementedError
@@ -215,8 +248,8 @@ class Podman(Engine):
         self.run("save", "--format", "docker-archive", "--output", file, name)
 
     def push(self, index: str, images: t.Sequence[str], auth: dict[str, t.Any] | None, insecure: bool) -> None:
-        # Of a name that no image has, since it stays where a run was killed.
-        own = "localhost/registry-cache-index:" + index.rpartition(":")[2]
+        # The index under its final name would be there with half of its platforms. A run that is killed leaves this one.
+        own = f"localhost/registry-cache-index:{index.rpartition(':')[2]}-{self.scope}"
         with tempfile.TemporaryDirectory() as folder:
             file = os.path.join(folder, "auth.json")
             _write_secret(file, auth or {"auths": {}})

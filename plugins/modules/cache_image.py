@@ -14,6 +14,8 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Builds C(docker/) of this collection by the command line of docker or podman, for each platform, under a tag that is a
     hash of all that goes into it. What is there is not built again.
+  - Runs of one user that build with the same engine wait for each other, and use what the other one made. Hosts of a play that want the
+    same image so build it once.
   - With O(publish=push) the registry is asked first; what it has under that tag needs no engine. All images are pushed before
     the index that names them, so that a push that breaks leaves nothing under the final tag.
   - The engine's output is shown as it comes. A failure is told in a sentence, with the engine's last lines.
@@ -107,6 +109,10 @@ options:
   sbom_path:
     description: A folder for a CycloneDX SBOM of each program, made from the program's own build information. It is made if missing.
     type: path
+  labels:
+    description: Labels version and revision of the sources, by default those of O(collection_path); the action plugin of this name sets
+      them.
+    type: dict
   log_path:
     description: A file for the output as it comes; the action plugin of this name sets it.
     type: path
@@ -175,9 +181,10 @@ archives:
   returned: success, with O(publish=archive)
   type: dict
   sample:
-    linux/amd64: /srv/images/registry-cache_b-5b0c9bb32ee7_linux-amd64.tar
+    linux/amd64: /srv/images/registry-cache-3d0b97a1_b-5b0c9bb32ee7_linux-amd64.tar
 """
 
+import hashlib
 import os
 import pathlib
 import re
@@ -248,6 +255,20 @@ class ImageError(Exception):
         self.output = output
 
 
+class Lacking(t.NamedTuple):
+    """What is not there yet: images in the engine, SBOMs and archives by their platforms, the index in the registry, or its digest."""
+
+    images: list[str]
+    sboms: list[str]
+    archives: list[str]
+    index: bool
+    digest: str | None
+
+    @property
+    def anything(self) -> bool:
+        return bool(self.images or self.sboms or self.archives or self.index)
+
+
 class CacheImage:
     """The image that the parameters describe."""
 
@@ -266,8 +287,8 @@ class CacheImage:
         # As podman and clusters complete a short name; docker takes it as well.
         self.name = f"{image.registry}/{image.repository}"
         self.platforms = sorted(set(params["platforms"])) or [self.find_engine().platform]
-        inputs = (params["base"], params["builder"], *self.platforms)
-        self.tag = _build_inputs.tag(self.context, *inputs)
+        self.inputs = (params["base"], params["builder"], *self.platforms)
+        self.tag = _build_inputs.tag(self.context, *self.inputs)
         self.reference = f"{self.name}:{self.tag}"
 
     def find_engine(self) -> t.Any:
@@ -288,43 +309,66 @@ class CacheImage:
         return f"{self.reference}-{_engine.architecture(platform)}"
 
     def beside(self, platform: str) -> str:
-        """The first part of the names of files that belong to a platform's image."""
-        return f"{self.path.rpartition('/')[2]}_{self.tag}_{platform.replace('/', '-')}"
+        """The first part of the names of files that belong to a platform's image, and to no other image of the same sources."""
+        own = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return f"{self.path.rpartition('/')[2]}-{own}_{self.tag}_{platform.replace('/', '-')}"
 
     def lacks_sbom(self, platform: str) -> bool:
         folder = self.params["sbom_path"]
         return bool(folder) and not os.path.isdir(os.path.join(folder, self.beside(platform)))
 
-    def bring(self) -> dict[str, t.Any]:
-        """Bring the image to where it is wanted; returns what the module does."""
-        result: dict[str, t.Any] = {"changed": False, "tag": self.tag, "reference": self.reference, "built": []}
+    def archives(self) -> dict[str, str]:
+        """The archive of each platform, where archives are wanted."""
+        if self.params["publish"] != "archive":
+            return {}
+        return {platform: os.path.join(self.params["archive_path"], f"{self.beside(platform)}.tar") for platform in self.platforms}
+
+    def lacking(self) -> Lacking:
+        """What is not there yet. What was pushed or saved needs no engine."""
         publish = self.params["publish"]
         pushed = self.remote() if publish == "push" else None
-        without_sbom = [platform for platform in self.platforms if self.lacks_sbom(platform)]
-        archives = {}
+        sboms = [platform for platform in self.platforms if self.lacks_sbom(platform)]
+        unsaved = [platform for platform, file in self.archives().items() if not os.path.exists(file)]
         if publish == "archive":
-            archives = {p: os.path.join(self.params["archive_path"], f"{self.beside(p)}.tar") for p in self.platforms}
-            result["archives"] = archives
-        unsaved = [platform for platform, file in archives.items() if not os.path.exists(file)]
-        # What was pushed or saved needs no engine.
-        if publish == "none" or without_sbom or unsaved or (publish == "push" and pushed is None):
-            engine = self.find_engine()
-            needed = self.platforms if publish != "archive" else sorted({*unsaved, *without_sbom})
-            if publish == "push" and pushed is not None:
-                needed = without_sbom
-            result["built"] = [p for p in needed if engine.platform_of(self.local(p)) != p]
-            result["changed"] = bool(result["built"] or without_sbom or unsaved or (publish == "push" and pushed is None))
-            if not self.check:
-                self.make(result["built"], without_sbom)
-                for platform in unsaved:
-                    self.save(platform, archives[platform])
-                if publish == "push" and pushed is None:
-                    pushed = self.push()
-        if pushed is not None:
-            result.update({"digest": pushed, "reference": f"{self.name}@{pushed}"})
+            needed = sorted({*unsaved, *sboms})
+        else:
+            needed = sboms if pushed is not None else self.platforms
+        images = [platform for platform in needed if self.find_engine().platform_of(self.local(platform)) != platform]
+        return Lacking(images, sboms, unsaved, publish == "push" and pushed is None, pushed)
+
+    def bring(self) -> dict[str, t.Any]:
+        """Bring the image to where it is wanted; returns what the module does."""
+        lacking = self.lacking()
+        if lacking.anything and not self.check:
+            with self.find_engine().alone():
+                # Several hosts of a play want the same image: the first one brings it, and the others find it.
+                lacking = self.lacking()
+                digest = self.make_up_for(lacking)
+        else:
+            digest = lacking.digest
+        result: dict[str, t.Any] = {
+            "changed": lacking.anything,
+            "complete": not lacking.anything,
+            "tag": self.tag,
+            "reference": self.reference,
+            "built": lacking.images,
+            "engine": self.engine.name if self.engine else "",
+        }
+        if self.params["publish"] == "archive":
+            result["archives"] = self.archives()
+        if digest is not None:
+            result.update({"digest": digest, "reference": f"{self.name}@{digest}"})
             if self.params["anonymous_pull"]:
-                self.require_anonymous_pull(pushed)
-        return {**result, "complete": not result["changed"], "engine": self.engine.name if self.engine else ""}
+                self.require_anonymous_pull(digest)
+        return result
+
+    def make_up_for(self, lacking: Lacking) -> str | None:
+        """Make what is lacking; returns the digest in the registry, where one is wanted."""
+        self.make(lacking.images, lacking.sboms)
+        archives = self.archives()
+        for platform in lacking.archives:
+            self.save(platform, archives[platform])
+        return self.push() if lacking.index else lacking.digest
 
     # Building
 
@@ -337,6 +381,8 @@ class CacheImage:
                 image, sbom = pathlib.Path(folder, "image"), pathlib.Path(folder, "sbom")
                 _build_inputs.copy(self.context, image, self.ca)
                 _build_inputs.copy(self.context / "sbom", sbom, self.ca)
+                if _build_inputs.tag(self.context, *self.inputs) != self.tag:
+                    raise ImageError(f"The sources in {self.context} changed while this run read them. Run it again.")
                 self.pull("builder", engine.platform)
                 network = self.params["build_network"]
                 for platform in missing:
@@ -371,7 +417,8 @@ class CacheImage:
     def labels(self) -> dict[str, str]:
         base = self.params["base"]
         digest = base.partition("@")[2] or self.engine.digest_of(base) or ""
-        found = {**_build_inputs.labels(self.collection), "base.name": base, "base.digest": digest}
+        own = _build_inputs.labels(self.collection) if self.params["labels"] is None else self.params["labels"]
+        found = {**own, "base.name": base, "base.digest": digest}
         return {f"org.opencontainers.image.{label}": text for label, text in found.items() if text}
 
     def write_sbom(self, platform: str) -> None:
@@ -387,18 +434,15 @@ class CacheImage:
     # Publishing
 
     def save(self, platform: str, file: str) -> None:
-        part = f"{file}.part"
         try:
             os.makedirs(self.params["archive_path"], exist_ok=True)
             self.engine.tag(self.local(platform), self.reference)
-            # podman refuses to write over a file.
-            if os.path.exists(part):
-                os.unlink(part)
-            self.engine.save(self.reference, part)
-            os.rename(part, file)
+            # An archive is there as a whole or not at all. podman refuses to write over a file.
+            with tempfile.TemporaryDirectory(dir=self.params["archive_path"]) as folder:
+                part = os.path.join(folder, "part")
+                self.engine.save(self.reference, part)
+                os.rename(part, file)
         except _engine.EngineError as error:
-            if os.path.exists(part):
-                os.unlink(part)
             raise self.told(f"The archive {file} was not written", error) from error
 
     def credential(self) -> t.Any:
@@ -504,6 +548,7 @@ def main() -> None:
             "anonymous_pull": {"type": "bool", "default": False},
             "archive_path": {"type": "path"},
             "sbom_path": {"type": "path"},
+            "labels": {"type": "dict"},
             "log_path": {"type": "path"},
         },
         required_together=[("username", "password")],
@@ -515,7 +560,7 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
     try:
         module.exit_json(**CacheImage(module.params, module.check_mode).bring())
-    except (ImageError, _registry.RegistryError, ValueError) as error:
+    except (ImageError, _engine.EngineError, _registry.RegistryError, ValueError) as error:
         output = getattr(error, "output", "")
         module.fail_json(msg=f"{error}\n{output}".strip())
     except OSError as error:

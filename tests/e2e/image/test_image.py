@@ -14,6 +14,7 @@ import resource
 import ssl
 import struct
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -156,7 +157,8 @@ def one_task() -> float:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sboms_name_what_is_in_the_programs(published: dict[str, Outcome], engine: str) -> None:
     folder = pathlib.Path(published[engine].variables["registry_cache_image_sbom_path"])  # type: ignore[attr-defined]
-    assert {path.name for path in folder.iterdir()} == {f"{engine}_{tag(published[engine])}_linux-{p[6:]}" for p in PLATFORMS}
+    own = hashlib.sha256(published[engine].variables["registry_cache_image"].encode()).hexdigest()[:8]  # type: ignore[attr-defined]
+    assert {path.name for path in folder.iterdir()} == {f"{engine}-{own}_{tag(published[engine])}_linux-{p[6:]}" for p in PLATFORMS}
     pins = dict(re.findall(r"(?m)^\s+(\S+) (v\S+)", (ROOT / "docker/registry/go.mod").read_text()))
     for beside in folder.iterdir():
         for program, module in (
@@ -233,6 +235,24 @@ def test_a_changed_pin_is_one_command_and_another_image(
     forget("acme/pinned")
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_three_hosts_build_once(role: Role, server: Server, engine: str) -> None:
+    options = {
+        "registry_cache_image": f"{server.host}/acme/three-{engine}",
+        "registry_cache_image_engine": engine,
+        "registry_cache_image_pull_secrets": ["named"],
+        "registry_cache_image_username": USER,
+        "registry_cache_image_password": PASSWORD,
+    }
+    outcome = role("--inventory", "one,two,three,", **options)
+    assert outcome.returncode == 0, outcome.output
+    assert outcome.output.count(f"$ {engine} build ") == len(PLATFORMS)
+    assert len(set(re.findall(r"reference=\[(.*?)\]", outcome.output))) == 1
+    index = server.get(f"acme/three-{engine}/manifests/{outcome.reference.rpartition('@')[2]}").json()
+    assert len(index["manifests"]) == len(PLATFORMS)
+    forget(f"acme/three-{engine}")
+
+
 def test_containerd_and_k3s_nodes_get_the_image(role: Role, tmp_path: pathlib.Path) -> None:
     """A real containerd, of which this machine is the node."""
     address = tmp_path / "containerd.sock"
@@ -244,6 +264,7 @@ def test_containerd_and_k3s_nodes_get_the_image(role: Role, tmp_path: pathlib.Pa
     (tmp_path / "config.toml").write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
     daemon = ["containerd", "--config", str(tmp_path / "config.toml"), "--address", str(address)]
     daemon += ["--root", str(tmp_path / "root"), "--state", str(tmp_path / "state")]
+    before = set(pathlib.Path(tempfile.gettempdir()).glob("registry-cache-*"))
     with (tmp_path / "log").open("w") as log, subprocess.Popen(daemon, stdout=log, stderr=log) as process:
         try:
             for publish in ("containerd", "k3s"):
@@ -262,7 +283,7 @@ def test_containerd_and_k3s_nodes_get_the_image(role: Role, tmp_path: pathlib.Pa
                 assert first.reference in listed and re.fullmatch(rf"docker.io/acme/{publish}:b-[0-9a-f]{{12}}", first.reference)
                 again = role(env=env, **options)
                 assert (again.returncode, again.changed) == (0, 0), again.output
-                assert not list(pathlib.Path("/tmp").glob("b-*.tar"))
+                assert set(pathlib.Path(tempfile.gettempdir()).glob("registry-cache-*")) == before
         finally:
             process.terminate()
     forget("acme/containerd", "acme/k3s")

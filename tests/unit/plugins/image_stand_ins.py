@@ -84,10 +84,11 @@ class Registry:
 
 # Keeps what images there are in files, and plays what a test wrote for a command: `WORD.out` is said, `WORD.rc` the end.
 _PROGRAM = """#!{python} -IS
-import json, os, pathlib, shutil, sys
+import json, os, pathlib, shutil, sys, time, urllib.parse
 home = pathlib.Path({home!r})
 words = sys.argv[1:]
-held = json.loads((home / "held").read_text())
+text = (home / "held").read_text()
+held = json.loads(text)
 with (home / "calls").open("a") as calls:
     names = ("DOCKER_CONFIG", "TARGETARCH", "GOPROXY", "https_proxy", "DOCKER_BUILDKIT", "BUILDX_NO_DEFAULT_ATTESTATIONS")
     env = {{k: os.environ.get(k) for k in names}}
@@ -114,6 +115,8 @@ elif words[0] == "image":
 elif word == "pull":
     held[words[-1]] = words[2]
 elif word == "build":
+    slow = home / "slow"
+    time.sleep(float(slow.read_text()) if slow.exists() else 0)
     held[words[words.index("--tag") + 1]] = "linux/" + os.environ["TARGETARCH"]
     print("Step 1/1 : something")
     shutil.copytree(words[-1], home / pathlib.Path(words[-1]).name, dirs_exist_ok=True)
@@ -127,9 +130,29 @@ elif word == "save":
     pathlib.Path(words[words.index("--output") + 1]).write_text("archive of " + words[-1])
 elif word == "buildx":
     sys.exit(0 if (home / "has-buildx").exists() else 1)
-elif words[:2] == ["manifest", "inspect"]:
-    sys.exit(1)
-(home / "held").write_text(json.dumps(held))
+elif words[0] == "manifest":
+    # One name, one list of images, as each of the two keeps it.
+    flags = ("--insecure", "--all", "--tls-verify=false", "--tls-verify=true", "--authfile", "--amend")
+    names = [name for name in words[2:] if name not in flags and not name.endswith("auth.json")]
+    index = pathlib.Path(config or home, urllib.parse.quote(names[0], safe=""))
+    if word == "inspect":
+        sys.exit(0 if index.exists() else 1)
+    elif word == "create":
+        if index.exists():
+            sys.exit(print("that name is already in use", file=sys.stderr) or 125)
+        index.write_text(json.dumps(names[1:]))
+    elif not index.exists():
+        sys.exit(print("no such manifest", file=sys.stderr) or 125)
+    elif word == "add":
+        index.write_text(json.dumps([*json.loads(index.read_text()), names[1]]))
+    elif word == "push":
+        with (home / "pushed").open("a") as pushed:
+            pushed.write(json.dumps([names[-1].partition("//")[2] or names[-1], json.loads(index.read_text())]) + "\\n")
+    elif word == "rm":
+        index.unlink()
+if json.dumps(held) != text:
+    (home / "new").write_text(json.dumps(held))
+    (home / "new").rename(home / "held")
 """
 
 
@@ -153,6 +176,12 @@ class Program:
     @property
     def calls(self) -> list[tuple[list[str], dict[str, str | None]]]:
         file = self.home / "calls"
+        return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+    @property
+    def pushed(self) -> list[tuple[str, list[str]]]:
+        """The indexes that came to the registry, with their images."""
+        file = self.home / "pushed"
         return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 
     def called(self, word: str) -> list[tuple[list[str], dict[str, str | None]]]:

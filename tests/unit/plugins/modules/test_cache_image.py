@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
 import itertools
 import json
 import pathlib
+import re
+import subprocess
+import sys
+import threading
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _engine
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs, _engine
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_image
 
 from sandbox.settings import ROOT
@@ -289,7 +295,7 @@ def test_an_sbom_beside(docker: Program, tmp_path: pathlib.Path) -> None:
     made = image(**options)
     assert made["changed"] and made["built"] == []
     (target,) = folder.iterdir()
-    assert target.name == f"registry-cache_{first['tag']}_linux-amd64"
+    assert re.fullmatch(rf"registry-cache-[0-9a-f]{{8}}_{first['tag']}_linux-amd64", target.name)
     assert (target / "registry.cdx.json").read_text() == "sbom"
     assert not image(**options)["changed"]
 
@@ -304,3 +310,165 @@ def test_the_users_own_configuration_stays_beside_the_credential(
     pushing(registry, username="ada", password="s3cret")
     stored = json.loads(docker.called("push")[0][1]["auth"] or "{}")
     assert stored["currentContext"] == "colima" and "credsStore" not in stored and stored["auths"].keys() == {registry.host}
+
+
+def test_archives_of_other_images_lie_beside(docker: Program, tmp_path: pathlib.Path) -> None:
+    options = {"publish": "archive", "archive_path": str(tmp_path / "a"), "platforms": ["linux/amd64"], "sbom_path": str(tmp_path / "s")}
+    for name in ("r.example/acme/cache", "r.example/other/cache", "s.example/acme/cache"):
+        saved = image(name, **options)
+        assert saved["changed"] and saved["built"] == ["linux/amd64"]
+        assert pathlib.Path(saved["archives"]["linux/amd64"]).read_text() == f"archive of {saved['reference']}"
+    assert len(list((tmp_path / "a").iterdir())) == len(list((tmp_path / "s").iterdir())) == 3
+
+
+# Several runs at once
+
+
+def bring(**options: Any) -> dict[str, Any]:
+    """What the module does, without what a process has but once."""
+    given = {
+        "name": "registry-cache", "collection_path": str(ROOT), "base": BASE, "builder": BUILDER, "publish": "none", "engine": "auto",
+        "platforms": BOTH, "retries": 0, "insecure": True, "anonymous_pull": False, **options,
+    }  # fmt: skip
+    return cache_image.CacheImage(collections.defaultdict(lambda: None, given), False).bring()
+
+
+def at_once(*runs: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of runs that start together."""
+    start = threading.Barrier(len(runs))
+
+    def run_one(options: dict[str, Any]) -> dict[str, Any]:
+        start.wait(30)
+        return bring(**options)
+
+    with concurrent.futures.ThreadPoolExecutor(len(runs)) as executor:
+        return list(executor.map(run_one, runs))
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+@pytest.mark.parametrize("publish", ["none", "push", "archive"])
+def test_three_hosts_build_once(
+    engine: str,
+    publish: str,
+    request: pytest.FixtureRequest,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+) -> None:
+    program: Program = request.getfixturevalue(engine)
+    Pushed(registry, monkeypatch, program)
+    (program.home / "slow").write_text("0.3")
+    options = {"name": f"{registry.host}/acme/cache", "publish": publish, "archive_path": str(tmp_path / "a"), "sbom_path": str(tmp_path / "s")}
+    results = at_once(options, options, options)
+    assert len([call for call in program.called("build") if not call[0][-1].endswith("sbom")]) == 2
+    assert sorted(result["changed"] for result in results) == [False, False, True]
+    assert sorted(result["built"] for result in results) == [[], [], BOTH]
+    assert len({result["reference"] for result in results}) == 1
+    if publish == "push":
+        assert [len(images) for _index, images in program.pushed] == [2]
+    if publish == "archive":
+        assert len(program.called("save")) == 2 and len(list((tmp_path / "a").iterdir())) == 2
+    assert len(list((tmp_path / "s").iterdir())) == 2
+
+
+def test_hosts_with_other_platforms_do_not_take_each_others_base(docker: Program) -> None:
+    (docker.home / "slow").write_text("0.3")
+    at_once(*({"platforms": [platform], "name": name} for platform in BOTH for name in ("a/cache", "b/cache")))
+    order = [words for words, _env in docker.calls if words[0] == "build" or (words[0] == "pull" and words[-1] == BASE)]
+    assert [words[0] for words in order] == ["pull", "build"] * 4
+
+
+def test_a_run_that_waits_says_so(docker: Program, tmp_path: pathlib.Path) -> None:
+    (docker.home / "slow").write_text("0.3")
+    logs = [tmp_path / "one", tmp_path / "two"]
+    at_once(*({"log_path": str(log), "platforms": ["linux/amd64"]} for log in logs))
+    assert sum("Another run uses docker on this host. Waiting" in log.read_text() for log in logs if log.exists()) == 1
+
+
+def test_a_run_that_was_killed_holds_nobody_up(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = programs / "cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    (cache / "pullthrough.registry_cache").mkdir(parents=True)
+    code = "import fcntl,sys; f=open(sys.argv[1],'a'); fcntl.flock(f,fcntl.LOCK_EX); print('held',flush=True); sys.stdin.read()"
+    words = [sys.executable, "-ISc", code, str(cache / "pullthrough.registry_cache" / "docker.lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as killed:
+        assert killed.stdout and killed.stdout.readline() == "held\n"
+        killed.kill()
+    assert bring()["built"] == BOTH
+
+
+def test_a_folder_for_the_lock_that_cannot_be_made(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (programs / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(programs / "file"))
+    refused = image(platforms=["linux/amd64"])
+    assert refused["failed"] and "Example: XDG_CACHE_HOME=" in refused["msg"] and not docker.called("build")
+    assert image(platforms=["linux/amd64"], check=True)["changed"]
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+def test_a_run_of_somebody_else_spoils_no_index(
+    engine: str, request: pytest.FixtureRequest, registry: Registry, monkeypatch: pytest.MonkeyPatch, programs: pathlib.Path
+) -> None:
+    """It pushes in the middle of a push, and shares no lock with it."""
+    program: Program = request.getfixturevalue(engine)
+    Pushed(registry, monkeypatch, program)
+    options = {"name": f"{registry.host}/acme/cache", "publish": "push"}
+    original, others = _engine.Engine.run, []
+
+    def watched(engine: Any, *words: str, **more: Any) -> str:
+        if words[:2] == ("manifest", "push") and not others:
+            others.append("begun")
+            with monkeypatch.context() as other:
+                other.setenv("XDG_CACHE_HOME", str(programs / "other"))
+                registry.tags.clear()
+                others.append(bring(**options)["digest"])
+                registry.tags.clear()
+        return original(engine, *words, **more)
+
+    monkeypatch.setattr(_engine.Engine, "run", watched)
+    assert bring(**options)["digest"] == DIGEST == others[1]
+    assert [len(set(images)) for _index, images in program.pushed] == [2, 2]
+    assert {index.rpartition(":")[0] for index, _images in program.pushed} == {options["name"]}
+
+
+def test_podman_removes_what_a_run_that_was_killed_has_left(podman: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    Pushed(registry, monkeypatch, podman)
+    options = {"name": f"{registry.host}/acme/cache", "publish": "push"}
+    original = _engine.Engine.run
+
+    def killed(engine: Any, *words: str, **more: Any) -> str:
+        if words[:2] in (("manifest", "push"), ("manifest", "rm")):
+            raise KeyboardInterrupt
+        return original(engine, *words, **more)
+
+    with monkeypatch.context() as once:
+        once.setattr(_engine.Engine, "run", killed)
+        with pytest.raises(KeyboardInterrupt):
+            bring(**options)
+    assert bring(**options)["digest"] == DIGEST
+    assert [len(images) for _index, images in podman.pushed] == [2]
+    assert not [file for file in podman.home.iterdir() if "registry-cache-index" in file.name]
+    names = {words[2] for words, _env in podman.calls if words[:2] == ["manifest", "create"]}
+    assert len(names) == 1 and names.pop().startswith("localhost/registry-cache-index:b-")
+
+
+def test_a_base_that_somebody_else_replaced(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = _engine.Engine.run
+
+    def replaced(engine: Any, *words: str, **more: Any) -> str:
+        output = original(engine, *words, **more)
+        if words[0] == "build":
+            docker.hold(words[words.index("--tag") + 1], "linux/arm64")
+        return output
+
+    monkeypatch.setattr(_engine.Engine, "run", replaced)
+    refused = image(platforms=["linux/amd64"])
+    assert refused["failed"] and "was replaced while it was used" in refused["msg"]
+    assert docker.called("rmi")
+
+
+def test_sources_that_change_while_they_are_read(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_build_inputs, "tag", lambda *_inputs, seen=itertools.count(): f"b-{next(seen)}")
+    refused = image(platforms=["linux/amd64"])
+    assert refused["failed"] and "changed while this run read them. Run it again." in refused["msg"]
+    assert not docker.called("build")
