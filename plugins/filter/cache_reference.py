@@ -70,7 +70,7 @@ def _hosts(upstreams: t.Any) -> list[str]:
     """The upstreams' hosts."""
     if not is_sequence(upstreams) or not upstreams:
         raise AnsibleFilterError(f"cache_reference: upstreams must be a non-empty list. {_UPSTREAMS}")
-    hosts = [upstream.get("host") if isinstance(upstream, Mapping) else upstream for upstream in upstreams]
+    hosts: list[t.Any] = [upstream.get("host") if isinstance(upstream, Mapping) else upstream for upstream in upstreams]
     for host in hosts:
         if not _image_reference.is_host(host):
             raise AnsibleFilterError(f"cache_reference: upstreams holds '{host}', which is not a registry's host. {_UPSTREAMS}")

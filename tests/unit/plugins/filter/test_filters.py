@@ -146,7 +146,7 @@ def test_cache_reference(reference: str, expected: str, upstreams: list[Any]) ->
     assert cache_reference(ours, upstreams, endpoint) == expected.replace("localhost:30026", endpoint)
 
 
-@pytest.mark.parametrize("reference", ["alpine", "gcr.io/p/i:1", "europe-west1-docker.pkg.dev/p/r/i", "localhost:30027/p/i", f"{GAR}:443/p/i"])
+@pytest.mark.parametrize("reference", ["alpine", "gcr.io/p/i:1", "eu-docker.pkg.dev/p/r/i", "localhost:30027/p/i", f"{GAR}:443/p/i"])
 def test_cache_reference_of_another_registry(reference: str) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         cache_reference(reference, [GAR])
