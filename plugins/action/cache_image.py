@@ -1,15 +1,18 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs module cache_image and shows what it logs as it comes, which Ansible does for no module."""
+"""Runs module cache_image with the sources of this collection, and shows what it logs as it comes, which Ansible does for no module."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import pathlib
+import tempfile
 import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs
 
 _PAUSE_SECONDS = 1
 _display = Display()
@@ -22,21 +25,38 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
-        if self._task.check_mode:
-            return self._execute_module(task_vars=task_vars)
+        collection = pathlib.Path(__file__).resolve().parents[2]
+        arguments = {**self._task.args, "labels": _build_inputs.labels(collection)}
         self._make_tmp_path()
-        log = self._connection._shell.join_path(self._connection._shell.tmpdir, "output")
-        arguments = {**self._task.args, "log_path": log}
-        shown = 0
         try:
-            with concurrent.futures.ThreadPoolExecutor(1) as executor:
-                module = executor.submit(self._execute_module, module_args=arguments, task_vars=task_vars)
-                while not module.done():
-                    concurrent.futures.wait([module], timeout=_PAUSE_SECONDS)
-                    shown += self._show(log, shown, whole=module.done())
-                return module.result()
+            if self._connection.transport == "local":
+                arguments["context"] = str(collection / "docker")
+            else:
+                arguments["sources"] = self._send_sources(collection / "docker")
+            if self._task.check_mode:
+                return self._execute_module(module_args=arguments, task_vars=task_vars)
+            return self._run_and_show(arguments, task_vars)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)
+
+    def _send_sources(self, context: pathlib.Path) -> str:
+        """Bring the sources to the host of the module, in a file that other runs do not change; returns its path."""
+        remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "sources.tar.gz")
+        with tempfile.NamedTemporaryFile() as file:
+            _build_inputs.pack(context, file.name)
+            self._transfer_file(file.name, remote)
+        self._fixup_perms2((self._connection._shell.tmpdir, remote))
+        return remote
+
+    def _run_and_show(self, arguments: dict[str, t.Any], task_vars: dict[str, t.Any] | None) -> dict[str, t.Any]:
+        log = self._connection._shell.join_path(self._connection._shell.tmpdir, "output")
+        shown = 0
+        with concurrent.futures.ThreadPoolExecutor(1) as executor:
+            module = executor.submit(self._execute_module, module_args={**arguments, "log_path": log}, task_vars=task_vars)
+            while not module.done():
+                concurrent.futures.wait([module], timeout=_PAUSE_SECONDS)
+                shown += self._show(log, shown, whole=module.done())
+            return module.result()
 
     def _show(self, log: str, start: int, whole: bool) -> int:
         """Show the lines after the first C(start) characters; returns how many characters that were."""

@@ -16,6 +16,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import tarfile
 import typing as t
 
 EXTRA_CA = "extra-ca.crt"
@@ -48,6 +49,22 @@ def copy(context: pathlib.Path, target: pathlib.Path, ca: bytes) -> None:
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, copied)
     (target / EXTRA_CA).write_bytes(ca)
+
+
+def pack(context: pathlib.Path, file: str) -> None:
+    """Write an archive of the sources and of those of the SBOMs, for a host that lacks them."""
+    with tarfile.open(file, "w:gz") as archive:
+        for folder in (context, context / "sbom"):
+            for source in sources(folder):
+                archive.add(source, source.relative_to(context).as_posix())
+
+
+def unpack(file: str, target: str) -> None:
+    """Extract what C(pack) has written."""
+    # Python 3.12 warns without it, and some releases of Python before lack it.
+    options: dict[str, t.Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    with tarfile.open(file) as archive:
+        archive.extractall(target, **options)
 
 
 def labels(collection: pathlib.Path) -> dict[str, str]:

@@ -19,15 +19,11 @@ description:
   - With O(publish=push) the registry is asked first; what it has under that tag needs no engine. All images are pushed before
     the index that names them, so that a push that breaks leaves nothing under the final tag.
   - The engine's output is shown as it comes. A failure is told in a sentence, with the engine's last lines.
-  - Runs where the engine and this collection's files are, which is the host of the playbook.
+  - Runs where the engine is. The sources are those of this collection on the control node; a host that is reached by SSH gets them.
 options:
   name:
     description: The repository, without a tag, such as C(ghcr.io/acme/registry-cache).
     type: str
-    required: true
-  collection_path:
-    description: The folder of this collection, which holds C(docker/).
-    type: path
     required: true
   publish:
     description:
@@ -109,10 +105,16 @@ options:
   sbom_path:
     description: A folder for a CycloneDX SBOM of each program, made from the program's own build information. It is made if missing.
     type: path
+  context:
+    description: The folder of the sources; the action plugin of this name sets it where this host sees the collection.
+    type: path
+  sources:
+    description: An archive of the sources; the action plugin of this name sets it elsewhere.
+    type: path
   labels:
-    description: Labels version and revision of the sources, by default those of O(collection_path); the action plugin of this name sets
-      them.
+    description: Labels version and revision of the sources; the action plugin of this name sets them.
     type: dict
+    default: {}
   log_path:
     description: A file for the output as it comes; the action plugin of this name sets it.
     type: path
@@ -135,7 +137,6 @@ EXAMPLES = r"""
 - name: Build for two platforms and push
   pullthrough.registry_cache.cache_image:
     name: ghcr.io/acme/registry-cache
-    collection_path: "{{ role_path }}/../.."
     publish: push
     platforms: [linux/amd64, linux/arm64]
     base: docker.io/library/registry:3.1.2
@@ -256,17 +257,17 @@ class ImageError(Exception):
 
 
 class Lacking(t.NamedTuple):
-    """What is not there yet: images in the engine, SBOMs and archives by their platforms, the index in the registry, or its digest."""
+    """What is not there yet: images of platforms, their SBOMs and archives, the index in the registry; C(digest) is that index's."""
 
     images: list[str]
     sboms: list[str]
     archives: list[str]
-    index: bool
+    push: bool
     digest: str | None
 
     @property
     def anything(self) -> bool:
-        return bool(self.images or self.sboms or self.archives or self.index)
+        return bool(self.images or self.sboms or self.archives or self.push)
 
 
 class CacheImage:
@@ -277,8 +278,7 @@ class CacheImage:
         self.check = check
         self.log = _engine.Log(params["log_path"])
         self.engine: t.Any = None
-        self.collection = pathlib.Path(params["collection_path"]).resolve()
-        self.context = self.collection / "docker"
+        self.context = self.unpacked(params["sources"]) if params["sources"] else pathlib.Path(params["context"])
         self.ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
         image = _image_reference.parse(params["name"])
         if image.tag or image.digest:
@@ -290,6 +290,12 @@ class CacheImage:
         self.inputs = (params["base"], params["builder"], *self.platforms)
         self.tag = _build_inputs.tag(self.context, *self.inputs)
         self.reference = f"{self.name}:{self.tag}"
+
+    def unpacked(self, sources: str) -> pathlib.Path:
+        # For as long as this lives.
+        self._folder = tempfile.TemporaryDirectory(prefix="registry-cache-")  # pylint: disable=consider-using-with
+        _build_inputs.unpack(sources, self._folder.name)
+        return pathlib.Path(self._folder.name)
 
     def find_engine(self) -> t.Any:
         if self.engine is None:
@@ -329,10 +335,7 @@ class CacheImage:
         pushed = self.remote() if publish == "push" else None
         sboms = [platform for platform in self.platforms if self.lacks_sbom(platform)]
         unsaved = [platform for platform, file in self.archives().items() if not os.path.exists(file)]
-        if publish == "archive":
-            needed = sorted({*unsaved, *sboms})
-        else:
-            needed = sboms if pushed is not None else self.platforms
+        needed = self.platforms if publish == "none" or (publish == "push" and pushed is None) else sorted({*unsaved, *sboms})
         images = [platform for platform in needed if self.find_engine().platform_of(self.local(platform)) != platform]
         return Lacking(images, sboms, unsaved, publish == "push" and pushed is None, pushed)
 
@@ -368,7 +371,7 @@ class CacheImage:
         archives = self.archives()
         for platform in lacking.archives:
             self.save(platform, archives[platform])
-        return self.push() if lacking.index else lacking.digest
+        return self.push() if lacking.push else lacking.digest
 
     # Building
 
@@ -417,8 +420,7 @@ class CacheImage:
     def labels(self) -> dict[str, str]:
         base = self.params["base"]
         digest = base.partition("@")[2] or self.engine.digest_of(base) or ""
-        own = _build_inputs.labels(self.collection) if self.params["labels"] is None else self.params["labels"]
-        found = {**own, "base.name": base, "base.digest": digest}
+        found = {**self.params["labels"], "base.name": base, "base.digest": digest}
         return {f"org.opencontainers.image.{label}": text for label, text in found.items() if text}
 
     def write_sbom(self, platform: str) -> None:
@@ -523,7 +525,6 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "required": True},
-            "collection_path": {"type": "path", "required": True},
             "publish": {"type": "str", "choices": ["none", "push", "archive"], "default": "none"},
             "engine": {"type": "str", "choices": ["auto", "docker", "podman"], "default": "auto"},
             "platforms": {"type": "list", "elements": "str", "choices": ["linux/amd64", "linux/arm64"], "default": []},
@@ -548,11 +549,14 @@ def main() -> None:
             "anonymous_pull": {"type": "bool", "default": False},
             "archive_path": {"type": "path"},
             "sbom_path": {"type": "path"},
-            "labels": {"type": "dict"},
+            "context": {"type": "path"},
+            "sources": {"type": "path"},
+            "labels": {"type": "dict", "default": {}},
             "log_path": {"type": "path"},
         },
         required_together=[("username", "password")],
-        mutually_exclusive=[("username", "auth_file")],
+        mutually_exclusive=[("username", "auth_file"), ("context", "sources")],
+        required_one_of=[("context", "sources")],
         required_if=[("publish", "archive", ["archive_path"])],
         supports_check_mode=True,
     )

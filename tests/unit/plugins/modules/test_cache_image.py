@@ -28,7 +28,7 @@ BOTH = ["linux/amd64", "linux/arm64"]
 
 
 def image(name: str = "registry-cache", check: bool = False, **options: Any) -> dict[str, Any]:
-    given = {"name": name, "collection_path": str(ROOT), "base": BASE, "builder": BUILDER, "retries": 0, **options}
+    given = {"name": name, "context": str(ROOT / "docker"), "base": BASE, "builder": BUILDER, "retries": 0, **options}
     return run("cache_image", check=check, **given)
 
 
@@ -56,7 +56,8 @@ def test_check_build_repeat_check(engine: str, request: pytest.FixtureRequest) -
 
 def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:pass@proxy.example:3128")
-    image(platforms=BOTH, goproxy="https://user:pass@goproxy.example", build_network="host")
+    own = {"version": "1.2.3", "revision": "abc"}
+    image(platforms=BOTH, goproxy="https://user:pass@goproxy.example", build_network="host", labels=own)
     order = [words for words, _env in docker.calls if words[0] in ("pull", "build")]
     assert [words[0] for words in order] == ["pull", "pull", "build", "pull", "build"]
     # One name, one platform at a time: the base comes right before its build.
@@ -70,9 +71,16 @@ def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch:
         assert env["https_proxy"] == "http://user:pass@proxy.example:3128"
         labels = dict(word.split("=", 1) for flag, word in itertools.pairwise(words) if flag == "--label")
         assert labels["org.opencontainers.image.base.digest"] == "sha256:ba5e"
-        assert labels["org.opencontainers.image.version"]  # no revision: there is no git on this PATH
+        assert labels["org.opencontainers.image.version"] == "1.2.3" and labels["org.opencontainers.image.revision"] == "abc"
     assert (docker.home / "image" / "registry" / "main.go").exists()
     assert not list((docker.home / "image").rglob("*_test.go"))
+
+
+def test_sources_in_an_archive(docker: Program, tmp_path: pathlib.Path) -> None:
+    _build_inputs.pack(ROOT / "docker", str(tmp_path / "sources.tar.gz"))
+    sent = image(context=None, sources=str(tmp_path / "sources.tar.gz"), sbom_path=str(tmp_path / "sbom"), platforms=["linux/amd64"])
+    assert sent["tag"] == image(platforms=["linux/amd64"], check=True)["tag"]
+    assert (docker.home / "image" / "registry" / "main.go").exists() and (docker.home / "sbom" / "go.mod").exists()
 
 
 def test_buildkit_is_told_the_platform_and_makes_no_attestation(docker: Program) -> None:
@@ -326,10 +334,8 @@ def test_archives_of_other_images_lie_beside(docker: Program, tmp_path: pathlib.
 
 def bring(**options: Any) -> dict[str, Any]:
     """What the module does, without what a process has but once."""
-    given = {
-        "name": "registry-cache", "collection_path": str(ROOT), "base": BASE, "builder": BUILDER, "publish": "none", "engine": "auto",
-        "platforms": BOTH, "retries": 0, "insecure": True, "anonymous_pull": False, **options,
-    }  # fmt: skip
+    given = {"name": "registry-cache", "context": str(ROOT / "docker"), "labels": {}, "base": BASE, "builder": BUILDER}
+    given |= {"publish": "none", "engine": "auto", "platforms": BOTH, "retries": 0, "insecure": True, **options}
     return cache_image.CacheImage(collections.defaultdict(lambda: None, given), False).bring()
 
 
@@ -358,7 +364,8 @@ def test_three_hosts_build_once(
     program: Program = request.getfixturevalue(engine)
     Pushed(registry, monkeypatch, program)
     (program.home / "slow").write_text("0.3")
-    options = {"name": f"{registry.host}/acme/cache", "publish": publish, "archive_path": str(tmp_path / "a"), "sbom_path": str(tmp_path / "s")}
+    folders = {"archive_path": str(tmp_path / "a"), "sbom_path": str(tmp_path / "s")}
+    options = {"name": f"{registry.host}/acme/cache", "publish": publish, **folders}
     results = at_once(options, options, options)
     assert len([call for call in program.called("build") if not call[0][-1].endswith("sbom")]) == 2
     assert sorted(result["changed"] for result in results) == [False, False, True]
@@ -468,7 +475,8 @@ def test_a_base_that_somebody_else_replaced(docker: Program, monkeypatch: pytest
 
 
 def test_sources_that_change_while_they_are_read(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_build_inputs, "tag", lambda *_inputs, seen=itertools.count(): f"b-{next(seen)}")
+    tags = itertools.count()
+    monkeypatch.setattr(_build_inputs, "tag", lambda *_inputs: f"b-{next(tags)}")
     refused = image(platforms=["linux/amd64"])
     assert refused["failed"] and "changed while this run read them. Run it again." in refused["msg"]
     assert not docker.called("build")
