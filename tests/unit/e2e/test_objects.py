@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The comparison of all objects before and after: what counts as a difference, and what stays after an uninstall."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from sandbox import client
+from tests.e2e import objects
+from tests.unit.sandbox.google import harness
+
+Item = dict[str, Any]
+
+
+def item(kind: str = "ConfigMap", name: str = "one", api_version: str = "v1", **fields: Any) -> Item:
+    """An object as `kubectl get --output json` has it; fields of its metadata go by `metadata`."""
+    metadata = {"name": name, "uid": f"uid-of-{name}", "resourceVersion": "1", **fields.pop("metadata", {})}
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+
+
+class Cluster:
+    """kubectl, with these objects."""
+
+    def __init__(self, *items: Item) -> None:
+        self.items, self.asked = list(items), ""
+
+    def kubectl(self, *words: str) -> str:
+        assert words == ("api-resources", "--verbs=list", "--output=name")
+        return "configmaps\nevents\npods\nleases.coordination.k8s.io\nclustersecretstores.external-secrets.io\n"
+
+    def get(self, *words: str) -> Any:
+        self.asked = words[0]
+        items = [one for one in self.items if words[0] != "serviceaccounts" or one["kind"] == "ServiceAccount"]
+        if "--selector" in words:
+            key, _, value = words[-1].partition("=")
+            items = [one for one in items if one["metadata"].get("labels", {}).get(key) == value]
+        return {"items": items}
+
+
+def of(*items: Item) -> objects.Objects:
+    return objects.of_cluster(cast(client.Cluster, Cluster(*items)))
+
+
+def test_everything_that_can_be_listed_is_read_but_what_passes() -> None:
+    cluster = Cluster(item())
+    objects.of_cluster(cast(client.Cluster, cluster))
+    assert cluster.asked == "configmaps,pods,clustersecretstores.external-secrets.io"
+
+
+def test_a_name_says_kind_group_and_namespace() -> None:
+    store = item("ClusterSecretStore", "store", "external-secrets.io/v1")
+    names = list(of(item(metadata={"namespace": "demo"}), store))
+    assert names == ["ConfigMap demo/one", "ClusterSecretStore.external-secrets.io store"]
+
+
+def test_what_another_object_owns_or_what_ends_by_itself_is_left_out() -> None:
+    owned = item("Pod", metadata={"ownerReferences": [{"name": "set"}]})
+    token = item("Secret", "bootstrap-token-abc", type="bootstrap.kubernetes.io/token")
+    signed = item(name="cluster-info", metadata={"namespace": "kube-public"})
+    assert list(of(owned, token, signed, item("Pod", "alone"))) == ["Pod alone"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"key": "other"}},
+        {"metadata": {"labels": {"a": "c"}}},
+        {"metadata": {"annotations": {"a": "b"}}},
+        {"metadata": {"finalizers": ["example.com/stays"]}},
+        {"metadata": {"uid": "made anew"}},
+        {"imagePullSecrets": [{"name": "registry-cache"}]},
+    ],
+    ids=lambda change: next(iter(change.get("metadata", change))),
+)
+def test_a_change_is_a_difference(change: Item) -> None:
+    before = item(data={"key": "value"})
+    (line,) = objects.differences(of(before), of(item(**{"data": {"key": "value"}, **change})))
+    assert line.startswith("changed: ConfigMap one: ")
+
+
+def test_what_each_write_or_the_status_changes_is_none() -> None:
+    after = item(metadata={"resourceVersion": "2", "generation": 3, "managedFields": []}, status={"ready": True})
+    assert objects.differences(of(item()), of(after)) == []
+
+
+def test_no_content_of_a_secret_is_shown() -> None:
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": "c2VjcmV0"}
+    secrets = [item("Secret", data={"password": value}, metadata={"annotations": applied}) for value in ("c2VjcmV0", "b3RoZXI=")]
+    (line,) = objects.differences(*map(of, secrets))
+    assert "c2VjcmV0" not in line + json.dumps(of(secrets[0])) and "b3RoZXI=" not in line
+
+
+def test_new_and_gone() -> None:
+    assert objects.differences(of(item(name="a")), of(item(name="b"))) == ["gone: ConfigMap a", "new: ConfigMap b"]
+
+
+def test_ours_are_what_has_the_label_and_service_accounts_with_a_pull_secret() -> None:
+    marked = item(metadata={"labels": {"app.kubernetes.io/managed-by": "pullthrough.registry_cache"}})
+    helm = item(name="two", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
+    account = item("ServiceAccount", "default", imagePullSecrets=[{"name": "theirs"}, {"name": "registry-cache"}])
+    other = item("ServiceAccount", "other", imagePullSecrets=[{"name": "theirs"}])
+    cluster = cast(client.Cluster, Cluster(marked, helm, account, other))
+    assert list(objects.ours(cluster)) == ["ConfigMap one", "ServiceAccount default"]
+
+
+DELETED, ACTIVE = {"state": "DELETED", "description": "d"}, {"state": "ACTIVE", "description": "d"}
+READ = "roles/artifactregistry.reader projects/p/locations/l/repositories/r"
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now"),
+    [
+        ("pool p", None, DELETED),
+        ("provider p", {**DELETED, "description": "other"}, DELETED),
+        ("api iam.googleapis.com", {"state": "DISABLED"}, {"state": "ENABLED"}),
+        ("repository r", None, {"mode": "STANDARD_REPOSITORY"}),
+        ("account a@p.iam.gserviceaccount.com", None, {"uniqueId": "1"}),
+        (f"grant serviceAccount:a@p.iam.gserviceaccount.com {READ}", None, {"condition": ""}),
+    ],
+)
+def test_what_stays_is_no_difference(name: str, was: Item | None, now: Item | None) -> None:
+    before, after = ({name: one} if one else {} for one in (was, now))
+    assert objects.differences(before, after) == []
+    if was is None:
+        assert objects.differences(after, before) == [f"gone: {name}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now"),
+    [
+        ("pool p", None, ACTIVE),
+        ("pool p", ACTIVE, DELETED),
+        ("provider p", ACTIVE, {**ACTIVE, "description": "other"}),
+        ("api iam.googleapis.com", {"state": "ENABLED"}, {"state": "DISABLED"}),
+        ("repository r", {"mode": "STANDARD_REPOSITORY"}, {"mode": "STANDARD_REPOSITORY", "description": "d"}),
+        (f"grant principal://iam.googleapis.com/pool/subject/s {READ}", None, {"condition": ""}),
+        ("grant serviceAccount:a@p.iam.gserviceaccount.com roles/owner projects/p", None, {"condition": ""}),
+        (f"grant serviceAccount:a@p.iam.gserviceaccount.com {READ}", {"condition": ""}, None),
+    ],
+)
+def test_what_does_not_stay_is_one(name: str, was: Item | None, now: Item | None) -> None:
+    before, after = ({name: one} if one else {} for one in (was, now))
+    assert len(objects.differences(before, after)) == 1
+
+
+def test_what_is_left_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
+    readings = [of(item(), item(name="two")), of(item())]
+    assert objects.left(lambda: readings.pop(0), of(item())) == []
+    assert objects.left(lambda: of(), of(item()), seconds=0) == ["gone: ConfigMap one"]
+
+
+class Google(client.Google):
+    """The operator's client, whose requests reach the stand-in in memory."""
+
+    def __init__(self, standin: harness.Google) -> None:
+        self._standin = standin
+
+    def call(self, method: str, host: str, path: str, body: Any = None, **params: str) -> Any:
+        answer = self._standin.call(method, f"https://{host}{path}", json=body, params=params)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+
+@pytest.fixture
+def standin(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[harness.Google]:
+    monkeypatch.setattr(objects, "PROJECT", "demo")
+    made = harness.Google(tmp_path, harness.Keys())
+    yield made
+    made.close()
+
+
+def test_the_stand_in_for_google_is_read_as_a_whole(standin: harness.Google) -> None:
+    google = Google(standin)
+    before = objects.of_google(google)
+    assert before and all(name.startswith("api ") for name in before)
+    standin.create_repository()
+    standin.federate(description="ours")
+    standin.grant()
+    assert standin.create_account().status_code == 200
+    account = f"serviceAccount:{harness.EMAIL}"
+    act, own = ({"role": role, "members": [account]} for role in ("roles/iam.workloadIdentityUser", "roles/artifactregistry.reader"))
+    assert standin.set_account_policy(act).status_code == 200 and standin.set_project_policy(own).status_code == 200
+    after = objects.of_google(google)
+    assert after[f"provider {harness.PROVIDER}"]["description"] == "ours"
+    assert set(after) - set(before) == {
+        f"pool {harness.POOL}",
+        f"provider {harness.PROVIDER}",
+        f"repository {harness.REPOSITORY}",
+        f"account {harness.EMAIL}",
+        f"grant {harness.MEMBER} {harness.READER} {harness.REPOSITORY}",
+        f"grant {account} roles/iam.workloadIdentityUser {harness.EMAIL}",
+        f"grant {account} roles/artifactregistry.reader projects/demo",
+    }
+    standin.done(standin.call("DELETE", f"{harness.IAM}/{harness.PROVIDER}"))
+    standin.done(standin.call("DELETE", f"{harness.IAM}/{harness.POOL}"))
+    deleted = objects.of_google(google)
+    assert deleted[f"provider {harness.PROVIDER}"]["state"] == deleted[f"pool {harness.POOL}"]["state"] == "DELETED"
