@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from . import cluster
-from .settings import LOCATION, PROJECT, REPOSITORY, Sandbox
+from .settings import LOCATION, NODE_PORT, PROJECT, REPOSITORY, Sandbox
 
 ACCEPT = ", ".join(
     (
@@ -29,11 +29,11 @@ _REPOSITORY_URL = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories/{RE
 
 
 class Cache:
-    """The cache on its NodePort, as this machine reaches it."""
+    """A cache on its NodePort, as this machine reaches it."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, port: int = NODE_PORT) -> None:
         self.password = sandbox.password.read_text()
-        self._client = httpx.Client(base_url=cluster.endpoint(sandbox), trust_env=False, timeout=30)
+        self._client = httpx.Client(base_url=cluster.endpoint(sandbox, port=port), trust_env=False, timeout=30)
 
     def manifest(self, name: str, reference: str, auth: tuple[str, str] | None = None) -> httpx.Response:
         """GET a manifest; with the cache's own credential unless another is given."""
@@ -301,8 +301,13 @@ class Cluster:
         digest = next(line.split()[2] for line in lines if line.startswith(f"{image} "))
         return [line.split()[0] for line in lines if digest in line]
 
-    def run_pod(self, name: str, image: str, namespace: str = "demo", node: str | None = None) -> float:
-        """Run a pod with the pull secret on a node until it is Running; returns the seconds that took."""
+    def run_pod(
+        self, name: str, image: str, namespace: str = "demo", node: str | None = None, secrets: Iterable[str] = ("registry-cache",)
+    ) -> float:
+        """Run a pod with pull secrets on a node until it is Running; returns the seconds that took.
+
+        :param secrets: their names; without any, the pod has those of its service account.
+        """
         pod = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -311,7 +316,7 @@ class Cluster:
                 "automountServiceAccountToken": False,
                 "nodeSelector": {"kubernetes.io/hostname": self._own(node)},
                 "terminationGracePeriodSeconds": 0,
-                "imagePullSecrets": [{"name": "registry-cache"}],
+                "imagePullSecrets": [{"name": secret} for secret in secrets],
                 "containers": [{"name": "main", "image": image}],
             },
         }

@@ -166,9 +166,9 @@ def address(sandbox: Sandbox, node: str) -> str:
     return _output("docker", "inspect", "--format", template, node).strip()
 
 
-def endpoint(sandbox: Sandbox, node: str | None = None) -> str:
+def endpoint(sandbox: Sandbox, node: str | None = None, port: int = NODE_PORT) -> str:
     """The cache as this machine reaches it: the NodePort on a node's address, the first one's unless told."""
-    return f"http://{address(sandbox, node or nodes(sandbox)[0])}:{NODE_PORT}"
+    return f"http://{address(sandbox, node or nodes(sandbox)[0])}:{port}"
 
 
 def reconnect(sandbox: Sandbox) -> None:
