@@ -139,6 +139,18 @@ def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> Non
     assert bound(cluster, A) == ["theirs"]
 
 
+def test_a_pull_secret_that_was_deleted_by_hand(role: Role, cluster: Cluster) -> None:
+    """Its service account names it no longer once it is absent, and keeps what somebody else put there."""
+    cluster.kubectl("patch", "serviceaccount", "default", "--namespace", A, "--patch", '{"imagePullSecrets": [{"name": "theirs"}]}')
+    variables = {"pull_secret_namespaces": [A], "pull_secret_service_accounts": ["default"]}
+    apply(role, True, **variables)
+    cluster.kubectl("delete", "secret", NAME, "--namespace", A)
+    assert sorted(bound(cluster, A)) == [NAME, "theirs"]
+    apply(role, True, **variables, pull_secret_state="absent")
+    assert bound(cluster, A) == ["theirs"]
+    apply(role, False, **variables, pull_secret_state="absent")
+
+
 def test_each_team_has_its_own(role: Role, cluster: Cluster, cache: Cache) -> None:
     users = [
         {"name": USER, "password": cache.password},
