@@ -16,6 +16,7 @@ import pytest
 
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT_NUMBER, ROOT, Sandbox
+from tests.e2e import objects
 from tests.e2e.conftest import Play, Site
 
 POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
@@ -310,6 +311,40 @@ def test_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
         assert state(cluster) == before
     finally:
         cluster.kubectl("delete", "service", "squatter", "--namespace", "demo")
+
+
+def test_a_namespace_that_is_being_deleted(site: Site, cluster: Cluster, google: Google) -> None:
+    """It is refused before anything is changed at Google."""
+    metadata = {"name": "leaving", "finalizers": ["example.com/stays"]}
+    cluster.kubectl("create", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
+    cluster.kubectl("delete", "namespace", "leaving", "--wait=false")
+    before = objects.of_google(google)
+    try:
+        result = site("--extra-vars", json.dumps({"registry_cache_namespace": "leaving", "registry_cache_node_port": 30027}))
+        assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+        for part in ("registry_cache_namespace", "leaving", "being deleted"):
+            assert part in words(result.stdout), result.stdout
+        assert objects.of_google(google) == before
+    finally:
+        cluster.kubectl("patch", "namespace", "leaving", "--type=merge", "--patch", '{"metadata": {"finalizers": null}}')
+
+
+def test_a_provider_of_another_cluster(site: Site, cluster: Cluster, google: Google) -> None:
+    """Two clusters with one provider would replace each other's keys."""
+    provider = google.call("GET", IAM, PROVIDER)
+    own = cluster.get("namespace", "kube-system")["metadata"]["uid"]
+    assert own in provider["description"]
+    other = "00000000-0000-4000-8000-000000000000"
+    break_provider(google, description=provider["description"].replace(own, other))
+    before, found = objects.of_google(google), state(cluster)
+    try:
+        result = site()
+        assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
+        for part in ("registry_cache_wif_provider", "k8s-sandbox", other):
+            assert part in words(result.stdout), result.stdout
+        assert objects.of_google(google) == before and state(cluster) == found
+    finally:
+        break_provider(google, description=provider["description"])
 
 
 def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> None:

@@ -11,6 +11,7 @@ import shutil
 
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import ROOT
+from tests.e2e import objects
 from tests.e2e.conftest import Site
 from tests.e2e.galaxy.project import Project
 from tools import artifact
@@ -31,10 +32,23 @@ def test_a_check_of_absent_changes_nothing(site: Site, google: Google) -> None:
     assert google.policy() == before
 
 
+def test_a_node_port_of_another_service_is_no_obstacle(site: Site, cluster: Cluster) -> None:
+    cluster.kubectl("create", "service", "nodeport", "squatter", "--namespace", "demo", "--tcp=80", "--node-port=30027")
+    try:
+        result = site("--tags", "preflight", *EXTRA, "--extra-vars", "registry_cache_node_port=30027")
+        assert result.returncode == 0, result.stdout
+    finally:
+        cluster.kubectl("delete", "service", "squatter", "--namespace", "demo")
+
+
 def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
+    """Of all kinds of objects, none of the cache's is left; topic `ownership` compares everything before and after."""
+    kinds = {name.split()[0] for name in objects.ours(cluster)}
+    assert {"Namespace", "Service", "StatefulSet.apps", "ConfigMap", "Secret", "ServiceAccount"} <= kinds
     assert google.policy()["bindings"]
     result = site(*EXTRA)
     assert result.returncode == 0, result.stdout
+    assert objects.left(lambda: objects.ours(cluster), {}) == []
     assert NAMESPACE not in {item["metadata"]["name"] for item in cluster.get("namespaces")["items"]}
     assert cluster.get("secrets", "--namespace", "demo")["items"] == []
     assert google.call("GET", IAM, PROVIDER)["state"] == "DELETED"
