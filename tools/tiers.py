@@ -92,7 +92,10 @@ def tier(test: str) -> str:
     """The lowest tier that runs a test which a promise names."""
     if test.startswith("tests/unit/"):
         return "check"
-    return "test" if test.startswith(("tests/e2e/", "molecule/")) else "e2e"
+    for stage in stages().values():
+        if stage.tests and test.startswith(f"{stage.tests}/"):
+            return stage.tier
+    return "test" if test.startswith("molecule/") else "e2e"
 
 
 class Selection:

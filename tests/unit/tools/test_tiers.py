@@ -69,6 +69,12 @@ def test_the_page_has_the_table_of_today() -> None:
     assert promises.PAGE.read_text() == promises.written(), "run 'make promises'"
 
 
+def test_a_test_is_of_the_tier_of_its_stage() -> None:
+    assert tiers.tier("tests/unit/plugins/modules/test_htpasswd.py") == "check"
+    assert tiers.tier("tests/e2e/site/test_tokens.py") == tiers.tier("molecule/site/converge.yml") == "test"
+    assert tiers.tier("tests/e2e/ownership/test_two_caches.py") == tiers.tier("tools/fresh.py") == "e2e"
+
+
 def test_only_what_a_promise_names_is_selected() -> None:
     chosen = tiers.Selection()
     assert "tests/e2e/faults/test_faults.py::test_upstream_out[hangs]" in chosen

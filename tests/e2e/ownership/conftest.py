@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What these tests share: runs of site.yml by their variables, and namespaces. Each file begins and ends without a cache."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from sandbox.client import Cluster, Google
+from sandbox.settings import PROJECT, PROJECT_NUMBER, REPOSITORY
+from tests.e2e import objects
+from tests.e2e.conftest import Push, Site
+from tests.e2e.objects import Objects
+from tests.e2e.site.test_site import changed
+
+Run = Callable[..., int]
+Everything = Callable[[], Objects]
+
+# The uninstall of README.md.
+ABSENT = {"state": "absent", "wif_state": "absent", "pull_secret_state": "absent"}
+POOL = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
+
+
+def extra(**variables: Any) -> tuple[str, str]:
+    """Variables of the collection, without registry_cache_, as arguments of ansible-playbook."""
+    return "--extra-vars", json.dumps({f"registry_cache_{name}": value for name, value in variables.items()})
+
+
+@pytest.fixture(scope="session")
+def run(site: Site) -> Run:
+    """Runs site.yml with variables, which must succeed; returns how many of its tasks changed something."""
+
+    def succeed(**variables: Any) -> int:
+        result = site(*extra(**variables))
+        assert result.returncode == 0, result.stdout
+        return changed(result.stdout)
+
+    return succeed
+
+
+@pytest.fixture(scope="session")
+def everything(cluster: Cluster, google: Google) -> Everything:
+    """Reads all objects of the cluster and of Google."""
+    return lambda: objects.of_cluster(cluster) | objects.of_google(google)
+
+
+def readers(google: Google) -> set[str]:
+    """The subjects of this cluster's pool that may read the private repository."""
+    members = [member for binding in google.policy().get("bindings", []) for member in binding["members"]]
+    prefix = f"principal://iam.googleapis.com/{POOL}/subject/"
+    return {member.removeprefix(prefix) for member in members if member.startswith(prefix)}
+
+
+def providers(google: Google) -> dict[str, set[str]]:
+    """The live providers of the pool by id, each with the service accounts that its condition admits."""
+    found = objects.of_google(google)
+    prefix = f"provider {POOL}/providers/"
+    return {
+        name.removeprefix(prefix): set(re.findall(r"system:serviceaccount:[^'\"]+", provider.get("attributeCondition", "")))
+        for name, provider in found.items()
+        if name.startswith(prefix) and provider["state"] == "ACTIVE"
+    }
+
+
+def subject(namespace: str, name: str = "registry-cache") -> str:
+    return f"system:serviceaccount:{namespace}:{name}"
+
+
+def restart(cluster: Cluster, namespace: str, name: str = "registry-cache") -> None:
+    """Replace every replica, so that none holds an image or a token of Google's."""
+    where = (f"statefulset/{name}", "--namespace", namespace)
+    cluster.kubectl("rollout", "restart", *where)
+    cluster.kubectl("rollout", "status", *where, "--timeout=180s")
+
+
+def pull(cluster: Cluster, push: Push, port: int, namespace: str, *secrets: str) -> None:
+    """Run a pod whose image nobody has pulled before, with these pull secrets or those of its service account."""
+    image = push("ownership", [64 << 10])
+    reference = f"localhost:{port}/{PROJECT}/{REPOSITORY}/{image.name}:{image.tag}"
+    try:
+        cluster.run_pod(image.name, reference, namespace, secrets=secrets)
+        assert cluster.pulled(image.name, reference, namespace)
+    finally:
+        cluster.delete_pod(image.name, namespace)
+        if reference in cluster.images():
+            cluster.forget_image(reference)
+
+
+def attached(cluster: Cluster, namespace: str) -> list[str]:
+    """The pull secrets of a namespace's default service account."""
+    account = cluster.get("serviceaccount", "default", "--namespace", namespace)
+    return [entry["name"] for entry in account.get("imagePullSecrets", [])]

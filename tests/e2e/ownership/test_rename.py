@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All objects of the cluster and of Google before site.yml and after the uninstall, also after other names in between.
+
+The namespaces are there before, so that no removal of a namespace hides what is left in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sandbox.client import Cluster, Google
+from sandbox.settings import NODE_PORT
+from tests.e2e import objects
+from tests.e2e.conftest import Play, Push
+from tests.e2e.objects import Objects
+from tests.e2e.site.test_pull_secrets import definition
+
+from .conftest import ABSENT, Everything, Run, attached, extra, providers, pull, readers, restart, subject
+
+OLD_HOME, NEW_HOME, PULLS = "old-home", "new-home", "pulls"
+# Everything that can be left: entries of service accounts, and what external-secrets reads, part of it outside of any namespace.
+COMMON: dict[str, Any] = {
+    "namespace_create": False,
+    "pull_secret_namespaces": [PULLS],
+    "pull_secret_service_accounts": ["default"],
+    "pull_secret_controller": "external_secrets",
+    "pull_secret_name": "registry-cache",
+}
+OLD = {**COMMON, "name": "old-name", "namespace": OLD_HOME, "wif_provider": "k8s-old-name"}
+NEW = {**COMMON, "name": "new-name", "namespace": NEW_HOME, "wif_provider": "k8s-new-name"}
+STORES = "clustersecretstores,clusterexternalsecrets"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _external_secrets(cluster: Cluster) -> Iterator[None]:
+    """The kinds that external-secrets reads."""
+    kinds = [definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")]
+    cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": kinds}))
+    names = [f"crd/{kind['metadata']['name']}" for kind in kinds]
+    cluster.kubectl("wait", *names, "--for=condition=Established", "--timeout=30s")
+    yield
+    cluster.kubectl("delete", *names)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _namespaces(_external_secrets: None, cluster: Cluster, run: Run) -> Iterator[None]:
+    with objects.namespaces(cluster, OLD_HOME, NEW_HOME, PULLS):
+        yield
+        if objects.ours(cluster):  # a test failed
+            for cache in (OLD, NEW):
+                run(**cache, **ABSENT)
+
+
+@pytest.fixture
+def before(everything: Everything) -> Objects:
+    return everything()
+
+
+def test_an_uninstall_and_then_another_name(run: Run, everything: Everything, before: Objects, cluster: Cluster) -> None:
+    """docs/uninstall.md: to rename a cache or its namespace, uninstall it under the old name and install it under the new one."""
+    assert run(**OLD) > 0
+    assert len(cluster.get(STORES)["items"]) == 2 and attached(cluster, PULLS) == ["registry-cache"]
+    assert run(**OLD, **ABSENT) > 0
+    assert objects.left(everything, before) == []
+
+    assert run(**NEW) > 0
+    assert run(**NEW, **ABSENT) > 0
+    assert objects.left(everything, before) == []
+
+
+def test_names_that_change_while_the_cache_runs(
+    run: Run, play: Play, everything: Everything, before: Objects, cluster: Cluster, google: Google, push: Push
+) -> None:
+    """A cache that was removed at the cluster alone, then another provider, then another name of the pull secret."""
+    run(**OLD)
+    assert readers(google) == {f"k8s-old-name:{subject(OLD_HOME, 'old-name')}"}
+    removed = play([("cache", "main"), ("pull_secret", "main")], *extra(**OLD, **ABSENT))
+    assert removed.returncode == 0, removed.stdout
+    assert readers(google) == {f"k8s-old-name:{subject(OLD_HOME, 'old-name')}"}
+
+    # Its principal has no service account any more.
+    same_provider = {**NEW, "wif_provider": "k8s-old-name"}
+    run(**same_provider)
+    assert readers(google) == {f"k8s-old-name:{subject(NEW_HOME, 'new-name')}"}
+
+    # The provider of this cluster that no cache uses any more.
+    run(**NEW)
+    assert readers(google) == {f"k8s-new-name:{subject(NEW_HOME, 'new-name')}"}
+    assert providers(google)["k8s-new-name"] == {subject(NEW_HOME, "new-name")}
+    restart(cluster, NEW_HOME, "new-name")
+    pull(cluster, push, NODE_PORT, PULLS)
+    assert run(**NEW) == 0
+
+    another = {**NEW, "pull_secret_name": "another"}
+    assert run(**another) > 0
+    secrets = cluster.get("secrets", "--namespace", PULLS)["items"]
+    assert [item["metadata"]["name"] for item in secrets] == ["another"] and attached(cluster, PULLS) == ["another"]
+
+    run(**another, **ABSENT)
+    assert objects.left(everything, before) == []
+
+
+def test_another_pool(run: Run, play: Play, everything: Everything, before: Objects, google: Google) -> None:
+    """docs/uninstall.md: after the run with the new pool, role wif takes away what the cache had in the old one."""
+    run(**OLD)
+    run(**OLD, wif_pool="another-pool")
+    removed = play([("wif", "main")], *extra(**OLD, wif_state="absent"))
+    assert removed.returncode == 0, removed.stdout
+    assert readers(google) == set() and providers(google) == {}
+    run(**OLD, wif_pool="another-pool", **ABSENT)
+    assert objects.left(everything, before) == []
