@@ -12,8 +12,10 @@ import sys
 import pytest
 
 from sandbox import tools
+from sandbox.client import NAMESPACE, Cluster, Google
 from sandbox.settings import ROOT, Sandbox
 from tests.e2e.conftest import Site, ansible
+from tests.e2e.site.test_site import IAM, PROVIDER, break_provider
 
 COMMIT = "d3736af5c59b59d6a4280670f967dc0fe7fdb641"
 # Of each of its replicas.
@@ -79,3 +81,17 @@ def site(tree: pathlib.Path, builder: str) -> Site:
     """Runs that version's playbooks/site.yml with further arguments and environment."""
     builds_in = json.dumps({"registry_cache_image_builder": builder})
     return functools.partial(ansible, "playbooks/site.yml", "--extra-vars", builds_in, tree=tree)
+
+
+def hand_over_provider(cluster: Cluster, google: Google) -> None:
+    """Write into the older version's provider whose it is, as whoever upgrades does by hand: this version refuses it otherwise.
+
+    Its condition admits one service account in another form.
+    """
+    providers, _, name = PROVIDER.rpartition("/")
+    found = google.call("GET", IAM, providers).get("workloadIdentityPoolProviders", [])
+    if not any(provider["name"].endswith(f"/{name}") for provider in found):
+        return
+    uid = cluster.get("namespace", "kube-system")["metadata"]["uid"]
+    condition = f"assertion.sub in ['system:serviceaccount:{NAMESPACE}:registry-cache']"
+    break_provider(google, description=f"Made by pullthrough.registry_cache for cluster {uid}", attributeCondition=condition)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable
 from typing import Any
@@ -97,16 +98,26 @@ def wanted(cluster: Cluster, google: Google, site: Site) -> Objects:
     """What this version makes in an empty cluster."""
     google.reset_faults()
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
+    # An earlier run of these tests ended with the older version.
+    older.hand_over_provider(cluster, google)
     result = site(*_SAME)
     assert result.returncode == 0, result.stdout
     return objects(cluster)
 
 
 @pytest.fixture(scope="module")
-def older_site(wanted: Objects, cluster: Cluster, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Site:
+def older_site(
+    wanted: Objects, cluster: Cluster, google: Google, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
+) -> Site:
     """site.yml of the older version, which is installed, with nothing of this version beside it."""
     tree = older.unpack(tmp_path_factory.mktemp("older"))
-    run = older.site(tree, older.make_images(tree, sandbox))
+    playbook = older.site(tree, older.make_images(tree, sandbox))
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        result = playbook(*arguments)
+        older.hand_over_provider(cluster, google)
+        return result
+
     cluster.kubectl("delete", "namespace", NAMESPACE)
     result = run(*_SAME)
     assert result.returncode == 0, result.stdout
