@@ -134,12 +134,12 @@ def test_no_two_names_share_a_provider(providers: dict[str, str]) -> None:
     assert len(set(providers.values())) == len(NAMES)
 
 
-@pytest.mark.parametrize(("number", "wanted"), enumerate(IMAGES.values()))
+@pytest.mark.parametrize(("number", "wanted"), [*enumerate(IMAGES.values())])
 def test_the_image_of_the_proof_is_one_that_the_cache_may_read(evaluated: pathlib.Path, number: int, wanted: bool) -> None:
     assert json.loads((evaluated / f"image-{number}").read_text()) is wanted, [*IMAGES][number]
 
 
-@pytest.mark.parametrize(("number", "project"), enumerate(ACCOUNTS.values()))
+@pytest.mark.parametrize(("number", "project"), [*enumerate(ACCOUNTS.values())])
 def test_the_project_of_a_service_account(evaluated: pathlib.Path, number: int, project: str) -> None:
     assert json.loads((evaluated / f"account-{number}").read_text()) == project
 
@@ -197,7 +197,7 @@ class Google:
     def get(self, host: str, path: str) -> Any:
         url = f"https://127.0.0.1:{self.port}/v1/{path}"
         headers = {"Host": host, "Authorization": f"Bearer {self.token}"}
-        return httpx.get(url, headers=headers, verify=self._trust(), trust_env=False).json()
+        return httpx.get(url, headers=headers, verify=self._trust(), trust_env=False, timeout=60).json()
 
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.state / "ca.pem"))
@@ -206,7 +206,7 @@ class Google:
         """An object, once its operation is done."""
         url = f"https://127.0.0.1:{self.port}/v1/{collection}"
         headers = {"Host": host, "Authorization": f"Bearer {self.token}"}
-        options: dict[str, Any] = {"headers": headers, "verify": self._trust(), "trust_env": False}
+        options: dict[str, Any] = {"headers": headers, "verify": self._trust(), "trust_env": False, "timeout": 60}
         operation = httpx.post(url, params={parameter: name}, json=fields, **options).raise_for_status().json()
         deadline = time.monotonic() + 60
         while not self.get(host, operation["name"]).get("done"):
