@@ -25,7 +25,7 @@ import (
 const (
 	parallel   = 3         // blobs of a pull at a time, as containerd does
 	bufferSize = 256 << 10 // stays in a processor's cache
-	// A reader that is slow shall not have a fast kernel that takes the body for it.
+	// slowBuffer is the receive buffer of a slow reader: a larger one would let the kernel take the body at full speed.
 	slowBuffer = 64 << 10
 )
 
@@ -93,7 +93,7 @@ func header(g *Group, endpoint, method string, t Target, credential string) []by
 	return append(b, "\r\n"...)
 }
 
-// credential returns user and password of a group's request; number tells guesses apart.
+// credential returns the user and password of a group's request. The number tells guesses apart.
 func (g *Group) credential(number int) string {
 	switch {
 	case g.Guess == "password":
@@ -106,7 +106,7 @@ func (g *Group) credential(number int) string {
 	return g.User + ":" + g.password
 }
 
-// An exchange is one request and what came of it.
+// An exchange is one request with its result.
 type exchange struct {
 	first  time.Duration // from the start of the request
 	status int
@@ -163,10 +163,10 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 	if answer.Close {
 		s.close()
 	}
-	return x, true, s.judge(&x, answer, t, head)
+	return x, true, s.check(&x, answer, t, head)
 }
 
-// read takes the body.
+// read reads the body of an answer and hashes or keeps it.
 func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte, began time.Time) error {
 	s.hash.Reset()
 	s.pacing = time.Now()
@@ -223,8 +223,8 @@ func (s *session) extend() error {
 
 var contentRange = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
 
-// judge compares an answer with what it should be.
-func (s *session) judge(x *exchange, answer *http.Response, t Target, head bool) error {
+// check returns an error if an answer is not what the plan expects.
+func (s *session) check(x *exchange, answer *http.Response, t Target, head bool) error {
 	expect := s.group.Expect
 	if len(expect) == 0 {
 		expect = []int{http.StatusOK}
@@ -266,7 +266,8 @@ func inRange(got, asked string, size int64) bool {
 	return last-first+1 == size && (wanted == "" || wanted == match[1])
 }
 
-func compare(body []byte, digest string) error {
+// compareDigest returns an error if a body does not have the digest.
+func compareDigest(body []byte, digest string) error {
 	sum := sha256.Sum256(body)
 	if "sha256:"+hex.EncodeToString(sum[:]) != digest {
 		return errors.New("wrong digest")
@@ -283,8 +284,8 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// note counts an exchange.
-func (t *tally) note(x exchange, digest string, err error) {
+// record counts an exchange.
+func (t *tally) record(x exchange, digest string, err error) {
 	t.bytes += x.bytes
 	if x.status > 0 {
 		t.statuses[x.status]++
@@ -305,7 +306,7 @@ func (t *tally) note(x exchange, digest string, err error) {
 // get makes one request of a client.
 func (s *session) get(t *tally, target Target, credential string, room []byte, began time.Time) {
 	x, err := s.do(header(s.group, s.endpoint, http.MethodGet, target, credential), false, target, room, began)
-	t.note(x, target.Digest, err)
+	t.record(x, target.Digest, err)
 	t.done(began.Sub(s.clock), x.first, time.Since(s.clock))
 }
 
@@ -324,7 +325,7 @@ func pull(sessions []*session, t *tally, credential string, rooms [][]byte, bega
 		if head && err == nil && x.digest != "" && target.Digest != "" && x.digest != target.Digest {
 			err = errors.New("a tag of another manifest")
 		}
-		t.note(x, target.Digest, err)
+		t.record(x, target.Digest, err)
 		t.first = append(t.first, x.first)
 	}
 	exchange(s, t, 0, true)
@@ -357,7 +358,7 @@ func pull(sessions []*session, t *tally, credential string, rooms [][]byte, bega
 	t.done(began.Sub(s.clock), first, time.Since(s.clock))
 }
 
-// add takes over what another tally counted of exchanges.
+// add adds the exchanges that another tally counted.
 func (t *tally) add(other *tally) {
 	t.failed, t.hashed, t.counted = t.failed+other.failed, t.hashed+other.hashed, t.counted+other.counted
 	t.bytes += other.bytes

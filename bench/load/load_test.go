@@ -276,7 +276,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// A request that waits for the last answer began when it should have.
+// TestASlowServerIsNotAskedLess checks that a request that waits for the last answer began when it should have.
 func TestASlowServerIsNotAskedLess(t *testing.T) {
 	endpoint, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(50 * time.Millisecond)

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command load is the clients of a measurement. It reads a plan (JSON) from standard input, runs all groups of clients at the
-// same time, checks every body, and prints what they saw as JSON. Loopback is what it is for.
+// Command load generates the load of a measurement on loopback. It reads a plan (JSON) from standard input, runs all groups of
+// clients at the same time, checks every body, and prints the results as JSON.
 //
-// "load serve ADDRESS FOLDER" is a server to compare with: see serveBlobs.
+// "load serve ADDRESS FOLDER" runs a server to compare with; see serveBlobs.
 package main
 
 import (

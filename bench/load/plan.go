@@ -75,7 +75,7 @@ type Target struct {
 
 var digestSuffix = regexp.MustCompile(`/sha256:[0-9a-f]{64}$`)
 
-// readPlan returns a plan that is complete and makes sense.
+// readPlan returns the plan that a reader holds, with defaults set and checked.
 func readPlan(in io.Reader) (*Plan, error) {
 	decoder := json.NewDecoder(in)
 	decoder.DisallowUnknownFields()
@@ -94,7 +94,7 @@ func readPlan(in io.Reader) (*Plan, error) {
 	return plan, nil
 }
 
-// complete sets defaults and the password, and reports what is wrong.
+// complete sets the defaults and the password of a group, and returns an error if the group is not valid.
 func (g *Group) complete() error {
 	if g.Kind == "" {
 		g.Kind = "get"

@@ -10,14 +10,14 @@ import (
 	"time"
 )
 
-// A Report is what all groups saw.
+// A Report holds the results of all groups.
 type Report struct {
 	Groups []GroupReport `json:"groups"`
 	Wall   float64       `json:"wall"` // seconds from the first start to the last end
 	CPU    float64       `json:"cpu"`  // seconds of processor time of these clients, hashing of kept bodies left out
 }
 
-// A GroupReport is what the clients of one group saw. Times are in seconds.
+// A GroupReport holds the results of the clients of one group. Times are in seconds.
 type GroupReport struct {
 	Name     string         `json:"name"`
 	Requests int            `json:"requests"` // or pulls
@@ -55,7 +55,7 @@ func percentiles(times []time.Duration) Percentiles {
 	return Percentiles{at(0.5), at(0.9), at(0.99), at(1)}
 }
 
-// A tally is what one client saw.
+// A tally holds the results of one client.
 type tally struct {
 	requests, failed, hashed, counted, connections, closed int
 
@@ -82,7 +82,7 @@ func (t *tally) fail(err error) {
 	t.errors[err.Error()]++
 }
 
-// done notes a request, or pull, that began and ended at times since the start of the plan.
+// done records the times of a request or pull, each since the start of the plan.
 func (t *tally) done(began, first, ended time.Duration) {
 	if first == 0 { // no byte ever came
 		first = ended - began
@@ -97,10 +97,10 @@ func (t *tally) done(began, first, ended time.Duration) {
 	t.ended = ended
 }
 
-// check hashes the kept bodies.
+// check hashes the kept bodies and counts those with a wrong digest.
 func (t *tally) check() {
 	for _, k := range t.kept {
-		if err := compare(k.body, k.digest); err != nil {
+		if err := compareDigest(k.body, k.digest); err != nil {
 			t.fail(err)
 		}
 	}

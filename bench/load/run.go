@@ -8,10 +8,10 @@ import (
 	"time"
 )
 
-// lead is for every client to be ready before the first one starts.
+// lead is the time that all clients have to get ready before the first one starts.
 const lead = 100 * time.Millisecond
 
-// run lets all groups of a plan run at the same time.
+// run runs all groups of a plan at the same time and returns their report.
 func run(plan *Plan) (*Report, error) {
 	tallies := make([][]*tally, len(plan.Groups))
 	rooms := make([][][][]byte, len(plan.Groups))
@@ -50,12 +50,12 @@ func run(plan *Plan) (*Report, error) {
 	return report, nil
 }
 
-// requests of a client that are its turn: its number, and then as many later as the group has clients.
+// number returns the number, within the group, of the request that a client makes in a turn.
 func (g *Group) number(client, turn int) int { return client + turn*g.Clients }
 
 func (g *Group) target(client, turn int) int { return g.number(client, turn) % len(g.Targets) }
 
-// rooms returns memory for the bodies that a client keeps, every page touched; nil if it keeps none.
+// rooms returns memory for the bodies that a client keeps, with every page touched, or nil if it keeps none.
 func (g *Group) rooms(client int) [][]byte {
 	if !g.Keep {
 		return nil
@@ -97,7 +97,7 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 		sessions = append(sessions, newSession(g, client, clock))
 		defer sessions[len(sessions)-1].close()
 	}
-	for turn := 0; g.goesOn(turn, clock); turn++ {
+	for turn := 0; g.continues(turn, clock); turn++ {
 		began := g.begin(start, client, turn)
 		credential := g.credential(g.number(client, turn))
 		if g.Kind == "pull" {
@@ -120,7 +120,8 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 	}
 }
 
-func (g *Group) goesOn(turn int, clock time.Time) bool {
+// continues reports whether a client has another turn.
+func (g *Group) continues(turn int, clock time.Time) bool {
 	if g.Each > 0 {
 		return turn < g.Each
 	}
@@ -166,7 +167,7 @@ func (g *Group) sendSlowly(endpoint string, clock time.Time, t *tally) {
 	}
 }
 
-// trickle sends until the end, and reports whether the server ended the connection before.
+// trickle sends a byte at a time until the end, and reports whether the server ended the connection before that.
 func trickle(conn net.Conn, request []byte, every time.Duration, end time.Time) bool {
 	answer := make([]byte, 512)
 	for i := 0; time.Now().Before(end); i++ {
@@ -182,14 +183,15 @@ func trickle(conn net.Conn, request []byte, every time.Duration, end time.Time) 
 		if err := conn.SetReadDeadline(time.Now().Add(pause)); err != nil {
 			return true
 		}
-		if _, err := conn.Read(answer); err == nil || !timeout(err) {
+		if _, err := conn.Read(answer); err == nil || !isTimeout(err) {
 			return true
 		}
 	}
 	return false
 }
 
-func timeout(err error) bool {
+// isTimeout reports whether an error is a timeout.
+func isTimeout(err error) bool {
 	e, ok := err.(net.Error)
 	return ok && e.Timeout()
 }

@@ -13,12 +13,13 @@ import (
 	"time"
 )
 
-// contents answers with the blobs of a folder, out of memory: the least that a server with Go's net/http can do.
+// contents is a handler that serves the blobs of a folder from memory: the least that a server with Go's net/http can do.
 type contents struct {
 	folder string
 	known  sync.Map // by digest: []byte
 }
 
+// ServeHTTP answers a request for a blob.
 func (c *contents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, name, _ := strings.Cut(r.URL.Path, "/blobs/sha256:")
 	content, ok := c.known.Load(name)
@@ -36,7 +37,7 @@ func (c *contents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // the client has gone
 }
 
-// serveBlobs answers on an address with the blobs in a folder, each in a file named by its sha256 in hex, until it is killed.
+// serveBlobs serves the blobs in a folder on an address until it is killed. Each blob is a file named by its sha256 in hex.
 func serveBlobs(address, folder string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {

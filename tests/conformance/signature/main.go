@@ -69,6 +69,7 @@ func sign(ctx context.Context, repository registry.Repository, file, reference s
 // trusted is a trust store of one certificate.
 type trusted struct{ certificate *x509.Certificate }
 
+// GetCertificates returns the one certificate.
 func (t trusted) GetCertificates(context.Context, truststore.Type, string) ([]*x509.Certificate, error) {
 	return []*x509.Certificate{t.certificate}, nil
 }
