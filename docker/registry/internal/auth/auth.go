@@ -93,13 +93,13 @@ type Checker struct {
 // digest stands for a credential: a keyed hash, so that memory never holds the credential itself.
 type digest [sha256.Size]byte
 
-// compare returns whether a password has this bcrypt hash. It returns false early when the context ends.
-type compare func(ctx context.Context, hash string, password []byte) bool
+// compareFunc returns whether a password has this bcrypt hash. It returns false early when the context ends.
+type compareFunc func(ctx context.Context, hash string, password []byte) bool
 
 // New returns a Checker that follows the file until Close. It returns an error if the file cannot be used.
-func New(o Options) (*Checker, error) { return start(o, matches) }
+func New(o Options) (*Checker, error) { return newChecker(o, matches) }
 
-func start(o Options, compare compare) (*Checker, error) {
+func newChecker(o Options, compare compareFunc) (*Checker, error) {
 	if o.Path == "" {
 		return nil, errors.New("auth: no htpasswd file is given; name one, for example /etc/registry/htpasswd")
 	}
@@ -126,7 +126,7 @@ func start(o Options, compare compare) (*Checker, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	c.stop = stop
 	c.done.Go(func() { c.queue.work(ctx) })
-	c.done.Go(func() { c.follow(ctx, o.Poll) })
+	c.done.Go(func() { c.watchFile(ctx, o.Poll) })
 	return c, nil
 }
 
@@ -175,20 +175,20 @@ func (c *Checker) check(ctx context.Context, header string, source netip.Addr) R
 	deadline := time.Now().Add(c.maxWait)
 	for {
 		if c.queue.closed.Load() {
-			return later(0)
+			return tryLater(0)
 		}
 		u := c.users.Load().byName[string(cred.name)]
 		if u.proves(id) {
 			return Result{Verdict: Good, User: u.name}
 		}
-		outcome, retry := c.queue.wait(ctx, c.newCheck(u, cred, id), prefix(source), deadline)
+		outcome, retry := c.queue.wait(ctx, c.newCheck(u, cred, id), sourcePrefix(source), deadline)
 		switch outcome {
 		case matched:
 			return Result{Verdict: Good, User: u.name}
 		case mismatched:
 			return Result{}
-		case turnedAway:
-			return later(retry)
+		case rejected:
+			return tryLater(retry)
 		case stale:
 			// The user's line changed while the credential waited: judge it by the new one.
 		}
@@ -226,8 +226,8 @@ func (c *Checker) digest(cred credential) digest {
 	return sha256.Sum256(text[:n])
 }
 
-// follow takes each new version of the file.
-func (c *Checker) follow(ctx context.Context, poll time.Duration) {
+// watchFile takes each new version of the file.
+func (c *Checker) watchFile(ctx context.Context, poll time.Duration) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
 	for {
@@ -243,13 +243,13 @@ func (c *Checker) follow(ctx context.Context, poll time.Duration) {
 	}
 }
 
-func later(retry time.Duration) Result {
+func tryLater(retry time.Duration) Result {
 	seconds := (retry + time.Second - 1) / time.Second
 	return Result{Verdict: TryLater, RetryAfter: min(max(seconds, 1), 60) * time.Second}
 }
 
-// prefix returns what counts as one source: an IPv4 address, or the /64 of an IPv6 address.
-func prefix(a netip.Addr) netip.Prefix {
+// sourcePrefix returns what counts as one source: an IPv4 address, or the /64 of an IPv6 address.
+func sourcePrefix(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()
 	if a.Is6() {

@@ -71,7 +71,7 @@ func inWorld(t *testing.T, lines []string, test func(*testing.T, *world)) {
 		w := &world{t: t, path: path, takes: checkTime}
 		w.write(lines...)
 		var err error
-		if w.Checker, err = start(Options{Path: path, Log: slog.New(slog.NewTextHandler(&w.log, nil))}, w.compare); err != nil {
+		if w.Checker, err = newChecker(Options{Path: path, Log: slog.New(slog.NewTextHandler(&w.log, nil))}, w.compare); err != nil {
 			t.Fatal(err)
 		}
 		defer w.Close()
@@ -474,7 +474,7 @@ func TestUnknownNameIsRefusedWhateverBcryptSays(t *testing.T) {
 	if err := os.WriteFile(path, []byte(line("ann", "a")), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := start(Options{Path: path}, func(context.Context, string, []byte) bool { return true })
+	c, err := newChecker(Options{Path: path}, func(context.Context, string, []byte) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -657,7 +657,7 @@ func TestClose(t *testing.T) {
 		at := time.Now()
 		w.Close()
 		for range 2 {
-			if r := <-results; r != later(time.Second) {
+			if r := <-results; r != tryLater(time.Second) {
 				t.Errorf("%+v", r)
 			}
 		}

@@ -20,8 +20,8 @@ type credential struct {
 	pair, name, password []byte
 }
 
-// strict refuses a second spelling of the same bytes.
-var strict = base64.StdEncoding.Strict()
+// strictBase64 refuses a second spelling of the same bytes.
+var strictBase64 = base64.StdEncoding.Strict()
 
 // parseBasic returns the credential of an Authorization header, or false if bcrypt could not accept it anyway.
 func parseBasic(header string) (credential, bool) {
@@ -34,7 +34,7 @@ func parseBasic(header string) (credential, bool) {
 	if !strings.EqualFold(scheme, "Basic") || strings.ContainsAny(encoded, "\r\n") {
 		return credential{}, false
 	}
-	pair, err := strict.DecodeString(encoded)
+	pair, err := strictBase64.DecodeString(encoded)
 	if err != nil || bytes.IndexByte(pair, 0) >= 0 {
 		return credential{}, false
 	}

@@ -27,7 +27,7 @@ var bcryptBase64 = base64.NewEncoding("./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 // bcrypt.CompareHashAndPassword of golang.org/x/crypto, but pauses every millisecond and stops when ctx ends: with one
 // processor that function adds 10 ms to every step of every other request.
 func matches(ctx context.Context, hash string, password []byte) bool {
-	rounds, err := cost(hash)
+	rounds, err := parseCost(hash)
 	if err != nil || len(password) > maxPassword {
 		return false
 	}

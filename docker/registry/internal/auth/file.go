@@ -29,7 +29,7 @@ type file struct {
 // next returns the lines of the file and whether it changed since the last call. An unusable version is logged and
 // counted once.
 func (f *file) next() (lines map[string]string, changed bool, err error) {
-	content, err := read(f.path)
+	content, err := readFile(f.path)
 	state := fmt.Sprintf("%x", sha256.Sum256(content))
 	if err != nil {
 		state = err.Error()
@@ -56,24 +56,24 @@ func (f *file) next() (lines map[string]string, changed bool, err error) {
 	return lines, true, nil
 }
 
-// read returns the content of a regular file of at most maxFile bytes.
-func read(path string) ([]byte, error) {
+// readFile returns the content of a regular file of at most maxFile bytes.
+func readFile(path string) ([]byte, error) {
 	// Opening a named pipe would block.
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, readError(err)
 	}
 	if !info.Mode().IsRegular() {
 		return nil, errors.New("is not a regular file; name a file with lines as of: htpasswd -nB USER")
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, readError(err)
 	}
 	defer f.Close()
 	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return nil, unreadable(err)
+		return nil, readError(err)
 	}
 	if len(content) > maxFile {
 		return nil, fmt.Errorf("is larger than %d bytes; remove users that are no longer needed", maxFile)
@@ -81,8 +81,8 @@ func read(path string) ([]byte, error) {
 	return content, nil
 }
 
-// unreadable returns the reason without the path, which the caller names.
-func unreadable(err error) error {
+// readError returns the reason without the path, which the caller names.
+func readError(err error) error {
 	if p := (*os.PathError)(nil); errors.As(err, &p) {
 		err = p.Err
 	}

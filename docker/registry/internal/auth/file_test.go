@@ -106,7 +106,7 @@ func TestKubeletSwapsALink(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t}
 		var err error
-		if w.Checker, err = start(Options{Path: filepath.Join(dir, "htpasswd")}, w.compare); err != nil {
+		if w.Checker, err = newChecker(Options{Path: filepath.Join(dir, "htpasswd")}, w.compare); err != nil {
 			t.Fatal(err)
 		}
 		defer w.Close()

@@ -20,11 +20,11 @@ const (
 )
 
 var (
-	errNoUser = errors.New("holds no user; add one, for example: htpasswd -nB USER")
-	errLine   = errors.New("is not USER:HASH; create the line with: htpasswd -nB USER")
-	errName   = errors.New("has a user name with a control character or byte order mark; save the file as plain UTF-8 without one")
-	errHash   = errors.New("does not hold a bcrypt hash, which is $2y$, $2b$ or $2a$ and 60 characters long; create the line with: htpasswd -nB USER")
-	errCost   = fmt.Errorf("has a bcrypt cost that is not from %d to %d; create the line with: htpasswd -nB -C 10 USER", minCost, maxCost)
+	errNoUser        = errors.New("holds no user; add one, for example: htpasswd -nB USER")
+	errMalformedLine = errors.New("is not USER:HASH; create the line with: htpasswd -nB USER")
+	errInvalidName   = errors.New("has a user name with a control character or byte order mark; save the file as plain UTF-8 without one")
+	errInvalidHash   = errors.New("does not hold a bcrypt hash, which is $2y$, $2b$ or $2a$ and 60 characters long; create the line with: htpasswd -nB USER")
+	errInvalidCost   = fmt.Errorf("has a bcrypt cost that is not from %d to %d; create the line with: htpasswd -nB -C 10 USER", minCost, maxCost)
 )
 
 // user is one user's line. A changed hash makes a new user, so what belongs to the old hash goes with it.
@@ -54,7 +54,7 @@ type users struct {
 
 // newUsers returns the users of these lines, and keeps those of the old version whose hash is the same.
 func newUsers(lines map[string]string, old *users) *users {
-	u := &users{byName: make(map[string]*user, len(lines)), decoy: decoy(lines)}
+	u := &users{byName: make(map[string]*user, len(lines)), decoy: decoyHash(lines)}
 	for name, hash := range lines {
 		if old != nil {
 			if same := old.byName[name]; same != nil && same.hash == hash {
@@ -67,12 +67,12 @@ func newUsers(lines map[string]string, old *users) *users {
 	return u
 }
 
-// decoy returns a random hash of the most common cost, the higher one of two that are equally common.
-func decoy(lines map[string]string) string {
+// decoyHash returns a random hash of the most common cost, the higher one of two that are equally common.
+func decoyHash(lines map[string]string) string {
 	var count [maxCost + 1]int
 	common := minCost
 	for _, hash := range lines {
-		if n, err := cost(hash); err == nil {
+		if n, err := parseCost(hash); err == nil {
 			count[n]++
 		}
 	}
@@ -111,32 +111,32 @@ func parseHtpasswd(content string) (map[string]string, error) {
 
 func checkLine(name, hash string) error {
 	if name == "" || hash == "" {
-		return errLine
+		return errMalformedLine
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || r == '\ufeff' }) {
-		return errName
+		return errInvalidName
 	}
-	_, err := cost(hash)
+	_, err := parseCost(hash)
 	return err
 }
 
-// cost returns the cost of a bcrypt hash, or an error if the text is not a whole one.
-func cost(hash string) (int, error) {
+// parseCost returns the cost of a bcrypt hash, or an error if the text is not a whole one.
+func parseCost(hash string) (int, error) {
 	if len(hash) != 60 || hash[:2] != "$2" || !strings.Contains("aby", hash[2:3]) || hash[3] != '$' || hash[6] != '$' {
-		return 0, errHash
+		return 0, errInvalidHash
 	}
 	for _, c := range []byte(hash[7:]) {
 		if !('.' <= c && c <= '9' || 'A' <= c && c <= 'Z' || 'a' <= c && c <= 'z') {
-			return 0, errHash
+			return 0, errInvalidHash
 		}
 	}
 	tens, ones := hash[4]-'0', hash[5]-'0'
 	if tens > 9 || ones > 9 {
-		return 0, errHash
+		return 0, errInvalidHash
 	}
 	n := int(tens)*10 + int(ones)
 	if n < minCost || n > maxCost {
-		return 0, errCost
+		return 0, errInvalidCost
 	}
 	return n, nil
 }

@@ -58,7 +58,7 @@ func TestParseHtpasswdNamesTheLineOnly(t *testing.T) {
 
 func TestCost(t *testing.T) {
 	for text, want := range map[string]int{"04": 4, "10": 10, "17": 17} {
-		if n, err := cost("$2b$" + text + someHash[6:]); n != want || err != nil {
+		if n, err := parseCost("$2b$" + text + someHash[6:]); n != want || err != nil {
 			t.Errorf("%s: %d, %v", text, n, err)
 		}
 	}

@@ -64,8 +64,8 @@ func (l *lane) find(id digest) *check {
 	return nil
 }
 
-// calmIn returns the time until the lane has no recent failure; at most 0 if it has none.
-func (l *lane) calmIn(now time.Time) time.Duration { return l.calm.Sub(now) }
+// untilCalm returns the time until the lane has no recent failure; at most 0 if it has none.
+func (l *lane) untilCalm(now time.Time) time.Duration { return l.calm.Sub(now) }
 
 // first returns the waiting check whose source failed least recently, the oldest one of several.
 func (l *lane) first(now time.Time) *check {
@@ -89,17 +89,17 @@ func (l *lane) lastFailure(c *check, now time.Time) (last time.Time) {
 	return last
 }
 
-// need returns the tokens that the lane's budget must have for this check.
-func (l *lane) need(c *check, now time.Time) float64 {
+// tokensNeeded returns the tokens that the lane's budget must have for this check.
+func (l *lane) tokensNeeded(c *check, now time.Time) float64 {
 	if l.lastFailure(c, now).IsZero() {
 		return 1
 	}
 	return 1 + l.limits.reserve
 }
 
-// crowding returns the newest waiting check of the source that has most places, if that source has at least two more
+// victim returns the newest waiting check of the source that has most places, if that source has at least two more
 // than the given one.
-func (l *lane) crowding(source netip.Prefix) (victim *check) {
+func (l *lane) victim(source netip.Prefix) (victim *check) {
 	places := map[netip.Prefix]int{}
 	for _, c := range l.waiting {
 		places[c.sources[0]]++
@@ -113,8 +113,8 @@ func (l *lane) crowding(source netip.Prefix) (victim *check) {
 	return victim
 }
 
-// refuse remembers the credential of a failed check, and where it came from.
-func (l *lane) refuse(c *check, now time.Time) {
+// recordFailure remembers the credential of a failed check, and where it came from.
+func (l *lane) recordFailure(c *check, now time.Time) {
 	if len(l.refused) >= l.limits.refused {
 		l.refused = slices.Delete(l.refused, 0, 1)
 	}
@@ -124,14 +124,14 @@ func (l *lane) refuse(c *check, now time.Time) {
 	}
 	for _, source := range c.sources {
 		if _, known := l.failed[source]; !known && len(l.failed) >= laneSources {
-			l.forgetSource()
+			l.dropOldestSource()
 		}
 		l.failed[source] = now
 	}
 }
 
-// forgetSource drops the source whose failure is oldest.
-func (l *lane) forgetSource() {
+// dropOldestSource drops the source whose failure is oldest.
+func (l *lane) dropOldestSource() {
 	var oldest netip.Prefix
 	var at time.Time
 	for source, t := range l.failed {

@@ -23,7 +23,7 @@ const (
 type outcome int
 
 const (
-	turnedAway outcome = iota
+	rejected outcome = iota
 	matched
 	mismatched
 	stale // the user's line changed meanwhile, or another password of the user was proven
@@ -43,12 +43,12 @@ type check struct {
 	seq     uint64
 	done    chan struct{}
 	outcome outcome
-	retry   time.Duration // with turnedAway
+	retry   time.Duration // with rejected
 }
 
 // queue orders the checks and runs one at a time.
 type queue struct {
-	compare compare
+	compare compareFunc
 	maxWait time.Duration
 	valid   func(*check) bool // called under mu
 	closed  atomic.Bool
@@ -64,7 +64,7 @@ type queue struct {
 	matched, mismatched uint64
 }
 
-func newQueue(compare compare, maxWait time.Duration, valid func(*check) bool) *queue {
+func newQueue(compare compareFunc, maxWait time.Duration, valid func(*check) bool) *queue {
 	return &queue{
 		compare: compare, maxWait: maxWait, valid: valid,
 		changed:   make(chan struct{}, 1),
@@ -75,7 +75,7 @@ func newQueue(compare compare, maxWait time.Duration, valid func(*check) bool) *
 	}
 }
 
-// wait returns how the check ends, or turnedAway when ctx ends or the deadline passes before. A check that nobody waits
+// wait returns how the check ends, or rejected when ctx ends or the deadline passes before. A check that nobody waits
 // for any longer leaves the queue; one that is running goes on.
 func (q *queue) wait(ctx context.Context, c *check, source netip.Prefix, deadline time.Time) (outcome, time.Duration) {
 	c, end, retry := q.join(c, source, time.Now())
@@ -100,7 +100,7 @@ func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outc
 	defer q.mu.Unlock()
 	l := c.lane
 	if q.closed.Load() {
-		return nil, turnedAway, 0
+		return nil, rejected, 0
 	}
 	if !q.valid(c) {
 		return nil, stale, 0
@@ -110,24 +110,24 @@ func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outc
 	}
 	if same := l.find(c.id); same != nil {
 		if same.waiters >= checkWaiters {
-			return nil, turnedAway, 0
+			return nil, rejected, 0
 		}
 		same.waiters++
 		same.addSource(source)
 		return same, 0, 0
 	}
 	c.addSource(source)
-	retry := q.expect(c, now)
+	retry := q.expectedDelay(c, now)
 	if retry > q.maxWait {
-		return nil, turnedAway, retry
+		return nil, rejected, retry
 	}
 	if len(l.waiting) >= l.limits.places {
-		victim := l.crowding(source)
+		victim := l.victim(source)
 		if victim == nil {
-			return nil, turnedAway, retry
+			return nil, rejected, retry
 		}
 		q.remove(victim)
-		victim.end(turnedAway, q.expect(victim, now))
+		victim.end(rejected, q.expectedDelay(victim, now))
 	}
 	q.seq++
 	c.seq, c.waiters, c.done = q.seq, 1, make(chan struct{})
@@ -149,9 +149,9 @@ func (q *queue) leave(c *check) (outcome, time.Duration) {
 	c.waiters--
 	if c.waiters == 0 && c.lane.running != c {
 		q.remove(c)
-		c.end(turnedAway, 0)
+		c.end(rejected, 0)
 	}
-	return turnedAway, q.expect(c, time.Now())
+	return rejected, q.expectedDelay(c, time.Now())
 }
 
 // wake makes work look again.
@@ -212,7 +212,7 @@ func before(a, b *check, now time.Time) bool {
 	if a.lane.limits.shared != b.lane.limits.shared {
 		return b.lane.limits.shared
 	}
-	if x, y := a.lane.calmIn(now) > 0, b.lane.calmIn(now) > 0; x != y {
+	if x, y := a.lane.untilCalm(now) > 0, b.lane.untilCalm(now) > 0; x != y {
 		return y
 	}
 	if x, y := a.lane.failures.debt(now), b.lane.failures.debt(now); x != y {
@@ -226,11 +226,11 @@ func before(a, b *check, now time.Time) bool {
 
 // delay returns the time until the budgets allow the check; 0 for the lane of a user without recent failures.
 func (q *queue) delay(c *check, now time.Time) time.Duration {
-	return max(c.lane.failures.until(now, c.lane.need(c, now)), q.guessDelay(c.lane, now))
+	return max(c.lane.failures.until(now, c.lane.tokensNeeded(c, now)), q.guessDelay(c.lane, now))
 }
 
-// expect returns roughly how long the budgets make a check wait, counting those of its lane that go before it.
-func (q *queue) expect(c *check, now time.Time) time.Duration {
+// expectedDelay returns roughly how long the budgets make a check wait, counting those of its lane that go before it.
+func (q *queue) expectedDelay(c *check, now time.Time) time.Duration {
 	l := c.lane
 	ahead := 0
 	for _, other := range l.waiting {
@@ -238,21 +238,21 @@ func (q *queue) expect(c *check, now time.Time) time.Duration {
 			ahead++
 		}
 	}
-	return max(l.failures.until(now, l.need(c, now)+float64(ahead)), q.guessDelay(l, now))
+	return max(l.failures.until(now, l.tokensNeeded(c, now)+float64(ahead)), q.guessDelay(l, now))
 }
 
 // guessDelay returns the time until there is processor time for a failure, or until a user's lane needs none because
 // its failures are too long ago.
 func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
-	wait := q.time(l).until(now, 0.001)
+	wait := q.timeBudget(l).until(now, 0.001)
 	if !l.limits.shared {
-		wait = min(wait, l.calmIn(now))
+		wait = min(wait, l.untilCalm(now))
 	}
 	return wait
 }
 
-// time returns the budget of processor time that the lane's failures are charged to.
-func (q *queue) time(l *lane) *budget {
+// timeBudget returns the budget of processor time that the lane's failures are charged to.
+func (q *queue) timeBudget(l *lane) *budget {
 	if l.limits.shared {
 		return &q.guessTime
 	}
@@ -266,14 +266,14 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	l := c.lane
 	l.running = nil
 	if q.closed.Load() {
-		c.end(turnedAway, 0)
+		c.end(rejected, 0)
 		return
 	}
 	if ok && c.user != nil {
 		q.matched++
 	} else {
 		q.mismatched++
-		q.time(l).take(now, now.Sub(began).Seconds())
+		q.timeBudget(l).take(now, now.Sub(began).Seconds())
 	}
 	if !q.valid(c) {
 		c.end(stale, 0)
@@ -286,7 +286,7 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	}
 	l.failures.take(now, 1)
 	l.calm = now.Add(max(calmTime, calmFactor*now.Sub(began)))
-	l.refuse(c, now)
+	l.recordFailure(c, now)
 	c.end(mismatched, 0)
 }
 
@@ -321,7 +321,7 @@ func (q *queue) close() {
 	for l := range q.lanes {
 		for _, c := range slices.Clone(l.waiting) {
 			q.remove(c)
-			c.end(turnedAway, 0)
+			c.end(rejected, 0)
 		}
 	}
 }
