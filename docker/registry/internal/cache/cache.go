@@ -21,14 +21,14 @@ import (
 
 // A Cache is a program that listens, and serves while Run runs.
 type Cache struct {
-	config  *config.Config
-	log     *slog.Logger
-	metrics *metrics.Metrics
-	auth    *auth.Checker // nil: everybody is let in
-	content atomic.Pointer[content]
-	clients endpoint
-	peers   *peers     // nil: it serves alone
-	aside   []endpoint // for metrics and the profiler
+	config   *config.Config
+	log      *slog.Logger
+	metrics  *metrics.Metrics
+	auth     *auth.Checker // nil: everybody is let in
+	content  atomic.Pointer[content]
+	clients  endpoint
+	peers    *peers     // nil: it serves alone
+	internal []endpoint // for metrics and the profiler
 }
 
 // An endpoint is a server with its listener.
@@ -38,60 +38,60 @@ type endpoint struct {
 }
 
 // New returns a cache that listens and serves nothing yet. The access log is used if the configuration wants one.
-func New(c *config.Config, log, access *slog.Logger) (*Cache, error) {
-	p := &Cache{config: c, log: log, metrics: metrics.New()}
-	if err := p.open(access); err != nil {
-		p.abandon()
+func New(cfg *config.Config, log, access *slog.Logger) (*Cache, error) {
+	c := &Cache{config: cfg, log: log, metrics: metrics.New()}
+	if err := c.open(access); err != nil {
+		c.closeOpened()
 		return nil, err
 	}
-	return p, nil
+	return c, nil
 }
 
 // open reads the files that the configuration names, and listens.
-func (p *Cache) open(access *slog.Logger) (err error) {
-	c := p.config
+func (c *Cache) open(access *slog.Logger) (err error) {
+	cfg := c.config
 	limits := server.Limits{
-		HeaderBytes: int(c.Limits.HeaderBytes), HeaderTimeout: c.Limits.HeaderTimeout, IdleTimeout: c.Limits.IdleTimeout,
-		SendTimeout: c.Limits.SendTimeout, UnauthenticatedConnections: c.Limits.UnauthenticatedConnections,
+		HeaderBytes: int(cfg.Limits.HeaderBytes), HeaderTimeout: cfg.Limits.HeaderTimeout, IdleTimeout: cfg.Limits.IdleTimeout,
+		SendTimeout: cfg.Limits.SendTimeout, UnauthenticatedConnections: cfg.Limits.UnauthenticatedConnections,
 	}
 	o := server.Options{
-		Handler: http.HandlerFunc(p.serve), Checker: everybody{}, Ready: p.loaded, Limits: limits, Drain: c.Drain, Log: p.log,
-		Access: access, AccessEvery: int(c.Log.Access), Observe: p.metrics.Observe, Record: p.record,
+		Handler: http.HandlerFunc(c.serve), Checker: allowAll{}, Ready: c.loaded, Limits: limits, Drain: cfg.Drain, Log: c.log,
+		Access: access, AccessEvery: int(cfg.Log.Access), Observe: c.metrics.Observe, Record: c.record,
 	}
-	if !c.Auth.None {
-		if p.auth, err = auth.New(auth.Options{Path: c.Auth.Htpasswd, Log: p.log}); err != nil {
+	if !cfg.Auth.None {
+		if c.auth, err = auth.New(auth.Options{Path: cfg.Auth.Htpasswd, Log: c.log}); err != nil {
 			return fmt.Errorf("auth.htpasswd: %w", err) // which names the file and the fix
 		}
-		o.Checker = users{p.auth}
+		o.Checker = htpasswdChecker{c.auth}
 	}
-	if t := c.TLS; t != nil {
-		if o.Certificate, err = server.LoadCertificate(t.Certificate, t.Key, p.log, p.metrics.Observe); err != nil {
-			return problem("tls", "cannot be used", t.Certificate+" and "+t.Key, err, "name two PEM files that belong together")
+	if t := cfg.TLS; t != nil {
+		if o.Certificate, err = server.LoadCertificate(t.Certificate, t.Key, c.log, c.metrics.Observe); err != nil {
+			return configError("tls", "cannot be used", t.Certificate+" and "+t.Key, err, "name two PEM files that belong together")
 		}
 	}
-	if p.clients.server, err = server.New(o); err != nil {
+	if c.clients.server, err = server.New(o); err != nil {
 		return err
 	}
-	if p.clients.listener, err = listen("listen", c.Listen); err != nil {
+	if c.clients.listener, err = listen("listen", cfg.Listen); err != nil {
 		return err
 	}
-	if p.peers, err = p.openPeers(limits); err != nil {
+	if c.peers, err = c.openPeers(limits); err != nil {
 		return err
 	}
-	if c.Metrics != nil {
-		shown := server.NewMetrics(p.metrics.Handler(p.log), p.clients.server.Ready, limits, p.log, nil)
-		err = p.addAside("metrics.listen", c.Metrics.Listen, shown)
+	if cfg.Metrics != nil {
+		shown := server.NewMetrics(c.metrics.Handler(c.log), c.clients.server.Ready, limits, c.log, nil)
+		err = c.addInternal("metrics.listen", cfg.Metrics.Listen, shown)
 	}
-	if err == nil && c.Pprof != nil {
-		err = p.addAside("pprof.listen", c.Pprof.Listen, server.NewProfiler(limits, p.log, nil))
+	if err == nil && cfg.Pprof != nil {
+		err = c.addInternal("pprof.listen", cfg.Pprof.Listen, server.NewProfiler(limits, c.log, nil))
 	}
 	return err
 }
 
-func (p *Cache) addAside(key, address string, s *server.Server) error {
+func (c *Cache) addInternal(key, address string, s *server.Server) error {
 	l, err := listen(key, address)
 	if err == nil {
-		p.aside = append(p.aside, endpoint{s, l})
+		c.internal = append(c.internal, endpoint{s, l})
 	}
 	return err
 }
@@ -99,82 +99,82 @@ func (p *Cache) addAside(key, address string, s *server.Server) error {
 func listen(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, problem(key, "cannot be listened on", address, err, "choose an address of this machine and a free port, for example :5000")
+		return nil, configError(key, "cannot be listened on", address, err, "choose an address of this machine and a free port, for example :5000")
 	}
 	return l, nil
 }
 
-func problem(key, what, got string, err error, fix string) error {
+func configError(key, what, got string, err error, fix string) error {
 	return config.Problems{{Key: key, What: what + ": " + err.Error(), Got: got, Fix: fix}}
 }
 
-// abandon closes what open has opened.
-func (p *Cache) abandon() {
-	for _, e := range append(p.aside, p.clients, p.peers.endpoint()) {
+// closeOpened closes what open has opened.
+func (c *Cache) closeOpened() {
+	for _, e := range append(c.internal, c.clients, c.peers.endpoint()) {
 		if e.listener != nil {
 			_ = e.listener.Close() // nobody has used it
 		}
 	}
-	p.peers.close()
-	if p.auth != nil {
-		p.auth.Close()
+	c.peers.close()
+	if c.auth != nil {
+		c.auth.Close()
 	}
 }
 
 // Address returns where clients are served.
-func (p *Cache) Address() net.Addr { return p.clients.listener.Addr() }
+func (c *Cache) Address() net.Addr { return c.clients.listener.Addr() }
 
-func (p *Cache) loaded() bool { return p.content.Load() != nil }
+func (c *Cache) loaded() bool { return c.content.Load() != nil }
 
 // Run serves until ctx ends, then drains. It is called once. Its probes answer while a large store is loaded. A store that
 // cannot be used is a *store.ConfigError.
-func (p *Cache) Run(ctx context.Context) error {
+func (c *Cache) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	// Metrics and the profiler show the end of the others.
 	aside, stopAside := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAside()
-	clients, hops, others := &group{failed: stop}, &group{failed: stop}, &group{failed: stop}
-	for _, e := range p.aside {
+	clients, hops, others := &serverGroup{failed: stop}, &serverGroup{failed: stop}, &serverGroup{failed: stop}
+	for _, e := range c.internal {
 		others.run(aside, e)
 	}
-	clients.run(ctx, p.clients)
-	p.peers.run(hops)
-	p.log.Info("Listening", "address", p.Address().String())
+	clients.run(ctx, c.clients)
+	c.peers.run(hops)
+	c.log.Info("Listening", "address", c.Address().String())
 
-	loaded, err := p.load()
+	loaded, err := c.load()
 	if err == nil {
-		p.peers.look(ctx)
-		p.content.Store(loaded)
-		p.log.Info("Ready")
+		c.peers.waitForMembers(ctx)
+		c.content.Store(loaded)
+		c.log.Info("Ready")
 		<-ctx.Done()
 	}
 	stop()
 	left := make(chan struct{})
-	p.peers.drain(left, p.config.Drain/2)
+	c.peers.drain(left, c.config.Drain/2)
 	err = errors.Join(err, clients.wait())
 	close(left)
 	err = errors.Join(err, hops.wait())
 	if loaded != nil {
 		err = errors.Join(err, loaded.close())
 	}
-	p.peers.close()
-	if p.auth != nil {
-		p.auth.Close()
+	c.peers.close()
+	if c.auth != nil {
+		c.auth.Close()
 	}
 	stopAside()
 	return errors.Join(err, others.wait())
 }
 
-// A group is some servers that run.
-type group struct {
+// A serverGroup is some servers that run.
+type serverGroup struct {
 	failed func() // called if one of them ends with an error
 	mu     sync.Mutex
 	err    error
 	wg     sync.WaitGroup
 }
 
-func (g *group) run(ctx context.Context, e endpoint) {
+func (g *serverGroup) run(ctx context.Context, e endpoint) {
 	g.wg.Go(func() {
 		if err := e.server.Run(ctx, e.listener); err != nil {
 			g.mu.Lock()
@@ -185,7 +185,7 @@ func (g *group) run(ctx context.Context, e endpoint) {
 	})
 }
 
-func (g *group) wait() error {
+func (g *serverGroup) wait() error {
 	g.wg.Wait()
 	return g.err
 }

@@ -133,7 +133,7 @@ type running struct {
 }
 
 // metricsAddress returns where Prometheus reads.
-func (r *running) metricsAddress() net.Addr { return r.aside[0].listener.Addr() }
+func (r *running) metricsAddress() net.Addr { return r.internal[0].listener.Addr() }
 
 type lockedBuffer struct {
 	mu sync.Mutex

@@ -28,93 +28,93 @@ type content struct {
 }
 
 // load opens the store, and makes what serves from it.
-func (p *Cache) load() (*content, error) {
-	c := p.config
+func (c *Cache) load() (*content, error) {
+	cfg := c.config
 	// Manifests and small blobs have half of the memory each.
-	memory := max(1, int64(c.Store.Memory)/2)
-	scrub := int64(c.Store.ScrubRate)
+	memory := max(1, int64(cfg.Store.Memory)/2)
+	scrub := int64(cfg.Store.ScrubRate)
 	if scrub == 0 {
 		scrub = -1 // for the store 0 is its default
 	}
 	opened, err := store.New(store.Options{
-		Path: c.Store.Path, Limit: int64(c.Store.Limit), MemoryLimit: memory, ScrubRate: scrub,
-		MinRate: max(1, int64(c.Fill.MinimumRate)), Adopt: c.Upstreams[0].Host, Logger: p.log,
+		Path: cfg.Store.Path, Limit: int64(cfg.Store.Limit), MemoryLimit: memory, ScrubRate: scrub,
+		MinRate: max(1, int64(cfg.Fill.MinimumRate)), Adopt: cfg.Upstreams[0].Host, Logger: c.log,
 	})
 	if err != nil {
 		return nil, err
 	}
-	made := &content{store: opened, fills: map[string]*fill.Handler{}, relays: newRelays(p.peers)}
+	made := &content{store: opened, fills: map[string]*fill.Handler{}, relays: newRelays(c.peers)}
 	asked := upstream.NewMetrics()
-	if err := errors.Join(made.add(p, asked, memory), asked.Register(p.metrics.Registerer())); err != nil {
+	if err := errors.Join(made.add(c, asked, memory), asked.Register(c.metrics.Registerer())); err != nil {
 		return nil, errors.Join(err, made.close())
 	}
-	p.show(made)
+	c.registerMetrics(made)
 	return made, nil
 }
 
 // add makes what serves each upstream.
-func (m *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
-	c := p.config
+func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
+	cfg := p.config
 	var hosts []string
 	askers := map[string]manifest.Upstream{}
-	for _, of := range c.Upstreams {
-		part, err := m.store.Upstream(of.Host)
+	for _, of := range cfg.Upstreams {
+		part, err := c.store.Upstream(of.Host)
 		if err != nil {
 			return err
 		}
 		u, err := upstream.New(upstream.Options{
-			Config: of, Limits: upstream.LimitsOf(c), Store: part, Metrics: asked, Logger: p.log, Reserve: manifest.Reserve,
+			Config: of, Limits: upstream.LimitsOf(cfg), Store: part, Metrics: asked, Logger: p.log, Reserve: manifest.Reserve,
 		})
 		if err != nil {
 			return err
 		}
-		m.upstreams = append(m.upstreams, u)
+		c.upstreams = append(c.upstreams, u)
 		o := fill.Options{
 			Store: part, Fetcher: u, Share: of.ShareBlobs, Log: p.log,
-			Stall: c.Fill.StallTimeout, Wait: c.Outage.BlobTimeout, Abandoned: c.Fill.Abandoned,
+			Stall: cfg.Fill.StallTimeout, Wait: cfg.Outage.BlobTimeout, Abandoned: cfg.Fill.Abandoned,
 		}
 		asks := manifest.Upstream{Asker: asker{u}, Store: part}
-		if m.relays == nil {
-			m.fills[of.Host] = fill.New(o)
+		if c.relays == nil {
+			c.fills[of.Host] = fill.New(o)
 		} else {
-			m.fills[of.Host] = m.relays.add(of.Host, u, o, &asks)
+			c.fills[of.Host] = c.relays.add(of.Host, u, o, &asks)
 		}
 		askers[of.Host] = asks
 		hosts = append(hosts, of.Host)
 	}
-	m.table = route.New(hosts[0], hosts[1:]...)
-	m.manifests = manifest.New(manifest.Options{
+	c.table = route.New(hosts[0], hosts[1:]...)
+	c.manifests = manifest.New(manifest.Options{
 		// For the handler 0 is a default.
-		Upstreams: askers, TTL: max(1, c.Tags.TTL), Patience: c.Outage.ChallengeTimeout, Remember: max(1, c.Outage.Remember),
-		ClientTimeout: c.Outage.ManifestTimeout, FetchTimeout: max(c.Fill.StallTimeout, c.Outage.ManifestTimeout), Memory: memory,
+		Upstreams: askers, TTL: max(1, cfg.Tags.TTL), Patience: cfg.Outage.ChallengeTimeout, Remember: max(1, cfg.Outage.Remember),
+		ClientTimeout: cfg.Outage.ManifestTimeout, FetchTimeout: max(cfg.Fill.StallTimeout, cfg.Outage.ManifestTimeout), Memory: memory,
 		Logger: p.log,
 	})
 	return nil
 }
 
 // close ends what runs. It is called when no client is served any more.
-func (m *content) close() error {
-	m.relays.close()
-	for _, f := range m.fills {
+func (c *content) close() error {
+	c.relays.close()
+	for _, f := range c.fills {
 		f.Close()
 	}
-	if m.manifests != nil {
-		m.manifests.Close()
+	if c.manifests != nil {
+		c.manifests.Close()
 	}
 	var err error
-	for _, u := range m.upstreams {
+	for _, u := range c.upstreams {
 		err = errors.Join(err, u.Close())
 	}
-	return errors.Join(err, m.store.Close())
+	return errors.Join(err, c.store.Close())
 }
 
-// show makes metrics of what is counted elsewhere.
-func (p *Cache) show(m *content) {
+// registerMetrics makes metrics of what is counted elsewhere.
+func (c *Cache) registerMetrics(m *content) {
 	gauge := func(name, help string, value func(store.Stats) int64) {
-		p.metrics.Gauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+		c.metrics.Gauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
 	}
 	counter := func(name, help string, value func(store.Stats) int64) {
-		p.metrics.Counter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+		c.metrics.Counter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
 	}
 	gauge("registry_cache_disk_used_bytes", "Disk that the store uses, in blocks, deleted but open files included.",
 		func(s store.Stats) int64 { return s.UsedBytes })
@@ -130,18 +130,18 @@ func (p *Cache) show(m *content) {
 		func(s store.Stats) int64 { return s.SlowReaders })
 	for host, f := range m.fills {
 		labels := prometheus.Labels{"upstream": host}
-		p.metrics.Gauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
-		p.metrics.Counter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
+		c.metrics.Gauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
+		c.metrics.Counter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
 			func() float64 { return float64(f.Stats().Failed) })
 	}
-	p.showPeers(m)
-	if p.auth != nil {
-		p.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
-			func() float64 { return float64(p.auth.Stats().Users) })
-		p.metrics.Counter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
-			func() float64 { return float64(p.auth.Stats().ReloadFailures) })
-		p.metrics.Gauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
-			func() float64 { return float64(p.auth.Stats().Waiting) })
+	c.registerPeerMetrics(m)
+	if c.auth != nil {
+		c.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
+			func() float64 { return float64(c.auth.Stats().Users) })
+		c.metrics.Counter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
+			func() float64 { return float64(c.auth.Stats().ReloadFailures) })
+		c.metrics.Gauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
+			func() float64 { return float64(c.auth.Stats().Waiting) })
 	}
 }
 

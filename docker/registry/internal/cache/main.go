@@ -31,15 +31,15 @@ const (
 // Main runs the program with the file of its configuration, until SIGTERM or SIGINT, and returns its exit status. Why it ends
 // otherwise is one line on standard error.
 func Main(file string) int {
-	c, err := config.Load(file)
+	cfg, err := config.Load(file)
 	if err != nil {
-		return end(err)
+		return fail(err)
 	}
 	// Distribution says by itself what our packages say better, once for each request.
 	logrus.SetOutput(io.Discard)
 	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.Log.Level)); err != nil {
-		return end(err)
+	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
+		return fail(err)
 	}
 	lines := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
 	log, access := slog.New(server.LimitLog(lines, logBurst, logPeriod)), slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -51,21 +51,21 @@ func Main(file string) int {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	c.Limits.UnauthenticatedConnections = fitConnections(c.Limits.UnauthenticatedConnections, log)
-	p, err := New(c, log, access)
+	cfg.Limits.UnauthenticatedConnections = fitConnections(cfg.Limits.UnauthenticatedConnections, log)
+	c, err := New(cfg, log, access)
 	if err != nil {
-		return end(err)
+		return fail(err)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	if err := p.Run(ctx); err != nil {
-		return end(err)
+	if err := c.Run(ctx); err != nil {
+		return fail(err)
 	}
 	return 0
 }
 
-func end(err error) int {
+func fail(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	return 1
 }

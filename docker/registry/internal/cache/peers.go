@@ -23,10 +23,10 @@ import (
 const (
 	// stallShare is how many times the stall limit of one upstream a relay may be silent: each member that it asks has its own.
 	stallShare = 3
-	// lookAfter is how long after an answer of the upstream that another replica finds out this one looks, too.
-	lookAfter = time.Second
-	// hopsLook is how often it is looked whether hops run, when the program ends.
-	hopsLook = 20 * time.Millisecond
+	// recheckAfter is how long after an answer of the upstream that another replica finds out this one looks, too.
+	recheckAfter = time.Second
+	// hopsPollInterval is how often it is looked whether hops run, when the program ends.
+	hopsPollInterval = 20 * time.Millisecond
 )
 
 // peers are the other replicas, and the port for them. Nil serves alone.
@@ -39,13 +39,13 @@ type peers struct {
 }
 
 // openPeers listens for other replicas, if there are any.
-func (p *Cache) openPeers(limits server.Limits) (*peers, error) {
-	c := p.config.Peers
-	if c == nil {
+func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
+	cfg := c.config.Peers
+	if cfg == nil {
 		return nil, nil
 	}
-	o := peer.Options{Self: c.Name, Service: c.Service, Secret: c.Secret, Log: p.log}
-	for _, m := range c.Members {
+	o := peer.Options{Self: cfg.Name, Service: cfg.Service, Secret: cfg.Secret, Log: c.log}
+	for _, m := range cfg.Members {
 		o.Members = append(o.Members, peer.Member{Name: m.Name, Address: m.Address})
 	}
 	known, err := peer.New(o)
@@ -58,42 +58,42 @@ func (p *Cache) openPeers(limits server.Limits) (*peers, error) {
 		server.Authenticated(r.Context())
 		made.hops.Add(1)
 		defer made.hops.Add(-1)
-		p.serveHop(w, r)
+		c.serveHop(w, r)
 	}))
-	made.served.server = server.NewPeers(hops, limits, p.config.Drain/2, p.log, p.metrics.Observe)
-	if made.served.listener, err = listen("peers.listen", c.Listen); err != nil {
+	made.served.server = server.NewPeers(hops, limits, c.config.Drain/2, c.log, c.metrics.Observe)
+	if made.served.listener, err = listen("peers.listen", cfg.Listen); err != nil {
 		made.close()
 		return nil, err
 	}
 	return made, nil
 }
 
-func (s *peers) endpoint() endpoint {
-	if s == nil {
+func (p *peers) endpoint() endpoint {
+	if p == nil {
 		return endpoint{}
 	}
-	return s.served
+	return p.served
 }
 
-func (s *peers) close() {
-	if s != nil {
-		s.stop()
-		s.Close()
+func (p *peers) close() {
+	if p != nil {
+		p.stop()
+		p.Close()
 	}
 }
 
 // run serves the other replicas until finish.
-func (s *peers) run(g *group) {
-	if s != nil {
-		g.run(s.ctx, s.served)
+func (p *peers) run(g *serverGroup) {
+	if p != nil {
+		g.run(p.ctx, p.served)
 	}
 }
 
-// look waits until the other replicas are known: one that believes to be alone would fetch everything.
-func (s *peers) look(ctx context.Context) {
-	if s != nil {
+// waitForMembers waits until the other replicas are known: one that believes to be alone would fetch everything.
+func (p *peers) waitForMembers(ctx context.Context) {
+	if p != nil {
 		select {
-		case <-s.Looked():
+		case <-p.Looked():
 		case <-ctx.Done():
 		}
 	}
@@ -101,16 +101,16 @@ func (s *peers) look(ctx context.Context) {
 
 // drain lets the others ask only for what this replica has. The port ends when the clients have left and no hop runs, or after
 // a time: until then it is open, since the others would take this replica for dead.
-func (s *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
-	if s == nil {
+func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
+	if p == nil {
 		return
 	}
-	s.Drain()
+	p.Drain()
 	go func() {
-		defer s.stop()
+		defer p.stop()
 		limit := time.NewTimer(atMost)
 		defer limit.Stop()
-		ticker := time.NewTicker(hopsLook)
+		ticker := time.NewTicker(hopsPollInterval)
 		defer ticker.Stop()
 		for {
 			select {
@@ -120,7 +120,7 @@ func (s *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 			}
 			select {
 			case <-clientsLeft:
-				if s.hops.Load() == 0 {
+				if p.hops.Load() == 0 {
 					return
 				}
 			default:
@@ -130,40 +130,40 @@ func (s *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 }
 
 // serveHop answers another replica: with what this one has, or what the upstream says.
-func (p *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
+func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	hop, _ := peer.From(r.Context())
-	c := p.content.Load()
-	if c == nil {
+	loaded := c.content.Load()
+	if loaded == nil {
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", "this replica is starting")
 		return
 	}
-	q, refusal := c.table.Parse(r.URL)
+	q, refusal := loaded.table.Parse(r.URL)
 	if hop.Out && refusal == nil {
-		c.look(q.Upstream)
+		loaded.checkUpstream(q.Upstream)
 	}
 	switch {
-	case c.fills[r.URL.Query().Get("ns")] == nil: // its configuration is older or newer
+	case loaded.fills[r.URL.Query().Get("ns")] == nil: // its configuration is older or newer
 		server.WriteError(w, r, http.StatusMisdirectedRequest, "NAME_UNKNOWN", "this replica does not serve that registry")
 	case refusal != nil:
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
 	case q.Kind == route.Blob && hop.StoreOnly:
-		if !c.fills[q.Upstream].ServeStored(w, r, q) {
+		if !loaded.fills[q.Upstream].ServeStored(w, r, q) {
 			server.WriteError(w, r, http.StatusNotFound, "BLOB_UNKNOWN", "this replica does not have it")
 			return
 		}
-		c.relays.stores[q.Upstream].SetRelay(q.Digest, true) // the one that asks has it, too
+		loaded.relays.stores[q.Upstream].SetRelay(q.Digest, true) // the one that asks has it, too
 	case q.Kind == route.Blob:
-		c.fills[q.Upstream].ServePeer(w, r, q)
-		c.relays.stores[q.Upstream].SetRelay(q.Digest, false)
+		loaded.fills[q.Upstream].ServePeer(w, r, q)
+		loaded.relays.stores[q.Upstream].SetRelay(q.Digest, false)
 	default:
-		c.manifests.ServePeer(w, r, q, hop.StoreOnly)
+		loaded.manifests.ServePeer(w, r, q, hop.StoreOnly)
 	}
 }
 
-// look has this replica look whether an upstream is out, as another one finds, unless it has answered a moment ago.
-func (m *content) look(host string) {
-	for _, u := range m.upstreams {
-		if since := time.Now().Add(-lookAfter); u.Name() == host {
+// checkUpstream has this replica look whether an upstream is out, as another one finds, unless it has answered a moment ago.
+func (c *content) checkUpstream(host string) {
+	for _, u := range c.upstreams {
+		if since := time.Now().Add(-recheckAfter); u.Name() == host {
 			go u.Out(since)
 		}
 	}
@@ -172,7 +172,7 @@ func (m *content) look(host string) {
 // relays are what clients are served from that another replica owns.
 type relays struct {
 	peers  *peer.Peers
-	of     map[string]*relay.Relay
+	byHost map[string]*relay.Relay
 	fills  map[string]*fill.Handler
 	stores map[string]*store.Upstream
 }
@@ -186,9 +186,9 @@ func newRelays(p *peers) *relays {
 
 // add makes what relays an upstream's content. It returns the handler of what this replica owns, and changes how manifests are
 // asked for.
-func (s *relays) add(host string, health relay.Health, o fill.Options, asks *manifest.Upstream) *fill.Handler {
+func (r *relays) add(host string, health relay.Health, o fill.Options, asks *manifest.Upstream) *fill.Handler {
 	made := relay.New(relay.Options{
-		Peers: s.peers, Health: health, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host),
+		Peers: r.peers, Health: health, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host),
 	})
 	upstream := o.Fetcher
 	o.Fetcher = made.Stored(upstream)
@@ -197,43 +197,43 @@ func (s *relays) add(host string, health relay.Health, o fill.Options, asks *man
 	o.Fetcher, o.Next, o.Pass = made, own, made.Owned
 	o.Stall *= stallShare
 	o.Abandoned = 0 // the owner's fill goes on
-	s.of[host], s.fills[host], s.stores[host] = made, fill.New(o), o.Store
+	r.byHost[host], r.fills[host], r.stores[host] = made, fill.New(o), o.Store
 	asks.Asker, asks.Relay, asks.Owned = made.StoredAsker(asks.Asker), made, made.Owned
 	return own
 }
 
-func (s *relays) close() {
-	if s != nil {
-		for _, f := range s.fills {
+func (r *relays) close() {
+	if r != nil {
+		for _, f := range r.fills {
 			f.Close()
 		}
 	}
 }
 
-// blobs returns what serves the blobs of an upstream to clients.
-func (m *content) blobs(host string) *fill.Handler {
-	if m.relays == nil {
-		return m.fills[host]
+// blobHandler returns what serves the blobs of an upstream to clients.
+func (c *content) blobHandler(host string) *fill.Handler {
+	if c.relays == nil {
+		return c.fills[host]
 	}
-	return m.relays.fills[host]
+	return c.relays.fills[host]
 }
 
-// showPeers makes metrics of what is known of other replicas.
-func (p *Cache) showPeers(m *content) {
-	if p.peers == nil {
+// registerPeerMetrics makes metrics of what is known of other replicas.
+func (c *Cache) registerPeerMetrics(m *content) {
+	if c.peers == nil {
 		return
 	}
 	gauge := func(name, help string, labels prometheus.Labels, value func(peer.Stats) int) {
-		p.metrics.Gauge(name, help, labels, func() float64 { return float64(value(p.peers.Stats())) })
+		c.metrics.Gauge(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
 	}
 	counter := func(name, help string, labels prometheus.Labels, value func(peer.Stats) uint64) {
-		p.metrics.Counter(name, help, labels, func() float64 { return float64(value(p.peers.Stats())) })
+		c.metrics.Counter(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
 	}
 	const states = "Replicas that this one knows, itself included, by whether they answer."
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "in"}, func(s peer.Stats) int { return s.Members - s.Suspect - s.Out })
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "suspect"}, func(s peer.Stats) int { return s.Suspect })
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "out"}, func(s peer.Stats) int { return s.Out })
-	first := p.peers.Stats()
+	first := c.peers.Stats()
 	for result := range first.Hops {
 		counter("registry_cache_hops_total", "Requests to other replicas, by what became of them.", prometheus.Labels{"result": string(result)},
 			func(s peer.Stats) uint64 { return s.Hops[result] })
@@ -248,11 +248,11 @@ func (p *Cache) showPeers(m *content) {
 	counter("registry_cache_peer_lookup_failures_total", "Lookups of the replicas that failed.", nil, func(s peer.Stats) uint64 { return s.LookupFailures })
 	counter("registry_cache_peer_secret_failures_total", "Versions of the replicas' secret that were not taken.", nil,
 		func(s peer.Stats) uint64 { return s.SecretFailures })
-	for host, r := range m.relays.of {
+	for host, r := range m.relays.byHost {
 		labels, relayed := prometheus.Labels{"upstream": host}, m.relays.fills[host]
-		p.metrics.Counter("registry_cache_relayed_bytes_total", "Bytes of blobs that came from other replicas.", labels,
+		c.metrics.Counter("registry_cache_relayed_bytes_total", "Bytes of blobs that came from other replicas.", labels,
 			func() float64 { return float64(r.Bytes()) })
-		p.metrics.Gauge("registry_cache_relays", "Transfers of blobs from other replicas that run.", labels,
+		c.metrics.Gauge("registry_cache_relays", "Transfers of blobs from other replicas that run.", labels,
 			func() float64 { return float64(relayed.Stats().Running) })
 	}
 }

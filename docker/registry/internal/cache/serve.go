@@ -29,15 +29,15 @@ const (
 )
 
 // serve answers a request whose credential is good.
-func (p *Cache) serve(w http.ResponseWriter, r *http.Request) {
-	c := p.content.Load()
-	if c == nil {
+func (c *Cache) serve(w http.ResponseWriter, r *http.Request) {
+	loaded := c.content.Load()
+	if loaded == nil {
 		server.Describe(r.Context(), server.Description{Kind: kindOther, Result: resultError})
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", "this replica is starting")
 		return
 	}
-	q, refusal := c.table.Parse(r.URL)
-	description := server.Description{Upstream: q.Upstream, Kind: kind(q), Result: resultError}
+	q, refusal := loaded.table.Parse(r.URL)
+	description := server.Description{Upstream: q.Upstream, Kind: kindOf(q), Result: resultError}
 	server.Describe(r.Context(), description)
 	switch {
 	case refusal != nil:
@@ -47,19 +47,19 @@ func (p *Cache) serve(w http.ResponseWriter, r *http.Request) {
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
 	case q.Kind == route.Ping:
 		server.SetResult(r.Context(), resultHit)
-		pong(w, r)
+		answerPing(w, r)
 	case q.Kind == route.Blob:
-		c.blobs(q.Upstream).Serve(w, r, q)
+		loaded.blobHandler(q.Upstream).Serve(w, r, q)
 	default:
-		result := c.manifests.Serve(w, r, q)
+		result := loaded.manifests.Serve(w, r, q)
 		if result != manifest.Left {
 			server.SetResult(r.Context(), string(result))
 		}
 	}
 }
 
-// pong answers how clients find out whether this is a registry, and whether their credential is good.
-func pong(w http.ResponseWriter, r *http.Request) {
+// answerPing answers how clients find out whether this is a registry, and whether their credential is good.
+func answerPing(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", "2")
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
@@ -69,8 +69,8 @@ func pong(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// kind returns how metrics call what a request asks for.
-func kind(q route.Request) string {
+// kindOf returns how metrics call what a request asks for.
+func kindOf(q route.Request) string {
 	switch {
 	case q.Kind == route.Blob:
 		return "blob"
@@ -83,20 +83,20 @@ func kind(q route.Request) string {
 }
 
 // record counts a request.
-func (p *Cache) record(r *http.Request, o server.Outcome) {
+func (c *Cache) record(r *http.Request, o server.Outcome) {
 	d := o.Description
 	if d.Kind == "" { // the server has refused it
-		d = p.refused(r, o.Status)
+		d = c.describeRefused(r, o.Status)
 	}
-	p.metrics.Request(d, o)
+	c.metrics.Request(d, o)
 }
 
-// refused describes a request that did not reach serve.
-func (p *Cache) refused(r *http.Request, status int) server.Description {
+// describeRefused describes a request that did not reach serve.
+func (c *Cache) describeRefused(r *http.Request, status int) server.Description {
 	d := server.Description{Kind: kindOther, Result: resultError}
-	if c := p.content.Load(); c != nil {
-		if q, refusal := c.table.Parse(r.URL); refusal == nil {
-			d.Upstream, d.Kind = q.Upstream, kind(q)
+	if loaded := c.content.Load(); loaded != nil {
+		if q, refusal := loaded.table.Parse(r.URL); refusal == nil {
+			d.Upstream, d.Kind = q.Upstream, kindOf(q)
 		}
 	}
 	switch {
@@ -110,19 +110,19 @@ func (p *Cache) refused(r *http.Request, status int) server.Description {
 	return d
 }
 
-// everybody lets everybody in.
-type everybody struct{}
+// allowAll lets everybody in.
+type allowAll struct{}
 
 // Check finds every credential good.
-func (everybody) Check(context.Context, string) server.Decision {
+func (allowAll) Check(context.Context, string) server.Decision {
 	return server.Decision{Verdict: server.Good}
 }
 
-// users lets in those of an htpasswd file.
-type users struct{ auth *auth.Checker }
+// htpasswdChecker lets in those of an htpasswd file.
+type htpasswdChecker struct{ auth *auth.Checker }
 
 // Check decides about a credential. What is neither good nor to be tried later is bad.
-func (u users) Check(ctx context.Context, authorization string) server.Decision {
+func (u htpasswdChecker) Check(ctx context.Context, authorization string) server.Decision {
 	var source netip.Addr
 	if address, ok := server.Remote(ctx).(*net.TCPAddr); ok {
 		source = address.AddrPort().Addr().Unmap()
