@@ -105,7 +105,7 @@ func listen(key, address string) (net.Listener, error) {
 }
 
 func configError(key, what, got string, err error, fix string) error {
-	return config.Problems{{Key: key, What: what + ": " + err.Error(), Got: got, Fix: fix}}
+	return config.Errors{{Key: key, What: what + ": " + err.Error(), Got: got, Fix: fix}}
 }
 
 // closeOpened closes what open has opened.

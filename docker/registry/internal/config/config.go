@@ -16,8 +16,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// fileLimit is the most bytes that a configuration file may have.
-const fileLimit = 1 << 20
+// maxFileSize is the most bytes that a configuration file may have.
+const maxFileSize = 1 << 20
 
 // Config is the whole configuration. Every key has a default unless its comment says "required".
 type Config struct {
@@ -145,8 +145,8 @@ type Log struct {
 	Access Access `yaml:"access" example:"access: 1/100"`
 }
 
-// defaults returns a configuration in which the required keys are missing.
-func defaults() *Config {
+// defaultConfig returns a configuration in which the required keys are missing.
+func defaultConfig() *Config {
 	return &Config{
 		Listen: ":5000",
 		Store:  Store{Memory: 16 * Mi, ScrubRate: 8 * Mi},
@@ -177,7 +177,7 @@ func (a *Auth) decode(d *decoder, key string, node *yaml.Node) {
 	case node.Kind == yaml.ScalarNode && node.Value == "none":
 		a.None = true
 	case node.Kind != yaml.MappingNode:
-		d.add(node, key, "must be none or a mapping", given(node), authFix)
+		d.add(node, key, "must be none or a mapping", describe(node), authFix)
 	case len(node.Content) > 0 && node.Content[0].Value == "none":
 		d.add(node, key, "must be the word none, not a mapping with that key", "", authFix)
 	default:
@@ -199,9 +199,9 @@ func (a Auth) MarshalYAML() (any, error) {
 
 // Load returns the configuration in a file, with the files that it names checked. The error is of type Problems.
 func Load(path string) (*Config, error) {
-	content, err := readLimited(path)
+	content, err := readFile(path)
 	if err != nil {
-		return nil, Problems{{
+		return nil, Errors{{
 			What: "cannot be read: " + err.Error(), Got: path,
 			Fix: "name a readable file of at most 1 MiB, for example /etc/registry-cache/config.yaml",
 		}}
@@ -216,14 +216,14 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
-func readLimited(path string) ([]byte, error) {
+func readFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer file.Close()
-	content, err := io.ReadAll(io.LimitReader(file, fileLimit+1))
-	if err == nil && len(content) > fileLimit {
+	content, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err == nil && len(content) > maxFileSize {
 		err = errors.New("it has more than 1 MiB")
 	}
 	return content, err
@@ -232,49 +232,49 @@ func readLimited(path string) ([]byte, error) {
 // Parse returns the configuration that content holds, with defaults for what it leaves out. The error is of type Problems,
 // and holds every problem that was found. No file that it names is opened.
 func Parse(content []byte) (*Config, error) {
-	c := defaults()
+	c := defaultConfig()
 	d := &decoder{seen: map[string]int{}}
-	node, problem := document(content)
+	node, problem := parseDocument(content)
 	if problem != nil {
-		return nil, Problems{*problem}
+		return nil, Errors{*problem}
 	}
 	if node != nil {
 		d.value("", "listen: \":5000\"", node, reflect.ValueOf(c).Elem())
 	}
 	for _, p := range c.validate(d.seen) {
-		if !d.problems.covers(p.Key) {
-			d.problems = append(d.problems, p)
+		if !d.errs.covers(p.Key) {
+			d.errs = append(d.errs, p)
 		}
 	}
-	if err := d.problems.err(); err != nil {
+	if err := d.errs.err(); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// document returns the one YAML document's root, nil if there is nothing but comments.
-func document(content []byte) (*yaml.Node, *Problem) {
+// parseDocument returns the one YAML document's root, nil if there is nothing but comments.
+func parseDocument(content []byte) (*yaml.Node, *Error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var first, second yaml.Node
 	switch err := decoder.Decode(&first); {
 	case errors.Is(err, io.EOF):
 		return nil, nil
 	case err != nil:
-		return nil, notYAML(err)
+		return nil, syntaxError(err)
 	}
 	switch err := decoder.Decode(&second); {
 	case errors.Is(err, io.EOF):
 	case err != nil:
-		return nil, notYAML(err)
+		return nil, syntaxError(err)
 	default:
-		return nil, &Problem{What: "has more than one YAML document", Line: second.Line, Fix: "remove the line \"---\" and what follows"}
+		return nil, &Error{What: "has more than one YAML document", Line: second.Line, Fix: "remove the line \"---\" and what follows"}
 	}
 	return first.Content[0], nil
 }
 
-func notYAML(err error) *Problem {
+func syntaxError(err error) *Error {
 	message := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
-	return &Problem{What: "is not valid YAML: " + message, Fix: "correct the syntax, for example to \"listen: \\\":5000\\\"\""}
+	return &Error{What: "is not valid YAML: " + message, Fix: "correct the syntax, for example to \"listen: \\\":5000\\\"\""}
 }
 
 // Marshal returns the configuration as YAML that Parse takes, defaults included.

@@ -44,7 +44,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := defaults()
+	want := defaultConfig()
 	want.Auth.None = true
 	want.Store.Path, want.Store.Limit = "/var/lib/registry-cache", 20*Gi
 	want.Upstreams = []Upstream{{Host: "us-central1-docker.pkg.dev", ShareBlobs: true}}
@@ -197,7 +197,7 @@ func TestRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			_, err := Parse([]byte(test.content))
-			var problems Problems
+			var problems Errors
 			if !errors.As(err, &problems) {
 				t.Fatalf("got %v, want Problems", err)
 			}
@@ -218,7 +218,7 @@ func TestRefused(t *testing.T) {
 func TestAllProblemsAreFound(t *testing.T) {
 	_, err := Parse([]byte("listen: 1\ndrain: 5\nstore: {path: x, limit: 1Mi}\nextra: 1\nupstreams: [{host: A}]"))
 	var keys []string
-	var problems Problems
+	var problems Errors
 	errors.As(err, &problems)
 	for _, p := range problems {
 		keys = append(keys, p.Key)
@@ -281,7 +281,7 @@ func TestLoad(t *testing.T) {
 	if c, err := Load(path); c != nil || err == nil || !strings.Contains(err.Error(), "store.path") {
 		t.Errorf("got %v, %v", c, err)
 	}
-	if err := os.WriteFile(path, []byte(strings.Repeat("#", fileLimit+1)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Repeat("#", maxFileSize+1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "1 MiB") {

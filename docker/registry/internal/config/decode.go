@@ -16,8 +16,8 @@ import (
 
 // decoder fills structs from YAML nodes. Unlike yaml's own it goes on after a problem, and names keys by their whole path.
 type decoder struct {
-	problems Problems
-	seen     map[string]int // the line of every key that was given
+	errs Errors
+	seen map[string]int // the line of every key that was given
 }
 
 // A nodeDecoder takes more than one form in YAML, so it decodes itself.
@@ -29,7 +29,7 @@ type nodeDecoder interface {
 type defaulter interface{ setDefaults() }
 
 func (d *decoder) add(node *yaml.Node, key, what, got, fix string) {
-	d.problems = append(d.problems, Problem{Key: key, What: what, Got: got, Fix: fix, Line: node.Line})
+	d.errs = append(d.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: node.Line})
 }
 
 // value decodes a node into a settable value; example is what a message shows.
@@ -102,7 +102,7 @@ func (d *decoder) scalar(
 	key, example, kind string, node *yaml.Node, tags []string, set func([]byte) error,
 ) {
 	if node.Kind != yaml.ScalarNode || !slices.Contains(tags, node.ShortTag()) {
-		d.add(node, key, "must be "+kind, given(node), "write, for example, "+example)
+		d.add(node, key, "must be "+kind, describe(node), "write, for example, "+example)
 		return
 	}
 	if err := set([]byte(node.Value)); err != nil {
@@ -112,7 +112,7 @@ func (d *decoder) scalar(
 
 func (d *decoder) list(key, example string, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.SequenceNode {
-		d.add(node, key, "must be a list", given(node), "write, for example, "+example)
+		d.add(node, key, "must be a list", describe(node), "write, for example, "+example)
 		return
 	}
 	list := reflect.MakeSlice(v.Type(), len(node.Content), len(node.Content))
@@ -125,7 +125,7 @@ func (d *decoder) list(key, example string, node *yaml.Node, v reflect.Value) {
 
 func (d *decoder) mapping(key, example string, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.MappingNode {
-		d.add(node, key, "must be a mapping of keys to values", given(node), "write, for example, "+example)
+		d.add(node, key, "must be a mapping of keys to values", describe(node), "write, for example, "+example)
 		return
 	}
 	fields := map[string]reflect.StructField{}
@@ -138,11 +138,11 @@ func (d *decoder) mapping(key, example string, node *yaml.Node, v reflect.Value)
 	given := map[string]bool{}
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		name, child := node.Content[i], node.Content[i+1]
-		path := join(key, name.Value)
+		path := joinKey(key, name.Value)
 		field, known := fields[name.Value]
 		switch {
 		case name.Kind != yaml.ScalarNode || !known:
-			d.add(name, path, "is not a known key", "", suggestion(name.Value, names))
+			d.add(name, path, "is not a known key", "", suggestFix(name.Value, names))
 		case given[name.Value]:
 			d.add(name, path, "is set twice", "", "keep one of the two")
 		default:
@@ -158,9 +158,9 @@ func setDefaults(v reflect.Value) {
 	}
 }
 
-func join(key, name string) string {
-	if len(name) > gotLimit {
-		name = name[:gotLimit] + "…"
+func joinKey(key, name string) string {
+	if len(name) > maxGot {
+		name = name[:maxGot] + "…"
 	}
 	if strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\ufffd' }) {
 		name = strconv.Quote(name)
@@ -171,8 +171,8 @@ func join(key, name string) string {
 	return key + "." + name
 }
 
-// given returns what a message says about a node of the wrong kind.
-func given(node *yaml.Node) string {
+// describe returns what a message says about a node of the wrong kind.
+func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.ScalarNode:
 		return node.Value
@@ -184,19 +184,19 @@ func given(node *yaml.Node) string {
 	return "an alias"
 }
 
-// suggestion returns the fix for an unknown key: the one that was meant, else all.
-func suggestion(name string, names []string) string {
+// suggestFix returns the fix for an unknown key: the one that was meant, else all.
+func suggestFix(name string, names []string) string {
 	slices.Sort(names)
 	for _, known := range names {
-		if len(name) <= 2*len(known) && distance(name, known) <= 2 {
+		if len(name) <= 2*len(known) && editDistance(name, known) <= 2 {
 			return fmt.Sprintf("write %s, or remove the key", known)
 		}
 	}
 	return "use one of " + strings.Join(names, ", ")
 }
 
-// distance returns the number of bytes to insert, remove or replace that make a of b.
-func distance(a, b string) int {
+// editDistance returns the number of bytes to insert, remove or replace that make a of b.
+func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j

@@ -15,9 +15,9 @@ import (
 // CheckFiles returns what is wrong with the files that the configuration names, as Problems: certificate and key, htpasswd,
 // the peers' secret, the store's directory and credential helpers. It changes none of them.
 func (c *Config) CheckFiles() error {
-	var problems Problems
+	var problems Errors
 	add := func(key, what, got, fix string) {
-		problems = append(problems, Problem{Key: key, What: what, Got: got, Fix: fix})
+		problems = append(problems, Error{Key: key, What: what, Got: got, Fix: fix})
 	}
 	if t := c.TLS; t != nil {
 		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
@@ -26,18 +26,18 @@ func (c *Config) CheckFiles() error {
 		}
 	}
 	if path := c.Auth.Htpasswd; path != "" {
-		if err := readable(path); err != nil {
+		if err := checkReadable(path); err != nil {
 			add("auth.htpasswd", "cannot be read: "+err.Error(), path,
 				"name a readable file, for example one made by \"htpasswd -cB htpasswd USER\"")
 		}
 	}
 	if p := c.Peers; p != nil {
-		if err := readable(p.Secret); err != nil {
+		if err := checkReadable(p.Secret); err != nil {
 			add("peers.secret", "cannot be read: "+err.Error(), p.Secret,
 				"name a readable file that all replicas share, for example one made by \"openssl rand -hex 32\"")
 		}
 	}
-	if err := writable(c.Store.Path); err != nil {
+	if err := checkWritable(c.Store.Path); err != nil {
 		add("store.path", "cannot be written: "+err.Error(), c.Store.Path,
 			"name a directory that the program's user may write, for example /var/lib/registry-cache")
 	}
@@ -53,8 +53,8 @@ func (c *Config) CheckFiles() error {
 	return problems.err()
 }
 
-// readable reports why a file's content cannot be read.
-func readable(path string) error {
+// checkReadable reports why a file's content cannot be read.
+func checkReadable(path string) error {
 	// Before it is opened, since opening a pipe waits for its writer.
 	info, err := os.Stat(path)
 	if err != nil {
@@ -70,9 +70,9 @@ func readable(path string) error {
 	return file.Close()
 }
 
-// writable reports why no file can be made in a directory, or why it cannot be made if missing. It leaves everything as it
+// checkWritable reports why no file can be made in a directory, or why it cannot be made if missing. It leaves everything as it
 // was: the program may yet end because of something else.
-func writable(path string) error {
+func checkWritable(path string) error {
 	_, err := os.Stat(path)
 	for errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path) {
 		path = filepath.Dir(path)

@@ -76,14 +76,14 @@ func TestCheckFiles(t *testing.T) {
 		{"two faults", func(c *Config) { c.TLS.Key, c.Auth.Htpasswd = second.Key, dir }, []string{"tls", "auth.htpasswd"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c := defaults()
+			c := defaultConfig()
 			c.TLS = &TLS{first.Certificate, first.Key}
 			c.Auth.Htpasswd = file
 			c.Store.Path = filepath.Join(dir, "new", "store")
 			c.Upstreams = []Upstream{{Host: "a.example"}, {Host: "b.example", Credential: &Credential{Helper: helper}}}
 			test.change(c)
 			err := c.CheckFiles()
-			var problems Problems
+			var problems Errors
 			errors.As(err, &problems)
 			var keys []string
 			for _, p := range problems {
@@ -105,7 +105,7 @@ func TestCheckFiles(t *testing.T) {
 func TestUnwritableStore(t *testing.T) {
 	if os.Getuid() == 0 {
 		// Root writes anywhere but where the kernel refuses.
-		if writable("/proc") == nil {
+		if checkWritable("/proc") == nil {
 			t.Error("/proc is taken as writable")
 		}
 		return
@@ -114,7 +114,7 @@ func TestUnwritableStore(t *testing.T) {
 	if err := os.Chmod(dir, 0o500); err != nil {
 		t.Fatal(err)
 	}
-	if writable(dir) == nil {
+	if checkWritable(dir) == nil {
 		t.Error("a directory without write permission is taken as writable")
 	}
 }

@@ -79,7 +79,7 @@ func TestThePageNamesEveryKeyWithItsDefault(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := map[string]string{}
-	scalars("", reflect.ValueOf(defaults()).Elem(), keys)
+	scalars("", reflect.ValueOf(defaultConfig()).Elem(), keys)
 	keys["peers.name"] = "" // the host's
 	rest, seen := string(content), map[string]bool{}
 	for _, found := range row.FindAllStringSubmatch(rest[strings.Index(rest, "## listen"):], -1) {

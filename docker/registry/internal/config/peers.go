@@ -49,10 +49,10 @@ func (p *Peers) endpoint() *Endpoint {
 }
 
 var (
-	// memberName is a label of a DNS name.
-	memberName = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
-	// dnsName is a name that can be looked up, in lower case.
-	dnsName = regexp.MustCompile(`^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?$`)
+	// memberNamePattern is a label of a DNS name.
+	memberNamePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
+	// dnsNamePattern is a name that can be looked up, in lower case.
+	dnsNamePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?$`)
 )
 
 func (v *validator) peers(p *Peers) {
@@ -69,7 +69,7 @@ func (v *validator) peers(p *Peers) {
 		v.add("peers.service", "is required, unless members are listed", "", service)
 	case p.Service != "" && len(p.Members) > 0:
 		v.add("peers.members", "must not be set beside service", "", "keep one of the two")
-	case p.Service != "" && (len(p.Service) > 253 || !dnsName.MatchString(p.Service)):
+	case p.Service != "" && (len(p.Service) > 253 || !dnsNamePattern.MatchString(p.Service)):
 		v.add("peers.service", "must be a DNS name in lower case, without a port", p.Service, service)
 	}
 	for i, m := range p.Members {
@@ -90,7 +90,7 @@ func (v *validator) memberName(key, name, example string) {
 	switch {
 	case name == "":
 		v.add(key, "is required", "", "write, for example, "+example)
-	case !memberName.MatchString(name):
+	case !memberNamePattern.MatchString(name):
 		v.add(key, "must be 1 to 63 lower-case letters, digits, - and _", name, "write, for example, "+example)
 	}
 }

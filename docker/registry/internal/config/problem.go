@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// gotLimit is the most bytes of a wrong value that an error repeats.
-const gotLimit = 80
+// maxGot is the most bytes of a wrong value that an error repeats.
+const maxGot = 80
 
-// A Problem is one fault of the configuration.
-type Problem struct {
+// An Error is one fault of the configuration.
+type Error struct {
 	Key  string // dotted path, such as upstreams[0].host; empty for the whole file
 	What string // what is wrong, such as "must be at least 64Mi"
 	Got  string // what was given; empty if nothing was
@@ -21,7 +21,7 @@ type Problem struct {
 }
 
 // Error returns one sentence that names the key, what was given and the fix.
-func (p Problem) Error() string {
+func (p Error) Error() string {
 	key := p.Key
 	if key == "" {
 		key = "configuration"
@@ -42,17 +42,17 @@ func (p Problem) Error() string {
 
 // quote returns a value for a message: in quotes, on one line, cut if it is long.
 func quote(value string) string {
-	if len(value) > gotLimit {
-		value = value[:gotLimit] + "…"
+	if len(value) > maxGot {
+		value = value[:maxGot] + "…"
 	}
 	return strconv.Quote(value)
 }
 
-// Problems are all faults that were found.
-type Problems []Problem
+// Errors are all faults that were found.
+type Errors []Error
 
 // Error returns a line for each problem.
-func (p Problems) Error() string {
+func (p Errors) Error() string {
 	lines := make([]string, len(p))
 	for i, problem := range p {
 		lines[i] = problem.Error()
@@ -61,7 +61,7 @@ func (p Problems) Error() string {
 }
 
 // err returns the problems as an error, nil if there are none.
-func (p Problems) err() error {
+func (p Errors) err() error {
 	if len(p) == 0 {
 		return nil
 	}
@@ -69,17 +69,17 @@ func (p Problems) err() error {
 }
 
 // covers reports whether one of the problems is about key, or about a part or the whole of it.
-func (p Problems) covers(key string) bool {
+func (p Errors) covers(key string) bool {
 	for _, problem := range p {
-		if within(key, problem.Key) || within(problem.Key, key) {
+		if isWithin(key, problem.Key) || isWithin(problem.Key, key) {
 			return true
 		}
 	}
 	return false
 }
 
-// within reports whether key is whole, or a part of it.
-func within(key, whole string) bool {
+// isWithin reports whether key is whole, or a part of it.
+func isWithin(key, whole string) bool {
 	rest, ok := strings.CutPrefix(key, whole)
 	return ok && (rest == "" || whole == "" || rest[0] == '.' || rest[0] == '[')
 }

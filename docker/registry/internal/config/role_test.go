@@ -17,7 +17,7 @@ func TestRoleCacheWritesWhatIsTaken(t *testing.T) {
 	host, _, _ = strings.Cut(strings.ToLower(host), ".")
 	peers := &Peers{Listen: ":5005", Service: "registry-cache-replicas", Name: host, Secret: "/etc/registry-cache/peers/secret"}
 
-	usual := defaults()
+	usual := defaultConfig()
 	usual.Peers = peers
 	usual.Metrics = &Endpoint{":5006"}
 	usual.Auth.Htpasswd = "/etc/registry-cache/auth/htpasswd"
@@ -27,7 +27,7 @@ func TestRoleCacheWritesWhatIsTaken(t *testing.T) {
 	}
 	usual.Upstreams = []Upstream{{Host: "upstream.example", Credential: credential(9 * time.Minute), ShareBlobs: true}}
 
-	small := defaults()
+	small := defaultConfig()
 	small.Peers = peers
 	small.Auth.None = true
 	small.Store.Path, small.Store.Limit = "/var/lib/registry", 64*Mi

@@ -17,28 +17,28 @@ import (
 
 // Bounds outside of which a value is a mistake.
 const (
-	storeMinimum  = 64 * Mi
-	headerMinimum = 4 * Ki
-	headerMaximum = 1 * Mi
-	longest       = 24 * time.Hour
+	minStoreLimit  = 64 * Mi
+	minHeaderBytes = 4 * Ki
+	maxHeaderBytes = 1 * Mi
+	maxDuration    = 24 * time.Hour
 )
 
-// hostname is what an image reference has before its first slash: lower case, with a dot, a port or "localhost".
-var hostname = regexp.MustCompile(
+// hostnamePattern is what an image reference has before its first slash: lower case, with a dot, a port or "localhost".
+var hostnamePattern = regexp.MustCompile(
 	`^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:]+\])(?::[0-9]{1,5})?$`)
 
 // validator collects what is wrong with the values of keys.
 type validator struct {
-	problems Problems
-	seen     map[string]int
+	errs Errors
+	seen map[string]int
 }
 
 func (v *validator) add(key, what, got, fix string) {
-	v.problems = append(v.problems, Problem{Key: key, What: what, Got: got, Fix: fix, Line: v.seen[key]})
+	v.errs = append(v.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: v.seen[key]})
 }
 
 // validate returns what is wrong with values by themselves and with each other; seen has the lines of keys.
-func (c *Config) validate(seen map[string]int) Problems {
+func (c *Config) validate(seen map[string]int) Errors {
 	v := &validator{seen: seen}
 	v.addresses(c)
 	v.tls(c.TLS)
@@ -47,7 +47,7 @@ func (c *Config) validate(seen map[string]int) Problems {
 	v.upstreams(c.Upstreams)
 	v.numbers(c)
 	v.peers(c.Peers)
-	return v.problems
+	return v.errs
 }
 
 // addresses checks where the program listens, and that no two listeners want the same port.
@@ -139,8 +139,8 @@ func (v *validator) store(s Store) {
 	switch {
 	case s.Limit == 0 && v.seen["store.limit"] == 0:
 		v.add("store.limit", "is required", "", "write, for example, limit: 20Gi")
-	case s.Limit < storeMinimum:
-		v.add("store.limit", "must be at least "+storeMinimum.String(), s.Limit.String(), "write, for example, limit: 20Gi")
+	case s.Limit < minStoreLimit:
+		v.add("store.limit", "must be at least "+minStoreLimit.String(), s.Limit.String(), "write, for example, limit: 20Gi")
 	}
 }
 
@@ -180,7 +180,7 @@ func (v *validator) host(key, host string) {
 	switch {
 	case host == "":
 		v.add(key, "is required", "", fix)
-	case len(host) > 255 || !hostname.MatchString(host):
+	case len(host) > 255 || !hostnamePattern.MatchString(host):
 		v.add(key, "must be a registry's host name in lower case, with a port if it has one", host, fix)
 	}
 }
@@ -190,7 +190,7 @@ func (v *validator) url(key, value string) {
 	u, err := url.Parse(value)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
-		v.add(key, "must be a URL that begins with https:// or http://", withoutUser(value), fix)
+		v.add(key, "must be a URL that begins with https:// or http://", redactUser(value), fix)
 	case u.User != nil:
 		v.add(key, "must not hold a credential", u.Redacted(), "use credential: {helper: docker-credential-gcr} in its place")
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
@@ -198,8 +198,8 @@ func (v *validator) url(key, value string) {
 	}
 }
 
-// withoutUser returns a broken URL without what may be a password.
-func withoutUser(value string) string {
+// redactUser returns a broken URL without what may be a password.
+func redactUser(value string) string {
 	if i := strings.LastIndexByte(value, '@'); i >= 0 {
 		return "…" + value[i:]
 	}
@@ -233,8 +233,8 @@ func (v *validator) numbers(c *Config) {
 	v.duration("limits.send_timeout", c.Limits.SendTimeout, time.Millisecond, "send_timeout: 2m")
 	v.integer("limits.unauthenticated_connections", c.Limits.UnauthenticatedConnections, 1, "unauthenticated_connections: 512")
 	v.duration("drain", c.Drain, 0, "drain: 60s")
-	if h := c.Limits.HeaderBytes; h < headerMinimum || h > headerMaximum {
-		v.add("limits.header_bytes", fmt.Sprintf("must be from %s to %s", headerMinimum, headerMaximum), h.String(),
+	if h := c.Limits.HeaderBytes; h < minHeaderBytes || h > maxHeaderBytes {
+		v.add("limits.header_bytes", fmt.Sprintf("must be from %s to %s", minHeaderBytes, maxHeaderBytes), h.String(),
 			"write, for example, header_bytes: 32Ki")
 	}
 	if !slices.Contains([]string{"debug", "info", "warn", "error"}, c.Log.Level) {
@@ -243,8 +243,8 @@ func (v *validator) numbers(c *Config) {
 }
 
 func (v *validator) duration(key string, d, least time.Duration, example string) {
-	if d < least || d > longest {
-		v.add(key, fmt.Sprintf("must be from %s to %s", least, longest), d.String(), "write, for example, "+example)
+	if d < least || d > maxDuration {
+		v.add(key, fmt.Sprintf("must be from %s to %s", least, maxDuration), d.String(), "write, for example, "+example)
 	}
 }
 
