@@ -10,12 +10,12 @@ import (
 )
 
 const (
-	// failureTime is how long an error answers the same request.
-	failureTime = 2 * time.Second
-	// wrongTime is for how long wrong bytes count as those of a fetch before.
-	wrongTime = time.Minute
-	// failuresLimit is how many errors are remembered at a time.
-	failuresLimit = 4096
+	// failureTTL is how long an error answers the same request.
+	failureTTL = 2 * time.Second
+	// wrongTTL is for how long wrong bytes count as those of a fetch before.
+	wrongTTL = time.Minute
+	// maxFailures is how many errors are remembered at a time.
+	maxFailures = 4096
 )
 
 // failures are the errors of the last moments, by request: what is true of one repository may be wrong of another.
@@ -26,23 +26,23 @@ type failures struct {
 }
 
 type failure struct {
-	err   *known
+	err   *sharedError
 	until time.Time
 }
 
-// known is an error that is shared.
-type known struct {
+// sharedError is an error that is shared.
+type sharedError struct {
 	error
 	learned time.Time
 }
 
-func (k *known) Unwrap() error { return k.error }
+func (e *sharedError) Unwrap() error { return e.error }
 
 // Age returns how long ago the error was learned.
-func (k *known) Age() time.Duration { return time.Since(k.learned) }
+func (e *sharedError) Age() time.Duration { return time.Since(e.learned) }
 
-// ageOf returns how old an error was when it was learned: other replicas tell it.
-func ageOf(err error) time.Duration {
+// errorAge returns how old an error was when it was learned: other replicas tell it.
+func errorAge(err error) time.Duration {
 	var aged interface{ Age() time.Duration }
 	if errors.As(err, &aged) {
 		return aged.Age()
@@ -55,30 +55,30 @@ type expiry struct {
 	until   time.Time
 }
 
-// remember keeps an error for a moment. Where there are too many, the oldest go.
-func (f *failures) remember(q route.Request, err error, now time.Time) {
-	f.forget(now)
+// add keeps an error for a moment. Where there are too many, the oldest go.
+func (f *failures) add(q route.Request, err error, now time.Time) {
+	f.evict(now)
 	if f.byRequest == nil {
 		f.byRequest = map[route.Request]failure{}
 	}
-	learned := now.Add(-ageOf(err))
+	learned := now.Add(-errorAge(err))
 	until := learned.Add(f.time)
-	f.byRequest[q] = failure{&known{err, learned}, until}
+	f.byRequest[q] = failure{&sharedError{err, learned}, until}
 	f.order = append(f.order, expiry{q, until})
 }
 
-// recall returns the error of a request, nil if there is none.
-func (f *failures) recall(q route.Request, now time.Time) error {
+// get returns the error of a request, nil if there is none.
+func (f *failures) get(q route.Request, now time.Time) error {
 	if found := f.byRequest[q]; now.Before(found.until) {
 		return found.err
 	}
 	return nil
 }
 
-// forget drops what is over, and makes room for one.
-func (f *failures) forget(now time.Time) {
+// evict drops what is over, and makes room for one.
+func (f *failures) evict(now time.Time) {
 	n := 0
-	for n < len(f.order) && (!now.Before(f.order[n].until) || len(f.order)-n >= failuresLimit) {
+	for n < len(f.order) && (!now.Before(f.order[n].until) || len(f.order)-n >= maxFailures) {
 		if e := f.order[n]; f.byRequest[e.request].until.Equal(e.until) {
 			delete(f.byRequest, e.request)
 		}

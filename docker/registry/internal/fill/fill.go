@@ -39,8 +39,8 @@ var (
 )
 
 const (
-	// grace is how long a fetch may take to return after its context has ended.
-	grace = 5 * time.Second
+	// fetchGrace is how long a fetch may take to return after its context has ended.
+	fetchGrace = 5 * time.Second
 	// windowStall is the least time of silence that ends a fill without room in the store. Such a fill waits for its
 	// readers, which are dropped only after a while.
 	windowStall = time.Minute
@@ -106,7 +106,7 @@ type Handler struct {
 func New(o Options) *Handler {
 	h := &Handler{
 		opts: o, groups: map[route.Request]*group{},
-		failures: failures{time: failureTime}, wrong: failures{time: wrongTime},
+		failures: failures{time: failureTTL}, wrong: failures{time: wrongTTL},
 	}
 	h.ctx, h.stop = context.WithCancelCause(context.Background())
 	return h
@@ -130,9 +130,9 @@ func (h *Handler) Stats() Stats {
 
 // A group is the fills of a blob that may serve the same clients: at most one for each repository.
 type group struct {
-	key   route.Request
-	fills []*fill // oldest first
-	led   chan struct{}
+	key       route.Request
+	fills     []*fill // oldest first
+	hasLeader chan struct{}
 	// leader is the first that had something to read. It is read after led was closed.
 	leader *fill
 }
@@ -191,20 +191,20 @@ func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err erro
 	}
 	g := h.groups[key]
 	if g == nil {
-		g = &group{key: key, led: make(chan struct{})}
+		g = &group{key: key, hasLeader: make(chan struct{})}
 	}
 	if f = g.pick(q.Repository, own); f != nil {
 		if !own { // else it has joined another before
 			h.stats.Shared++
 		}
-		h.enterLocked(f)
+		h.addClientLocked(f)
 		return f, false, nil
 	}
-	if err := h.failures.recall(q, time.Now()); err != nil {
+	if err := h.failures.get(q, time.Now()); err != nil {
 		return nil, false, err
 	}
 	// A fill leaves its group after its blob was stored, so it is looked for in this order.
-	if _, ok := h.has(q); ok {
+	if _, ok := h.lookup(q); ok {
 		return nil, false, nil
 	}
 	f = &fill{group: g, request: q, clients: 1, growing: h.opts.Store.Grow(q.Digest, -1), done: make(chan struct{})}
@@ -217,21 +217,21 @@ func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err erro
 	return f, true, nil
 }
 
-// enter makes a client one of a fill's that it knows.
-func (h *Handler) enter(f *fill) {
+// addClient makes a client one of a fill's that it knows.
+func (h *Handler) addClient(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.enterLocked(f)
+	h.addClientLocked(f)
 }
 
-func (h *Handler) enterLocked(f *fill) {
+func (h *Handler) addClientLocked(f *fill) {
 	f.clients++
 	h.setAbandonedLocked(f, false)
 }
 
-// leave takes a client from its fill. A fill without clients goes on if there is a place for it, and no other serves them.
+// removeClient takes a client from its fill. A fill without clients goes on if there is a place for it, and no other serves them.
 // Those that have a place keep it, so that they end some time, however many come.
-func (h *Handler) leave(f *fill) {
+func (h *Handler) removeClient(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if f.clients--; f.clients > 0 || f.over {
@@ -241,30 +241,30 @@ func (h *Handler) leave(f *fill) {
 		return // it ends by itself: it is being kept, or known to be wrong
 	}
 	// What goes through a window is not kept.
-	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() || f.needless() {
+	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() || f.isRedundant() {
 		h.abortLocked(f)
 		return
 	}
 	h.setAbandonedLocked(f, true)
 }
 
-// needless reports whether another fill serves those who would wait for this one.
-func (f *fill) needless() bool { return f.group.leader != nil && f.group.leader != f }
+// isRedundant reports whether another fill serves those who would wait for this one.
+func (f *fill) isRedundant() bool { return f.group.leader != nil && f.group.leader != f }
 
-// lead makes a fill the one that serves, if it is the first of its group that has something to read.
-func (h *Handler) lead(f *fill) {
+// setLeader makes a fill the one that serves, if it is the first of its group that has something to read.
+func (h *Handler) setLeader(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.leadLocked(f)
+	h.setLeaderLocked(f)
 }
 
-func (h *Handler) leadLocked(f *fill) {
+func (h *Handler) setLeaderLocked(f *fill) {
 	g := f.group
 	if g.leader != nil || !slices.Contains(g.fills, f) {
 		return
 	}
 	g.leader = f
-	close(g.led)
+	close(g.hasLeader)
 	for _, other := range slices.Clone(g.fills) {
 		if other != f && other.clients == 0 {
 			h.abortLocked(other)
@@ -325,7 +325,7 @@ func (h *Handler) watch(f *fill, r *store.Reader) {
 	defer r.Close()
 	var first [1]byte
 	if n, _ := r.Read(first[:]); n > 0 {
-		h.lead(f)
+		h.setLeader(f)
 	}
 }
 
@@ -333,7 +333,7 @@ func (h *Handler) watch(f *fill, r *store.Reader) {
 func (h *Handler) fetch(f *fill) error {
 	err := h.watchdog(f)
 	if err == nil && f.growing.Written() == 0 {
-		if _, ok := h.has(f.request); ok {
+		if _, ok := h.lookup(f.request); ok {
 			return nil
 		}
 	}
@@ -351,7 +351,7 @@ func (h *Handler) fetch(f *fill) error {
 // watchdog runs the fetch until it ends, is aborted, or is silent for too long.
 func (h *Handler) watchdog(f *fill) error {
 	result := make(chan error, 1)
-	go func() { result <- h.call(f) }()
+	go func() { result <- h.callFetcher(f) }()
 	var tick <-chan time.Time
 	if h.opts.Stall > 0 {
 		t := time.NewTicker(max(h.opts.Stall/8, time.Millisecond))
@@ -367,7 +367,7 @@ func (h *Handler) watchdog(f *fill) error {
 			cause := context.Cause(f.ctx)
 			select {
 			case <-result:
-			case <-time.After(grace):
+			case <-time.After(fetchGrace):
 				h.opts.Log.Error("A fetch did not end when it was told to", "upstream", f.request.Upstream, "digest", f.request.Digest)
 			}
 			return cause
@@ -395,8 +395,8 @@ func (h *Handler) abortUnread(f *fill) {
 	}
 }
 
-// call is the fetch. A panic of the code behind it ends the fill, not the process.
-func (h *Handler) call(f *fill) (err error) {
+// callFetcher is the fetch. A panic of the code behind it ends the fill, not the process.
+func (h *Handler) callFetcher(f *fill) (err error) {
 	defer func() {
 		p := recover()
 		if p == nil {
@@ -422,23 +422,23 @@ func (h *Handler) end(f *fill, err error) {
 			h.stats.Stalled++
 		}
 		if h.shareErrorLocked(f, time.Now()) {
-			h.failures.remember(f.request, err, time.Now())
+			h.failures.add(f.request, err, time.Now())
 		}
 	}
 	close(f.done)
 	if err == nil { // those who wait for another fill find the blob here, or in the store
-		h.leadLocked(f)
+		h.setLeaderLocked(f)
 	}
 	h.detachLocked(f)
 	h.mu.Unlock()
 	f.growing.Close()
 	if err != nil {
-		h.report(f, err)
+		h.logFailure(f, err)
 	}
 }
 
-// elsewhere reports whether the fill has ended without bytes, since the store had the blob.
-func (f *fill) elsewhere() bool {
+// foundInStore reports whether the fill has ended without bytes, since the store had the blob.
+func (f *fill) foundInStore() bool {
 	select {
 	case <-f.done:
 		state, _ := f.growing.State()
@@ -472,14 +472,14 @@ func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 		errors.Is(f.err, ErrNext):
 		return false
 	case errors.Is(f.err, store.ErrDigest), errors.Is(f.err, store.ErrLong):
-		again := h.wrong.recall(f.request, now) != nil
-		h.wrong.remember(f.request, f.err, now)
+		again := h.wrong.get(f.request, now) != nil
+		h.wrong.add(f.request, f.err, now)
 		return again
 	}
 	return f.growing.Written() == 0
 }
 
-func (h *Handler) report(f *fill, err error) {
+func (h *Handler) logFailure(f *fill, err error) {
 	level := slog.LevelWarn
 	var refusal *route.Refusal
 	if errors.As(err, &refusal) && refusal.Status < 500 || errors.Is(err, errAbandoned) || errors.Is(err, errClosed) ||

@@ -209,7 +209,7 @@ func TestStall(t *testing.T) {
 			a := c.get(silent)
 			limit := 23 * time.Second
 			if !obeys {
-				limit += grace
+				limit += fetchGrace
 			}
 			if took := time.Since(begin); a.status != 504 || took < 20*time.Second || took > limit {
 				t.Errorf("silent from the beginning: %d after %v", a.status, took)

@@ -21,8 +21,8 @@ var ErrAgain = errors.New("another fill is needed")
 
 type fillKey struct{}
 
-// FromStored notes, with the context of Fetch, that the blob comes from what another replica has stored.
-func FromStored(ctx context.Context) {
+// MarkStored notes, with the context of Fetch, that the blob comes from what another replica has stored.
+func MarkStored(ctx context.Context) {
 	if f, ok := ctx.Value(fillKey{}).(*fill); ok {
 		f.stored.Store(true)
 	}
@@ -49,22 +49,22 @@ func (h *Handler) ServeStored(w http.ResponseWriter, r *http.Request, q route.Re
 // setAge tells another replica how old an error is, so that it is not shared for longer over a hop.
 func setAge(header http.Header, r *http.Request, err error) {
 	if _, isHop := peer.From(r.Context()); isHop {
-		peer.SetAge(header, ageOf(err), false)
+		peer.SetAge(header, errorAge(err), false)
 	}
 }
 
-// noteStored tells another replica that what it gets was stored elsewhere.
-func noteStored(header http.Header, r *http.Request, f *fill) {
+// setStored tells another replica that what it gets was stored elsewhere.
+func setStored(header http.Header, r *http.Request, f *fill) {
 	if _, isHop := peer.From(r.Context()); isHop && f.stored.Load() {
 		peer.SetStored(header)
 	}
 }
 
-// mayBeElsewhere reports whether an error says nothing about the blob, so that other replicas may bring it.
-func mayBeElsewhere(err error) bool {
+// othersMayHave reports whether an error says nothing about the blob, so that other replicas may bring it.
+func othersMayHave(err error) bool {
 	var refusal *route.Refusal
 	switch {
-	case errors.Is(err, errWait), errors.Is(err, errClosed), errors.Is(err, context.Canceled):
+	case errors.Is(err, errWaitTimeout), errors.Is(err, errClosed), errors.Is(err, context.Canceled):
 		return false
 	case errors.As(err, &refusal):
 		return refusal.Status >= http.StatusInternalServerError
@@ -72,9 +72,9 @@ func mayBeElsewhere(err error) bool {
 	return true
 }
 
-// Fails reports whether a fill of a request has failed in the last two seconds, so that no other one is begun.
-func (h *Handler) Fails(q route.Request) bool {
+// FailedRecently reports whether a fill of a request has failed in the last two seconds, so that no other one is begun.
+func (h *Handler) FailedRecently(q route.Request) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.failures.recall(q, time.Now()) != nil
+	return h.failures.get(q, time.Now()) != nil
 }

@@ -83,7 +83,7 @@ func TestNext(t *testing.T) {
 			if e.fetches.Load() != test.fetches || c.fetches.Load() != test.owns {
 				t.Errorf("%d fetches elsewhere, %d own ones", e.fetches.Load(), c.fetches.Load())
 			}
-			if fails := c.Fails(q); fails != (test.own != nil) {
+			if fails := c.FailedRecently(q); fails != (test.own != nil) {
 				t.Errorf("fails: %v", fails)
 			}
 		})
@@ -186,7 +186,7 @@ func TestServePeer(t *testing.T) {
 	if w := ask(c.ServePeer); w.Code != 200 || !peer.Stored(w.Header()) {
 		t.Errorf("%d, stored: %v", w.Code, peer.Stored(w.Header()))
 	}
-	if !mayBeElsewhere(errors.New("lost")) || mayBeElsewhere(unknown) || mayBeElsewhere(errWait) {
+	if !othersMayHave(errors.New("lost")) || othersMayHave(unknown) || othersMayHave(errWaitTimeout) {
 		t.Error("what may be elsewhere")
 	}
 }

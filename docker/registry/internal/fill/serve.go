@@ -23,15 +23,15 @@ import (
 
 // Results of requests, as server.SetResult is told.
 const (
-	hit    = "hit"    // from the store
-	miss   = "miss"   // it began a fill
-	shared = "shared" // it joined one
-	absent = "absent" // 404
-	failed = "error"
+	resultHit    = "hit"    // from the store
+	resultMiss   = "miss"   // it began a fill
+	resultShared = "shared" // it joined one
+	resultAbsent = "absent" // 404
+	resultError  = "error"
 )
 
-// rounds is how often a request begins anew when what it waited for has gone: stored and dropped again, or past.
-const rounds = 5
+// maxRounds is how often a request begins anew when what it waited for has gone: stored and dropped again, or past.
+const maxRounds = 5
 
 // Serve answers a GET or HEAD of a blob. It panics with http.ErrAbortHandler to cut a body that cannot be completed.
 //
@@ -40,7 +40,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request)
 	if h.serveStored(w, r, q) {
 		return
 	}
-	waiting, stop := h.waiting(r.Context())
+	waiting, stop := h.waitContext(r.Context())
 	defer stop()
 	h.serveFills(waiting, w, r, q)
 }
@@ -48,7 +48,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request)
 // serveFills answers from a fill, or passes the request on.
 func (h *Handler) serveFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) {
 	if err := h.tryFills(waiting, w, r, q); err != nil {
-		refuse(w, r, err)
+		writeError(w, r, err)
 	}
 }
 
@@ -58,18 +58,18 @@ func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *ht
 	var failed error // of Next
 	if h.opts.Next != nil && h.opts.Pass(q) {
 		failed = h.opts.Next.tryFills(waiting, w, r, q)
-		if failed == nil || !mayBeElsewhere(failed) || waiting.Err() != nil {
+		if failed == nil || !othersMayHave(failed) || waiting.Err() != nil {
 			return failed
 		}
 	}
-	for range rounds {
+	for range maxRounds {
 		served, err := h.serveFill(waiting, w, r, q)
 		switch {
 		case errors.Is(err, ErrNext) && failed != nil:
 			return failed
 		case errors.Is(err, ErrNext) && h.opts.Next != nil:
 			failed = h.opts.Next.tryFills(waiting, w, r, q)
-			if failed == nil || !mayBeElsewhere(failed) || waiting.Err() != nil {
+			if failed == nil || !othersMayHave(failed) || waiting.Err() != nil {
 				return failed
 			}
 		case err != nil:
@@ -83,21 +83,21 @@ func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *ht
 	return nil
 }
 
-// waiting returns a context that ends when a client has waited long enough for a first byte.
-func (h *Handler) waiting(ctx context.Context) (context.Context, context.CancelFunc) {
+// waitContext returns a context that ends when a client has waited long enough for a first byte.
+func (h *Handler) waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if h.opts.Wait <= 0 {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, h.opts.Wait, errWait)
+	return context.WithTimeoutCause(ctx, h.opts.Wait, errWaitTimeout)
 }
 
 // serveStored answers if the store has the blob.
 func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Request) bool {
 	if r.Method == http.MethodHead {
-		size, ok := h.has(q)
+		size, ok := h.lookup(q)
 		if ok {
-			server.SetResult(r.Context(), hit)
-			serveSized(w, r, q, size, sized(size), false)
+			server.SetResult(r.Context(), resultHit)
+			serveSized(w, r, q, size, headContent(size), false)
 		}
 		return ok
 	}
@@ -111,8 +111,8 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 		return true
 	}
 	defer b.Close()
-	server.SetResult(r.Context(), hit)
-	if small, ok := b.Content().(*bytes.Reader); ok && plain(r) {
+	server.SetResult(r.Context(), resultHit)
+	if small, ok := b.Content().(*bytes.Reader); ok && isUnconditional(r) {
 		setHeader(w.Header(), q)
 		w.Header()["Content-Length"] = []string{strconv.FormatInt(b.Size, 10)}
 		w.WriteHeader(http.StatusOK) // of an empty blob nothing is written
@@ -137,11 +137,11 @@ func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store
 	}
 }
 
-// sized is content for HEAD, which nobody reads.
-func sized(size int64) io.ReadSeeker { return io.NewSectionReader(nil, 0, size) }
+// headContent is content for HEAD, which nobody reads.
+func headContent(size int64) io.ReadSeeker { return io.NewSectionReader(nil, 0, size) }
 
-// plain reports whether a request has nothing for http.ServeContent to decide.
-func plain(r *http.Request) bool {
+// isUnconditional reports whether a request has nothing for http.ServeContent to decide.
+func isUnconditional(r *http.Request) bool {
 	for _, name := range []string{"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 		if _, ok := r.Header[name]; ok {
 			return false
@@ -171,87 +171,87 @@ func (p place) leave(h *Handler) {
 	if p.reader != nil {
 		_ = p.reader.Close() // which has no errors
 	}
-	h.leave(p.fill)
+	h.removeClient(p.fill)
 }
 
-// take makes a reader for a fill that the client has entered, and starts it if the client is first.
-func (c *waiter) take(f *fill, first bool) (err error) {
+// addReader makes a reader for a fill that the client has entered, and starts it if the client is first.
+func (w *waiter) addReader(f *fill, first bool) (err error) {
 	p := place{fill: f, first: first}
-	if c.r.Method != http.MethodHead {
-		p.reader, err = f.growing.NewReader(c.ctx, begin(c.r, c.q, f.growing.Size()))
+	if w.r.Method != http.MethodHead {
+		p.reader, err = f.growing.NewReader(w.ctx, firstByte(w.r, w.q, f.growing.Size()))
 	}
-	c.places = append(c.places, p)
+	w.places = append(w.places, p)
 	if first {
-		c.h.run(f)
+		w.h.run(f)
 	}
 	if err != nil { // it came too late: what it wants has passed, or the blob is in the store
-		c.h.detach(f)
-		return errElsewhere
+		w.h.detach(f)
+		return errStartOver
 	}
 	return nil
 }
 
 // join enters a fill, see Handler.join.
-func (c *waiter) join(own bool) error {
-	f, first, err := c.h.join(c.q, own)
+func (w *waiter) join(own bool) error {
+	f, first, err := w.h.join(w.q, own)
 	switch {
 	case err != nil:
 		return err
 	case f == nil:
-		return errElsewhere
-	case c.waitsFor(f):
-		c.h.leave(f) // it waits for this one already
+		return errStartOver
+	case w.waitsFor(f):
+		w.h.removeClient(f) // it waits for this one already
 		return nil
 	}
-	return c.take(f, first)
+	return w.addReader(f, first)
 }
 
 // choose returns the place in a fill that serves, and leaves all others.
-func (c *waiter) choose(f *fill) (place, error) {
-	if f.elsewhere() {
-		return place{}, errElsewhere
+func (w *waiter) choose(f *fill) (place, error) {
+	if f.foundInStore() {
+		return place{}, errStartOver
 	}
-	if !c.waitsFor(f) {
-		c.h.enter(f)
-		if err := c.take(f, false); err != nil {
+	if !w.waitsFor(f) {
+		w.h.addClient(f)
+		if err := w.addReader(f, false); err != nil {
 			return place{}, err
 		}
 	}
 	var chosen place
-	for _, p := range c.places {
+	for _, p := range w.places {
 		if p.fill == f {
 			chosen = p
 		} else {
-			p.leave(c.h)
+			p.leave(w.h)
 		}
 	}
-	c.places = []place{chosen}
+	w.places = []place{chosen}
 	return chosen, nil
 }
 
-func (c *waiter) waitsFor(f *fill) bool {
-	return slices.ContainsFunc(c.places, func(p place) bool { return p.fill == f })
+func (w *waiter) waitsFor(f *fill) bool {
+	return slices.ContainsFunc(w.places, func(p place) bool { return p.fill == f })
 }
 
 // wait returns the client's place in the fill that serves it. A client waits only for so long, and the fill goes on without it.
-// errElsewhere is to begin anew.
-func (c *waiter) wait(waiting context.Context) (place, error) {
-	if err := c.join(false); err != nil {
+// errStartOver is to begin anew.
+func (w *waiter) wait(waiting context.Context) (place, error) {
+	if err := w.join(false); err != nil {
 		return place{}, err
 	}
 	patience := time.NewTimer(otherPatience)
 	defer patience.Stop()
 	for {
-		f := c.places[len(c.places)-1].fill
-		other := f.request.Repository != c.q.Repository
+		f := w.places[len(w.places)-1].fill
+		other := f.request.Repository != w.q.Repository
 		select {
-		case <-f.group.led:
-			return c.choose(f.group.leader)
+		case <-f.group.hasLeader:
+			return w.choose(f.group.leader)
 		case <-waiting.Done():
 			return place{}, context.Cause(waiting)
 		case <-f.done:
 			if f.err == nil {
-				return c.choose(f)
+				return w.choose(f)
 			}
 			if !other || waiting.Err() != nil {
 				return place{}, f.err
@@ -262,7 +262,7 @@ func (c *waiter) wait(waiting context.Context) (place, error) {
 				continue
 			}
 		}
-		if err := c.join(true); err != nil {
+		if err := w.join(true); err != nil {
 			return place{}, err
 		}
 	}
@@ -281,26 +281,26 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	}()
 	p, err := c.wait(waiting)
 	switch {
-	case errors.Is(err, errElsewhere), errors.Is(err, ErrAgain):
+	case errors.Is(err, errStartOver), errors.Is(err, ErrAgain):
 		return false, nil
 	case err != nil:
 		return false, err
 	case p.fill.isWrong():
 		return false, p.fill.wait(waiting)
 	case p.first && p.fill.stored.Load():
-		server.SetResult(r.Context(), hit)
+		server.SetResult(r.Context(), resultHit)
 	case p.first:
-		server.SetResult(r.Context(), miss)
+		server.SetResult(r.Context(), resultMiss)
 	default:
-		server.SetResult(r.Context(), shared)
+		server.SetResult(r.Context(), resultShared)
 	}
-	noteStored(w.Header(), r, p.fill)
+	setStored(w.Header(), r, p.fill)
 	g, reader := p.fill.growing, p.reader
 	switch size := g.Size(); {
 	case size < 0:
 		serveUnsized(w, q, g, reader)
 	case reader == nil:
-		serveSized(w, r, q, size, sized(size), false)
+		serveSized(w, r, q, size, headContent(size), false)
 	default:
 		serveSized(w, r, q, size, reader, true)
 	}
@@ -308,18 +308,18 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 }
 
 var (
-	errWait      = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
-	errElsewhere = errors.New("the blob is in the store without having come, or has passed")
+	errWaitTimeout = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
+	errStartOver   = errors.New("the blob is in the store without having come, or has passed")
 )
 
-// begin returns the first byte that a request wants, as far as it can be known.
-func begin(r *http.Request, q route.Request, size int64) int64 {
+// firstByte returns the first byte that a request wants, as far as it can be known.
+func firstByte(r *http.Request, q route.Request, size int64) int64 {
 	header := rangeHeader(r, q)
 	if header == "" || size < 0 {
 		return 0
 	}
 	ranges, _ := route.Ranges(header, size)
-	if len(ranges) == 0 || !ascending(ranges) {
+	if len(ranges) == 0 || !isAscending(ranges) {
 		return 0
 	}
 	return ranges[0].Start
@@ -341,11 +341,11 @@ func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size in
 		header := rangeHeader(r, q)
 		ranges, satisfiable := route.Ranges(header, size)
 		if !satisfiable && r.Header.Get("If-None-Match") == "" {
-			server.WriteError(unsatisfiable{w, size}, r, http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID",
+			server.WriteError(rangeErrorResponse{w, size}, r, http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID",
 				fmt.Sprintf("the blob has %d bytes, and the range none of them", size))
 			return
 		}
-		if passes && !ascending(ranges) {
+		if passes && !isAscending(ranges) {
 			header = ""
 		}
 		r = withRange(r, header, size)
@@ -355,7 +355,7 @@ func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size in
 		http.ServeContent(w, r, "", time.Time{}, content)
 		return
 	}
-	t := &tail{ResponseWriter: w, reader: reader}
+	t := &growingResponse{ResponseWriter: w, reader: reader}
 	http.ServeContent(t, r, "", time.Time{}, reader)
 	if t.err != nil {
 		panic(http.ErrAbortHandler)
@@ -375,8 +375,8 @@ func withRange(r *http.Request, header string, size int64) *http.Request {
 	return &clean
 }
 
-// ascending reports whether ranges can be served from content that passes once.
-func ascending(ranges []route.Range) bool {
+// isAscending reports whether ranges can be served from content that passes once.
+func isAscending(ranges []route.Range) bool {
 	at := int64(0)
 	for _, part := range ranges {
 		if part.Start < at {
@@ -418,33 +418,33 @@ func setHeader(header http.Header, q route.Request) {
 	header["Docker-Content-Digest"], header["Etag"] = values[:1:1], values[1:]
 }
 
-// refuse answers with the error of a fill.
-func refuse(w http.ResponseWriter, r *http.Request, err error) {
+// writeError answers with the error of a fill.
+func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var refusal *route.Refusal
 	var headed interface{ Header() http.Header }
 	if errors.As(err, &headed) && headed.Header().Get("Retry-After") != "" {
 		w.Header().Set("Retry-After", headed.Header().Get("Retry-After"))
 	}
-	server.SetResult(r.Context(), failed)
+	server.SetResult(r.Context(), resultError)
 	setAge(w.Header(), r, err)
 	switch {
 	case errors.As(err, &refusal):
 		if refusal.Status == http.StatusNotFound {
-			server.SetResult(r.Context(), absent)
+			server.SetResult(r.Context(), resultAbsent)
 		}
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
 	case r.Context().Err() != nil: // the client has gone
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errClosed):
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", errClosed.Error())
-	case errors.Is(err, errWait), errors.Is(err, ErrStalled), timedOut(err):
+	case errors.Is(err, errWaitTimeout), errors.Is(err, ErrStalled), isTimeout(err):
 		server.WriteError(w, r, http.StatusGatewayTimeout, "", "the upstream takes too long to send the blob")
 	default:
 		server.WriteError(w, r, http.StatusBadGateway, "", "the upstream did not send the blob")
 	}
 }
 
-func timedOut(err error) bool {
+func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()
 }

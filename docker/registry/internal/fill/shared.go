@@ -25,8 +25,8 @@ func dataPath(d digest.Digest) (path string, ok bool) {
 	return "/docker/registry/v2/blobs/sha256/" + hex[:2] + "/" + hex + "/data", true
 }
 
-// has returns the size of a blob that the store may serve for a request.
-func (h *Handler) has(q route.Request) (size int64, ok bool) {
+// lookup returns the size of a blob that the store may serve for a request.
+func (h *Handler) lookup(q route.Request) (size int64, ok bool) {
 	if size, ok = h.opts.Store.Has(q.Repository, q.Digest); ok || !h.opts.Share {
 		return size, ok
 	}

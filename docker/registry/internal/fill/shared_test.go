@@ -62,7 +62,7 @@ func TestSharedFillFails(t *testing.T) {
 			}
 			return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for " + q.Repository}
 		}
-		const repositories = rounds + 3
+		const repositories = maxRounds + 3
 		for range 2 {
 			var clients sync.WaitGroup
 			for i := range repositories {

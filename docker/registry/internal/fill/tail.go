@@ -11,19 +11,19 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// partBuffer is how much of a part of several ranges is copied at a time.
-const partBuffer = 32 << 10
+// partBufferSize is how much of a part of several ranges is copied at a time.
+const partBufferSize = 32 << 10
 
-// tail is a response with what a reader has so far: nothing that has come waits in a buffer for what has not. It remembers
+// growingResponse is a response with what a reader has so far: nothing that has come waits in a buffer for what has not. It remembers
 // why the content ended early, since http.ServeContent does not say.
-type tail struct {
+type growingResponse struct {
 	http.ResponseWriter
 	reader *store.Reader
 	err    error
 }
 
 // ReadFrom sends what is in a file by the kernel.
-func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
+func (t *growingResponse) ReadFrom(from io.Reader) (n int64, err error) {
 	control := http.NewResponseController(t.ResponseWriter)
 	_ = control.Flush() // the header; not supported: nothing was kept back
 	if limited, ok := from.(*io.LimitedReader); ok && limited.R == io.Reader(t.reader) {
@@ -32,7 +32,7 @@ func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
 		t.err = err
 		return n, err
 	}
-	buffer := make([]byte, partBuffer)
+	buffer := make([]byte, partBufferSize)
 	for {
 		k, err := from.Read(buffer)
 		if k > 0 {
@@ -54,7 +54,7 @@ func (t *tail) ReadFrom(from io.Reader) (n int64, err error) {
 }
 
 // Unwrap is for http.ResponseController.
-func (t *tail) Unwrap() http.ResponseWriter { return t.ResponseWriter }
+func (t *growingResponse) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 // fileResponse is a response with a stored file, which the kernel sends. It remembers that the content ended early, since
 // http.ServeContent does not say.
@@ -73,13 +73,13 @@ func (f *fileResponse) ReadFrom(from io.Reader) (int64, error) {
 // Unwrap is for http.ResponseController.
 func (f *fileResponse) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// unsatisfiable is an error's response that says how long the content is. server.WriteError drops what was set before.
-type unsatisfiable struct {
+// rangeErrorResponse is an error's response that says how long the content is. server.WriteError drops what was set before.
+type rangeErrorResponse struct {
 	http.ResponseWriter
 	size int64
 }
 
-func (u unsatisfiable) WriteHeader(status int) {
+func (u rangeErrorResponse) WriteHeader(status int) {
 	u.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", u.size))
 	u.ResponseWriter.WriteHeader(status)
 }

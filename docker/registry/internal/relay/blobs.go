@@ -40,7 +40,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
-	tried, triedSelf := map[string]bool{}, r.own.Fails(q)
+	tried, triedSelf := map[string]bool{}, r.own.FailedRecently(q)
 	last := fill.ErrNext
 	var parts []string // who brought some
 	for range attempts {
@@ -137,7 +137,7 @@ func (r *Relay) take(ctx context.Context, a *ask, g *store.Growing) error {
 		return err
 	}
 	if peer.Stored(a.Header) {
-		fill.FromStored(ctx)
+		fill.MarkStored(ctx)
 	}
 	if known := g.Size(); known >= 0 && size >= 0 && known != size {
 		return fmt.Errorf("a blob of %d bytes, not %d", size, known)

@@ -225,7 +225,7 @@ func TestTurn(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r.does["c"], r.fails = nil, errors.New("down")
-	if code, _ := r.get(); code != http.StatusBadGateway || !r.Relay.own.Fails(r.request()) {
+	if code, _ := r.get(); code != http.StatusBadGateway || !r.Relay.own.FailedRecently(r.request()) {
 		t.Errorf("%d", code)
 	}
 	r.seen()
