@@ -52,7 +52,7 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request) {
 		loaded.blobHandler(q.Upstream).Serve(w, r, q)
 	default:
 		result := loaded.manifests.Serve(w, r, q)
-		if result != manifest.Left {
+		if result != manifest.ClientGone {
 			server.SetResult(r.Context(), string(result))
 		}
 	}

@@ -12,32 +12,32 @@ import (
 
 // Media types that image-spec does not name.
 const (
-	dockerManifest = "application/vnd.docker.distribution.manifest.v2+json"
-	dockerList     = "application/vnd.docker.distribution.manifest.list.v2+json"
-	dockerOld      = schema1.Plain
-	dockerSigned   = schema1.Signed
-	ociArtifact    = "application/vnd.oci.artifact.manifest.v1+json"
+	dockerManifest      = "application/vnd.docker.distribution.manifest.v2+json"
+	dockerManifestList  = "application/vnd.docker.distribution.manifest.list.v2+json"
+	dockerSchema1       = schema1.Plain
+	dockerSchema1Signed = schema1.Signed
+	ociArtifact         = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
-// known are the types of manifests that clients name. Their order is that of the bits of a class.
-var known = [...]string{
-	v1.MediaTypeImageIndex, dockerList, v1.MediaTypeImageManifest, dockerManifest, ociArtifact, dockerSigned, dockerOld,
+// knownTypes are the types of manifests that clients name. Their order is that of the bits of a class.
+var knownTypes = [...]string{
+	v1.MediaTypeImageIndex, dockerManifestList, v1.MediaTypeImageManifest, dockerManifest, ociArtifact, dockerSchema1Signed, dockerSchema1,
 }
 
-// everything is how a tag is asked of an upstream: it answers with what it has. The old types are not named: some upstreams
+// acceptAny is how a tag is asked of an upstream: it answers with what it has. The old types are not named: some upstreams
 // would convert to them.
-var everything = strings.Join(known[:5], ", ") + ", */*;q=0.1"
+var acceptAny = strings.Join(knownTypes[:5], ", ") + ", */*;q=0.1"
 
 // A class is a set of known types, as bits. It is all that is kept of what a client accepts.
 type class uint8
 
-// accept returns a class as an upstream is asked; the empty one asks for everything.
-func (c class) accept() string {
+// acceptHeader returns a class as an upstream is asked; the empty one asks for everything.
+func (c class) acceptHeader() string {
 	if c == 0 {
-		return everything
+		return acceptAny
 	}
 	var names []string
-	for i, name := range known {
+	for i, name := range knownTypes {
 		if c&(1<<i) != 0 {
 			names = append(names, name)
 		}
@@ -51,7 +51,7 @@ func accepts(fields []string, mediaType string) bool {
 	mediaType, _, _ = strings.Cut(mediaType, ";")
 	mediaType = strings.TrimSpace(mediaType)
 	wide, named := false, false
-	for name, refused := range ranges(fields) {
+	for name, refused := range mediaRanges(fields) {
 		switch {
 		case strings.EqualFold(name, mediaType):
 			return !refused
@@ -66,8 +66,8 @@ func accepts(fields []string, mediaType string) bool {
 
 // classOf returns the known types that a client names.
 func classOf(fields []string) (c class) {
-	for name, refused := range ranges(fields) {
-		for i, k := range known {
+	for name, refused := range mediaRanges(fields) {
+		for i, k := range knownTypes {
 			if !refused && strings.EqualFold(name, k) {
 				c |= 1 << i
 			}
@@ -76,19 +76,19 @@ func classOf(fields []string) (c class) {
 	return c
 }
 
-// ranges returns an iterator over the media ranges of Accept fields, and whether each is refused by a weight of 0. What is
+// mediaRanges returns an iterator over the media ranges of Accept fields, and whether each is refused by a weight of 0. What is
 // no media range is left out.
-func ranges(fields []string) func(yield func(name string, refused bool) bool) {
+func mediaRanges(fields []string) func(yield func(name string, refused bool) bool) {
 	return func(yield func(string, bool) bool) {
 		for _, field := range fields {
 			for field != "" {
 				var item string
-				item, field = cut(field, ',')
-				name, parameters := cut(item, ';')
+				item, field = cutUnquoted(field, ',')
+				name, parameters := cutUnquoted(item, ';')
 				if name = strings.TrimSpace(name); !strings.Contains(name, "/") {
 					continue
 				}
-				if !yield(name, refuses(parameters)) {
+				if !yield(name, hasZeroWeight(parameters)) {
 					return
 				}
 			}
@@ -96,11 +96,11 @@ func ranges(fields []string) func(yield func(name string, refused bool) bool) {
 	}
 }
 
-// refuses reports whether the parameters of a media range have the weight 0.
-func refuses(parameters string) bool {
+// hasZeroWeight reports whether the parameters of a media range have the weight 0.
+func hasZeroWeight(parameters string) bool {
 	for parameters != "" {
 		var p string
-		p, parameters = cut(parameters, ';')
+		p, parameters = cutUnquoted(parameters, ';')
 		name, value, _ := strings.Cut(p, "=")
 		if !strings.EqualFold(strings.TrimSpace(name), "q") {
 			continue
@@ -111,8 +111,8 @@ func refuses(parameters string) bool {
 	return false
 }
 
-// cut returns what is before and after the first separator that is not within a quoted string.
-func cut(s string, separator byte) (before, after string) {
+// cutUnquoted returns what is before and after the first separator that is not within a quoted string.
+func cutUnquoted(s string, separator byte) (before, after string) {
 	quoted := false
 	for i := 0; i < len(s); i++ {
 		switch {

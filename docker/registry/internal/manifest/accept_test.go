@@ -45,29 +45,29 @@ func TestAccepts(t *testing.T) {
 }
 
 func TestClass(t *testing.T) {
-	if c := classOf([]string{ociIndex + ", x/y", strings.ToUpper(dockerList) + ";q=1, " + ociManifest + ";q=0"}); c.accept() != ociIndex+", "+dockerList {
-		t.Errorf("%b %s", c, c.accept())
+	if c := classOf([]string{ociIndex + ", x/y", strings.ToUpper(dockerManifestList) + ";q=1, " + ociManifest + ";q=0"}); c.acceptHeader() != ociIndex+", "+dockerManifestList {
+		t.Errorf("%b %s", c, c.acceptHeader())
 	}
-	for c := range class(1 << len(known)) {
-		if c > 0 && classOf([]string{c.accept()}) != c {
-			t.Errorf("%b %s", c, c.accept())
+	for c := range class(1 << len(knownTypes)) {
+		if c > 0 && classOf([]string{c.acceptHeader()}) != c {
+			t.Errorf("%b %s", c, c.acceptHeader())
 		}
 	}
-	if class(0).accept() != everything || !accepts([]string{everything}, "any/thing") || strings.Contains(everything, dockerSigned) {
-		t.Error(everything)
+	if class(0).acceptHeader() != acceptAny || !accepts([]string{acceptAny}, "any/thing") || strings.Contains(acceptAny, dockerSchema1Signed) {
+		t.Error(acceptAny)
 	}
 }
 
 func FuzzAccept(f *testing.F) {
 	for _, seed := range []string{
-		"", "*/*", everything, "a/b;q=0.5,c/d", `a/b;x="y,z\"";q=0`, ";;,,==", "a/b;q", `"`, `\`, ociManifest + ";q=0.000", "q=0;a/b",
+		"", "*/*", acceptAny, "a/b;q=0.5,c/d", `a/b;x="y,z\"";q=0`, ";;,,==", "a/b;q", `"`, `\`, ociManifest + ";q=0.000", "q=0;a/b",
 	} {
 		f.Add(seed, ociManifest)
 	}
 	f.Fuzz(func(t *testing.T, field, mediaType string) {
 		c := classOf([]string{field})
-		if c != 0 && classOf([]string{c.accept()}) != c {
-			t.Errorf("%b %s", c, c.accept())
+		if c != 0 && classOf([]string{c.acceptHeader()}) != c {
+			t.Errorf("%b %s", c, c.acceptHeader())
 		}
 		got := accepts([]string{field}, mediaType)
 		// The order of whole fields means nothing, nor does what cannot be a media range.

@@ -46,8 +46,8 @@ type Answer struct {
 	digest    digest.Digest // of a manifest
 	next      string        // query of the next page
 	filtered  string        // OCI-Filters-Applied
-	load      *load
-	unasked   bool // an error of this cache, which says nothing of the question
+	lease     *lease
+	ownError  bool // an error of this cache, which says nothing of the question
 }
 
 // A Result is what became of a client's request, for metrics.
@@ -55,13 +55,13 @@ type Result string
 
 // Results of requests.
 const (
-	Hit    Result = "hit"    // from memory or the store
-	Miss   Result = "miss"   // asked of the upstream
-	Shared Result = "shared" // with another client, who asked before
-	Stale  Result = "stale"  // as it was known before the upstream was out
-	Absent Result = "absent" // 404
-	Failed Result = "error"
-	Left   Result = "left" // the client has gone
+	Hit        Result = "hit"    // from memory or the store
+	Miss       Result = "miss"   // asked of the upstream
+	Shared     Result = "shared" // with another client, who asked before
+	Stale      Result = "stale"  // as it was known before the upstream was out
+	Absent     Result = "absent" // 404
+	Failed     Result = "error"
+	ClientGone Result = "left" // the client has gone
 )
 
 // Headers of answers that are stale: RFC 9211, and RFC 7234 for people.
@@ -77,67 +77,67 @@ var cacheStatus = map[Result][]string{
 
 var registryVersion = []string{"registry/2.0"}
 
-func failure(status int, code, message string) *Answer {
+func errorAnswer(status int, code, message string) *Answer {
 	return &Answer{Status: status, Code: code, Message: message}
 }
 
-// silent returns the answer to clients that have waited for the upstream in vain.
-func silent() *Answer {
-	return failure(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream does not answer")
+// timeoutAnswer returns the answer to clients that have waited for the upstream in vain.
+func timeoutAnswer() *Answer {
+	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream does not answer")
 }
 
-// busy returns the answer to clients for whom the upstream cannot be asked now.
-func busy() *Answer {
-	a := failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
-	a.unasked = true
+// busyAnswer returns the answer to clients for whom the upstream cannot be asked now.
+func busyAnswer() *Answer {
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
+	a.ownError = true
 	return a
 }
 
-// ending returns the answer to clients of a Handler that is closed.
-func ending() *Answer {
-	return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
+// closedAnswer returns the answer to clients of a Handler that is closed.
+func closedAnswer() *Answer {
+	return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
 }
 
-// lost returns the answer to clients when the upstream gave none.
-func lost(err error) *Answer {
+// failedAnswer returns the answer to clients when the upstream gave none.
+func failedAnswer(err error) *Answer {
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
-		return silent()
+		return timeoutAnswer()
 	}
-	return failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
+	return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
 }
 
-// crowded returns the answer to clients for whose answer there is no room in memory.
-func crowded() *Answer {
-	a := failure(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
-	a.unasked = true
+// noRoomAnswer returns the answer to clients for whose answer there is no room in memory.
+func noRoomAnswer() *Answer {
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
+	a.ownError = true
 	return a
 }
 
 // Release ends the use of an answer of Get that is not written.
 func (a *Answer) Release() {
 	if a != nil {
-		a.load.leave()
+		a.lease.release()
 	}
 }
 
-func (a *Answer) good() bool { return a.Status == http.StatusOK }
+func (a *Answer) isOK() bool { return a.Status == http.StatusOK }
 
-// outage reports whether an error says nothing about what was asked for.
-func (a *Answer) outage() bool {
+// isOutage reports whether an error says nothing about what was asked for.
+func (a *Answer) isOutage() bool {
 	return a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
 }
 
-// aged returns the answer with another age.
-func (a *Answer) aged(age time.Duration) *Answer {
+// withAge returns the answer with another age.
+func (a *Answer) withAge(age time.Duration) *Answer {
 	other := *a
 	other.Age = max(0, age)
 	return &other
 }
 
-// stale returns the answer as one that was known before.
-func (a *Answer) stale(age time.Duration) *Answer {
-	other := a.aged(age)
+// asStale returns the answer as one that was known before.
+func (a *Answer) asStale(age time.Duration) *Answer {
+	other := a.withAge(age)
 	other.Stale = true
 	return other
 }
@@ -149,7 +149,7 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	if age := int64(a.Age / time.Second); age > 0 {
 		h.Set("Age", strconv.FormatInt(age, 10))
 	}
-	if !a.good() {
+	if !a.isOK() {
 		if after := a.Header.Get("Retry-After"); after != "" {
 			h.Set("Retry-After", after)
 		}
@@ -166,7 +166,7 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	if a.digest != "" {
 		values := []string{string(a.digest), `"` + string(a.digest) + `"`}
 		h["Docker-Content-Digest"], h["Etag"] = values[:1:1], values[1:]
-		if matches(r.Header["If-None-Match"], string(a.digest)) {
+		if matchesETag(r.Header["If-None-Match"], string(a.digest)) {
 			w.WriteHeader(http.StatusNotModified)
 			return
 		}
@@ -183,7 +183,7 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	if r.Method == http.MethodHead {
 		return
 	}
-	if len(a.Body) > small {
+	if len(a.Body) > smallAnswer {
 		c := http.NewResponseController(w)
 		took := writeGrace + time.Duration(len(a.Body)/writeRate)*time.Second
 		_ = c.SetWriteDeadline(time.Now().Add(took)) // not supported: the server has its own
@@ -192,12 +192,12 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
 }
 
-// matches reports whether If-None-Match fields name an entity tag.
-func matches(fields []string, tag string) bool {
+// matchesETag reports whether If-None-Match fields name an entity tag.
+func matchesETag(fields []string, tag string) bool {
 	for _, field := range fields {
 		for field != "" {
 			var one string
-			one, field = cut(field, ',')
+			one, field = cutUnquoted(field, ',')
 			one = strings.TrimPrefix(strings.TrimSpace(one), "W/")
 			if one == "*" || strings.Trim(one, `"`) == tag {
 				return true

@@ -24,7 +24,7 @@ func TestLost(t *testing.T) {
 		{&net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, 504},
 		{&net.DNSError{IsTimeout: true}, 504},
 	} {
-		if got := lost(c.err); got.Status != c.want || got.Code != "UNAVAILABLE" {
+		if got := failedAnswer(c.err); got.Status != c.want || got.Code != "UNAVAILABLE" {
 			t.Errorf("%v: %+v", c.err, got)
 		}
 	}

@@ -42,32 +42,32 @@ type Store interface {
 //
 // Without a store none of its methods is called.
 type archive struct {
-	store Store
-	room  *room
-	log   *slog.Logger
+	store    Store
+	inFlight *byteSemaphore
+	log      *slog.Logger
 	// saving keeps an older answer from being written after a newer one.
 	saving sync.Mutex
 	// loads keeps a herd from reading the same content into memory many times.
 	loads singleflight.Group
 }
 
-const base = "/docker/registry/v2/"
+const rootPath = "/docker/registry/v2/"
 
 func dataPath(d digest.Digest) string {
-	return base + "blobs/" + d.Algorithm().String() + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
+	return rootPath + "blobs/" + d.Algorithm().String() + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
 }
 
 func revisionPath(repository string, d digest.Digest, name string) string {
-	return base + "repositories/" + repository + "/_manifests/revisions/" + d.Algorithm().String() + "/" + d.Encoded() + "/" + name
+	return rootPath + "repositories/" + repository + "/_manifests/revisions/" + d.Algorithm().String() + "/" + d.Encoded() + "/" + name
 }
 
 func tagPath(repository, tag string) string {
-	return base + "repositories/" + repository + "/_manifests/tags/" + tag + "/current/link"
+	return rootPath + "repositories/" + repository + "/_manifests/tags/" + tag + "/current/link"
 }
 
 func referrersPath(r route.Request) string {
 	query := sha256.Sum256([]byte(r.Query))
-	return base + "repositories/" + r.Repository + "/_referrers/" + r.Digest.Algorithm().String() + "/" + r.Digest.Encoded() +
+	return rootPath + "repositories/" + r.Repository + "/_referrers/" + r.Digest.Algorithm().String() + "/" + r.Digest.Encoded() +
 		"/" + hex.EncodeToString(query[:])
 }
 
@@ -86,22 +86,22 @@ func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answe
 	return a.manifest(ctx, q.Repository, d)
 }
 
-// get returns what a file has, nil if there is none, and the room that it takes. Large content is checked in a copy.
-func (a *archive) get(ctx context.Context, path string) (content []byte, cost int64, err error) {
+// readFile returns what a file has, nil if there is none, and the room that it takes. Large content is checked in a copy.
+func (a *archive) readFile(ctx context.Context, path string) (content []byte, cost int64, err error) {
 	info, err := a.store.Stat(ctx, path)
 	if err != nil {
 		return nil, 0, nil
 	}
 	cost = info.Size()
-	if cost > small {
-		cost = a.room.cost(2 * cost)
+	if cost > smallAnswer {
+		cost = a.inFlight.cost(2 * cost)
 	}
-	if !a.room.enter(ctx, cost) {
+	if !a.inFlight.acquire(ctx, cost) {
 		return nil, 0, errNoRoom
 	}
 	content, err = a.store.GetContent(ctx, path)
 	if err != nil {
-		a.room.leave(cost)
+		a.inFlight.release(cost)
 		return nil, 0, nil
 	}
 	return content, cost, nil
@@ -128,7 +128,7 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 	if at == "" {
 		return nil, nil
 	}
-	body, cost, err := a.get(ctx, dataPath(at))
+	body, cost, err := a.readFile(ctx, dataPath(at))
 	if body == nil {
 		return nil, err
 	}
@@ -137,16 +137,16 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 		kind = []byte(sniff(body))
 	}
 	if !schema1.HasDigest(d, string(kind), body) {
-		a.room.leave(cost)
+		a.inFlight.release(cost)
 		return nil, nil
 	}
 	m := &Answer{Status: http.StatusOK, Body: body, mediaType: string(kind), digest: d}
-	m.load = a.room.load(len(body), cost)
+	m.lease = a.inFlight.newLease(len(body), cost)
 	return m, nil
 }
 
-// address returns the digest by which the store has a manifest's bytes: sha256 of all of them.
-func address(m *Answer) digest.Digest {
+// storedDigest returns the digest by which the store has a manifest's bytes: sha256 of all of them.
+func storedDigest(m *Answer) digest.Digest {
 	if m.digest.Algorithm() != digest.Canonical || schema1.Is(m.mediaType) {
 		return digest.FromBytes(m.Body)
 	}
@@ -156,7 +156,7 @@ func address(m *Answer) digest.Digest {
 // saveManifest keeps a manifest unless it is kept already, and reports whether it is there now. A store that is full drops
 // things rather than to fail; what it did not keep is fetched again.
 func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer) bool {
-	at := address(m)
+	at := storedDigest(m)
 	if _, err := a.store.Stat(ctx, dataPath(at)); err != nil && !a.put(ctx, dataPath(at), m.Body) {
 		return false
 	}
@@ -171,7 +171,7 @@ func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer
 	if !a.saveManifest(ctx, repository, m) {
 		return false
 	}
-	at := address(m)
+	at := storedDigest(m)
 	if at != m.digest {
 		a.put(ctx, revisionPath(repository, at, "link"), []byte(at))
 	}
@@ -188,13 +188,13 @@ func (a *archive) put(ctx context.Context, path string, content []byte) bool {
 
 // touch marks a manifest as used, and reports whether the store has it still.
 func (a *archive) touch(ctx context.Context, m *Answer) bool {
-	_, err := a.store.Stat(ctx, dataPath(address(m)))
+	_, err := a.store.Stat(ctx, dataPath(storedDigest(m)))
 	var gone driver.PathNotFoundError
 	return !errors.As(err, &gone)
 }
 
-// head is the line before an index of referrers. It has no digest of its own to be checked by.
-type head struct {
+// referrersHeader is the line before an index of referrers. It has no digest of its own to be checked by.
+type referrersHeader struct {
 	Sum      digest.Digest `json:"sum"`
 	Next     string        `json:"next,omitempty"`
 	Filtered string        `json:"filtered,omitempty"`
@@ -202,22 +202,22 @@ type head struct {
 
 // referrers returns the referrers that were last, or nil.
 func (a *archive) referrers(ctx context.Context, r route.Request) (*Answer, error) {
-	content, cost, err := a.get(ctx, referrersPath(r))
+	content, cost, err := a.readFile(ctx, referrersPath(r))
 	if content == nil {
 		return nil, err
 	}
 	line, body, _ := bytes.Cut(content, []byte("\n"))
-	var f head
+	var f referrersHeader
 	var m *Answer
 	if json.Unmarshal(line, &f) == nil && f.Sum == digest.FromBytes(body) {
-		m = refer(r, body, f.Filtered)
+		m = newReferrers(r, body, f.Filtered)
 	}
 	if m == nil {
-		a.room.leave(cost)
+		a.inFlight.release(cost)
 		return nil, nil
 	}
 	m.next = f.Next
-	m.load = a.room.load(len(m.Body), cost)
+	m.lease = a.inFlight.newLease(len(m.Body), cost)
 	return m, nil
 }
 
@@ -229,7 +229,7 @@ func (a *archive) saveReferrers(ctx context.Context, r route.Request, m *Answer)
 			return true
 		}
 	}
-	line, err := json.Marshal(head{digest.FromBytes(m.Body), m.next, m.filtered})
+	line, err := json.Marshal(referrersHeader{digest.FromBytes(m.Body), m.next, m.filtered})
 	if err != nil {
 		return false
 	}

@@ -56,7 +56,7 @@ func TestSchema1(t *testing.T) {
 		body    = `{"a":1,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`
 		payload = `{"a":1}`
 	)
-	a := ok(dockerSigned, body)
+	a := ok(dockerSchema1Signed, body)
 	a.Header.Set("Docker-Content-Digest", sha(payload))
 	kept := newStore()
 	inBubble(t, Options{}, kept, func(h *handle) {
@@ -68,13 +68,13 @@ func TestSchema1(t *testing.T) {
 		}
 	})
 	for path := range kept.files {
-		if strings.HasPrefix(path, base+"blobs/") && path != dataPath(digest.FromString(body)) {
+		if strings.HasPrefix(path, rootPath+"blobs/") && path != dataPath(digest.FromString(body)) {
 			t.Error(path)
 		}
 	}
 	inBubble(t, Options{}, kept, func(h *handle) {
 		h.says(hangs)
-		if r := h.get("/v2/p/i/manifests/" + sha(payload)); r.Body.String() != body || r.Header().Get("Content-Type") != dockerSigned {
+		if r := h.get("/v2/p/i/manifests/" + sha(payload)); r.Body.String() != body || r.Header().Get("Content-Type") != dockerSchema1Signed {
 			t.Error(r.Code, r.Header())
 		}
 		h.wantStale(h.get(tagURI), body, 2*time.Second)
@@ -93,7 +93,7 @@ func TestTagWithAnotherAlgorithm(t *testing.T) {
 		}
 	})
 	for path := range kept.files {
-		if strings.HasPrefix(path, base+"blobs/") && path != dataPath(digest.FromString(oneBody)) {
+		if strings.HasPrefix(path, rootPath+"blobs/") && path != dataPath(digest.FromString(oneBody)) {
 			t.Error(path)
 		}
 	}

@@ -47,45 +47,45 @@ type round struct {
 // unless an old answer is at hand. The caller is a user of the answer's load.
 func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	h.mu.Lock()
-	k, old, full := h.recall(ctx, u, q)
+	k, old, full := h.lookup(ctx, u, q)
 	if full {
 		h.mu.Unlock()
 		if ctx.Err() != nil {
-			return nil, Left
+			return nil, ClientGone
 		}
-		return crowded(), Failed
+		return noRoomAnswer(), Failed
 	}
 	now := time.Now()
-	if old != nil && (q.isDigest() || now.Before(k.fresh)) {
+	if old != nil && (q.isByDigest() || now.Before(k.fresh)) {
 		h.touchLocked(u, q, k, old, now)
 		h.mu.Unlock()
-		if q.isDigest() {
+		if q.isByDigest() {
 			return old, Hit
 		}
-		return old.aged(k.age(now)), Hit
+		return old.withAge(k.age(now)), Hit
 	}
-	q = u.route(q)
+	q = u.routed(q)
 	// A client without an old answer waits for a silent upstream: what is slow may come.
 	if e, ok := h.errors.get(q); ok && now.Before(e.until) && (old != nil || e.answer.Status != http.StatusGatewayTimeout) {
 		h.mu.Unlock()
-		shared := e.answer.aged(now.Sub(e.learned))
-		if !shared.load.join() {
-			shared = crowded()
+		shared := e.answer.withAge(now.Sub(e.learned))
+		if !shared.lease.acquire() {
+			shared = noRoomAnswer()
 		}
-		return h.settle(old, k.age(now), shared, Shared)
+		return h.chooseAnswer(old, k.age(now), shared, Shared)
 	}
 	if old != nil && now.Before(k.silent) {
 		if c := h.checks[q]; c == nil || c.silence(now) >= h.opts.Remember {
-			h.tryLocked(u, q) // whoever comes next may find the upstream back
+			h.startAttemptLocked(u, q) // whoever comes next may find the upstream back
 		}
 		h.touchLocked(u, q, k, old, now)
 		h.mu.Unlock()
-		return old.stale(k.age(now)), Stale
+		return old.asStale(k.age(now)), Stale
 	}
 	c, result := h.joinLocked(u, q, old != nil, now)
 	if c == nil {
 		h.mu.Unlock()
-		return h.settle(old, k.age(now), busy(), Failed)
+		return h.chooseAnswer(old, k.age(now), busyAnswer(), Failed)
 	}
 	rd, deadline := c.round, now.Add(limit)
 	if old != nil {
@@ -119,35 +119,35 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 		if ended {
 			rd.answer.Release()
 		}
-		return nil, Left
+		return nil, ClientGone
 	case ended && result == Miss && rd.answer.Known:
-		return h.settle(old, k.age(now), rd.answer, Hit)
+		return h.chooseAnswer(old, k.age(now), rd.answer, Hit)
 	case ended:
-		return h.settle(old, k.age(now), rd.answer, result)
+		return h.chooseAnswer(old, k.age(now), rd.answer, result)
 	}
-	late := silent()
-	late.unasked = true // it may come yet
-	return h.settle(old, k.age(now), late, Failed)
+	late := timeoutAnswer()
+	late.ownError = true // it may come yet
+	return h.chooseAnswer(old, k.age(now), late, Failed)
 }
 
 // age returns how long ago a copy was learned.
-func (k *copied) age(now time.Time) time.Duration {
-	if k == nil || k.learned.IsZero() {
+func (e *entry) age(now time.Time) time.Duration {
+	if e == nil || e.learned.IsZero() {
 		return 0
 	}
-	return now.Sub(k.learned)
+	return now.Sub(e.learned)
 }
 
-// settle returns the old answer, as stale, in the place of one that says less, and releases the other.
-func (h *Handler) settle(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
+// chooseAnswer returns the old answer, as stale, in the place of one that says less, and releases the other.
+func (h *Handler) chooseAnswer(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
 	switch {
-	case a.good() && !a.Stale:
+	case a.isOK() && !a.Stale:
 		old.Release()
 		return a, result
 	case old != nil:
 		a.Release()
-		return old.stale(age), Stale
-	case a.good():
+		return old.asStale(age), Stale
+	case a.isOK():
 		return a, Stale
 	case a.Status == http.StatusNotFound:
 		return a, Absent
@@ -155,29 +155,29 @@ func (h *Handler) settle(old *Answer, age time.Duration, a *Answer, result Resul
 	return a, Failed
 }
 
-// recall returns what was learned of a question, from memory or else from the store, with the caller as a user of the
+// lookup returns what was learned of a question, from memory or else from the store, with the caller as a user of the
 // answer's load. full says that there is no room for it in memory. It is called with mu locked, and unlocks it to wait for
 // room and to read from the store.
-func (h *Handler) recall(ctx context.Context, u *upstream, q question) (k *copied, a *Answer, full bool) {
+func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry, a *Answer, full bool) {
 	for ctx.Err() == nil {
-		k, a = h.recallLocked(q)
+		k, a = h.lookupLocked(q)
 		switch {
-		case a != nil && a.load.join():
+		case a != nil && a.lease.acquire():
 			return k, a, false
 		case a != nil:
-			cost := a.load.cost
+			cost := a.lease.cost
 			k, a = nil, nil // which the wait must not keep in memory
 			h.mu.Unlock()
-			entered := h.room.enter(ctx, cost)
+			entered := h.inFlight.acquire(ctx, cost)
 			h.mu.Lock()
 			if !entered {
 				return nil, nil, true
 			}
-			if k, a = h.recallLocked(q); a != nil && a.load != nil && a.load.cost == cost {
-				a.load.joinBy(1, cost)
+			if k, a = h.lookupLocked(q); a != nil && a.lease != nil && a.lease.cost == cost {
+				a.lease.acquireN(1, cost)
 				return k, a, false
 			}
-			h.room.leave(cost)
+			h.inFlight.release(cost)
 			continue
 		case q.Kind == route.Tags || u.archive.store == nil || k == nil && q.class != 0:
 			return k, nil, false
@@ -187,33 +187,33 @@ func (h *Handler) recall(ctx context.Context, u *upstream, q question) (k *copie
 			d = k.digest
 		}
 		h.mu.Unlock()
-		loaded, mine, full := h.load(u, q, d)
+		loaded, mine, full := h.loadStored(u, q, d)
 		h.mu.Lock()
-		again, learned := h.recallLocked(q)
+		again, learned := h.lookupLocked(q)
 		switch {
 		case full:
 			return nil, nil, true
 		case loaded == nil && learned == nil:
 			return nil, nil, false
-		case loaded == nil || !mine && !loaded.load.join():
+		case loaded == nil || !mine && !loaded.lease.acquire():
 			continue
-		case learned != nil && learned.load == loaded.load:
+		case learned != nil && learned.lease == loaded.lease:
 			return again, learned, false
 		case learned != nil: // a check has ended meanwhile
 			loaded.Release()
 			continue
 		}
-		return h.keepLoadedLocked(q, loaded), loaded, false // it is too large to be remembered
+		return h.cacheLoadedLocked(q, loaded), loaded, false // it is too large to be remembered
 	}
 	return nil, nil, true
 }
 
-// load returns what the store has of a question, or nil. Of those who ask at the same time, one is said to be a user of the
+// loadStored returns what the store has of a question, or nil. Of those who ask at the same time, one is said to be a user of the
 // answer's load.
-func (h *Handler) load(u *upstream, q question, d digest.Digest) (answer *Answer, mine, full bool) {
+func (h *Handler) loadStored(u *upstream, q question, d digest.Digest) (answer *Answer, mine, full bool) {
 	loaded, err, _ := u.archive.loads.Do(q.Key()+" "+string(d), func() (any, error) {
 		h.mu.Lock()
-		_, a := h.recallLocked(q)
+		_, a := h.lookupLocked(q)
 		h.mu.Unlock()
 		if a != nil {
 			return a, nil
@@ -225,41 +225,41 @@ func (h *Handler) load(u *upstream, q question, d digest.Digest) (answer *Answer
 		mine = true
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		if _, learned := h.recallLocked(q); learned == nil {
-			h.keepLoadedLocked(q, a)
+		if _, learned := h.lookupLocked(q); learned == nil {
+			h.cacheLoadedLocked(q, a)
 		}
 		return a, nil
 	})
 	return loaded.(*Answer), mine, err != nil
 }
 
-// keepLoadedLocked remembers an answer of the store.
-func (h *Handler) keepLoadedLocked(q question, loaded *Answer) *copied {
+// cacheLoadedLocked remembers an answer of the store.
+func (h *Handler) cacheLoadedLocked(q question, loaded *Answer) *entry {
 	if loaded.digest != "" {
-		h.rememberLocked(q.of(loaded.digest), &copied{answer: loaded})
+		h.cacheLocked(q.forDigest(loaded.digest), &entry{answer: loaded})
 	}
-	if q.isDigest() {
-		return &copied{answer: loaded}
+	if q.isByDigest() {
+		return &entry{answer: loaded}
 	}
-	k, _ := h.memory.get(q.plain())
+	k, _ := h.memory.get(q.cacheKey())
 	if k == nil || k.digest != loaded.digest {
-		k = &copied{digest: loaded.digest}
+		k = &entry{digest: loaded.digest}
 		if loaded.digest == "" {
 			k.answer = loaded
 		}
-		h.rememberLocked(q, k)
+		h.cacheLocked(q, k)
 	}
 	return k
 }
 
-// recallLocked returns what memory has of a question.
-func (h *Handler) recallLocked(q question) (*copied, *Answer) {
-	q = q.plain()
+// lookupLocked returns what memory has of a question.
+func (h *Handler) lookupLocked(q question) (*entry, *Answer) {
+	q = q.cacheKey()
 	k, ok := h.memory.get(q)
 	switch {
-	case !ok && q.isDigest():
+	case !ok && q.isByDigest():
 		if a := h.large.get(q); a != nil {
-			return &copied{answer: a}, a
+			return &entry{answer: a}, a
 		}
 		return nil, nil
 	case !ok:
@@ -267,27 +267,27 @@ func (h *Handler) recallLocked(q question) (*copied, *Answer) {
 	case k.answer != nil:
 		return k, k.answer
 	}
-	if content, ok := h.memory.get(q.of(k.digest)); ok {
+	if content, ok := h.memory.get(q.forDigest(k.digest)); ok {
 		return k, content.answer
 	}
-	return k, h.large.get(q.of(k.digest))
+	return k, h.large.get(q.forDigest(k.digest))
 }
 
-func (h *Handler) rememberLocked(q question, k *copied) {
-	q = q.plain()
+func (h *Handler) cacheLocked(q question, k *entry) {
+	q = q.cacheKey()
 	size := len(q.Repository) + len(q.Query)
 	if k.answer != nil {
 		size += len(k.answer.Body)
 	}
-	if !h.memory.put(q, k, size) && q.isDigest() && k.answer.load != nil {
+	if !h.memory.put(q, k, size) && q.isByDigest() && k.answer.lease != nil {
 		h.large.put(q, k.answer)
-		k.answer.load.whole = k.answer
+		k.answer.lease.whole = k.answer
 	}
 }
 
 // touchLocked tells the store now and then of what is served from memory, and gives it back what it has dropped.
-func (h *Handler) touchLocked(u *upstream, q question, k *copied, a *Answer, now time.Time) {
-	if a.digest == "" || now.Sub(k.touched) < touchEvery || u.archive.store == nil || h.shut {
+func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now time.Time) {
+	if a.digest == "" || now.Sub(k.touched) < touchEvery || u.archive.store == nil || h.closed {
 		return
 	}
 	first := k.touched.IsZero()
@@ -300,17 +300,17 @@ func (h *Handler) touchLocked(u *upstream, q question, k *copied, a *Answer, now
 			return
 		}
 		h.mu.Lock()
-		may := h.maySaveLocked(u, a)
+		may := h.beginSaveLocked(u, a)
 		h.mu.Unlock()
 		if may {
 			h.save(u, q, a)
-			h.saved(u, a)
+			h.endSave(u, a)
 		}
 	})
 }
 
-// maySaveLocked reports whether an answer may wait for the disk. If so, saved is called at last.
-func (h *Handler) maySaveLocked(u *upstream, a *Answer) bool {
+// beginSaveLocked reports whether an answer may wait for the disk. If so, saved is called at last.
+func (h *Handler) beginSaveLocked(u *upstream, a *Answer) bool {
 	size := int64(len(a.Body))
 	if u.saves >= h.opts.Checks+h.opts.Queue || h.saving > 0 && h.saving+size > h.opts.InFlight/savesShare {
 		return false
@@ -320,14 +320,14 @@ func (h *Handler) maySaveLocked(u *upstream, a *Answer) bool {
 	return true
 }
 
-func (h *Handler) saved(u *upstream, a *Answer) {
+func (h *Handler) endSave(u *upstream, a *Answer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	u.saves--
 	h.saving -= int64(len(a.Body))
 }
 
-// joinLocked returns the check of a question for one more client, who calls leaveLocked. It is nil if there are too many.
+// joinLocked returns the check of a question for one more client, who calls releaseLocked. It is nil if there are too many.
 func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Time) (*check, Result) {
 	c, result := h.checks[q], Shared
 	// Where an old answer is at hand the upstream is asked again soon, and otherwise when nobody who began with the first
@@ -337,7 +337,7 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 		due = h.opts.Patience
 	}
 	if c == nil || c.silence(now) >= due {
-		if begun := h.tryLocked(u, q); begun != nil {
+		if begun := h.startAttemptLocked(u, q); begun != nil {
 			c, result = begun, Miss
 		}
 	}
@@ -349,14 +349,14 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 	return c, result
 }
 
-// leaveLocked counts a client less. What nobody waits for any more goes on if the upstream was asked.
+// releaseLocked counts a client less. What nobody waits for any more goes on if the upstream was asked.
 func (h *Handler) leaveLocked(c *check) {
 	if c.waiting--; c.waiting > 0 {
 		return
 	}
 	for _, a := range slices.Clone(c.attempts) {
 		if !a.asking {
-			h.dropLocked(c, a)
+			h.cancelAttemptLocked(c, a)
 		}
 	}
 }
@@ -369,12 +369,12 @@ func (c *check) silence(now time.Time) time.Duration {
 	return 0
 }
 
-// tryLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
-func (h *Handler) tryLocked(u *upstream, q question) *check {
-	if h.shut {
+// startAttemptLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
+func (h *Handler) startAttemptLocked(u *upstream, q question) *check {
+	if h.closed {
 		return nil
 	}
-	p := u.gateOf(q).join(q.Repository)
+	p := u.gateFor(q).join(q.Repository)
 	if p == nil {
 		return nil
 	}
@@ -384,17 +384,17 @@ func (h *Handler) tryLocked(u *upstream, q question) *check {
 		h.checks[q] = c
 	}
 	if len(c.attempts) == 2 {
-		h.dropLocked(c, c.attempts[1])
+		h.cancelAttemptLocked(c, c.attempts[1])
 	}
 	ctx, cancel := context.WithCancel(h.ctx)
 	a := &attempt{cancel: cancel}
 	c.attempts = append(c.attempts, a)
-	h.running.Go(func() { h.run(ctx, u, c, a, p) })
+	h.running.Go(func() { h.runAttempt(ctx, u, c, a, p) })
 	return c
 }
 
-// dropLocked ends an attempt whose result is not wanted.
-func (h *Handler) dropLocked(c *check, a *attempt) {
+// cancelAttemptLocked ends an attempt whose result is not wanted.
+func (h *Handler) cancelAttemptLocked(c *check, a *attempt) {
 	a.cancel()
 	c.attempts = slices.DeleteFunc(c.attempts, func(other *attempt) bool { return other == a })
 	if len(c.attempts) == 0 && h.checks[c.question] == c {
@@ -402,12 +402,12 @@ func (h *Handler) dropLocked(c *check, a *attempt) {
 	}
 }
 
-// run makes an attempt, and keeps what it brings.
-func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt, p *place) {
+// runAttempt makes an attempt, and keeps what it brings.
+func (h *Handler) runAttempt(ctx context.Context, u *upstream, c *check, a *attempt, p *ticket) {
 	defer a.cancel()
 	defer p.leave()
 	q := c.question
-	answer := ending()
+	answer := closedAnswer()
 	switch {
 	case p.wait(ctx):
 		h.mu.Lock()
@@ -415,25 +415,25 @@ func (h *Handler) run(ctx context.Context, u *upstream, c *check, a *attempt, p 
 		h.mu.Unlock()
 		answer = h.askAt(ctx, u, q, p)
 	case p.wasRefused():
-		answer = busy()
+		answer = busyAnswer()
 	}
 	defer answer.Release()
-	if !h.end(u, c, a, answer) {
+	if !h.finishAttempt(u, c, a, answer) {
 		return
 	}
 	h.save(u, q, answer)
-	h.saved(u, answer)
+	h.endSave(u, answer)
 }
 
 // askAt returns the upstream's answer to a question that has a place, and makes referrers of the tag where the upstream has
 // no such endpoint.
-func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *place) *Answer {
+func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *ticket) *Answer {
 	ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
 	defer cancel()
 	defer p.leave()
 	// Questions that hang in dead connections must not keep those out that would find the upstream back.
 	defer time.AfterFunc(2*h.opts.ClientTimeout, func() {
-		if !p.step() {
+		if !p.moveAside() {
 			cancel()
 		}
 	}).Stop()
@@ -455,67 +455,67 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	defer func() {
 		if p := recover(); p != nil { // what an upstream sends must not end the process
 			h.log.Error("Asking the upstream has failed", "question", q.Key(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			answer = failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer cannot be read")
+			answer = errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer cannot be read")
 		}
 	}()
 	accept := ""
 	switch q.Kind {
 	case route.Manifest:
-		accept = q.class.accept()
+		accept = q.class.acceptHeader()
 	case route.Referrers:
-		accept = known[0]
+		accept = knownTypes[0]
 	}
-	v := &reservation{room: h.room}
-	defer v.end()
+	v := &reservation{semaphore: h.inFlight}
+	defer v.release()
 	a, err := u.askerOf(q).Ask(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
 	switch {
-	case errors.Is(err, ErrSelf) && h.ctx.Err() == nil && ctx.Err() == nil:
+	case errors.Is(err, ErrUnknownToPeers) && h.ctx.Err() == nil && ctx.Err() == nil:
 		return nil
 	case h.ctx.Err() != nil:
-		return ending()
+		return closedAnswer()
 	case v.refused:
-		return crowded()
+		return noRoomAnswer()
 	case err != nil || a == nil:
-		return lost(err)
+		return failedAnswer(err)
 	}
-	answer, problem := judge(q.Request, a)
+	answer, problem := validate(q.Request, a)
 	if problem != "" {
 		h.log.Warn("The upstream's answer is wrong", "question", q.Key(), "problem", problem)
 	}
-	if answer.good() && !h.reuse(q, answer) && !v.carry(ctx, answer) {
-		return crowded()
+	if answer.isOK() && !h.shareBytes(q, answer) && !v.attach(ctx, answer) {
+		return noRoomAnswer()
 	}
 	return answer
 }
 
-// reuse lets a manifest have the bytes that are in memory already, and reports whether it does.
-func (h *Handler) reuse(q question, a *Answer) bool {
+// shareBytes lets a manifest have the bytes that are in memory already, and reports whether it does.
+func (h *Handler) shareBytes(q question, a *Answer) bool {
 	if a.digest == "" {
 		return false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	_, known := h.recallLocked(q.of(a.digest))
-	if known == nil || known.load == nil || !known.load.join() {
+	_, known := h.lookupLocked(q.forDigest(a.digest))
+	if known == nil || known.lease == nil || !known.lease.acquire() {
 		return false
 	}
-	a.Body, a.load = known.Body, known.load
+	a.Body, a.lease = known.Body, known.lease
 	return true
 }
 
-// judge returns an answer with what is served of it, or an error if it is wrong, and why.
-func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
+// validate returns an answer with what is served of it, or an error if it is wrong, and why.
+func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	wrong := func(problem string) (*Answer, string) {
-		return failure(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer is wrong: "+problem), problem
+		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer is wrong: "+problem), problem
 	}
 	switch {
 	case a.Status == http.StatusUnauthorized: // a client must not take it for its own
-		return failure(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
+		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
 	case a.Status >= http.StatusBadRequest:
-		return refused(a), ""
-	case !a.good():
+		return trimError(a), ""
+	case !a.isOK():
 		return wrong(fmt.Sprintf("status %d", a.Status))
-	case len(a.Body) > limitOf(r.Kind):
+	case len(a.Body) > maxBody(r.Kind):
 		return wrong("it is too large")
 	case len(a.Body) == 0:
 		return wrong("it is empty")
@@ -540,7 +540,7 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 		return served, ""
 	}
 	if r.Kind == route.Referrers {
-		referrers := refer(r, served.Body, a.Header.Get("OCI-Filters-Applied"))
+		referrers := newReferrers(r, served.Body, a.Header.Get("OCI-Filters-Applied"))
 		if referrers == nil {
 			return wrong("it is no index")
 		}
@@ -557,17 +557,17 @@ func judge(r route.Request, a *Answer) (answer *Answer, problem string) {
 	return served, problem
 }
 
-func limitOf(k route.Kind) int {
+func maxBody(k route.Kind) int {
 	if k == route.Tags {
 		return listLimit
 	}
 	return bodyLimit
 }
 
-// refused returns what is kept of an error.
-func refused(a *Answer) *Answer {
+// trimError returns what is kept of an error.
+func trimError(a *Answer) *Answer {
 	const longest = 512
-	e := failure(a.Status, a.Code[:min(len(a.Code), longest)], a.Message[:min(len(a.Message), longest)])
+	e := errorAnswer(a.Status, a.Code[:min(len(a.Code), longest)], a.Message[:min(len(a.Message), longest)])
 	e.Age = max(0, a.Age)
 	if after := a.Header.Get("Retry-After"); after != "" && len(after) < longest {
 		e.Header = http.Header{"Retry-After": {after}}
@@ -583,43 +583,43 @@ func clip(body []byte) []byte {
 	return body
 }
 
-// end gives an answer to those who wait, and the place of its attempt to others before the disk is waited for. It reports whether
+// finishAttempt gives an answer to those who wait, and the place of its attempt to others before the disk is waited for. It reports whether
 // the answer is to be saved: one that finds too many waiting for the disk is saved when it is learned again.
-func (h *Handler) end(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
+func (h *Handler) finishAttempt(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !slices.Contains(c.attempts, a) {
 		return false // dropped
 	}
-	h.dropLocked(c, a)
-	if answer.unasked && len(c.attempts) > 0 {
+	h.cancelAttemptLocked(c, a)
+	if answer.ownError && len(c.attempts) > 0 {
 		return false // another is being asked
 	}
-	keep := h.learnLocked(c.question, answer)
-	if answer.good() && !answer.Stale {
+	keep := h.updateLocked(c.question, answer)
+	if answer.isOK() && !answer.Stale {
 		for _, other := range slices.Clone(c.attempts) {
-			h.dropLocked(c, other)
+			h.cancelAttemptLocked(c, other)
 		}
 	}
 	c.round.answer = answer
-	answer.load.joinBy(c.round.clients, 0)
+	answer.lease.acquireN(c.round.clients, 0)
 	close(c.round.done)
 	c.round = &round{done: make(chan struct{})}
-	return keep && h.maySaveLocked(u, answer)
+	return keep && h.beginSaveLocked(u, answer)
 }
 
-// learnLocked takes an answer into memory, and reports whether it is to be saved.
-func (h *Handler) learnLocked(q question, answer *Answer) bool {
+// updateLocked takes an answer into memory, and reports whether it is to be saved.
+func (h *Handler) updateLocked(q question, answer *Answer) bool {
 	now := time.Now()
 	learned := now.Add(-answer.Age)
 	switch {
-	case h.ctx.Err() != nil, answer.unasked:
+	case h.ctx.Err() != nil, answer.ownError:
 		return false
-	case !answer.good():
-		h.errors.put(q, refusal{answer, learned, learned.Add(h.opts.ShareErrors)}, len(answer.Message))
+	case !answer.isOK():
+		h.errors.put(q, sharedError{answer, learned, learned.Add(h.opts.ShareErrors)}, len(answer.Message))
 		return false
 	case answer.Stale:
-		h.errors.put(q, refusal{answer, learned, now.Add(h.opts.ShareErrors)}, len(answer.Body))
+		h.errors.put(q, sharedError{answer, learned, now.Add(h.opts.ShareErrors)}, len(answer.Body))
 	default:
 		h.errors.remove(q)
 	}
@@ -629,16 +629,16 @@ func (h *Handler) learnLocked(q question, answer *Answer) bool {
 	if answer.digest != "" {
 		content := *answer
 		content.Age, content.Stale = 0, false
-		h.rememberLocked(q.of(answer.digest), &copied{answer: &content, touched: now})
+		h.cacheLocked(q.forDigest(answer.digest), &entry{answer: &content, touched: now})
 	}
-	if q.isDigest() {
+	if q.isByDigest() {
 		return true
 	}
-	before, _ := h.memory.get(q.plain())
+	before, _ := h.memory.get(q.cacheKey())
 	if answer.Stale && before != nil {
 		return false // what this process has learned is no older
 	}
-	k := &copied{digest: answer.digest, touched: now}
+	k := &entry{digest: answer.digest, touched: now}
 	if answer.digest == "" {
 		k.answer = answer
 	}
@@ -647,18 +647,18 @@ func (h *Handler) learnLocked(q question, answer *Answer) bool {
 	}
 	if before != nil {
 		k.uniform = before.uniform
-		k.saved = before.saved && before.says(k)
+		k.saved = before.saved && before.sameContent(k)
 	}
-	h.rememberLocked(q, k)
+	h.cacheLocked(q, k)
 	return !k.saved
 }
 
-// says reports whether two copies are of the same content.
-func (k *copied) says(other *copied) bool {
-	if k.answer == nil || other.answer == nil {
-		return k.answer == other.answer && k.digest == other.digest
+// sameContent reports whether two copies are of the same content.
+func (e *entry) sameContent(other *entry) bool {
+	if e.answer == nil || other.answer == nil {
+		return e.answer == other.answer && e.digest == other.digest
 	}
-	a, b := k.answer, other.answer
+	a, b := e.answer, other.answer
 	return bytes.Equal(a.Body, b.Body) && a.next == b.next && a.filtered == b.filtered
 }
 
@@ -671,13 +671,13 @@ func (h *Handler) save(u *upstream, q question, answer *Answer) {
 	a.saving.Lock()
 	defer a.saving.Unlock()
 	h.mu.Lock()
-	k, known := h.memory.get(q.plain())
+	k, known := h.memory.get(q.cacheKey())
 	newest := known && (k.answer == answer || k.answer == nil && k.digest == answer.digest)
 	h.mu.Unlock()
 	ctx := context.WithoutCancel(h.ctx) // Close waits
 	saved := false
 	switch {
-	case q.isDigest() || q.class != 0:
+	case q.isByDigest() || q.class != 0:
 		a.saveManifest(ctx, q.Repository, answer)
 	case !newest:
 	case q.Kind == route.Referrers:

@@ -194,7 +194,7 @@ func TestCheckGoesOnWithoutItsClient(t *testing.T) {
 		h.says(slow(3*time.Second, has(ociManifest, oneBody)))
 		ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
 		defer cancel()
-		if r := h.in(ctx, http.MethodGet, tagURI); r.result != Left || r.Body.Len() > 0 {
+		if r := h.in(ctx, http.MethodGet, tagURI); r.result != ClientGone || r.Body.Len() > 0 {
 			t.Errorf("%s %s", r.result, r.Body)
 		}
 		h.wantFresh(h.get(tagURI), oneBody)
@@ -485,7 +485,7 @@ func BenchmarkTag(b *testing.B) {
 	defer h.Close()
 	req := route.Request{Kind: route.Manifest, Upstream: host, Repository: "p/i", Tag: "1.0"}
 	r := httptest.NewRequest(http.MethodGet, tagURI, nil)
-	r.Header.Set("Accept", everything)
+	r.Header.Set("Accept", acceptAny)
 	for b.Loop() {
 		w := nowhere{http.Header{}}
 		h.Serve(w, r, req)
@@ -511,7 +511,7 @@ func TestManyClientsAtOnce(t *testing.T) {
 					ctx, cancel := context.WithTimeout(h.t.Context(), time.Duration(i*j%900+100)*time.Millisecond)
 					r := h.in(ctx, http.MethodGet, fmt.Sprintf("/v2/%s/manifests/%d", strings.Repeat("a", 1+i%3), j%10))
 					cancel()
-					if r.result != Left && r.Code != 200 {
+					if r.result != ClientGone && r.Code != 200 {
 						t.Errorf("%s %d %s", r.result, r.Code, r.Body)
 					}
 					time.Sleep(time.Duration(i) * time.Millisecond)

@@ -17,23 +17,23 @@ const queueShare = 4
 type gate struct {
 	limit, share, asideLimit, queueLimit int
 
-	mu      sync.Mutex
-	running int
-	aside   int
-	waits   int
-	busy    map[string]int   // running, by repository
-	lines   map[string]*line // those that are not empty
-	turns   []*line          // the same, the next first
+	mu       sync.Mutex
+	running  int
+	aside    int
+	waits    int
+	busy     map[string]int              // running, by repository
+	queues   map[string]*repositoryQueue // those that are not empty
+	rotation []*repositoryQueue          // the same, the next first
 }
 
-// A line is the questions about one repository that wait.
-type line struct {
+// A repositoryQueue is the questions about one repository that wait.
+type repositoryQueue struct {
 	repository string
-	places     []*place // oldest first
+	tickets    []*ticket // oldest first
 }
 
-// A place is the right to ask, or to wait for it. Who has one calls leave.
-type place struct {
+// A ticket is the right to ask, or to wait for it. Who has one calls leave.
+type ticket struct {
 	gate       *gate
 	repository string
 	admitted   chan struct{} // closed when the question may be asked
@@ -43,85 +43,85 @@ type place struct {
 }
 
 func newGate(limit, share, aside, queue int) *gate {
-	return &gate{limit: limit, share: share, asideLimit: aside, queueLimit: queue, busy: map[string]int{}, lines: map[string]*line{}}
+	return &gate{limit: limit, share: share, asideLimit: aside, queueLimit: queue, busy: map[string]int{}, queues: map[string]*repositoryQueue{}}
 }
 
 // join takes a place, or one in the queue. It returns nil if there is none.
-func (g *gate) join(repository string) *place {
-	p := &place{gate: g, repository: repository, admitted: make(chan struct{}), refused: make(chan struct{})}
+func (g *gate) join(repository string) *ticket {
+	p := &ticket{gate: g, repository: repository, admitted: make(chan struct{}), refused: make(chan struct{})}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := g.lines[repository]
+	l := g.queues[repository]
 	switch {
 	case l == nil && g.admitLocked(repository):
 		close(p.admitted)
 		return p
 	case g.queueLimit == 0,
-		l != nil && len(g.lines) > 1 && len(l.places) >= max(1, g.queueLimit/queueShare),
-		g.waits >= g.queueLimit && !g.yieldLocked(l):
+		l != nil && len(g.queues) > 1 && len(l.tickets) >= max(1, g.queueLimit/queueShare),
+		g.waits >= g.queueLimit && !g.evictLocked(l):
 		return nil
 	}
 	if l == nil {
-		l = &line{repository: repository}
-		g.lines[repository] = l
-		g.turns = append(g.turns, l)
+		l = &repositoryQueue{repository: repository}
+		g.queues[repository] = l
+		g.rotation = append(g.rotation, l)
 	}
-	l.places = append(l.places, p)
+	l.tickets = append(l.tickets, p)
 	g.waits++
 	return p
 }
 
-// yieldLocked makes room in the queue for a question about a repository with fewer that wait: the newest of the repository
+// evictLocked makes room in the queue for a question about a repository with fewer that wait: the newest of the repository
 // with most is refused. It returns false if that would only turn the tables.
-func (g *gate) yieldLocked(mine *line) bool {
+func (g *gate) evictLocked(mine *repositoryQueue) bool {
 	n := 0
 	if mine != nil {
-		n = len(mine.places)
+		n = len(mine.tickets)
 	}
-	longest := slices.MaxFunc(g.turns, func(a, b *line) int { return len(a.places) - len(b.places) })
-	if len(longest.places) < n+2 {
+	longest := slices.MaxFunc(g.rotation, func(a, b *repositoryQueue) int { return len(a.tickets) - len(b.tickets) })
+	if len(longest.tickets) < n+2 {
 		return false
 	}
-	victim := longest.places[len(longest.places)-1]
+	victim := longest.tickets[len(longest.tickets)-1]
 	g.removeLocked(victim)
 	close(victim.refused)
 	return true
 }
 
 // removeLocked takes a place out of the queue, and reports whether it was there.
-func (g *gate) removeLocked(p *place) bool {
-	l := g.lines[p.repository]
+func (g *gate) removeLocked(p *ticket) bool {
+	l := g.queues[p.repository]
 	if l == nil {
 		return false
 	}
-	i := slices.Index(l.places, p)
+	i := slices.Index(l.tickets, p)
 	if i < 0 {
 		return false
 	}
-	l.places = slices.Delete(l.places, i, i+1)
+	l.tickets = slices.Delete(l.tickets, i, i+1)
 	g.waits--
-	if len(l.places) == 0 {
-		delete(g.lines, p.repository)
-		g.turns = slices.DeleteFunc(g.turns, func(other *line) bool { return other == l })
+	if len(l.tickets) == 0 {
+		delete(g.queues, p.repository)
+		g.rotation = slices.DeleteFunc(g.rotation, func(other *repositoryQueue) bool { return other == l })
 	}
 	return true
 }
 
 // wait returns true when the question may be asked, and false if it may not or the context ends before.
-func (p *place) wait(ctx context.Context) bool {
+func (t *ticket) wait(ctx context.Context) bool {
 	select {
-	case <-p.admitted:
+	case <-t.admitted:
 		return ctx.Err() == nil
-	case <-p.refused:
+	case <-t.refused:
 	case <-ctx.Done():
 	}
 	return false
 }
 
 // wasRefused reports whether the place was given to another repository.
-func (p *place) wasRefused() bool {
+func (t *ticket) wasRefused() bool {
 	select {
-	case <-p.refused:
+	case <-t.refused:
 		return true
 	default:
 		return false
@@ -137,52 +137,52 @@ func (g *gate) admitLocked(repository string) bool {
 	return true
 }
 
-// step gives the place to another question while this one goes on. It returns false if too many go on like this.
-func (p *place) step() bool {
-	g := p.gate
+// moveAside gives the place to another question while this one goes on. It returns false if too many go on like this.
+func (t *ticket) moveAside() bool {
+	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if p.left || p.aside {
+	if t.left || t.aside {
 		return true
 	}
 	if g.aside >= g.asideLimit {
 		return false
 	}
 	g.aside++
-	p.aside = true
-	g.freeLocked(p.repository)
+	t.aside = true
+	g.releaseLocked(t.repository)
 	return true
 }
 
 // leave gives the place back, wherever it is.
-func (p *place) leave() {
-	g := p.gate
+func (t *ticket) leave() {
+	g := t.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case p.left:
+	case t.left:
 		return
-	case p.aside:
+	case t.aside:
 		g.aside--
-	case g.removeLocked(p), p.wasRefused():
+	case g.removeLocked(t), t.wasRefused():
 	default:
-		g.freeLocked(p.repository)
+		g.releaseLocked(t.repository)
 	}
-	p.left = true
+	t.left = true
 }
 
-// freeLocked frees one place, and lets the oldest question in of the next repository that may have it.
-func (g *gate) freeLocked(repository string) {
+// releaseLocked frees one place, and lets the oldest question in of the next repository that may have it.
+func (g *gate) releaseLocked(repository string) {
 	g.running--
 	if g.busy[repository]--; g.busy[repository] == 0 {
 		delete(g.busy, repository)
 	}
-	for i, l := range g.turns {
+	for i, l := range g.rotation {
 		if !g.admitLocked(l.repository) {
 			continue
 		}
-		g.turns = append(slices.Delete(g.turns, i, i+1), l)
-		next := l.places[0]
+		g.rotation = append(slices.Delete(g.rotation, i, i+1), l)
+		next := l.tickets[0]
 		g.removeLocked(next)
 		close(next.admitted)
 		return

@@ -11,7 +11,7 @@ import (
 )
 
 // enter waits for a place, nil if there is none before the context ends.
-func (g *gate) enter(ctx context.Context, repository string) *place {
+func (g *gate) enter(ctx context.Context, repository string) *ticket {
 	p := g.join(repository)
 	if p == nil || p.wait(ctx) {
 		return p
@@ -21,13 +21,13 @@ func (g *gate) enter(ctx context.Context, repository string) *place {
 }
 
 func (g *gate) isEmpty() bool {
-	return g.waits == 0 && g.running == 0 && g.aside == 0 && len(g.busy) == 0 && len(g.lines) == 0 && len(g.turns) == 0
+	return g.waits == 0 && g.running == 0 && g.aside == 0 && len(g.busy) == 0 && len(g.queues) == 0 && len(g.rotation) == 0
 }
 
 func TestGateTakesTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(2, 1, 1, 9)
-		order := make(chan *place, 9)
+		order := make(chan *ticket, 9)
 		for _, name := range []string{"a", "a", "b", "c", "b"} {
 			go func() {
 				if p := g.enter(t.Context(), name); p != nil {
@@ -36,7 +36,7 @@ func TestGateTakesTurns(t *testing.T) {
 			}()
 			synctest.Wait()
 		}
-		next := func(name string) *place {
+		next := func(name string) *ticket {
 			t.Helper()
 			synctest.Wait()
 			if len(order) == 0 {
@@ -61,12 +61,12 @@ func TestGateTakesTurns(t *testing.T) {
 		b.leave() // counts once
 		c := next("c")
 		none() // the second of a waits for the first
-		if !a.step() || !a.step() {
+		if !a.moveAside() || !a.moveAside() {
 			t.Error("no room aside")
 		}
 		other := next("a")
 		none()
-		if c.step() {
+		if c.moveAside() {
 			t.Error("more aside than there may be")
 		}
 		a.leave()
@@ -85,7 +85,7 @@ func TestGateTakesTurns(t *testing.T) {
 func TestGateIsFair(t *testing.T) {
 	g := newGate(1, 1, 1, 8)
 	first := g.join("x")
-	var places []*place
+	var places []*ticket
 	for _, name := range []string{"a", "a", "a", "a", "a", "a", "a", "a"} { // alone, it may have the whole queue
 		places = append(places, g.join(name))
 	}
@@ -119,9 +119,9 @@ func TestGateIsFair(t *testing.T) {
 	}
 	order, last := "", first
 	for g.queued() > 0 {
-		before := map[*place]bool{}
-		for _, l := range g.turns {
-			for _, p := range l.places {
+		before := map[*ticket]bool{}
+		for _, l := range g.rotation {
+			for _, p := range l.tickets {
 				before[p] = true
 			}
 		}
@@ -152,7 +152,7 @@ func TestGateForgetsWhoGivesUp(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(i%5+1)*time.Second)
 				defer cancel()
 				if p := g.enter(ctx, string(rune('a'+i%4))); p != nil {
-					p.step()
+					p.moveAside()
 					time.Sleep(time.Second)
 					p.leave()
 				}

@@ -199,7 +199,7 @@ func newHandle(t *testing.T, o Options, store Store) *handle {
 func (h *handle) Close() {
 	h.t.Helper()
 	h.Handler.Close()
-	if s := h.stats(); s.InFlight != 0 || h.room.usedLarge != 0 || len(h.room.waiting[0])+len(h.room.waiting[1]) > 0 || h.saving != 0 {
+	if s := h.stats(); s.InFlight != 0 || h.inFlight.usedLarge != 0 || len(h.inFlight.waiting[0])+len(h.inFlight.waiting[1]) > 0 || h.saving != 0 {
 		h.t.Errorf("%d bytes in flight, %d to be saved", s.InFlight, h.saving)
 	}
 }
@@ -325,9 +325,9 @@ func (h *Handler) stats() stats {
 	for _, u := range h.upstreams {
 		s.Queued += u.gate.queued() + u.relays.queued()
 	}
-	h.room.mu.Lock()
-	s.InFlight = h.room.used
-	h.room.mu.Unlock()
+	h.inFlight.mu.Lock()
+	s.InFlight = h.inFlight.used
+	h.inFlight.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s.MemoryBytes, s.Entries = h.memory.used+h.errors.used, len(h.memory.items)

@@ -63,7 +63,7 @@ func nextTarget(fields []string) string {
 				break
 			}
 			var parameters string
-			parameters, field = cut(rest, ',')
+			parameters, field = cutUnquoted(rest, ',')
 			if isNext(parameters) {
 				return strings.TrimSpace(target)
 			}
@@ -76,7 +76,7 @@ func nextTarget(fields []string) string {
 func isNext(parameters string) bool {
 	for parameters != "" {
 		var p string
-		p, parameters = cut(parameters, ';')
+		p, parameters = cutUnquoted(parameters, ';')
 		name, value, _ := strings.Cut(p, "=")
 		if !strings.EqualFold(strings.TrimSpace(name), "rel") {
 			continue

@@ -62,8 +62,8 @@ const (
 	listLimit = 16 << 20
 	// touchEvery is how exactly the store learns of what is served from memory.
 	touchEvery = time.Minute
-	// page is how many tags are asked for where a client says "last" without "n", which distribution's client forgets.
-	page = "1000"
+	// defaultPageSize is how many tags are asked for where a client says "last" without "n", which distribution's client forgets.
+	defaultPageSize = "1000"
 )
 
 // An Asker asks one upstream, or the replica that asks it for all.
@@ -136,7 +136,7 @@ func (o Options) withDefaults() Options {
 		o.Memory = 16 << 20
 	}
 	if o.InFlight == 0 {
-		o.InFlight = max(4*o.Memory, leastRoom)
+		o.InFlight = max(4*o.Memory, minInFlight)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -155,14 +155,14 @@ type Handler struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	room *room // for answers in flight
+	inFlight *byteSemaphore // for answers in flight
 
 	mu     sync.Mutex
-	shut   bool
+	closed bool
 	saving int64 // bytes that are written or wait for it
-	memory *memory[question, *copied]
-	large  passing[question, Answer] // manifests that are too large for memory
-	errors *memory[question, refusal]
+	memory *lru[question, *entry]
+	large  weakMap[question, Answer] // manifests that are too large for memory
+	errors *lru[question, sharedError]
 	checks map[question]*check
 }
 
@@ -184,16 +184,16 @@ type question struct {
 	own     bool // they are not asked, whoever owns the key
 }
 
-// of returns the question after a digest in the same repository.
-func (q question) of(d digest.Digest) question {
+// forDigest returns the question after a digest in the same repository.
+func (q question) forDigest(d digest.Digest) question {
 	return question{Request: route.Request{Kind: route.Manifest, Upstream: q.Upstream, Repository: q.Repository, Digest: d}}
 }
 
-// isDigest reports whether the answer never changes.
-func (q question) isDigest() bool { return q.Kind == route.Manifest && q.Digest != "" }
+// isByDigest reports whether the answer never changes.
+func (q question) isByDigest() bool { return q.Kind == route.Manifest && q.Digest != "" }
 
-// copied is what was learned last of a question.
-type copied struct {
+// entry is what was learned last of a question.
+type entry struct {
 	answer  *Answer       // of a digest or referrers
 	digest  digest.Digest // of a tag, whose answer is that of the digest
 	learned time.Time     // zero: before this process
@@ -204,8 +204,8 @@ type copied struct {
 	uniform digest.Digest // of a tag: the upstream answers with this whatever types are accepted
 }
 
-// refusal is an error that is shared for a while.
-type refusal struct {
+// sharedError is an error that is shared for a while.
+type sharedError struct {
 	answer  *Answer
 	learned time.Time
 	until   time.Time
@@ -218,17 +218,17 @@ func New(o Options) *Handler {
 		opts:      o,
 		log:       o.Logger.With("component", "manifest"),
 		upstreams: map[string]*upstream{},
-		memory:    newMemory[question, *copied](o.Memory - o.Memory/16),
-		errors:    newMemory[question, refusal](o.Memory / 16),
+		memory:    newLRU[question, *entry](o.Memory - o.Memory/16),
+		errors:    newLRU[question, sharedError](o.Memory / 16),
 		checks:    map[question]*check{},
-		large:     passing[question, Answer]{items: map[question]weak.Pointer[Answer]{}},
-		room:      newRoom(o.InFlight, o.ClientTimeout/2),
+		large:     weakMap[question, Answer]{items: map[question]weak.Pointer[Answer]{}},
+		inFlight:  newByteSemaphore(o.InFlight, o.ClientTimeout/2),
 	}
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
 			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
 			relay: u.Relay, owned: u.Owned, relays: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
-			archive: &archive{store: u.Store, room: h.room, log: h.log},
+			archive: &archive{store: u.Store, inFlight: h.inFlight, log: h.log},
 		}
 	}
 	h.ctx, h.stop = context.WithCancel(context.Background())
@@ -238,7 +238,7 @@ func New(o Options) *Handler {
 // Close ends the checks that run, and waits for them. Requests that come later are answered from what is known.
 func (h *Handler) Close() {
 	h.mu.Lock()
-	h.shut = true
+	h.closed = true
 	h.mu.Unlock()
 	h.stop()
 	h.running.Wait()
@@ -252,7 +252,7 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Reques
 		return Failed
 	}
 	a, result := h.Get(r.Context(), req, r.Header["Accept"])
-	if result != Left {
+	if result != ClientGone {
 		a.Write(w, r, req, result)
 	}
 	return result
@@ -264,31 +264,31 @@ func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (
 	u := h.upstreams[req.Upstream]
 	switch {
 	case u == nil:
-		return failure(http.StatusNotFound, "NAME_UNKNOWN", "This cache does not serve that registry"), Absent
+		return errorAnswer(http.StatusNotFound, "NAME_UNKNOWN", "This cache does not serve that registry"), Absent
 	case req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers:
-		return failure(http.StatusNotFound, "UNSUPPORTED", "This cache has no such endpoint"), Absent
+		return errorAnswer(http.StatusNotFound, "UNSUPPORTED", "This cache has no such endpoint"), Absent
 	}
-	return h.get(ctx, u, question{Request: askable(req)}, accept, h.opts.ClientTimeout)
+	return h.get(ctx, u, question{Request: normalize(req)}, accept, h.opts.ClientTimeout)
 }
 
 // get returns the answer to a question, for a client that waits up to a limit.
 func (h *Handler) get(ctx context.Context, u *upstream, q question, accept []string, limit time.Duration) (*Answer, Result) {
 	req := q.Request
 	a, result := h.ownThenOthers(ctx, u, q, limit)
-	if req.Kind == route.Manifest && req.Tag != "" && result != Left && a.good() && !accepts(accept, a.mediaType) {
+	if req.Kind == route.Manifest && req.Tag != "" && result != ClientGone && a.isOK() && !accepts(accept, a.mediaType) {
 		return h.negotiate(ctx, u, q, a, result, classOf(accept), limit)
 	}
 	return a, result
 }
 
-// askable returns a request in the form that an upstream is asked.
-func askable(r route.Request) route.Request {
+// normalize returns a request in the form that an upstream is asked.
+func normalize(r route.Request) route.Request {
 	if r.Kind != route.Tags || r.Query == "" {
 		return r
 	}
 	values, err := url.ParseQuery(r.Query)
 	if err == nil && values.Has("last") && !values.Has("n") {
-		values.Set("n", page)
+		values.Set("n", defaultPageSize)
 		r.Query = values.Encode()
 	}
 	return r
@@ -300,7 +300,7 @@ func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Ans
 		return a, result
 	}
 	h.mu.Lock()
-	k, known := h.memory.get(q.plain())
+	k, known := h.memory.get(q.cacheKey())
 	uniform := known && k.uniform == a.digest
 	h.mu.Unlock()
 	if uniform || a.Stale {
@@ -308,16 +308,16 @@ func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Ans
 	}
 	narrow, narrowResult := h.answer(ctx, u, question{Request: q.Request, class: c, own: q.own}, limit)
 	switch {
-	case narrowResult == Left:
+	case narrowResult == ClientGone:
 		a.Release()
-		return nil, Left
-	case narrow.outage():
+		return nil, ClientGone
+	case narrow.isOutage():
 		return a, result
 	}
 	defer a.Release()
 	if narrow.digest == a.digest {
 		h.mu.Lock()
-		if k, known := h.memory.get(q.plain()); known {
+		if k, known := h.memory.get(q.cacheKey()); known {
 			k.uniform = a.digest
 		}
 		h.mu.Unlock()

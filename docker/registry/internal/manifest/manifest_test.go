@@ -238,8 +238,8 @@ func TestAcceptValuesCostNothing(t *testing.T) {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
 		// All sets of the types that it knows: the upstream does not heed them.
-		for c := range class(1<<len(known) - 1) {
-			h.wantFresh(h.get(tagURI, "Accept", (c+1).accept()), oneBody)
+		for c := range class(1<<len(knownTypes) - 1) {
+			h.wantFresh(h.get(tagURI, "Accept", (c+1).acceptHeader()), oneBody)
 		}
 		h.wantAsked("", 2)
 	})
@@ -291,7 +291,7 @@ func TestUpstreamThatHeedsAccept(t *testing.T) {
 		// An outage between the two questions.
 		time.Sleep(3 * time.Second)
 		h.says(func(_ context.Context, _ route.Request, accept string) (*Answer, error) {
-			if accept == everything {
+			if accept == acceptAny {
 				return ok(ociIndex, twoBody), nil
 			}
 			return nil, errors.New("reset")
@@ -313,7 +313,7 @@ func TestUpstreamThatHeedsAccept(t *testing.T) {
 func TestManifestThatNobodyParsesPasses(t *testing.T) {
 	store := newStore()
 	for mediaType, body := range map[string]string{
-		dockerSigned:                         `{"schemaVersion":1,"signatures":[]}`,
+		dockerSchema1Signed:                  `{"schemaVersion":1,"signatures":[]}`,
 		ociArtifact:                          `{"mediaType":"` + ociArtifact + `","blobs":[]}`,
 		"application/vnd.odd+json; a=b":      `{}`,
 		"application/vnd.odd":                "no JSON at all\x00\xff",

@@ -9,8 +9,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// mediaTypes matches what may become a header field.
-var mediaTypes = regexp.MustCompile(`^[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}$`)
+// mediaTypePattern matches what may become a header field.
+var mediaTypePattern = regexp.MustCompile(`^[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}$`)
 
 // sniff returns the media type of a manifest by its content, for one whose type nobody has said.
 func sniff(body []byte) string {
@@ -25,12 +25,12 @@ func sniff(body []byte) string {
 		return "application/octet-stream"
 	}
 	switch {
-	case mediaTypes.MatchString(m.MediaType):
+	case mediaTypePattern.MatchString(m.MediaType):
 		return m.MediaType
 	case m.SchemaVersion == 1 && m.Signatures != nil:
-		return dockerSigned
+		return dockerSchema1Signed
 	case m.SchemaVersion == 1:
-		return dockerOld
+		return dockerSchema1
 	case m.Manifests != nil:
 		return v1.MediaTypeImageIndex
 	case m.Config != nil:

@@ -11,9 +11,9 @@ import (
 // overhead is what an entry takes besides its body, in bytes: key, lists, answer and header.
 const overhead = 1024
 
-// memory holds values up to a limit of bytes, and drops those not used for the longest time. It is not safe for concurrent
+// lru holds values up to a limit of bytes, and drops those not used for the longest time. It is not safe for concurrent
 // use.
-type memory[K comparable, V any] struct {
+type lru[K comparable, V any] struct {
 	limit int64
 	used  int64
 	items map[K]*list.Element
@@ -26,12 +26,12 @@ type item[K comparable, V any] struct {
 	cost  int64
 }
 
-func newMemory[K comparable, V any](limit int64) *memory[K, V] {
-	return &memory[K, V]{limit: limit, items: map[K]*list.Element{}, order: list.New()}
+func newLRU[K comparable, V any](limit int64) *lru[K, V] {
+	return &lru[K, V]{limit: limit, items: map[K]*list.Element{}, order: list.New()}
 }
 
 // get returns a value, which counts as use.
-func (m *memory[K, V]) get(key K) (value V, ok bool) {
+func (m *lru[K, V]) get(key K) (value V, ok bool) {
 	e := m.items[key]
 	if e == nil {
 		return value, false
@@ -42,7 +42,7 @@ func (m *memory[K, V]) get(key K) (value V, ok bool) {
 
 // put adds or replaces a value whose body has size bytes. One that is larger than a quarter of the limit is not kept: it
 // would take the place of many.
-func (m *memory[K, V]) put(key K, value V, size int) (kept bool) {
+func (m *lru[K, V]) put(key K, value V, size int) (kept bool) {
 	m.remove(key)
 	i := &item[K, V]{key, value, int64(size) + overhead}
 	if i.cost > m.limit/4 {
@@ -56,7 +56,7 @@ func (m *memory[K, V]) put(key K, value V, size int) (kept bool) {
 	return true
 }
 
-func (m *memory[K, V]) remove(key K) {
+func (m *lru[K, V]) remove(key K) {
 	e := m.items[key]
 	if e == nil {
 		return
@@ -69,15 +69,15 @@ func (m *memory[K, V]) remove(key K) {
 // sweepEvery is how many values are added to a passing before those that nobody uses any more are removed.
 const sweepEvery = 64
 
-// passing finds the values that somebody uses, and keeps none from the garbage collector. It is not safe for concurrent use.
-type passing[K comparable, V any] struct {
+// weakMap finds the values that somebody uses, and keeps none from the garbage collector. It is not safe for concurrent use.
+type weakMap[K comparable, V any] struct {
 	items map[K]weak.Pointer[V]
 	added int
 }
 
-func (p *passing[K, V]) get(key K) *V { return p.items[key].Value() }
+func (p *weakMap[K, V]) get(key K) *V { return p.items[key].Value() }
 
-func (p *passing[K, V]) put(key K, value *V) {
+func (p *weakMap[K, V]) put(key K, value *V) {
 	if p.added++; p.added%sweepEvery == 0 {
 		maps.DeleteFunc(p.items, func(_ K, v weak.Pointer[V]) bool { return v.Value() == nil })
 	}

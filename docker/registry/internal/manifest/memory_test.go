@@ -6,7 +6,7 @@ import "testing"
 
 func TestMemoryDropsTheLeastRecentlyUsed(t *testing.T) {
 	const size = 1000
-	m := newMemory[int, string](4 * (size + overhead))
+	m := newLRU[int, string](4 * (size + overhead))
 	for i := range 4 {
 		m.put(i, "v", size)
 	}

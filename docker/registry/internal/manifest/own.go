@@ -12,24 +12,24 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// ErrSelf is how a Relay says that no other replica knows the answer, so that this one asks the upstream.
-var ErrSelf = errors.New("no other replica knows it")
+// ErrUnknownToPeers is how a Relay says that no other replica knows the answer, so that this one asks the upstream.
+var ErrUnknownToPeers = errors.New("no other replica knows it")
 
-// plain returns the question as memory knows it: what is known does not depend on who was asked.
-func (q question) plain() question {
+// cacheKey returns the question as memory knows it: what is known does not depend on who was asked.
+func (q question) cacheKey() question {
 	q.relayed, q.own = false, false
 	return q
 }
 
-// route says who is asked. Errors and checks are of those who are asked: what this replica asks the upstream for another one
+// routed says who is asked. Errors and checks are of those who are asked: what this replica asks the upstream for another one
 // must not wait for that one.
-func (u *upstream) route(q question) question {
+func (u *upstream) routed(q question) question {
 	q.relayed = u.relay != nil && !q.own && (q.relayed || !u.owned(q.Request))
 	q.own = false
 	return q
 }
 
-func (u *upstream) gateOf(q question) *gate {
+func (u *upstream) gateFor(q question) *gate {
 	if q.relayed {
 		return u.relays
 	}
@@ -48,7 +48,7 @@ func (u *upstream) askerOf(q question) Asker {
 func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	begun := time.Now()
 	a, result := h.answer(ctx, u, q, limit)
-	if result != Failed || u.relay == nil || q.own || a.unasked || a.Status < http.StatusInternalServerError || !u.owned(q.Request) {
+	if result != Failed || u.relay == nil || q.own || a.ownError || a.Status < http.StatusInternalServerError || !u.owned(q.Request) {
 		return a, result
 	}
 	q.relayed = true
@@ -65,8 +65,8 @@ func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, li
 func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer {
 	q.own, q.relayed = true, false
 	a, result := h.answer(ctx, u, q, h.opts.FetchTimeout)
-	if result == Left {
-		return lost(context.Cause(ctx))
+	if result == ClientGone {
+		return failedAnswer(context.Cause(ctx))
 	}
 	return a
 }
@@ -80,15 +80,15 @@ func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Re
 		a.Write(w, r, req, result)
 		return
 	}
-	q := question{Request: askable(req), own: true}
+	q := question{Request: normalize(req), own: true}
 	var a *Answer
 	var result Result
 	if storeOnly {
-		a, result = h.known(r.Context(), u, q), Hit
+		a, result = h.knownAnswer(r.Context(), u, q), Hit
 	} else {
 		a, result = h.get(r.Context(), u, q, r.Header["Accept"], h.opts.FetchTimeout)
 	}
-	if result == Left {
+	if result == ClientGone {
 		return
 	}
 	peer.SetAge(w.Header(), a.Age, a.Stale)
@@ -98,18 +98,18 @@ func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Re
 	a.Write(w, r, req, result)
 }
 
-// known returns what is known of a question, as stale unless it never changes, or 404.
-func (h *Handler) known(ctx context.Context, u *upstream, q question) *Answer {
+// knownAnswer returns what is known of a question, as stale unless it never changes, or 404.
+func (h *Handler) knownAnswer(ctx context.Context, u *upstream, q question) *Answer {
 	h.mu.Lock()
-	k, old, full := h.recall(ctx, u, q)
+	k, old, full := h.lookup(ctx, u, q)
 	h.mu.Unlock()
 	switch {
 	case full:
-		return crowded()
+		return noRoomAnswer()
 	case old == nil:
-		return failure(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica does not have it")
-	case q.isDigest():
+		return errorAnswer(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica does not have it")
+	case q.isByDigest():
 		return old
 	}
-	return old.stale(k.age(time.Now()))
+	return old.asStale(k.age(time.Now()))
 }

@@ -48,7 +48,7 @@ func (h *fleet) hop(uri string, storeOnly bool) reply {
 	return reply{ResponseRecorder: w, took: time.Since(begun)}
 }
 
-func askSelf(context.Context, route.Request, string) (*Answer, error) { return nil, ErrSelf }
+func askSelf(context.Context, route.Request, string) (*Answer, error) { return nil, ErrUnknownToPeers }
 
 // TestOwnerIsAsked in the place of the upstream, and what it knew is a hit, as old as it was there.
 func TestOwnerIsAsked(t *testing.T) {

@@ -58,9 +58,9 @@ func (i index) filter(types []string) index {
 	return i
 }
 
-// refer makes an answer of a body that is an index, filtered by what the request asks for unless the upstream has done it.
+// newReferrers makes an answer of a body that is an index, filtered by what the request asks for unless the upstream has done it.
 // It returns nil if the body is no index.
-func refer(r route.Request, body []byte, filtered string) *Answer {
+func newReferrers(r route.Request, body []byte, filtered string) *Answer {
 	i, ok := parseIndex(body)
 	if !ok {
 		return nil
@@ -89,18 +89,18 @@ func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *A
 		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),
 	}}, h.opts.FetchTimeout)
 	switch {
-	case result == Left:
-		return lost(context.Cause(ctx))
+	case result == ClientGone:
+		return failedAnswer(context.Cause(ctx))
 	case tag.Status == http.StatusNotFound:
 		// The specification has a registry answer so for a digest that nothing refers to.
-		return refer(r, []byte(`{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`), "")
-	case !tag.good():
+		return newReferrers(r, []byte(`{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`), "")
+	case !tag.isOK():
 		return tag
 	}
-	a := refer(r, tag.Body, "")
+	a := newReferrers(r, tag.Body, "")
 	if a == nil { // an image has this name
-		a = refer(r, []byte(`{"manifests":[]}`), "")
+		a = newReferrers(r, []byte(`{"manifests":[]}`), "")
 	}
-	a.Stale, a.Age, a.load = tag.Stale, tag.Age, tag.load // most of it, or less
+	a.Stale, a.Age, a.lease = tag.Stale, tag.Age, tag.lease // most of it, or less
 	return a
 }

@@ -60,7 +60,7 @@ func (h *handle) readSlowly(n int, repository string, gone <-chan struct{}, clie
 		clients.Go(func() {
 			req := route.Request{Kind: route.Manifest, Upstream: host, Repository: repository, Tag: fmt.Sprintf("t%d", i)}
 			a, result := h.Get(h.t.Context(), req, nil)
-			if result == Left { // the test has failed
+			if result == ClientGone { // the test has failed
 				return
 			}
 			if a.Status != http.StatusOK {
@@ -202,13 +202,13 @@ func TestDiskThatHangs(t *testing.T) {
 // TestRoom lets small ones in past large ones, and large ones by age.
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := newRoom(8<<20, time.Second)
+		r := newByteSemaphore(8<<20, time.Second)
 		var mu sync.Mutex
 		var order strings.Builder
 		var all sync.WaitGroup
 		enter := func(name string, cost int64) {
 			all.Go(func() {
-				if !r.enter(t.Context(), cost) {
+				if !r.acquire(t.Context(), cost) {
 					name = "-" + name
 				}
 				mu.Lock()
@@ -226,7 +226,7 @@ func TestRoom(t *testing.T) {
 		if got := order.String(); got != "a"+strings.Repeat("s", 64) {
 			t.Errorf("order %s", got)
 		}
-		r.leave(4 << 20)
+		r.release(4 << 20)
 		synctest.Wait()
 		if got := strings.TrimLeft(order.String(), "as"); got != "bc" && got != "cb" {
 			t.Errorf("order %s", got)
@@ -240,15 +240,15 @@ func TestRoom(t *testing.T) {
 		if !strings.HasSuffix(order.String(), "s-s") || r.used != 8<<20 {
 			t.Errorf("order %s, %d used", order.String(), r.used)
 		}
-		r.leave(4 << 20)
+		r.release(4 << 20)
 		for range 128 {
-			r.leave(32 << 10)
+			r.release(32 << 10)
 		}
 		all.Wait()
-		if r.cost(100<<20) != 6<<20 || !r.enter(t.Context(), r.cost(100<<20)) {
+		if r.cost(100<<20) != 6<<20 || !r.acquire(t.Context(), r.cost(100<<20)) {
 			t.Error("what is larger than the room has none if it is the only one")
 		}
-		r.leave(6 << 20)
+		r.release(6 << 20)
 		if r.used != 0 || r.usedLarge != 0 {
 			t.Errorf("%d used, %d by large ones", r.used, r.usedLarge)
 		}

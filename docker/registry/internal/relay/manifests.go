@@ -24,7 +24,7 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 	for {
 		name := next(r.members(q), tried)
 		if name == "" {
-			return nil, manifest.ErrSelf
+			return nil, manifest.ErrUnknownToPeers
 		}
 		tried[name] = true
 		begun := time.Now()

@@ -44,7 +44,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("asked %s", seen)
 	}
 	r.does["d"] = nil
-	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, manifest.ErrSelf) {
+	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, manifest.ErrUnknownToPeers) {
 		t.Errorf("%v", err)
 	}
 	r.seen()
