@@ -56,7 +56,7 @@ func (c *Cache) open(access *slog.Logger) (err error) {
 	}
 	o := server.Options{
 		Handler: http.HandlerFunc(c.serve), Checker: allowAll{}, Ready: c.loaded, Limits: limits, Drain: cfg.Drain, Log: c.log,
-		Access: access, AccessEvery: int(cfg.Log.Access), Observe: c.metrics.Observe, Record: c.record,
+		Access: access, AccessEvery: int(cfg.Log.Access), Observe: c.metrics.CountEvent, Record: c.record,
 	}
 	if !cfg.Auth.None {
 		if c.auth, err = auth.New(auth.Options{Path: cfg.Auth.Htpasswd, Log: c.log}); err != nil {
@@ -65,7 +65,7 @@ func (c *Cache) open(access *slog.Logger) (err error) {
 		o.Checker = htpasswdChecker{c.auth}
 	}
 	if t := cfg.TLS; t != nil {
-		if o.Certificate, err = server.LoadCertificate(t.Certificate, t.Key, c.log, c.metrics.Observe); err != nil {
+		if o.Certificate, err = server.LoadCertificate(t.Certificate, t.Key, c.log, c.metrics.CountEvent); err != nil {
 			return configError("tls", "cannot be used", t.Certificate+" and "+t.Key, err, "name two PEM files that belong together")
 		}
 	}

@@ -111,10 +111,10 @@ func (c *content) close() error {
 // registerMetrics makes metrics of what is counted elsewhere.
 func (c *Cache) registerMetrics(m *content) {
 	gauge := func(name, help string, value func(store.Stats) int64) {
-		c.metrics.Gauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+		c.metrics.RegisterGauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
 	}
 	counter := func(name, help string, value func(store.Stats) int64) {
-		c.metrics.Counter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
+		c.metrics.RegisterCounter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
 	}
 	gauge("registry_cache_disk_used_bytes", "Disk that the store uses, in blocks, deleted but open files included.",
 		func(s store.Stats) int64 { return s.UsedBytes })
@@ -130,17 +130,17 @@ func (c *Cache) registerMetrics(m *content) {
 		func(s store.Stats) int64 { return s.SlowReaders })
 	for host, f := range m.fills {
 		labels := prometheus.Labels{"upstream": host}
-		c.metrics.Gauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
-		c.metrics.Counter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
+		c.metrics.RegisterGauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
+		c.metrics.RegisterCounter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
 			func() float64 { return float64(f.Stats().Failed) })
 	}
 	c.registerPeerMetrics(m)
 	if c.auth != nil {
-		c.metrics.Gauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
+		c.metrics.RegisterGauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
 			func() float64 { return float64(c.auth.Stats().Users) })
-		c.metrics.Counter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
+		c.metrics.RegisterCounter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
 			func() float64 { return float64(c.auth.Stats().ReloadFailures) })
-		c.metrics.Gauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
+		c.metrics.RegisterGauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
 			func() float64 { return float64(c.auth.Stats().Waiting) })
 	}
 }

@@ -60,7 +60,7 @@ func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 		defer made.hops.Add(-1)
 		c.serveHop(w, r)
 	}))
-	made.served.server = server.NewPeers(hops, limits, c.config.Drain/2, c.log, c.metrics.Observe)
+	made.served.server = server.NewPeers(hops, limits, c.config.Drain/2, c.log, c.metrics.CountEvent)
 	if made.served.listener, err = listen("peers.listen", cfg.Listen); err != nil {
 		made.close()
 		return nil, err
@@ -224,10 +224,10 @@ func (c *Cache) registerPeerMetrics(m *content) {
 		return
 	}
 	gauge := func(name, help string, labels prometheus.Labels, value func(peer.Stats) int) {
-		c.metrics.Gauge(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
+		c.metrics.RegisterGauge(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
 	}
 	counter := func(name, help string, labels prometheus.Labels, value func(peer.Stats) uint64) {
-		c.metrics.Counter(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
+		c.metrics.RegisterCounter(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
 	}
 	const states = "Replicas that this one knows, itself included, by whether they answer."
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "in"}, func(s peer.Stats) int { return s.Members - s.Suspect - s.Out })
@@ -250,9 +250,9 @@ func (c *Cache) registerPeerMetrics(m *content) {
 		func(s peer.Stats) uint64 { return s.SecretFailures })
 	for host, r := range m.relays.byHost {
 		labels, relayed := prometheus.Labels{"upstream": host}, m.relays.fills[host]
-		c.metrics.Counter("registry_cache_relayed_bytes_total", "Bytes of blobs that came from other replicas.", labels,
+		c.metrics.RegisterCounter("registry_cache_relayed_bytes_total", "Bytes of blobs that came from other replicas.", labels,
 			func() float64 { return float64(r.Bytes()) })
-		c.metrics.Gauge("registry_cache_relays", "Transfers of blobs from other replicas that run.", labels,
+		c.metrics.RegisterGauge("registry_cache_relays", "Transfers of blobs from other replicas that run.", labels,
 			func() float64 { return float64(relayed.Stats().Running) })
 	}
 }

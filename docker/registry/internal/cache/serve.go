@@ -88,7 +88,7 @@ func (c *Cache) record(r *http.Request, o server.Outcome) {
 	if d.Kind == "" { // the server has refused it
 		d = c.describeRefused(r, o.Status)
 	}
-	c.metrics.Request(d, o)
+	c.metrics.CountRequest(d, o)
 }
 
 // describeRefused describes a request that did not reach serve.

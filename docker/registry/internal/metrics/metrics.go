@@ -22,7 +22,7 @@ type Metrics struct {
 	sent     *prometheus.CounterVec
 	latency  *prometheus.HistogramVec
 	events   *prometheus.CounterVec
-	kept     sync.Map // *series by server.Description
+	series   sync.Map // *series by server.Description
 }
 
 // series are the metrics of requests with one description.
@@ -70,15 +70,15 @@ func New() *Metrics {
 // Registerer returns where other packages register their collectors.
 func (m *Metrics) Registerer() prometheus.Registerer { return m.registry }
 
-// Observe counts an event of a server.
-func (m *Metrics) Observe(event server.Event) { m.events.WithLabelValues(string(event)).Inc() }
+// CountEvent counts an event of a server.
+func (m *Metrics) CountEvent(event server.Event) { m.events.WithLabelValues(string(event)).Inc() }
 
-// Request counts a request. The description's values must be few.
-func (m *Metrics) Request(d server.Description, o server.Outcome) {
-	found, ok := m.kept.Load(d)
+// CountRequest counts a request. The description's values must be few.
+func (m *Metrics) CountRequest(d server.Description, o server.Outcome) {
+	found, ok := m.series.Load(d)
 	if !ok {
 		labels := []string{d.Upstream, d.Kind, d.Result}
-		found, _ = m.kept.LoadOrStore(d, &series{
+		found, _ = m.series.LoadOrStore(d, &series{
 			m.requests.WithLabelValues(labels...), m.sent.WithLabelValues(labels...), m.latency.WithLabelValues(labels...),
 		})
 	}
@@ -90,13 +90,13 @@ func (m *Metrics) Request(d server.Description, o server.Outcome) {
 	}
 }
 
-// Gauge shows what value returns at each scrape.
-func (m *Metrics) Gauge(name, help string, labels prometheus.Labels, value func() float64) {
+// RegisterGauge shows what value returns at each scrape.
+func (m *Metrics) RegisterGauge(name, help string, labels prometheus.Labels, value func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
 }
 
-// Counter shows what value returns at each scrape; it never falls.
-func (m *Metrics) Counter(name, help string, labels prometheus.Labels, value func() float64) {
+// RegisterCounter shows what value returns at each scrape; it never falls.
+func (m *Metrics) RegisterCounter(name, help string, labels prometheus.Labels, value func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, value))
 }
 

@@ -38,11 +38,11 @@ func TestRequest(t *testing.T) {
 	d := server.Description{Upstream: "one", Kind: "blob", Result: "hit"}
 	var clients sync.WaitGroup
 	for range 10 {
-		clients.Go(func() { m.Request(d, server.Outcome{Status: 200, Bytes: 7, FirstByte: 50 * time.Millisecond}) })
+		clients.Go(func() { m.CountRequest(d, server.Outcome{Status: 200, Bytes: 7, FirstByte: 50 * time.Millisecond}) })
 	}
 	clients.Wait()
-	m.Request(d, server.Outcome{}) // the client left before an answer
-	m.Request(server.Description{Kind: "tag", Result: "denied"}, server.Outcome{Status: 401})
+	m.CountRequest(d, server.Outcome{}) // the client left before an answer
+	m.CountRequest(server.Description{Kind: "tag", Result: "denied"}, server.Outcome{Status: 401})
 	want(t, m,
 		`registry_cache_requests_total{kind="blob",result="hit",upstream="one"} 11`,
 		`registry_cache_sent_bytes_total{kind="blob",result="hit",upstream="one"} 70`,
@@ -57,10 +57,10 @@ func TestProcess(t *testing.T) {
 	value := 1.0
 	for range 2 {
 		m := New()
-		m.Observe(server.TLSHello)
-		m.Gauge("a", "A.", prometheus.Labels{"upstream": "one"}, func() float64 { return value })
-		m.Gauge("a", "A.", prometheus.Labels{"upstream": "two"}, func() float64 { return value })
-		m.Counter("b_total", "B.", nil, func() float64 { return value })
+		m.CountEvent(server.TLSHello)
+		m.RegisterGauge("a", "A.", prometheus.Labels{"upstream": "one"}, func() float64 { return value })
+		m.RegisterGauge("a", "A.", prometheus.Labels{"upstream": "two"}, func() float64 { return value })
+		m.RegisterCounter("b_total", "B.", nil, func() float64 { return value })
 		value = 2
 		want(t, m, `a{upstream="one"} 2`, `a{upstream="two"} 2`, "b_total 2",
 			`registry_cache_events_total{event="tls_hello"} 1`, `registry_cache_events_total{event="connection_dropped"} 0`)
