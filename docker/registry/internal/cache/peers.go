@@ -54,7 +54,7 @@ func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	}
 	made := &peers{Peers: known}
 	made.ctx, made.stop = context.WithCancel(context.Background())
-	hops := known.Receive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	hops := known.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		server.Authenticated(r.Context())
 		made.hops.Add(1)
 		defer made.hops.Add(-1)
@@ -93,7 +93,7 @@ func (p *peers) run(g *serverGroup) {
 func (p *peers) waitForMembers(ctx context.Context) {
 	if p != nil {
 		select {
-		case <-p.Looked():
+		case <-p.LookedUp():
 		case <-ctx.Done():
 		}
 	}
@@ -131,7 +131,7 @@ func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 
 // serveHop answers another replica: with what this one has, or what the upstream says.
 func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
-	hop, _ := peer.From(r.Context())
+	hop, _ := peer.FromContext(r.Context())
 	loaded := c.content.Load()
 	if loaded == nil {
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", "this replica is starting")

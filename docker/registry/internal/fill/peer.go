@@ -48,14 +48,14 @@ func (h *Handler) ServeStored(w http.ResponseWriter, r *http.Request, q route.Re
 
 // setAge tells another replica how old an error is, so that it is not shared for longer over a hop.
 func setAge(header http.Header, r *http.Request, err error) {
-	if _, isHop := peer.From(r.Context()); isHop {
+	if _, isHop := peer.FromContext(r.Context()); isHop {
 		peer.SetAge(header, errorAge(err), false)
 	}
 }
 
 // setStored tells another replica that what it gets was stored elsewhere.
 func setStored(header http.Header, r *http.Request, f *fill) {
-	if _, isHop := peer.From(r.Context()); isHop && f.stored.Load() {
+	if _, isHop := peer.FromContext(r.Context()); isHop && f.stored.Load() {
 		peer.SetStored(header)
 	}
 }

@@ -37,15 +37,15 @@ func (s State) String() string { return [...]string{"in", "suspect", "out"}[s] }
 
 // A member is one replica.
 type member struct {
-	peers  *Peers
-	name   string
-	hash   uint64
-	target atomic.Pointer[string] // host and port
-	last   atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
-	status atomic.Int32
-	slots  chan struct{} // of hops
-	left   atomic.Int64  // until when it is known to drain, in Unix nanoseconds
-	poke   chan struct{} // it has spoken: probe it now
+	peers        *Peers
+	name         string
+	hash         uint64
+	target       atomic.Pointer[string] // host and port
+	last         atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
+	status       atomic.Int32
+	slots        chan struct{} // of hops
+	leavingUntil atomic.Int64  // until when it is known to drain, in Unix nanoseconds
+	probeSoon    chan struct{} // it has spoken: probe it now
 
 	mu      sync.Mutex
 	dropped bool
@@ -62,49 +62,49 @@ func (p *Peers) State(name string) State {
 
 func newMember(p *Peers, name string) *member {
 	return &member{
-		peers: p, name: name, hash: hashName(name), slots: make(chan struct{}, hopsLimit), poke: make(chan struct{}, 1),
+		peers: p, name: name, hash: hashName(name), slots: make(chan struct{}, hopsLimit), probeSoon: make(chan struct{}, 1),
 		end: func() {},
 	}
 }
 
 func (m *member) state() State { return State(m.status.Load()) }
 
-// heard notes that bytes came that a proof vouches for. One that is out must answer a probe: what arrives may be the rest
+// noteBytes notes that bytes came that a proof vouches for. One that is out must answer a probe: what arrives may be the rest
 // of a transfer from a process that takes no new requests.
-func (m *member) heard() {
+func (m *member) noteBytes() {
 	if m.state() == Suspect {
-		m.enter(In, "it answers", func(s State) bool { return s == Suspect }, nil)
+		m.setState(In, "it answers", func(s State) bool { return s == Suspect }, nil)
 	}
 }
 
-// spoke notes that a verified hop of the member came.
-func (m *member) spoke() {
-	m.heard()
+// noteHop notes that a verified hop of the member came.
+func (m *member) noteHop() {
+	m.noteBytes()
 	if m.state() == Out {
 		select {
-		case m.poke <- struct{}{}:
+		case m.probeSoon <- struct{}{}:
 		default: // it is probed already
 		}
 	}
 }
 
-// proved notes that the member has answered with a proof on a new connection.
-func (m *member) proved() {
-	m.enter(In, "it answers", func(s State) bool { return s != In }, nil)
+// noteProof notes that the member has answered with a proof on a new connection.
+func (m *member) noteProof() {
+	m.setState(In, "it answers", func(s State) bool { return s != In }, nil)
 }
 
-// suspect notes that something which was due is missing, for a time already.
-func (m *member) suspect(silent time.Duration, why string) {
-	m.enter(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent, why) })
+// markSuspect notes that something which was due is missing, for a time already.
+func (m *member) markSuspect(silent time.Duration, why string) {
+	m.setState(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent, why) })
 }
 
-// unreachable notes that no connection can be made.
-func (m *member) unreachable(why string) {
-	m.enter(Out, why, func(s State) bool { return s != Out }, m.watchOut)
+// markOut notes that no connection can be made.
+func (m *member) markOut(why string) {
+	m.setState(Out, why, func(s State) bool { return s != Out }, m.watchOut)
 }
 
-// enter changes the state if it is one from which this may happen, and begins what runs in the new one.
-func (m *member) enter(to State, why string, from func(State) bool, run func(context.Context)) {
+// setState changes the state if it is one from which this may happen, and begins what runs in the new one.
+func (m *member) setState(to State, why string, from func(State) bool, run func(context.Context)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	was := m.state()
@@ -135,25 +135,25 @@ func (m *member) drop() {
 
 // watchSuspect probes a member that is suspect for a reason, until it has been silent for too long. That it answers ends ctx.
 func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why string) {
-	silence, due := spanFrom(silent), silent
+	silence, due := newStepClock(silent), silent
 	var probes []*exchange
-	for over := false; !over; over = silence.passed(outAfter) && !delayed(probes, silence.sum) {
+	for over := false; !over; over = silence.tick(outAfter) && !delayed(probes, silence.sum) {
 		if silence.sum >= due {
 			due += probeEvery
 			x := m.newProbe(ctx)
 			probes = append(probes, x)
-			m.peers.spawn(x.probeNow) // the last one may still wait
+			m.peers.spawn(x.probe) // the last one may still wait
 		}
-		if !pass(ctx) {
+		if !waitStep(ctx) {
 			return
 		}
 	}
-	m.enter(Out, why+", and no proof has come since", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
+	m.setState(Out, why+", and no proof has come since", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
 }
 
 // delayed reports whether this process has not done its part: an answer to a probe is not read, or none was sent yet.
 func delayed(probes []*exchange, silent time.Duration) bool {
-	if slices.ContainsFunc(probes, (*exchange).arrived) {
+	if slices.ContainsFunc(probes, (*exchange).hasUnread) {
 		return true
 	}
 	sent := func(x *exchange) bool { return x.sent.Load() }
@@ -167,18 +167,18 @@ func (m *member) watchOut(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
-		case <-m.poke:
+		case <-m.probeSoon:
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
 			return
 		}
 		limited, cancel := context.WithCancel(ctx)
-		stop := after(connectLimit+suspectAfter, func() bool {
+		stop := afterSteps(connectLimit+suspectAfter, func() bool {
 			cancel()
 			return true
 		})
-		m.newProbe(limited).probeNow()
+		m.newProbe(limited).probe()
 		stop()
 		cancel()
 	}

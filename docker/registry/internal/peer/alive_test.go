@@ -39,7 +39,7 @@ func answering(b *Peers) roundTripper {
 		w := &recorder{header: http.Header{}}
 		in := r.Clone(r.Context())
 		in.RequestURI = r.URL.RequestURI()
-		b.Receive(small).ServeHTTP(w, in)
+		b.Handler(small).ServeHTTP(w, in)
 		return &http.Response{StatusCode: w.status, Header: w.header, Body: http.NoBody}, nil
 	}
 }
@@ -91,8 +91,8 @@ func TestSilentMember(t *testing.T) {
 			return deaf(r)
 		})
 		m := p.find("b")
-		m.suspect(suspectAfter, "test")
-		m.suspect(suspectAfter, "again")
+		m.markSuspect(suspectAfter, "test")
+		m.markSuspect(suspectAfter, "again")
 		for _, c := range []struct {
 			wait time.Duration
 			want State
@@ -118,7 +118,7 @@ func TestSilentMember(t *testing.T) {
 		if n := len(probes); n < 9 || n > 16 {
 			t.Errorf("probed %d times", n)
 		}
-		m.heard()
+		m.noteBytes()
 		if m.state() != Out {
 			t.Error("the rest of a transfer brings it back")
 		}
@@ -144,21 +144,21 @@ func TestAnySignOfLife(t *testing.T) {
 		p.fresh = roundTripper(deaf)
 		m := p.find("b")
 		for range 5 {
-			m.suspect(suspectAfter, "test")
+			m.markSuspect(suspectAfter, "test")
 			time.Sleep(outAfter - suspectAfter - step)
-			m.heard()
+			m.noteBytes()
 			if m.state() != In {
 				t.Fatal(m.state())
 			}
 		}
 		// An earlier suspicion has no say in a later one.
-		m.suspect(0, "test")
+		m.markSuspect(0, "test")
 		time.Sleep(outAfter - step)
 		synctest.Wait()
 		if m.state() != Suspect {
 			t.Error(m.state())
 		}
-		m.proved()
+		m.noteProof()
 		time.Sleep(time.Minute)
 		if m.state() != In {
 			t.Error(m.state())
@@ -177,7 +177,7 @@ func TestSilentHop(t *testing.T) {
 		})
 		begun := time.Now()
 		var told []time.Duration
-		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, Call{Silent: func() { told = append(told, time.Since(begun)) }})
+		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { told = append(told, time.Since(begun)) }})
 		if took := time.Since(begun); resultOf(err) != Silent || took < outAfter || took > outAfter+3*step {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -185,7 +185,7 @@ func TestSilentHop(t *testing.T) {
 			t.Errorf("told at %v", told)
 		}
 		begun = time.Now()
-		if _, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, Call{}); resultOf(err) != Unreachable || time.Since(begun) > 0 {
+		if _, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{}); resultOf(err) != Unreachable || time.Since(begun) > 0 {
 			t.Errorf("one that is out is asked: %v", err)
 		}
 	})
@@ -209,7 +209,7 @@ func TestSlowHop(t *testing.T) {
 			return nil, errors.New("the end")
 		})
 		told := 0
-		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, Call{Silent: func() { told++ }})
+		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { told++ }})
 		if s := p.Stats(); resultOf(err) != Unreachable || told != 1 || s.Probes < 25 || s.Probes > 31 || s.Out != 0 {
 			t.Errorf("%v, told %d times, %+v", err, told, s)
 		}
@@ -277,7 +277,7 @@ func TestOwnFault(t *testing.T) {
 	for err, want := range map[error]bool{
 		&net.OpError{Op: "dial", Err: syscall.EMFILE}: true, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}: false, errConnectLimit: false,
 	} {
-		if isOwnFault(err) != want {
+		if isLocalError(err) != want {
 			t.Error(err)
 		}
 	}
@@ -293,7 +293,7 @@ func TestUnsentProbes(t *testing.T) {
 			return nil, r.Context().Err()
 		})
 		m := p.find("b")
-		m.suspect(0, "test")
+		m.markSuspect(0, "test")
 		time.Sleep(3*outAfter - step)
 		synctest.Wait()
 		if m.state() != Suspect {
@@ -313,10 +313,10 @@ func TestDroppedMemberIsNotProbed(t *testing.T) {
 		defer p.Close()
 		p.fresh = roundTripper(deaf)
 		m := p.find("b")
-		m.unreachable("test")
-		p.take(nil, p.take(nil, nil))
+		m.markOut("test")
+		p.updateMembers(nil, p.updateMembers(nil, nil))
 		time.Sleep(time.Minute)
-		m.suspect(0, "test")
+		m.markSuspect(0, "test")
 		time.Sleep(time.Minute)
 		if s := p.Stats(); s.Probes != 0 || !slices.Equal(names(p.Rank("x")), []string{"a"}) {
 			t.Errorf("%+v", s)
@@ -327,13 +327,13 @@ func TestDroppedMemberIsNotProbed(t *testing.T) {
 // TestLateStep has steps that come late: they count little, and the last one is not late.
 func TestLateStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := spanFrom(0)
+		s := newStepClock(0)
 		for i, c := range []struct {
 			wait time.Duration
 			want bool
 		}{{step, false}, {time.Hour, false}, {time.Hour, false}, {time.Hour, true}} {
 			time.Sleep(c.wait)
-			if got := s.passed(5 * step); got != c.want {
+			if got := s.tick(5 * step); got != c.want {
 				t.Errorf("step %d: %v", i, got)
 			}
 		}
@@ -345,7 +345,7 @@ func TestSteps(t *testing.T) {
 		begun := time.Now()
 		done := make(chan time.Duration)
 		asked := 0
-		after(5*step, func() bool {
+		afterSteps(5*step, func() bool {
 			if asked++; asked < 3 {
 				return false
 			}
@@ -355,7 +355,7 @@ func TestSteps(t *testing.T) {
 		if took := <-done; took != 7*step {
 			t.Error(took)
 		}
-		stop := after(5*step, func() bool {
+		stop := afterSteps(5*step, func() bool {
 			t.Error("called after stop")
 			return true
 		})
@@ -363,11 +363,11 @@ func TestSteps(t *testing.T) {
 		stop()
 		time.Sleep(time.Hour)
 		ctx, cancel := context.WithCancel(t.Context())
-		if !pass(ctx) {
+		if !waitStep(ctx) {
 			t.Error("pass")
 		}
 		cancel()
-		if pass(ctx) {
+		if waitStep(ctx) {
 			t.Error("pass after the end")
 		}
 	})

@@ -25,14 +25,14 @@ const (
 
 var (
 	errNoMember     = errors.New("there is no such member")
-	errIsOut        = errors.New("it is out")
+	errMemberOut    = errors.New("it is out")
 	errConnectLimit = fmt.Errorf("no connection within %v", connectLimit)
 	errLookupLimit  = errors.New("its address cannot be looked up in time")
 	errSilent       = fmt.Errorf("nothing came for %v", outAfter)
-	errHop          = errors.New("a hop never hops")
+	errNestedHop    = errors.New("a hop never hops")
 	errBusy         = fmt.Errorf("%d hops to it run already", hopsLimit)
-	errProof        = errors.New("the answer has no right proof")
-	errBody         = errors.New("the body is not the one that was proven")
+	errNoProof      = errors.New("the answer has no right proof")
+	errWrongBody    = errors.New("the body is not the one that was proven")
 )
 
 // An Error says why another replica gave no answer.
@@ -49,8 +49,8 @@ func (e *Error) Error() string { return fmt.Sprintf("peer %s: %s: %v", e.Member,
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A Call is how Do asks.
-type Call struct {
+// A CallOptions is how Do asks.
+type CallOptions struct {
 	// StoreOnly asks for what the member has: it must not fetch.
 	StoreOnly bool
 	// Out tells the member that this replica finds the upstream out.
@@ -66,11 +66,11 @@ type Call struct {
 // Do asks a member for a URI, with the header's Accept and Range. The answer has only headers that its proof covers. The
 // bytes of a blob are not proven: the caller checks their digest. Its body must be closed; reading it fails with an *Error
 // once the member is out. The error is an *Error, or that of ctx.
-func (p *Peers) Do(ctx context.Context, name, method, uri string, header http.Header, c Call) (*http.Response, error) {
-	resp, err := p.ask(ctx, p.hops, name, method, uri, header, c)
+func (p *Peers) Do(ctx context.Context, name, method, uri string, header http.Header, c CallOptions) (*http.Response, error) {
+	resp, err := p.doOnce(ctx, p.hops, name, method, uri, header, c)
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason == Replayed {
 		// An idle connection ended, and net/http has sent the request again. It does not on a new one.
-		resp, err = p.ask(ctx, p.fresh, name, method, uri, header, c)
+		resp, err = p.doOnce(ctx, p.fresh, name, method, uri, header, c)
 	}
 	result := Answered
 	switch e, ok := errors.AsType[*Error](err); {
@@ -83,16 +83,16 @@ func (p *Peers) Do(ctx context.Context, name, method, uri string, header http.He
 	return resp, err
 }
 
-func (p *Peers) ask(ctx context.Context, by http.RoundTripper, name, method, uri string, header http.Header, c Call) (*http.Response, error) {
+func (p *Peers) doOnce(ctx context.Context, by http.RoundTripper, name, method, uri string, header http.Header, c CallOptions) (*http.Response, error) {
 	m := p.find(name)
-	_, isHop := From(ctx)
+	_, isHop := FromContext(ctx)
 	switch {
 	case isHop:
-		return nil, &Error{Result: Refused, Member: name, Err: errHop}
+		return nil, &Error{Result: Refused, Member: name, Err: errNestedHop}
 	case m == nil || m == p.self:
 		return nil, &Error{Result: Unreachable, Member: name, Err: errNoMember}
 	case m.state() == Out:
-		return nil, &Error{Result: Unreachable, Member: name, Err: errIsOut}
+		return nil, &Error{Result: Unreachable, Member: name, Err: errMemberOut}
 	}
 	select {
 	case m.slots <- struct{}{}:
@@ -111,13 +111,13 @@ func (p *Peers) ask(ctx context.Context, by http.RoundTripper, name, method, uri
 
 // newProbe returns an exchange that asks a member whether it lives.
 func (m *member) newProbe(ctx context.Context) *exchange {
-	x := &exchange{m: m, parent: ctx, probe: true}
+	x := &exchange{m: m, parent: ctx, isProbe: true}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	return x
 }
 
-// probeNow sends a probe on a new connection. Its proof brings the member in.
-func (x *exchange) probeNow() {
+// probe sends a probe on a new connection. Its proof brings the member in.
+func (x *exchange) probe() {
 	x.m.peers.counts.probes.Add(1)
 	defer x.end()
 	resp, err := x.send(x.m.peers.fresh, http.MethodGet, probeURI, nil, false, false)
@@ -126,58 +126,58 @@ func (x *exchange) probeNow() {
 	}
 	e, failed := errors.AsType[*Error](err)
 	if err == nil || failed && (e.Result == Refused || e.Result == Unable) {
-		x.m.proved()
+		x.m.noteProof()
 	}
 }
 
 // An exchange is one request to a member, with its answer.
 type exchange struct {
-	m      *member
-	parent context.Context
-	ctx    context.Context
-	cancel context.CancelCauseFunc
-	silent func()
-	room   func(ctx context.Context, bytes int64) error // nil: always
-	probe  bool                                         // it changes the member's state by its end only
-	watch  *watch
-	socket atomic.Pointer[socket] // of its connection
-	sent   atomic.Bool
-	ended  atomic.Bool
+	m       *member
+	parent  context.Context
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	silent  func()
+	room    func(ctx context.Context, bytes int64) error // nil: always
+	isProbe bool                                         // it changes the member's state by its end only
+	watch   *watch
+	socket  atomic.Pointer[socket] // of its connection
+	sent    atomic.Bool
+	ended   atomic.Bool
 }
 
-// arrived reports whether bytes have come that were not read.
-func (x *exchange) arrived() bool { return x.socket.Load().arrived() }
+// hasUnread reports whether bytes have come that were not read.
+func (x *exchange) hasUnread() bool { return x.socket.Load().hasUnread() }
 
 // send sends a request and verifies what comes. Errors are of type *Error, or the parent's.
 func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store, out bool) (*http.Response, error) {
 	p := x.m.peers
 	to, err := url.ParseRequestURI(uri)
 	if err != nil || !strings.HasPrefix(uri, "/") {
-		return nil, x.failed(Unreachable, fmt.Errorf("%q is no URI", uri))
+		return nil, x.newError(Unreachable, fmt.Errorf("%q is no URI", uri))
 	}
 	to.Scheme, to.Host = "http", x.m.name
 	h := hop{version: p.version, from: p.self.name, to: x.m.name, time: time.Now().UnixMilli(), nonce: newNonce(), store: store, out: out}
-	req := &http.Request{Method: method, URL: to, Host: x.m.name, Header: only(header, signedRequest)}
+	req := &http.Request{Method: method, URL: to, Host: x.m.name, Header: selectHeaders(header, signedRequest)}
 	req.Header.Set("User-Agent", "registry-cache")
 	key := p.secret.get()[0]
-	h.mac = sign(key, h.parts(method, to.RequestURI(), req.Header)...)
+	h.mac = computeMAC(key, h.signedParts(method, to.RequestURI(), req.Header)...)
 	req.Header[hopHeader] = []string{h.String()}
-	if !x.probe {
+	if !x.isProbe {
 		x.watch = newWatch(x)
 	}
 	ctx := httptrace.WithClientTrace(x.ctx, &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			x.socket.Store(socketOf(info.Conn))
-			x.watch.due()
+			x.watch.arm()
 		},
 		WroteRequest: func(info httptrace.WroteRequestInfo) { x.sent.Store(info.Err == nil) },
 	})
-	x.watch.due() // GotConn begins anew
+	x.watch.arm() // GotConn begins anew
 	resp, err := by.RoundTrip(req.WithContext(ctx))
 	if err != nil {
-		return nil, x.broken(err)
+		return nil, x.brokenError(err)
 	}
-	x.watch.got()
+	x.watch.disarm()
 	resp, err = x.verify(resp, h, key, to.RequestURI())
 	if err != nil && resp != nil {
 		_ = resp.Body.Close() // it is not read to its end, so its connection ends
@@ -194,38 +194,38 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	if ok {
 		// The keys may have changed since the request was signed, and an older program answers by its first one.
 		keys := append([]string{key}, x.m.peers.secret.get()...)
-		_, ok = signed(keys, p.mac, p.parts(x.m.name, h.nonce, resp.StatusCode, resp.Header)...)
+		_, ok = verifyMAC(keys, p.mac, p.signedParts(x.m.name, h.nonce, resp.StatusCode, resp.Header)...)
 	}
 	if !ok || p.version != h.version {
-		return resp, x.untrusted(errProof)
+		return resp, x.untrustedError(errNoProof)
 	}
-	header := only(resp.Header, signedAnswer)
+	header := selectHeaders(resp.Header, signedAnswer)
 	resp.Header = header
-	x.heard()
+	x.noteBytes()
 	if isStream(uri, resp.StatusCode) {
 		resp.Body = &body{ReadCloser: resp.Body, x: x}
 		return resp, nil
 	}
 	content, err := x.readSmall(resp)
-	full, isFull := errors.AsType[*noRoom](err)
+	full, isFull := errors.AsType[*reserveError](err)
 	switch {
 	case isFull:
 		return resp, full.error
 	case err != nil:
-		return resp, x.broken(err)
-	case hash(content) != p.body:
-		return resp, x.untrusted(errBody)
+		return resp, x.brokenError(err)
+	case hashHex(content) != p.body:
+		return resp, x.untrustedError(errWrongBody)
 	}
-	x.heard()
+	x.noteBytes()
 	_ = resp.Body.Close() // read to its end
 	switch reason := Reason(header.Get(refusalHeader)); {
 	case resp.StatusCode == http.StatusHTTPVersionNotSupported:
-		return nil, x.failed(Unable, fmt.Errorf("it knows versions %s, not %s", header.Get(versionsHeader), h.version))
+		return nil, x.newError(Unable, fmt.Errorf("it knows versions %s, not %s", header.Get(versionsHeader), h.version))
 	case isRefusal(resp.StatusCode) && reason != "":
 		if reason == Draining {
-			x.m.leaves()
+			x.m.markLeaving()
 		}
-		e := x.failed(Refused, errors.New(string(reason)))
+		e := x.newError(Refused, errors.New(string(reason)))
 		e.Reason = reason
 		return nil, e
 	}
@@ -234,8 +234,8 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	return resp, nil
 }
 
-// noRoom is the error of a caller that has none in memory.
-type noRoom struct{ error }
+// reserveError is the error of a caller that has none in memory.
+type reserveError struct{ error }
 
 // readSmall returns a body that is kept in memory, for which there is room.
 func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
@@ -244,20 +244,20 @@ func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
 			return nil
 		}
 		if err := x.room(x.ctx, bytes); err != nil {
-			return &noRoom{err}
+			return &reserveError{err}
 		}
 		return nil
 	}
 	var content bytes.Buffer
 	read := func(n int64) error {
-		x.watch.due()
-		defer x.watch.got()
+		x.watch.arm()
+		defer x.watch.disarm()
 		_, err := content.ReadFrom(io.LimitReader(resp.Body, n))
 		return err
 	}
 	size := resp.ContentLength
 	if size > smallLimit {
-		return nil, errBody
+		return nil, errWrongBody
 	}
 	if size >= 0 {
 		if err := reserve(size); err != nil {
@@ -281,26 +281,26 @@ func isRefusal(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusServiceUnavailable
 }
 
-// heard notes that bytes came which the member has proven. What a probe hears is judged as a whole.
-func (x *exchange) heard() {
-	if !x.probe {
-		x.m.heard()
+// noteBytes notes that bytes came which the member has proven. What a probe hears is judged as a whole.
+func (x *exchange) noteBytes() {
+	if !x.isProbe {
+		x.m.noteBytes()
 	}
 }
 
-// untrusted returns the error for an answer that may be of anybody.
-func (x *exchange) untrusted(err error) error {
-	if !x.probe {
-		x.m.suspect(0, err.Error())
+// untrustedError returns the error for an answer that may be of anybody.
+func (x *exchange) untrustedError(err error) error {
+	if !x.isProbe {
+		x.m.markSuspect(0, err.Error())
 		x.m.peers.closeIdle() // others may lead to the same stranger
 	}
-	return x.failed(Untrusted, err)
+	return x.newError(Untrusted, err)
 }
 
-// broken returns the error for an answer that ended early or did not begin.
-func (x *exchange) broken(err error) error {
+// brokenError returns the error for an answer that ended early or did not begin.
+func (x *exchange) brokenError(err error) error {
 	if errors.Is(context.Cause(x.ctx), errSilent) {
-		return x.failed(Silent, errSilent)
+		return x.newError(Silent, errSilent)
 	}
 	if x.parent.Err() != nil {
 		return context.Cause(x.parent)
@@ -308,13 +308,13 @@ func (x *exchange) broken(err error) error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e // no connection: the member's state is known already
 	}
-	if !x.probe {
-		x.m.suspect(0, "its connection ended early")
+	if !x.isProbe {
+		x.m.markSuspect(0, "its connection ended early")
 	}
-	return x.failed(Unreachable, err)
+	return x.newError(Unreachable, err)
 }
 
-func (x *exchange) failed(result Result, err error) *Error {
+func (x *exchange) newError(result Result, err error) *Error {
 	return &Error{Result: result, Member: x.m.name, Err: err}
 }
 
@@ -325,7 +325,7 @@ func (x *exchange) end() bool {
 	}
 	x.cancel(nil)
 	x.watch.stop()
-	if !x.probe {
+	if !x.isProbe {
 		<-x.m.slots
 	}
 	return true

@@ -47,7 +47,7 @@ func TestSmallAnswer(t *testing.T) {
 		small(w, r)
 	}))
 	header := http.Header{"Accept": {"x/y", "z"}, "Cookie": {"secret"}, "If-None-Match": {"*"}}
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, Call{StoreOnly: true, Out: true})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, CallOptions{StoreOnly: true, Out: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestSmallAnswer(t *testing.T) {
 		t.Errorf("%q %v %v", content, err, resp.Header)
 	}
 	r := <-seen
-	if hop, ok := From(r.Context()); !ok || hop != (Hop{"a", true, true}) || r.RequestURI != smallURI {
+	if hop, ok := FromContext(r.Context()); !ok || hop != (Hop{"a", true, true}) || r.RequestURI != smallURI {
 		t.Errorf("%v %v", hop, r)
 	}
 	if len(r.Header) != 1 || !slices.Equal(r.Header["Accept"], header["Accept"]) {
@@ -107,7 +107,7 @@ func TestAnswersOfAllKinds(t *testing.T) {
 		if ranges != "" {
 			header.Set("Range", ranges)
 		}
-		resp, err := a.Do(t.Context(), "b", method, uri, header, Call{})
+		resp, err := a.Do(t.Context(), "b", method, uri, header, CallOptions{})
 		if err != nil {
 			return nil, "", err
 		}
@@ -186,7 +186,7 @@ func TestCutOnIdleConnections(t *testing.T) {
 func changed(t *testing.T, change func(*http.Response)) (*Peers, *Peers) {
 	t.Helper()
 	b := newPeers(t, "b")
-	to, err := url.Parse("http://" + serve(t, b.Receive(small)))
+	to, err := url.Parse("http://" + serve(t, b.Handler(small)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +237,7 @@ func TestChangedAnswersAreNone(t *testing.T) {
 // TestInheritedAddress has a member's address served by a stranger, and by another member: both are no answer.
 func TestInheritedAddress(t *testing.T) {
 	other := newPeers(t, "c")
-	for what, h := range map[string]http.Handler{"a stranger": small, "another member": other.Receive(small)} {
+	for what, h := range map[string]http.Handler{"a stranger": small, "another member": other.Handler(small)} {
 		a := newPeers(t, "a", Member{"b", serve(t, h)})
 		var log bytes.Buffer
 		a.log = slog.New(slog.NewTextHandler(&log, nil))
@@ -253,7 +253,7 @@ func TestInheritedAddress(t *testing.T) {
 			t.Errorf("%s is out after %v", what, took)
 		}
 		a.Close()
-		if !strings.Contains(log.String(), errProof.Error()) {
+		if !strings.Contains(log.String(), errNoProof.Error()) {
 			t.Errorf("%s: the log does not say why: %s", what, log.String())
 		}
 	}
@@ -274,7 +274,7 @@ func TestOldAndNew(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// One that is out comes back though its answers are of no use: they cost little.
-	a.find("b").unreachable("test")
+	a.find("b").markOut("test")
 	eventually(t, "it is in", func() bool { return a.Stats().Out == 0 })
 	b.version = version
 	if _, _, err := get(t, a, "b", smallURI); err != nil {
@@ -325,7 +325,7 @@ func TestSilence(t *testing.T) {
 		<-told
 		goOn <- struct{}{}
 	}()
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, blobURI, nil, Call{Silent: func() { told <- time.Now() }})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, blobURI, nil, CallOptions{Silent: func() { told <- time.Now() }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -344,7 +344,7 @@ func TestSilence(t *testing.T) {
 func TestSlowReader(t *testing.T) {
 	content := make([]byte, 16<<20)
 	a, _ := pair(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(content) }))
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, blobURI, nil, Call{Silent: func() { t.Error("it is called silent") }})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, blobURI, nil, CallOptions{Silent: func() { t.Error("it is called silent") }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -358,8 +358,8 @@ func TestSlowReader(t *testing.T) {
 func TestAHopNeverHops(t *testing.T) {
 	a, b := pair(t, small)
 	var err error
-	b.Receive(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		_, err = a.Do(r.Context(), "b", http.MethodGet, smallURI, nil, Call{})
+	b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, err = a.Do(r.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{})
 	})).ServeHTTP(httptest.NewRecorder(), signedHop(testSecret, nil))
 	if resultOf(err) != Refused || b.Stats().Received != 1 {
 		t.Error(err)
@@ -370,7 +370,7 @@ func TestCallerLeaves(t *testing.T) {
 	a, _ := pair(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(50*time.Millisecond, cancel)
-	if _, err := a.Do(ctx, "b", http.MethodGet, blobURI, nil, Call{}); !errors.Is(err, context.Canceled) {
+	if _, err := a.Do(ctx, "b", http.MethodGet, blobURI, nil, CallOptions{}); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	if s := a.Stats(); s.Hops[Canceled] != 1 || s.Suspect+s.Out+int(s.Probes) != 0 {
@@ -411,7 +411,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &http.Server{Handler: b.Receive(small), ConnState: func(_ net.Conn, state http.ConnState) {
+	s := &http.Server{Handler: b.Handler(small), ConnState: func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			made.Add(1)
 		}

@@ -15,11 +15,11 @@ type body struct {
 
 // Read returns an *Error if the rest does not come.
 func (b *body) Read(into []byte) (int, error) {
-	b.x.watch.due()
+	b.x.watch.arm()
 	n, err := b.ReadCloser.Read(into)
-	b.x.watch.got()
+	b.x.watch.disarm()
 	if n > 0 {
-		b.x.heard()
+		b.x.noteBytes()
 	}
 	switch {
 	case err == nil:
@@ -28,7 +28,7 @@ func (b *body) Read(into []byte) (int, error) {
 		b.x.end()
 		return n, err
 	}
-	err = b.x.broken(err)
+	err = b.x.brokenError(err)
 	if _, ok := errors.AsType[*Error](err); ok && b.x.end() {
 		b.x.m.peers.counts.cut.Add(1)
 	}

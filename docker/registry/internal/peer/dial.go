@@ -67,10 +67,10 @@ func (m *member) connect(ctx context.Context) (net.Conn, error) {
 	if last != nil {
 		limit = connectLimit
 	}
-	conn, resolved, err := m.try(ctx, *m.target.Load(), limit)
+	conn, resolved, err := m.dialAddress(ctx, *m.target.Load(), limit)
 	if err != nil && !resolved && last != nil && !isNotFound(err) && ctx.Err() == nil {
 		// The DNS is out, which says nothing about the member. Its proof will say whether it is still there.
-		conn, resolved, err = m.try(ctx, *last, limit)
+		conn, resolved, err = m.dialAddress(ctx, *last, limit)
 	}
 	if err == nil {
 		address := conn.RemoteAddr().String()
@@ -78,31 +78,31 @@ func (m *member) connect(ctx context.Context) (net.Conn, error) {
 		return conn, nil
 	}
 	switch {
-	case ctx.Err() != nil || isOwnFault(err):
+	case ctx.Err() != nil || isLocalError(err):
 	case resolved || isNotFound(err):
-		m.unreachable(err.Error())
+		m.markOut(err.Error())
 	default:
-		m.suspect(0, err.Error()) // the DNS is out, and no address is known
+		m.markSuspect(0, err.Error()) // the DNS is out, and no address is known
 	}
 	return nil, &Error{Result: Unreachable, Member: m.name, Err: err}
 }
 
-// try makes a connection to an address. It reports whether the address's host was looked up with success.
-func (m *member) try(ctx context.Context, address string, lookup time.Duration) (net.Conn, bool, error) {
+// dialAddress makes a connection to an address. It reports whether the address's host was looked up with success.
+func (m *member) dialAddress(ctx context.Context, address string, lookup time.Duration) (net.Conn, bool, error) {
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var all sockets
 	host, _, _ := net.SplitHostPort(address)
 	isAddress := net.ParseIP(host) != nil
-	defer after(lookup, func() bool {
-		if all.none() && !isAddress { // an address needs no lookup: this process is starved
+	defer afterSteps(lookup, func() bool {
+		if all.isEmpty() && !isAddress { // an address needs no lookup: this process is starved
 			cancel(errLookupLimit)
 		}
 		return true
 	})()
 	all.begin = func() (stop func()) {
-		return after(connectLimit, func() bool {
-			if all.connected() {
+		return afterSteps(connectLimit, func() bool {
+			if all.isConnected() {
 				return false // this process is starved
 			}
 			cancel(errConnectLimit)
@@ -118,7 +118,7 @@ func (m *member) try(ctx context.Context, address string, lookup time.Duration) 
 	if err != nil && ctx.Err() == nil && limited.Err() != nil {
 		err = context.Cause(limited)
 	}
-	return conn, !all.none(), err
+	return conn, !all.isEmpty(), err
 }
 
 func isNotFound(err error) bool {
@@ -126,8 +126,8 @@ func isNotFound(err error) bool {
 	return ok && lookup.IsNotFound
 }
 
-// isOwnFault reports whether a connect failed for want of something that this process lacks.
-func isOwnFault(err error) bool {
+// isLocalError reports whether a connect failed for want of something that this process lacks.
+func isLocalError(err error) bool {
 	for _, own := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, own) {
 			return true

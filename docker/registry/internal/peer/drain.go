@@ -11,11 +11,11 @@ const leavingFor = 5 * time.Second
 // Drain lets this replica answer hops only with what it has. The others ask the next member for the rest.
 func (p *Peers) Drain() { p.draining.Store(true) }
 
-// leaves notes that the member has said that it drains.
-func (m *member) leaves() { m.left.Store(time.Now().Add(leavingFor).UnixNano()) }
+// markLeaving notes that the member has said that it drains.
+func (m *member) markLeaving() { m.leavingUntil.Store(time.Now().Add(leavingFor).UnixNano()) }
 
-// leaving reports whether the member is known to drain.
-func (m *member) leaving() bool {
-	until := m.left.Load()
+// isLeaving reports whether the member is known to drain.
+func (m *member) isLeaving() bool {
+	until := m.leavingUntil.Load()
 	return until != 0 && time.Now().UnixNano() < until
 }

@@ -33,7 +33,7 @@ func TestDrain(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 	}
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, nil, Call{StoreOnly: true})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{StoreOnly: true})
 	if err != nil || !Stored(resp.Header) {
 		t.Errorf("what it has: %v", err)
 	}
@@ -62,7 +62,7 @@ func TestReserve(t *testing.T) {
 	for query, wanted := range map[string]int64{"small": 0, "whole": int64(len(large)), "pieces": int64(len(large))} {
 		for _, room := range []error{nil, full} {
 			asked := int64(0)
-			resp, err := a.Do(t.Context(), "b", http.MethodGet, "/v2/a/tags/list?"+query, nil, Call{Reserve: func(_ context.Context, bytes int64) error {
+			resp, err := a.Do(t.Context(), "b", http.MethodGet, "/v2/a/tags/list?"+query, nil, CallOptions{Reserve: func(_ context.Context, bytes int64) error {
 				asked = bytes
 				return room
 			}})

@@ -73,7 +73,7 @@ func serve(t testing.TB, h http.Handler) string {
 func pair(t testing.TB, h http.Handler) (a, b *Peers) {
 	t.Helper()
 	b = newPeers(t, "b")
-	a = newPeers(t, "a", Member{"b", serve(t, b.Receive(h))})
+	a = newPeers(t, "a", Member{"b", serve(t, b.Handler(h))})
 	return a, b
 }
 
@@ -82,7 +82,7 @@ func get(t testing.TB, p *Peers, name, uri string) (*http.Response, string, erro
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	resp, err := p.Do(ctx, name, http.MethodGet, uri, nil, Call{})
+	resp, err := p.Do(ctx, name, http.MethodGet, uri, nil, CallOptions{})
 	if err != nil {
 		return nil, "", err
 	}

@@ -26,8 +26,8 @@ const (
 	window = time.Minute
 	// onlyStore is the value of the field "only".
 	onlyStore = "store"
-	// isOut is the value of the field "upstream".
-	isOut = "out"
+	// upstreamOut is the value of the field "upstream".
+	upstreamOut = "out"
 )
 
 // signedRequest are the headers of a hop that its MAC covers. No other reaches the handler.
@@ -58,13 +58,13 @@ func (h hop) String() string {
 		text += ", only=" + onlyStore
 	}
 	if h.out {
-		text += ", upstream=" + isOut
+		text += ", upstream=" + upstreamOut
 	}
 	return text + ", mac=" + h.mac
 }
 
-// parts returns what the MAC of a request covers.
-func (h hop) parts(method, uri string, header http.Header) []string {
+// signedParts returns what the MAC of a request covers.
+func (h hop) signedParts(method, uri string, header http.Header) []string {
 	limit := ""
 	if h.store {
 		limit = onlyStore
@@ -72,7 +72,7 @@ func (h hop) parts(method, uri string, header http.Header) []string {
 	parts := []string{"registry-cache-hop", h.version, method, uri, h.from, h.to, strconv.FormatInt(h.time, 10), h.nonce, limit}
 	parts = appendHeader(parts, header, signedRequest)
 	if h.out {
-		parts = append(parts, isOut)
+		parts = append(parts, upstreamOut)
 	}
 	return parts
 }
@@ -89,8 +89,8 @@ func appendHeader(parts []string, header http.Header, names []string) []string {
 	return parts
 }
 
-// only returns a header with some of its fields.
-func only(header http.Header, names []string) http.Header {
+// selectHeaders returns a header with some of its fields.
+func selectHeaders(header http.Header, names []string) http.Header {
 	some := http.Header{}
 	for _, name := range names {
 		if values := header[name]; values != nil {
@@ -103,7 +103,7 @@ func only(header http.Header, names []string) http.Header {
 // parseHop returns what a hop's header says. Of a version that is not known only version and nonce are returned: enough to
 // say so. The reason is "" for a hop of the known version.
 func parseHop(header, known string) (hop, Reason) {
-	given, ok := fields(header)
+	given, ok := parseFields(header)
 	h := hop{version: given["v"], nonce: given["nonce"]}
 	if !ok || !strings.HasPrefix(header, "v=") || !isVersion(h.version) || !isHex(h.nonce, nonceLimit) {
 		return hop{}, Malformed
@@ -121,7 +121,7 @@ func parseHop(header, known string) (hop, Reason) {
 		}
 	}
 	if state, said := given["upstream"]; said {
-		h.out = state == isOut
+		h.out = state == upstreamOut
 		count++
 		if !h.out {
 			return hop{}, Malformed

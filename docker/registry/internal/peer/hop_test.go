@@ -59,7 +59,7 @@ func TestMalformedHops(t *testing.T) {
 // TestMACCoversEverything changes one thing after the other.
 func TestMACCoversEverything(t *testing.T) {
 	header := func() http.Header { return http.Header{"Accept": {"x", "y"}, "Range": {"bytes=0-1"}} }
-	base := sign(testSecret, someHop().parts("GET", "/v2/", header())...)
+	base := computeMAC(testSecret, someHop().signedParts("GET", "/v2/", header())...)
 	seen := map[string]string{base: "nothing"}
 	check := func(what, mac string) {
 		if other, twice := seen[mac]; twice {
@@ -74,7 +74,7 @@ func TestMACCoversEverything(t *testing.T) {
 	} {
 		h := someHop()
 		change(&h)
-		check(what, sign(testSecret, h.parts("GET", "/v2/", header())...))
+		check(what, computeMAC(testSecret, h.signedParts("GET", "/v2/", header())...))
 	}
 	for what, change := range map[string]func(http.Header){
 		"no range": func(h http.Header) { h.Del("Range") }, "range": func(h http.Header) { h.Set("Range", "bytes=0-2") },
@@ -83,11 +83,11 @@ func TestMACCoversEverything(t *testing.T) {
 	} {
 		changed := header()
 		change(changed)
-		check(what, sign(testSecret, someHop().parts("GET", "/v2/", changed)...))
+		check(what, computeMAC(testSecret, someHop().signedParts("GET", "/v2/", changed)...))
 	}
-	check("method", sign(testSecret, someHop().parts("HEAD", "/v2/", header())...))
-	check("URI", sign(testSecret, someHop().parts("GET", "/v2/?", header())...))
-	check("key", sign(testSecret+"0", someHop().parts("GET", "/v2/", header())...))
+	check("method", computeMAC(testSecret, someHop().signedParts("HEAD", "/v2/", header())...))
+	check("URI", computeMAC(testSecret, someHop().signedParts("GET", "/v2/?", header())...))
+	check("key", computeMAC(testSecret+"0", someHop().signedParts("GET", "/v2/", header())...))
 }
 
 func FuzzParseHop(f *testing.F) {

@@ -24,13 +24,13 @@ func socketOf(c net.Conn) *socket {
 	return nil
 }
 
-// arrived reports whether bytes, or the end of the connection, have come that were not read.
-func (s *socket) arrived() bool { return s.has(unix.POLLIN) }
+// hasUnread reports whether bytes, or the end of the connection, have come that were not read.
+func (s *socket) hasUnread() bool { return s.poll(unix.POLLIN) }
 
-// connected reports whether it is known what has become of a connect, or it has not begun.
-func (s *socket) connected() bool { return s.has(unix.POLLOUT) }
+// isConnected reports whether it is known what has become of a connect, or it has not begun.
+func (s *socket) isConnected() bool { return s.poll(unix.POLLOUT) }
 
-func (s *socket) has(events int16) bool {
+func (s *socket) poll(events int16) bool {
 	if s == nil {
 		return false
 	}
@@ -71,14 +71,14 @@ func (s *sockets) end() {
 	}
 }
 
-func (s *sockets) none() bool {
+func (s *sockets) isEmpty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all) == 0
 }
 
-func (s *sockets) connected() bool {
+func (s *sockets) isConnected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.ContainsFunc(s.all, (*socket).connected)
+	return slices.ContainsFunc(s.all, (*socket).isConnected)
 }

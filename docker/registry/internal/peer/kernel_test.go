@@ -27,23 +27,23 @@ func TestWhatTheKernelKnows(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := socketOf(conn)
-	if s.arrived() || !s.connected() {
+	if s.hasUnread() || !s.isConnected() {
 		t.Error("something arrived, or it is not connected")
 	}
 	if _, err := other.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a byte arrived", s.arrived)
-	if _, err := conn.Read(make([]byte, 8)); err != nil || s.arrived() {
+	eventually(t, "a byte arrived", s.hasUnread)
+	if _, err := conn.Read(make([]byte, 8)); err != nil || s.hasUnread() {
 		t.Error("it is still there after it was read", err)
 	}
 	_ = other.Close()
-	eventually(t, "the end arrived", s.arrived)
+	eventually(t, "the end arrived", s.hasUnread)
 	_ = conn.Close()
-	if s.arrived() || s.connected() {
+	if s.hasUnread() || s.isConnected() {
 		t.Error("something comes after the end")
 	}
-	if piped, _ := net.Pipe(); socketOf(piped) != nil || (*socket)(nil).arrived() {
+	if piped, _ := net.Pipe(); socketOf(piped) != nil || (*socket)(nil).hasUnread() {
 		t.Error("a pipe has a socket")
 	}
 }
@@ -55,7 +55,7 @@ func TestUnansweredConnect(t *testing.T) {
 		begun++
 		return func() { begun-- }
 	}}
-	if !all.none() {
+	if !all.isEmpty() {
 		t.Error("not none")
 	}
 	d := net.Dialer{Control: all.add}
@@ -66,9 +66,9 @@ func TestUnansweredConnect(t *testing.T) {
 		_, err := d.DialContext(ctx, "tcp", address)
 		done <- err
 	}()
-	eventually(t, "it has a socket", func() bool { return !all.none() })
+	eventually(t, "it has a socket", func() bool { return !all.isEmpty() })
 	time.Sleep(step)
-	if all.connected() {
+	if all.isConnected() {
 		t.Error("it is connected")
 	}
 	cancel()
@@ -111,12 +111,12 @@ func TestUnreadAnswers(t *testing.T) {
 	p.hops, p.fresh = unread, unread
 	ctx, cancel := context.WithTimeout(t.Context(), suspectAfter*3/2)
 	defer cancel()
-	_, err = p.Do(ctx, "b", http.MethodGet, smallURI, nil, Call{Silent: func() { t.Error("the hop is called silent") }})
+	_, err = p.Do(ctx, "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { t.Error("the hop is called silent") }})
 	if m := p.find("b"); !errors.Is(err, context.DeadlineExceeded) || m.state() != In {
 		t.Errorf("%v, and it is %v", err, m.state())
 	}
 	m := p.find("b")
-	m.suspect(suspectAfter, "test")
+	m.markSuspect(suspectAfter, "test")
 	time.Sleep(outAfter)
 	if m.state() != Suspect {
 		t.Errorf("it is %v, though its probes were answered", m.state())

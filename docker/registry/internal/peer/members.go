@@ -38,11 +38,11 @@ func (p *Peers) refresh() {
 				p.log.Warn("Peers cannot be looked up, the last members stay", "service", p.service, "error", err)
 			}
 		default:
-			missing = p.take(found, missing)
+			missing = p.updateMembers(found, missing)
 		}
 		failing = err != nil
 		if first {
-			close(p.looked)
+			close(p.lookedUp)
 		}
 		select {
 		case <-p.ctx.Done():
@@ -79,8 +79,8 @@ func membersOf(records []*net.SRV) []Member {
 	return found[:min(len(found), membersLimit)]
 }
 
-// take makes the found ones members. Others stay if they were not missing before, and are returned.
-func (p *Peers) take(found []Member, missingBefore map[string]bool) (missing map[string]bool) {
+// updateMembers makes the found ones members. Others stay if they were not missing before, and are returned.
+func (p *Peers) updateMembers(found []Member, missingBefore map[string]bool) (missing map[string]bool) {
 	missing = map[string]bool{}
 	all := []*member{p.self}
 	listed := map[string]bool{p.self.name: true}

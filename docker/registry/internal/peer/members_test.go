@@ -43,14 +43,14 @@ func TestTooManyMembers(t *testing.T) {
 		records = append(records, &net.SRV{Target: fmt.Sprintf("m-%04d.x.", i), Port: 1})
 	}
 	p := newPeers(t, "z")
-	p.take(membersOf(records), nil)
+	p.updateMembers(membersOf(records), nil)
 	if n := p.Stats().Members; n != membersLimit+1 {
 		t.Errorf("%d members", n)
 	}
 	for i := range records {
 		records[i].Target = "n" + records[i].Target
 	}
-	p.take(membersOf(records), nil)
+	p.updateMembers(membersOf(records), nil)
 	if n := p.Stats().Members; n > membersLimit+1 {
 		t.Errorf("%d members after all were renamed", n)
 	}
@@ -61,7 +61,7 @@ func lookingPeers(t *testing.T, lookUp func(context.Context) ([]Member, error)) 
 	t.Helper()
 	p := newPeers(t, "a")
 	p.lookUp = lookUp
-	p.looked = make(chan struct{})
+	p.lookedUp = make(chan struct{})
 	p.spawn(p.refresh)
 	return p
 }
@@ -96,7 +96,7 @@ func TestMembersComeAndGo(t *testing.T) {
 			}
 		}
 		b, c := Member{"b", "b:1"}, Member{"c", "c:1"}
-		<-p.Looked()
+		<-p.LookedUp()
 		check(nil, nil, "a")
 		check([]Member{{"a", "a:1"}, b, c}, nil, "a", "b", "c")
 		check(nil, errors.New("out"), "a", "b", "c")
@@ -255,14 +255,14 @@ const (
 func TestService(t *testing.T) {
 	dns := newDNS(t)
 	b := newPeers(t, "b")
-	_, port, _ := net.SplitHostPort(serve(t, b.Receive(small)))
+	_, port, _ := net.SplitHostPort(serve(t, b.Handler(small)))
 	dns.records.Store(&map[string]string{testSRV: port + " a." + testService + "\n" + port + " b." + testService, "b." + testService: "127.0.0.1"})
 	a, err := New(Options{Self: "a", Service: testService, Secret: secretFile(t, testSecret), Log: slog.New(slog.DiscardHandler), DNS: dns.resolver(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	<-a.Looked()
+	<-a.LookedUp()
 	if s := a.Stats(); s.Members != 2 {
 		t.Fatalf("%+v", s)
 	}
@@ -295,7 +295,7 @@ func TestDualStack(t *testing.T) {
 		t.Skip("no IPv6:", err)
 	}
 	b := newPeers(t, "b")
-	s := &http.Server{Handler: b.Receive(small)}
+	s := &http.Server{Handler: b.Handler(small)}
 	go func() { _ = s.Serve(l) }()
 	defer s.Close()
 	dns := newDNS(t)

@@ -25,8 +25,8 @@ func newNonces(limit int) *nonces {
 	return &nonces{limit: limit, seconds: map[int64]map[string]struct{}{}}
 }
 
-// take notes a nonce, and returns why its request is refused, "" if it is not.
-func (n *nonces) take(nonce string, at int64, now time.Time) Reason {
+// add notes a nonce, and returns why its request is refused, "" if it is not.
+func (n *nonces) add(nonce string, at int64, now time.Time) Reason {
 	if age := now.Sub(time.UnixMilli(at)); age > window || age < -window {
 		return Time
 	}

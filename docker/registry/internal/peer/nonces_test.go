@@ -21,7 +21,7 @@ func TestNoncesAreTakenOnce(t *testing.T) {
 		{"c", window, 0, ""}, {"c", window, 2 * window, Replayed}, {"d", window + time.Millisecond, 0, Time}, {"e", -window, 0, ""},
 		{"f", -window - time.Millisecond, 0, Time},
 	} {
-		if got := n.take(c.nonce, now.Add(c.at).UnixMilli(), now.Add(c.now)); got != c.want {
+		if got := n.add(c.nonce, now.Add(c.at).UnixMilli(), now.Add(c.now)); got != c.want {
 			t.Errorf("%+v: %q", c, got)
 		}
 	}
@@ -32,7 +32,7 @@ func TestNoncesExpire(t *testing.T) {
 	now := time.UnixMilli(1700000000000)
 	for i := range 300 {
 		at := now.Add(time.Duration(i) * time.Second)
-		n.take(fmt.Sprint(i), at.UnixMilli(), at)
+		n.add(fmt.Sprint(i), at.UnixMilli(), at)
 	}
 	if n.count > 62 || len(n.seconds) != n.count {
 		t.Errorf("%d of %d seconds are kept", n.count, len(n.seconds))
@@ -45,7 +45,7 @@ func TestFullNonces(t *testing.T) {
 	now := time.UnixMilli(1700000000000)
 	for i := range 30 {
 		at := now.Add(time.Duration(i/5) * time.Second)
-		if got := n.take(fmt.Sprint(i), at.UnixMilli(), at); got != "" {
+		if got := n.add(fmt.Sprint(i), at.UnixMilli(), at); got != "" {
 			t.Fatalf("%d: %s", i, got)
 		}
 		if n.count > 10 {
@@ -54,11 +54,11 @@ func TestFullNonces(t *testing.T) {
 	}
 	for i := range 30 {
 		at := now.Add(time.Duration(i/5) * time.Second)
-		if got := n.take(fmt.Sprint(i), at.UnixMilli(), now.Add(6*time.Second)); got == "" {
+		if got := n.add(fmt.Sprint(i), at.UnixMilli(), now.Add(6*time.Second)); got == "" {
 			t.Fatalf("%d is taken twice", i)
 		}
 	}
-	if got := n.take("new", now.Add(6*time.Second).UnixMilli(), now.Add(6*time.Second)); got != "" {
+	if got := n.add("new", now.Add(6*time.Second).UnixMilli(), now.Add(6*time.Second)); got != "" {
 		t.Errorf("a new one: %s", got)
 	}
 }

@@ -63,7 +63,7 @@ type Peers struct {
 	fresh    http.RoundTripper // a new connection for each request
 	idle     []*http.Transport // to close
 	counts   counts
-	looked   chan struct{} // closed after the first lookup
+	lookedUp chan struct{} // closed after the first lookup
 	draining atomic.Bool
 
 	list atomic.Pointer[list]
@@ -103,7 +103,7 @@ func New(o Options) (*Peers, error) {
 	}
 	p := &Peers{
 		service: o.Service, resolver: o.DNS, secret: key, nonces: newNonces(noncesLimit), log: o.Log, version: version, counts: newCounts(),
-		looked: make(chan struct{}),
+		lookedUp: make(chan struct{}),
 	}
 	if p.resolver == nil {
 		p.resolver = net.DefaultResolver
@@ -114,8 +114,8 @@ func New(o Options) (*Peers, error) {
 	p.setTransports()
 	p.setMembers([]*member{p.self})
 	if o.Service == "" {
-		p.take(o.Members, nil)
-		close(p.looked)
+		p.updateMembers(o.Members, nil)
+		close(p.lookedUp)
 		return p, nil
 	}
 	p.spawn(p.refresh)
@@ -142,8 +142,8 @@ func (p *Peers) spawn(f func()) {
 	}
 }
 
-// Looked is closed once the members were looked up for the first time, with or without success.
-func (p *Peers) Looked() <-chan struct{} { return p.looked }
+// LookedUp is closed once the members were looked up for the first time, with or without success.
+func (p *Peers) LookedUp() <-chan struct{} { return p.lookedUp }
 
 func (p *Peers) members() []*member { return p.list.Load().all }
 

@@ -31,7 +31,7 @@ func serveProcess() {
 		os.Exit(0)
 	}()
 	for name == busyProcess {
-		_ = sign(testSecret, name)
+		_ = computeMAC(testSecret, name)
 	}
 	o := Options{Self: name, Members: []Member{}, Secret: os.Getenv("PEER_TEST_SECRET"), Log: quiet}
 	if dns := os.Getenv("PEER_TEST_DNS"); dns != "" {
@@ -46,7 +46,7 @@ func serveProcess() {
 		panic(err)
 	}
 	fmt.Println(l.Addr())
-	panic(http.Serve(l, p.Receive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	panic(http.Serve(l, p.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if wait, err := time.ParseDuration(r.URL.Query().Get("wait")); err == nil {
 			time.Sleep(wait)
 		}
@@ -125,7 +125,7 @@ func ask(t *testing.T, p *Peers, key string) string {
 			return <-answered
 		}
 		go func() {
-			resp, err := p.Do(ctx, r.Name, http.MethodGet, smallURI, nil, Call{Silent: func() { next <- struct{}{} }})
+			resp, err := p.Do(ctx, r.Name, http.MethodGet, smallURI, nil, CallOptions{Silent: func() { next <- struct{}{} }})
 			if err != nil {
 				next <- struct{}{}
 				return
@@ -180,7 +180,7 @@ func TestKilledProcess(t *testing.T) {
 		t.Errorf("it is out after %v", took)
 	}
 	again := startProcess(t, "b")
-	p.take([]Member{again.Member, c.Member}, nil)
+	p.updateMembers([]Member{again.Member, c.Member}, nil)
 	begun = time.Now()
 	eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
 	t.Logf("in again after %v", time.Since(begun))
@@ -227,7 +227,7 @@ func beside(t *testing.T, processes, goroutines int) func() {
 				case <-done:
 					return
 				default:
-					_ = sign(testSecret, "busy")
+					_ = computeMAC(testSecret, "busy")
 				}
 			}
 		})
@@ -286,7 +286,7 @@ func TestStoppedObserver(t *testing.T) {
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	resp, err := p.Do(ctx, "b", http.MethodGet, "/v2/a/manifests/1?wait=600ms", nil, Call{Silent: func() { t.Error("it is called silent") }})
+	resp, err := p.Do(ctx, "b", http.MethodGet, "/v2/a/manifests/1?wait=600ms", nil, CallOptions{Silent: func() { t.Error("it is called silent") }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +345,7 @@ func TestFiftyProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	<-p.Looked()
+	<-p.LookedUp()
 	if s := p.Stats(); s.Members != count+1 {
 		t.Fatalf("%+v", s)
 	}

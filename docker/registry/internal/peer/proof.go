@@ -67,7 +67,7 @@ func (p proof) String() string { return "v=" + p.version + ", body=" + p.body + 
 
 // parseProof returns what a proof's header says.
 func parseProof(header string) (proof, bool) {
-	given, ok := fields(header)
+	given, ok := parseFields(header)
 	p := proof{given["v"], given["body"], given["mac"]}
 	if !ok || len(given) != 3 || !isVersion(p.version) || !isHex(p.mac, sumLimit) || p.body != byDigest && !isHex(p.body, sumLimit) {
 		return proof{}, false
@@ -75,9 +75,9 @@ func parseProof(header string) (proof, bool) {
 	return p, true
 }
 
-// parts returns what the MAC of an answer covers. It has the name of the replica that answers: all have the same secret,
+// signedParts returns what the MAC of an answer covers. It has the name of the replica that answers: all have the same secret,
 // and one may have the address that another had.
-func (p proof) parts(by, nonce string, status int, header http.Header) []string {
+func (p proof) signedParts(by, nonce string, status int, header http.Header) []string {
 	parts := []string{"registry-cache-proof", p.version, by, nonce, strconv.Itoa(status), p.body}
 	return appendHeader(parts, header, signedAnswer)
 }
@@ -104,8 +104,8 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// hash returns the sha256 of a body, in hex.
-func hash(body []byte) string {
+// hashHex returns the sha256 of a body, in hex.
+func hashHex(body []byte) string {
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:])
 }

@@ -31,23 +31,23 @@ func TestProofCoversEverything(t *testing.T) {
 	p := proof{version: "1", body: byDigest}
 	seen := map[string]string{}
 	check := func(what string, parts []string) {
-		mac := sign(testSecret, parts...)
+		mac := computeMAC(testSecret, parts...)
 		if other, twice := seen[mac]; twice {
 			t.Errorf("%s and %s have the same MAC", what, other)
 		}
 		seen[mac] = what
 	}
-	check("nothing", p.parts("b", someNonce, 200, http.Header{}))
-	check("member", p.parts("c", someNonce, 200, http.Header{}))
-	check("nonce", p.parts("b", someSum[:32], 200, http.Header{}))
-	check("status", p.parts("b", someNonce, 206, http.Header{}))
-	check("version", proof{version: "2", body: byDigest}.parts("b", someNonce, 200, http.Header{}))
-	check("body", proof{version: "1", body: someSum}.parts("b", someNonce, 200, http.Header{}))
+	check("nothing", p.signedParts("b", someNonce, 200, http.Header{}))
+	check("member", p.signedParts("c", someNonce, 200, http.Header{}))
+	check("nonce", p.signedParts("b", someSum[:32], 200, http.Header{}))
+	check("status", p.signedParts("b", someNonce, 206, http.Header{}))
+	check("version", proof{version: "2", body: byDigest}.signedParts("b", someNonce, 200, http.Header{}))
+	check("body", proof{version: "1", body: someSum}.signedParts("b", someNonce, 200, http.Header{}))
 	for _, name := range signedAnswer {
 		if name != http.CanonicalHeaderKey(name) {
 			t.Errorf("%s is not how net/http spells it", name)
 		}
-		check(name, p.parts("b", someNonce, 200, http.Header{name: {"1"}}))
+		check(name, p.signedParts("b", someNonce, 200, http.Header{name: {"1"}}))
 	}
 }
 

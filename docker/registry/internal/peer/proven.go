@@ -13,9 +13,9 @@ import (
 // smallLimit is the most bytes of an answer that is kept in memory for its hash. The largest list has 16 MiB.
 const smallLimit = 17 << 20
 
-// proven is an answer that gets a proof. A blob passes; what is small is sent once it is whole: when the handler writes it
+// provenResponse is an answer that gets a proof. A blob passes; what is small is sent once it is whole: when the handler writes it
 // at once, or has returned.
-type proven struct {
+type provenResponse struct {
 	http.ResponseWriter
 	head    bool
 	uri, by string
@@ -30,7 +30,7 @@ type proven struct {
 }
 
 // WriteHeader begins the answer.
-func (w *proven) WriteHeader(status int) {
+func (w *provenResponse) WriteHeader(status int) {
 	switch {
 	case status < http.StatusOK:
 		w.ResponseWriter.WriteHeader(status)
@@ -42,7 +42,7 @@ func (w *proven) WriteHeader(status int) {
 	if w.stream = isStream(w.uri, status); !w.stream {
 		return
 	}
-	w.prove(byDigest)
+	w.addProof(byDigest)
 	w.ResponseWriter.WriteHeader(status)
 	if w.Header().Get("Content-Length") == "" && !w.head {
 		w.Flush() // or net/http would add the length of a short body, which the proof does not cover
@@ -50,7 +50,7 @@ func (w *proven) WriteHeader(status int) {
 }
 
 // Write sends a part of a blob, or keeps one of something small.
-func (w *proven) Write(b []byte) (int, error) {
+func (w *provenResponse) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	switch {
 	case w.head, w.sent:
@@ -67,7 +67,7 @@ func (w *proven) Write(b []byte) (int, error) {
 }
 
 // ReadFrom lets files be sent without a copy.
-func (w *proven) ReadFrom(r io.Reader) (int64, error) {
+func (w *provenResponse) ReadFrom(r io.Reader) (int64, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	if to, ok := w.ResponseWriter.(io.ReaderFrom); ok && w.stream && !w.head {
 		return to.ReadFrom(r)
@@ -76,17 +76,17 @@ func (w *proven) ReadFrom(r io.Reader) (int64, error) {
 }
 
 // Flush sends what was written of a blob.
-func (w *proven) Flush() {
+func (w *provenResponse) Flush() {
 	if w.stream {
 		_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
 	}
 }
 
 // Unwrap is for http.ResponseController.
-func (w *proven) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *provenResponse) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // finish sends a small answer. It is not called after a panic, so that what was not finished has no proof.
-func (w *proven) finish(r *http.Request) {
+func (w *provenResponse) finish(r *http.Request) {
 	if w.status == 0 || w.stream || w.sent {
 		return
 	}
@@ -99,7 +99,7 @@ func (w *proven) finish(r *http.Request) {
 }
 
 // send sends a small answer whose body is whole.
-func (w *proven) send(body []byte) {
+func (w *provenResponse) send(body []byte) {
 	w.sent = true
 	h := w.Header()
 	switch {
@@ -110,20 +110,20 @@ func (w *proven) send(body []byte) {
 	case !w.head:
 		h.Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	w.prove(hash(body))
+	w.addProof(hashHex(body))
 	w.ResponseWriter.WriteHeader(w.status)
 	if len(body) > 0 {
 		_, _ = w.ResponseWriter.Write(body) // the caller has gone: nobody is left to hear of it
 	}
 }
 
-// prove adds the proof to the header.
-func (w *proven) prove(body string) {
+// addProof adds the proof to the header.
+func (w *provenResponse) addProof(body string) {
 	h := w.Header()
 	if h.Get("Content-Type") == "" {
 		h["Content-Type"] = nil // or net/http would guess one
 	}
 	p := proof{version: w.hop.version, body: body}
-	p.mac = sign(w.key, p.parts(w.by, w.hop.nonce, w.status, h)...)
+	p.mac = computeMAC(w.key, p.signedParts(w.by, w.hop.nonce, w.status, h)...)
 	h.Set(proofHeader, p.String())
 }

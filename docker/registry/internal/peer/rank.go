@@ -55,7 +55,7 @@ func (p *Peers) Rank(key string) []Rank {
 	})
 	ranks := make([]Rank, len(all))
 	for i, s := range all {
-		ranks[i] = Rank{Name: s.m.name, Self: s.m == p.self, Suspect: s.m.state() == Suspect, Leaving: s.m.leaving()}
+		ranks[i] = Rank{Name: s.m.name, Self: s.m == p.self, Suspect: s.m.state() == Suspect, Leaving: s.m.isLeaving()}
 	}
 	return ranks
 }

@@ -125,9 +125,9 @@ func TestFewKeysMove(t *testing.T) {
 
 func TestRankLeavesOutWhatIsOut(t *testing.T) {
 	p := cluster(t, 3)
-	p.find("registry-cache-1").unreachable("test")
-	p.find("registry-cache-2").suspect(0, "test")
-	p.self.unreachable("never")
+	p.find("registry-cache-1").markOut("test")
+	p.find("registry-cache-2").markSuspect(0, "test")
+	p.self.markOut("never")
 	for _, key := range keys(20) {
 		ranks := p.Rank(key)
 		if len(ranks) != 2 {

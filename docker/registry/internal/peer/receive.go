@@ -22,19 +22,19 @@ type Hop struct {
 	Out       bool // the sender finds the upstream out
 }
 
-// From returns the hop that a request is, false if a client has sent it. A handler must not send a hop to other replicas.
-func From(ctx context.Context) (Hop, bool) {
+// FromContext returns the hop that a request is, false if a client has sent it. A handler must not send a hop to other replicas.
+func FromContext(ctx context.Context) (Hop, bool) {
 	h, ok := ctx.Value(hopKey{}).(Hop)
 	return h, ok
 }
 
-// Receive returns a handler that passes verified hops on, and adds to each answer its proof. What the handler sees of the
+// Handler returns a handler that passes verified hops on, and adds to each answer its proof. What the handler sees of the
 // request is what its MAC covers.
-func (p *Peers) Receive(next http.Handler) http.Handler {
+func (p *Peers) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, key, reason := p.verify(r)
 		if key != "" {
-			answer := &proven{ResponseWriter: w, head: r.Method == http.MethodHead, uri: r.RequestURI, by: p.self.name, hop: h, key: key}
+			answer := &provenResponse{ResponseWriter: w, head: r.Method == http.MethodHead, uri: r.RequestURI, by: p.self.name, hop: h, key: key}
 			p.answer(answer, r, h, reason, next)
 			answer.finish(r)
 			return
@@ -58,7 +58,7 @@ func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Rea
 	}
 	p.counts.received.Add(1)
 	r = r.WithContext(context.WithValue(r.Context(), hopKey{}, Hop{h.from, h.store, h.out}))
-	r.Header = only(r.Header, signedRequest)
+	r.Header = selectHeaders(r.Header, signedRequest)
 	next.ServeHTTP(w, r)
 }
 
@@ -79,16 +79,16 @@ func (p *Peers) verify(r *http.Request) (h hop, key string, reason Reason) {
 	case reason != "":
 		return hop{}, "", reason
 	}
-	key, ok := signed(keys, h.mac, h.parts(r.Method, r.RequestURI, r.Header)...)
+	key, ok := verifyMAC(keys, h.mac, h.signedParts(r.Method, r.RequestURI, r.Header)...)
 	switch {
 	case !ok:
 		return hop{}, "", WrongMAC
 	case h.to != p.self.name:
 		return h, key, WrongMember
 	}
-	if reason = p.nonces.take(h.nonce, h.time, time.Now()); reason == "" {
+	if reason = p.nonces.add(h.nonce, h.time, time.Now()); reason == "" {
 		if m := p.find(h.from); m != nil {
-			m.spoke()
+			m.noteHop()
 		}
 	}
 	return h, key, reason
@@ -104,14 +104,14 @@ func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
 	}
 	w.Header().Set(refusalHeader, string(reason))
 	if reason == Draining {
-		server.WriteError(w, r, http.StatusServiceUnavailable, codes[reason], "this replica is shutting down")
+		server.WriteError(w, r, http.StatusServiceUnavailable, errorCodes[reason], "this replica is shutting down")
 		return
 	}
-	server.WriteError(w, r, http.StatusUnauthorized, codes[reason], "this port is for the other replicas")
+	server.WriteError(w, r, http.StatusUnauthorized, errorCodes[reason], "this port is for the other replicas")
 }
 
-// codes are those of error bodies.
-var codes = map[Reason]string{
+// errorCodes are those of error bodies.
+var errorCodes = map[Reason]string{
 	Missing: "HOP_MISSING", Malformed: "HOP_MALFORMED", WrongMAC: "HOP_WRONG_MAC", WrongMember: "HOP_WRONG_MEMBER", Time: "HOP_TIME",
 	Replayed: "HOP_REPLAYED", Draining: "HOP_DRAINING",
 }

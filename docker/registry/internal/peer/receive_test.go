@@ -18,7 +18,7 @@ func signedHop(key string, change func(*hop)) *http.Request {
 	if change != nil {
 		change(&h)
 	}
-	h.mac = sign(key, h.parts(r.Method, r.RequestURI, r.Header)...)
+	h.mac = computeMAC(key, h.signedParts(r.Method, r.RequestURI, r.Header)...)
 	r.Header.Set(hopHeader, h.String())
 	return r
 }
@@ -26,7 +26,7 @@ func signedHop(key string, change func(*hop)) *http.Request {
 func TestRefusals(t *testing.T) {
 	b := newPeers(t, "b")
 	passed := 0
-	handler := b.Receive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	handler := b.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		passed++
 		w.WriteHeader(http.StatusOK)
 	}))
@@ -70,7 +70,7 @@ func TestRefusals(t *testing.T) {
 		case Version:
 			status = http.StatusHTTPVersionNotSupported
 		default:
-			if want := fmt.Sprintf("%q", codes[c.reason]); !strings.Contains(w.Body.String(), want) && c.r.Method != http.MethodHead {
+			if want := fmt.Sprintf("%q", errorCodes[c.reason]); !strings.Contains(w.Body.String(), want) && c.r.Method != http.MethodHead {
 				t.Errorf("%s: %s, without the code %s", c.what, w.Body, want)
 			}
 		}
@@ -95,14 +95,14 @@ func TestNoProofAfterPanic(t *testing.T) {
 			t.Errorf("%v %s", w.Header(), w.Body)
 		}
 	}()
-	b.Receive(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	b.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("half"))
 		panic(http.ErrAbortHandler)
 	})).ServeHTTP(w, signedHop(testSecret, nil))
 }
 
 func TestClientsAreNoHops(t *testing.T) {
-	if hop, ok := From(t.Context()); ok {
+	if hop, ok := FromContext(t.Context()); ok {
 		t.Errorf("%v", hop)
 	}
 }
@@ -110,10 +110,10 @@ func TestClientsAreNoHops(t *testing.T) {
 // TestHopOfOneThatIsOut is probed at once.
 func TestHopOfOneThatIsOut(t *testing.T) {
 	a := newPeers(t, "a")
-	b := newPeers(t, "b", Member{"a", serve(t, a.Receive(small))})
-	b.find("a").unreachable("test")
+	b := newPeers(t, "b", Member{"a", serve(t, a.Handler(small))})
+	b.find("a").markOut("test")
 	begun := time.Now()
-	b.Receive(small).ServeHTTP(httptest.NewRecorder(), signedHop(testSecret, nil))
+	b.Handler(small).ServeHTTP(httptest.NewRecorder(), signedHop(testSecret, nil))
 	eventually(t, "it is in", func() bool { return b.Stats().Out == 0 })
 	if took := time.Since(begun); took > probeEvery*4/5 {
 		t.Errorf("after %v", took)

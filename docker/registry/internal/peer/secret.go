@@ -18,8 +18,8 @@ const (
 	// secretMin and secretMax are how many bytes a secret may have.
 	secretMin = 16
 	secretMax = 1024
-	// secretLook is how long a version of the file is used unread.
-	secretLook = time.Second
+	// recheckAfter is how long a version of the file is used unread.
+	recheckAfter = time.Second
 )
 
 // secret is the file with what the replicas share. It is read again by its content: two versions of one clock tick have
@@ -38,7 +38,7 @@ type secret struct {
 
 // openSecret returns the secret of a file that is usable now.
 func openSecret(path string, log *slog.Logger) (*secret, error) {
-	s := &secret{path: path, log: log, next: time.Now().Add(secretLook)}
+	s := &secret{path: path, log: log, next: time.Now().Add(recheckAfter)}
 	content, err := readSecret(path)
 	if err != nil {
 		return nil, fmt.Errorf("secret of the peers, file %s: %w", path, err)
@@ -57,15 +57,15 @@ func openSecret(path string, log *slog.Logger) (*secret, error) {
 func (s *secret) get() []string {
 	if s.mu.TryLock() { // else another request looks
 		if now := time.Now(); !now.Before(s.next) {
-			s.next = now.Add(secretLook)
-			s.look()
+			s.next = now.Add(recheckAfter)
+			s.reload()
 		}
 		s.mu.Unlock()
 	}
 	return *s.keys.Load()
 }
 
-func (s *secret) look() {
+func (s *secret) reload() {
 	content, err := readSecret(s.path)
 	state := content
 	if err != nil {
@@ -92,24 +92,24 @@ func (s *secret) look() {
 func readSecret(path string) (string, error) {
 	// Opening a named pipe would block.
 	if info, err := os.Stat(path); err != nil {
-		return "", unreadable(err)
+		return "", readError(err)
 	} else if !info.Mode().IsRegular() {
 		return "", errors.New("is not a regular file; name a file with one line, for example of: openssl rand -hex 32")
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return "", unreadable(err)
+		return "", readError(err)
 	}
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, 2*secretMax+8))
 	if err != nil {
-		return "", unreadable(err)
+		return "", readError(err)
 	}
 	return string(content), nil
 }
 
-// unreadable returns the reason without the path, which the caller names.
-func unreadable(err error) error {
+// readError returns the reason without the path, which the caller names.
+func readError(err error) error {
 	if p, ok := errors.AsType[*os.PathError](err); ok {
 		err = p.Err
 	}

@@ -28,17 +28,17 @@ func TestSecretIsReadAgain(t *testing.T) {
 		if got := s.get(); !slices.Equal(got, []string{testSecret}) {
 			t.Errorf("read again within a second: %d keys", len(got))
 		}
-		time.Sleep(secretLook)
+		time.Sleep(recheckAfter)
 		if got := s.get(); !slices.Equal(got, []string{other, testSecret}) {
 			t.Errorf("not read again: %q", got)
 		}
 		for _, bad := range []string{"", "short", "\n\n"} {
 			write(bad)
-			time.Sleep(secretLook)
+			time.Sleep(recheckAfter)
 			if got := s.get(); len(got) != 2 {
 				t.Errorf("%q is taken", bad)
 			}
-			time.Sleep(secretLook)
+			time.Sleep(recheckAfter)
 			s.get()
 		}
 		if n := s.failures.Load(); n != 3 {
@@ -47,7 +47,7 @@ func TestSecretIsReadAgain(t *testing.T) {
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(secretLook)
+		time.Sleep(recheckAfter)
 		if got := s.get(); len(got) != 2 || s.failures.Load() != 4 {
 			t.Errorf("%d keys, %d failures", len(got), s.failures.Load())
 		}

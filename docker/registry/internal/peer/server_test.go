@@ -33,7 +33,7 @@ func TestBehindTheServer(t *testing.T) {
 	s, err := server.New(server.Options{
 		Checker: everybody{}, Log: quiet,
 		Limits: server.Limits{HeaderBytes: 32 << 10, HeaderTimeout: patience, IdleTimeout: time.Minute, SendTimeout: patience, UnauthenticatedConnections: 8},
-		Handler: b.Receive(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Handler: b.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.RawQuery {
 			case "panic":
 				panic("a test")
@@ -55,7 +55,7 @@ func TestBehindTheServer(t *testing.T) {
 	go func() { ended <- s.Run(ctx, l) }()
 	a := newPeers(t, "a", Member{"b", l.Addr().String()})
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
-		resp, err := a.Do(t.Context(), "b", method, blobURI, nil, Call{})
+		resp, err := a.Do(t.Context(), "b", method, blobURI, nil, CallOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

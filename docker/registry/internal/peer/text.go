@@ -21,8 +21,8 @@ const (
 	sumLimit = 2 * sha256.Size
 )
 
-// sign returns the MAC of a text. Each part is preceded by its length, so that no two texts have the same bytes.
-func sign(key string, parts ...string) string {
+// computeMAC returns the MAC of a text. Each part is preceded by its length, so that no two texts have the same bytes.
+func computeMAC(key string, parts ...string) string {
 	mac := hmac.New(sha256.New, []byte(key))
 	buffer := make([]byte, 0, 512)
 	for _, part := range parts {
@@ -34,19 +34,19 @@ func sign(key string, parts ...string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// signed returns which of the keys has made a MAC, false if none has. It takes as long for a wrong MAC as for a right one.
-func signed(keys []string, mac string, parts ...string) (string, bool) {
+// verifyMAC returns which of the keys has made a MAC, false if none has. It takes as long for a wrong MAC as for a right one.
+func verifyMAC(keys []string, mac string, parts ...string) (string, bool) {
 	by, found := "", false
 	for _, key := range keys {
-		if hmac.Equal([]byte(sign(key, parts...)), []byte(mac)) {
+		if hmac.Equal([]byte(computeMAC(key, parts...)), []byte(mac)) {
 			by, found = key, true
 		}
 	}
 	return by, found
 }
 
-// fields returns the values of a header such as "v=1, mac=00". Each key is given once, and no value is empty.
-func fields(header string) (map[string]string, bool) {
+// parseFields returns the values of a header such as "v=1, mac=00". Each key is given once, and no value is empty.
+func parseFields(header string) (map[string]string, bool) {
 	if len(header) > headerLimit {
 		return nil, false
 	}

@@ -11,7 +11,7 @@ import (
 // A watch notices that bytes of an exchange are missing. Its nil watches nothing.
 type watch struct {
 	x     *exchange
-	isDue atomic.Bool // bytes are waited for
+	armed atomic.Bool // bytes are waited for
 	moved atomic.Bool // since the last step
 
 	mu      sync.Mutex
@@ -19,30 +19,30 @@ type watch struct {
 	timer   *time.Timer
 
 	// Of the steps only:
-	silence span
+	silence stepClock
 	next    time.Duration // of silence, at which the member is suspect again
 }
 
 func newWatch(x *exchange) *watch {
-	w := &watch{x: x, silence: spanFrom(0), next: suspectAfter}
+	w := &watch{x: x, silence: newStepClock(0), next: suspectAfter}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.timer = time.AfterFunc(step, w.step)
+	w.timer = time.AfterFunc(step, w.tick)
 	return w
 }
 
-// due notes that bytes are waited for from now on.
-func (w *watch) due() {
+// arm notes that bytes are waited for from now on.
+func (w *watch) arm() {
 	if w != nil {
 		w.moved.Store(true)
-		w.isDue.Store(true)
+		w.armed.Store(true)
 	}
 }
 
-// got notes that some came, or that none are waited for: a caller that does not read is not the member's fault.
-func (w *watch) got() {
+// disarm notes that some came, or that none are waited for: a caller that does not read is not the member's fault.
+func (w *watch) disarm() {
 	if w != nil {
-		w.isDue.Store(false)
+		w.armed.Store(false)
 	}
 }
 
@@ -56,18 +56,18 @@ func (w *watch) stop() {
 	w.timer.Stop()
 }
 
-// step counts the silence.
-func (w *watch) step() {
+// tick counts the silence.
+func (w *watch) tick() {
 	switch {
-	case !w.isDue.Load() || w.moved.Swap(false):
-		w.silence, w.next = spanFrom(0), suspectAfter
-	case !w.silence.passed(w.next):
-	case w.x.arrived(): // this process is starved
-		w.silence, w.next = spanFrom(0), suspectAfter
+	case !w.armed.Load() || w.moved.Swap(false):
+		w.silence, w.next = newStepClock(0), suspectAfter
+	case !w.silence.tick(w.next):
+	case w.x.hasUnread(): // this process is starved
+		w.silence, w.next = newStepClock(0), suspectAfter
 	default:
 		first := w.next == suspectAfter
 		w.next += suspectAfter // one that answers its probe now may be gone then
-		w.x.m.suspect(suspectAfter, "it is silent")
+		w.x.m.markSuspect(suspectAfter, "it is silent")
 		if told := w.x.silent; told != nil && first {
 			told()
 		}

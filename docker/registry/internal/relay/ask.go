@@ -37,7 +37,7 @@ type ask struct {
 }
 
 // do asks a member. The answer must be closed. The error is that of Peers.Do, or errSilent.
-func do(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.Call) (*ask, error) {
+func do(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.CallOptions) (*ask, error) {
 	a := &ask{peers: peers, name: name}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	if call.Reserve == nil {
@@ -61,7 +61,7 @@ func do(ctx context.Context, peers Peers, name, uri string, header http.Header, 
 }
 
 // ask asks a member. Meanwhile this replica looks whether the upstream is out, unless that is soon known.
-func (r *Relay) ask(ctx context.Context, name string, q route.Request, header http.Header, call peer.Call) (*ask, error) {
+func (r *Relay) ask(ctx context.Context, name string, q route.Request, header http.Header, call peer.CallOptions) (*ask, error) {
 	if call.Out = r.opts.Health.WasOut(); !call.StoreOnly {
 		after, begun := doubtAfter, time.Now()
 		if call.Out {

@@ -12,7 +12,7 @@ import (
 )
 
 // waits returns a member that does not answer until its request ends, and says that it is silent.
-func waits(ctx context.Context, _ http.Header, c peer.Call) (*http.Response, error) {
+func waits(ctx context.Context, _ http.Header, c peer.CallOptions) (*http.Response, error) {
 	c.Silent()
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
@@ -30,7 +30,7 @@ func TestSilentOwner(t *testing.T) {
 		t.Errorf("given up after %v", took)
 	}
 	slow := newReplica(t, "b", "c", "self")
-	slow.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	slow.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		c.Silent()
 		time.Sleep(2 * patience)
 		return content(slow.blob, 1<<20)(ctx, h, c)
@@ -45,7 +45,7 @@ func TestSilentOwner(t *testing.T) {
 func TestLargeError(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["c"] = content(r.blob, 1<<20)
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if c.Reserve == nil {
 			return status(http.StatusNotFound, "BLOB_UNKNOWN")(ctx, h, c)
 		}

@@ -114,7 +114,7 @@ func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 
 // from lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
 func (r *Relay) from(ctx context.Context, name string, q route.Request, g *store.Growing) error {
-	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.Call{})
+	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.CallOptions{})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func TestGoesOn(t *testing.T) {
 	r.does["d"] = content(r.blob, 1<<20)
 	first := true
 	whole := r.does["b"]
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if first {
 			first = false
 			return whole(ctx, h, c)
@@ -56,7 +56,7 @@ func TestGoesOn(t *testing.T) {
 func TestSelfGoesOn(t *testing.T) {
 	r := newReplica(t, "b", "self")
 	broken := content(r.blob, 1000)
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if h.Get("Range") != "" || c.StoreOnly {
 			return nil, gone("b")
 		}
@@ -70,7 +70,7 @@ func TestSelfGoesOn(t *testing.T) {
 	r.does["b"], r.fails = broken, &route.Refusal{Status: 502, Code: "UNAVAILABLE"}
 	other := randomBytes(1 << 20)
 	r.blob = other
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if h.Get("Range") != "" || c.StoreOnly {
 			return nil, gone("b")
 		}
@@ -115,7 +115,7 @@ func TestRefusal(t *testing.T) {
 // TestSilentUpstream believes a member that finds the upstream silent if this replica finds it out, too, and has looked while it
 // waited.
 func TestSilentUpstream(t *testing.T) {
-	silent := func(_ context.Context, _ http.Header, c peer.Call) (*http.Response, error) {
+	silent := func(_ context.Context, _ http.Header, c peer.CallOptions) (*http.Response, error) {
 		if !c.Out {
 			time.Sleep(time.Second)
 		}
@@ -197,14 +197,14 @@ func TestWrongBytes(t *testing.T) {
 // TestOtherSize has a second member that knows another size.
 func TestOtherSize(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
-	r.does["c"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["c"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if c.StoreOnly {
 			return nil, gone("c")
 		}
 		return content(append(bytes.Clone(r.blob), 1), 1<<21)(ctx, h, c)
 	}
 	calls := 0
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if calls++; calls > 1 {
 			return nil, gone("b")
 		}
@@ -250,7 +250,7 @@ func TestEndsEarlyWithoutSize(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["c"] = content(r.blob, 1<<20)
 	first := true
-	r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if first {
 			first = false
 			return content(r.blob, 1000)(ctx, h, c)
@@ -267,7 +267,7 @@ func TestPartsOfWrongBytes(t *testing.T) {
 		r := newReplica(t, "b", rest, "d")
 		bad := bytes.Clone(r.blob)
 		bad[10] ^= 1
-		r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 			if h.Get("Range") != "" || c.StoreOnly {
 				return nil, gone("b")
 			}

@@ -46,7 +46,7 @@ type members struct {
 	state map[string]peer.State
 	leave map[string]bool
 	// does is what a member does, by its name.
-	does map[string]func(ctx context.Context, header http.Header, c peer.Call) (*http.Response, error)
+	does map[string]func(ctx context.Context, header http.Header, c peer.CallOptions) (*http.Response, error)
 }
 
 func (m *members) Rank(string) (ranks []peer.Rank) {
@@ -72,7 +72,7 @@ func (m *members) set(name string, s peer.State) {
 	m.state[name] = s
 }
 
-func (m *members) Do(ctx context.Context, name, _, _ string, header http.Header, c peer.Call) (*http.Response, error) {
+func (m *members) Do(ctx context.Context, name, _, _ string, header http.Header, c peer.CallOptions) (*http.Response, error) {
 	what := name
 	if c.StoreOnly {
 		what += "!"
@@ -117,8 +117,8 @@ func (c cut) Read(b []byte) (int, error) {
 }
 
 // content answers with what is asked for of some bytes, of which at most so many come.
-func content(b []byte, most int) func(context.Context, http.Header, peer.Call) (*http.Response, error) {
-	return func(_ context.Context, header http.Header, _ peer.Call) (*http.Response, error) {
+func content(b []byte, most int) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
+	return func(_ context.Context, header http.Header, _ peer.CallOptions) (*http.Response, error) {
 		at, resp := 0, &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: int64(len(b))}
 		if of := header.Get("Range"); of != "" {
 			if _, err := fmt.Sscanf(of, "bytes=%d-", &at); err != nil {
@@ -137,8 +137,8 @@ func content(b []byte, most int) func(context.Context, http.Header, peer.Call) (
 }
 
 // status answers with an error.
-func status(n int, code string) func(context.Context, http.Header, peer.Call) (*http.Response, error) {
-	return func(context.Context, http.Header, peer.Call) (*http.Response, error) {
+func status(n int, code string) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
+	return func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 		body := fmt.Sprintf(`{"errors":[{"code":%q,"message":"m"}]}`, code)
 		header := http.Header{}
 		peer.SetAge(header, time.Second, false)
@@ -201,7 +201,7 @@ func newReplica(t *testing.T, order ...string) *replica {
 	}
 	r := &replica{t: t, part: part, blob: randomBytes(1 << 20), members: &members{
 		order: order, state: map[string]peer.State{}, leave: map[string]bool{},
-		does: map[string]func(context.Context, http.Header, peer.Call) (*http.Response, error){},
+		does: map[string]func(context.Context, http.Header, peer.CallOptions) (*http.Response, error){},
 	}}
 	r.Relay = New(Options{Peers: r.members, Health: &r.health, Upstream: "one.example", Share: true, Store: part, Log: log})
 	upstream := fetcher(func(_ context.Context, q route.Request, g *store.Growing) error {

@@ -64,7 +64,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	if accept != "" {
 		header.Set("Accept", accept)
 	}
-	a, err := r.ask(ctx, name, q, header, peer.Call{StoreOnly: stored, Reserve: manifest.Reserve})
+	a, err := r.ask(ctx, name, q, header, peer.CallOptions{StoreOnly: stored, Reserve: manifest.Reserve})
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +127,7 @@ func (r *Relay) alert(q route.Request) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), storedPatience)
 			defer cancel()
-			if a, err := r.ask(ctx, name, q, nil, peer.Call{StoreOnly: true}); err == nil {
+			if a, err := r.ask(ctx, name, q, nil, peer.CallOptions{StoreOnly: true}); err == nil {
 				a.Close()
 			}
 		}()

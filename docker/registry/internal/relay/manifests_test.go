@@ -23,8 +23,8 @@ var (
 )
 
 // says answers with a manifest of an age.
-func says(body string, age time.Duration, stale bool) func(context.Context, http.Header, peer.Call) (*http.Response, error) {
-	return func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+func says(body string, age time.Duration, stale bool) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
+	return func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		resp, err := content([]byte(body), len(body))(ctx, h, c)
 		peer.SetAge(resp.Header, age, stale)
 		peer.SetStored(resp.Header)
@@ -57,7 +57,7 @@ func TestAsk(t *testing.T) {
 		t.Errorf("%+v, %v", a, err)
 	}
 	full := errors.New("full")
-	r.does["b"] = func(context.Context, http.Header, peer.Call) (*http.Response, error) { return nil, full }
+	r.does["b"] = func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) { return nil, full }
 	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, full) || r.seen() != "b" {
 		t.Errorf("without room: %v", err)
 	}
@@ -112,7 +112,7 @@ func TestWrongManifest(t *testing.T) {
 	})
 	for _, q := range []route.Request{right, tag} {
 		r := newReplica(t, "b", "c", "self")
-		r.does["b"] = func(ctx context.Context, h http.Header, c peer.Call) (*http.Response, error) {
+		r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 			resp, err := says("wrong", 0, false)(ctx, h, c)
 			resp.Header.Set("Docker-Content-Digest", right.Digest.String())
 			return resp, err

@@ -58,7 +58,7 @@ const (
 type Peers interface {
 	Rank(key string) []peer.Rank
 	State(name string) peer.State
-	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.Call) (*http.Response, error)
+	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.CallOptions) (*http.Response, error)
 }
 
 // Health is what this replica knows of the upstream. *upstream.Upstream is one.

@@ -25,7 +25,7 @@ func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &stored{r, next}
 // Fetch asks the others, then next, which goes on where the others stopped.
 func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	r := s.relay
-	name, a := r.first(ctx, q, nil, peer.Call{StoreOnly: true})
+	name, a := r.first(ctx, q, nil, peer.CallOptions{StoreOnly: true})
 	if a == nil {
 		return s.next.Fetch(ctx, q, g)
 	}
@@ -51,7 +51,7 @@ func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 
 // first asks some others at once for what they have stored, and returns who answered first that it has it. The answer is nil
 // if nobody has in time.
-func (r *Relay) first(ctx context.Context, q route.Request, header http.Header, call peer.Call) (string, *ask) {
+func (r *Relay) first(ctx context.Context, q route.Request, header http.Header, call peer.CallOptions) (string, *ask) {
 	names := r.others(q)
 	if len(names) == 0 {
 		return "", nil

@@ -33,7 +33,7 @@ func (r *replica) get() (status int, body []byte) {
 func TestStoredElsewhere(t *testing.T) {
 	none := status(http.StatusNotFound, "BLOB_UNKNOWN")
 	for name, test := range map[string]struct {
-		b, c func(context.Context, http.Header, peer.Call) (*http.Response, error)
+		b, c func(context.Context, http.Header, peer.CallOptions) (*http.Response, error)
 		own  int
 	}{
 		"the second has it": {none, nil, 0},
@@ -76,7 +76,7 @@ func TestStoredStops(t *testing.T) {
 		t.Skip("it takes some seconds")
 	}
 	r := newReplica(t, "self", "b")
-	r.does["b"] = func(ctx context.Context, _ http.Header, _ peer.Call) (*http.Response, error) {
+	r.does["b"] = func(ctx context.Context, _ http.Header, _ peer.CallOptions) (*http.Response, error) {
 		body := io.MultiReader(bytes.NewReader(r.blob[:1000]), hangs{ctx})
 		return &http.Response{StatusCode: http.StatusOK, ContentLength: int64(len(r.blob)), Body: io.NopCloser(body)}, nil
 	}
