@@ -26,17 +26,17 @@ func TestSilentOwner(t *testing.T) {
 	begun := time.Now()
 	state, err := r.fetch(r.Relay)
 	r.want("silent", state, err, true, "b, c")
-	if took := time.Since(begun); took < patience || took > 10*patience {
+	if took := time.Since(begun); took < suspectPatience || took > 10*suspectPatience {
 		t.Errorf("given up after %v", took)
 	}
 	slow := newReplica(t, "b", "c", "self")
 	slow.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		c.Silent()
-		time.Sleep(2 * patience)
+		time.Sleep(2 * suspectPatience)
 		return content(slow.blob, 1<<20)(ctx, h, c)
 	}
 	slow.set("b", peer.Suspect)
-	time.AfterFunc(patience/2, func() { slow.set("b", peer.In) })
+	time.AfterFunc(suspectPatience/2, func() { slow.set("b", peer.In) })
 	state, err = slow.fetch(slow.Relay)
 	slow.want("slow", state, err, true, "b")
 }

@@ -24,8 +24,8 @@ import (
 const (
 	// copySize is how many bytes of a blob are copied at a time.
 	copySize = 128 << 10
-	// attempts is how often other members are asked for a blob, those that brought a part included.
-	attempts = 16
+	// maxAttempts is how often other members are asked for a blob, those that brought a part included.
+	maxAttempts = 16
 	// errorLimit is how many bytes of an error are read.
 	errorLimit = 4 << 10
 )
@@ -43,34 +43,34 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	tried, triedSelf := map[string]bool{}, r.own.FailedRecently(q)
 	last := fill.ErrNext
 	var parts []string // who brought some
-	for range attempts {
-		name, self := r.turn(q, tried, triedSelf)
+	for range maxAttempts {
+		name, self := r.nextOwner(q, tried, triedSelf)
 		before, begun := g.Written(), time.Now()
 		switch {
 		case self && before == 0:
 			return fill.ErrNext
 		case self:
 			triedSelf = true
-			last = r.fromSelf(ctx, q, g)
+			last = r.fetchSelf(ctx, q, g)
 		case name == "":
 			if before == 0 {
 				return fill.ErrNext
 			}
 			return last
 		default:
-			last = r.from(ctx, name, q, g)
+			last = r.fetchFrom(ctx, name, q, g)
 		}
 		state, cause := g.State()
 		if !self && (g.Written() > before || isWrong(cause)) && !slices.Contains(parts, name) {
 			parts = append(parts, name)
 		}
-		var refused *refusal
+		var refused *peerError
 		switch {
 		case state == store.Whole:
 			r.keep(q, g, !self)
 			return nil
 		case isWrong(cause):
-			r.sentWrong(q, parts, cause)
+			r.denySenders(q, parts, cause)
 			return fill.ErrNext // those who come next are served by others
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -93,11 +93,11 @@ func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// sentWrong notes that members sent parts of what does not have the digest. Which part was wrong is not known, and one that
+// denySenders notes that members sent parts of what does not have the digest. Which part was wrong is not known, and one that
 // were asked for it again could send it again.
-func (r *Relay) sentWrong(q route.Request, names []string, err error) {
+func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	for _, name := range names {
-		r.wrong.add(r.key(q), name)
+		r.denied.add(r.key(q), name)
 	}
 	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "path", q.Path(), "error", err)
 }
@@ -112,14 +112,14 @@ func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 	}
 }
 
-// from lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
-func (r *Relay) from(ctx context.Context, name string, q route.Request, g *store.Growing) error {
+// fetchFrom lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
+func (r *Relay) fetchFrom(ctx context.Context, name string, q route.Request, g *store.Growing) error {
 	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.CallOptions{})
 	if err != nil {
 		return err
 	}
 	defer a.Close()
-	return r.take(ctx, a, g)
+	return r.copyBody(ctx, a, g)
 }
 
 // rangeFrom returns the header for what is missing.
@@ -130,9 +130,9 @@ func rangeFrom(g *store.Growing) http.Header {
 	return nil
 }
 
-// take writes an answer's bytes.
-func (r *Relay) take(ctx context.Context, a *ask, g *store.Growing) error {
-	at, size, err := begin(a.Response, g.Written())
+// copyBody writes an answer's bytes.
+func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) error {
+	at, size, err := parseStart(a.Response, g.Written())
 	if err != nil {
 		return err
 	}
@@ -168,8 +168,8 @@ func (r *Relay) take(ctx context.Context, a *ask, g *store.Growing) error {
 	}
 }
 
-// begin returns where an answer begins and how large the whole is, below 0 if that is not said.
-func begin(resp *http.Response, written int64) (at, size int64, err error) {
+// parseStart returns where an answer begins and how large the whole is, below 0 if that is not said.
+func parseStart(resp *http.Response, written int64) (at, size int64, err error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
 		return 0, resp.ContentLength, nil
@@ -181,20 +181,20 @@ func begin(resp *http.Response, written int64) (at, size int64, err error) {
 		}
 		return first, size, nil
 	}
-	refused := refusalOf(resp)
+	refused := errorOf(resp)
 	if isOutage(resp.StatusCode) && resp.StatusCode != http.StatusGatewayTimeout || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return 0, 0, fmt.Errorf("status %d: %s", refused.Status, refused.Message)
 	}
 	return 0, 0, refused
 }
 
-// refusalOf returns what an error says.
-func refusalOf(resp *http.Response) *refusal {
+// errorOf returns what an error says.
+func errorOf(resp *http.Response) *peerError {
 	content, _ := io.ReadAll(io.LimitReader(resp.Body, errorLimit)) // what is not read is not said
 	var body struct {
 		Errors []struct{ Code, Message string }
 	}
-	made := &refusal{at: time.Now(), after: resp.Header.Get("Retry-After")}
+	made := &peerError{at: time.Now(), after: resp.Header.Get("Retry-After")}
 	made.Status = resp.StatusCode
 	made.age, _ = peer.Age(resp.Header)
 	if _, err := strconv.ParseUint(made.after, 10, 32); err != nil {
@@ -206,8 +206,8 @@ func refusalOf(resp *http.Response) *refusal {
 	return made
 }
 
-// fromSelf lets this replica's own fill bring what is missing. Its error is of no use if g is whole.
-func (r *Relay) fromSelf(ctx context.Context, q route.Request, g *store.Growing) (err error) {
+// fetchSelf lets this replica's own fill bring what is missing. Its error is of no use if g is whole.
+func (r *Relay) fetchSelf(ctx context.Context, q route.Request, g *store.Growing) (err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.Path(), nil)
 	if err != nil {
 		return err
@@ -215,7 +215,7 @@ func (r *Relay) fromSelf(ctx context.Context, q route.Request, g *store.Growing)
 	if header := rangeFrom(g); header != nil {
 		req.Header = header
 	}
-	w := &writer{g: g, head: http.Header{}, at: g.Written()}
+	w := &fillWriter{g: g, head: http.Header{}, at: g.Written()}
 	defer func() {
 		if p := recover(); p != nil && p != http.ErrAbortHandler {
 			panic(p)
@@ -233,8 +233,8 @@ func (r *Relay) fromSelf(ctx context.Context, q route.Request, g *store.Growing)
 	return nil
 }
 
-// A writer is a response whose body goes into a fill.
-type writer struct {
+// A fillWriter is a response whose body goes into a fill.
+type fillWriter struct {
 	g       *store.Growing
 	head    http.Header
 	at      int64
@@ -243,10 +243,10 @@ type writer struct {
 }
 
 // Header returns the header.
-func (w *writer) Header() http.Header { return w.head }
+func (w *fillWriter) Header() http.Header { return w.head }
 
 // WriteHeader notes where the body begins.
-func (w *writer) WriteHeader(status int) {
+func (w *fillWriter) WriteHeader(status int) {
 	if w.status != 0 {
 		return
 	}
@@ -256,10 +256,10 @@ func (w *writer) WriteHeader(status int) {
 	}
 }
 
-func (w *writer) failed() bool { return w.status >= http.StatusBadRequest }
+func (w *fillWriter) failed() bool { return w.status >= http.StatusBadRequest }
 
 // Write takes bytes of the blob, or of an error.
-func (w *writer) Write(b []byte) (int, error) {
+func (w *fillWriter) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	if w.failed() {
 		w.message.Write(b[:min(len(b), max(0, errorLimit-w.message.Len()))])

@@ -105,7 +105,7 @@ func TestRefusal(t *testing.T) {
 		state, err := r.fetch(r.Relay)
 		r.want("refused", state, err, false, "b")
 		var refused *route.Refusal
-		var aged *refusal
+		var aged *peerError
 		if !errors.As(err, &refused) || refused.Status != n || refused.Code != "BLOB_UNKNOWN" || !errors.As(err, &aged) || aged.Age() < 1e9 {
 			t.Errorf("%v", err)
 		}

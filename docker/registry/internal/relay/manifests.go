@@ -22,7 +22,7 @@ import (
 func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	tried := map[string]bool{}
 	for {
-		name := next(r.members(q), tried)
+		name := firstUntried(r.members(q), tried)
 		if name == "" {
 			return nil, manifest.ErrUnknownToPeers
 		}
@@ -30,7 +30,7 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 		begun := time.Now()
 		a, err := r.answer(ctx, name, q, accept, false)
 		switch {
-		case err != nil && !isOfPeer(err):
+		case err != nil && !isPeerError(err):
 			return nil, err
 		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.Out(begun)):
 			return a, nil
@@ -39,8 +39,8 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 	}
 }
 
-// isOfPeer reports whether an error says only that one member gave no answer.
-func isOfPeer(err error) bool {
+// isPeerError reports whether an error says only that one member gave no answer.
+func isPeerError(err error) bool {
 	_, ok := errors.AsType[*peer.Error](err)
 	return ok || errors.Is(err, errSilent) || errors.Is(err, errDigest)
 }
@@ -71,7 +71,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	defer a.Close()
 	age, stale := peer.Age(a.Header)
 	if a.StatusCode != http.StatusOK {
-		refused := refusalOf(a.Response)
+		refused := errorOf(a.Response)
 		return &manifest.Answer{
 			Status: refused.Status, Code: refused.Code, Message: refused.Message, Header: refused.Header(), Age: age,
 		}, nil
@@ -81,7 +81,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 		return nil, err
 	}
 	if !hasDigest(q, a.Header, body) {
-		r.sentWrong(q, []string{name}, errDigest)
+		r.denySenders(q, []string{name}, errDigest)
 		return nil, errDigest
 	}
 	return &manifest.Answer{
@@ -107,7 +107,7 @@ func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (
 		return s.next.Ask(ctx, q, accept)
 	}
 	if s.relay.opts.Health.WasOut() {
-		s.relay.alert(q)
+		s.relay.notifyOthers(q)
 	}
 	a, err := s.next.Ask(ctx, q, accept)
 	fails := err != nil || a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
@@ -120,9 +120,9 @@ func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (
 	return a, err
 }
 
-// alert lets the others that are asked next look whether the upstream is out while this replica looks. What they have stored is
+// notifyOthers lets the others that are asked next look whether the upstream is out while this replica looks. What they have stored is
 // asked for, which waits for nothing, and not read.
-func (r *Relay) alert(q route.Request) {
+func (r *Relay) notifyOthers(q route.Request) {
 	for _, name := range r.others(q) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), storedPatience)

@@ -143,14 +143,14 @@ func TestURI(t *testing.T) {
 }
 
 func TestWrongIsBounded(t *testing.T) {
-	var w wrong
-	for i := range 3 * wrongLimit {
+	var w denylist
+	for i := range 3 * maxDenied {
 		w.add("key", string(rune(i)))
 	}
-	if len(w.until) > wrongLimit {
+	if len(w.until) > maxDenied {
 		t.Errorf("%d", len(w.until))
 	}
-	if !w.has("key", string(rune(3*wrongLimit-1))) || w.has("other", string(rune(3*wrongLimit-1))) {
+	if !w.has("key", string(rune(3*maxDenied-1))) || w.has("other", string(rune(3*maxDenied-1))) {
 		t.Error("the last one is not known, or everywhere")
 	}
 }

@@ -46,10 +46,10 @@ import (
 )
 
 const (
-	// asked is how many other members are asked before this replica asks the upstream itself.
-	asked = 3
-	// askedStored is how many are asked what they have stored.
-	askedStored = 2
+	// maxOwners is how many other members are asked before this replica asks the upstream itself.
+	maxOwners = 3
+	// maxStoredAsked is how many are asked what they have stored.
+	maxStoredAsked = 2
 	// doubtAfter is how long a member is waited for before this replica looks whether the upstream is out.
 	doubtAfter = time.Second
 )
@@ -81,10 +81,10 @@ type Options struct {
 
 // A Relay asks the other replicas about one upstream.
 type Relay struct {
-	opts  Options
-	own   *fill.Handler
-	wrong wrong
-	bytes atomic.Int64
+	opts   Options
+	own    *fill.Handler
+	denied denylist
+	bytes  atomic.Int64
 }
 
 // New returns a relay. SetOwn must be called before it is used.
@@ -108,16 +108,16 @@ func (r *Relay) key(q route.Request) string {
 func (r *Relay) Owned(q route.Request) bool {
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
-		if rank.Self || r.usable(key, rank) {
+		if rank.Self || r.canFetch(key, rank) {
 			return rank.Self
 		}
 	}
 	return true
 }
 
-// usable reports whether a member may be asked to fetch.
-func (r *Relay) usable(key string, rank peer.Rank) bool {
-	return !rank.Leaving && !r.wrong.has(key, rank.Name)
+// canFetch reports whether a member may be asked to fetch.
+func (r *Relay) canFetch(key string, rank peer.Rank) bool {
+	return !rank.Leaving && !r.denied.has(key, rank.Name)
 }
 
 // members returns the others in the order in which they own a request's key.
@@ -125,7 +125,7 @@ func (r *Relay) members(q route.Request) []string {
 	var names []string
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
-		if !rank.Self && r.usable(key, rank) {
+		if !rank.Self && r.canFetch(key, rank) {
 			names = append(names, rank.Name)
 		}
 	}
@@ -136,19 +136,19 @@ func (r *Relay) members(q route.Request) []string {
 func (r *Relay) others(q route.Request) []string {
 	var names []string
 	for _, rank := range r.opts.Peers.Rank(r.key(q)) {
-		if rank.Self || rank.Suspect || r.wrong.has(r.key(q), rank.Name) {
+		if rank.Self || rank.Suspect || r.denied.has(r.key(q), rank.Name) {
 			continue
 		}
-		if names = append(names, rank.Name); len(names) == askedStored {
+		if names = append(names, rank.Name); len(names) == maxStoredAsked {
 			break
 		}
 	}
 	return names
 }
 
-// next returns the first of some members that was not tried, "" if there is none.
-func next(names []string, tried map[string]bool) string {
-	if len(tried) >= asked {
+// firstUntried returns the first of some members that was not tried, "" if there is none.
+func firstUntried(names []string, tried map[string]bool) string {
+	if len(tried) >= maxOwners {
 		return ""
 	}
 	if i := slices.IndexFunc(names, func(name string) bool { return !tried[name] }); i >= 0 {
@@ -157,14 +157,14 @@ func next(names []string, tried map[string]bool) string {
 	return ""
 }
 
-// turn returns the member that is next in order, "" if nobody is left, and whether it is this replica, if it was not tried.
-func (r *Relay) turn(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
+// nextOwner returns the member that is next in order, "" if nobody is left, and whether it is this replica, if it was not tried.
+func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
 		switch {
 		case rank.Self && !triedSelf:
 			return "", true
-		case !rank.Self && !tried[rank.Name] && len(tried) < asked && r.usable(key, rank):
+		case !rank.Self && !tried[rank.Name] && len(tried) < maxOwners && r.canFetch(key, rank):
 			return rank.Name, false
 		}
 	}
@@ -185,24 +185,24 @@ func uri(q route.Request) string {
 	return b.String()
 }
 
-// A refusal is a member's answer that is the client's.
-type refusal struct {
+// A peerError is a member's answer that is the client's.
+type peerError struct {
 	route.Refusal
 	after string // Retry-After
 	age   time.Duration
 	at    time.Time
 }
 
-func (r *refusal) Unwrap() error { return &r.Refusal }
+func (e *peerError) Unwrap() error { return &e.Refusal }
 
 // Age returns how long ago the upstream said it.
-func (r *refusal) Age() time.Duration { return r.age + time.Since(r.at) }
+func (e *peerError) Age() time.Duration { return e.age + time.Since(e.at) }
 
 // Header returns the headers of the answer to a client.
-func (r *refusal) Header() http.Header {
+func (e *peerError) Header() http.Header {
 	h := http.Header{}
-	if r.after != "" {
-		h.Set("Retry-After", r.after)
+	if e.after != "" {
+		h.Set("Retry-After", e.after)
 	}
 	return h
 }
@@ -220,8 +220,8 @@ func isOutage(status int) bool {
 }
 
 var (
-	errSilent = errors.New("it is silent, and does not answer its probe")
-	errStops  = errors.New("it lives, but has stopped to send")
-	errDigest = errors.New("the manifest does not have the digest")
-	errLarge  = errors.New("its error is too large")
+	errSilent   = errors.New("it is silent, and does not answer its probe")
+	errStalled  = errors.New("it lives, but has stopped to send")
+	errDigest   = errors.New("the manifest does not have the digest")
+	errTooLarge = errors.New("its error is too large")
 )

@@ -13,26 +13,26 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// stored fetches blobs that others have stored.
-type stored struct {
+// storedFetcher fetches blobs that others have stored.
+type storedFetcher struct {
 	relay *Relay
 	next  fill.Fetcher
 }
 
 // Stored returns a Fetcher that brings a blob from a replica that has stored it, and else from next.
-func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &stored{r, next} }
+func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &storedFetcher{r, next} }
 
 // Fetch asks the others, then next, which goes on where the others stopped.
-func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
+func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	r := s.relay
-	name, a := r.first(ctx, q, nil, peer.CallOptions{StoreOnly: true})
+	name, a := r.firstStored(ctx, q, nil, peer.CallOptions{StoreOnly: true})
 	if a == nil {
 		return s.next.Fetch(ctx, q, g)
 	}
 	a.silent = storedSilence
 	stop := context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) }) // wakes a writer that waits for slow readers
 	defer stop()
-	err := r.take(ctx, a, g)
+	err := r.copyBody(ctx, a, g)
 	a.Close()
 	state, cause := g.State()
 	switch {
@@ -40,7 +40,7 @@ func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 		r.keep(q, g, false)
 		return nil
 	case isWrong(cause):
-		r.sentWrong(q, []string{name}, cause)
+		r.denySenders(q, []string{name}, cause)
 		return fill.ErrAgain
 	case state == store.Failed:
 		return cause
@@ -49,16 +49,16 @@ func (s *stored) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 	return s.next.Fetch(ctx, q, g)
 }
 
-// first asks some others at once for what they have stored, and returns who answered first that it has it. The answer is nil
+// firstStored asks some others at once for what they have stored, and returns who answered first that it has it. The answer is nil
 // if nobody has in time.
-func (r *Relay) first(ctx context.Context, q route.Request, header http.Header, call peer.CallOptions) (string, *ask) {
+func (r *Relay) firstStored(ctx context.Context, q route.Request, header http.Header, call peer.CallOptions) (string, *exchange) {
 	names := r.others(q)
 	if len(names) == 0 {
 		return "", nil
 	}
 	type result struct {
 		name string
-		ask  *ask
+		ask  *exchange
 	}
 	results := make(chan result, len(names))
 	cancels := make([]context.CancelFunc, len(names))

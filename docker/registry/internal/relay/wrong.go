@@ -8,40 +8,40 @@ import (
 )
 
 const (
-	// wrongFor is how long a member that sent wrong bytes is not asked for them again.
-	wrongFor = 10 * time.Minute
-	// wrongLimit is how many of these are remembered.
-	wrongLimit = 1024
+	// denyTime is how long a member that sent wrong bytes is not asked for them again.
+	denyTime = 10 * time.Minute
+	// maxDenied is how many of these are remembered.
+	maxDenied = 1024
 )
 
-// wrong remembers which members sent wrong bytes under which keys.
-type wrong struct {
+// denylist remembers which members sent wrong bytes under which keys.
+type denylist struct {
 	mu    sync.Mutex
 	until map[[2]string]time.Time // by key and member
 }
 
-func (w *wrong) add(key, member string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+func (d *denylist) add(key, member string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	now := time.Now()
-	if w.until == nil || len(w.until) >= wrongLimit {
+	if d.until == nil || len(d.until) >= maxDenied {
 		kept := map[[2]string]time.Time{}
-		for k, until := range w.until {
-			if now.Before(until) && len(kept) < wrongLimit/2 {
+		for k, until := range d.until {
+			if now.Before(until) && len(kept) < maxDenied/2 {
 				kept[k] = until
 			}
 		}
-		w.until = kept
+		d.until = kept
 	}
-	w.until[[2]string{key, member}] = now.Add(wrongFor)
+	d.until[[2]string{key, member}] = now.Add(denyTime)
 }
 
-func (w *wrong) has(key, member string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.until) == 0 {
+func (d *denylist) has(key, member string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.until) == 0 {
 		return false
 	}
-	until, ok := w.until[[2]string{key, member}]
+	until, ok := d.until[[2]string{key, member}]
 	return ok && time.Now().Before(until)
 }
