@@ -481,7 +481,7 @@ func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 
 func (h *Handler) logFailure(f *fill, err error) {
 	level := slog.LevelWarn
-	var refusal *route.Refusal
+	var refusal *route.StatusError
 	if errors.As(err, &refusal) && refusal.Status < 500 || errors.Is(err, errAbandoned) || errors.Is(err, errClosed) ||
 		errors.Is(err, ErrNext) {
 		level = slog.LevelDebug

@@ -33,7 +33,7 @@ func TestErrorIsShared(t *testing.T) {
 					return err
 				}
 				if q.Repository == "without" {
-					return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for you"}
+					return &route.StatusError{Status: 403, Code: "DENIED", Message: "not for you"}
 				}
 				_, err := s.Write(s.content)
 				return err
@@ -335,16 +335,16 @@ func TestTimeout(t *testing.T) {
 }
 
 // later is an error as package upstream has them.
-type later struct{ route.Refusal }
+type later struct{ route.StatusError }
 
-func (e *later) Unwrap() error       { return &e.Refusal }
+func (e *later) Unwrap() error       { return &e.StatusError }
 func (e *later) Header() http.Header { return http.Header{"Retry-After": {"17"}} }
 
 // TestRetryAfter of the upstream's reaches the client.
 func TestRetryAfter(t *testing.T) {
 	c := newCache(t, nil)
 	c.script = func(context.Context, route.Request, *sink) error {
-		return fmt.Errorf("a fetch: %w", &later{route.Refusal{Status: 429, Code: "TOOMANYREQUESTS", Message: "later"}})
+		return fmt.Errorf("a fetch: %w", &later{route.StatusError{Status: 429, Code: "TOOMANYREQUESTS", Message: "later"}})
 	}
 	for range 2 { // from the fill, from memory
 		a := c.get(blob("a/b", digest.FromString("x")))

@@ -70,7 +70,7 @@ func (e *emulator) put(d digest.Digest, content []byte) {
 	e.blobs[d] = content
 }
 
-var unknown = &route.Refusal{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "the upstream has no such blob"}
+var unknown = &route.StatusError{Status: http.StatusNotFound, Code: "BLOB_UNKNOWN", Message: "the upstream has no such blob"}
 
 func (e *emulator) Fetch(ctx context.Context, q route.Request, g *store.Growing) (err error) {
 	e.fetches.Add(1)

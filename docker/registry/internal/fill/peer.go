@@ -62,7 +62,7 @@ func setStored(header http.Header, r *http.Request, f *fill) {
 
 // othersMayHave reports whether an error says nothing about the blob, so that other replicas may bring it.
 func othersMayHave(err error) bool {
-	var refusal *route.Refusal
+	var refusal *route.StatusError
 	switch {
 	case errors.Is(err, errWaitTimeout), errors.Is(err, errClosed), errors.Is(err, context.Canceled):
 		return false

@@ -64,9 +64,9 @@ func TestNext(t *testing.T) {
 		"another brings it":       {false, nil, brings, 200, 1, 0},
 		"it is this replica's":    {true, nil, nil, 200, 0, 1},
 		"nobody else can":         {false, nil, func(context.Context, route.Request, *store.Growing) error { return ErrNext }, 200, 1, 1},
-		"the own upstream is out": {true, &route.Refusal{Status: 503}, brings, 200, 1, 1},
+		"the own upstream is out": {true, &route.StatusError{Status: 503}, brings, 200, 1, 1},
 		"it is nowhere":           {true, unknown, brings, 404, 0, 1},
-		"all are out":             {true, &route.Refusal{Status: 503}, func(context.Context, route.Request, *store.Growing) error { return ErrNext }, 503, 1, 1},
+		"all are out":             {true, &route.StatusError{Status: 503}, func(context.Context, route.Request, *store.Growing) error { return ErrNext }, 503, 1, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := &elsewhere{fetch: test.fetch}

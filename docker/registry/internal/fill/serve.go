@@ -420,7 +420,7 @@ func setHeader(header http.Header, q route.Request) {
 
 // writeError answers with the error of a fill.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
-	var refusal *route.Refusal
+	var refusal *route.StatusError
 	var headed interface{ Header() http.Header }
 	if errors.As(err, &headed) && headed.Header().Get("Retry-After") != "" {
 		w.Header().Set("Retry-After", headed.Header().Get("Retry-After"))

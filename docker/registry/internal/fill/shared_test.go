@@ -60,7 +60,7 @@ func TestSharedFillFails(t *testing.T) {
 			if err := pause(ctx, time.Second); err != nil {
 				return err
 			}
-			return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for " + q.Repository}
+			return &route.StatusError{Status: 403, Code: "DENIED", Message: "not for " + q.Repository}
 		}
 		const repositories = maxRounds + 3
 		for range 2 {
@@ -184,7 +184,7 @@ func TestSlowRepositoryGoesOn(t *testing.T) {
 		d := c.add(content)
 		c.script = func(ctx context.Context, q route.Request, s *sink) error {
 			if q.Repository == "without" {
-				return &route.Refusal{Status: 403, Code: "DENIED", Message: "not for you"}
+				return &route.StatusError{Status: 403, Code: "DENIED", Message: "not for you"}
 			}
 			if err := pause(ctx, 10*time.Second); err != nil {
 				return err

@@ -67,7 +67,7 @@ func TestSelfGoesOn(t *testing.T) {
 	if r.own != 1 {
 		t.Errorf("%d own fetches", r.own)
 	}
-	r.does["b"], r.fails = broken, &route.Refusal{Status: 502, Code: "UNAVAILABLE"}
+	r.does["b"], r.fails = broken, &route.StatusError{Status: 502, Code: "UNAVAILABLE"}
 	other := randomBytes(1 << 20)
 	r.blob = other
 	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
@@ -104,7 +104,7 @@ func TestRefusal(t *testing.T) {
 		r.does["b"] = status(n, "BLOB_UNKNOWN")
 		state, err := r.fetch(r.Relay)
 		r.want("refused", state, err, false, "b")
-		var refused *route.Refusal
+		var refused *route.StatusError
 		var aged *peerError
 		if !errors.As(err, &refused) || refused.Status != n || refused.Code != "BLOB_UNKNOWN" || !errors.As(err, &aged) || aged.Age() < 1e9 {
 			t.Errorf("%v", err)
@@ -140,7 +140,7 @@ func TestSilentUpstream(t *testing.T) {
 			g := r.part.Grow(r.request().Digest, -1)
 			defer g.Close()
 			err := r.Relay.Fetch(t.Context(), r.request(), g)
-			var refused *route.Refusal
+			var refused *route.StatusError
 			if !errors.As(err, &refused) {
 				return 0, err
 			}

@@ -187,13 +187,13 @@ func uri(q route.Request) string {
 
 // A peerError is a member's answer that is the client's.
 type peerError struct {
-	route.Refusal
+	route.StatusError
 	after string // Retry-After
 	age   time.Duration
 	at    time.Time
 }
 
-func (e *peerError) Unwrap() error { return &e.Refusal }
+func (e *peerError) Unwrap() error { return &e.StatusError }
 
 // Age returns how long ago the upstream said it.
 func (e *peerError) Age() time.Duration { return e.age + time.Since(e.at) }

@@ -27,7 +27,7 @@ func validRepository(name string) bool {
 // validComponent reports whether runs of letters and digits alternate with separators: ".", "_", "__" or any number of "-".
 func validComponent(component string) bool {
 	for {
-		n := run(component, isAlphanumeric)
+		n := prefixLen(component, isAlphanumeric)
 		if n == 0 {
 			return false
 		}
@@ -35,7 +35,7 @@ func validComponent(component string) bool {
 		if component == "" {
 			return true
 		}
-		n = run(component, func(c byte) bool { return c == component[0] })
+		n = prefixLen(component, func(c byte) bool { return c == component[0] })
 		switch {
 		case component[0] == '-', component[0] == '.' && n == 1, component[0] == '_' && n <= 2:
 			component = component[n:]
@@ -50,15 +50,15 @@ func validTag(reference string) bool {
 	if reference == "" || len(reference) > tagLimit || reference[0] == '.' || reference[0] == '-' {
 		return false
 	}
-	return run(reference, func(c byte) bool {
+	return prefixLen(reference, func(c byte) bool {
 		return isAlphanumeric(c) || 'A' <= c && c <= 'Z' || c == '_' || c == '.' || c == '-'
 	}) == len(reference)
 }
 
 func isAlphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
-// run returns how many of the first bytes match.
-func run(s string, match func(byte) bool) int {
+// prefixLen returns how many of the first bytes match.
+func prefixLen(s string, match func(byte) bool) int {
 	for i := range len(s) {
 		if !match(s[i]) {
 			return i

@@ -54,17 +54,17 @@ func parseRange(spec string, size int64) (r Range, ok bool) {
 		return r, false
 	}
 	if first == "" {
-		length, ok := number(last)
+		length, ok := parseDigits(last)
 		length = min(length, size)
 		return Range{size - length, length}, ok
 	}
-	start, ok := number(first)
+	start, ok := parseDigits(first)
 	if !ok {
 		return r, false
 	}
 	end := int64(math.MaxInt64)
 	if last != "" {
-		if end, ok = number(last); !ok || end < start {
+		if end, ok = parseDigits(last); !ok || end < start {
 			return r, false
 		}
 	}
@@ -74,8 +74,8 @@ func parseRange(spec string, size int64) (r Range, ok bool) {
 	return Range{start, min(end, size-1) - start + 1}, true
 }
 
-// number returns a number of digits alone, MaxInt64 for a larger one.
-func number(digits string) (int64, bool) {
+// parseDigits returns a number of digits alone, MaxInt64 for a larger one.
+func parseDigits(digits string) (int64, bool) {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
 	}

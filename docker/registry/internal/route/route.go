@@ -91,18 +91,18 @@ func (r Request) Reference() string {
 // Key returns what identifies the request among those of all upstreams.
 func (r Request) Key() string { return r.Upstream + r.URI() } // a host has no slash, a URI begins with one
 
-// A Refusal is the answer to a request that is not served.
-type Refusal struct {
+// A StatusError is the answer to a request that is not served.
+type StatusError struct {
 	Status  int    // of HTTP
 	Code    string // of the specification's error body
 	Message string
 }
 
 // Error returns the code and the message.
-func (r *Refusal) Error() string { return r.Code + ": " + r.Message }
+func (e *StatusError) Error() string { return e.Code + ": " + e.Message }
 
-func refuse(status int, code, message string) (Request, *Refusal) {
-	return Request{}, &Refusal{Status: status, Code: code, Message: message}
+func refuse(status int, code, message string) (Request, *StatusError) {
+	return Request{}, &StatusError{Status: status, Code: code, Message: message}
 }
 
 // A Table knows the upstreams.
@@ -121,8 +121,8 @@ func New(first string, others ...string) *Table {
 }
 
 // Parse returns the request that a URL means, or why it is refused.
-func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
-	values, refusal := query(u.RawQuery)
+func (t *Table) Parse(u *url.URL) (Request, *StatusError) {
+	values, refusal := parseQuery(u.RawQuery)
 	if refusal != nil {
 		return Request{}, refusal
 	}
@@ -130,7 +130,7 @@ func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
 	if refusal != nil {
 		return Request{}, refusal
 	}
-	path, refusal := plainPath(u)
+	path, refusal := unescapedPath(u)
 	if refusal != nil {
 		return Request{}, refusal
 	}
@@ -140,7 +140,7 @@ func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
 	}
 	r.Upstream = host
 	if r.Kind == Tags || r.Kind == Referrers {
-		r.Query, refusal = canonical(values)
+		r.Query, refusal = canonicalQuery(values)
 		if refusal != nil {
 			return Request{}, refusal
 		}
@@ -148,21 +148,21 @@ func (t *Table) Parse(u *url.URL) (Request, *Refusal) {
 	return r, nil
 }
 
-// query returns the parsed query. One that cannot be parsed whole is refused: "ns" might be in the part that is lost.
-func query(raw string) (url.Values, *Refusal) {
+// parseQuery returns the parsed query. One that cannot be parsed whole is refused: "ns" might be in the part that is lost.
+func parseQuery(raw string) (url.Values, *StatusError) {
 	if raw == "" {
 		return nil, nil
 	}
 	values, err := url.ParseQuery(raw)
 	if err != nil || len(raw) > queryLimit {
-		return nil, &Refusal{http.StatusBadRequest, "UNSUPPORTED", "the query is malformed or too long"}
+		return nil, &StatusError{http.StatusBadRequest, "UNSUPPORTED", "the query is malformed or too long"}
 	}
 	return values, nil
 }
 
 // upstream returns the host that "ns" names, the first where there is none. A registry that is not configured is 404, by
 // which containerd goes on to its next host.
-func (t *Table) upstream(values url.Values) (string, *Refusal) {
+func (t *Table) upstream(values url.Values) (string, *StatusError) {
 	names, given := values["ns"]
 	if !given {
 		return t.first, nil
@@ -172,49 +172,49 @@ func (t *Table) upstream(values url.Values) (string, *Refusal) {
 			return host, nil
 		}
 	}
-	return "", &Refusal{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
+	return "", &StatusError{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
 }
 
-// plainPath returns the unescaped path. An escaped slash is refused: it would move the borders of segments.
-func plainPath(u *url.URL) (string, *Refusal) {
+// unescapedPath returns the unescaped path. An escaped slash is refused: it would move the borders of segments.
+func unescapedPath(u *url.URL) (string, *StatusError) {
 	// net/url keeps RawPath only where Path has lost something, such as which slashes were escaped.
 	if u.RawPath == "" {
 		return u.Path, nil
 	}
 	escaped := u.EscapedPath()
 	if !strings.HasPrefix(escaped, "/v2/") {
-		return "", noEndpoint()
+		return "", unknownEndpoint()
 	}
 	for segment := range strings.SplitSeq(escaped, "/") {
 		plain, err := url.PathUnescape(segment)
 		if err != nil || strings.Contains(plain, "/") {
-			return "", &Refusal{http.StatusBadRequest, "NAME_INVALID", "the path has an escaped slash or a malformed escape"}
+			return "", &StatusError{http.StatusBadRequest, "NAME_INVALID", "the path has an escaped slash or a malformed escape"}
 		}
 	}
 	return u.Path, nil
 }
 
-func noEndpoint() *Refusal {
+func unknownEndpoint() *StatusError {
 	// Not NAME_UNKNOWN: clients that ask for referrers would not fall back to the tag.
-	return &Refusal{http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"}
+	return &StatusError{http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"}
 }
 
 // parse recognises the endpoint by the last two segments, since a repository may have components such as "blobs".
-func parse(path string) (Request, *Refusal) {
+func parse(path string) (Request, *StatusError) {
 	if path == "/v2" || path == "/v2/" {
 		return Request{Kind: Ping}, nil
 	}
 	path, ok := strings.CutPrefix(path, "/v2/")
 	switch {
 	case !ok:
-		return Request{}, noEndpoint()
+		return Request{}, unknownEndpoint()
 	case path == "_catalog":
 		return Request{Kind: Catalog}, nil
 	}
 	rest, reference, _ := cutLast(path)
 	repository, endpoint, ok := cutLast(rest)
 	if !ok {
-		return Request{}, noEndpoint()
+		return Request{}, unknownEndpoint()
 	}
 	r := Request{Repository: repository}
 	switch {
@@ -227,7 +227,7 @@ func parse(path string) (Request, *Refusal) {
 	case endpoint == "tags" && reference == "list":
 		r.Kind = Tags
 	default:
-		return Request{}, noEndpoint()
+		return Request{}, unknownEndpoint()
 	}
 	if !validRepository(r.Repository) {
 		return refuse(http.StatusBadRequest, "NAME_INVALID", "the repository's name is malformed or longer than 255 characters")
@@ -259,16 +259,16 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// canonical returns the query for an upstream. It keeps keys that it does not know: an upstream's Link header may page
+// canonicalQuery returns the query for an upstream. It keeps keys that it does not know: an upstream's Link header may page
 // by them.
-func canonical(values url.Values) (string, *Refusal) {
+func canonicalQuery(values url.Values) (string, *StatusError) {
 	if len(values) == 0 {
 		return "", nil
 	}
 	if n, given := values["n"]; given {
 		count, err := strconv.ParseUint(n[0], 10, 31)
 		if err != nil || len(n) > 1 {
-			return "", &Refusal{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be one whole number of at least 0"}
+			return "", &StatusError{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be one whole number of at least 0"}
 		}
 		values.Set("n", strconv.FormatUint(count, 10))
 	}

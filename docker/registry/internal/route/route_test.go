@@ -18,7 +18,7 @@ var (
 	table  = New("a.example", "b.example:5000", "docker.io")
 )
 
-func parsed(t *testing.T, uri string) (Request, *Refusal) {
+func parsed(t *testing.T, uri string) (Request, *StatusError) {
 	t.Helper()
 	u, err := url.ParseRequestURI(uri)
 	if err != nil {
@@ -78,7 +78,7 @@ func TestServed(t *testing.T) {
 
 func TestRefused(t *testing.T) {
 	const blob = "/v2/r/blobs/sha256:" + hex256
-	for uri, want := range map[string]Refusal{
+	for uri, want := range map[string]StatusError{
 		"/":                       {404, "UNSUPPORTED", ""},
 		"/v1/":                    {404, "UNSUPPORTED", ""},
 		"/v2x":                    {404, "UNSUPPORTED", ""},

@@ -17,7 +17,7 @@ const retryAfter = 2 * time.Second
 
 // An Error is what a client gets instead of what it asked for. Its message has none of the upstream's own words.
 type Error struct {
-	route.Refusal
+	route.StatusError
 	RetryAfter time.Duration // 0: none
 	// Upstream is the upstream's status, 0 if it gave no answer.
 	Upstream int
@@ -34,7 +34,7 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns what server.WriteError takes.
-func (e *Error) Unwrap() error { return &e.Refusal }
+func (e *Error) Unwrap() error { return &e.StatusError }
 
 // Timeout reports whether the upstream was silent for too long.
 func (e *Error) Timeout() bool { return e.Status == http.StatusGatewayTimeout }
@@ -86,8 +86,8 @@ func asFailure(err error) *failure {
 // problem returns what a failure means for a client.
 func problem(kind route.Kind, f *failure) *Error {
 	e := &Error{
-		Refusal:  route.Refusal{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},
-		Upstream: f.status, Detail: f.Error(), RetryAfter: f.after,
+		StatusError: route.StatusError{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},
+		Upstream:    f.status, Detail: f.Error(), RetryAfter: f.after,
 	}
 	switch {
 	case f.invalid:

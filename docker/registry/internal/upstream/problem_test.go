@@ -86,8 +86,8 @@ func TestRetryAfter(t *testing.T) {
 // TestError is what other packages read.
 func TestError(t *testing.T) {
 	var err error = problem(route.Blob, &failure{status: 429, after: 1500 * time.Millisecond, message: "theirs"})
-	var refusal *route.Refusal
-	if !errors.As(err, &refusal) || *refusal != (route.Refusal{Status: 429, Code: "TOOMANYREQUESTS", Message: "the upstream's quota is used up"}) {
+	var refusal *route.StatusError
+	if !errors.As(err, &refusal) || *refusal != (route.StatusError{Status: 429, Code: "TOOMANYREQUESTS", Message: "the upstream's quota is used up"}) {
 		t.Errorf("%+v", refusal)
 	}
 	var e *Error
