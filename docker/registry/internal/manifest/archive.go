@@ -147,7 +147,7 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 
 // storedDigest returns the digest by which the store has a manifest's bytes: sha256 of all of them.
 func storedDigest(m *Answer) digest.Digest {
-	if m.digest.Algorithm() != digest.Canonical || schema1.Is(m.mediaType) {
+	if m.digest.Algorithm() != digest.Canonical || schema1.IsMediaType(m.mediaType) {
 		return digest.FromBytes(m.Body)
 	}
 	return m.digest

@@ -19,8 +19,8 @@ const (
 	Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
-// Is reports whether a media type is one of them, whatever its parameters.
-func Is(mediaType string) bool {
+// IsMediaType reports whether a media type is one of them, whatever its parameters.
+func IsMediaType(mediaType string) bool {
 	kind, _, _ := strings.Cut(mediaType, ";")
 	kind = strings.TrimSpace(kind)
 	return kind == Plain || kind == Signed
@@ -31,15 +31,15 @@ func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	if d.Algorithm().FromBytes(content) == d {
 		return true
 	}
-	if !Is(mediaType) {
+	if !IsMediaType(mediaType) {
 		return false
 	}
-	payload, err := signed(content)
+	payload, err := signedPart(content)
 	return err == nil && d.Algorithm().FromBytes(payload) == d
 }
 
-// signed returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
-func signed(content []byte) ([]byte, error) {
+// signedPart returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
+func signedPart(content []byte) ([]byte, error) {
 	var manifest struct {
 		Signatures []struct {
 			Protected string `json:"protected"`
