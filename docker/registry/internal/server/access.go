@@ -31,20 +31,20 @@ func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	}
 	a.log.LogAttrs(r.Context(), slog.LevelInfo, "Request",
 		slog.String("method", r.Method),
-		slog.String("path", short(r.URL.Path)),
-		slog.String("ns", short(r.URL.Query().Get("ns"))),
+		slog.String("path", truncate(r.URL.Path)),
+		slog.String("ns", truncate(r.URL.Query().Get("ns"))),
 		slog.Int("status", w.status),
 		slog.Int64("bytes", w.bytes),
 		slog.Bool("cut", cut),
 		slog.Duration("duration", time.Since(w.begun)),
 		slog.String("remote", r.RemoteAddr),
-		slog.String("agent", short(r.UserAgent())),
-		slog.String("range", short(r.Header.Get("Range"))),
+		slog.String("agent", truncate(r.UserAgent())),
+		slog.String("range", truncate(r.Header.Get("Range"))),
 	)
 }
 
-// short cuts what a client can make as long as a header may be.
-func short(text string) string {
+// truncate cuts what a client can make as long as a header may be.
+func truncate(text string) string {
 	const limit = 512
 	if len(text) > limit {
 		return text[:limit] + "…"

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// recheck is how long a certificate is used before its files are looked at again.
-const recheck = time.Second
+// recheckAfter is how long a certificate is used before its files are looked at again.
+const recheckAfter = time.Second
 
 // A Certificate is a pair of PEM files that are read again when they change. While what they hold is broken, such as a new
 // certificate before its new key, the last good pair is used.
@@ -42,17 +42,17 @@ func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Eve
 	if err != nil {
 		return nil, err
 	}
-	if err := c.use(pem); err != nil {
+	if err := c.set(pem); err != nil {
 		return nil, err
 	}
 	c.checked.Store(c.now().UnixNano())
 	return c, nil
 }
 
-// Get returns the current certificate, for tls.Config.GetCertificate. It looks at the files at most once per second, by
+// GetCertificate returns the current certificate, for tls.Config.GetCertificate. It looks at the files at most once per second, by
 // content: two versions may have the same time stamp.
-func (c *Certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if c.now().UnixNano()-c.checked.Load() >= int64(recheck) && c.mu.TryLock() {
+func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if c.now().UnixNano()-c.checked.Load() >= int64(recheckAfter) && c.mu.TryLock() {
 		c.reload()
 		c.checked.Store(c.now().UnixNano())
 		c.mu.Unlock()
@@ -66,7 +66,7 @@ func (c *Certificate) reload() {
 		if bytes.Equal(pem[0], c.pem[0]) && bytes.Equal(pem[1], c.pem[1]) {
 			return
 		}
-		err = c.use(pem)
+		err = c.set(pem)
 	}
 	if err != nil {
 		c.log.Error("The TLS certificate cannot be reloaded; the last good one is used", "error", err)
@@ -86,8 +86,8 @@ func (c *Certificate) read() (pem [2][]byte, err error) {
 	return pem, nil
 }
 
-// use makes a pair the current one.
-func (c *Certificate) use(pem [2][]byte) error {
+// set makes a pair the current one.
+func (c *Certificate) set(pem [2][]byte) error {
 	pair, err := tls.X509KeyPair(pem[0], pem[1])
 	if err != nil {
 		return fmt.Errorf("%s with %s: %w", c.certificate, c.key, err)

@@ -16,7 +16,7 @@ import (
 // serial returns the serial number of the certificate that a client gets.
 func serial(t *testing.T, c *Certificate) int64 {
 	t.Helper()
-	got, err := c.Get(nil)
+	got, err := c.GetCertificate(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	}
 	expect := func(what string, want int64, reloaded, failed int) {
 		t.Helper()
-		now = now.Add(recheck)
+		now = now.Add(recheckAfter)
 		if got := serial(t, c); got != want || e.of(CertificateReloaded) != reloaded || e.of(CertificateFailed) != failed {
 			t.Errorf("%s: got %d, %v", what, got, e.seen)
 		}
@@ -111,7 +111,7 @@ func TestCertificateConcurrently(t *testing.T) {
 			for range 100 {
 				c.checked.Store(0)
 				var got *tls.Certificate
-				if got, err := c.Get(nil); err != nil || got == nil {
+				if got, err := c.GetCertificate(nil); err != nil || got == nil {
 					t.Error(err)
 				}
 				_ = got
@@ -133,7 +133,7 @@ func TestReloadCutsNothing(t *testing.T) {
 		if o.Certificate, err = LoadCertificate(crt, key, o.Log, o.Observe); err != nil {
 			t.Fatal(err)
 		}
-		o.Certificate.now = func() time.Time { return time.Unix(0, o.Certificate.checked.Load()).Add(recheck) }
+		o.Certificate.now = func() time.Time { return time.Unix(0, o.Certificate.checked.Load()).Add(recheckAfter) }
 	})
 	connect := func() (*tls.Conn, int64) {
 		c := tls.Client(r.dial(), &tls.Config{InsecureSkipVerify: true})

@@ -36,13 +36,13 @@ type Checker interface {
 	Check(ctx context.Context, authorization string) Decision
 }
 
-// everybody finds every credential good. It is for listeners without credentials.
-type everybody struct{}
+// allowAll finds every credential good. It is for listeners without credentials.
+type allowAll struct{}
 
-func (everybody) Check(context.Context, string) Decision { return Decision{Verdict: Good} }
+func (allowAll) Check(context.Context, string) Decision { return Decision{Verdict: Good} }
 
-// chain is what every request goes through. It answers by itself whatever is not let through to next.
-type chain struct {
+// requestHandler is what every request goes through. It answers by itself whatever is not let through to next.
+type requestHandler struct {
 	server  *Server
 	checker Checker
 	peers   bool // next verifies each request, and there are no probes
@@ -51,9 +51,9 @@ type chain struct {
 	record  func(*http.Request, Outcome) // nil: nobody counts
 }
 
-func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
+func (h *requestHandler) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: original, begun: time.Now()}
-	r = watching(r)
+	r = withRequestContext(r)
 	Describe(r.Context(), Description{})
 	defer func() {
 		h.finish(w, r, recover())
@@ -71,25 +71,25 @@ func (h *chain) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 		h.next.ServeHTTP(w, r)
 	case h.server.probes.serve(w, r):
 		w.probe = true
-	case h.admit(w, r):
+	case h.authorize(w, r):
 		h.next.ServeHTTP(w, r)
 	}
 }
 
 // refuseBody answers without waiting for the body. net/http reads on for a moment after that, so that the answer arrives.
-func (h *chain) refuseBody(w *response, r *http.Request, status int, message string) {
+func (h *requestHandler) refuseBody(w *response, r *http.Request, status int, message string) {
 	w.Header().Set("Connection", "close") // what follows may be a body
 	if r.ContentLength != 0 {
-		if c := connIn(r.Context()); c != nil {
-			h.server.all.idle(c)
+		if c := connFrom(r.Context()); c != nil {
+			h.server.conns.idle(c)
 		}
 		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not supported: not net/http's
 	}
 	WriteError(w, r, status, "UNSUPPORTED", message)
 }
 
-// admit reports whether a request's credential is good. If not it answers.
-func (h *chain) admit(w http.ResponseWriter, r *http.Request) bool {
+// authorize reports whether a request's credential is good. If not it answers.
+func (h *requestHandler) authorize(w http.ResponseWriter, r *http.Request) bool {
 	authorization := r.Header["Authorization"]
 	if len(authorization) > 1 {
 		WriteError(w, r, http.StatusUnauthorized, "", "there is more than one Authorization header")
@@ -117,7 +117,7 @@ func (h *chain) admit(w http.ResponseWriter, r *http.Request) bool {
 
 // finish ends a request: after a panic, or a handler that did not answer, with a 500; or by cutting the connection if an
 // answer has begun.
-func (h *chain) finish(w *response, r *http.Request, panicked any) {
+func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 	if err, ok := panicked.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		h.report(w, r, true)
 		panic(http.ErrAbortHandler) // intended: the body cannot be completed
@@ -142,10 +142,10 @@ func (h *chain) finish(w *response, r *http.Request, panicked any) {
 }
 
 // report logs and counts a request that was answered; cut says that its body is not whole.
-func (h *chain) report(w *response, r *http.Request, cut bool) {
+func (h *requestHandler) report(w *response, r *http.Request, cut bool) {
 	h.access.write(w, r, cut)
 	if h.record != nil && !w.probe {
-		h.record(r, Outcome{Description: described(r.Context()), Status: w.status, Bytes: w.bytes, FirstByte: w.first, Cut: cut})
+		h.record(r, Outcome{Description: descriptionOf(r.Context()), Status: w.status, Bytes: w.bytes, FirstByte: w.first, Cut: cut})
 	}
 }
 

@@ -91,7 +91,7 @@ func TestHandlerDoesNotSeeTheCredential(t *testing.T) {
 }
 
 func TestRequiredOptions(t *testing.T) {
-	complete := Options{Handler: hello, Checker: everybody{}, Log: slog.New(slog.DiscardHandler)}
+	complete := Options{Handler: hello, Checker: allowAll{}, Log: slog.New(slog.DiscardHandler)}
 	if _, err := New(complete); err != nil {
 		t.Fatal(err)
 	}

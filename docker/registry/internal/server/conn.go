@@ -33,72 +33,72 @@ const (
 	tlsHandshake = 0x16
 )
 
-// A wire is a TCP connection on which each chunk must be taken within a time limit.
-type wire struct {
+// A timedConn is a TCP connection on which each chunk must be taken within a time limit.
+type timedConn struct {
 	net.Conn
 	timeout  time.Duration
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
 	explicit atomic.Bool  // somebody else has set a deadline, which is kept
 	written  int64        // by one goroutine at a time
 	taken    int64        // how much of it the client had when the deadline was last moved
-	reads    reads
-	sender   sender
+	reads    readState
+	sender   sendLimiter
 }
 
-// extend moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
-func (w *wire) extend(now time.Time) {
-	if w.timeout <= 0 || w.explicit.Load() {
+// extendDeadline moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
+func (c *timedConn) extendDeadline(now time.Time) {
+	if c.timeout <= 0 || c.explicit.Load() {
 		return
 	}
-	if last := w.extended.Load(); last != 0 && now.UnixNano()-last < int64(w.timeout/8) {
+	if last := c.extended.Load(); last != 0 && now.UnixNano()-last < int64(c.timeout/8) {
 		return
 	}
-	_ = w.Conn.SetWriteDeadline(now.Add(w.timeout)) // closed: the write says so
-	w.extended.Store(now.UnixNano())
-	w.taken = w.written - queued(w.Conn)
+	_ = c.Conn.SetWriteDeadline(now.Add(c.timeout)) // closed: the write says so
+	c.extended.Store(now.UnixNano())
+	c.taken = c.written - queued(c.Conn)
 }
 
-// wrote counts bytes that were written since then, and reports whether an error is only that the deadline is over of a client
+// noteWritten counts bytes that were written since then, and reports whether an error is only that the deadline is over of a client
 // that goes on: it takes what the kernel holds, which may be megabytes, before that has room for more.
-func (w *wire) wrote(n int64, began time.Time, err error) (again bool) {
-	w.written += n
-	w.sender.took(w.Conn, n, time.Since(began))
-	if !errors.Is(err, os.ErrDeadlineExceeded) || w.explicit.Load() || w.written-queued(w.Conn) <= w.taken {
+func (c *timedConn) noteWritten(n int64, began time.Time, err error) (again bool) {
+	c.written += n
+	c.sender.written(c.Conn, n, time.Since(began))
+	if !errors.Is(err, os.ErrDeadlineExceeded) || c.explicit.Load() || c.written-queued(c.Conn) <= c.taken {
 		return false
 	}
-	w.extended.Store(0)
+	c.extended.Store(0)
 	return true
 }
 
-func (w *wire) SetWriteDeadline(t time.Time) error {
-	if t.IsZero() && !w.explicit.Load() {
+func (c *timedConn) SetWriteDeadline(t time.Time) error {
+	if t.IsZero() && !c.explicit.Load() {
 		return nil // as net/http does after each answer: the wire's own is moved by the next write
 	}
-	w.explicit.Store(!t.IsZero())
-	w.extended.Store(0)
-	return w.Conn.SetWriteDeadline(t)
+	c.explicit.Store(!t.IsZero())
+	c.extended.Store(0)
+	return c.Conn.SetWriteDeadline(t)
 }
 
-func (w *wire) SetDeadline(t time.Time) error {
-	return errors.Join(w.SetReadDeadline(t), w.SetWriteDeadline(t))
+func (c *timedConn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // CloseWrite sends the end of what is written.
-func (w *wire) CloseWrite() error {
-	if half, ok := w.Conn.(interface{ CloseWrite() error }); ok {
+func (c *timedConn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
 	return nil
 }
 
-func (w *wire) Write(b []byte) (n int, err error) {
-	w.sender.expect(w.Conn, int64(len(b)))
+func (c *timedConn) Write(b []byte) (n int, err error) {
+	c.sender.prepare(c.Conn, int64(len(b)))
 	for {
 		began := time.Now()
-		w.extend(began)
-		m, err := w.Conn.Write(b[n:min(len(b), n+sendChunk)])
+		c.extendDeadline(began)
+		m, err := c.Conn.Write(b[n:min(len(b), n+sendChunk)])
 		n += m
-		if again := w.wrote(int64(m), began, err); err != nil && !again || n == len(b) {
+		if again := c.noteWritten(int64(m), began, err); err != nil && !again || n == len(b) {
 			return n, err
 		}
 	}
@@ -108,9 +108,9 @@ func (w *wire) Write(b []byte) (n int, err error) {
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // ReadFrom sends files by sendfile, chunk by chunk.
-func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
+func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	limited, ok := r.(*io.LimitedReader)
-	to, isTCP := w.Conn.(io.ReaderFrom)
+	to, isTCP := c.Conn.(io.ReaderFrom)
 	source := r
 	if ok {
 		source = limited.R
@@ -118,22 +118,22 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 	if _, isFile := source.(*os.File); !isFile || !isTCP {
 		buffer := buffers.Get().(*[64 << 10]byte)
 		defer buffers.Put(buffer)
-		return io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, buffer[:])
+		return io.CopyBuffer(struct{ io.Writer }{c}, struct{ io.Reader }{r}, buffer[:])
 	}
 	if !ok {
 		limited = &io.LimitedReader{R: r, N: 1<<63 - 1}
 	}
-	w.sender.expect(w.Conn, limited.N)
+	c.sender.prepare(c.Conn, limited.N)
 	for limited.N > 0 {
 		began := time.Now()
-		w.extend(began)
+		c.extendDeadline(began)
 		// The kernel is used only for a file under a single LimitedReader.
 		chunk := &io.LimitedReader{R: limited.R, N: min(limited.N, sendChunk)}
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
 		n += m
 		limited.N -= m
-		if again := w.wrote(m, began, err); !again && (err != nil || m < want) {
+		if again := c.noteWritten(m, began, err); !again && (err != nil || m < want) {
 			return n, err
 		}
 	}
@@ -143,13 +143,13 @@ func (w *wire) ReadFrom(r io.Reader) (n int64, err error) {
 // A conn is a client's connection. It looks at what the client sends before net/http does, which limits only the bytes
 // of a header and answers a TLS hello only after the hello's first line feed.
 type conn struct {
-	*wire
+	*timedConn
 	stream  net.Conn // the wire, or TLS on it
 	secure  *tls.Conn
 	timeout time.Duration // of a TLS handshake
 	log     *slog.Logger
 	observe func(Event)
-	all     *connections
+	conns   *connections
 
 	admitted atomic.Bool // has shown a good credential; spares the lock of all
 	request  Description // of the request that is served
@@ -163,7 +163,7 @@ type conn struct {
 	begun    bool
 	ended    bool // answered early
 	anything bool // what comes is not looked at: the rest of a request that is refused
-	header   headerScan
+	header   headerScanner
 }
 
 func (c *conn) Read(b []byte) (int, error) {
@@ -182,17 +182,17 @@ func (c *conn) Read(b []byte) (int, error) {
 		if c.secure == nil && b[0] == tlsHandshake {
 			// containerd goes on to plain HTTP at once if the answer to its hello begins with "HTTP/".
 			c.observe(TLSHello)
-			c.answer(http.StatusBadRequest, "UNSUPPORTED", "this port speaks plain HTTP, not TLS")
+			c.reject(http.StatusBadRequest, "UNSUPPORTED", "this port speaks plain HTTP, not TLS")
 			return 0, io.EOF
 		}
 	}
 	if c.header.scan(b[:n]) > headerLines {
-		c.answer(http.StatusRequestHeaderFieldsTooLarge, "UNSUPPORTED", fmt.Sprintf("the header has more than %d lines", headerLines))
+		c.reject(http.StatusRequestHeaderFieldsTooLarge, "UNSUPPORTED", fmt.Sprintf("the header has more than %d lines", headerLines))
 		return 0, io.EOF
 	}
 	c.anything = c.header.refused
 	if c.header.whole && !c.admitted.Load() {
-		c.all.busy(c) // net/http says so too, but later
+		c.conns.busy(c) // net/http says so too, but later
 	}
 	return n, err
 }
@@ -218,31 +218,31 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// unread reports whether the kernel has bytes of the client that were not read yet.
-func (c *conn) unread() (yes bool) {
-	control(c.wire.Conn, func(fd int) {
+// hasUnread reports whether the kernel has bytes of the client that were not read yet.
+func (c *conn) hasUnread() (yes bool) {
+	control(c.timedConn.Conn, func(fd int) {
 		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
 		yes = err == nil && n > 0
 	})
 	return yes
 }
 
-// cut closes the connection without a word of TLS, which might wait for the client.
-func (c *conn) cut() { _ = c.wire.Conn.Close() }
+// abort closes the connection without a word of TLS, which might wait for the client.
+func (c *conn) abort() { _ = c.timedConn.Conn.Close() }
 
-// answer says why the connection ends before net/http has seen a request, and waits until the client has read it.
-func (c *conn) answer(status int, code, message string) {
+// reject says why the connection ends before net/http has seen a request, and waits until the client has read it.
+func (c *conn) reject(status int, code, message string) {
 	c.ended = true
 	body := errorBody(code, message)
 	_, err := fmt.Fprintf(c.stream, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"+
 		"Connection: close\r\n\r\n%s", status, http.StatusText(status), len(body), body)
 	if err == nil {
-		c.lingerOver()
+		c.lingerClose()
 	}
 }
 
-// lingerOver reads on until the client closes or its time is over.
-func (c *conn) lingerOver() {
+// lingerClose reads on until the client closes or its time is over.
+func (c *conn) lingerClose() {
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(linger))
 	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // its end is all that is waited for
@@ -251,42 +251,42 @@ func (c *conn) lingerOver() {
 // plainConn lets net/http send files by the kernel.
 type plainConn struct{ *conn }
 
-// secureConn tells net/http that the connection is TLS's. As net/http does the handshake only for a bare *tls.Conn, it is
+// tlsConn tells net/http that the connection is TLS's. As net/http does the handshake only for a bare *tls.Conn, it is
 // done here, before the first request.
-type secureConn struct{ *conn }
+type tlsConn struct{ *conn }
 
 // ReadFrom hides the wire's: what is sent must be encrypted.
-func (c secureConn) ReadFrom(r io.Reader) (int64, error) {
+func (c tlsConn) ReadFrom(r io.Reader) (int64, error) {
 	buffer := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buffer)
 	return io.CopyBuffer(struct{ io.Writer }{c.secure}, struct{ io.Reader }{r}, buffer[:])
 }
 
 // ConnectionState does the handshake and returns what was agreed on.
-func (c secureConn) ConnectionState() tls.ConnectionState {
+func (c tlsConn) ConnectionState() tls.ConnectionState {
 	_ = c.secure.SetDeadline(time.Now().Add(c.timeout))
 	err := c.secure.Handshake()
 	_ = c.secure.SetDeadline(time.Time{})
 	if err != nil {
-		c.failed(err)
+		c.handshakeFailed(err)
 	}
 	return c.secure.ConnectionState()
 }
 
-// failed ends a connection without a handshake, with a hint for a client that speaks plain HTTP.
-func (c secureConn) failed(err error) {
+// handshakeFailed ends a connection without a handshake, with a hint for a client that speaks plain HTTP.
+func (c tlsConn) handshakeFailed(err error) {
 	c.ended = true
 	record, ok := errors.AsType[tls.RecordHeaderError](err)
 	if ok && record.Conn != nil && bytes.ContainsAny(record.RecordHeader[:1], "GHPOCDT") {
-		c.stream = c.wire
-		c.answer(http.StatusBadRequest, "UNSUPPORTED", "this port speaks TLS, not plain HTTP")
+		c.stream = c.timedConn
+		c.reject(http.StatusBadRequest, "UNSUPPORTED", "this port speaks TLS, not plain HTTP")
 		return
 	}
 	c.log.Warn("TLS handshake failed", "remote", c.RemoteAddr().String(), "error", err)
 }
 
-// headerScan counts the lines of requests.
-type headerScan struct {
+// headerScanner counts the lines of requests.
+type headerScanner struct {
 	lines   int     // of the current request
 	length  int     // of the current line
 	last    byte    // of the current line
@@ -296,7 +296,7 @@ type headerScan struct {
 }
 
 // scan takes what was read and returns the most lines that a header in it has had so far.
-func (s *headerScan) scan(b []byte) (most int) {
+func (s *headerScanner) scan(b []byte) (most int) {
 	s.whole = false
 	for {
 		i := bytes.IndexByte(b, '\n')

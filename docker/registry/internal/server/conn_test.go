@@ -231,8 +231,8 @@ func TestClientSlowsDown(t *testing.T) {
 	if err := os.WriteFile(name, make([]byte, size), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for what, write := range map[string]func(*wire) (int64, error){
-		"sendfile": func(w *wire) (int64, error) {
+	for what, write := range map[string]func(*timedConn) (int64, error){
+		"sendfile": func(w *timedConn) (int64, error) {
 			f, err := os.Open(name)
 			if err != nil {
 				return 0, err
@@ -240,7 +240,7 @@ func TestClientSlowsDown(t *testing.T) {
 			defer f.Close()
 			return w.ReadFrom(f)
 		},
-		"write": func(w *wire) (int64, error) {
+		"write": func(w *timedConn) (int64, error) {
 			n, err := w.Write(make([]byte, size))
 			return int64(n), err
 		},
@@ -249,7 +249,7 @@ func TestClientSlowsDown(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, goes on: %v", what, goesOn), func(t *testing.T) {
 				t.Parallel()
 				server, client := connected(t)
-				w := &wire{Conn: server, timeout: 600 * time.Millisecond, sender: sender{crowd: new(crowd), pace: pace{fast: true}}}
+				w := &timedConn{Conn: server, timeout: 600 * time.Millisecond, sender: sendLimiter{largeAnswers: new(largeAnswers), sendRate: sendRate{fast: true}}}
 				sent, failed := make(chan int64, 1), make(chan error, 1)
 				go func() {
 					n, err := write(w)
@@ -299,7 +299,7 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 	}
 	to := &taker{}
 	limited := &io.LimitedReader{R: f, N: size}
-	n, err := (&wire{Conn: to, timeout: time.Second, sender: sender{crowd: new(crowd)}}).ReadFrom(limited)
+	n, err := (&timedConn{Conn: to, timeout: time.Second, sender: sendLimiter{largeAnswers: new(largeAnswers)}}).ReadFrom(limited)
 	if n != size || err != nil || limited.N != 0 || len(to.sources) != 4 {
 		t.Fatalf("got %d, %v, %d left, %d reads", n, err, limited.N, len(to.sources))
 	}
@@ -310,12 +310,12 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 		}
 	}
 	// To the end of the file, without a limit.
-	if n, err = (&wire{Conn: to, sender: sender{crowd: new(crowd)}}).ReadFrom(f); n != 10 || err != nil {
+	if n, err = (&timedConn{Conn: to, sender: sendLimiter{largeAnswers: new(largeAnswers)}}).ReadFrom(f); n != 10 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
 	// What is no file does not reach the connection's ReadFrom, which would allocate a buffer for each chunk.
 	before := len(to.sources)
-	if n, err = (&wire{Conn: to, sender: sender{crowd: new(crowd)}}).ReadFrom(strings.NewReader("text")); n != 4 || err != nil || len(to.sources) != before {
+	if n, err = (&timedConn{Conn: to, sender: sendLimiter{largeAnswers: new(largeAnswers)}}).ReadFrom(strings.NewReader("text")); n != 4 || err != nil || len(to.sources) != before {
 		t.Errorf("got %d, %v", n, err)
 	}
 }
@@ -325,7 +325,7 @@ func TestExplicitDeadlineIsKept(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
 	defer server.Close()
-	w := &wire{Conn: server, timeout: time.Hour}
+	w := &timedConn{Conn: server, timeout: time.Hour}
 	if err := w.SetWriteDeadline(time.Now().Add(-time.Second)); err != nil {
 		t.Fatal(err)
 	}
@@ -364,7 +364,7 @@ func TestHeaderScan(t *testing.T) {
 		"PUT / HTTP/1.1\r\n\r\n1\n2\n3\n4": {1, true},
 	} {
 		for step := 1; step <= len(text)+1; step++ {
-			var s headerScan
+			var s headerScanner
 			most := 0
 			for rest := []byte(text); len(rest) > 0 && !s.refused; {
 				n := min(step, len(rest))

@@ -10,10 +10,10 @@ import (
 )
 
 const (
-	// grace is how long a connection may be without a request before it makes room. A lost first packet is sent again after 1 s.
-	grace = 3 * time.Second
-	// looks is how many connections are looked at for each new one.
-	looks = 16
+	// requestGrace is how long a connection may be without a request before it makes room. A lost first packet is sent again after 1 s.
+	requestGrace = 3 * time.Second
+	// maxVictimScan is how many connections are looked at for each new one.
+	maxVictimScan = 16
 )
 
 // connections knows every open connection, and bounds those that have shown no good credential.
@@ -48,18 +48,18 @@ func (cs *connections) add(c *conn) bool {
 		if c == nil {
 			break
 		}
-		cs.forget(c)
+		cs.release(c)
 		dropped = append(dropped, c)
 	}
 	fits := cs.unknown < 2*cs.limit
 	if fits {
 		cs.open[c] = struct{}{}
 		cs.unknown++
-		cs.list(c)
+		cs.addWaiting(c)
 	}
 	cs.mu.Unlock()
 	for _, c := range dropped {
-		c.cut()
+		c.abort()
 		cs.observe(ConnectionDropped)
 	}
 	if !fits {
@@ -72,16 +72,16 @@ func (cs *connections) add(c *conn) bool {
 func (cs *connections) victim() *conn {
 	full := cs.unknown >= 2*cs.limit
 	now := cs.now()
-	for range min(looks, cs.waiting.Len()) {
+	for range min(maxVictimScan, cs.waiting.Len()) {
 		oldest := cs.waiting.Front().Value.(*conn)
-		if !full && now.Sub(oldest.waits) < grace {
+		if !full && now.Sub(oldest.waits) < requestGrace {
 			return nil
 		}
-		if !oldest.unread() {
+		if !oldest.hasUnread() {
 			return oldest
 		}
-		cs.unlist(oldest)
-		cs.list(oldest)
+		cs.removeWaiting(oldest)
+		cs.addWaiting(oldest)
 	}
 	if full && cs.waiting.Len() > 0 {
 		return cs.waiting.Front().Value.(*conn)
@@ -89,8 +89,8 @@ func (cs *connections) victim() *conn {
 	return nil
 }
 
-// list makes a connection the youngest that waits.
-func (cs *connections) list(c *conn) {
+// addWaiting makes a connection the youngest that waits.
+func (cs *connections) addWaiting(c *conn) {
 	c.waits, c.place = cs.now(), cs.waiting.PushBack(c)
 }
 
@@ -98,7 +98,7 @@ func (cs *connections) list(c *conn) {
 func (cs *connections) busy(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
-	cs.unlist(c)
+	cs.removeWaiting(c)
 }
 
 // idle notes that a connection waits for its next request, or only for its end.
@@ -106,7 +106,7 @@ func (cs *connections) idle(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if _, open := cs.open[c]; open && !c.known && !c.dropped && c.place == nil {
-		cs.list(c)
+		cs.addWaiting(c)
 	}
 }
 
@@ -115,7 +115,7 @@ func (cs *connections) authenticated(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	if _, open := cs.open[c]; open && !c.known && !c.dropped {
-		cs.unlist(c)
+		cs.removeWaiting(c)
 		c.known = true
 		cs.unknown--
 	}
@@ -128,7 +128,7 @@ func (cs *connections) closed(c *conn) {
 	if _, open := cs.open[c]; !open {
 		return
 	}
-	cs.forget(c)
+	cs.release(c)
 	delete(cs.open, c)
 	if len(cs.open) == 0 && cs.empty != nil {
 		close(cs.empty)
@@ -136,24 +136,24 @@ func (cs *connections) closed(c *conn) {
 	}
 }
 
-// forget ends the part that a connection has in the limit. It stays open until its goroutine has ended.
-func (cs *connections) forget(c *conn) {
-	cs.unlist(c)
+// release ends the part that a connection has in the limit. It stays open until its goroutine has ended.
+func (cs *connections) release(c *conn) {
+	cs.removeWaiting(c)
 	if !c.known && !c.dropped {
 		c.dropped = true
 		cs.unknown--
 	}
 }
 
-func (cs *connections) unlist(c *conn) {
+func (cs *connections) removeWaiting(c *conn) {
 	if c.place != nil {
 		cs.waiting.Remove(c.place)
 		c.place = nil
 	}
 }
 
-// cut closes all connections at once, and returns how many.
-func (cs *connections) cut() int {
+// abortAll closes all connections at once, and returns how many.
+func (cs *connections) abortAll() int {
 	cs.mu.Lock()
 	all := make([]*conn, 0, len(cs.open))
 	for c := range cs.open {
@@ -161,7 +161,7 @@ func (cs *connections) cut() int {
 	}
 	cs.mu.Unlock()
 	for _, c := range all {
-		c.cut()
+		c.abort()
 	}
 	return len(all)
 }

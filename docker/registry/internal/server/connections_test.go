@@ -16,7 +16,7 @@ func fake(t *testing.T) (*conn, func() bool) {
 	t.Helper()
 	near, far := net.Pipe()
 	t.Cleanup(func() { near.Close(); far.Close() })
-	return &conn{wire: &wire{Conn: near}}, func() bool {
+	return &conn{timedConn: &timedConn{Conn: near}}, func() bool {
 		_ = far.SetReadDeadline(time.Now().Add(time.Millisecond))
 		_, err := far.Read(make([]byte, 1))
 		netErr, ok := err.(net.Error)
@@ -44,7 +44,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 		}
 	}
 	// A request makes one the youngest.
-	later(cs, grace)
+	later(cs, requestGrace)
 	cs.busy(one)
 	cs.idle(one)
 	four, fourCut := fake(t)
@@ -72,7 +72,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 func accepted(t *testing.T) (*conn, net.Conn) {
 	t.Helper()
 	server, client := connected(t)
-	return &conn{wire: &wire{Conn: server}}, client
+	return &conn{timedConn: &timedConn{Conn: server}}, client
 }
 
 // isCut reports whether the server has closed a connection.
@@ -90,10 +90,10 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	known, client := accepted(t)
 	cs.add(known)
 	send(t, client, get)
-	eventually(t, "the request is there", known.unread)
+	eventually(t, "the request is there", known.hasUnread)
 	var others []net.Conn
 	for range 5 * limit {
-		later(cs, grace)
+		later(cs, requestGrace)
 		c, other := accepted(t)
 		if !cs.add(c) {
 			t.Fatal("no room")
@@ -113,7 +113,7 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	for range 5 * limit {
 		c, other := accepted(t)
 		send(t, other, get)
-		eventually(t, "the request is there", c.unread)
+		eventually(t, "the request is there", c.hasUnread)
 		cs.add(c)
 	}
 	if _, unknown := cs.count(); unknown > 2*limit {
@@ -136,7 +136,7 @@ func TestYoungConnectionKeepsItsPlace(t *testing.T) {
 	if !cut[0]() || cut[1]() || cut[2*limit]() {
 		t.Error("beyond twice the limit only the oldest is cut")
 	}
-	later(cs, grace)
+	later(cs, requestGrace)
 	for range limit {
 		c, _ := fake(t)
 		cs.add(c)
@@ -153,13 +153,13 @@ func TestWholeHeaderIsBusy(t *testing.T) {
 		"POST / HTTP/1.1\r\n\r\nbody": true,
 	} {
 		c, client := accepted(t)
-		c.stream, c.all = c.wire, newConnections(2, func(Event) {})
-		c.all.add(c)
+		c.stream, c.conns = c.timedConn, newConnections(2, func(Event) {})
+		c.conns.add(c)
 		send(t, client, text)
 		if n, err := c.Read(make([]byte, 4096)); n != len(text) || err != nil {
 			t.Fatalf("%q: read %d, %v", text, n, err)
 		}
-		if busy := c.all.waiting.Len() == 0; busy != want {
+		if busy := c.conns.waiting.Len() == 0; busy != want {
 			t.Errorf("%q: busy %v", text, busy)
 		}
 	}
@@ -251,7 +251,7 @@ func TestHoldersOfConnections(t *testing.T) {
 	answer(t, bufio.NewReader(refused), "GET")
 	for range 5 * limit {
 		send(t, r.dial(), "GET /v2/ HTTP/1.1\r\n")
-		later(r.all, grace)
+		later(r.conns, requestGrace)
 		if response, _ := r.ask("GET", "/v2/", "Authorization: Basic good"); response.StatusCode != 200 {
 			t.Fatalf("got %d", response.StatusCode)
 		}
@@ -261,7 +261,7 @@ func TestHoldersOfConnections(t *testing.T) {
 	if response, _ := answer(t, reader, "GET"); response.StatusCode != 200 {
 		t.Errorf("got %d", response.StatusCode)
 	}
-	eventually(t, "the dropped ones end", func() bool { _, unknown := r.all.count(); return unknown <= limit })
+	eventually(t, "the dropped ones end", func() bool { _, unknown := r.conns.count(); return unknown <= limit })
 	if r.events.of(ConnectionDropped) < 3*limit || r.events.of(ConnectionRefused) != 0 {
 		t.Errorf("events: %v", r.events.seen)
 	}

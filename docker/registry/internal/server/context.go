@@ -10,8 +10,8 @@ import (
 
 type connKey struct{}
 
-// remember makes the contexts of a connection's requests know it.
-func remember(ctx context.Context, c net.Conn) context.Context {
+// withConn makes the contexts of a connection's requests know it.
+func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, connOf(c))
 }
 
@@ -35,17 +35,17 @@ func (c requestContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-// watching returns a request with a requestContext, itself outside of a server.
-func watching(r *http.Request) *http.Request {
-	c := connIn(r.Context())
+// withRequestContext returns a request with a requestContext, itself outside of a server.
+func withRequestContext(r *http.Request) *http.Request {
+	c := connFrom(r.Context())
 	if c == nil {
 		return r
 	}
 	return r.WithContext(requestContext{r.Context(), c})
 }
 
-// connIn returns the connection that a context knows, nil outside of a server.
-func connIn(ctx context.Context) *conn {
+// connFrom returns the connection that a context knows, nil outside of a server.
+func connFrom(ctx context.Context) *conn {
 	c, _ := ctx.Value(connKey{}).(*conn)
 	return c
 }
@@ -53,14 +53,14 @@ func connIn(ctx context.Context) *conn {
 // Authenticated takes the connection of a request out of the limit for those without a credential. The server does so for
 // each request that its Checker finds good.
 func Authenticated(ctx context.Context) {
-	if c := connIn(ctx); c != nil && !c.admitted.Swap(true) {
-		c.all.authenticated(c)
+	if c := connFrom(ctx); c != nil && !c.admitted.Swap(true) {
+		c.conns.authenticated(c)
 	}
 }
 
 // Remote returns the address of a request's client, nil outside of a server.
 func Remote(ctx context.Context) net.Addr {
-	if c := connIn(ctx); c != nil {
+	if c := connFrom(ctx); c != nil {
 		return c.RemoteAddr()
 	}
 	return nil

@@ -15,7 +15,7 @@ const limiterKeys = 512
 // LimitLog returns a handler that passes at most burst records of the same level and message on in each period. The first
 // of the next period has the number of those left out as "suppressed".
 func LimitLog(next slog.Handler, burst int, period time.Duration) slog.Handler {
-	return &limitedHandler{next, &logBudget{burst: burst, period: period, spent: map[logKey]*spending{}}}
+	return &limitedHandler{next, &logBudget{burst: burst, period: period, spent: map[logKey]*usage{}}}
 }
 
 type limitedHandler struct {
@@ -24,7 +24,7 @@ type limitedHandler struct {
 }
 
 func (h *limitedHandler) Handle(ctx context.Context, record slog.Record) error {
-	allowed, suppressed := h.budget.spend(logKey{record.Level, record.Message}, record.Time)
+	allowed, suppressed := h.budget.allow(logKey{record.Level, record.Message}, record.Time)
 	if !allowed {
 		return nil
 	}
@@ -48,8 +48,8 @@ type logKey struct {
 	message string
 }
 
-// spending is what a key has used of its budget.
-type spending struct {
+// usage is what a key has used of its budget.
+type usage struct {
 	since            time.Time
 	used, suppressed int
 }
@@ -58,11 +58,11 @@ type logBudget struct {
 	burst  int
 	period time.Duration
 	mu     sync.Mutex
-	spent  map[logKey]*spending
+	spent  map[logKey]*usage
 }
 
-// spend reports whether a record may pass, and how many before it did not.
-func (b *logBudget) spend(key logKey, now time.Time) (allowed bool, suppressed int) {
+// allow reports whether a record may pass, and how many before it did not.
+func (b *logBudget) allow(key logKey, now time.Time) (allowed bool, suppressed int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	s := b.spent[key]
@@ -72,13 +72,13 @@ func (b *logBudget) spend(key logKey, now time.Time) (allowed bool, suppressed i
 			s = b.spent[key]
 		}
 		if s == nil {
-			s = &spending{since: now}
+			s = &usage{since: now}
 			b.spent[key] = s
 		}
 	}
 	if now.Sub(s.since) >= b.period {
 		suppressed = s.suppressed
-		*s = spending{since: now}
+		*s = usage{since: now}
 	}
 	if s.used >= b.burst {
 		s.suppressed++

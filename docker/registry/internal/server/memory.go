@@ -53,7 +53,7 @@ func containerMemory(root fs.FS) (int64, error) {
 		switch {
 		case fields[0] == "0" && fields[1] == "":
 			mount, file = "sys/fs/cgroup", "memory.max"
-		case contains(fields[1], "memory"):
+		case listContains(fields[1], "memory"):
 			mount, file = "sys/fs/cgroup/memory", "memory.limit_in_bytes"
 		default:
 			continue
@@ -99,8 +99,8 @@ func readLimit(root fs.FS, name string) (int64, error) {
 	return min(limit, unlimited), nil
 }
 
-// contains reports whether a list with commas has an item.
-func contains(list, item string) bool {
+// listContains reports whether a list with commas has an item.
+func listContains(list, item string) bool {
 	for one := range strings.SplitSeq(list, ",") {
 		if one == item {
 			return true

@@ -25,20 +25,20 @@ type Outcome struct {
 // Describe sets what a request asks for, and what became of it if nothing else is said. A connection serves one request at a
 // time, and only the goroutine of the request may call this.
 func Describe(ctx context.Context, d Description) {
-	if c := connIn(ctx); c != nil {
+	if c := connFrom(ctx); c != nil {
 		c.request = d
 	}
 }
 
 // SetResult sets what became of a request, as Describe does.
 func SetResult(ctx context.Context, result string) {
-	if c := connIn(ctx); c != nil {
+	if c := connFrom(ctx); c != nil {
 		c.request.Result = result
 	}
 }
 
-func described(ctx context.Context) Description {
-	if c := connIn(ctx); c != nil {
+func descriptionOf(ctx context.Context) Description {
+	if c := connFrom(ctx); c != nil {
 		return c.request
 	}
 	return Description{}

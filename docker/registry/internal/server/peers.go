@@ -13,6 +13,6 @@ import (
 // connections without a credential. Open transfers go on for the drain time after the end of Run's context.
 func NewPeers(handler http.Handler, limits Limits, drain time.Duration, log *slog.Logger, observe func(Event)) *Server {
 	s := newServer(limits, drain, log, observe)
-	s.http.Handler = &chain{server: s, peers: true, next: handler}
+	s.http.Handler = &requestHandler{server: s, peers: true, next: handler}
 	return s
 }

@@ -49,11 +49,11 @@ func TestPeers(t *testing.T) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}
-	if _, unknown := s.all.count(); unknown != 1 {
+	if _, unknown := s.conns.count(); unknown != 1 {
 		t.Errorf("%d connections count to the limit", unknown)
 	}
 	ask(http.MethodGet, "/", "yes")
-	if _, unknown := s.all.count(); unknown != 0 {
+	if _, unknown := s.conns.count(); unknown != 0 {
 		t.Errorf("%d connections count to the limit after a good request", unknown)
 	}
 	if status, _ := ask(http.MethodPost, "/", ""); status != http.StatusMethodNotAllowed {

@@ -54,7 +54,7 @@ func (l countedListener) Accept() (net.Conn, error) {
 func serveCounted(t *testing.T, handler http.Handler) (net.Conn, *connCounts) {
 	t.Helper()
 	s, err := New(Options{
-		Handler: handler, Checker: everybody{}, Log: slog.New(slog.DiscardHandler),
+		Handler: handler, Checker: allowAll{}, Log: slog.New(slog.DiscardHandler),
 		Limits: Limits{HeaderBytes: 16 << 10, HeaderTimeout: patience, IdleTimeout: time.Minute, SendTimeout: time.Minute, UnauthenticatedConnections: 16},
 	})
 	if err != nil {
@@ -184,7 +184,7 @@ func TestReadDeadline(t *testing.T) {
 			client, server := net.Pipe()
 			defer client.Close()
 			defer server.Close()
-			w := &wire{Conn: server}
+			w := &timedConn{Conn: server}
 			set := func(d time.Duration) {
 				at := time.Time{}
 				if d != 0 {

@@ -19,11 +19,11 @@ import (
 )
 
 const (
-	// notice is how long clients with an open connection are answered with "Connection: close" after the program was told
+	// closeNotice is how long clients with an open connection are answered with "Connection: close" after the program was told
 	// to end, before connections without a request are closed.
-	notice = time.Second
-	// farewell is how long handlers have to return after their connections were cut.
-	farewell = 5 * time.Second
+	closeNotice = time.Second
+	// handlerGrace is how long handlers have to return after their connections were cut.
+	handlerGrace = 5 * time.Second
 	// headerSlop is what net/http reads beyond its limit.
 	headerSlop = 4096
 	// internalConnections is the limit of the listeners for metrics and the profiler.
@@ -71,18 +71,18 @@ type Options struct {
 
 // A Server serves one listener.
 type Server struct {
-	http     http.Server
-	all      *connections
-	crowd    crowd
-	limits   Limits
-	tls      *tls.Config
-	drain    time.Duration
-	draining atomic.Bool
-	loopback bool // no other listener is accepted
-	farewell time.Duration
-	probes   probes
-	log      *slog.Logger
-	observe  func(Event)
+	http         http.Server
+	conns        *connections
+	largeAnswers largeAnswers
+	limits       Limits
+	tls          *tls.Config
+	drain        time.Duration
+	draining     atomic.Bool
+	loopback     bool // no other listener is accepted
+	handlerGrace time.Duration
+	probes       probes
+	log          *slog.Logger
+	observe      func(Event)
 }
 
 // New returns a server for clients.
@@ -97,10 +97,10 @@ func New(o Options) (*Server, error) {
 	}
 	s := newServer(o.Limits, o.Drain, o.Log, o.Observe)
 	if o.Certificate != nil {
-		s.tls = &tls.Config{GetCertificate: o.Certificate.Get, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
+		s.tls = &tls.Config{GetCertificate: o.Certificate.GetCertificate, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 	}
 	s.probes.ready = o.Ready
-	s.http.Handler = &chain{server: s, checker: o.Checker, next: o.Handler, access: newAccessLog(o.Access, o.AccessEvery), record: o.Record}
+	s.http.Handler = &requestHandler{server: s, checker: o.Checker, next: o.Handler, access: newAccessLog(o.Access, o.AccessEvery), record: o.Record}
 	return s, nil
 }
 
@@ -112,7 +112,7 @@ func NewMetrics(handler http.Handler, ready func() bool, limits Limits, log *slo
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", handler)
 	s.probes.ready = ready
-	s.http.Handler = &chain{server: s, checker: everybody{}, next: mux}
+	s.http.Handler = &requestHandler{server: s, checker: allowAll{}, next: mux}
 	return s
 }
 
@@ -125,7 +125,7 @@ func NewProfiler(limits Limits, log *slog.Logger, observe func(Event)) *Server {
 	mux.HandleFunc("/debug/pprof/", pprof.Index)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	s.http.Handler = &chain{server: s, checker: everybody{}, next: mux}
+	s.http.Handler = &requestHandler{server: s, checker: allowAll{}, next: mux}
 	return s
 }
 
@@ -134,8 +134,8 @@ func newServer(limits Limits, drain time.Duration, logger *slog.Logger, observe 
 		observe = func(Event) {}
 	}
 	s := &Server{
-		all: newConnections(limits.UnauthenticatedConnections, observe), limits: limits, drain: drain, log: logger, observe: observe,
-		farewell: farewell,
+		conns: newConnections(limits.UnauthenticatedConnections, observe), limits: limits, drain: drain, log: logger, observe: observe,
+		handlerGrace: handlerGrace,
 	}
 	s.probes.draining = &s.draining
 	var protocols http.Protocols
@@ -146,8 +146,8 @@ func newServer(limits Limits, drain time.Duration, logger *slog.Logger, observe 
 		MaxHeaderBytes:               max(1, limits.HeaderBytes-headerSlop),
 		ReadHeaderTimeout:            limits.HeaderTimeout,
 		IdleTimeout:                  limits.IdleTimeout,
-		ConnState:                    s.changed,
-		ConnContext:                  remember,
+		ConnState:                    s.connStateChanged,
+		ConnContext:                  withConn,
 		ErrorLog:                     log.New(lineWriter{logger}, "", 0),
 		DisableGeneralOptionsHandler: true,
 	}
@@ -176,42 +176,42 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	if failed == nil {
 		<-served
 	}
-	return errors.Join(failed, s.end())
+	return errors.Join(failed, s.shutDown())
 }
 
-// end waits for open transfers, and cuts what is left.
-func (s *Server) end() error {
+// shutDown waits for open transfers, and cuts what is left.
+func (s *Server) shutDown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()
-	s.all.wait(ctx, notice)
+	s.conns.wait(ctx, closeNotice)
 	if s.http.Shutdown(ctx) != nil {
-		if n := s.all.cut(); n > 0 {
+		if n := s.conns.abortAll(); n > 0 {
 			s.log.Warn("Connections were cut at the end of the drain time", "connections", n, "drain", s.drain)
 		}
 	}
 	_ = s.http.Close() // every connection was closed or cut
-	if !s.all.wait(context.Background(), s.farewell) {
-		open, _ := s.all.count()
+	if !s.conns.wait(context.Background(), s.handlerGrace) {
+		open, _ := s.conns.count()
 		return fmt.Errorf("server: %d requests do not end", open)
 	}
 	return nil
 }
 
-// changed follows the states of connections.
-func (s *Server) changed(c net.Conn, state http.ConnState) {
+// connStateChanged follows the states of connections.
+func (s *Server) connStateChanged(c net.Conn, state http.ConnState) {
 	connection := connOf(c)
 	switch {
 	case connection == nil:
 	case state == http.StateActive:
 		connection.reads.unwatch()
-		s.all.busy(connection)
+		s.conns.busy(connection)
 	case state == http.StateIdle:
 		connection.reads.watch()
-		connection.sender.ended()
-		s.all.idle(connection)
+		connection.sender.end()
+		s.conns.idle(connection)
 	case state == http.StateClosed, state == http.StateHijacked:
-		connection.sender.ended()
-		s.all.closed(connection)
+		connection.sender.end()
+		s.conns.closed(connection)
 	}
 }
 
@@ -229,9 +229,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		s := l.server
 		limitUnsent(tcp, unsent)
-		w := &wire{Conn: tcp, timeout: s.limits.SendTimeout, sender: sender{crowd: &s.crowd, unsent: unsent}}
-		c := &conn{wire: w, stream: w, timeout: s.limits.HeaderTimeout, log: s.log, observe: s.observe, all: s.all}
-		if !s.all.add(c) {
+		w := &timedConn{Conn: tcp, timeout: s.limits.SendTimeout, sender: sendLimiter{largeAnswers: &s.largeAnswers, unsent: unsent}}
+		c := &conn{timedConn: w, stream: w, timeout: s.limits.HeaderTimeout, log: s.log, observe: s.observe, conns: s.conns}
+		if !s.conns.add(c) {
 			_ = tcp.Close()
 			continue
 		}
@@ -240,7 +240,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		c.secure = tls.Server(w, s.tls)
 		c.stream = c.secure
-		return secureConn{c}, nil
+		return tlsConn{c}, nil
 	}
 }
 
@@ -248,7 +248,7 @@ func connOf(c net.Conn) *conn {
 	switch c := c.(type) {
 	case plainConn:
 		return c.conn
-	case secureConn:
+	case tlsConn:
 		return c.conn
 	}
 	return nil

@@ -118,10 +118,10 @@ func TestDrainCutsWhatIsLeft(t *testing.T) {
 func TestIdleServerEndsAtOnce(t *testing.T) {
 	r := start(t, func(o *Options) { o.Drain = time.Hour })
 	r.ask("GET", "/alive")
-	eventually(t, "the connection ends", func() bool { open, _ := r.all.count(); return open == 0 })
+	eventually(t, "the connection ends", func() bool { open, _ := r.conns.count(); return open == 0 })
 	begin := time.Now()
 	r.stop()
-	if err := r.ended(); err != nil || time.Since(begin) > notice/2 {
+	if err := r.ended(); err != nil || time.Since(begin) > closeNotice/2 {
 		t.Errorf("%v after %v", err, time.Since(begin))
 	}
 }
@@ -134,17 +134,17 @@ func TestHandlerThatDoesNotReturnIsReported(t *testing.T) {
 	})
 	send(t, r.dial(), get)
 	<-begun
-	r.farewell = 50 * time.Millisecond
+	r.handlerGrace = 50 * time.Millisecond
 	r.stop()
 	if err := r.ended(); err == nil || !strings.Contains(err.Error(), "1 request") {
 		t.Errorf("got %v", err)
 	}
 	close(stuck)
-	eventually(t, "the handler ends", func() bool { open, _ := r.all.count(); return open == 0 })
+	eventually(t, "the handler ends", func() bool { open, _ := r.conns.count(); return open == 0 })
 }
 
 func TestListenerFails(t *testing.T) {
-	s, err := New(Options{Handler: hello, Checker: everybody{}, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(Options{Handler: hello, Checker: allowAll{}, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

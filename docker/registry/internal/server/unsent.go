@@ -17,8 +17,8 @@ const (
 	unsent = 256 << 10
 	// large is how many bytes of an answer make it count.
 	large = 256 << 10
-	// few is how many large answers have no limit. The kernel takes up to 4 MiB of each.
-	few = 8
+	// maxUnlimited is how many large answers have no limit. The kernel takes up to 4 MiB of each.
+	maxUnlimited = 8
 	// unsentAll is about how many bytes it takes of all of them together, if they are more.
 	unsentAll = 16 << 20
 	// unsentLeast is how many it takes of each of very many.
@@ -29,28 +29,28 @@ const (
 	sendBufferLock = 1
 )
 
-// A crowd counts the large answers that are being sent.
-type crowd struct{ size atomic.Int64 }
+// A largeAnswers counts the large answers that are being sent.
+type largeAnswers struct{ size atomic.Int64 }
 
 // limit returns how many unsent bytes each of them may have; 0: no limit. It changes only when their number passes a power
 // of two.
-func (c *crowd) limit() int {
+func (c *largeAnswers) limit() int {
 	size := c.size.Load()
-	if size <= few {
+	if size <= maxUnlimited {
 		return 0
 	}
 	return max(unsentAll>>bits.Len64(uint64(size-1)), unsentLeast)
 }
 
-// A pace knows how fast a client takes what it is sent. Each is slow at first.
-type pace struct {
+// A sendRate knows how fast a client takes what it is sent. Each is slow at first.
+type sendRate struct {
 	sent  int64
 	spent time.Duration // on sending it, without what passes between answers
 	fast  bool
 }
 
-// took counts bytes that were sent within some time, and reports whether they complete a chunk.
-func (p *pace) took(n int64, within time.Duration) bool {
+// add counts bytes that were sent within some time, and reports whether they complete a chunk.
+func (p *sendRate) add(n int64, within time.Duration) bool {
 	p.sent += n
 	p.spent += within
 	if p.sent < sendChunk {
@@ -61,28 +61,28 @@ func (p *pace) took(n int64, within time.Duration) bool {
 	return true
 }
 
-// A sender limits what the kernel takes of a connection's answers. One goroutine at a time uses it.
-type sender struct {
-	pace
-	crowd *crowd
-	in    bool // the crowd counts the answer
+// A sendLimiter limits what the kernel takes of a connection's answers. One goroutine at a time uses it.
+type sendLimiter struct {
+	sendRate
+	largeAnswers *largeAnswers
+	counted      bool // the crowd counts the answer
 	// In force.
 	unsent int // see limitUnsent
 	buffer int // see limitBuffer
 }
 
-// expect prepares for that many bytes of an answer.
-func (s *sender) expect(c net.Conn, n int64) {
-	if n >= large && !s.in {
+// prepare prepares for that many bytes of an answer.
+func (s *sendLimiter) prepare(c net.Conn, n int64) {
+	if n >= large && !s.counted {
 		s.join(c)
 	}
 }
 
-// took counts bytes that were written within some time.
-func (s *sender) took(c net.Conn, n int64, within time.Duration) {
+// written counts bytes that were written within some time.
+func (s *sendLimiter) written(c net.Conn, n int64, within time.Duration) {
 	switch {
-	case s.in:
-		if s.pace.took(n, within) {
+	case s.counted:
+		if s.sendRate.add(n, within) {
 			s.adjust(c)
 		}
 	case s.sent+n < large:
@@ -92,25 +92,25 @@ func (s *sender) took(c net.Conn, n int64, within time.Duration) {
 	}
 }
 
-// ended notes that the answer has ended.
-func (s *sender) ended() {
+// end notes that the answer has ended.
+func (s *sendLimiter) end() {
 	s.sent = 0
-	if s.in {
-		s.in = false
-		s.crowd.size.Add(-1)
+	if s.counted {
+		s.counted = false
+		s.largeAnswers.size.Add(-1)
 	}
 }
 
-func (s *sender) join(c net.Conn) {
-	s.in = true
-	s.crowd.size.Add(1)
+func (s *sendLimiter) join(c net.Conn) {
+	s.counted = true
+	s.largeAnswers.size.Add(1)
 	s.sent, s.spent = 0, 0
 	s.adjust(c)
 }
 
 // adjust tells the kernel the limits, if they are new.
-func (s *sender) adjust(c net.Conn) {
-	limit := s.crowd.limit()
+func (s *sendLimiter) adjust(c net.Conn) {
+	limit := s.largeAnswers.limit()
 	// Half as many again for what was sent and not confirmed: a client that has no processor for a while confirms nothing.
 	if buffer := limit + limit/2; buffer != s.buffer {
 		s.buffer = buffer

@@ -16,7 +16,7 @@ import (
 
 // TestPace is fast after a chunk that was taken quickly, and slow after one that was not.
 func TestPace(t *testing.T) {
-	var p pace
+	var p sendRate
 	for i, step := range []struct {
 		n           int64
 		within      time.Duration
@@ -30,7 +30,7 @@ func TestPace(t *testing.T) {
 		{sendChunk, time.Hour, true, false},
 		{sendChunk, 0, true, true},
 	} {
-		if chunk := p.took(step.n, step.within); chunk != step.chunk || p.fast != step.fast {
+		if chunk := p.add(step.n, step.within); chunk != step.chunk || p.fast != step.fast {
 			t.Errorf("step %d: chunk %v, fast %v", i, chunk, p.fast)
 		}
 	}
@@ -41,7 +41,7 @@ func TestCrowdLimit(t *testing.T) {
 	for size, want := range map[int64]int{
 		0: 0, 1: 0, 8: 0, 9: 1 << 20, 16: 1 << 20, 17: 512 << 10, 64: 256 << 10, 65: 128 << 10, 10000: 128 << 10,
 	} {
-		var c crowd
+		var c largeAnswers
 		c.size.Store(size)
 		if got := c.limit(); got != want {
 			t.Errorf("%d clients: %d, want %d", size, got, want)
@@ -52,8 +52,8 @@ func TestCrowdLimit(t *testing.T) {
 // TestSenderInCrowd counts a large answer from its beginning to its end, and tells the kernel each new limit.
 func TestSenderInCrowd(t *testing.T) {
 	c, _ := connected(t)
-	var all crowd
-	s := sender{crowd: &all, unsent: unsent}
+	var all largeAnswers
+	s := sendLimiter{largeAnswers: &all, unsent: unsent}
 	expect := func(when string, size int64, limit, buffer int) {
 		t.Helper()
 		kernel := option(t, c, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT)
@@ -62,33 +62,33 @@ func TestSenderInCrowd(t *testing.T) {
 		}
 	}
 	limitUnsent(c, unsent)
-	s.expect(c, large-1)
-	s.took(c, large-1, 0)
+	s.prepare(c, large-1)
+	s.written(c, large-1, 0)
 	expect("a small answer", 0, unsent, 0)
-	s.ended()
-	s.took(c, large-1, 0)
+	s.end()
+	s.written(c, large-1, 0)
 	expect("another one", 0, unsent, 0)
-	s.took(c, 1, 0)
+	s.written(c, 1, 0)
 	expect("a large one", 1, unsent, 0)
-	s.took(c, sendChunk, 0)
+	s.written(c, sendChunk, 0)
 	expect("after a chunk", 1, 0, 0)
 	all.size.Add(16)
-	s.took(c, sendChunk, 0)
+	s.written(c, sendChunk, 0)
 	expect("with 16 others", 17, 512<<10, 768<<10)
-	s.ended()
-	s.ended()
+	s.end()
+	s.end()
 	expect("after the answer", 16, 512<<10, 768<<10)
 	all.size.Add(16)
-	s.expect(c, large)
-	s.expect(c, large)
+	s.prepare(c, large)
+	s.prepare(c, large)
 	expect("with 32 others", 33, 256<<10, 384<<10)
 	all.size.Add(-32)
-	s.took(c, sendChunk, 0)
+	s.written(c, sendChunk, 0)
 	expect("alone", 1, 0, 0)
-	s.took(c, sendChunk, time.Hour)
+	s.written(c, sendChunk, time.Hour)
 	expect("slow", 1, unsent, 0)
 	all.size.Add(1000)
-	s.took(c, sendChunk, 0)
+	s.written(c, sendChunk, 0)
 	expect("with very many others", 1001, unsentLeast, unsentLeast*3/2)
 }
 
@@ -123,7 +123,7 @@ func TestCrowdEnds(t *testing.T) {
 			}
 		})
 	})
-	counted := func(n int64) func() bool { return func() bool { return r.crowd.size.Load() == n } }
+	counted := func(n int64) func() bool { return func() bool { return r.largeAnswers.size.Load() == n } }
 	for what, end := range map[string]func(net.Conn){
 		"read":   func(c net.Conn) { _, _ = io.Copy(io.Discard, c) },
 		"closed": func(c net.Conn) { c.Close() },
@@ -143,8 +143,8 @@ func TestSlowReader(t *testing.T) {
 	if err := os.WriteFile(name, make([]byte, 32<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	for what, send := range map[string]func(*wire) error{
-		"sendfile": func(w *wire) error {
+	for what, send := range map[string]func(*timedConn) error{
+		"sendfile": func(w *timedConn) error {
 			f, err := os.Open(name)
 			if err != nil {
 				return err
@@ -153,14 +153,14 @@ func TestSlowReader(t *testing.T) {
 			_, err = w.ReadFrom(f)
 			return err
 		},
-		"write": func(w *wire) error {
+		"write": func(w *timedConn) error {
 			_, err := w.Write(make([]byte, 32<<20))
 			return err
 		},
 	} {
 		server, client := connected(t)
 		limitUnsent(server, unsent)
-		w := &wire{Conn: server, sender: sender{crowd: new(crowd), unsent: unsent}}
+		w := &timedConn{Conn: server, sender: sendLimiter{largeAnswers: new(largeAnswers), unsent: unsent}}
 		sent := make(chan error, 1)
 		go func() { sent <- send(w) }()
 		last := int64(-1)
@@ -188,7 +188,7 @@ func TestSlowReader(t *testing.T) {
 // TestIdleTimeIsNotSlow finds a client fast after a chunk, however long it has asked for nothing.
 func TestIdleTimeIsNotSlow(t *testing.T) {
 	server, client := connected(t)
-	w := &wire{Conn: server, sender: sender{crowd: new(crowd)}}
+	w := &timedConn{Conn: server, sender: sendLimiter{largeAnswers: new(largeAnswers)}}
 	go func() { _, _ = io.Copy(io.Discard, client) }()
 	for _, chunk := range []int{sendChunk / 2, sendChunk / 2} {
 		time.Sleep(fast)
