@@ -237,7 +237,7 @@ func (h *Handler) removeClient(f *fill) {
 	if f.clients--; f.clients > 0 || f.over {
 		return
 	}
-	if state, _ := f.growing.State(); state != store.Grows {
+	if state, _ := f.growing.State(); state != store.InProgress {
 		return // it ends by itself: it is being kept, or known to be wrong
 	}
 	// What goes through a window is not kept.
@@ -342,7 +342,7 @@ func (h *Handler) fetch(f *fill) error {
 	if errors.Is(err, ErrNext) || errors.Is(err, ErrAgain) {
 		return err
 	}
-	if state == store.Whole && err != nil {
+	if state == store.Complete && err != nil {
 		h.opts.Log.Debug("A blob came whole, but was not kept", "digest", f.request.Digest, "error", err)
 	}
 	return cause
@@ -442,7 +442,7 @@ func (f *fill) foundInStore() bool {
 	select {
 	case <-f.done:
 		state, _ := f.growing.State()
-		return f.err == nil && state != store.Whole
+		return f.err == nil && state != store.Complete
 	default:
 		return false
 	}

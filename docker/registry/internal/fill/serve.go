@@ -133,7 +133,7 @@ func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store
 	sent := &fileResponse{ResponseWriter: w}
 	serveSized(sent, r, q, b.Size, file, false)
 	if sent.early {
-		b.Probe()
+		b.CheckFile()
 	}
 }
 
@@ -396,7 +396,7 @@ func serveUnsized(w http.ResponseWriter, q route.Request, g *store.Growing, read
 		return
 	}
 	n, err := reader.CopyN(w, math.MaxInt64)
-	if state, _ := g.State(); !errors.Is(err, io.ErrUnexpectedEOF) || state != store.Whole || n != g.Size() {
+	if state, _ := g.State(); !errors.Is(err, io.ErrUnexpectedEOF) || state != store.Complete || n != g.Size() {
 		panic(http.ErrAbortHandler)
 	}
 }

@@ -66,7 +66,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 		}
 		var refused *peerError
 		switch {
-		case state == store.Whole:
+		case state == store.Complete:
 			r.keep(q, g, !self)
 			return nil
 		case isWrong(cause):

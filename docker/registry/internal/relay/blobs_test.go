@@ -76,7 +76,7 @@ func TestSelfGoesOn(t *testing.T) {
 		}
 		return content(other, 1000)(ctx, h, c)
 	}
-	if state, err := r.fetch(r.Relay); state == store.Whole || err == nil {
+	if state, err := r.fetch(r.Relay); state == store.Complete || err == nil {
 		t.Errorf("state %d, %v", state, err)
 	}
 }
@@ -188,7 +188,7 @@ func TestWrongBytes(t *testing.T) {
 		blob := r.blob
 		r.does["b"] = content(b, 1<<21)
 		r.blob = append(bytes.Clone(blob), blob...)
-		if state, err := r.fetch(r.Relay); state == store.Whole || !errors.Is(err, fill.ErrNext) {
+		if state, err := r.fetch(r.Relay); state == store.Complete || !errors.Is(err, fill.ErrNext) {
 			t.Errorf("%s: state %d, %v", name, state, err)
 		}
 	}

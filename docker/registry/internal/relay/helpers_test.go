@@ -244,7 +244,7 @@ func (r *replica) fetch(f fill.Fetcher) (store.State, error) {
 // want checks how a fetch ended and who was asked.
 func (r *replica) want(what string, state store.State, err error, whole bool, asked string) {
 	r.t.Helper()
-	if got := r.seen(); got != asked || whole != (state == store.Whole && err == nil) {
+	if got := r.seen(); got != asked || whole != (state == store.Complete && err == nil) {
 		r.t.Errorf("%s: asked %q, not %q; state %d, %v", what, got, asked, state, err)
 	}
 }

@@ -36,7 +36,7 @@ func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Gro
 	a.Close()
 	state, cause := g.State()
 	switch {
-	case state == store.Whole:
+	case state == store.Complete:
 		r.keep(q, g, false)
 		return nil
 	case isWrong(cause):

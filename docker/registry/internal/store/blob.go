@@ -41,9 +41,9 @@ func (b *Blob) Read(p []byte) (int, error) { return b.content.Read(p) }
 // Seek sets where Read goes on.
 func (b *Blob) Seek(offset int64, whence int) (int64, error) { return b.content.Seek(offset, whence) }
 
-// Probe looks, after a transfer that ended early, whether the disk was the cause and not the client: whether the file can be
+// CheckFile looks, after a transfer that ended early, whether the disk was the cause and not the client: whether the file can be
 // read where it stopped. A blob that cannot is dropped, so that it is fetched anew.
-func (b *Blob) Probe() {
+func (b *Blob) CheckFile() {
 	f, ok := b.content.(*os.File)
 	if !ok || b.drop == nil {
 		return
@@ -118,7 +118,7 @@ func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 	s.mu.Lock()
 	n, size, verified := b.data, b.size, !b.verified.IsZero()
-	small := s.recallLocked(b)
+	small := s.cachedLocked(b)
 	s.mu.Unlock()
 	open := &Blob{Digest: b.key.digest, Size: size}
 	var err error
@@ -137,7 +137,7 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 			return nil, err
 		}
 		s.count.readers.Add(1)
-		open.content, open.close = f, func() { _ = f.Close(); s.closed(n); s.count.readers.Add(-1) }
+		open.content, open.close = f, func() { _ = f.Close(); s.releaseFD(n); s.count.readers.Add(-1) }
 		open.drop = func(err error) { s.dropCorrupt(b, n, err) }
 		return open, nil
 	default:
@@ -163,9 +163,9 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	if err == nil {
 		var info fs.FileInfo
 		if info, err = f.Stat(); err == nil && info.Size() == size {
-			if s.changed(b, n, info) {
+			if s.isModified(b, n, info) {
 				_ = f.Close()
-				s.closed(open)
+				s.releaseFD(open)
 				return nil, nil, errChanged
 			}
 			return f, open, nil
@@ -174,18 +174,18 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 			err = fmt.Errorf("%w: it has %d of %d bytes", ErrCorrupt, info.Size(), size)
 		}
 		_ = f.Close()
-		s.closed(open)
+		s.releaseFD(open)
 	}
-	if exhausted(err) {
+	if isResourceError(err) {
 		return nil, nil, err
 	}
 	s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
 	return nil, nil, fs.ErrNotExist
 }
 
-// changed reports whether somebody else has changed the file of a blob since it was found right. It is verified again then, as
+// isModified reports whether somebody else has changed the file of a blob since it was found right. It is verified again then, as
 // one of an earlier process is.
-func (s *Store) changed(b *blob, n *node, fi fs.FileInfo) bool {
+func (s *Store) isModified(b *blob, n *node, fi fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	right := !b.verified.IsZero()
@@ -200,7 +200,7 @@ func (s *Store) changed(b *blob, n *node, fi fs.FileInfo) bool {
 	return true
 }
 
-// exhausted reports whether an error says nothing of the file: the process or the machine has no room for another.
-func exhausted(err error) bool {
+// isResourceError reports whether an error says nothing of the file: the process or the machine has no room for another.
+func isResourceError(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }

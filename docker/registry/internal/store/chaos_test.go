@@ -152,7 +152,7 @@ func fill(t *testing.T, u *Upstream, repo string, d digest.Digest, content []byt
 	err := errors.New("not begun")
 	for try := 0; try < 2 && err != nil; try++ { // the second goes on where the first one failed
 		err = pull(c, repository(t, u, repo), d, content)
-		if st, _ := g.State(); st != Grows {
+		if st, _ := g.State(); st != InProgress {
 			break
 		}
 	}

@@ -152,7 +152,7 @@ func TestEmptiedByOthers(t *testing.T) {
 		old := randomBytes(mib)
 		d := keep(t, u, "r", old)
 		for range 3 {
-			if err := os.RemoveAll(s.real(below)); err != nil {
+			if err := os.RemoveAll(s.diskPath(below)); err != nil {
 				t.Fatal(err)
 			}
 			content := randomBytes(2 * mib)

@@ -25,10 +25,10 @@ import (
 const (
 	// DriverName is the name of the storage driver in distribution's configuration.
 	DriverName = "pullthrough"
-	// parameter is the name under which a configuration carries the driver itself.
-	parameter = "upstream"
-	// attempts is how often a small write is tried again after making room on a full disk.
-	attempts = 10
+	// driverParameter is the name under which a configuration carries the driver itself.
+	driverParameter = "upstream"
+	// maxAttempts is how often a small write is tried again after making room on a full disk.
+	maxAttempts = 10
 	// evictAtLeast is what each of these attempts drops.
 	evictAtLeast = 1 << 20
 )
@@ -49,7 +49,7 @@ var register sync.Once
 func (u *Upstream) Configuration() configuration.Storage {
 	register.Do(func() { factory.Register(DriverName, fromParameters{}) })
 	return configuration.Storage{
-		DriverName:    configuration.Parameters{parameter: u},
+		DriverName:    configuration.Parameters{driverParameter: u},
 		"delete":      configuration.Parameters{"enabled": true},
 		"redirect":    configuration.Parameters{"disable": true},
 		"maintenance": configuration.Parameters{"uploadpurging": map[any]any{"enabled": false}},
@@ -60,9 +60,9 @@ func (u *Upstream) Configuration() configuration.Storage {
 type fromParameters struct{}
 
 func (fromParameters) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
-	u, ok := parameters[parameter].(*Upstream)
+	u, ok := parameters[driverParameter].(*Upstream)
 	if !ok {
-		return nil, fmt.Errorf("storage driver %s: parameter %q is not an upstream of the store", DriverName, parameter)
+		return nil, fmt.Errorf("storage driver %s: parameter %q is not an upstream of the store", DriverName, driverParameter)
 	}
 	return u, nil
 }
@@ -72,7 +72,7 @@ func (u *Upstream) Name() string { return DriverName }
 
 func (u *Upstream) path(p string) string { return path.Join(u.root, p) }
 
-func (u *Upstream) valid(p string, root bool) error {
+func (u *Upstream) checkPath(p string, root bool) error {
 	if driver.PathRegexp.MatchString(p) && p == path.Clean(p) || root && p == "/" {
 		return nil
 	}
@@ -81,8 +81,8 @@ func (u *Upstream) valid(p string, root bool) error {
 
 func notFound(p string) error { return driver.PathNotFoundError{Path: p, DriverName: DriverName} }
 
-// failure returns an error as distribution expects it.
-func failure(p string, err error) error {
+// driverError returns an error as distribution expects it.
+func driverError(p string, err error) error {
 	switch {
 	case err == nil:
 		return nil
@@ -94,7 +94,7 @@ func failure(p string, err error) error {
 
 // blobOf returns the blob whose data is at a path, if there is one.
 func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
-	d, ok := dataOf(p)
+	d, ok := dataDigest(p)
 	if !ok {
 		return nil, false
 	}
@@ -110,7 +110,7 @@ func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
 
 // GetContent returns a link from the index, and data only if it is right.
 func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
-	if err := u.valid(p, false); err != nil {
+	if err := u.checkPath(p, false); err != nil {
 		return nil, err
 	}
 	s := u.store
@@ -129,12 +129,12 @@ func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
 	if errors.Is(err, ErrCorrupt) {
 		err = fs.ErrNotExist
 	}
-	return content, failure(p, err)
+	return content, driverError(p, err)
 }
 
 // PutContent never fails for want of room: distribution fetches again what it does not find.
 func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error {
-	if err := u.valid(p, false); err != nil {
+	if err := u.checkPath(p, false); err != nil {
 		return err
 	}
 	if isUpload(p) {
@@ -150,11 +150,11 @@ func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error
 	case same:
 		return nil // each pull of a tag writes its links again
 	case isDir:
-		return failure(p, syscall.EISDIR)
+		return driverError(p, syscall.EISDIR)
 	}
 	if err := s.put(full, content); err != nil {
 		if errors.Is(err, syscall.ENOTDIR) {
-			return failure(p, err)
+			return driverError(p, err)
 		}
 		s.log.Warn("not written", "path", p, "error", err)
 		s.removePath(full) // an old content must not stay where a new one could not be written
@@ -167,7 +167,7 @@ func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadC
 	if offset < 0 {
 		return nil, driver.InvalidOffsetError{Path: p, Offset: offset, DriverName: DriverName}
 	}
-	if err := u.valid(p, false); err != nil {
+	if err := u.checkPath(p, false); err != nil {
 		return nil, err
 	}
 	if b, ok := u.blobOf(p); ok {
@@ -176,23 +176,23 @@ func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadC
 		}
 		open, err := u.store.openBlob(ctx, b)
 		if err != nil {
-			return nil, failure(p, err)
+			return nil, driverError(p, err)
 		}
 		if _, err := open.Seek(offset, io.SeekStart); err != nil {
 			_ = open.Close()
-			return nil, failure(p, err)
+			return nil, driverError(p, err)
 		}
 		return open, nil
 	}
-	f, n, err := u.store.openFile(u.store.located(u.path(p)))
+	f, n, err := u.store.openFile(u.store.uploadFile(u.path(p)))
 	if err != nil {
-		return nil, failure(p, err)
+		return nil, driverError(p, err)
 	}
 	u.store.touchNode(n)
-	r := &plainReader{File: f, close: func() { u.store.closed(n) }}
+	r := &plainReader{File: f, close: func() { u.store.releaseFD(n) }}
 	if _, err := f.Seek(offset, io.SeekStart); err != nil {
 		_ = r.Close()
-		return nil, failure(p, err)
+		return nil, driverError(p, err)
 	}
 	return r, nil
 }
@@ -214,7 +214,7 @@ func (r *plainReader) Close() (err error) {
 
 // Stat counts as use: what was found is not dropped before it is read.
 func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
-	if err := u.valid(p, true); err != nil {
+	if err := u.checkPath(p, true); err != nil {
 		return nil, err
 	}
 	s := u.store
@@ -224,16 +224,16 @@ func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
 		}
 		s.touch(b)
 	}
-	full := s.located(u.path(p))
+	full := s.uploadFile(u.path(p))
 	s.mu.Lock()
 	known := s.nodes[full] != nil
 	s.mu.Unlock()
 	if !known {
 		return nil, notFound(p)
 	}
-	fi, err := os.Lstat(s.real(full))
+	fi, err := os.Lstat(s.diskPath(full))
 	if err != nil {
-		return nil, failure(p, err)
+		return nil, driverError(p, err)
 	}
 	info := driver.FileInfoFields{Path: p, ModTime: fi.ModTime(), IsDir: fi.IsDir()}
 	if !fi.IsDir() {
@@ -244,12 +244,12 @@ func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
 
 // List returns the direct descendants of a directory.
 func (u *Upstream) List(_ context.Context, p string) ([]string, error) {
-	if err := u.valid(p, true); err != nil {
+	if err := u.checkPath(p, true); err != nil {
 		return nil, err
 	}
-	entries, err := os.ReadDir(u.store.real(u.path(p)))
+	entries, err := os.ReadDir(u.store.diskPath(u.path(p)))
 	if err != nil {
-		return nil, failure(p, err)
+		return nil, driverError(p, err)
 	}
 	names := make([]string, 0, len(entries))
 	for _, e := range entries {
@@ -261,7 +261,7 @@ func (u *Upstream) List(_ context.Context, p string) ([]string, error) {
 // Move takes a finished upload to its place.
 func (u *Upstream) Move(_ context.Context, from, to string) error {
 	for _, p := range []string{from, to} {
-		if err := u.valid(p, false); err != nil {
+		if err := u.checkPath(p, false); err != nil {
 			return err
 		}
 	}
@@ -269,15 +269,15 @@ func (u *Upstream) Move(_ context.Context, from, to string) error {
 	if err != nil && isUpload(from) {
 		u.store.count.unkept.Add(1)
 	}
-	return failure(from, err)
+	return driverError(from, err)
 }
 
 // Delete removes a path with all below it.
 func (u *Upstream) Delete(_ context.Context, p string) error {
-	if err := u.valid(p, false); err != nil {
+	if err := u.checkPath(p, false); err != nil {
 		return err
 	}
-	return failure(p, u.store.removePath(u.path(p)))
+	return driverError(p, u.store.removePath(u.path(p)))
 }
 
 // RedirectURL returns none: clients read from the cache only.
@@ -285,7 +285,7 @@ func (u *Upstream) RedirectURL(*http.Request, string) (string, error) { return "
 
 // Walk calls f for each file and directory below a path.
 func (u *Upstream) Walk(ctx context.Context, p string, f driver.WalkFn, options ...func(*driver.WalkOptions)) error {
-	if err := u.valid(p, true); err != nil {
+	if err := u.checkPath(p, true); err != nil {
 		return err
 	}
 	return driver.WalkFallback(ctx, u, p, f, options...)
@@ -293,7 +293,7 @@ func (u *Upstream) Walk(ctx context.Context, p string, f driver.WalkFn, options 
 
 // put writes a small file.
 func (s *Store) put(p string, content []byte) error {
-	return s.withRoom(worst(p, int64(len(content)))+block, func(reserved *int64) error {
+	return s.withRoom(maxCharge(p, int64(len(content)))+block, func(reserved *int64) error {
 		return s.putOnce(p, content, reserved)
 	})
 }
@@ -308,7 +308,7 @@ func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
 		}
 		reserved = need
 		err := step(&reserved)
-		if err == nil || try == attempts || !full(err) || !s.evict(evictAtLeast) {
+		if err == nil || try == maxAttempts || !isDiskFull(err) || !s.evict(evictAtLeast) {
 			return err
 		}
 	}
@@ -318,7 +318,7 @@ func (s *Store) putOnce(p string, bytes []byte, reserved *int64) (err error) {
 	aside := fmt.Sprintf("%s/put-%d", tmpPath, s.serial.Add(1))
 	defer func() {
 		if err != nil {
-			_ = os.Remove(s.real(aside))
+			_ = os.Remove(s.diskPath(aside))
 		}
 	}()
 	if err := s.writeAside(aside, bytes); err != nil {
@@ -337,7 +337,7 @@ func (s *Store) writeAside(p string, content []byte) error {
 	}
 	var f *os.File
 	err := s.inDirectory(p, func() (err error) {
-		f, err = os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o660)
+		f, err = os.OpenFile(s.diskPath(p), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o660)
 		return err
 	})
 	if err != nil {
@@ -354,16 +354,16 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	if err := s.fault("link"); err != nil {
 		return func() {}, err
 	}
-	finish, err = s.clear(p, reserved)
+	finish, err = s.clearPath(p, reserved)
 	if err != nil {
 		return finish, err
 	}
-	if err := s.inDirectory(p, func() error { return os.Rename(s.real(aside), s.real(p)) }); err != nil {
+	if err := s.inDirectory(p, func() error { return os.Rename(s.diskPath(aside), s.diskPath(p)) }); err != nil {
 		s.prune(path.Dir(p))
 		return finish, err
 	}
 	n := &node{path: p}
-	s.addNode(n, s.measure(p), reserved)
+	s.addNode(n, s.chargeAt(p), reserved)
 	now := s.stampAt(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -373,14 +373,14 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 		n.blob.size = int64(len(bytes))
 		if d := c.key.digest; d != "" && d.Algorithm().FromBytes(bytes) == d {
 			n.blob.verified, n.blob.stamp = s.now(), now
-			s.rememberLocked(n.blob, bytes)
+			s.cacheLocked(n.blob, bytes)
 		}
 	}
 	return finish, nil
 }
 
-// clear makes the directories for a path, and removes the file that is there. It is called with tree locked.
-func (s *Store) clear(p string, reserved *int64) (finish func(), err error) {
+// clearPath makes the directories for a path, and removes the file that is there. It is called with tree locked.
+func (s *Store) clearPath(p string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
 	old := s.nodes[p]
@@ -397,7 +397,7 @@ func (s *Store) clear(p string, reserved *int64) (finish func(), err error) {
 
 // move renames a file, and takes an upload to its place.
 func (s *Store) move(from, to string) error {
-	return s.withRoom(worst(to, 0), func(reserved *int64) error {
+	return s.withRoom(maxCharge(to, 0), func(reserved *int64) error {
 		s.tree.Lock()
 		finish, err := s.moveInTree(from, to, reserved)
 		s.tree.Unlock()
@@ -409,7 +409,7 @@ func (s *Store) move(from, to string) error {
 // moveInTree is called with tree locked.
 func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
-	at := s.located(from)
+	at := s.uploadFile(from)
 	s.mu.Lock()
 	n := s.nodes[at]
 	g := s.growing[from]
@@ -420,20 +420,20 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	if err := s.fault("rename"); err != nil {
 		return finish, err
 	}
-	if finish, err = s.clear(to, reserved); err != nil {
+	if finish, err = s.clearPath(to, reserved); err != nil {
 		return finish, err
 	}
-	if err := s.inDirectory(to, func() error { return os.Rename(s.real(at), s.real(to)) }); err != nil {
+	if err := s.inDirectory(to, func() error { return os.Rename(s.diskPath(at), s.diskPath(to)) }); err != nil {
 		s.prune(path.Dir(to))
 		return finish, err
 	}
-	fi, err := os.Lstat(s.real(to))
+	fi, err := os.Lstat(s.diskPath(to))
 	if err != nil {
 		return finish, err
 	}
 	var says []byte
-	if _, rest := split(to); isLink(rest) {
-		says, _ = os.ReadFile(s.real(to))
+	if _, rest := splitPath(to); isLink(rest) {
+		says, _ = os.ReadFile(s.diskPath(to))
 	}
 	c := contentOf(to, says)
 	s.renameNode(n, to, charge(fi), reserved)
@@ -471,7 +471,7 @@ func (s *Store) removePath(p string) error {
 	}
 	var failed error
 	var dirs []string
-	_ = filepath.WalkDir(s.real(p), func(name string, e fs.DirEntry, err error) error {
+	_ = filepath.WalkDir(s.diskPath(p), func(name string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return nil
 		}
@@ -512,15 +512,15 @@ func (s *Store) removeUploads(p string) bool {
 	}
 	s.mu.Unlock()
 	for _, g := range found {
-		if g.lone { // distribution does not move what it has already
+		if g.unread { // distribution does not move what it has already
 			g.Close()
 		}
 	}
 	return len(found) > 0
 }
 
-// located returns where the file of an upload is, or the path itself.
-func (s *Store) located(p string) string {
+// uploadFile returns where the file of an upload is, or the path itself.
+func (s *Store) uploadFile(p string) string {
 	if !isUpload(p) {
 		return p
 	}
@@ -539,7 +539,7 @@ func isUpload(p string) bool { return strings.Contains(p, "/_uploads/") }
 
 // Writer returns the writer of an upload, or of another file.
 func (u *Upstream) Writer(ctx context.Context, p string, add bool) (driver.FileWriter, error) {
-	if err := u.valid(p, false); err != nil {
+	if err := u.checkPath(p, false); err != nil {
 		return nil, err
 	}
 	if isUpload(p) {
@@ -550,7 +550,7 @@ func (u *Upstream) Writer(ctx context.Context, p string, add bool) (driver.FileW
 	}
 	w, err := u.store.plainWriter(u.path(p), add)
 	if err != nil {
-		return nil, failure(p, err)
+		return nil, driverError(p, err)
 	}
 	return w, nil
 }

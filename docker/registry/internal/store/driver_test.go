@@ -38,7 +38,7 @@ func TestFactory(t *testing.T) {
 	if err != nil || got != u {
 		t.Errorf("%v, %v", got, err)
 	}
-	if _, err := factory.Create(ctx, DriverName, nil); err == nil || !strings.Contains(err.Error(), parameter) {
+	if _, err := factory.Create(ctx, DriverName, nil); err == nil || !strings.Contains(err.Error(), driverParameter) {
 		t.Errorf("without the parameter: %v", err)
 	}
 }
@@ -130,12 +130,12 @@ func TestTagThatCannotBeWritten(t *testing.T) {
 	const link = reposDir + "r/_manifests/tags/latest/current/link"
 	before, after := digest.FromString("before"), digest.FromString("after")
 	_ = u.PutContent(ctx, link, []byte(before))
-	first, err := os.Stat(s.real(u.path(link)))
+	first, err := os.Stat(s.diskPath(u.path(link)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = u.PutContent(ctx, link, []byte(before))
-	if second, err := os.Stat(s.real(u.path(link))); err != nil || !os.SameFile(first, second) {
+	if second, err := os.Stat(s.diskPath(u.path(link))); err != nil || !os.SameFile(first, second) {
 		t.Error("the same content was written again")
 	}
 	var taken int64
@@ -144,7 +144,7 @@ func TestTagThatCannotBeWritten(t *testing.T) {
 	}
 	s.mu.Lock()
 	for _, b := range s.blobs { // and nothing can be dropped
-		s.openLocked(anyLink(b))
+		s.retainFDLocked(anyLink(b))
 		b.data = anyLink(b)
 		s.orderLocked(b)
 	}
@@ -204,7 +204,7 @@ func TestFaults(t *testing.T) {
 					t.Errorf("right: %v, want %v", ok, kept)
 				}
 				checkCount(t, s)
-				if left, _ := os.ReadDir(s.real(tmpPath)); len(left) > 0 {
+				if left, _ := os.ReadDir(s.diskPath(tmpPath)); len(left) > 0 {
 					t.Errorf("left: %v", left)
 				}
 			})

@@ -43,9 +43,9 @@ type State int
 
 // The states of a Growing.
 const (
-	Grows  State = iota // bytes are still to come
-	Whole               // all bytes are there, and the digest is right
-	Failed              // no more bytes will come
+	InProgress State = iota // bytes are still to come
+	Complete                // all bytes are there, and the digest is right
+	Failed                  // no more bytes will come
 )
 
 // Growing is a blob that is being fetched. One writes, many read.
@@ -57,33 +57,33 @@ const (
 // The one who called Grow calls Finish when the fetch has ended, and Close when no more readers shall join. Closed before
 // distribution has committed, a blob is not kept.
 type Growing struct {
-	store  *Store
-	digest digest.Digest // empty: unknown, nothing is withheld
-	size   int64         // below 0: unknown
-	checks bool          // a verification: the file is not this one's to remove
-	lone   bool          // an upload that nobody reads
+	store     *Store
+	digest    digest.Digest // empty: unknown, nothing is withheld
+	size      int64         // below 0: unknown
+	verifying bool          // a verification: the file is not this one's to remove
+	unread    bool          // an upload that nobody reads
 
 	writing sync.Mutex // one write at a time
 	hash    hash.Hash
 	quota   int64 // up to which size the file may grow without room for the whole (0: no such bound)
 	measure int64 // the size at which to look at the file's blocks next
 
-	mu       sync.Mutex
-	node     *node
-	file     *os.File // nil before the first byte, and after the last reader
-	reserved int64    // for a file that is not there yet
-	fileEnd  int64    // bytes in the file
-	tail     *window  // where it goes on without room
-	lost     bool     // it goes on nowhere
-	written  int64
-	state    State
-	err      error
-	waiters  map[*waiter]struct{}
-	moved    chan struct{} // closed when a reader moved on; nil when the writer does not wait
-	done     chan struct{}
-	readers  map[*Reader]struct{}
-	closed   bool
-	released bool
+	mu         sync.Mutex
+	node       *node
+	file       *os.File // nil before the first byte, and after the last reader
+	reserved   int64    // for a file that is not there yet
+	fileEnd    int64    // bytes in the file
+	window     *window  // where it goes on without room
+	discarding bool     // it goes on nowhere
+	written    int64
+	state      State
+	err        error
+	waiters    map[*waiter]struct{}
+	moved      chan struct{} // closed when a reader moved on; nil when the writer does not wait
+	done       chan struct{}
+	readers    map[*Reader]struct{}
+	closed     bool
+	released   bool
 }
 
 func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
@@ -113,7 +113,7 @@ func (g *Growing) SetSize(size int64) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	g.mu.Lock()
-	late := size < 0 || g.size >= 0 || g.written > 0 || g.state != Grows
+	late := size < 0 || g.size >= 0 || g.written > 0 || g.state != InProgress
 	if !late {
 		g.size = size
 	}
@@ -121,7 +121,7 @@ func (g *Growing) SetSize(size int64) {
 	if late || size == 0 {
 		return
 	}
-	need := round(size+size/1024) + block
+	need := roundUp(size+size/1024) + block
 	if !g.store.reserve(need) {
 		g.quota = min(g.store.opts.Limit/16, 8<<20)
 		return
@@ -169,7 +169,7 @@ func (g *Growing) Done() <-chan struct{} { return g.done }
 func (g *Growing) Windowed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.tail != nil || g.lost
+	return g.window != nil || g.discarding
 }
 
 func (g *Growing) path() string {
@@ -211,19 +211,19 @@ func (g *Growing) write(p []byte) (n int, err error) {
 		return 0, nil
 	}
 	g.mu.Lock()
-	state, cause, inFile := g.state, g.err, g.tail == nil && !g.lost
+	state, cause, inFile := g.state, g.err, g.window == nil && !g.discarding
 	size, written := g.size, g.written
 	g.mu.Unlock()
 	switch {
 	case state == Failed:
 		return 0, cause
-	case state == Whole, size >= 0 && written+int64(len(p)) > size:
+	case state == Complete, size >= 0 && written+int64(len(p)) > size:
 		g.Finish(ErrLong)
 		return 0, ErrLong
 	}
 	if inFile {
 		if n, err = g.writeFile(p); n > 0 {
-			g.took(p[:n], true)
+			g.consume(p[:n], true)
 		}
 		if err != nil {
 			g.spill(err)
@@ -234,7 +234,7 @@ func (g *Growing) write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		g.took(p[n:n+k], false)
+		g.consume(p[n:n+k], false)
 		n += k
 	}
 	if size >= 0 && written+int64(n) == size {
@@ -246,8 +246,8 @@ func (g *Growing) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// took hashes bytes and releases them to the readers.
-func (g *Growing) took(p []byte, inFile bool) {
+// consume hashes bytes and releases them to the readers.
+func (g *Growing) consume(p []byte, inFile bool) {
 	if g.hash != nil {
 		g.hash.Write(p)
 	}
@@ -262,7 +262,7 @@ func (g *Growing) took(p []byte, inFile bool) {
 func (g *Growing) advance(n int64) {
 	g.mu.Lock()
 	g.written += n
-	g.tellLocked(false)
+	g.wakeReadersLocked(false)
 	g.mu.Unlock()
 }
 
@@ -275,7 +275,7 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 	f, node, end := g.file, g.node, g.fileEnd
 	g.mu.Unlock()
 	upTo := end + int64(len(p))
-	if g.quota > 0 && upTo > g.quota || !g.store.extend(node, g.ahead(f, upTo), g.quota == 0) {
+	if g.quota > 0 && upTo > g.quota || !g.store.extend(node, g.allocated(f, upTo), g.quota == 0) {
 		return 0, errNoRoom
 	}
 	for try := 1; ; try++ {
@@ -284,14 +284,14 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 			k, err = f.WriteAt(p[n:], end+int64(n))
 		}
 		n += k
-		if err == nil || try == attempts || !full(err) || !g.store.evict(evictAtLeast) {
+		if err == nil || try == maxAttempts || !isDiskFull(err) || !g.store.evict(evictAtLeast) {
 			return n, err
 		}
 	}
 }
 
-// ahead returns a size, or what the file takes already if that is more: some file systems allocate ahead.
-func (g *Growing) ahead(f *os.File, size int64) int64 {
+// allocated returns a size, or what the file takes already if that is more: some file systems allocate ahead.
+func (g *Growing) allocated(f *os.File, size int64) int64 {
 	if g.size >= 0 && g.quota == 0 || size < g.measure {
 		return size
 	}
@@ -316,7 +316,7 @@ func (g *Growing) create() error {
 	}
 	s := g.store
 	if reserved == 0 {
-		if reserved = worst(tmpPath+"/x", 0) + block; !s.take(reserved) && (g.quota > 0 || !s.reserve(reserved)) {
+		if reserved = maxCharge(tmpPath+"/x", 0) + block; !s.take(reserved) && (g.quota > 0 || !s.reserve(reserved)) {
 			return errNoRoom
 		}
 	}
@@ -328,7 +328,7 @@ func (g *Growing) create() error {
 		s.tree.Lock()
 		if err == nil {
 			err = s.inDirectory(p, func() (err error) {
-				f, err = g.openFile(s.real(p))
+				f, err = g.openFile(s.diskPath(p))
 				return err
 			})
 		}
@@ -340,7 +340,7 @@ func (g *Growing) create() error {
 			s.release(reserved)
 			break
 		}
-		if try == attempts || !full(err) || !s.evict(evictAtLeast) {
+		if try == maxAttempts || !isDiskFull(err) || !s.evict(evictAtLeast) {
 			s.release(reserved)
 			g.mu.Lock()
 			g.reserved = 0
@@ -349,7 +349,7 @@ func (g *Growing) create() error {
 		}
 	}
 	s.mu.Lock()
-	s.openLocked(n)
+	s.retainFDLocked(n)
 	s.mu.Unlock()
 	g.mu.Lock()
 	g.node, g.file, g.reserved = n, f, 0
@@ -364,7 +364,7 @@ func (g *Growing) openFile(name string) (*os.File, error) {
 		return f, err
 	}
 	const keepSize = 1
-	if err := syscall.Fallocate(int(f.Fd()), keepSize, 0, g.size); full(err) {
+	if err := syscall.Fallocate(int(f.Fd()), keepSize, 0, g.size); isDiskFull(err) {
 		return nil, errors.Join(err, f.Close(), os.Remove(name))
 	}
 	return f, nil
@@ -376,11 +376,11 @@ func (g *Growing) spill(err error) {
 	s.count.unkept.Add(1)
 	s.log.Warn("passed on, not kept", "digest", g.digest, "size", g.size, "error", err)
 	var w *window
-	if !g.lone {
+	if !g.unread {
 		w = s.newWindow(g.fileEnd)
 	}
 	g.mu.Lock()
-	g.tail, g.lost = w, g.lone
+	g.window, g.discarding = w, g.unread
 	n, reserved := g.node, g.reserved
 	g.reserved = 0
 	g.mu.Unlock()
@@ -388,7 +388,7 @@ func (g *Growing) spill(err error) {
 	if n != nil {
 		s.removeFile(n)
 	}
-	if g.lone {
+	if g.unread {
 		g.mu.Lock()
 		g.releaseFileLocked()
 		g.mu.Unlock()
@@ -405,9 +405,9 @@ func (s *Store) removeFile(n *node) {
 	if !known {
 		return
 	}
-	if c := s.measure(p); c > 0 {
+	if c := s.chargeAt(p); c > 0 {
 		s.mu.Lock()
-		s.weighLocked(n, c)
+		s.setChargeLocked(n, c)
 		s.mu.Unlock()
 	}
 	if _, finish, err := s.unlinkOrKeep(n); err != nil {
@@ -421,7 +421,7 @@ func (s *Store) removeFile(n *node) {
 func (g *Growing) complete() {
 	var err error
 	if g.hash != nil && string(g.hash.Sum(nil)) != string(rawDigest(g.digest)) {
-		if err = ErrDigest; g.checks {
+		if err = ErrDigest; g.verifying {
 			err = ErrCorrupt
 		}
 	}
@@ -443,16 +443,16 @@ func rawDigest(d digest.Digest) []byte {
 func (g *Growing) end(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.state != Grows {
+	if g.state != InProgress {
 		return
 	}
-	g.state, g.err = Whole, err
+	g.state, g.err = Complete, err
 	if err != nil {
 		g.state = Failed
 	}
 	close(g.done)
-	g.tellLocked(true)
-	g.movedLocked()
+	g.wakeReadersLocked(true)
+	g.wakeWriterLocked()
 }
 
 // Finish says that the fetch has ended, and how. It changes nothing when all bytes had come.
@@ -470,7 +470,7 @@ func (g *Growing) Finish(err error) {
 		g.end(ErrShort)
 		return
 	}
-	if st, _ := g.State(); st == Grows {
+	if st, _ := g.State(); st == InProgress {
 		g.complete()
 	}
 }
@@ -478,14 +478,14 @@ func (g *Growing) Finish(err error) {
 // Keep stores the blob under its digest and links it to a repository, where no upload of distribution does. It returns
 // ErrNotKept for what passed through a window, and for other algorithms than sha256, under which nothing is stored.
 func (g *Growing) Keep(u *Upstream, repository string) error {
-	if st, err := g.State(); st != Whole {
+	if st, err := g.State(); st != Complete {
 		return errors.Join(ErrNotKept, err)
 	}
 	if g.Windowed() || u.store != g.store || g.digest.Algorithm() != digest.Canonical {
 		return ErrNotKept
 	}
 	link := reposDir + repository + "/_layers/" + string(digest.Canonical) + "/" + g.digest.Encoded() + "/link"
-	if err := u.valid(link, false); err != nil {
+	if err := u.checkPath(link, false); err != nil {
 		return err
 	}
 	if err := g.sync(); err != nil {
@@ -511,7 +511,7 @@ func (g *Growing) Close() {
 	g.releaseLocked()
 	g.mu.Unlock()
 	g.store.release(reserved)
-	if n != nil && !g.checks {
+	if n != nil && !g.verifying {
 		g.store.mu.Lock()
 		unplaced := strings.HasPrefix(n.path, tmpPath+"/")
 		g.store.mu.Unlock()
@@ -526,23 +526,23 @@ func (g *Growing) releaseLocked() {
 	if g.closed && len(g.readers) == 0 && !g.released {
 		g.released = true
 		g.releaseFileLocked()
-		if g.tail != nil {
-			g.store.windowClosed(g.tail)
+		if g.window != nil {
+			g.store.windowClosed(g.window)
 		}
 	}
 }
 
 func (g *Growing) releaseFileLocked() {
 	if g.file == nil {
-		if g.node != nil && g.checks {
-			g.store.closed(g.node) // its file could not be opened
+		if g.node != nil && g.verifying {
+			g.store.releaseFD(g.node) // its file could not be opened
 			g.node = nil
 		}
 		return
 	}
 	_ = g.file.Close()
 	g.file = nil
-	g.store.closed(g.node)
+	g.store.releaseFD(g.node)
 }
 
 // sync waits until the file is on the disk, and charges it with what it takes there.
@@ -564,7 +564,7 @@ func (g *Growing) sync() error {
 		return err
 	}
 	g.store.mu.Lock()
-	g.store.weighLocked(n, charge(fi))
+	g.store.setChargeLocked(n, charge(fi))
 	g.store.mu.Unlock()
 	return nil
 }

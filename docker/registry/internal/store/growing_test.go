@@ -139,7 +139,7 @@ func TestEndIsWithheld(t *testing.T) {
 			g.Close()
 			_ = r.Close()
 			checkCount(t, s)
-			if left, _ := os.ReadDir(s.real(tmpPath)); len(left) > 0 {
+			if left, _ := os.ReadDir(s.diskPath(tmpPath)); len(left) > 0 {
 				t.Errorf("left: %v", left)
 			}
 		})

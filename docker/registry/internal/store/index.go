@@ -59,10 +59,10 @@ type blob struct {
 	relay   bool          // another replica has it too: dropped before what is not
 	touched time.Time
 
-	verified   time.Time // when the bytes on the disk were last found right by this process; zero: never
-	stamp      stamp     // of the file that was found right
-	checking   *Growing  // the verification that runs
-	remembered *list.Element
+	verified time.Time // when the bytes on the disk were last found right by this process; zero: never
+	stamp    stamp     // of the file that was found right
+	checking *Growing  // the verification that runs
+	cached   *list.Element
 }
 
 // stamp tells a file from another in its place, and from itself after somebody has written to it. The store does neither, and
@@ -82,7 +82,7 @@ func stampOf(fi fs.FileInfo) stamp {
 
 // stampAt returns the stamp of a path now. One that cannot be had fits no file.
 func (s *Store) stampAt(p string) stamp {
-	fi, err := os.Lstat(s.real(p))
+	fi, err := os.Lstat(s.diskPath(p))
 	if err != nil {
 		return stamp{}
 	}
@@ -97,15 +97,15 @@ func usedAt(fi fs.FileInfo) time.Time {
 	return fi.ModTime()
 }
 
-// real returns the name of a path on the disk.
-func (s *Store) real(p string) string { return filepath.Join(s.opts.Path, p) }
+// diskPath returns the name of a path on the disk.
+func (s *Store) diskPath(p string) string { return filepath.Join(s.opts.Path, p) }
 
-// round returns a size in whole blocks.
-func round(size int64) int64 { return (size + block - 1) / block * block }
+// roundUp returns a size in whole blocks.
+func roundUp(size int64) int64 { return (size + block - 1) / block * block }
 
-// worst returns what a new file may need at most, with a block for each directory above it, as new or grown.
-func worst(p string, size int64) int64 {
-	return round(size+size/1024) + block*int64(strings.Count(p, "/"))
+// maxCharge returns what a new file may need at most, with a block for each directory above it, as new or grown.
+func maxCharge(p string, size int64) int64 {
+	return roundUp(size+size/1024) + block*int64(strings.Count(p, "/"))
 }
 
 // charge returns the blocks that a file or directory uses. Some file systems allocate later, or compress: a file is
@@ -116,22 +116,22 @@ func charge(fi fs.FileInfo) int64 {
 		c = st.Blocks * 512
 	}
 	if !fi.IsDir() {
-		c = max(c, round(fi.Size()))
+		c = max(c, roundUp(fi.Size()))
 	}
 	return c
 }
 
-// measure returns the charge of a path now, or 0.
-func (s *Store) measure(p string) int64 {
-	fi, err := os.Lstat(s.real(p))
+// chargeAt returns the charge of a path now, or 0.
+func (s *Store) chargeAt(p string) int64 {
+	fi, err := os.Lstat(s.diskPath(p))
 	if err != nil {
 		return 0
 	}
 	return charge(fi)
 }
 
-// weighLocked sets the charge of a node.
-func (s *Store) weighLocked(n *node, c int64) {
+// setChargeLocked sets the charge of a node.
+func (s *Store) setChargeLocked(n *node, c int64) {
 	more := c - n.charge
 	n.charge = c
 	s.used += more
@@ -204,7 +204,7 @@ func (s *Store) detachLocked(n *node) {
 	}
 	if b.data == n {
 		b.data, b.size, b.verified, b.stamp = nil, 0, time.Time{}, stamp{}
-		s.unrememberLocked(b)
+		s.uncacheLocked(b)
 	} else {
 		delete(b.links, n)
 	}
@@ -214,21 +214,21 @@ func (s *Store) detachLocked(n *node) {
 	s.orderLocked(b)
 }
 
-// openLocked counts a file descriptor.
-func (s *Store) openLocked(n *node) {
+// retainFDLocked counts a file descriptor.
+func (s *Store) retainFDLocked(n *node) {
 	n.open++
 	if n.blob != nil {
 		s.orderLocked(n.blob)
 	}
 }
 
-// closed counts a file descriptor less; the last one of a removed file frees its blocks.
-func (s *Store) closed(n *node) {
+// releaseFD counts a file descriptor less; the last one of a removed file frees its blocks.
+func (s *Store) releaseFD(n *node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n.open--
 	if n.open == 0 && n.unlinked {
-		s.weighLocked(n, 0)
+		s.setChargeLocked(n, 0)
 	}
 	if n.blob != nil {
 		s.orderLocked(n.blob)
@@ -243,11 +243,11 @@ func (s *Store) openFile(p string) (*os.File, *node, error) {
 		s.mu.Unlock()
 		return nil, nil, fs.ErrNotExist
 	}
-	s.openLocked(n)
+	s.retainFDLocked(n)
 	s.mu.Unlock()
-	f, err := os.Open(s.real(p))
+	f, err := os.Open(s.diskPath(p))
 	if err != nil {
-		s.closed(n)
+		s.releaseFD(n)
 		return nil, nil, err
 	}
 	return f, n, nil
@@ -268,11 +268,11 @@ func (s *Store) makeParents(p string, reserved *int64) error {
 	if err := s.makeParents(dir, reserved); err != nil {
 		return err
 	}
-	err := s.inDirectory(dir, func() error { return os.Mkdir(s.real(dir), 0o770) })
+	err := s.inDirectory(dir, func() error { return os.Mkdir(s.diskPath(dir), 0o770) })
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	s.addNode(&node{path: dir, dir: true}, s.measure(dir), reserved)
+	s.addNode(&node{path: dir, dir: true}, s.chargeAt(dir), reserved)
 	return nil
 }
 
@@ -283,7 +283,7 @@ func (s *Store) inDirectory(p string, step func() error) error {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir := s.real(path.Dir(p))
+	dir := s.diskPath(path.Dir(p))
 	if _, missing := os.Lstat(dir); !errors.Is(missing, fs.ErrNotExist) {
 		return err // it is something else that the step lacks
 	}
@@ -300,15 +300,15 @@ func (s *Store) inDirectory(p string, step func() error) error {
 // reserved for them. It is called with tree locked.
 func (s *Store) addNode(n *node, c int64, reserved *int64) {
 	up := path.Dir(n.path)
-	grown := s.measure(up)
+	grown := s.chargeAt(up)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.nodes[n.path] = n
 	before := s.used
-	s.weighLocked(n, c)
+	s.setChargeLocked(n, c)
 	parent := s.nodes[up]
 	parent.children++
-	s.weighLocked(parent, grown)
+	s.setChargeLocked(parent, grown)
 	s.spendLocked(min(max(0, s.used-before), *reserved), reserved)
 }
 
@@ -333,7 +333,7 @@ func (s *Store) forgetLocked(n *node) {
 	delete(s.nodes, n.path)
 	s.detachLocked(n)
 	if n.open == 0 {
-		s.weighLocked(n, 0)
+		s.setChargeLocked(n, 0)
 	}
 	n.unlinked = true
 	s.orphans += n.charge
@@ -352,7 +352,7 @@ func (s *Store) prune(dir string) {
 		if stays {
 			return
 		}
-		if err := os.Remove(s.real(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.Remove(s.diskPath(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 		s.mu.Lock()
@@ -385,17 +385,17 @@ func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
 	freed = n.charge
 	s.mu.Unlock()
 	if freed >= closeLater {
-		if f, err := os.Open(s.real(n.path)); err == nil {
+		if f, err := os.Open(s.diskPath(n.path)); err == nil {
 			s.mu.Lock()
-			s.openLocked(n)
+			s.retainFDLocked(n)
 			s.mu.Unlock()
-			finish = func() { _ = f.Close(); s.closed(n) }
+			finish = func() { _ = f.Close(); s.releaseFD(n) }
 		}
 	}
 	if err := s.fault("remove"); err != nil {
 		return 0, finish, err
 	}
-	if err := os.Remove(s.real(n.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(s.diskPath(n.path)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, finish, err
 	}
 	s.removeNode(n)
@@ -503,7 +503,7 @@ func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 		files = append(files, n)
 	}
 	delete(s.blobs, b.key)
-	s.unrememberLocked(b)
+	s.uncacheLocked(b)
 	s.orderLocked(b)
 	s.mu.Unlock()
 	var later []func()
@@ -559,6 +559,6 @@ func (s *Store) touch(b *blob) {
 	}
 	s.mu.Unlock()
 	if stale {
-		_ = os.Chtimes(s.real(p), now, time.Time{})
+		_ = os.Chtimes(s.diskPath(p), now, time.Time{})
 	}
 }

@@ -76,7 +76,7 @@ func TestCountIsTrue(t *testing.T) {
 	for s.evictOldest(nil) {
 	}
 	checkCount(t, s)
-	if left, _ := os.ReadDir(s.real(upstreamPath + "/one")); len(left) > 0 {
+	if left, _ := os.ReadDir(s.diskPath(upstreamPath + "/one")); len(left) > 0 {
 		t.Errorf("left on disk: %v", left)
 	}
 }
@@ -102,7 +102,7 @@ func TestOrderOfUse(t *testing.T) {
 	}
 	for i, d := range blobs { // as if they were stored an hour ago, one after the other
 		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
-		if err := os.Chtimes(s.real(u.path(dataPath(d))), at, at); err != nil {
+		if err := os.Chtimes(s.diskPath(u.path(dataPath(d))), at, at); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -196,7 +196,7 @@ func TestLowerLimit(t *testing.T) {
 func TestCannotDrop(t *testing.T) {
 	s, u := testStore(t, mib)
 	d := keep(t, u, "r", randomBytes(500*kib))
-	p := s.real(u.path(dataPath(d)))
+	p := s.diskPath(u.path(dataPath(d)))
 	if err := errors.Join(os.Remove(p), os.MkdirAll(p+"/in/the/way", 0o755)); err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func TestKill(t *testing.T) {
 				s := openStore(t, testOptions(root, killLimit))
 				u := upstream(t, s)
 				checkCount(t, s)
-				if left, _ := os.ReadDir(s.real(tmpPath)); len(left) > 0 {
+				if left, _ := os.ReadDir(s.diskPath(tmpPath)); len(left) > 0 {
 					t.Errorf("left: %v", left)
 				}
 				for i := range 60 {

@@ -26,8 +26,8 @@ type content struct {
 	data bool    // the file is that blob
 }
 
-// split returns the upstream of a path below the store's root, and the path that distribution gave.
-func split(p string) (upstream, rest string) {
+// splitPath returns the upstream of a path below the store's root, and the path that distribution gave.
+func splitPath(p string) (upstream, rest string) {
 	p, ok := strings.CutPrefix(p, upstreamPath+"/")
 	if !ok {
 		return "", ""
@@ -36,8 +36,8 @@ func split(p string) (upstream, rest string) {
 	return upstream, "/" + rest
 }
 
-// dataOf returns the digest that a data path names, if it is one.
-func dataOf(rest string) (digest.Digest, bool) {
+// dataDigest returns the digest that a data path names, if it is one.
+func dataDigest(rest string) (digest.Digest, bool) {
 	name, ok := strings.CutPrefix(rest, blobsDir)
 	if !ok {
 		return "", false
@@ -57,8 +57,8 @@ func isLink(rest string) bool {
 	return strings.HasPrefix(rest, reposDir) && path.Base(rest) == "link"
 }
 
-// linkName returns the digest in a link's path. The link of a tag has none, and an alias has another than its content.
-func linkName(rest string) digest.Digest {
+// linkDigest returns the digest in a link's path. The link of a tag has none, and an alias has another than its content.
+func linkDigest(rest string) digest.Digest {
 	parts := strings.Split(rest, "/")
 	n := len(parts)
 	d, err := digest.Parse(parts[n-3] + ":" + parts[n-2])
@@ -70,11 +70,11 @@ func linkName(rest string) digest.Digest {
 
 // contentOf returns to which blob a file belongs: data by its path, a link by what it says.
 func contentOf(p string, says []byte) content {
-	upstream, rest := split(p)
+	upstream, rest := splitPath(p)
 	if upstream == "" {
 		return content{}
 	}
-	if d, ok := dataOf(rest); ok {
+	if d, ok := dataDigest(rest); ok {
 		return content{blobKey{upstream: upstream, digest: d}, true}
 	}
 	if isLink(rest) {
@@ -94,11 +94,11 @@ func isEmpty(d digest.Digest) bool { return d == d.Algorithm().FromBytes(nil) }
 // load counts what an earlier process left, and removes what it left unfinished. It reads names and sizes, and of the
 // contents only what tags and aliases say.
 func (s *Store) load() error {
-	if err := os.RemoveAll(s.real(tmpPath)); err != nil {
+	if err := os.RemoveAll(s.diskPath(tmpPath)); err != nil {
 		return err
 	}
 	for _, p := range []string{tmpPath, upstreamPath} {
-		if err := os.Mkdir(s.real(p), 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Mkdir(s.diskPath(p), 0o770); err != nil && !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 	}
@@ -110,7 +110,7 @@ func (s *Store) load() error {
 		if rel, err := filepath.Rel(s.opts.Path, name); err == nil && rel != "." {
 			p += rel
 		}
-		upstream, _ := split(p)
+		upstream, _ := splitPath(p)
 		if errors.Is(err, fs.ErrPermission) && p != "/" && p != upstreamPath && upstream == "" {
 			return fs.SkipDir // lost+found
 		}
@@ -121,7 +121,7 @@ func (s *Store) load() error {
 		if err != nil {
 			return err
 		}
-		if upstream != "" && !e.IsDir() && !s.sound(p, fi) {
+		if upstream != "" && !e.IsDir() && !s.isSound(p, fi) {
 			return os.Remove(name)
 		}
 		n := &node{path: p, dir: e.IsDir(), charge: charge(fi)}
@@ -135,7 +135,7 @@ func (s *Store) load() error {
 			n.fixed = upstream == "" || path.Dir(p) == upstreamPath
 			dirs = append(dirs, n)
 		case upstream != "":
-			c := contentOf(p, s.says(p))
+			c := contentOf(p, s.linkContent(p))
 			s.attachLocked(n, c)
 			if c.data {
 				n.blob.size = fi.Size()
@@ -159,31 +159,31 @@ func (s *Store) load() error {
 	return nil
 }
 
-// sound reports whether a file may be what its path says. A process or machine that died leaves others.
-func (s *Store) sound(p string, fi fs.FileInfo) bool {
-	_, rest := split(p)
+// isSound reports whether a file may be what its path says. A process or machine that died leaves others.
+func (s *Store) isSound(p string, fi fs.FileInfo) bool {
+	_, rest := splitPath(p)
 	if !fi.Mode().IsRegular() || isUpload(p) {
 		return false
 	}
-	if d, ok := dataOf(rest); ok {
+	if d, ok := dataDigest(rest); ok {
 		return fi.Size() > 0 || isEmpty(d)
 	}
 	if isLink(rest) {
-		return contentOf(p, s.says(p)).key.digest != ""
+		return contentOf(p, s.linkContent(p)).key.digest != ""
 	}
 	return true
 }
 
-// says returns the content of a link. That of most is in their name.
-func (s *Store) says(p string) []byte {
-	_, rest := split(p)
+// linkContent returns the content of a link. That of most is in their name.
+func (s *Store) linkContent(p string) []byte {
+	_, rest := splitPath(p)
 	if !isLink(rest) {
 		return nil
 	}
-	if d := linkName(rest); d != "" && d.Algorithm() == digest.Canonical {
+	if d := linkDigest(rest); d != "" && d.Algorithm() == digest.Canonical {
 		return []byte(d)
 	}
-	says, _ := os.ReadFile(s.real(p))
+	says, _ := os.ReadFile(s.diskPath(p))
 	return says
 }
 
@@ -201,7 +201,7 @@ func (s *Store) dropEmpty(dirs []*node) {
 	s.tree.Lock()
 	defer s.tree.Unlock()
 	for _, n := range slices.Backward(dirs) {
-		if !n.fixed && !n.unlinked && n.children == 0 && os.Remove(s.real(n.path)) == nil {
+		if !n.fixed && !n.unlinked && n.children == 0 && os.Remove(s.diskPath(n.path)) == nil {
 			s.removeNode(n)
 		}
 	}

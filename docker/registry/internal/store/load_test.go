@@ -20,7 +20,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	gone := keep(t, u, "gone", randomBytes(100*kib))
 	unlinked := digest.FromString("its link was not written to the disk")
 	write := func(p string, size int) {
-		name := s.real(p)
+		name := s.diskPath(p)
 		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o755), os.WriteFile(name, make([]byte, size), 0o600)); err != nil {
 			t.Fatal(err)
 		}
@@ -33,10 +33,10 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	write(u.path(linkPath("a", good)), 0) // its name says all
 	write(u.path(linkPath("a", digest.SHA512.FromString("alias"))), 71)
 	if err := errors.Join(
-		os.Truncate(s.real(u.path(dataPath(torn))), 0),
-		os.Remove(s.real(u.path(dataPath(gone)))),
-		os.Symlink("/etc/passwd", s.real(u.path("/docker/link"))),
-		os.MkdirAll(s.real(u.path(reposDir+"empty/_uploads/1")), 0o755),
+		os.Truncate(s.diskPath(u.path(dataPath(torn))), 0),
+		os.Remove(s.diskPath(u.path(dataPath(gone)))),
+		os.Symlink("/etc/passwd", s.diskPath(u.path("/docker/link"))),
+		os.MkdirAll(s.diskPath(u.path(reposDir+"empty/_uploads/1")), 0o755),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	if !has(t, u, "good", good) || !has(t, u, "a", good) || has(t, u, "torn", torn) || has(t, u, "gone", gone) {
 		t.Error("the wrong things went")
 	}
-	_ = filepath.WalkDir(s.real(upstreamPath+"/one"), func(name string, e os.DirEntry, _ error) error {
+	_ = filepath.WalkDir(s.diskPath(upstreamPath+"/one"), func(name string, e os.DirEntry, _ error) error {
 		for _, rest := range []string{"torn", "gone", "empty", "a/_manifests", "a/_layers/sha512"} {
 			if strings.Contains(name, "repositories/"+rest) || strings.Contains(name, unlinked.Encoded()) {
 				t.Errorf("left: %s", name)
@@ -56,7 +56,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 		}
 		return nil
 	})
-	if left, _ := os.ReadDir(s.real(tmpPath)); len(left) > 0 {
+	if left, _ := os.ReadDir(s.diskPath(tmpPath)); len(left) > 0 {
 		t.Errorf("left: %v", left)
 	}
 }
@@ -67,10 +67,10 @@ func TestAdopt(t *testing.T) {
 	d := keep(t, u, "r", randomBytes(200*kib))
 	if err := errors.Join(
 		s.Close(),
-		os.Rename(s.real(u.path("/docker")), s.real("/docker")),
-		os.Remove(s.real(formatPath)),
-		os.MkdirAll(s.real("/docker/registry/v2/repositories/r/_uploads/1"), 0o755),
-		os.WriteFile(s.real("/docker/registry/v2/repositories/r/_uploads/1/data"), nil, 0o600),
+		os.Rename(s.diskPath(u.path("/docker")), s.diskPath("/docker")),
+		os.Remove(s.diskPath(formatPath)),
+		os.MkdirAll(s.diskPath("/docker/registry/v2/repositories/r/_uploads/1"), 0o755),
+		os.WriteFile(s.diskPath("/docker/registry/v2/repositories/r/_uploads/1/data"), nil, 0o600),
 	); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +85,7 @@ func TestAdopt(t *testing.T) {
 	if !has(t, old, "r", d) || s.Stats().VerifiedBytes != 200*kib {
 		t.Error("not taken over")
 	}
-	if _, err := os.Stat(s.real(old.path(reposDir + "r/_uploads"))); err == nil {
+	if _, err := os.Stat(s.diskPath(old.path(reposDir + "r/_uploads"))); err == nil {
 		t.Error("an unfinished upload of distribution's own store is kept")
 	}
 	opts.Path, opts.Adopt = t.TempDir(), "../x"
@@ -144,7 +144,7 @@ func FuzzPaths(f *testing.F) {
 			t.Errorf("%q is not %q", p, dataPath(d))
 		}
 		if isLink(p) {
-			if d := linkName(p); d != "" && d.Validate() != nil {
+			if d := linkDigest(p); d != "" && d.Validate() != nil {
 				t.Errorf("%q names %q", p, d)
 			}
 		}

@@ -8,42 +8,42 @@ import (
 	"io/fs"
 )
 
-// memo is small content in memory.
-type memo struct {
+// memoryItem is small content in memory.
+type memoryItem struct {
 	blob  *blob
 	bytes []byte
 }
 
-// recallLocked returns a small content that is in memory, or nil.
-func (s *Store) recallLocked(b *blob) []byte {
-	if b.remembered == nil {
+// cachedLocked returns a small content that is in memory, or nil.
+func (s *Store) cachedLocked(b *blob) []byte {
+	if b.cached == nil {
 		return nil
 	}
-	s.remembered.MoveToFront(b.remembered)
-	return b.remembered.Value.(*memo).bytes
+	s.cached.MoveToFront(b.cached)
+	return b.cached.Value.(*memoryItem).bytes
 }
 
-// rememberLocked keeps a small content that is right in memory, in the place of those not used for the longest time.
-func (s *Store) rememberLocked(b *blob, content []byte) {
+// cacheLocked keeps a small content that is right in memory, in the place of those not used for the longest time.
+func (s *Store) cacheLocked(b *blob, content []byte) {
 	size := int64(len(content))
-	if size > s.opts.SmallLimit || size > s.opts.MemoryLimit || b.remembered != nil || s.blobs[b.key] != b {
+	if size > s.opts.SmallLimit || size > s.opts.MemoryLimit || b.cached != nil || s.blobs[b.key] != b {
 		return
 	}
 	own := append(make([]byte, 0, size), content...)
-	b.remembered = s.remembered.PushFront(&memo{b, own})
+	b.cached = s.cached.PushFront(&memoryItem{b, own})
 	s.memory += size
 	for s.memory > s.opts.MemoryLimit {
-		s.unrememberLocked(s.remembered.Back().Value.(*memo).blob)
+		s.uncacheLocked(s.cached.Back().Value.(*memoryItem).blob)
 	}
 }
 
-func (s *Store) unrememberLocked(b *blob) {
-	if b.remembered == nil {
+func (s *Store) uncacheLocked(b *blob) {
+	if b.cached == nil {
 		return
 	}
-	s.memory -= int64(len(b.remembered.Value.(*memo).bytes))
-	s.remembered.Remove(b.remembered)
-	b.remembered = nil
+	s.memory -= int64(len(b.cached.Value.(*memoryItem).bytes))
+	s.cached.Remove(b.cached)
+	b.cached = nil
 }
 
 // readSmall reads a small blob whole. What was never found right is returned only if it is right now.
@@ -54,8 +54,8 @@ func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	}
 	content, err := io.ReadAll(f)
 	err = errors.Join(err, f.Close())
-	s.closed(n)
-	if exhausted(err) {
+	s.releaseFD(n)
+	if isResourceError(err) {
 		return nil, err
 	}
 	if !verified && err == nil {
@@ -69,7 +69,7 @@ func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	defer s.mu.Unlock()
 	if b.data == n {
 		b.verified = s.now()
-		s.rememberLocked(b, content)
+		s.cacheLocked(b, content)
 	}
 	return content, nil
 }
@@ -79,7 +79,7 @@ func (s *Store) dropCorrupt(b *blob, n *node, err error) {
 	s.mu.Lock()
 	same := b.data == n && s.blobs[b.key] == b
 	s.mu.Unlock()
-	if !same || exhausted(err) {
+	if !same || isResourceError(err) {
 		return
 	}
 	s.log.Error("a stored blob is wrong or cannot be read: dropped", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)

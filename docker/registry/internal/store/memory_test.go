@@ -40,7 +40,7 @@ func TestSmallContentIsInMemory(t *testing.T) {
 		t.Errorf("read from memory at %s, but not counted as use", older)
 	}
 	for _, d := range append(all, m) { // what is in memory is not read again
-		if err := os.Truncate(s.real(u.path(dataPath(d))), 1); err != nil {
+		if err := os.Truncate(s.diskPath(u.path(dataPath(d))), 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -58,7 +58,7 @@ func TestSmallContentIsInMemory(t *testing.T) {
 	}
 	for s.evictOldest(nil) {
 	}
-	if st := s.Stats(); st.MemoryBytes != 0 || s.remembered.Len() != 0 {
+	if st := s.Stats(); st.MemoryBytes != 0 || s.cached.Len() != 0 {
 		t.Errorf("%+v", st)
 	}
 }

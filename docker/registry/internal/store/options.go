@@ -77,7 +77,7 @@ func (e *ConfigError) Error() string {
 	return fmt.Sprintf("%s: %s (got %q); %s", e.Key, e.Problem, e.Value, e.Fix)
 }
 
-func (o Options) check() error {
+func (o Options) validate() error {
 	if o.Path == "" {
 		return &ConfigError{"store.path", o.Path, "a directory is required", "set it, for example /var/lib/registry"}
 	}

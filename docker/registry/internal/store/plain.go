@@ -18,7 +18,7 @@ type plainWriter struct {
 }
 
 func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
-	err = s.withRoom(worst(p, 0)+block, func(reserved *int64) error {
+	err = s.withRoom(maxCharge(p, 0)+block, func(reserved *int64) error {
 		s.tree.Lock()
 		opened, finish, err := s.plainFile(p, add, reserved)
 		s.tree.Unlock()
@@ -36,14 +36,14 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 	n := s.nodes[p]
 	s.mu.Unlock()
 	if n == nil || !add || n.dir {
-		if finish, err = s.clear(p, reserved); err != nil {
+		if finish, err = s.clearPath(p, reserved); err != nil {
 			return nil, finish, err
 		}
 		n = nil
 	}
 	var f *os.File
 	err = s.inDirectory(p, func() (err error) {
-		f, err = os.OpenFile(s.real(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
+		f, err = os.OpenFile(s.diskPath(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
 		return err
 	})
 	if err != nil {
@@ -59,7 +59,7 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 		s.addNode(n, 0, reserved)
 	}
 	s.mu.Lock()
-	s.openLocked(n)
+	s.retainFDLocked(n)
 	if n.blob == nil {
 		s.attachLocked(n, contentOf(p, nil))
 	}
@@ -72,11 +72,11 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 		return 0, errors.New("already " + w.state)
 	}
 	if !w.store.extend(w.node, w.size+int64(len(p)), true) {
-		return 0, failure("", errNoRoom)
+		return 0, driverError("", errNoRoom)
 	}
 	n, err := w.file.Write(p)
 	w.size += int64(n)
-	return n, failure("", err)
+	return n, driverError("", err)
 }
 
 func (w *plainWriter) Size() int64 { return w.size }
@@ -88,11 +88,11 @@ func (w *plainWriter) Close() error {
 	w.state = "closed"
 	if fi, err := w.file.Stat(); err == nil {
 		w.store.mu.Lock()
-		w.store.weighLocked(w.node, charge(fi))
+		w.store.setChargeLocked(w.node, charge(fi))
 		w.store.mu.Unlock()
 	}
 	err := w.file.Close()
-	w.store.closed(w.node)
+	w.store.releaseFD(w.node)
 	return err
 }
 
@@ -102,8 +102,8 @@ func (w *plainWriter) Cancel(context.Context) error {
 	}
 	w.state = "cancelled"
 	_ = w.file.Close()
-	w.store.closed(w.node)
-	return failure("", w.store.removePath(w.node.path))
+	w.store.releaseFD(w.node)
+	return driverError("", w.store.removePath(w.node.path))
 }
 
 func (w *plainWriter) Commit(context.Context) error {
@@ -111,13 +111,13 @@ func (w *plainWriter) Commit(context.Context) error {
 		return errors.New("already " + w.state)
 	}
 	w.state = "committed"
-	return failure("", w.file.Sync())
+	return driverError("", w.file.Sync())
 }
 
 // extend charges a file with the blocks that it may use at a size, before they are written.
 func (s *Store) extend(n *node, size int64, evict bool) bool {
 	const step = 1 << 20
-	need := round(size + size/1024)
+	need := roundUp(size + size/1024)
 	s.mu.Lock()
 	more := need - n.charge
 	s.mu.Unlock()
@@ -135,7 +135,7 @@ func (s *Store) extend(n *node, size int64, evict bool) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.weighLocked(n, n.charge+more)
+	s.setChargeLocked(n, n.charge+more)
 	s.spendLocked(more, &more)
 	return true
 }

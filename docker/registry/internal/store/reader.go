@@ -58,12 +58,12 @@ func (g *Growing) NewReader(ctx context.Context, off int64) (*Reader, error) {
 
 // passedLocked reports whether the byte at an offset is gone.
 func (g *Growing) passedLocked(off int64) bool {
-	return g.tail != nil && g.tail.low > g.fileEnd && off < g.tail.low
+	return g.window != nil && g.window.low > g.fileEnd && off < g.window.low
 }
 
 // limitLocked returns up to where the bytes may be read: the last ones only when the digest is right.
 func (g *Growing) limitLocked() int64 {
-	if g.state == Whole || g.digest == "" {
+	if g.state == Complete || g.digest == "" {
 		return g.written
 	}
 	if g.size >= 0 {
@@ -80,14 +80,14 @@ func (r *Reader) wait(want int64) (end int64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
-		if err := r.atLocked(); err != nil {
+		if err := r.syncLocked(); err != nil {
 			return 0, err
 		}
 		enough := int64(batch)
-		if g.tail != nil {
-			enough = int64(len(g.tail.buf)) / 4
+		if g.window != nil {
+			enough = int64(len(g.window.buf)) / 4
 		}
-		end, over := g.limitLocked(), g.state != Grows
+		end, over := g.limitLocked(), g.state != InProgress
 		switch {
 		case end > r.off && (over || !patient || end >= min(want, r.off+enough)):
 			return end, nil
@@ -138,8 +138,8 @@ func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
 	return err
 }
 
-// tellLocked wakes the readers that have what they wait for, or all of them.
-func (g *Growing) tellLocked(all bool) {
+// wakeReadersLocked wakes the readers that have what they wait for, or all of them.
+func (g *Growing) wakeReadersLocked(all bool) {
 	limit := g.limitLocked()
 	for w := range g.waiters {
 		if all || limit >= w.upTo {
@@ -149,8 +149,8 @@ func (g *Growing) tellLocked(all bool) {
 	}
 }
 
-// atLocked moves the reader to where it reads next, unless it was dropped or comes too late.
-func (r *Reader) atLocked() error {
+// syncLocked moves the reader to where it reads next, unless it was dropped or comes too late.
+func (r *Reader) syncLocked() error {
 	g := r.g
 	switch {
 	case r.closed:
@@ -163,11 +163,11 @@ func (r *Reader) atLocked() error {
 		return ErrPassed
 	}
 	r.pos = r.off
-	if g.tail != nil {
-		if r.pos >= g.tail.high {
+	if g.window != nil {
+		if r.pos >= g.window.high {
 			r.watched = time.Time{}
 		}
-		g.movedLocked()
+		g.wakeWriterLocked()
 	}
 	return nil
 }
@@ -181,8 +181,8 @@ func (r *Reader) advance(n int64) error {
 		return ErrTooSlow
 	}
 	r.off += n
-	err := r.atLocked()
-	if r.g.tail != nil && r.file != nil && r.off >= r.g.fileEnd {
+	err := r.syncLocked()
+	if r.g.window != nil && r.file != nil && r.off >= r.g.fileEnd {
 		r.closeFile()
 	}
 	return err
@@ -207,7 +207,7 @@ func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 		}
 		r.file = f
 		g.store.mu.Lock()
-		g.store.openLocked(g.node)
+		g.store.retainFDLocked(g.node)
 		g.store.mu.Unlock()
 	}
 	return r.file, n, nil
@@ -216,18 +216,18 @@ func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 func (r *Reader) closeFile() {
 	_ = r.file.Close()
 	r.file = nil
-	r.g.store.closed(r.g.node)
+	r.g.store.releaseFD(r.g.node)
 }
 
 // window copies bytes of the window.
 func (r *Reader) window(p []byte, end int64) (int, error) {
 	g := r.g
 	g.mu.Lock()
-	if r.dropped || g.tail == nil || r.off < g.tail.low {
+	if r.dropped || g.window == nil || r.off < g.window.low {
 		g.mu.Unlock()
 		return 0, ErrTooSlow
 	}
-	n := g.tail.get(p, r.off, end)
+	n := g.window.get(p, r.off, end)
 	g.mu.Unlock()
 	return n, nil
 }
@@ -349,7 +349,7 @@ func (r *Reader) Close() error {
 		r.closeFile()
 	}
 	g.store.count.readers.Add(-1)
-	g.movedLocked()
+	g.wakeWriterLocked()
 	g.releaseLocked()
 	return nil
 }

@@ -83,21 +83,21 @@ type Store struct {
 	evicting sync.Mutex
 	tree     sync.Mutex
 
-	mu         sync.Mutex
-	used       int64 // files, directories, reservations
-	peak       int64 // the most that used has been
-	evictable  int64 // the part of it that can be dropped now
-	orphans    int64 // the part of it that is removed but open
-	nodes      map[string]*node
-	blobs      map[blobKey]*blob
-	order      *list.List // of *blob without readers, most recently used first
-	relays     *list.List // the same of those that are dropped before
-	growing    map[string]*Growing
-	memory     int64
-	windows    int64      // memory of the windows
-	remembered *list.List // of *memo, most recently used first
-	upstreams  map[string]*Upstream
-	shut       bool
+	mu        sync.Mutex
+	used      int64 // files, directories, reservations
+	peak      int64 // the most that used has been
+	evictable int64 // the part of it that can be dropped now
+	orphans   int64 // the part of it that is removed but open
+	nodes     map[string]*node
+	blobs     map[blobKey]*blob
+	order     *list.List // of *blob without readers, most recently used first
+	relays    *list.List // the same of those that are dropped before
+	growing   map[string]*Growing
+	memory    int64
+	windows   int64      // memory of the windows
+	cached    *list.List // of *memo, most recently used first
+	upstreams map[string]*Upstream
+	closed    bool
 
 	serial atomic.Int64
 	remade sync.Once // the log says it once
@@ -134,7 +134,7 @@ type Stats struct {
 // New opens the store at a path, or creates it. A wrong option, a path that cannot be written and a store that another
 // process uses are a *ConfigError.
 func New(opts Options) (*Store, error) {
-	if err := opts.check(); err != nil {
+	if err := opts.validate(); err != nil {
 		return nil, err
 	}
 	s := newStore(opts)
@@ -147,16 +147,16 @@ func New(opts Options) (*Store, error) {
 
 func newStore(opts Options) *Store {
 	s := &Store{
-		opts:       opts.withDefaults(),
-		now:        time.Now,
-		fault:      func(string) error { return nil },
-		nodes:      map[string]*node{},
-		blobs:      map[blobKey]*blob{},
-		order:      list.New(),
-		relays:     list.New(),
-		growing:    map[string]*Growing{},
-		remembered: list.New(),
-		upstreams:  map[string]*Upstream{},
+		opts:      opts.withDefaults(),
+		now:       time.Now,
+		fault:     func(string) error { return nil },
+		nodes:     map[string]*node{},
+		blobs:     map[blobKey]*blob{},
+		order:     list.New(),
+		relays:    list.New(),
+		growing:   map[string]*Growing{},
+		cached:    list.New(),
+		upstreams: map[string]*Upstream{},
 	}
 	s.log = s.opts.Logger.With("component", "store")
 	s.ctx, s.stop = context.WithCancel(context.Background())
@@ -209,7 +209,7 @@ func (s *Store) acquire() error {
 		return s.unusable(err)
 	}
 	s.opts.Path = resolved
-	f, err := os.OpenFile(s.real(lockPath), os.O_RDWR|os.O_CREATE, 0o660)
+	f, err := os.OpenFile(s.diskPath(lockPath), os.O_RDWR|os.O_CREATE, 0o660)
 	if err != nil {
 		return s.unusable(err)
 	}
@@ -228,14 +228,14 @@ func (s *Store) acquire() error {
 
 // checkFormat empties a store of another version, and marks a new one.
 func (s *Store) checkFormat() error {
-	found, err := os.ReadFile(s.real(formatPath))
+	found, err := os.ReadFile(s.diskPath(formatPath))
 	switch {
 	case err == nil && string(found) == format:
 		return nil
 	case err == nil:
 		s.log.Warn("the store has another format: it starts empty", "path", s.opts.Path, "format", strings.TrimSpace(string(found)))
 		for _, p := range []string{upstreamPath, tmpPath} {
-			if err := os.RemoveAll(s.real(p)); err != nil {
+			if err := os.RemoveAll(s.diskPath(p)); err != nil {
 				return err
 			}
 		}
@@ -247,10 +247,10 @@ func (s *Store) checkFormat() error {
 		}
 	}
 	// Written aside and renamed: a process that dies leaves no half of a version.
-	if err := os.WriteFile(s.real(formatPath)+".new", []byte(format), 0o660); err != nil {
+	if err := os.WriteFile(s.diskPath(formatPath)+".new", []byte(format), 0o660); err != nil {
 		return err
 	}
-	return os.Rename(s.real(formatPath)+".new", s.real(formatPath))
+	return os.Rename(s.diskPath(formatPath)+".new", s.diskPath(formatPath))
 }
 
 // adopt takes over the content of distribution's own store.
@@ -259,13 +259,13 @@ func (s *Store) adopt() error {
 		return nil
 	}
 	if !upstreamName.MatchString(s.opts.Adopt) {
-		return badName(s.opts.Adopt)
+		return nameError(s.opts.Adopt)
 	}
-	to := s.real(upstreamPath + "/" + s.opts.Adopt)
+	to := s.diskPath(upstreamPath + "/" + s.opts.Adopt)
 	if err := os.MkdirAll(to, 0o770); err != nil {
 		return err
 	}
-	err := os.Rename(s.real("/docker"), to+"/docker")
+	err := os.Rename(s.diskPath("/docker"), to+"/docker")
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -276,7 +276,7 @@ func (s *Store) adopt() error {
 // Close ends what runs in the background and lets go of the directory. Readers that are open read on.
 func (s *Store) Close() error {
 	s.mu.Lock()
-	s.shut = true
+	s.closed = true
 	s.mu.Unlock()
 	s.stop()
 	s.running.Wait()
@@ -287,7 +287,7 @@ func (s *Store) Close() error {
 func (s *Store) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.shut {
+	if s.closed {
 		return false
 	}
 	s.running.Add(1)
@@ -320,7 +320,7 @@ func (s *Store) Stats() Stats {
 // upstreamName is what a host in an image reference may be, with a port or as an IPv6 address. It is a directory's name.
 var upstreamName = regexp.MustCompile(`^[a-z0-9\[][a-z0-9.:_\]-]{0,254}$`)
 
-func badName(name string) error {
+func nameError(name string) error {
 	return &ConfigError{
 		"upstreams.host", name, "must be a registry's host name in lower case, with a port if it has one",
 		"write, for example, host: us-central1-docker.pkg.dev",
@@ -330,7 +330,7 @@ func badName(name string) error {
 // Upstream returns the part of the store that belongs to one upstream, which is a storage driver.
 func (s *Store) Upstream(name string) (*Upstream, error) {
 	if !upstreamName.MatchString(name) {
-		return nil, badName(name)
+		return nil, nameError(name)
 	}
 	s.tree.Lock()
 	defer s.tree.Unlock()
@@ -341,7 +341,7 @@ func (s *Store) Upstream(name string) (*Upstream, error) {
 		return u, nil
 	}
 	u = &Upstream{store: s, name: name, root: upstreamPath + "/" + name}
-	if err := s.fix(u.root); err != nil {
+	if err := s.makeFixedDir(u.root); err != nil {
 		return nil, s.unusable(err)
 	}
 	s.mu.Lock()
@@ -350,8 +350,8 @@ func (s *Store) Upstream(name string) (*Upstream, error) {
 	return u, nil
 }
 
-// fix makes a directory that stays when it is empty. It is called with tree locked or before anything else runs.
-func (s *Store) fix(p string) error {
+// makeFixedDir makes a directory that stays when it is empty. It is called with tree locked or before anything else runs.
+func (s *Store) makeFixedDir(p string) error {
 	nothing := int64(0)
 	if err := s.makeParents(filepath.Join(p, "x"), &nothing); err != nil {
 		return err
@@ -362,5 +362,7 @@ func (s *Store) fix(p string) error {
 	return nil
 }
 
-// full reports whether an error is a full disk or quota.
-func full(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) }
+// isDiskFull reports whether an error is a full disk or quota.
+func isDiskFull(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}

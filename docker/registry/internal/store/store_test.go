@@ -86,7 +86,7 @@ func TestLinkedDirectory(t *testing.T) {
 func TestFormat(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	d := keep(t, u, "r", randomBytes(100*kib))
-	own := s.real("/somebody's")
+	own := s.diskPath("/somebody's")
 	if err := os.WriteFile(own, randomBytes(100*kib), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +95,7 @@ func TestFormat(t *testing.T) {
 		t.Error("lost by a restart")
 	}
 	checkCount(t, s)
-	if err := os.WriteFile(s.real(formatPath), []byte("pullthrough.registry_cache store 99\n"), 0o600); err != nil {
+	if err := os.WriteFile(s.diskPath(formatPath), []byte("pullthrough.registry_cache store 99\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, u = reopen(t, s)

@@ -26,7 +26,7 @@ func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
 		w.g = g
 	} else {
 		w.g, w.own = u.store.newGrowing("", -1), true
-		w.g.lone = true
+		w.g.unread = true
 	}
 	u.store.mu.Lock()
 	u.store.growing[p] = w.g

@@ -37,20 +37,20 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 		return g.NewReader(ctx, 0)
 	}
 	g = s.newGrowing(b.key.digest, size)
-	g.checks = true
+	g.verifying = true
 	r, err := g.NewReader(ctx, 0) // before it begins, and may end
 	if err != nil {
 		return nil, err
 	}
 	s.mu.Lock()
-	begins := b.data == n && b.checking == nil && b.verified.IsZero() && !s.shut
+	begins := b.data == n && b.checking == nil && b.verified.IsZero() && !s.closed
 	if begins {
 		b.checking = g
 		g.node = n
-		s.openLocked(n)
+		s.retainFDLocked(n)
 		s.running.Add(1)
 	}
-	shut := s.shut
+	shut := s.closed
 	s.mu.Unlock()
 	switch {
 	case shut:
@@ -71,7 +71,7 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 	p := n.path
 	s.mu.Unlock()
 	before := s.stampAt(p)
-	err := g.follow(s.ctx, s.real(p))
+	err := g.follow(s.ctx, s.diskPath(p))
 	s.mu.Lock()
 	b.checking = nil
 	if err == nil && b.data == n {
@@ -215,7 +215,7 @@ func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error)
 	if gone {
 		return 0, errGone
 	}
-	f, err := openQuietly(s.real(p))
+	f, err := openQuietly(s.diskPath(p))
 	if err != nil {
 		return 0, err
 	}

@@ -20,7 +20,7 @@ import (
 // damage changes one byte of a blob on the disk.
 func damage(t testing.TB, u *Upstream, d digest.Digest, off int64) {
 	t.Helper()
-	f, err := os.OpenFile(u.store.real(u.path(dataPath(d))), os.O_RDWR, 0)
+	f, err := os.OpenFile(u.store.diskPath(u.path(dataPath(d))), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +91,7 @@ func TestDamaged(t *testing.T) {
 			if how == "broken" && size > kib*64 {
 				s.fault = func(string) error { return syscall.EIO }
 			} else if how == "short" {
-				if err := os.Truncate(s.real(u.path(dataPath(d))), int64(size)-5000); err != nil {
+				if err := os.Truncate(s.diskPath(u.path(dataPath(d))), int64(size)-5000); err != nil {
 					t.Fatal(err)
 				}
 			} else {
@@ -150,12 +150,12 @@ func TestFirstByteComesAtOnce(t *testing.T) {
 	s.mu.Lock()
 	b := s.blobs[blobKey{upstream: "one", digest: d}]
 	g := s.newGrowing(d, mib)
-	g.checks = true
+	g.verifying = true
 	g.node = b.data
 	b.checking = g // one that the test moves on
-	s.openLocked(b.data)
+	s.retainFDLocked(b.data)
 	s.mu.Unlock()
-	f, err := os.Open(s.real(u.path(dataPath(d))))
+	f, err := os.Open(s.diskPath(u.path(dataPath(d))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +282,7 @@ func TestTouchedByOthers(t *testing.T) {
 			s, u := testStore(t, 64*mib)
 			content := randomBytes(size)
 			d := keep(t, u, "r", content)
-			if err := touch(s.real(u.path(dataPath(d)))); err != nil {
+			if err := touch(s.diskPath(u.path(dataPath(d)))); err != nil {
 				t.Fatal(err)
 			}
 			if b, err := u.Open(ctx, "r", d); !errors.Is(err, fs.ErrNotExist) {
@@ -305,7 +305,7 @@ func TestUnreadable(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		s, u := testStore(t, 64*mib)
 		d := keep(t, u, "r", randomBytes(size))
-		p := s.real(u.path(dataPath(d)))
+		p := s.diskPath(u.path(dataPath(d)))
 		// A loop of links cannot be opened: an error that is neither "not there" nor "no more descriptors".
 		if err := errors.Join(os.Remove(p), os.Symlink(p, p)); err != nil {
 			t.Fatal(err)
@@ -349,7 +349,7 @@ func TestChangedByOthers(t *testing.T) {
 	s.now = func() time.Time { return now }
 	content := randomBytes(mib)
 	d := keep(t, u, "r", content)
-	p := s.real(u.path(dataPath(d)))
+	p := s.diskPath(u.path(dataPath(d)))
 	put := randomBytes(2 * mib)
 	if err := u.PutContent(ctx, dataPath(digest.FromBytes(put)), put); err != nil {
 		t.Fatal(err)

@@ -62,14 +62,14 @@ func (w *window) get(p []byte, off, end int64) int {
 func (g *Growing) writeWindow(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.lost {
+	if g.discarding {
 		return len(p), nil
 	}
 	for {
-		if g.state != Grows {
+		if g.state != InProgress {
 			return 0, g.err
 		}
-		w := g.tail
+		w := g.window
 		size := int64(len(w.buf))
 		// Nothing leaves before it must: who comes now may still join.
 		w.low = max(w.low, min(w.high+min(int64(len(p)), size)-size, g.slowestLocked()))
@@ -80,21 +80,21 @@ func (g *Growing) writeWindow(p []byte) (int, error) {
 			return n, nil
 		}
 		g.dropSlowLocked()
-		g.waitMovedLocked(min(g.store.opts.Patience, time.Second))
+		g.waitForReadersLocked(min(g.store.opts.Patience, time.Second))
 	}
 }
 
 // slowestLocked returns the offset of the reader that is furthest behind.
 func (g *Growing) slowestLocked() int64 {
-	low := g.tail.high
+	low := g.window.high
 	for r := range g.readers {
 		low = min(low, r.pos)
 	}
 	return low
 }
 
-// waitMovedLocked waits until a reader has moved on, at most for a while.
-func (g *Growing) waitMovedLocked(atMost time.Duration) {
+// waitForReadersLocked waits until a reader has moved on, at most for a while.
+func (g *Growing) waitForReadersLocked(atMost time.Duration) {
 	moved := make(chan struct{})
 	g.moved = moved
 	g.mu.Unlock()
@@ -107,8 +107,8 @@ func (g *Growing) waitMovedLocked(atMost time.Duration) {
 	g.mu.Lock()
 }
 
-// movedLocked wakes the writer.
-func (g *Growing) movedLocked() {
+// wakeWriterLocked wakes the writer.
+func (g *Growing) wakeWriterLocked() {
 	if g.moved != nil {
 		close(g.moved)
 		g.moved = nil
@@ -120,7 +120,7 @@ func (g *Growing) movedLocked() {
 func (g *Growing) dropSlowLocked() {
 	now := time.Now()
 	for r := range g.readers {
-		if r.pos >= g.tail.high { // it has all there is
+		if r.pos >= g.window.high { // it has all there is
 			continue
 		}
 		if r.watched.IsZero() {
@@ -135,7 +135,7 @@ func (g *Growing) dropSlowLocked() {
 			r.dropped = true
 			delete(g.readers, r)
 			g.store.count.slow.Add(1)
-			g.tellLocked(true)
+			g.wakeReadersLocked(true)
 			continue
 		}
 		r.watched, r.watchedPos = now, r.pos

@@ -180,7 +180,7 @@ func TestFullDisk(t *testing.T) {
 					t.Errorf("%+v", st)
 				}
 				checkCount(t, s)
-				if left, _ := os.ReadDir(s.real(tmpPath)); len(left) > 0 {
+				if left, _ := os.ReadDir(s.diskPath(tmpPath)); len(left) > 0 {
 					t.Errorf("left: %v", left)
 				}
 			})

@@ -50,7 +50,7 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 		err = fmt.Errorf("status %d: %s", w.status, cutText(w.message))
 	}
 	switch {
-	case state == store.Whole:
+	case state == store.Complete:
 		if _, ok := u.store.Has(r.Repository, r.Digest); !ok && err == nil {
 			err = g.Keep(u.store, r.Repository)
 		}

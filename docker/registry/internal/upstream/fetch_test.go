@@ -21,7 +21,7 @@ import (
 // good fails unless a client got the whole blob and the store has it.
 func (s *setup) good(t testing.TB, u *Upstream, f fetched, d digest.Digest, content []byte) {
 	t.Helper()
-	if f.err != nil || f.read != nil || f.state != store.Whole || !bytes.Equal(f.content, content) {
+	if f.err != nil || f.read != nil || f.state != store.Complete || !bytes.Equal(f.content, content) {
 		t.Fatalf("%d bytes of %d, read %v, fetch %v, state %d", len(f.content), len(content), f.read, f.err, f.state)
 	}
 	if size, ok := u.store.Has("some/image", d); !ok || size != int64(len(content)) {
