@@ -37,10 +37,10 @@ var dispatcher = struct {
 // passes requests on to it is no problem.
 var defaultTransport, _ = http.DefaultTransport.(*http.Transport)
 
-// dispatch is the transport for our scheme.
-type dispatch struct{}
+// schemeTransport is the transport for our scheme.
+type schemeTransport struct{}
 
-func (dispatch) RoundTrip(req *http.Request) (*http.Response, error) {
+func (schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a, ok := dispatcher.apps.Load(req.URL.Host)
 	if !ok {
 		return nil, errClosed
@@ -58,7 +58,7 @@ func newApp(u *Upstream) (a *app, err error) {
 	if defaultTransport == nil {
 		return nil, errors.New("http.DefaultTransport is no *http.Transport")
 	}
-	dispatcher.once.Do(func() { defaultTransport.RegisterProtocol(scheme, dispatch{}) })
+	dispatcher.once.Do(func() { defaultTransport.RegisterProtocol(scheme, schemeTransport{}) })
 	a = &app{id: "upstream-" + strconv.FormatInt(dispatcher.last.Add(1), 10)}
 	dispatcher.apps.Store(a.id, a)
 	defer func() {
@@ -138,8 +138,8 @@ func reply(req *http.Request, status int, header http.Header, content []byte) *h
 	return resp
 }
 
-// replyFailure returns an answer to distribution that says what the upstream said, or an error if it said nothing.
-func replyFailure(req *http.Request, f *failure) (*http.Response, error) {
+// replyError returns an answer to distribution that says what the upstream said, or an error if it said nothing.
+func replyError(req *http.Request, f *requestError) (*http.Response, error) {
 	if !f.answered() || f.status < http.StatusBadRequest {
 		return nil, f
 	}

@@ -46,7 +46,7 @@ func (a *Answer) Fresh() bool { return a.Stale == nil }
 // accept is an Accept header. One that is empty or has */* wants whatever the upstream has. Any other asks for nothing but
 // what it names, and the answer changes nothing of what the tag is for others.
 func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*Answer, error) {
-	if err := u.usable(r, route.Manifest, route.Tags, route.Referrers); err != nil {
+	if err := u.checkKind(r, route.Manifest, route.Tags, route.Referrers); err != nil {
 		return nil, err
 	}
 	a, err := do(ctx, u, r, func(ctx context.Context) (*Answer, error) {
@@ -54,7 +54,7 @@ func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*An
 		case r.Kind != route.Manifest:
 			return u.list(ctx, r)
 		case accept != "" && !strings.Contains(accept, "*/*"):
-			return u.exactly(ctx, r, accept)
+			return u.fetchExact(ctx, r, accept)
 		}
 		return u.manifest(ctx, r, acceptFor(accept))
 	})
@@ -64,7 +64,7 @@ func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*An
 	return a, err
 }
 
-func (u *Upstream) usable(r route.Request, kinds ...route.Kind) error {
+func (u *Upstream) checkKind(r route.Request, kinds ...route.Kind) error {
 	if !slices.Contains(kinds, r.Kind) {
 		return fmt.Errorf("upstream: this cannot be asked for by the kind %s", r.Kind)
 	}
@@ -90,7 +90,7 @@ func do[T any](ctx context.Context, u *Upstream, r route.Request, ask func(conte
 func (u *Upstream) report(r route.Request, err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
-		e = problem(r.Kind, asFailure(err))
+		e = newError(r.Kind, asRequestError(err))
 	}
 	if e.Status != http.StatusNotFound {
 		u.log.Warn(e.Message, "path", r.Path(), "status", e.Upstream, "detail", e.Detail)
@@ -102,7 +102,7 @@ func (u *Upstream) report(r route.Request, err error) *Error {
 func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
 	begun := time.Now()
-	found, err := u.distribution(ctx, r, s)
+	found, err := u.fromDistribution(ctx, r, s)
 	switch {
 	case s.raw != nil && s.failure == nil:
 		if found == nil {
@@ -114,7 +114,7 @@ func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string)
 			found.Asked = begun
 		}
 		if s.failure != nil {
-			found.Stale = problem(r.Kind, s.failure)
+			found.Stale = newError(r.Kind, s.failure)
 		}
 		return found, nil
 	case s.failure != nil:
@@ -123,26 +123,26 @@ func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string)
 	return nil, fmt.Errorf("distribution has no answer: %w", err)
 }
 
-func (m *raw) answer(asked time.Time) *Answer {
+func (m *rawManifest) answer(asked time.Time) *Answer {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
 	header.Set("Docker-Content-Digest", m.digest.String())
 	return &Answer{Header: header, Digest: m.digest, Body: m.content, Asked: asked}
 }
 
-// distribution returns the manifest that distribution serves.
-func (u *Upstream) distribution(ctx context.Context, r route.Request, s source) (*Answer, error) {
+// fromDistribution returns the manifest that distribution serves.
+func (u *Upstream) fromDistribution(ctx context.Context, r route.Request, s source) (*Answer, error) {
 	w := newRecorder(func(bytes int64) error { return u.reserve(ctx, bytes) })
-	if err := u.app.serve(ctx, w, r.Path(), http.Header{"Accept": accepted}, s); err != nil {
+	if err := u.app.serve(ctx, w, r.Path(), http.Header{"Accept": acceptedTypes}, s); err != nil {
 		return nil, err
 	}
 	if w.full != nil {
 		return nil, w.full
 	}
 	if w.status != http.StatusOK {
-		return nil, fmt.Errorf("status %d: %s", w.status, cutText(w.body.String()))
+		return nil, fmt.Errorf("status %d: %s", w.status, truncate(w.body.String()))
 	}
-	m := &raw{mediaType: w.head.Get("Content-Type"), content: w.body.Bytes()}
+	m := &rawManifest{mediaType: w.head.Get("Content-Type"), content: w.body.Bytes()}
 	d, err := digest.Parse(w.head.Get("Docker-Content-Digest"))
 	if err != nil || r.Digest != "" && d != r.Digest || d.Algorithm().FromBytes(m.content) != d {
 		u.count.refused.WithLabelValues("manifest", "digest").Inc()
@@ -152,8 +152,8 @@ func (u *Upstream) distribution(ctx context.Context, r route.Request, s source) 
 	return m.answer(time.Time{}), nil
 }
 
-// exactly asks for a manifest of some types only, without distribution, which would take the answer for what the tag is.
-func (u *Upstream) exactly(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+// fetchExact asks for a manifest of some types only, without distribution, which would take the answer for what the tag is.
+func (u *Upstream) fetchExact(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
 	begun := time.Now()
 	if err := s.get(); err != nil {
@@ -177,8 +177,8 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if isPage(resp.Header.Get("Content-Type")) {
-		return nil, page()
+	if isWebPage(resp.Header.Get("Content-Type")) {
+		return nil, webPageError()
 	}
 	a := &Answer{Header: http.Header{}, Body: content, Asked: begun}
 	for _, name := range []string{"Content-Type", "Oci-Filters-Applied"} {
@@ -187,23 +187,23 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 		}
 	}
 	for _, link := range resp.Header["Link"] {
-		a.Header.Add("Link", relative(link, r))
+		a.Header.Add("Link", relativeLinks(link, r))
 	}
 	return a, nil
 }
 
-// page is the failure of a web page with status 200, by which a proxy before the upstream says that it is down or wants a
+// webPageError is the failure of a web page with status 200, by which a proxy before the upstream says that it is down or wants a
 // login. Nothing vouches for it, so a tag must not become what it says.
-func page() *failure { return &failure{invalid: true, message: "a web page"} }
+func webPageError() *requestError { return &requestError{invalid: true, message: "a web page"} }
 
-func isPage(contentType string) bool {
+func isWebPage(contentType string) bool {
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	return mediaType == "text/html"
 }
 
-// relative returns a Link field with all its links on the request's path, so that clients ask the cache for the next page. One
+// relativeLinks returns a Link field with all its links on the request's path, so that clients ask the cache for the next page. One
 // without a query leads to no page, which package manifest refuses if it is the next one.
-func relative(field string, r route.Request) string {
+func relativeLinks(field string, r route.Request) string {
 	var made strings.Builder
 	quoted := false
 	for i := 0; i < len(field); i++ {
@@ -230,14 +230,14 @@ func relative(field string, r route.Request) string {
 func (u *Upstream) stat(ctx context.Context, r route.Request) (int64, error) {
 	resp, err := u.send(ctx, r, http.MethodHead, r.URI(), http.Header{})
 	if err != nil {
-		if status := asFailure(err).status; status != http.StatusMethodNotAllowed && status != http.StatusNotImplemented {
+		if status := asRequestError(err).status; status != http.StatusMethodNotAllowed && status != http.StatusNotImplemented {
 			return 0, err
 		}
-		return 0, &failure{sizeless: true, message: "neither GET nor HEAD gives the size: HEAD answers " + err.Error()}
+		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD gives the size: HEAD answers " + err.Error()}
 	}
 	_ = resp.Body.Close()
 	if resp.ContentLength < 0 {
-		return 0, &failure{sizeless: true, message: "neither GET nor HEAD has a Content-Length"}
+		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD has a Content-Length"}
 	}
 	return resp.ContentLength, nil
 }

@@ -102,7 +102,7 @@ func TestRelative(t *testing.T) {
 		`<%?a=b>`:          `<` + path + `>`,
 		`<x?a=b`:           `<` + path + `?a=b`,
 	} {
-		if got := relative(field, tags("")); got != want {
+		if got := relativeLinks(field, tags("")); got != want {
 			t.Errorf("%s: %s, want %s", field, got, want)
 		}
 	}
@@ -114,7 +114,7 @@ func FuzzRelative(f *testing.F) {
 		f.Add(link)
 	}
 	f.Fuzz(func(t *testing.T, link string) {
-		got := relative(link, tags(""))
+		got := relativeLinks(link, tags(""))
 		if strings.Contains(link, `"`) {
 			return // what is quoted is no link
 		}

@@ -97,26 +97,26 @@ func (c *credential) fetch(server string) {
 	defer c.mu.Unlock()
 	now := time.Now()
 	if err != nil {
-		c.log.Error("no credential", "helper", c.config.Helper, "error", cutText(err.Error()))
+		c.log.Error("no credential", "helper", c.config.Helper, "error", truncate(err.Error()))
 		c.err, c.failed = err, now.Add(helperFailure)
 	} else {
-		c.value, c.from, c.until = asCredential(given), now, now.Add(c.config.Lifetime)
+		c.value, c.from, c.until = toCredential(given), now, now.Add(c.config.Lifetime)
 	}
 	close(c.flight)
 	c.flight = nil
 }
 
-// asCredential follows docker: "<token>" as a user name marks a refresh token.
-func asCredential(given *credentials.Credentials) auth.Credential {
+// toCredential follows docker: "<token>" as a user name marks a refresh token.
+func toCredential(given *credentials.Credentials) auth.Credential {
 	if given.Username == "<token>" {
 		return auth.Credential{RefreshToken: given.Secret}
 	}
 	return auth.Credential{Username: given.Username, Password: given.Secret}
 }
 
-// refused forgets a credential that the upstream refuses, and reports whether there may be a better one. One that is new is
+// invalidate forgets a credential that the upstream refuses, and reports whether there may be a better one. One that is new is
 // kept: the helper is not run for each request of a repository that is closed to it.
-func (c *credential) refused() bool {
+func (c *credential) invalidate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.from.IsZero() || time.Since(c.from) < refusedAfter {
@@ -150,7 +150,7 @@ func (p program) Input(in io.Reader) { p.Stdin = in }
 
 // Output runs the helper and returns what it wrote, nothing if it failed: that may be a secret, and would be logged.
 func (p program) Output() ([]byte, error) {
-	out, said := &limited{left: helperOutput}, &head{}
+	out, said := &limitedBuffer{left: helperOutput}, &firstBytes{}
 	p.Stdout, p.Stderr = out, said
 	err := p.Run()
 	switch line := said.line(); {
@@ -164,13 +164,13 @@ func (p program) Output() ([]byte, error) {
 	return nil, err
 }
 
-// limited keeps the first bytes, and takes no more. It does not embed the buffer, whose ReadFrom has no limit.
-type limited struct {
+// limitedBuffer keeps the first bytes, and takes no more. It does not embed the buffer, whose ReadFrom has no limit.
+type limitedBuffer struct {
 	buffer bytes.Buffer
 	left   int
 }
 
-func (l *limited) Write(p []byte) (int, error) {
+func (l *limitedBuffer) Write(p []byte) (int, error) {
 	if len(p) > l.left {
 		return 0, errors.New("the output is too long")
 	}
@@ -182,16 +182,16 @@ func (l *limited) Write(p []byte) (int, error) {
 // are no path, host or URL.
 var secretLike = regexp.MustCompile(`\S*(?:eyJ|ya29\.)\S*|[A-Za-z0-9_+~=-]{40,}`)
 
-// head keeps the first bytes that are written, and takes the rest.
-type head struct{ first []byte }
+// firstBytes keeps the first bytes that are written, and takes the rest.
+type firstBytes struct{ first []byte }
 
-func (h *head) Write(p []byte) (int, error) {
-	h.first = append(h.first, p[:min(len(p), peek-len(h.first))]...)
+func (h *firstBytes) Write(p []byte) (int, error) {
+	h.first = append(h.first, p[:min(len(p), maxErrorBody-len(h.first))]...)
 	return len(p), nil
 }
 
 // line returns the first line that is not empty, without what may be a token.
-func (h *head) line() string {
+func (h *firstBytes) line() string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.first)), "\n")
 	return secretLike.ReplaceAllString(strings.TrimSpace(line), "[removed]")
 }

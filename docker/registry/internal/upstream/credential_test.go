@@ -160,7 +160,7 @@ func zombie(stat string) bool {
 
 // TestRefreshToken follows docker's protocol.
 func TestRefreshToken(t *testing.T) {
-	if got := asCredential(&credentials.Credentials{Username: "<token>", Secret: "x"}); got.RefreshToken != "x" || got.Password != "" {
+	if got := toCredential(&credentials.Credentials{Username: "<token>", Secret: "x"}); got.RefreshToken != "x" || got.Password != "" {
 		t.Errorf("%+v", got)
 	}
 }

@@ -26,7 +26,7 @@ const resumes = 4
 // Distribution does not store the second of two who fetch one digest, of whatever upstreams and repositories: its map of what
 // comes is the process's. Fetch waits for nobody, and keeps that one by itself.
 func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
-	if err := u.usable(r, route.Blob); err != nil {
+	if err := u.checkKind(r, route.Blob); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -47,7 +47,7 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 	}
 	state, cause := g.State()
 	if err == nil && w.status >= http.StatusBadRequest {
-		err = fmt.Errorf("status %d: %s", w.status, cutText(w.message))
+		err = fmt.Errorf("status %d: %s", w.status, truncate(w.message))
 	}
 	switch {
 	case state == store.Complete:
@@ -60,7 +60,7 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 		return nil
 	case errors.Is(cause, store.ErrDigest), errors.Is(cause, store.ErrLong):
 		u.count.refused.WithLabelValues("blob", "digest").Inc()
-		return u.report(r, &failure{invalid: true, message: cause.Error()})
+		return u.report(r, &requestError{invalid: true, message: cause.Error()})
 	case ctx.Err() != nil && !errors.Is(context.Cause(ctx), errClosed):
 		return context.Cause(ctx)
 	case s.failure != nil:
@@ -84,18 +84,18 @@ type blobSource struct {
 	g    *store.Growing
 	size int64 // below 0: unknown
 
-	parked  *http.Response // the answer to a GET that was sent to learn the size
-	failure *failure
+	pending *http.Response // the answer to a GET that was sent to learn the size
+	failure *requestError
 }
 
 func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	if s.failure != nil {
-		return replyFailure(req, s.failure)
+		return replyError(req, s.failure)
 	}
-	if req.Method == http.MethodHead && s.size < 0 || req.Method != http.MethodHead && s.parked == nil {
+	if req.Method == http.MethodHead && s.size < 0 || req.Method != http.MethodHead && s.pending == nil {
 		if err := s.open(); err != nil {
-			s.failure = asFailure(err)
-			return replyFailure(req, s.failure)
+			s.failure = asRequestError(err)
+			return replyError(req, s.failure)
 		}
 	}
 	header := http.Header{"Content-Type": {"application/octet-stream"}, "Content-Length": {strconv.FormatInt(s.size, 10)}}
@@ -103,8 +103,8 @@ func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	resp.ContentLength = s.size
 	if req.Method != http.MethodHead {
 		s.g.SetSize(s.size)
-		resp.Body = &resuming{source: s, body: s.parked.Body}
-		s.parked = nil
+		resp.Body = &resumingBody{source: s, body: s.pending.Body}
+		s.pending = nil
 	}
 	return resp, nil
 }
@@ -127,22 +127,22 @@ func (s *blobSource) open() error {
 		s.size = resp.ContentLength
 	case resp.ContentLength >= 0 && resp.ContentLength != s.size:
 		_ = resp.Body.Close()
-		return &failure{invalid: true, message: fmt.Sprintf("a blob of %d bytes, not %d", resp.ContentLength, s.size)}
+		return &requestError{invalid: true, message: fmt.Sprintf("a blob of %d bytes, not %d", resp.ContentLength, s.size)}
 	}
-	s.parked = resp
+	s.pending = resp
 	return nil
 }
 
 func (s *blobSource) close() {
-	if s.parked != nil {
-		_ = s.parked.Body.Close()
+	if s.pending != nil {
+		_ = s.pending.Body.Close()
 	}
 }
 
 var contentRange = regexp.MustCompile(`^bytes ([0-9]+)-[0-9]+/([0-9]+|\*)$`)
 
-// resuming reads a blob, and goes on by Range where it breaks off.
-type resuming struct {
+// resumingBody reads a blob, and goes on by Range where it breaks off.
+type resumingBody struct {
 	source *blobSource
 	body   io.ReadCloser
 	off    int64
@@ -151,7 +151,7 @@ type resuming struct {
 	err    error
 }
 
-func (b *resuming) Read(p []byte) (int, error) {
+func (b *resumingBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
 	}
@@ -162,14 +162,14 @@ func (b *resuming) Read(p []byte) (int, error) {
 	case err == nil, err == io.EOF && b.off >= size:
 		return n, err
 	case err == io.EOF:
-		err = &failure{cut: true, message: fmt.Sprintf("it ended after %d of %d bytes", b.off, size)}
+		err = &requestError{cut: true, message: fmt.Sprintf("it ended after %d of %d bytes", b.off, size)}
 	}
-	b.err = b.goOn(asFailure(err))
+	b.err = b.resume(asRequestError(err))
 	return n, b.err
 }
 
-// goOn opens the rest, unless there was no progress or the upstream is silent.
-func (b *resuming) goOn(f *failure) error {
+// resume opens the rest, unless there was no progress or the upstream is silent.
+func (b *resumingBody) resume(f *requestError) error {
 	s := b.source
 	if !f.cut || b.tries == resumes || b.off <= b.broken {
 		s.failure = f
@@ -181,35 +181,35 @@ func (b *resuming) goOn(f *failure) error {
 	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.off)}})
 	if err != nil {
 		b.body = http.NoBody
-		s.failure = asFailure(err)
+		s.failure = asRequestError(err)
 		return s.failure
 	}
 	b.body = resp.Body
-	if err := skip(resp, b.off); err != nil {
-		s.failure = asFailure(err)
+	if err := skipTo(resp, b.off); err != nil {
+		s.failure = asRequestError(err)
 		return s.failure
 	}
 	return nil
 }
 
-// skip leads to the offset that was asked for, if the answer does not begin there.
-func skip(resp *http.Response, off int64) error {
+// skipTo leads to the offset that was asked for, if the answer does not begin there.
+func skipTo(resp *http.Response, off int64) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		found := contentRange.FindStringSubmatch(resp.Header.Get("Content-Range"))
 		if found == nil || found[1] != strconv.FormatInt(off, 10) {
-			return &failure{invalid: true, message: "a range that was not asked for"}
+			return &requestError{invalid: true, message: "a range that was not asked for"}
 		}
 		return nil
 	}
 	_, err := io.CopyN(io.Discard, resp.Body, off)
 	if err == io.EOF {
-		err = &failure{cut: true, message: "it broke off again"}
+		err = &requestError{cut: true, message: "it broke off again"}
 	}
 	return err
 }
 
 // Close lets go of the connection.
-func (b *resuming) Close() error { return b.body.Close() }
+func (b *resumingBody) Close() error { return b.body.Close() }
 
 // blobWriter takes what distribution serves, and writes it into g. Where distribution stores it as well, what it writes there
 // has come already.
@@ -236,7 +236,7 @@ func (w *blobWriter) WriteHeader(status int) {
 
 func (w *blobWriter) Write(p []byte) (int, error) {
 	if w.status >= http.StatusBadRequest {
-		w.message += string(p[:min(len(p), max(0, longest-len(w.message)))])
+		w.message += string(p[:min(len(p), max(0, maxLogText-len(w.message)))])
 		return len(p), nil
 	}
 	n, err := w.g.WriteAt(p, w.written)

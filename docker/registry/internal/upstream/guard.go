@@ -63,33 +63,33 @@ func newGuard(root *url.URL) *guard {
 	return g
 }
 
-// A journey is one request, to the upstream or to where that leads.
-type journey struct {
+// A destination is one request, to the upstream or to where that leads.
+type destination struct {
 	foreign bool        // to another host than the upstream
 	proxied atomic.Bool // by a proxy, whose address is then the one that is dialled
 }
 
-type journeyKey struct{}
+type destinationKey struct{}
 
-// follow returns the context of a request, or why it is not sent. Behind a proxy only literal addresses are known.
-func (g *guard) follow(ctx context.Context, to *url.URL) (context.Context, *failure) {
-	j := &journey{foreign: !strings.EqualFold(to.Hostname(), g.host)}
-	if a, err := netip.ParseAddr(to.Hostname()); err == nil && j.foreign && g.refuses(zoneOf(a)) {
-		return ctx, g.refusal(to.Hostname())
+// check returns the context of a request, or why it is not sent. Behind a proxy only literal addresses are known.
+func (g *guard) check(ctx context.Context, to *url.URL) (context.Context, *requestError) {
+	j := &destination{foreign: !strings.EqualFold(to.Hostname(), g.host)}
+	if a, err := netip.ParseAddr(to.Hostname()); err == nil && j.foreign && g.forbids(zoneOf(a)) {
+		return ctx, g.forbiddenError(to.Hostname())
 	}
-	return context.WithValue(ctx, journeyKey{}, j), nil
+	return context.WithValue(ctx, destinationKey{}, j), nil
 }
 
-func (g *guard) refuses(z zone) bool { return z&^zone(g.zones.Load()) != 0 }
+func (g *guard) forbids(z zone) bool { return z&^zone(g.zones.Load()) != 0 }
 
-func (g *guard) refusal(address string) *failure {
-	return &failure{invalid: true, message: "the upstream leads to " + address + ", an address of this machine, its neighbours or its cloud"}
+func (g *guard) forbiddenError(address string) *requestError {
+	return &requestError{invalid: true, message: "the upstream leads to " + address + ", an address of this machine, its neighbours or its cloud"}
 }
 
 // proxy notes that a request goes by a proxy.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	through, err := http.ProxyFromEnvironment(req)
-	if j, ok := req.Context().Value(journeyKey{}).(*journey); ok && through != nil {
+	if j, ok := req.Context().Value(destinationKey{}).(*destination); ok && through != nil {
 		j.proxied.Store(true)
 	}
 	return through, err
@@ -97,7 +97,7 @@ func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 
 // dial connects to an address that Control has seen.
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	j, ok := ctx.Value(journeyKey{}).(*journey)
+	j, ok := ctx.Value(destinationKey{}).(*destination)
 	d := net.Dialer{Timeout: 10 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		to, err := netip.ParseAddrPort(address)
 		switch {
@@ -106,8 +106,8 @@ func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, er
 		case ok && j.proxied.Load():
 		case !ok || !j.foreign:
 			g.zones.Or(uint32(zoneOf(to.Addr())))
-		case g.refuses(zoneOf(to.Addr())):
-			return g.refusal(to.Addr().String())
+		case g.forbids(zoneOf(to.Addr())):
+			return g.forbiddenError(to.Addr().String())
 		}
 		return nil
 	}}

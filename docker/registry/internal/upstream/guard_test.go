@@ -91,7 +91,7 @@ func TestTokenFromThisMachine(t *testing.T) {
 	if resp, err := s.plain.Do(req); err == nil {
 		_ = resp.Body.Close()
 		t.Errorf("status %d", resp.StatusCode)
-	} else if !asFailure(err).invalid {
+	} else if !asRequestError(err).invalid {
 		t.Error(err)
 	}
 	if n := elsewhere.count("GET token"); n != 0 {
@@ -102,20 +102,20 @@ func TestTokenFromThisMachine(t *testing.T) {
 // TestZonesOfTheUpstream are learnt when its name is resolved.
 func TestZonesOfTheUpstream(t *testing.T) {
 	g := newGuard(&url.URL{Host: "localhost:1"})
-	if g.refuses(loopback) != true {
+	if g.forbids(loopback) != true {
 		t.Error("known before")
 	}
-	own, refused := g.follow(ctx, &url.URL{Host: "LOCALHOST:1"})
+	own, refused := g.check(ctx, &url.URL{Host: "LOCALHOST:1"})
 	if refused != nil {
 		t.Fatal(refused)
 	}
 	if c, err := g.dial(own, "tcp", "localhost:1"); err == nil {
 		_ = c.Close()
 	}
-	if g.refuses(loopback) || !g.refuses(linkLocal) || !g.refuses(metadata) {
+	if g.forbids(loopback) || !g.forbids(linkLocal) || !g.forbids(metadata) {
 		t.Errorf("zones %b", g.zones.Load())
 	}
-	if g := newGuard(&url.URL{Host: "[::1]:5000"}); g.refuses(loopback) {
+	if g := newGuard(&url.URL{Host: "[::1]:5000"}); g.forbids(loopback) {
 		t.Error("a literal address is known at once")
 	}
 }

@@ -10,24 +10,26 @@ import (
 // health remembers whether the upstream as a whole is out.
 type health struct {
 	limits Limits
-	ask    func() *failure // asks for the challenge
+	ask    func() *requestError // asks for the challenge
 
 	mu    sync.Mutex
 	seen  time.Time // the last answer, whatever it was
 	until time.Time // not asked before
-	why   *failure
+	why   *requestError
 	probe *probe // the one that runs
 }
 
 type probe struct {
 	done chan struct{}
-	dead *failure // nil: the upstream answered
+	dead *requestError // nil: the upstream answered
 }
 
-func newHealth(limits Limits, ask func() *failure) *health { return &health{limits: limits, ask: ask} }
+func newHealth(limits Limits, ask func() *requestError) *health {
+	return &health{limits: limits, ask: ask}
+}
 
-// out returns why the upstream is not asked now, nil if it is.
-func (h *health) out() *failure {
+// outage returns why the upstream is not asked now, nil if it is.
+func (h *health) outage() *requestError {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if time.Now().Before(h.until) {
@@ -50,10 +52,10 @@ func (h *health) answered() {
 	h.seen, h.until = time.Now(), time.Time{}
 }
 
-// suspect is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream
+// check is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream
 // has answered anything since, and returns why the upstream is out, nil if only the request is slow. Those who ask at the
 // same time share one challenge.
-func (h *health) suspect(since time.Time) *failure {
+func (h *health) check(since time.Time) *requestError {
 	h.mu.Lock()
 	if h.seen.After(since) {
 		h.mu.Unlock()

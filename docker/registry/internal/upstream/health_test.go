@@ -33,7 +33,7 @@ func TestSlowTag(t *testing.T) {
 		}
 	}
 	slow.Wait()
-	if s.health.out() != nil {
+	if s.health.outage() != nil {
 		t.Error("the upstream is out because of one tag")
 	}
 	if s.g.count("GET v2") > 1 {
@@ -135,7 +135,7 @@ func TestAnswerEndsAnOutage(t *testing.T) {
 	go func() { slow <- s.ask(t, tag("v2")) }()
 	until(t, "the question", func() bool { return s.g.count("HEAD v2") == 1 })
 	s.health.mu.Lock()
-	s.health.until, s.health.why = time.Now().Add(time.Hour), &failure{timeout: true}
+	s.health.until, s.health.why = time.Now().Add(time.Hour), &requestError{timeout: true}
 	s.health.mu.Unlock()
 	isError(t, "out", s.ask(t, tag("v1")), 504, "UNAVAILABLE")
 	close(release)
@@ -169,37 +169,37 @@ func TestStillSilent(t *testing.T) {
 // TestSuspect asks for the challenge only if nothing was answered since, and remembers for a while.
 func TestSuspect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		asked, dead := 0, &failure{timeout: true}
-		h := newHealth(Limits{Remember: 3 * time.Second}, func() *failure { asked++; time.Sleep(time.Second); return dead })
+		asked, dead := 0, &requestError{timeout: true}
+		h := newHealth(Limits{Remember: 3 * time.Second}, func() *requestError { asked++; time.Sleep(time.Second); return dead })
 		begun := time.Now()
 		time.Sleep(time.Second)
 		h.answered()
-		if h.suspect(begun) != nil || asked != 0 {
+		if h.check(begun) != nil || asked != 0 {
 			t.Errorf("suspect although it has answered, %d challenges", asked)
 		}
 		time.Sleep(time.Second)
 		var many sync.WaitGroup
 		for range 10 {
 			many.Go(func() {
-				if h.suspect(time.Now()) != dead {
+				if h.check(time.Now()) != dead {
 					t.Error("not out")
 				}
 			})
 		}
 		many.Wait()
-		if asked != 1 || h.out() != dead {
-			t.Errorf("%d challenges, %v", asked, h.out())
+		if asked != 1 || h.outage() != dead {
+			t.Errorf("%d challenges, %v", asked, h.outage())
 		}
 		time.Sleep(3*time.Second - 1)
-		if h.out() != dead {
+		if h.outage() != dead {
 			t.Error("forgotten too early")
 		}
 		time.Sleep(1)
-		if h.out() != nil {
+		if h.outage() != nil {
 			t.Error("not forgotten")
 		}
 		many.Go(func() { time.Sleep(time.Second / 2); h.answered() })
-		if h.suspect(time.Now()) != nil || h.out() != nil {
+		if h.check(time.Now()) != nil || h.outage() != nil {
 			t.Error("out although something was answered during the challenge")
 		}
 		many.Wait()

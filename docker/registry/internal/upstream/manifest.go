@@ -20,26 +20,26 @@ import (
 // manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
 const manifestLimit = 4 << 20
 
-// accepted are the types that distribution can parse. It serves a manifest only to those who name its type.
-var accepted = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
+// acceptedTypes are the types that distribution can parse. It serves a manifest only to those who name its type.
+var acceptedTypes = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
 
 // acceptFor returns the Accept by which the upstream is asked for whatever it has. That of a client has */*, or is empty.
 func acceptFor(client string) string {
-	all := strings.Join(accepted, ", ")
+	all := strings.Join(acceptedTypes, ", ")
 	if client != "" {
 		return all + ", " + client
 	}
 	return all + ", */*"
 }
 
-// raw is a manifest as the upstream sent it.
-type raw struct {
+// rawManifest is a manifest as the upstream sent it.
+type rawManifest struct {
 	mediaType string
 	digest    digest.Digest
 	content   []byte
 }
 
-func (m *raw) reply(req *http.Request) *http.Response {
+func (m *rawManifest) reply(req *http.Request) *http.Response {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
 	header.Set("Content-Length", strconv.Itoa(len(m.content)))
@@ -56,9 +56,9 @@ type manifestSource struct {
 	accept string
 
 	digest  digest.Digest // of the tag, once the upstream has said it
-	raw     *raw
-	failure *failure // the last one, nil if the upstream did not fail
-	final   bool     // the upstream is not asked again
+	raw     *rawManifest
+	failure *requestError // the last one, nil if the upstream did not fail
+	final   bool          // the upstream is not asked again
 	asked   bool
 }
 
@@ -66,7 +66,7 @@ type manifestSource struct {
 // otherwise distribution would forget the old manifest of the tag for one that cannot be had.
 func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 	if s.final {
-		return replyFailure(req, s.failure)
+		return replyError(req, s.failure)
 	}
 	if s.raw == nil && req.Method == http.MethodHead && s.r.Tag != "" {
 		resp, local, err := s.head()
@@ -87,7 +87,7 @@ func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 }
 
 func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, error) {
-	s.failure = asFailure(err)
+	s.failure = asRequestError(err)
 	// Distribution asks by GET after a HEAD that failed, for upstreams without HEAD and for the error's words.
 	switch s.failure.status {
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
@@ -95,7 +95,7 @@ func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, e
 	default:
 		s.final = true
 	}
-	return replyFailure(req, s.failure)
+	return replyError(req, s.failure)
 }
 
 // head asks which digest a tag has. If distribution has that manifest there is nothing more to ask.
@@ -139,15 +139,15 @@ func (s *manifestSource) get() error {
 	}
 	mediaType := resp.Header.Get("Content-Type")
 	switch {
-	case want == "" && isPage(mediaType):
-		return page()
+	case want == "" && isWebPage(mediaType):
+		return webPageError()
 	case want == "":
 		want = digest.FromBytes(content)
 	case !schema1.HasDigest(want, mediaType, content):
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
-		return &failure{invalid: true, message: "a manifest of another digest than " + want.String()}
+		return &requestError{invalid: true, message: "a manifest of another digest than " + want.String()}
 	}
-	s.failure, s.raw = nil, &raw{mediaType: mediaType, digest: want, content: content}
+	s.failure, s.raw = nil, &rawManifest{mediaType: mediaType, digest: want, content: content}
 	return nil
 }
 

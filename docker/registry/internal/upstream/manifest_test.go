@@ -133,7 +133,7 @@ func TestAccept(t *testing.T) {
 		}
 		return false
 	})
-	all := strings.Join(accepted, ", ")
+	all := strings.Join(acceptedTypes, ", ")
 	for accept, want := range map[string]string{
 		"": all + ", */*", "*/*": all + ", */*", "a/b, */*;q=0.1": all + ", a/b, */*;q=0.1", "application/json": "application/json",
 	} {

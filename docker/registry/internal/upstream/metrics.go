@@ -69,7 +69,7 @@ type counters struct {
 	out       prometheus.Gauge
 }
 
-func (m *Metrics) of(name string) *counters {
+func (m *Metrics) forUpstream(name string) *counters {
 	label := prometheus.Labels{"upstream": name}
 	c := &counters{
 		requests: m.requests.MustCurryWith(label), latency: m.latency.MustCurryWith(label),

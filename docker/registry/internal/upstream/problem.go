@@ -48,8 +48,8 @@ func (e *Error) Header() http.Header {
 	return h
 }
 
-// failure is what became of a request to the upstream that brought nothing.
-type failure struct {
+// requestError is what became of a request to the upstream that brought nothing.
+type requestError struct {
 	status    int // of the upstream; 0: no answer
 	timeout   bool
 	invalid   bool // it answered something wrong
@@ -61,30 +61,30 @@ type failure struct {
 	message   string // for the log
 }
 
-func (f *failure) Error() string {
+func (e *requestError) Error() string {
 	switch {
-	case f.status != 0 && f.message != "":
-		return fmt.Sprintf("status %d: %s", f.status, f.message)
-	case f.status != 0:
-		return fmt.Sprintf("status %d", f.status)
+	case e.status != 0 && e.message != "":
+		return fmt.Sprintf("status %d: %s", e.status, e.message)
+	case e.status != 0:
+		return fmt.Sprintf("status %d", e.status)
 	}
-	return f.message
+	return e.message
 }
 
 // answered reports whether it was the upstream that refused.
-func (f *failure) answered() bool { return f.status != 0 }
+func (e *requestError) answered() bool { return e.status != 0 }
 
-// asFailure returns an error's failure; any other error means that there was no answer.
-func asFailure(err error) *failure {
-	var f *failure
+// asRequestError returns an error's failure; any other error means that there was no answer.
+func asRequestError(err error) *requestError {
+	var f *requestError
 	if errors.As(err, &f) {
 		return f
 	}
-	return &failure{message: err.Error()}
+	return &requestError{message: err.Error()}
 }
 
-// problem returns what a failure means for a client.
-func problem(kind route.Kind, f *failure) *Error {
+// newError returns what a failure means for a client.
+func newError(kind route.Kind, f *requestError) *Error {
 	e := &Error{
 		StatusError: route.StatusError{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},
 		Upstream:    f.status, Detail: f.Error(), RetryAfter: f.after,
@@ -115,7 +115,7 @@ func problem(kind route.Kind, f *failure) *Error {
 	case f.status == http.StatusServiceUnavailable:
 		e.Status, e.Message = f.status, "the upstream is not available"
 	case f.status >= http.StatusBadRequest && f.status < http.StatusInternalServerError:
-		e.Status, e.Code, e.Message = http.StatusNotFound, unknown(kind), "the upstream does not have it"
+		e.Status, e.Code, e.Message = http.StatusNotFound, notFoundCode(kind), "the upstream does not have it"
 	default:
 		e.Message = fmt.Sprintf("the upstream answers %d", f.status)
 	}
@@ -128,8 +128,8 @@ func problem(kind route.Kind, f *failure) *Error {
 	return e
 }
 
-// unknown returns the specification's code for what the upstream does not have.
-func unknown(kind route.Kind) string {
+// notFoundCode returns the specification's code for what the upstream does not have.
+func notFoundCode(kind route.Kind) string {
 	switch kind {
 	case route.Manifest:
 		return "MANIFEST_UNKNOWN"

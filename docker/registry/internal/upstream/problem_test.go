@@ -85,7 +85,7 @@ func TestRetryAfter(t *testing.T) {
 
 // TestError is what other packages read.
 func TestError(t *testing.T) {
-	var err error = problem(route.Blob, &failure{status: 429, after: 1500 * time.Millisecond, message: "theirs"})
+	var err error = newError(route.Blob, &requestError{status: 429, after: 1500 * time.Millisecond, message: "theirs"})
 	var refusal *route.StatusError
 	if !errors.As(err, &refusal) || *refusal != (route.StatusError{Status: 429, Code: "TOOMANYREQUESTS", Message: "the upstream's quota is used up"}) {
 		t.Errorf("%+v", refusal)
@@ -94,10 +94,10 @@ func TestError(t *testing.T) {
 	if !errors.As(err, &e) || e.Header().Get("Retry-After") != "2" || e.Timeout() || !strings.Contains(e.Error(), "theirs") {
 		t.Errorf("%#v", e)
 	}
-	if e := problem(route.Blob, &failure{timeout: true}); !e.Timeout() || e.Upstream != 0 {
+	if e := newError(route.Blob, &requestError{timeout: true}); !e.Timeout() || e.Upstream != 0 {
 		t.Errorf("%#v", e)
 	}
-	if e := problem(route.Blob, &failure{status: 404, after: time.Second}); len(e.Header()) > 0 {
+	if e := newError(route.Blob, &requestError{status: 404, after: time.Second}); len(e.Header()) > 0 {
 		t.Errorf("%v", e.Header())
 	}
 }

@@ -109,7 +109,7 @@ func New(o Options) (*Upstream, error) {
 	u := &Upstream{
 		name: o.Config.Host, root: root, limits: o.Limits, store: o.Store,
 		log:   o.Logger.With("component", "upstream", "upstream", o.Config.Host),
-		count: o.Metrics.of(o.Config.Host),
+		count: o.Metrics.forUpstream(o.Config.Host),
 		guard: newGuard(root),
 		room:  o.Reserve,
 	}
@@ -119,7 +119,7 @@ func New(o Options) (*Upstream, error) {
 		u.credential = newCredential(*c, u.log, u.ctx, u.spawn)
 	}
 	u.tokens = newTokens(u.spawn)
-	u.plain = &http.Client{Transport: &wire{u}, CheckRedirect: onlyTokens}
+	u.plain = &http.Client{Transport: &limitedTransport{u}, CheckRedirect: checkRedirect}
 	u.authorized = &auth.Client{Client: u.plain, Credential: u.login, Cache: u.tokens}
 	u.health = newHealth(u.limits, u.challenge)
 	if u.app, err = newApp(u); err != nil {
@@ -164,7 +164,7 @@ func (u *Upstream) Name() string { return u.name }
 // Out reports whether the whole upstream is out. If that is not known, it is asked for its challenge unless it has answered
 // since a time.
 func (u *Upstream) Out(since time.Time) bool {
-	return u.health.out() != nil || u.health.suspect(since) != nil
+	return u.health.outage() != nil || u.health.check(since) != nil
 }
 
 // WasOut reports whether the upstream was out when it was asked last.
@@ -188,7 +188,7 @@ func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
 		return nil
 	}
 	if err := u.room(ctx, bytes); err != nil {
-		return &failure{full: true, message: err.Error()}
+		return &requestError{full: true, message: err.Error()}
 	}
 	return nil
 }

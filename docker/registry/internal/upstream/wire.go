@@ -23,14 +23,14 @@ import (
 )
 
 const (
-	// peek is how many bytes of an upstream's error are read for the log.
-	peek = 4 << 10
-	// longest is how many characters of a text of others are logged.
-	longest = 300
+	// maxErrorBody is how many bytes of an upstream's error are read for the log.
+	maxErrorBody = 4 << 10
+	// maxLogText is how many characters of a text of others are logged.
+	maxLogText = 300
 	// unreserved is how many bytes of an answer are read before there is room for it.
 	unreserved = 64 << 10
-	// longestWait is the most that clients are asked to wait before they try again, whatever the upstream says.
-	longestWait = time.Minute
+	// maxRetryAfter is the most that clients are asked to wait before they try again, whatever the upstream says.
+	maxRetryAfter = time.Minute
 	// redirectLimit is how many redirects are followed.
 	redirectLimit = 10
 	// graceShare is the part of the challenge limit after which a request without an answer makes the upstream suspect.
@@ -75,14 +75,14 @@ func exchangeOf(ctx context.Context) *exchange {
 
 // send asks the upstream and follows redirects. Every error is a *failure: no answer, or a status of 400 and above.
 func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string, header http.Header) (*http.Response, error) {
-	if out := u.health.out(); out != nil {
+	if out := u.health.outage(); out != nil {
 		return nil, out
 	}
 	x := &exchange{kind: kindOf(r)}
 	ctx = context.WithValue(ctx, exchangeKey{}, x)
 	ctx = withScope(ctx, u.root.Host, r.Repository)
 	resp, err := u.ask(ctx, method, u.root.String()+uri, header)
-	if u.refused(resp, err) && u.credential.refused() {
+	if u.credentialRefused(resp, err) && u.credential.invalidate() {
 		u.tokens.clear()
 		if resp != nil {
 			_ = resp.Body.Close()
@@ -91,16 +91,16 @@ func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string
 	}
 	switch {
 	case errors.Is(err, auth.ErrBasicCredentialNotFound):
-		return nil, &failure{status: http.StatusUnauthorized, anonymous: x.anonymous.Load(), message: err.Error()}
+		return nil, &requestError{status: http.StatusUnauthorized, anonymous: x.anonymous.Load(), message: err.Error()}
 	case err != nil:
-		f := *asFailure(err)
+		f := *asRequestError(err)
 		f.anonymous = x.anonymous.Load()
 		return nil, &f
 	}
 	if resp.StatusCode >= http.StatusOK && resp.StatusCode < http.StatusMultipleChoices {
 		return resp, nil
 	}
-	f := failureOf(resp)
+	f := statusError(resp)
 	f.anonymous = x.anonymous.Load()
 	_ = resp.Body.Close()
 	if f.status == http.StatusForbidden {
@@ -109,13 +109,13 @@ func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string
 	return nil, f
 }
 
-// refused reports whether the upstream refuses the credential that this cache has.
-func (u *Upstream) refused(resp *http.Response, err error) bool {
+// credentialRefused reports whether the upstream refuses the credential that this cache has.
+func (u *Upstream) credentialRefused(resp *http.Response, err error) bool {
 	if u.credential == nil {
 		return false
 	}
 	if err != nil {
-		status := asFailure(err).status
+		status := asRequestError(err).status
 		return status == http.StatusUnauthorized || status == http.StatusForbidden // of the token
 	}
 	return resp.StatusCode == http.StatusUnauthorized
@@ -146,19 +146,19 @@ func (u *Upstream) ask(ctx context.Context, method, to string, header http.Heade
 		_ = resp.Body.Close()
 		next, err := req.URL.Parse(location)
 		if err != nil || next.Scheme != "https" && (next.Scheme != "http" || req.URL.Scheme == "https") {
-			return nil, &failure{invalid: true, message: "a redirect to a URL that is not followed"}
+			return nil, &requestError{invalid: true, message: "a redirect to a URL that is not followed"}
 		}
 		to = next.String()
 	}
-	return nil, &failure{invalid: true, message: "too many redirects"}
+	return nil, &requestError{invalid: true, message: "too many redirects"}
 }
 
 func (u *Upstream) isRoot(to *url.URL) bool {
 	return to.Scheme == u.root.Scheme && to.Host == u.root.Host
 }
 
-// onlyTokens follows redirects of token requests, which oras-go checks. Those of others are followed by ask.
-func onlyTokens(req *http.Request, via []*http.Request) error {
+// checkRedirect follows redirects of token requests, which oras-go checks. Those of others are followed by ask.
+func checkRedirect(req *http.Request, via []*http.Request) error {
 	if tokenFetchOf(req.Context()) == nil {
 		return http.ErrUseLastResponse
 	}
@@ -168,68 +168,68 @@ func onlyTokens(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// failureOf returns what an answer of the upstream says that brings nothing.
-func failureOf(resp *http.Response) *failure {
-	f := &failure{status: resp.StatusCode, message: message(resp)}
+// statusError returns what an answer of the upstream says that brings nothing.
+func statusError(resp *http.Response) *requestError {
+	f := &requestError{status: resp.StatusCode, message: errorMessage(resp)}
 	// What is too large for a number of 64 bits is the largest one.
 	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
-		f.after = time.Duration(min(n, uint64(longestWait/time.Second))) * time.Second
+		f.after = time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	return f
 }
 
-// message returns the first error of a registry's answer.
-func message(resp *http.Response) string {
-	head, _ := io.ReadAll(io.LimitReader(resp.Body, peek))
+// errorMessage returns the first error of a registry's answer.
+func errorMessage(resp *http.Response) string {
+	head, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var body struct {
 		Errors []struct{ Code, Message string }
 	}
 	if json.Unmarshal(head, &body) != nil || len(body.Errors) == 0 {
 		return ""
 	}
-	return cutText(body.Errors[0].Code + ": " + body.Errors[0].Message)
+	return truncate(body.Errors[0].Code + ": " + body.Errors[0].Message)
 }
 
-// cutText returns a text of others for the log.
-func cutText(text string) string {
+// truncate returns a text of others for the log.
+func truncate(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "?"))
-	return string(runes[:min(len(runes), longest)])
+	return string(runes[:min(len(runes), maxLogText)])
 }
 
 var (
-	errSilent = errors.New("no answer in time")
-	errStall  = errors.New("the answer stalls")
+	errSilent  = errors.New("no answer in time")
+	errStalled = errors.New("the answer stalls")
 )
 
-// wire is how all requests go out: with a limit until the answer begins and one for silence in it, counted, and with an
+// limitedTransport is how all requests go out: with a limit until the answer begins and one for silence in it, counted, and with an
 // eye on whether the upstream lives.
-type wire struct{ u *Upstream }
+type limitedTransport struct{ u *Upstream }
 
 // RoundTrip returns a *failure if there is no answer, and if the answer to a token request is an error.
-func (w *wire) RoundTrip(req *http.Request) (*http.Response, error) {
-	u, kind := w.u, kindOther
+func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	u, kind := t.u, kindOther
 	if x := exchangeOf(req.Context()); x != nil {
 		kind = x.kind
 	}
 	token := tokenFetchOf(req.Context()) != nil
 	if token {
 		kind = kindToken
-		if req.Header.Get("Authorization") != "" && !mayKnow(u.root, req.URL) {
-			return nil, &failure{invalid: true, message: "the upstream sends the credential to " + req.URL.Host + ", which is not of its domain"}
+		if req.Header.Get("Authorization") != "" && !maySendCredential(u.root, req.URL) {
+			return nil, &requestError{invalid: true, message: "the upstream sends the credential to " + req.URL.Host + ", which is not of its domain"}
 		}
 	}
-	resp, err := w.begin(req, kind)
+	resp, err := t.roundTrip(req, kind)
 	if err != nil || !token || resp.StatusCode < http.StatusBadRequest {
 		return resp, err
 	}
 	defer resp.Body.Close()
-	return nil, failureOf(resp)
+	return nil, statusError(resp)
 }
 
-// begin waits until the answer begins.
-func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
-	u := w.u
-	ctx, refused := u.guard.follow(req.Context(), req.URL)
+// roundTrip waits until the answer begins.
+func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Response, error) {
+	u := t.u
+	ctx, refused := u.guard.check(req.Context(), req.URL)
 	if refused != nil {
 		return nil, refused
 	}
@@ -246,7 +246,7 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 			if !u.isRoot(req.URL) {
 				return
 			}
-			if dead := u.health.suspect(begun); dead != nil {
+			if dead := u.health.check(begun); dead != nil {
 				cancel(dead)
 			}
 		})
@@ -257,8 +257,8 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 	u.count.latency.WithLabelValues(kind).Observe(time.Since(begun).Seconds())
 	if err != nil {
 		closing()
-		f := u.noAnswer(ctx, err, u.isRoot(req.URL), begun)
-		u.count.requests.WithLabelValues(kind, f.label(ctx)).Inc()
+		f := u.noAnswerError(ctx, err, u.isRoot(req.URL), begun)
+		u.count.requests.WithLabelValues(kind, f.metricLabel(ctx)).Inc()
 		cancel(nil)
 		return nil, f
 	}
@@ -271,46 +271,46 @@ func (w *wire) begin(req *http.Request, kind string) (*http.Response, error) {
 		closing()
 		_ = resp.Body.Close()
 		cancel(nil)
-		return nil, &failure{invalid: true, message: "the upstream changes the protocol"}
+		return nil, &requestError{invalid: true, message: "the upstream changes the protocol"}
 	}
-	resp.Body = &body{
+	resp.Body = &limitedBody{
 		ReadCloser: resp.Body, ctx: ctx, stall: u.limits.Stall, received: u.count.received.WithLabelValues(kind),
 		cancel: cancel, closing: closing,
 	}
 	return resp, nil
 }
 
-// noAnswer returns why there was none. A connection that fails makes the whole upstream suspect.
-func (u *Upstream) noAnswer(ctx context.Context, err error, root bool, begun time.Time) *failure {
-	var dead *failure
+// noAnswerError returns why there was none. A connection that fails makes the whole upstream suspect.
+func (u *Upstream) noAnswerError(ctx context.Context, err error, root bool, begun time.Time) *requestError {
+	var dead *requestError
 	switch cause := context.Cause(ctx); {
 	case errors.As(cause, &dead):
 		return dead
 	case cause != nil:
-		return &failure{timeout: cause == errSilent, message: cause.Error()}
+		return &requestError{timeout: cause == errSilent, message: cause.Error()}
 	}
-	f := unreachable(err)
+	f := unreachableError(err)
 	if root {
-		if dead := u.health.suspect(begun); dead != nil {
+		if dead := u.health.check(begun); dead != nil {
 			return dead
 		}
 	}
 	return f
 }
 
-func unreachable(err error) *failure {
-	var refused *failure // by the guard
+func unreachableError(err error) *requestError {
+	var refused *requestError // by the guard
 	if errors.As(err, &refused) {
 		return refused
 	}
 	var timeout net.Error
-	return &failure{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: cutText(err.Error())}
+	return &requestError{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: truncate(err.Error())}
 }
 
-// label returns what the metrics call it.
-func (f *failure) label(ctx context.Context) string {
+// metricLabel returns what the metrics call it.
+func (e *requestError) metricLabel(ctx context.Context) string {
 	switch {
-	case f.timeout:
+	case e.timeout:
 		return "timeout"
 	case errors.Is(context.Cause(ctx), context.Canceled):
 		return "canceled"
@@ -319,12 +319,12 @@ func (f *failure) label(ctx context.Context) string {
 }
 
 // challenge asks for the upstream's challenge, and returns why the upstream is out, nil if it answers at all.
-func (u *Upstream) challenge() *failure {
+func (u *Upstream) challenge() *requestError {
 	ctx, cancel := context.WithTimeoutCause(u.ctx, u.limits.Challenge, errSilent)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.root.String()+"/v2/", nil)
 	if err != nil {
-		return &failure{message: err.Error()}
+		return &requestError{message: err.Error()}
 	}
 	req.Header.Set("User-Agent", userAgent)
 	begun := time.Now()
@@ -337,17 +337,17 @@ func (u *Upstream) challenge() *failure {
 		u.count.out.Set(0)
 		return nil
 	}
-	f := unreachable(err)
+	f := unreachableError(err)
 	f.timeout = f.timeout || context.Cause(ctx) == errSilent
-	u.count.requests.WithLabelValues(kindChallenge, f.label(ctx)).Inc()
+	u.count.requests.WithLabelValues(kindChallenge, f.metricLabel(ctx)).Inc()
 	u.count.out.Set(1)
 	u.log.Warn("the upstream is out", "timeout", f.timeout, "error", f.message)
 	return f
 }
 
-// mayKnow reports whether the credential for a registry may be shown to where its challenge points: the same host, or one
+// maySendCredential reports whether the credential for a registry may be shown to where its challenge points: the same host, or one
 // of the same registered domain.
-func mayKnow(registry, realm *url.URL) bool {
+func maySendCredential(registry, realm *url.URL) bool {
 	if strings.EqualFold(registry.Hostname(), realm.Hostname()) {
 		return true
 	}
@@ -362,8 +362,8 @@ func mayKnow(registry, realm *url.URL) bool {
 	return err == nil && one == other
 }
 
-// body counts what is read, ends when the upstream is silent for too long, and its request's context when it is closed.
-type body struct {
+// limitedBody counts what is read, ends when the upstream is silent for too long, and its request's context when it is closed.
+type limitedBody struct {
 	io.ReadCloser
 	ctx      context.Context
 	stall    time.Duration
@@ -373,23 +373,23 @@ type body struct {
 }
 
 // Read waits for the upstream no longer than the limit. How long its caller takes between two calls is the caller's affair.
-func (b *body) Read(p []byte) (int, error) {
-	timer := time.AfterFunc(b.stall, func() { b.cancel(errStall) })
+func (b *limitedBody) Read(p []byte) (int, error) {
+	timer := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
 	n, err := b.ReadCloser.Read(p)
 	timer.Stop()
 	b.received.Add(float64(n))
 	if err != nil && err != io.EOF {
 		if cause := context.Cause(b.ctx); cause != nil {
-			err = &failure{timeout: cause == errStall, message: cause.Error()}
+			err = &requestError{timeout: cause == errStalled, message: cause.Error()}
 		} else {
-			err = &failure{cut: true, message: cutText(err.Error())}
+			err = &requestError{cut: true, message: truncate(err.Error())}
 		}
 	}
 	return n, err
 }
 
 // Close lets go of the connection.
-func (b *body) Close() error {
+func (b *limitedBody) Close() error {
 	b.closing()
 	err := b.ReadCloser.Close()
 	b.cancel(nil)
@@ -399,29 +399,29 @@ func (b *body) Close() error {
 // readAll returns a body of at most limit bytes, for which there is room in memory. Every error is a *failure.
 func (u *Upstream) readAll(ctx context.Context, resp *http.Response, limit int64) ([]byte, error) {
 	defer resp.Body.Close()
-	tooLong := &failure{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
+	tooLong := &requestError{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
 	var content bytes.Buffer
 	switch n := resp.ContentLength; {
 	case n > limit:
 		return nil, tooLong
 	case n >= 0:
 		if err := u.reserve(ctx, n); err != nil {
-			return nil, asFailure(err)
+			return nil, asRequestError(err)
 		}
 		content.Grow(int(n) + bytes.MinRead)
 	default:
 		if _, err := content.ReadFrom(io.LimitReader(resp.Body, unreserved)); err != nil {
-			return nil, asFailure(err)
+			return nil, asRequestError(err)
 		}
 		if content.Len() < unreserved {
 			return content.Bytes(), nil
 		}
 		if err := u.reserve(ctx, limit); err != nil {
-			return nil, asFailure(err)
+			return nil, asRequestError(err)
 		}
 	}
 	if _, err := content.ReadFrom(io.LimitReader(resp.Body, limit+1-int64(content.Len()))); err != nil {
-		return nil, asFailure(err)
+		return nil, asRequestError(err)
 	}
 	if int64(content.Len()) > limit {
 		return nil, tooLong

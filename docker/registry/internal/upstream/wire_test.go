@@ -132,7 +132,7 @@ func TestRealm(t *testing.T) {
 	} {
 		registry, _ := url.Parse(test.registry)
 		realm, _ := url.Parse(test.realm)
-		if mayKnow(registry, realm) != test.may {
+		if maySendCredential(registry, realm) != test.may {
 			t.Errorf("%+v", test)
 		}
 	}
