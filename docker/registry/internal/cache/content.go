@@ -73,7 +73,7 @@ func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 			Store: part, Fetcher: u, Share: of.ShareBlobs, Log: p.log,
 			Stall: cfg.Fill.StallTimeout, Wait: cfg.Outage.BlobTimeout, Abandoned: cfg.Fill.Abandoned,
 		}
-		asks := manifest.Upstream{Asker: asker{u}, Store: part}
+		asks := manifest.Upstream{Getter: upstreamGetter{u}, Store: part}
 		if c.relays == nil {
 			c.fills[of.Host] = fill.New(o)
 		} else {
@@ -145,12 +145,12 @@ func (c *Cache) registerMetrics(m *content) {
 	}
 }
 
-// asker asks an upstream for what package manifest serves.
-type asker struct{ upstream *upstream.Upstream }
+// upstreamGetter asks an upstream for what package manifest serves.
+type upstreamGetter struct{ upstream *upstream.Upstream }
 
-// Ask returns what the upstream says, errors included.
-func (a asker) Ask(ctx context.Context, r route.Request, accept string) (*manifest.Answer, error) {
-	got, err := a.upstream.Ask(ctx, r, accept)
+// Get returns what the upstream says, errors included.
+func (a upstreamGetter) Get(ctx context.Context, r route.Request, accept string) (*manifest.Answer, error) {
+	got, err := a.upstream.Get(ctx, r, accept)
 	if refused, ok := errors.AsType[*upstream.Error](err); ok {
 		return &manifest.Answer{Status: refused.Status, Code: refused.Code, Message: refused.Message, Header: refused.Header()}, nil
 	}

@@ -164,7 +164,7 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 func (c *content) checkUpstream(host string) {
 	for _, u := range c.upstreams {
 		if since := time.Now().Add(-recheckAfter); u.Name() == host {
-			go u.Out(since)
+			go u.IsOut(since)
 		}
 	}
 }
@@ -198,7 +198,7 @@ func (r *relays) add(host string, health relay.Health, o fill.Options, asks *man
 	o.Stall *= stallShare
 	o.Abandoned = 0 // the owner's fill goes on
 	r.byHost[host], r.fills[host], r.stores[host] = made, fill.New(o), o.Store
-	asks.Asker, asks.Relay, asks.Owned = made.StoredAsker(asks.Asker), made, made.Owned
+	asks.Getter, asks.Relay, asks.Owned = made.StoredGetter(asks.Getter), made, made.Owned
 	return own
 }
 

@@ -361,4 +361,4 @@ func (*fullStore) PutContent(context.Context, string, []byte) error { return con
 
 var _ Store = (*store.Upstream)(nil)
 
-var _ Asker = (*fakeUpstream)(nil)
+var _ Getter = (*fakeUpstream)(nil)

@@ -467,7 +467,7 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	}
 	v := &reservation{semaphore: h.inFlight}
 	defer v.release()
-	a, err := u.askerOf(q).Ask(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
+	a, err := u.getterFor(q).Get(context.WithValue(ctx, reservationKey{}, v), q.Request, accept)
 	switch {
 	case errors.Is(err, ErrUnknownToPeers) && h.ctx.Err() == nil && ctx.Err() == nil:
 		return nil

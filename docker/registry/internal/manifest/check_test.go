@@ -481,7 +481,7 @@ func TestQueuedCheckEndsWithItsClients(t *testing.T) {
 }
 
 func BenchmarkTag(b *testing.B) {
-	h := New(Options{TTL: time.Hour, Upstreams: map[string]Upstream{host: {Asker: &fakeUpstream{say: has(ociManifest, oneBody)}}}})
+	h := New(Options{TTL: time.Hour, Upstreams: map[string]Upstream{host: {Getter: &fakeUpstream{say: has(ociManifest, oneBody)}}}})
 	defer h.Close()
 	req := route.Request{Kind: route.Manifest, Upstream: host, Repository: "p/i", Tag: "1.0"}
 	r := httptest.NewRequest(http.MethodGet, tagURI, nil)

@@ -41,7 +41,7 @@ type fakeUpstream struct {
 	peak   int
 }
 
-func (f *fakeUpstream) Ask(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+func (f *fakeUpstream) Get(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	f.mu.Lock()
 	f.asked = append(f.asked, r.URI()+" "+accept)
 	f.active++
@@ -188,7 +188,7 @@ type handle struct {
 
 func newHandle(t *testing.T, o Options, store Store) *handle {
 	f := &fakeUpstream{say: unreachable}
-	o.Upstreams = map[string]Upstream{host: {Asker: f, Store: store}}
+	o.Upstreams = map[string]Upstream{host: {Getter: f, Store: store}}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}

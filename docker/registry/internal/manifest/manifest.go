@@ -66,20 +66,20 @@ const (
 	defaultPageSize = "1000"
 )
 
-// An Asker asks one upstream, or the replica that asks it for all.
-type Asker interface {
-	// Ask returns what the upstream says, errors included, and an error only where it says nothing. It goes on until it has
+// A Getter asks one upstream, or the replica that asks it for all.
+type Getter interface {
+	// Get returns what the upstream says, errors included, and an error only where it says nothing. It goes on until it has
 	// an answer or the context ends: how long clients wait is decided here. The body is as the upstream sent it.
-	Ask(ctx context.Context, r route.Request, accept string) (*Answer, error)
+	Get(ctx context.Context, r route.Request, accept string) (*Answer, error)
 }
 
 // An Upstream is what a Handler needs of an upstream.
 type Upstream struct {
-	Asker Asker
+	Getter Getter
 	// Store keeps answers over a restart; nil: nothing does.
 	Store Store
 	// Relay asks other replicas, and Owned reports what is asked of Asker instead; nil: there are none.
-	Relay Asker
+	Relay Getter
 	Owned func(route.Request) bool
 }
 
@@ -167,9 +167,9 @@ type Handler struct {
 }
 
 type upstream struct {
-	asker   Asker
+	getter  Getter
 	gate    *gate
-	relay   Asker // of other replicas; nil: there are none
+	relay   Getter // of other replicas; nil: there are none
 	owned   func(route.Request) bool
 	relays  *gate // of what is asked of them
 	archive *archive
@@ -226,7 +226,7 @@ func New(o Options) *Handler {
 	}
 	for host, u := range o.Upstreams {
 		h.upstreams[host] = &upstream{
-			asker: u.Asker, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
+			getter: u.Getter, gate: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
 			relay: u.Relay, owned: u.Owned, relays: newGate(o.Checks, o.ChecksPerRepository, o.Checks, o.Queue),
 			archive: &archive{store: u.Store, inFlight: h.inFlight, log: h.log},
 		}

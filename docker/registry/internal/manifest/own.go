@@ -36,11 +36,11 @@ func (u *upstream) gateFor(q question) *gate {
 	return u.gate
 }
 
-func (u *upstream) askerOf(q question) Asker {
+func (u *upstream) getterFor(q question) Getter {
 	if q.relayed {
 		return u.relay
 	}
-	return u.asker
+	return u.getter
 }
 
 // ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. What is

@@ -59,7 +59,7 @@ func (h *handle) readSlowly(n int, repository string, gone <-chan struct{}, clie
 	for i := range n {
 		clients.Go(func() {
 			req := route.Request{Kind: route.Manifest, Upstream: host, Repository: repository, Tag: fmt.Sprintf("t%d", i)}
-			a, result := h.Get(h.t.Context(), req, nil)
+			a, result := h.Handler.Get(h.t.Context(), req, nil)
 			if result == ClientGone { // the test has failed
 				return
 			}
@@ -141,7 +141,7 @@ func TestOneAnswerForManyClients(t *testing.T) {
 			clients.Go(func() {
 				time.Sleep(time.Duration(i) * 100 * time.Millisecond)
 				req := route.Request{Kind: route.Manifest, Upstream: host, Repository: "fat", Tag: "1.0"}
-				a, result := h.Get(h.t.Context(), req, nil)
+				a, result := h.Handler.Get(h.t.Context(), req, nil)
 				r := httptest.NewRequestWithContext(h.t.Context(), http.MethodGet, req.URI(), nil)
 				a.Write(stuck{httptest.NewRecorder(), sent, gone}, r, req, result)
 			})

@@ -67,7 +67,7 @@ func (r *Relay) ask(ctx context.Context, name string, q route.Request, header ht
 		if call.Out {
 			after = 0
 		}
-		defer time.AfterFunc(after, func() { r.opts.Health.Out(begun) }).Stop()
+		defer time.AfterFunc(after, func() { r.opts.Health.IsOut(begun) }).Stop()
 	}
 	return newExchange(ctx, r.opts.Peers, name, uri(q), header, call)
 }

@@ -76,7 +76,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			return context.Cause(ctx)
 		case state == store.Failed:
 			return cause
-		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.Out(begun)):
+		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.IsOut(begun)):
 			return refused
 		}
 		r.opts.Log.Info("A blob is gone on with elsewhere", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)

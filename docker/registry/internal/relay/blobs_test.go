@@ -147,7 +147,7 @@ func TestSilentUpstream(t *testing.T) {
 			return refused.Status, err
 		}
 		manifest := func() (int, error) {
-			a, err := r.Ask(t.Context(), tag, "")
+			a, err := r.Get(t.Context(), tag, "")
 			if err != nil {
 				return 0, err
 			}

@@ -162,7 +162,7 @@ type health struct {
 	looks int
 }
 
-func (h *health) Out(time.Time) bool {
+func (h *health) IsOut(time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.was.Load() {

@@ -17,9 +17,9 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// Ask asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
+// Get asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
 // say. That the upstream is silent is the answer if this replica finds it out, too.
-func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
+func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	tried := map[string]bool{}
 	for {
 		name := firstUntried(r.members(q), tried)
@@ -32,7 +32,7 @@ func (r *Relay) Ask(ctx context.Context, q route.Request, accept string) (*manif
 		switch {
 		case err != nil && !isPeerError(err):
 			return nil, err
-		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.Out(begun)):
+		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.IsOut(begun)):
 			return a, nil
 		}
 		r.opts.Log.Debug("A peer did not answer", "peer", name, "path", q.Path(), "error", err)
@@ -89,27 +89,27 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	}, nil
 }
 
-// storedAsker answers with what others have stored: for digests before the upstream is asked, for what may change if it fails.
-type storedAsker struct {
+// storedGetter answers with what others have stored: for digests before the upstream is asked, for what may change if it fails.
+type storedGetter struct {
 	relay *Relay
-	next  manifest.Asker
+	next  manifest.Getter
 }
 
-// StoredAsker returns an Asker that knows what other replicas have stored, and else asks next.
-func (r *Relay) StoredAsker(next manifest.Asker) manifest.Asker { return &storedAsker{r, next} }
+// StoredGetter returns an Asker that knows what other replicas have stored, and else asks next.
+func (r *Relay) StoredGetter(next manifest.Getter) manifest.Getter { return &storedGetter{r, next} }
 
-// Ask asks others, next, or both.
-func (s *storedAsker) Ask(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
+// Get asks others, next, or both.
+func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	if q.Kind == route.Manifest && q.Digest != "" {
 		if a := s.stored(ctx, q, accept); a != nil {
 			return a, nil
 		}
-		return s.next.Ask(ctx, q, accept)
+		return s.next.Get(ctx, q, accept)
 	}
 	if s.relay.opts.Health.WasOut() {
 		s.relay.notifyOthers(q)
 	}
-	a, err := s.next.Ask(ctx, q, accept)
+	a, err := s.next.Get(ctx, q, accept)
 	fails := err != nil || a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
 	if fails && q.Kind != route.Tags && ctx.Err() == nil {
 		if old := s.stored(ctx, q, accept); old != nil {
@@ -135,7 +135,7 @@ func (r *Relay) notifyOthers(q route.Request) {
 }
 
 // stored returns what another replica has stored, nil if none has.
-func (s *storedAsker) stored(ctx context.Context, q route.Request, accept string) *manifest.Answer {
+func (s *storedGetter) stored(ctx context.Context, q route.Request, accept string) *manifest.Answer {
 	for _, name := range s.relay.others(q) {
 		limited, cancel := context.WithTimeout(ctx, storedPatience)
 		a, err := s.relay.answer(limited, name, q, accept, true)
@@ -150,4 +150,4 @@ func (s *storedAsker) stored(ctx context.Context, q route.Request, accept string
 	return nil
 }
 
-var _ manifest.Asker = (*Relay)(nil)
+var _ manifest.Getter = (*Relay)(nil)

@@ -36,7 +36,7 @@ func TestAsk(t *testing.T) {
 	r := newReplica(t, "b", "self", "c", "d", "e")
 	r.does["b"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
 	r.does["d"] = says("manifest", time.Second, true)
-	a, err := r.Ask(t.Context(), tag, "x/y")
+	a, err := r.Get(t.Context(), tag, "x/y")
 	if err != nil || string(a.Body) != "manifest" || a.Age != time.Second || !a.Stale || !a.Known {
 		t.Fatalf("%+v, %v", a, err)
 	}
@@ -44,41 +44,41 @@ func TestAsk(t *testing.T) {
 		t.Errorf("asked %s", seen)
 	}
 	r.does["d"] = nil
-	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, manifest.ErrUnknownToPeers) {
+	if _, err := r.Get(t.Context(), tag, ""); !errors.Is(err, manifest.ErrUnknownToPeers) {
 		t.Errorf("%v", err)
 	}
 	r.seen()
 	r.does["b"], r.does["c"] = status(http.StatusNoContent, ""), says("manifest", 0, false)
-	if a, err := r.Ask(t.Context(), tag, ""); err != nil || string(a.Body) != "manifest" || r.seen() != "b, c" {
+	if a, err := r.Get(t.Context(), tag, ""); err != nil || string(a.Body) != "manifest" || r.seen() != "b, c" {
 		t.Errorf("after a status that is no answer: %+v, %v", a, err)
 	}
 	r.does["b"] = status(http.StatusNotFound, "MANIFEST_UNKNOWN")
-	if a, err := r.Ask(t.Context(), tag, ""); err != nil || a.Status != 404 || a.Code != "MANIFEST_UNKNOWN" || a.Age != time.Second || r.seen() != "b" {
+	if a, err := r.Get(t.Context(), tag, ""); err != nil || a.Status != 404 || a.Code != "MANIFEST_UNKNOWN" || a.Age != time.Second || r.seen() != "b" {
 		t.Errorf("%+v, %v", a, err)
 	}
 	full := errors.New("full")
 	r.does["b"] = func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) { return nil, full }
-	if _, err := r.Ask(t.Context(), tag, ""); !errors.Is(err, full) || r.seen() != "b" {
+	if _, err := r.Get(t.Context(), tag, ""); !errors.Is(err, full) || r.seen() != "b" {
 		t.Errorf("without room: %v", err)
 	}
 }
 
-// asker is this replica's upstream.
-type asker func() (*manifest.Answer, error)
+// getter is this replica's upstream.
+type getter func() (*manifest.Answer, error)
 
-func (a asker) Ask(context.Context, route.Request, string) (*manifest.Answer, error) { return a() }
+func (a getter) Get(context.Context, route.Request, string) (*manifest.Answer, error) { return a() }
 
 // TestAskStored asks for digests before the upstream, and for tags when that fails.
 func TestAskStored(t *testing.T) {
 	r := newReplica(t, "self", "b", "c", "d")
 	r.does["c"] = says("stored", time.Minute, false)
-	up := asker(func() (*manifest.Answer, error) {
+	up := getter(func() (*manifest.Answer, error) {
 		return &manifest.Answer{Status: http.StatusOK, Body: []byte("fresh")}, nil
 	})
-	down := asker(func() (*manifest.Answer, error) { return nil, errors.New("down") })
+	down := getter(func() (*manifest.Answer, error) { return nil, errors.New("down") })
 	for _, test := range []struct {
 		q           route.Request
-		next        manifest.Asker
+		next        manifest.Getter
 		body, asked string
 		stale       bool
 	}{
@@ -87,7 +87,7 @@ func TestAskStored(t *testing.T) {
 		{tag, down, "stored", "b!, c!", true},
 		{route.Request{Kind: route.Tags, Upstream: "one.example", Repository: "a"}, down, "", "", false},
 	} {
-		a, err := r.StoredAsker(test.next).Ask(t.Context(), test.q, "")
+		a, err := r.StoredGetter(test.next).Get(t.Context(), test.q, "")
 		if asked := r.seen(); asked != test.asked {
 			t.Errorf("%s: asked %q", test.q.Path(), asked)
 		}
@@ -107,7 +107,7 @@ func TestAskStored(t *testing.T) {
 func TestWrongManifest(t *testing.T) {
 	right := byDigest
 	right.Digest = digest.FromString("right")
-	up := asker(func() (*manifest.Answer, error) {
+	up := getter(func() (*manifest.Answer, error) {
 		return &manifest.Answer{Status: http.StatusOK, Body: []byte("fresh")}, nil
 	})
 	for _, q := range []route.Request{right, tag} {
@@ -119,14 +119,14 @@ func TestWrongManifest(t *testing.T) {
 		}
 		r.does["c"] = says("right", 0, false)
 		for i, asked := range []string{"b, c", "c"} {
-			if a, err := r.Ask(t.Context(), q, ""); err != nil || string(a.Body) != "right" || r.seen() != asked {
+			if a, err := r.Get(t.Context(), q, ""); err != nil || string(a.Body) != "right" || r.seen() != asked {
 				t.Errorf("%s, time %d: %+v, %v", q.Path(), i, a, err)
 			}
 		}
 	}
 	r := newReplica(t, "self", "b", "c")
 	r.does["b"] = says("wrong", 0, false)
-	if a, err := r.StoredAsker(up).Ask(t.Context(), right, ""); err != nil || string(a.Body) != "fresh" {
+	if a, err := r.StoredGetter(up).Get(t.Context(), right, ""); err != nil || string(a.Body) != "fresh" {
 		t.Errorf("stored: %+v, %v", a, err)
 	}
 }

@@ -63,8 +63,8 @@ type Peers interface {
 
 // Health is what this replica knows of the upstream. *upstream.Upstream is one.
 type Health interface {
-	// Out reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
-	Out(since time.Time) bool
+	// IsOut reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
+	IsOut(since time.Time) bool
 	// WasOut reports whether it was when it was asked last.
 	WasOut() bool
 }

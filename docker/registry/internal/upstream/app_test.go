@@ -41,7 +41,7 @@ func TestTwoUpstreams(t *testing.T) {
 	var clients sync.WaitGroup
 	for _, u := range []*Upstream{one, two} {
 		clients.Go(func() {
-			if a, err := u.Ask(ctx, tag("v1"), ""); err != nil || a.Digest != manifest {
+			if a, err := u.Get(ctx, tag("v1"), ""); err != nil || a.Digest != manifest {
 				t.Errorf("%s: %v, %v", u.Name(), a, err)
 			}
 			s.good(t, u, s.fetch(t, u, d, 3*mib), d, content)

@@ -38,14 +38,14 @@ type Answer struct {
 // Fresh reports whether the answer is what the upstream has.
 func (a *Answer) Fresh() bool { return a.Stale == nil }
 
-// Ask returns a manifest by digest or tag, a list of tags, or referrers. It goes on until there is an answer, the upstream
+// Get returns a manifest by digest or tag, a list of tags, or referrers. It goes on until there is an answer, the upstream
 // stalls, or ctx ends: how long clients wait is for the caller to say. Every error is an *Error, or the cause of ctx.
 //
 // A tag that the upstream does not confirm, for whatever reason, is answered as distribution knows it, if it does.
 //
 // accept is an Accept header. One that is empty or has */* wants whatever the upstream has. Any other asks for nothing but
 // what it names, and the answer changes nothing of what the tag is for others.
-func (u *Upstream) Ask(ctx context.Context, r route.Request, accept string) (*Answer, error) {
+func (u *Upstream) Get(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	if err := u.checkKind(r, route.Manifest, route.Tags, route.Referrers); err != nil {
 		return nil, err
 	}

@@ -37,14 +37,14 @@ func TestSlowContentArrives(t *testing.T) {
 			})
 			slow := make(chan error)
 			go func() {
-				a, err := s.Ask(ctx, r(d), "")
+				a, err := s.Get(ctx, r(d), "")
 				if err == nil && (!a.Fresh() || len(a.Body) == 0) {
 					err = fmt.Errorf("%+v", a)
 				}
 				slow <- err
 			}()
 			until(t, "the challenge", func() bool { return s.g.count("GET v2") > 0 })
-			if a, err := s.Ask(ctx, r(d), ""); err != nil || !a.Fresh() {
+			if a, err := s.Get(ctx, r(d), ""); err != nil || !a.Fresh() {
 				t.Errorf("the second: %+v, %v", a, err)
 			}
 			close(release)
@@ -71,7 +71,7 @@ func TestLists(t *testing.T) {
 		return true
 	})
 	for _, r := range []route.Request{tags(""), tags("last=b"), tags("last=b&n=2"), referrers(d, ""), referrers(d, "artifactType=a%2Fb")} {
-		a, err := s.Ask(ctx, r, "application/json")
+		a, err := s.Get(ctx, r, "application/json")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -161,7 +161,7 @@ func TestStillSilent(t *testing.T) {
 		t.Error("it was not out")
 	}
 	s.g.misbehave(nil)
-	if s.right(t, tag("v1")); s.WasOut() || s.Out(time.Now().Add(-time.Minute)) {
+	if s.right(t, tag("v1")); s.WasOut() || s.IsOut(time.Now().Add(-time.Minute)) {
 		t.Error("still out")
 	}
 }

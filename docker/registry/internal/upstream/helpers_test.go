@@ -323,7 +323,7 @@ func referrers(d digest.Digest, query string) route.Request {
 // right fails unless a manifest is as the registry has it.
 func (s *setup) right(t testing.TB, r route.Request) *Answer {
 	t.Helper()
-	a, err := s.Ask(ctx, r, "")
+	a, err := s.Get(ctx, r, "")
 	if err != nil {
 		t.Fatalf("%s: %v", r.Path(), err)
 	}
@@ -411,7 +411,7 @@ func (s *setup) late(t testing.TB, r route.Request) {
 	if r.Kind == route.Blob {
 		_, err = s.size(c, r)
 	} else {
-		_, err = s.Ask(c, r, "")
+		_, err = s.Get(c, r, "")
 	}
 	if !errors.Is(err, errLate) {
 		t.Errorf("%s: %v", r.URI(), err)

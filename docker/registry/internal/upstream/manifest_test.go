@@ -55,7 +55,7 @@ func TestTagMoves(t *testing.T) {
 		}
 		return false
 	})
-	a, err := s.Ask(ctx, tag("v1"), "")
+	a, err := s.Get(ctx, tag("v1"), "")
 	if err != nil || digest.FromBytes(a.Body) != a.Digest {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -80,7 +80,7 @@ func TestUpstreamWithoutHead(t *testing.T) {
 			it := s.g.items["v1"]
 			it.digest = "" // and nobody says the digest
 			s.g.put("v2", it)
-			if a, err := s.Ask(ctx, tag("v2"), ""); err != nil || a.Digest != digest.FromBytes(it.content) {
+			if a, err := s.Get(ctx, tag("v2"), ""); err != nil || a.Digest != digest.FromBytes(it.content) {
 				t.Errorf("%+v, %v", a, err)
 			}
 		})
@@ -138,7 +138,7 @@ func TestAccept(t *testing.T) {
 		"": all + ", */*", "*/*": all + ", */*", "a/b, */*;q=0.1": all + ", a/b, */*;q=0.1", "application/json": "application/json",
 	} {
 		d := s.g.image("v1")
-		if a, err := s.Ask(ctx, tag("v1"), accept); err != nil || a.Digest != d {
+		if a, err := s.Get(ctx, tag("v1"), accept); err != nil || a.Digest != d {
 			t.Errorf("%s: %+v, %v", accept, a, err)
 		}
 		if got := seen.Load().(string); got != want {
@@ -162,18 +162,18 @@ func TestNamedTypes(t *testing.T) {
 		return false
 	})
 	for range 2 {
-		if a, err := s.Ask(ctx, tag("v1"), v1.MediaTypeImageManifest); err != nil || a.Digest != image {
+		if a, err := s.Get(ctx, tag("v1"), v1.MediaTypeImageManifest); err != nil || a.Digest != image {
 			t.Errorf("%+v, %v", a, err)
 		}
-		if a, err := s.Ask(ctx, tag("v1"), ""); err != nil || a.Digest != index {
+		if a, err := s.Get(ctx, tag("v1"), ""); err != nil || a.Digest != index {
 			t.Errorf("%+v, %v", a, err)
 		}
 	}
-	if _, err := s.Ask(ctx, tag("v1"), v1.MediaTypeImageManifest); err != nil {
+	if _, err := s.Get(ctx, tag("v1"), v1.MediaTypeImageManifest); err != nil {
 		t.Error(err)
 	}
 	s.g.Close()
-	if a, err := s.Ask(ctx, tag("v1"), ""); err != nil || a.Digest != index || a.Fresh() {
+	if a, err := s.Get(ctx, tag("v1"), ""); err != nil || a.Digest != index || a.Fresh() {
 		t.Errorf("%+v, %v", a, err)
 	}
 }
@@ -226,7 +226,7 @@ func TestStaleTag(t *testing.T) {
 	old := s.g.items[d.String()]
 	s.g.misbehave(on(http.MethodGet, "/manifests/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 500) }))
 	for range 2 {
-		a, err := s.Ask(ctx, tag("v1"), "")
+		a, err := s.Get(ctx, tag("v1"), "")
 		if err != nil || a.Fresh() || string(a.Body) != string(old.content) {
 			t.Errorf("%+v, %v", a, err)
 		}
@@ -237,7 +237,7 @@ func TestStaleTag(t *testing.T) {
 	}
 	s = s.again(t, patient)
 	s.g.Close()
-	if a, err := s.Ask(ctx, tag("v1"), ""); err != nil || a.Fresh() || a.Digest != moved || a.Stale.Upstream != 0 {
+	if a, err := s.Get(ctx, tag("v1"), ""); err != nil || a.Fresh() || a.Digest != moved || a.Stale.Upstream != 0 {
 		t.Errorf("after a restart: %+v, %v", a, err)
 	}
 }

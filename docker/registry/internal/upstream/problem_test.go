@@ -41,7 +41,7 @@ func (s *setup) ask(t testing.TB, r route.Request) error {
 		}
 		return err
 	}
-	_, err = s.Ask(ctx, r, "")
+	_, err = s.Get(ctx, r, "")
 	return err
 }
 

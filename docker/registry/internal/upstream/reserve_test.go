@@ -61,7 +61,7 @@ func TestReserve(t *testing.T) {
 		_ = http.NewResponseController(w).Flush()
 		_, _ = w.Write(make([]byte, 1<<20))
 	}))
-	if a, err := s.Ask(ctx, tags(""), ""); err != nil || len(a.Body) != 1<<20 || first() != listLimit {
+	if a, err := s.Get(ctx, tags(""), ""); err != nil || len(a.Body) != 1<<20 || first() != listLimit {
 		t.Errorf("a list of unknown size: %v", err)
 	}
 	full = true

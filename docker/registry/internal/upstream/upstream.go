@@ -161,9 +161,9 @@ func newTransport(g *guard) *http.Transport {
 // Name returns the upstream's host in image references.
 func (u *Upstream) Name() string { return u.name }
 
-// Out reports whether the whole upstream is out. If that is not known, it is asked for its challenge unless it has answered
+// IsOut reports whether the whole upstream is out. If that is not known, it is asked for its challenge unless it has answered
 // since a time.
-func (u *Upstream) Out(since time.Time) bool {
+func (u *Upstream) IsOut(since time.Time) bool {
 	return u.health.outage() != nil || u.health.check(since) != nil
 }
 

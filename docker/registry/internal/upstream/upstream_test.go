@@ -13,7 +13,7 @@ import (
 // TestWrongUse is an error, not a panic.
 func TestWrongUse(t *testing.T) {
 	s := start(t, patient, nil)
-	if _, err := s.Ask(ctx, blob(nowhere), ""); err == nil {
+	if _, err := s.Get(ctx, blob(nowhere), ""); err == nil {
 		t.Error("a blob by Ask")
 	}
 	if err := s.Fetch(ctx, tag("v1"), nil); err == nil {
