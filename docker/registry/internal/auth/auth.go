@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package auth decides whether a request's credential is good, against an htpasswd file with bcrypt hashes.
+// Package auth checks the credentials of requests against an htpasswd file with bcrypt hashes.
 //
 // bcrypt proves a credential once. The proof belongs to the user's line of the file and holds as long as the hash in
 // that line stays the same, so it needs no time to live: a revoked or rotated user is refused with the next version of
@@ -30,7 +30,7 @@ import (
 	"time"
 )
 
-// Verdict is what a credential is worth.
+// Verdict is the result of checking a credential.
 type Verdict int
 
 const (
@@ -51,7 +51,7 @@ type Result struct {
 	RetryAfter time.Duration
 }
 
-// Options are what a Checker needs.
+// Options configure a Checker.
 type Options struct {
 	// Path is the htpasswd file.
 	Path string
@@ -90,10 +90,10 @@ type Checker struct {
 	done sync.WaitGroup
 }
 
-// digest stands for a credential: a keyed hash, so that memory never holds the credential itself.
+// digest is the keyed hash of a credential, so that the credential itself is not kept in memory.
 type digest [sha256.Size]byte
 
-// compareFunc returns whether a password has this bcrypt hash. It returns false early when the context ends.
+// compareFunc reports whether a password has a bcrypt hash. It returns false early when the context ends.
 type compareFunc func(ctx context.Context, hash string, password []byte) bool
 
 // New returns a Checker that follows the file until Close. It returns an error if the file cannot be used.
@@ -150,9 +150,9 @@ func (c *Checker) Stats() Stats {
 	return s
 }
 
-// Check returns what the value of an Authorization header is worth. It waits while the credential is checked, at most
-// MaxWait or as long as ctx. The source is the client's address: it only sets the order within a lane, so that one
-// client's guesses do not delay another client; the zero Addr is fine.
+// Check checks the value of an Authorization header. It waits for the result at most MaxWait, or until ctx ends. The
+// source is the client's address. It only sets the order within a lane, so that one client's guesses do not delay another
+// client; the zero Addr is fine.
 func (c *Checker) Check(ctx context.Context, header string, source netip.Addr) Result {
 	r := c.check(ctx, header, source)
 	switch r.Verdict {
@@ -207,8 +207,8 @@ func (c *Checker) newCheck(u *user, cred credential, id digest) *check {
 	return k
 }
 
-// valid returns whether a check still answers the question that its clients ask. The queue's lock is held, under which
-// alone proofs are written.
+// valid reports whether the result of a check is still what its clients wait for. It is called with the queue's lock held,
+// which is also held when proofs are written.
 func (c *Checker) valid(k *check) bool {
 	u := c.users.Load().byName[k.name]
 	if k.user != nil {
@@ -217,8 +217,8 @@ func (c *Checker) valid(k *check) bool {
 	return u == nil || u.proof.Load() != nil && !u.proves(k.id)
 }
 
-// digest hashes the key before the credential. HMAC would keep those who see a hash from making that of a longer text, but
-// nobody sees one.
+// digest returns the digest of a credential: the hash of the key and the credential. HMAC is not needed, since nobody sees a
+// digest and could extend it.
 func (c *Checker) digest(cred credential) digest {
 	var text [sha256.Size + maxHeader]byte
 	n := copy(text[:], c.key[:])
@@ -226,7 +226,7 @@ func (c *Checker) digest(cred credential) digest {
 	return sha256.Sum256(text[:n])
 }
 
-// watchFile takes each new version of the file.
+// watchFile loads each new version of the file until ctx ends.
 func (c *Checker) watchFile(ctx context.Context, poll time.Duration) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
@@ -243,12 +243,13 @@ func (c *Checker) watchFile(ctx context.Context, poll time.Duration) {
 	}
 }
 
+// tryLater returns a Result with the Verdict TryLater and a time in whole seconds.
 func tryLater(retry time.Duration) Result {
 	seconds := (retry + time.Second - 1) / time.Second
 	return Result{Verdict: TryLater, RetryAfter: min(max(seconds, 1), 60) * time.Second}
 }
 
-// sourcePrefix returns what counts as one source: an IPv4 address, or the /64 of an IPv6 address.
+// sourcePrefix returns the addresses that count as one source: an IPv4 address, or the /64 of an IPv6 address.
 func sourcePrefix(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()

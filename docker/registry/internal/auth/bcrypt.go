@@ -23,7 +23,7 @@ const (
 var bcryptBase64 = base64.NewEncoding("./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789").
 	WithPadding(base64.NoPadding)
 
-// matches returns whether the password has the bcrypt hash, which cost accepted. It equals
+// matches reports whether the password has the bcrypt hash, which parseCost has accepted. It equals
 // bcrypt.CompareHashAndPassword of golang.org/x/crypto, but pauses every millisecond and stops when ctx ends: with one
 // processor that function adds 10 ms to every step of every other request.
 func matches(ctx context.Context, hash string, password []byte) bool {

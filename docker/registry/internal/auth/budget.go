@@ -17,12 +17,12 @@ func (b *budget) debt(now time.Time) float64 {
 	return max(0, b.owed-b.rate*now.Sub(b.at).Seconds())
 }
 
-// take takes tokens, whether they are there or not.
+// take takes tokens, even if the bucket has fewer.
 func (b *budget) take(now time.Time, tokens float64) {
 	b.owed, b.at = b.debt(now)+tokens, now
 }
 
-// until returns the time until this many tokens are there; 0 if they are.
+// until returns the time until the bucket has this many tokens, 0 if it has them now.
 func (b *budget) until(now time.Time, tokens float64) time.Duration {
 	missing := tokens - (b.size - b.debt(now))
 	if missing <= 0 {

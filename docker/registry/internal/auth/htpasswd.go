@@ -36,7 +36,7 @@ type user struct {
 	lane lane
 }
 
-// proves returns whether this credential is proven for the user's hash.
+// proves reports whether this credential is proven for the user's hash.
 func (u *user) proves(id digest) bool {
 	if u == nil {
 		return false
@@ -67,7 +67,7 @@ func newUsers(lines map[string]string, old *users) *users {
 	return u
 }
 
-// decoyHash returns a random hash of the most common cost, the higher one of two that are equally common.
+// decoyHash returns a random hash of the most common cost, or of the higher one if two are equally common.
 func decoyHash(lines map[string]string) string {
 	var count [maxCost + 1]int
 	common := minCost

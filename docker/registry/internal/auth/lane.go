@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// limits are those of one lane.
+// limits are the limits of one lane.
 type limits struct {
 	shared   bool    // the lane holds no first contact
 	places   int     // different credentials that wait
@@ -89,7 +89,7 @@ func (l *lane) lastFailure(c *check, now time.Time) (last time.Time) {
 	return last
 }
 
-// tokensNeeded returns the tokens that the lane's budget must have for this check.
+// tokensNeeded returns how many tokens the lane's budget must have before the check may run.
 func (l *lane) tokensNeeded(c *check, now time.Time) float64 {
 	if l.lastFailure(c, now).IsZero() {
 		return 1
@@ -97,8 +97,8 @@ func (l *lane) tokensNeeded(c *check, now time.Time) float64 {
 	return 1 + l.limits.reserve
 }
 
-// victim returns the newest waiting check of the source that has most places, if that source has at least two more
-// than the given one.
+// victim returns the check to drop for a new one of a source: the newest of the source that has most places, or nil unless
+// that source has at least two places more.
 func (l *lane) victim(source netip.Prefix) (victim *check) {
 	places := map[netip.Prefix]int{}
 	for _, c := range l.waiting {
@@ -113,7 +113,7 @@ func (l *lane) victim(source netip.Prefix) (victim *check) {
 	return victim
 }
 
-// recordFailure remembers the credential of a failed check, and where it came from.
+// recordFailure remembers the credential of a failed check and its sources.
 func (l *lane) recordFailure(c *check, now time.Time) {
 	if len(l.refused) >= l.limits.refused {
 		l.refused = slices.Delete(l.refused, 0, 1)

@@ -154,7 +154,7 @@ func (q *queue) leave(c *check) (outcome, time.Duration) {
 	return rejected, q.expectedDelay(c, time.Now())
 }
 
-// wake makes work look again.
+// wake makes work look for a check that is ready.
 func (q *queue) wake() {
 	select {
 	case q.changed <- struct{}{}:
@@ -207,7 +207,7 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 	return best, 0
 }
 
-// before returns whether a is checked before b, which is of another lane.
+// before reports whether a is checked before b, which is of another lane.
 func before(a, b *check, now time.Time) bool {
 	if a.lane.limits.shared != b.lane.limits.shared {
 		return b.lane.limits.shared
@@ -229,7 +229,7 @@ func (q *queue) delay(c *check, now time.Time) time.Duration {
 	return max(c.lane.failures.until(now, c.lane.tokensNeeded(c, now)), q.guessDelay(c.lane, now))
 }
 
-// expectedDelay returns roughly how long the budgets make a check wait, counting those of its lane that go before it.
+// expectedDelay returns roughly how long a check waits for the budgets, counting the checks of its lane that go before it.
 func (q *queue) expectedDelay(c *check, now time.Time) time.Duration {
 	l := c.lane
 	ahead := 0
@@ -290,7 +290,7 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	c.end(mismatched, 0)
 }
 
-// dropStale ends the waiting checks that no longer answer their clients' question; these ask again.
+// dropStale ends the waiting checks that are no longer valid. Their clients start a new check.
 func (q *queue) dropStale() {
 	for l := range q.lanes {
 		for _, c := range slices.Clone(l.waiting) {
@@ -302,7 +302,7 @@ func (q *queue) dropStale() {
 	}
 }
 
-// remove takes a check out of its lane's waiting ones.
+// remove removes a check from those that wait in its lane.
 func (q *queue) remove(c *check) {
 	l := c.lane
 	if i := slices.Index(l.waiting, c); i >= 0 {
@@ -313,7 +313,7 @@ func (q *queue) remove(c *check) {
 	}
 }
 
-// close turns away what waits, and what comes.
+// close rejects all waiting and all later checks.
 func (q *queue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -326,7 +326,7 @@ func (q *queue) close() {
 	}
 }
 
-// counts returns the waiting checks and the results of the finished ones.
+// counts returns the number of waiting checks and the results of the finished ones.
 func (q *queue) counts() (waiting int, matched, mismatched uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -336,12 +336,13 @@ func (q *queue) counts() (waiting int, matched, mismatched uint64) {
 	return waiting, q.matched, q.mismatched
 }
 
-// end tells the outcome to those who wait.
+// end sets the outcome and wakes those that wait for it.
 func (c *check) end(o outcome, retry time.Duration) {
 	c.outcome, c.retry = o, retry
 	close(c.done)
 }
 
+// addSource adds the address of one more client that waits for the check.
 func (c *check) addSource(source netip.Prefix) {
 	if len(c.sources) < laneSources && !slices.Contains(c.sources, source) {
 		c.sources = append(c.sources, source)
