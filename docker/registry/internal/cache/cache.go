@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package cache is the program: one process that serves clients from one store, and asks the upstreams for what is not in it.
+// Package cache assembles and runs the program: one process that serves clients from one store and fetches what the store lacks
+// from the upstreams.
 package cache
 
 import (
@@ -19,7 +20,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// A Cache is a program that listens, and serves while Run runs.
+// A Cache is one replica of the cache. It serves while Run runs.
 type Cache struct {
 	config   *config.Config
 	log      *slog.Logger
@@ -37,7 +38,7 @@ type endpoint struct {
 	listener net.Listener
 }
 
-// New returns a cache that listens and serves nothing yet. The access log is used if the configuration wants one.
+// New returns a cache that listens but does not serve yet. The access log is used if the configuration wants one.
 func New(cfg *config.Config, log, access *slog.Logger) (*Cache, error) {
 	c := &Cache{config: cfg, log: log, metrics: metrics.New()}
 	if err := c.open(access); err != nil {
@@ -88,6 +89,7 @@ func (c *Cache) open(access *slog.Logger) (err error) {
 	return err
 }
 
+// addInternal listens for a server that clients do not use.
 func (c *Cache) addInternal(key, address string, s *server.Server) error {
 	l, err := listen(key, address)
 	if err == nil {
@@ -96,6 +98,7 @@ func (c *Cache) addInternal(key, address string, s *server.Server) error {
 	return err
 }
 
+// listen listens on the address of a key of the configuration.
 func listen(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -104,11 +107,12 @@ func listen(key, address string) (net.Listener, error) {
 	return l, nil
 }
 
+// configError returns an error in the form of package config.
 func configError(key, what, got string, err error, fix string) error {
 	return config.Errors{{Key: key, What: what + ": " + err.Error(), Got: got, Fix: fix}}
 }
 
-// closeOpened closes what open has opened.
+// closeOpened closes everything that open has opened.
 func (c *Cache) closeOpened() {
 	for _, e := range append(c.internal, c.clients, c.peers.endpoint()) {
 		if e.listener != nil {
@@ -121,9 +125,10 @@ func (c *Cache) closeOpened() {
 	}
 }
 
-// Address returns where clients are served.
+// Address returns the address on which clients are served.
 func (c *Cache) Address() net.Addr { return c.clients.listener.Addr() }
 
+// loaded reports whether the store is loaded.
 func (c *Cache) loaded() bool { return c.content.Load() != nil }
 
 // Run serves until ctx ends, then drains. It is called once. Its probes answer while a large store is loaded. A store that
@@ -166,7 +171,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	return errors.Join(err, others.wait())
 }
 
-// A serverGroup is some servers that run.
+// A serverGroup is a group of running servers.
 type serverGroup struct {
 	failed func() // called if one of them ends with an error
 	mu     sync.Mutex

@@ -17,7 +17,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/upstream"
 )
 
-// content is what requests are served from, once the store is loaded.
+// content serves requests once the store is loaded.
 type content struct {
 	table     *route.Table
 	store     *store.Store
@@ -27,7 +27,7 @@ type content struct {
 	manifests *manifest.Handler
 }
 
-// load opens the store, and makes what serves from it.
+// load opens the store and returns what serves from it.
 func (c *Cache) load() (*content, error) {
 	cfg := c.config
 	// Manifests and small blobs have half of the memory each.
@@ -52,7 +52,7 @@ func (c *Cache) load() (*content, error) {
 	return made, nil
 }
 
-// add makes what serves each upstream.
+// add adds the handlers of all upstreams.
 func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 	cfg := p.config
 	var hosts []string
@@ -92,7 +92,7 @@ func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 	return nil
 }
 
-// close ends what runs. It is called when no client is served any more.
+// close closes the handlers, the upstreams and the store. It is called when no client is served any more.
 func (c *content) close() error {
 	c.relays.close()
 	for _, f := range c.fills {
@@ -108,7 +108,7 @@ func (c *content) close() error {
 	return errors.Join(err, c.store.Close())
 }
 
-// registerMetrics makes metrics of what is counted elsewhere.
+// registerMetrics registers the metrics of what other packages count.
 func (c *Cache) registerMetrics(m *content) {
 	gauge := func(name, help string, value func(store.Stats) int64) {
 		c.metrics.RegisterGauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
@@ -145,10 +145,10 @@ func (c *Cache) registerMetrics(m *content) {
 	}
 }
 
-// upstreamGetter asks an upstream for what package manifest serves.
+// upstreamGetter is a manifest.Getter for an upstream.
 type upstreamGetter struct{ upstream *upstream.Upstream }
 
-// Get returns what the upstream says, errors included.
+// Get returns the upstream's answer, which may be an error.
 func (a upstreamGetter) Get(ctx context.Context, r route.Request, accept string) (*manifest.Answer, error) {
 	got, err := a.upstream.Get(ctx, r, accept)
 	if refused, ok := errors.AsType[*upstream.Error](err); ok {

@@ -10,9 +10,9 @@ import (
 // spareFiles is how many files the program may need beside those of connections without a good credential.
 const spareFiles = 1024
 
-// fitConnections returns how many connections without a good credential may be open where so many are wanted, and says if they
-// are fewer: with those that are let in beside the limit they take what is spare, but never less than half of all files. Go has
-// raised the limit of open files as far as it may.
+// fitConnections returns the limit for connections without a good credential, lowered to what the limit of open files allows.
+// Together with those that are let in beside the limit, they get the spare files, but never less than half of all. It logs a
+// lower limit. Go has already raised the limit of open files as far as possible.
 func fitConnections(wanted int, log *slog.Logger) int {
 	needed := 2*uint64(wanted) + spareFiles
 	var limit syscall.Rlimit

@@ -28,8 +28,8 @@ const (
 	gcPercent = 200
 )
 
-// Main runs the program with the file of its configuration, until SIGTERM or SIGINT, and returns its exit status. Why it ends
-// otherwise is one line on standard error.
+// Main runs the program with a configuration file until SIGTERM or SIGINT, and returns its exit status. If it ends for another
+// reason, it writes that to standard error.
 func Main(file string) int {
 	cfg, err := config.Load(file)
 	if err != nil {
@@ -65,6 +65,7 @@ func Main(file string) int {
 	return 0
 }
 
+// fail prints an error and returns the exit status.
 func fail(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	return 1

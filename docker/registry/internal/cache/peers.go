@@ -29,7 +29,7 @@ const (
 	hopsPollInterval = 20 * time.Millisecond
 )
 
-// peers are the other replicas, and the port for them. Nil serves alone.
+// peers are the other replicas and the port for them. A nil *peers is a replica that serves alone.
 type peers struct {
 	*peer.Peers
 	served endpoint
@@ -38,7 +38,7 @@ type peers struct {
 	hops   atomic.Int64 // that are served now
 }
 
-// openPeers listens for other replicas, if there are any.
+// openPeers listens for the other replicas, if any are configured.
 func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	cfg := c.config.Peers
 	if cfg == nil {
@@ -68,6 +68,7 @@ func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	return made, nil
 }
 
+// endpoint returns the endpoint for the other replicas, the zero value if there are none.
 func (p *peers) endpoint() endpoint {
 	if p == nil {
 		return endpoint{}
@@ -89,7 +90,7 @@ func (p *peers) run(g *serverGroup) {
 	}
 }
 
-// waitForMembers waits until the other replicas are known: one that believes to be alone would fetch everything.
+// waitForMembers waits until the other replicas are known: a replica that thinks it is alone would fetch everything.
 func (p *peers) waitForMembers(ctx context.Context) {
 	if p != nil {
 		select {
@@ -99,8 +100,8 @@ func (p *peers) waitForMembers(ctx context.Context) {
 	}
 }
 
-// drain lets the others ask only for what this replica has. The port ends when the clients have left and no hop runs, or after
-// a time: until then it is open, since the others would take this replica for dead.
+// drain makes the others ask only for what this replica has. The port closes when the clients have left and no hop runs, or
+// after a time limit. Until then it stays open, since the others would otherwise consider this replica dead.
 func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 	if p == nil {
 		return
@@ -129,7 +130,7 @@ func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 	}()
 }
 
-// serveHop answers another replica: with what this one has, or what the upstream says.
+// serveHop answers a request of another replica, from the store or from the upstream.
 func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	hop, _ := peer.FromContext(r.Context())
 	loaded := c.content.Load()
@@ -160,7 +161,7 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// checkUpstream has this replica look whether an upstream is out, as another one finds, unless it has answered a moment ago.
+// checkUpstream checks whether an upstream is out, as another replica reports, unless the upstream has answered a moment ago.
 func (c *content) checkUpstream(host string) {
 	for _, u := range c.upstreams {
 		if since := time.Now().Add(-recheckAfter); u.Name() == host {
@@ -169,7 +170,7 @@ func (c *content) checkUpstream(host string) {
 	}
 }
 
-// relays are what clients are served from that another replica owns.
+// relays serve clients with content that other replicas own.
 type relays struct {
 	peers  *peer.Peers
 	byHost map[string]*relay.Relay
@@ -184,8 +185,7 @@ func newRelays(p *peers) *relays {
 	return &relays{p.Peers, map[string]*relay.Relay{}, map[string]*fill.Handler{}, map[string]*store.Upstream{}}
 }
 
-// add makes what relays an upstream's content. It returns the handler of what this replica owns, and changes how manifests are
-// asked for.
+// add adds the relay of an upstream. It returns the handler of what this replica owns, and makes manifests go through the relay.
 func (r *relays) add(host string, health relay.Health, o fill.Options, asks *manifest.Upstream) *fill.Handler {
 	made := relay.New(relay.Options{
 		Peers: r.peers, Health: health, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host),
@@ -210,7 +210,7 @@ func (r *relays) close() {
 	}
 }
 
-// blobHandler returns what serves the blobs of an upstream to clients.
+// blobHandler returns the handler that serves the blobs of an upstream to clients.
 func (c *content) blobHandler(host string) *fill.Handler {
 	if c.relays == nil {
 		return c.fills[host]
@@ -218,7 +218,7 @@ func (c *content) blobHandler(host string) *fill.Handler {
 	return c.relays.fills[host]
 }
 
-// registerPeerMetrics makes metrics of what is known of other replicas.
+// registerPeerMetrics registers the metrics of the other replicas.
 func (c *Cache) registerPeerMetrics(m *content) {
 	if c.peers == nil {
 		return

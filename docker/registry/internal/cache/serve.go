@@ -58,7 +58,7 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answerPing answers how clients find out whether this is a registry, and whether their credential is good.
+// answerPing answers the request by which clients find out whether this is a registry and whether their credential is good.
 func answerPing(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", "2")
@@ -69,7 +69,7 @@ func answerPing(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// kindOf returns how metrics call what a request asks for.
+// kindOf returns the kind of a request for metrics.
 func kindOf(q route.Request) string {
 	switch {
 	case q.Kind == route.Blob:
@@ -110,18 +110,18 @@ func (c *Cache) describeRefused(r *http.Request, status int) server.Description 
 	return d
 }
 
-// allowAll lets everybody in.
+// allowAll is a server.Checker that accepts everybody.
 type allowAll struct{}
 
-// Check finds every credential good.
+// Check accepts every credential.
 func (allowAll) Check(context.Context, string) server.Decision {
 	return server.Decision{Verdict: server.Good}
 }
 
-// htpasswdChecker lets in those of an htpasswd file.
+// htpasswdChecker is a server.Checker that accepts the users of an htpasswd file.
 type htpasswdChecker struct{ auth *auth.Checker }
 
-// Check decides about a credential. What is neither good nor to be tried later is bad.
+// Check checks a credential. A verdict that is neither good nor to be tried later is bad.
 func (u htpasswdChecker) Check(ctx context.Context, authorization string) server.Decision {
 	var source netip.Addr
 	if address, ok := server.Remote(ctx).(*net.TCPAddr); ok {
