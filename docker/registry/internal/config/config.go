@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package config is the program's one configuration file: YAML, strictly parsed and wholly checked before anything starts.
+// Package config reads the program's configuration file. The file is YAML. It is parsed strictly, and checked as a whole before
+// anything starts.
 package config
 
 import (
@@ -197,7 +198,7 @@ func (a Auth) MarshalYAML() (any, error) {
 	return map[string]string{"htpasswd": a.Htpasswd}, nil
 }
 
-// Load returns the configuration in a file, with the files that it names checked. The error is of type Problems.
+// Load returns the configuration in a file, with the files that it names checked. The error is of type Errors.
 func Load(path string) (*Config, error) {
 	content, err := readFile(path)
 	if err != nil {
@@ -216,6 +217,7 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
+// readFile returns the content of a file of at most maxFileSize bytes.
 func readFile(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -229,7 +231,7 @@ func readFile(path string) ([]byte, error) {
 	return content, err
 }
 
-// Parse returns the configuration that content holds, with defaults for what it leaves out. The error is of type Problems,
+// Parse returns the configuration that content holds, with defaults for what it leaves out. The error is of type Errors
 // and holds every problem that was found. No file that it names is opened.
 func Parse(content []byte) (*Config, error) {
 	c := defaultConfig()
@@ -252,7 +254,7 @@ func Parse(content []byte) (*Config, error) {
 	return c, nil
 }
 
-// parseDocument returns the one YAML document's root, nil if there is nothing but comments.
+// parseDocument returns the root of the one YAML document, or nil if there are only comments.
 func parseDocument(content []byte) (*yaml.Node, *Error) {
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	var first, second yaml.Node
@@ -272,6 +274,7 @@ func parseDocument(content []byte) (*yaml.Node, *Error) {
 	return first.Content[0], nil
 }
 
+// syntaxError returns the error for a file that is not valid YAML.
 func syntaxError(err error) *Error {
 	message := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
 	return &Error{What: "is not valid YAML: " + message, Fix: "correct the syntax, for example to \"listen: \\\":5000\\\"\""}

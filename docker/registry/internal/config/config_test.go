@@ -289,7 +289,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// What parses also survives being written and parsed again, and nothing makes Parse panic.
+// FuzzParse checks that what parses also survives being written and parsed again, and nothing makes Parse panic.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		minimal, full, "", "---\n", "a: &b [*b]", "auth: {htpasswd: /x}", "? [a]\n: b", "store: !!binary aGk=", "listen: !x \":1\"",

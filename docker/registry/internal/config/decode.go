@@ -28,11 +28,12 @@ type nodeDecoder interface {
 // A defaulter sets the defaults of a struct that is an element of a list, or optional.
 type defaulter interface{ setDefaults() }
 
+// add adds an error about a node.
 func (d *decoder) add(node *yaml.Node, key, what, got, fix string) {
 	d.errs = append(d.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: node.Line})
 }
 
-// value decodes a node into a settable value; example is what a message shows.
+// value decodes a node into a settable value. Messages show the example.
 func (d *decoder) value(key, example string, node *yaml.Node, v reflect.Value) {
 	d.seen[key] = node.Line
 	switch {
@@ -110,6 +111,7 @@ func (d *decoder) scalar(
 	}
 }
 
+// list decodes a node that must be a sequence.
 func (d *decoder) list(key, example string, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.SequenceNode {
 		d.add(node, key, "must be a list", describe(node), "write, for example, "+example)
@@ -123,6 +125,7 @@ func (d *decoder) list(key, example string, node *yaml.Node, v reflect.Value) {
 	v.Set(list)
 }
 
+// mapping decodes a node that must be a mapping whose keys are those of a struct.
 func (d *decoder) mapping(key, example string, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.MappingNode {
 		d.add(node, key, "must be a mapping of keys to values", describe(node), "write, for example, "+example)
@@ -158,6 +161,7 @@ func setDefaults(v reflect.Value) {
 	}
 }
 
+// joinKey returns the path of a key below another one.
 func joinKey(key, name string) string {
 	if len(name) > maxGot {
 		name = name[:maxGot] + "…"
@@ -171,7 +175,7 @@ func joinKey(key, name string) string {
 	return key + "." + name
 }
 
-// describe returns what a message says about a node of the wrong kind.
+// describe returns a description of a node of the wrong kind for a message.
 func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.ScalarNode:
@@ -184,7 +188,7 @@ func describe(node *yaml.Node) string {
 	return "an alias"
 }
 
-// suggestFix returns the fix for an unknown key: the one that was meant, else all.
+// suggestFix returns the fix for an unknown key: the key that was probably meant, or all known keys.
 func suggestFix(name string, names []string) string {
 	slices.Sort(names)
 	for _, known := range names {
@@ -195,7 +199,7 @@ func suggestFix(name string, names []string) string {
 	return "use one of " + strings.Join(names, ", ")
 }
 
-// editDistance returns the number of bytes to insert, remove or replace that make a of b.
+// editDistance returns how many bytes must be inserted, removed or replaced to turn a into b.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 )
 
-// CheckFiles returns what is wrong with the files that the configuration names, as Problems: certificate and key, htpasswd,
-// the peers' secret, the store's directory and credential helpers. It changes none of them.
+// CheckFiles checks the files that the configuration names: certificate and key, htpasswd, the peers' secret, the store's
+// directory and credential helpers. It changes none of them. The error is of type Errors.
 func (c *Config) CheckFiles() error {
 	var problems Errors
 	add := func(key, what, got, fix string) {
@@ -53,7 +53,7 @@ func (c *Config) CheckFiles() error {
 	return problems.err()
 }
 
-// checkReadable reports why a file's content cannot be read.
+// checkReadable returns an error if a file's content cannot be read.
 func checkReadable(path string) error {
 	// Before it is opened, since opening a pipe waits for its writer.
 	info, err := os.Stat(path)
@@ -70,8 +70,8 @@ func checkReadable(path string) error {
 	return file.Close()
 }
 
-// checkWritable reports why no file can be made in a directory, or why it cannot be made if missing. It leaves everything as it
-// was: the program may yet end because of something else.
+// checkWritable returns an error if no file can be created in a directory, or if a missing directory cannot be created. It
+// leaves everything as it was, since the program may still stop because of another error.
 func checkWritable(path string) error {
 	_, err := os.Stat(path)
 	for errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path) {

@@ -111,7 +111,7 @@ func TestThePageNamesEveryKeyWithItsDefault(t *testing.T) {
 	}
 }
 
-// The section of the form is a whole configuration.
+// TestTheExampleOfThePageIsTaken checks that the section of the form is a whole configuration.
 func TestTheExampleOfThePageIsTaken(t *testing.T) {
 	content, err := os.ReadFile(page)
 	if err != nil {

@@ -40,7 +40,7 @@ func (p *Peers) setDefaults() {
 	p.Name, _, _ = strings.Cut(strings.ToLower(name), ".")
 }
 
-// endpoint returns where the other replicas are served, nil if there are none.
+// endpoint returns the endpoint for the other replicas, or nil if there are none.
 func (p *Peers) endpoint() *Endpoint {
 	if p == nil {
 		return nil

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// Role cache's own unit test compares what it renders with these files.
+// TestRoleCacheWritesWhatIsTaken parses the files with which the unit test of role cache compares what the role renders.
 func TestRoleCacheWritesWhatIsTaken(t *testing.T) {
 	host, _ := os.Hostname()
 	host, _, _ = strings.Cut(strings.ToLower(host), ".")

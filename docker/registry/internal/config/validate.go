@@ -37,7 +37,7 @@ func (v *validator) add(key, what, got, fix string) {
 	v.errs = append(v.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: v.seen[key]})
 }
 
-// validate returns what is wrong with values by themselves and with each other; seen has the lines of keys.
+// validate returns the errors of values, by themselves and in combination. seen maps keys to their lines.
 func (c *Config) validate(seen map[string]int) Errors {
 	v := &validator{seen: seen}
 	v.addresses(c)
@@ -91,11 +91,13 @@ type listener struct {
 	port int
 }
 
+// clashes reports whether two listeners need the same port of the same address.
 func (l listener) clashes(other listener) bool {
 	everywhere := func(ip netip.Addr) bool { return !ip.IsValid() || ip.IsUnspecified() }
 	return l.port != 0 && l.port == other.port && (l.ip == other.ip || everywhere(l.ip) || everywhere(other.ip))
 }
 
+// parseListener returns the listener of an address, or what is wrong with it.
 func parseListener(address string) (l listener, what string) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -198,7 +200,7 @@ func (v *validator) url(key, value string) {
 	}
 }
 
-// redactUser returns a broken URL without what may be a password.
+// redactUser returns a malformed URL without the part that may hold a password.
 func redactUser(value string) string {
 	if i := strings.LastIndexByte(value, '@'); i >= 0 {
 		return "…" + value[i:]

@@ -26,7 +26,7 @@ var units = []struct {
 	size Size
 }{{"Ti", Ti}, {"Gi", Gi}, {"Mi", Mi}, {"Ki", Ki}}
 
-// String returns the size in the largest unit of which it is a multiple.
+// String returns the size in the largest unit that divides it.
 func (s Size) String() string {
 	for _, unit := range units {
 		if s != 0 && s%unit.size == 0 {

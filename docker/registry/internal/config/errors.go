@@ -11,7 +11,7 @@ import (
 // maxGot is the most bytes of a wrong value that an error repeats.
 const maxGot = 80
 
-// An Error is one fault of the configuration.
+// An Error is one problem of the configuration.
 type Error struct {
 	Key  string // dotted path, such as upstreams[0].host; empty for the whole file
 	What string // what is wrong, such as "must be at least 64Mi"
@@ -40,7 +40,7 @@ func (p Error) Error() string {
 	return sentence + "; " + p.Fix
 }
 
-// quote returns a value for a message: in quotes, on one line, cut if it is long.
+// quote returns a value for a message: in quotes, on one line, and shortened if it is long.
 func quote(value string) string {
 	if len(value) > maxGot {
 		value = value[:maxGot] + "…"
@@ -48,7 +48,7 @@ func quote(value string) string {
 	return strconv.Quote(value)
 }
 
-// Errors are all faults that were found.
+// Errors are all problems that were found.
 type Errors []Error
 
 // Error returns a line for each problem.
@@ -60,7 +60,7 @@ func (p Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// err returns the problems as an error, nil if there are none.
+// err returns the problems as an error, or nil if there are none.
 func (p Errors) err() error {
 	if len(p) == 0 {
 		return nil
@@ -68,7 +68,7 @@ func (p Errors) err() error {
 	return p
 }
 
-// covers reports whether one of the problems is about key, or about a part or the whole of it.
+// covers reports whether one of the problems is about key, a part of it, or what it is part of.
 func (p Errors) covers(key string) bool {
 	for _, problem := range p {
 		if isWithin(key, problem.Key) || isWithin(problem.Key, key) {
@@ -78,7 +78,7 @@ func (p Errors) covers(key string) bool {
 	return false
 }
 
-// isWithin reports whether key is whole, or a part of it.
+// isWithin reports whether key is the same as whole or a part of it.
 func isWithin(key, whole string) bool {
 	rest, ok := strings.CutPrefix(key, whole)
 	return ok && (rest == "" || whole == "" || rest[0] == '.' || rest[0] == '[')
