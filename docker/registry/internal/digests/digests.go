@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package digests checks digests on the way of every request, where the library's regular expression costs a twentieth of all.
+// Package digests validates digests without a regular expression. Every request has a digest to validate, and the library's
+// regular expression took a twentieth of its processor time.
 package digests
 
 import (
@@ -11,7 +12,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Valid reports whether the library's Validate returns no error: whether a digest is a known algorithm and its lower-case hex.
+// Valid reports whether a digest is a known algorithm with its number of lower-case hex digits. It agrees with the library's
+// Validate.
 func Valid(d digest.Digest) bool {
 	algorithm, hex, _ := strings.Cut(string(d), ":")
 	size := 0
