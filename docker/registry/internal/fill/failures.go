@@ -18,7 +18,7 @@ const (
 	maxFailures = 4096
 )
 
-// failures are the errors of the last moments, by request: what is true of one repository may be wrong of another.
+// failures holds the errors of the last moments by request. An error of one repository says nothing about another.
 type failures struct {
 	time      time.Duration // for which each is remembered
 	byRequest map[route.Request]failure
@@ -30,18 +30,19 @@ type failure struct {
 	until time.Time
 }
 
-// sharedError is an error that is shared.
+// sharedError is an error that several requests get.
 type sharedError struct {
 	error
 	learned time.Time
 }
 
+// Unwrap returns the error.
 func (e *sharedError) Unwrap() error { return e.error }
 
 // Age returns how long ago the error was learned.
 func (e *sharedError) Age() time.Duration { return time.Since(e.learned) }
 
-// errorAge returns how old an error was when it was learned: other replicas tell it.
+// errorAge returns how old an error was when it was received: other replicas send its age.
 func errorAge(err error) time.Duration {
 	var aged interface{ Age() time.Duration }
 	if errors.As(err, &aged) {
@@ -55,7 +56,7 @@ type expiry struct {
 	until   time.Time
 }
 
-// add keeps an error for a moment. Where there are too many, the oldest go.
+// add adds the error of a request. The oldest errors are dropped if there are too many.
 func (f *failures) add(q route.Request, err error, now time.Time) {
 	f.evict(now)
 	if f.byRequest == nil {
@@ -67,7 +68,7 @@ func (f *failures) add(q route.Request, err error, now time.Time) {
 	f.order = append(f.order, expiry{q, until})
 }
 
-// get returns the error of a request, nil if there is none.
+// get returns the error of a request, or nil if there is none.
 func (f *failures) get(q route.Request, now time.Time) error {
 	if found := f.byRequest[q]; now.Before(found.until) {
 		return found.err
@@ -75,7 +76,7 @@ func (f *failures) get(q route.Request, now time.Time) error {
 	return nil
 }
 
-// evict drops what is over, and makes room for one.
+// evict drops the errors that have expired, and makes room for one.
 func (f *failures) evict(now time.Time) {
 	n := 0
 	for n < len(f.order) && (!now.Before(f.order[n].until) || len(f.order)-n >= maxFailures) {

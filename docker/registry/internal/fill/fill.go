@@ -7,8 +7,8 @@
 // What bounds it is silence (Options.Stall), and how many fills without clients there may be (Options.Abandoned).
 //
 // Where repositories share blobs, one fill serves the clients of all. But a slow answer of one repository says nothing about
-// the others: who has waited for another's first byte for a second begins a fill of the own repository. The fill whose first
-// byte comes first serves all of them, and the others end.
+// the others: a client that has waited a second for the first byte of another repository's fill begins a fill of its own
+// repository. The fill whose first byte comes first serves all clients, and the others end.
 //
 // A fill that fails before its first byte answers its clients, and those of the next two seconds, with an error. One that
 // fails later cuts their connections, so that nobody takes a part for the whole.
@@ -31,7 +31,7 @@ import (
 )
 
 var (
-	// ErrStalled is how a fill ends whose upstream was silent for too long.
+	// ErrStalled is the error of a fill whose upstream was silent for too long.
 	ErrStalled = errors.New("the upstream sent nothing for too long")
 
 	errAbandoned = errors.New("no client is left, and the fill is not needed or enough others go on without one")
@@ -52,8 +52,8 @@ const (
 type Fetcher interface {
 	// Fetch writes a blob into the Growing and keeps it in the store, linked in the request's repository. Without a SetSize
 	// before the first byte, answers have no Content-Length, and ranges get the whole. It returns soon after its context has
-	// ended. A *route.Refusal in its error is what clients are answered, with the Retry-After of the
-	// error's Header method if it has one.
+	// ended. A *route.StatusError in its error is the answer to clients, with the Retry-After of the error's
+	// Header method if it has one.
 	Fetch(context.Context, route.Request, *store.Growing) error
 }
 
@@ -112,7 +112,7 @@ func New(o Options) *Handler {
 	return h
 }
 
-// Close ends all fills and waits for them.
+// Close ends all fills and waits until they have ended.
 func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -121,7 +121,7 @@ func (h *Handler) Close() {
 	h.running.Wait()
 }
 
-// Stats returns what the handler counts.
+// Stats returns the handler's counters.
 func (h *Handler) Stats() Stats {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -155,7 +155,7 @@ type fill struct {
 	over      bool
 }
 
-// key returns what requests that share a fill have in common.
+// key returns the part of a request that is the same for all requests that share a fill.
 func (h *Handler) key(q route.Request) route.Request {
 	if h.opts.Share {
 		q.Repository = ""
@@ -179,9 +179,9 @@ func (g *group) pick(repository string, own bool) *fill {
 	return g.fills[0]
 }
 
-// join makes a client one of a fill's: of any that may serve it, or with own of its repository's, unless one has begun to send.
-// It returns the error of a fill of the same request that has just failed, and neither if the blob is in the store by now. The
-// one who is first starts the fill, with run.
+// join adds a client to a fill: to any that may serve it or, with own, to that of its repository unless another has begun to
+// send. It returns the error of a fill of the same request that has just failed, and neither a fill nor an error if the blob is
+// in the store by now. The first client starts the fill by calling run.
 func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err error) {
 	key := h.key(q)
 	h.mu.Lock()
@@ -217,7 +217,7 @@ func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err erro
 	return f, true, nil
 }
 
-// addClient makes a client one of a fill's that it knows.
+// addClient adds a client to a fill.
 func (h *Handler) addClient(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -229,8 +229,8 @@ func (h *Handler) addClientLocked(f *fill) {
 	h.setAbandonedLocked(f, false)
 }
 
-// removeClient takes a client from its fill. A fill without clients goes on if there is a place for it, and no other serves them.
-// Those that have a place keep it, so that they end some time, however many come.
+// removeClient removes a client from its fill. A fill without clients goes on if there is a place for it and no other fill serves
+// its clients. A fill that has a place keeps it, so that it ends at some time however many others begin.
 func (h *Handler) removeClient(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -248,10 +248,10 @@ func (h *Handler) removeClient(f *fill) {
 	h.setAbandonedLocked(f, true)
 }
 
-// isRedundant reports whether another fill serves those who would wait for this one.
+// isRedundant reports whether another fill serves the clients that would wait for this one.
 func (f *fill) isRedundant() bool { return f.group.leader != nil && f.group.leader != f }
 
-// setLeader makes a fill the one that serves, if it is the first of its group that has something to read.
+// setLeader makes a fill the leader of its group, if it is the first that has something to read.
 func (h *Handler) setLeader(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -289,7 +289,7 @@ func (h *Handler) setAbandonedLocked(f *fill, abandoned bool) {
 	f.abandoned = abandoned
 }
 
-// detach lets nobody join a fill any more.
+// detach removes a fill from its group, so that no client can join it.
 func (h *Handler) detach(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -320,7 +320,7 @@ func (h *Handler) run(f *fill) {
 	}()
 }
 
-// watch waits with a reader at the beginning until there is something to read.
+// watch makes the fill the leader as soon as it has something to read.
 func (h *Handler) watch(f *fill, r *store.Reader) {
 	defer r.Close()
 	var first [1]byte
@@ -329,7 +329,7 @@ func (h *Handler) watch(f *fill, r *store.Reader) {
 	}
 }
 
-// fetch returns nil if the blob came whole, or is in the store without having come.
+// fetch fetches the blob. It returns nil if the whole blob came, or if the store had it already.
 func (h *Handler) fetch(f *fill) error {
 	err := h.watchdog(f)
 	if err == nil && f.growing.Written() == 0 {
@@ -395,7 +395,7 @@ func (h *Handler) abortUnread(f *fill) {
 	}
 }
 
-// callFetcher is the fetch. A panic of the code behind it ends the fill, not the process.
+// callFetcher calls the Fetcher. A panic in it ends the fill, not the process.
 func (h *Handler) callFetcher(f *fill) (err error) {
 	defer func() {
 		p := recover()
@@ -410,7 +410,7 @@ func (h *Handler) callFetcher(f *fill) (err error) {
 	return h.opts.Fetcher.Fetch(context.WithValue(f.ctx, fillKey{}, f), f.request, f.growing)
 }
 
-// end tells the clients how the fill has ended. Those who come now find the blob in the store, or begin anew.
+// end tells the clients how the fill has ended. Later clients find the blob in the store or begin a new fill.
 func (h *Handler) end(f *fill, err error) {
 	h.mu.Lock()
 	h.setAbandonedLocked(f, false)
@@ -437,7 +437,7 @@ func (h *Handler) end(f *fill, err error) {
 	}
 }
 
-// foundInStore reports whether the fill has ended without bytes, since the store had the blob.
+// foundInStore reports whether the fill has ended without bytes because the store had the blob.
 func (f *fill) foundInStore() bool {
 	select {
 	case <-f.done:
@@ -448,13 +448,13 @@ func (f *fill) foundInStore() bool {
 	}
 }
 
-// isWrong reports whether the bytes are known to be wrong: who begins to read them now would be cut.
+// isWrong reports whether the bytes are known to be wrong, so that a client must not begin to read them.
 func (f *fill) isWrong() bool {
 	_, cause := f.growing.State()
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// wait returns once the fill has ended, so that the next one is another, or with the error of a context that ends before.
+// wait waits until the fill has ended. It returns the cause of ctx if that ends first.
 func (f *fill) wait(ctx context.Context) error {
 	select {
 	case <-f.done:
@@ -464,8 +464,8 @@ func (f *fill) wait(ctx context.Context) error {
 	}
 }
 
-// shareErrorLocked reports whether those who ask next get the fill's error. They do not if a client may go on from where it
-// was cut, or if wrong bytes came for the first time: those were an accident, unless another fetch brings them again.
+// shareErrorLocked reports whether the next clients get the fill's error. They do not if a client may resume where it was cut,
+// or if wrong bytes came for the first time, which was an accident unless another fetch brings them again.
 func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 	switch {
 	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed), errors.Is(f.err, ErrAgain),
@@ -479,6 +479,7 @@ func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 	return f.growing.Written() == 0
 }
 
+// logFailure logs the error of a fill.
 func (h *Handler) logFailure(f *fill, err error) {
 	level := slog.LevelWarn
 	var refusal *route.StatusError

@@ -12,24 +12,24 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// ErrNext is how a Fetcher says that Options.Next shall serve those who have got nothing of the blob.
+// ErrNext is what a Fetcher returns to have Options.Next serve the clients that have received nothing of the blob.
 var ErrNext = errors.New("it is served by another handler")
 
-// ErrAgain is how a Fetcher says that it brought wrong bytes, and would not bring them again: who has got none of them waits
-// for another fill.
+// ErrAgain is what a Fetcher returns if it brought wrong bytes and would not bring them again. Clients that have received none of
+// them wait for another fill.
 var ErrAgain = errors.New("another fill is needed")
 
 type fillKey struct{}
 
-// MarkStored notes, with the context of Fetch, that the blob comes from what another replica has stored.
+// MarkStored marks the fill of a Fetch's context as coming from the store of another replica.
 func MarkStored(ctx context.Context) {
 	if f, ok := ctx.Value(fillKey{}).(*fill); ok {
 		f.stored.Store(true)
 	}
 }
 
-// ServePeer is Serve for another replica, which waits for a first byte as long as the fill goes on: how long clients wait is
-// decided where they are.
+// ServePeer is Serve for another replica. It waits for a first byte as long as the fill goes on, since that replica decides how
+// long its clients wait.
 func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, q route.Request) {
 	if !h.ServeStored(w, r, q) {
 		h.serveFills(r.Context(), w, r, q)
@@ -46,21 +46,21 @@ func (h *Handler) ServeStored(w http.ResponseWriter, r *http.Request, q route.Re
 	return false
 }
 
-// setAge tells another replica how old an error is, so that it is not shared for longer over a hop.
+// setAge tells another replica how old an error is, so that a hop does not make it last longer.
 func setAge(header http.Header, r *http.Request, err error) {
 	if _, isHop := peer.FromContext(r.Context()); isHop {
 		peer.SetAge(header, errorAge(err), false)
 	}
 }
 
-// setStored tells another replica that what it gets was stored elsewhere.
+// setStored tells another replica that the blob comes from a store.
 func setStored(header http.Header, r *http.Request, f *fill) {
 	if _, isHop := peer.FromContext(r.Context()); isHop && f.stored.Load() {
 		peer.SetStored(header)
 	}
 }
 
-// othersMayHave reports whether an error says nothing about the blob, so that other replicas may bring it.
+// othersMayHave reports whether an error says nothing about the blob, so that other replicas may have it.
 func othersMayHave(err error) bool {
 	var refusal *route.StatusError
 	switch {
@@ -72,7 +72,7 @@ func othersMayHave(err error) bool {
 	return true
 }
 
-// FailedRecently reports whether a fill of a request has failed in the last two seconds, so that no other one is begun.
+// FailedRecently reports whether a fill of a request has failed in the last two seconds, so that no new one begins.
 func (h *Handler) FailedRecently(q route.Request) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -21,7 +21,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// Results of requests, as server.SetResult is told.
+// Results of requests, for server.SetResult.
 const (
 	resultHit    = "hit"    // from the store
 	resultMiss   = "miss"   // it began a fill
@@ -30,12 +30,12 @@ const (
 	resultError  = "error"
 )
 
-// maxRounds is how often a request begins anew when what it waited for has gone: stored and dropped again, or past.
+// maxRounds is how often a request begins anew because the blob was dropped again or the fill's window has passed.
 const maxRounds = 5
 
 // Serve answers a GET or HEAD of a blob. It panics with http.ErrAbortHandler to cut a body that cannot be completed.
 //
-// A HEAD starts a fill as a GET does: who asks for a blob's size mostly wants the blob next.
+// A HEAD starts a fill as a GET does, since a client that asks for the size mostly wants the blob next.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request) {
 	if h.serveStored(w, r, q) {
 		return
@@ -52,8 +52,8 @@ func (h *Handler) serveFills(waiting context.Context, w http.ResponseWriter, r *
 	}
 }
 
-// tryFills answers from a fill, or returns why it has not. What Pass says is tried by Next before, and all that cannot be had
-// otherwise at last.
+// tryFills answers from a fill, or returns why it has not. Next is tried first for what Pass reports, and last for everything
+// else.
 func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) error {
 	var failed error // of Next
 	if h.opts.Next != nil && h.opts.Pass(q) {
@@ -83,7 +83,7 @@ func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *ht
 	return nil
 }
 
-// waitContext returns a context that ends when a client has waited long enough for a first byte.
+// waitContext returns a context that ends when a client has waited long enough for the first byte.
 func (h *Handler) waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if h.opts.Wait <= 0 {
 		return ctx, func() {}
@@ -91,7 +91,7 @@ func (h *Handler) waitContext(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeoutCause(ctx, h.opts.Wait, errWaitTimeout)
 }
 
-// serveStored answers if the store has the blob.
+// serveStored answers if the store has the blob, and reports whether it has.
 func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Request) bool {
 	if r.Method == http.MethodHead {
 		size, ok := h.lookup(q)
@@ -128,7 +128,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	return true
 }
 
-// serveFile answers with a blob's file.
+// serveFile answers with the file of a blob.
 func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store.Blob, file *os.File) {
 	sent := &fileResponse{ResponseWriter: w}
 	serveSized(sent, r, q, b.Size, file, false)
@@ -137,10 +137,10 @@ func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store
 	}
 }
 
-// headContent is content for HEAD, which nobody reads.
+// headContent returns content of a size for a HEAD, which does not read it.
 func headContent(size int64) io.ReadSeeker { return io.NewSectionReader(nil, 0, size) }
 
-// isUnconditional reports whether a request has nothing for http.ServeContent to decide.
+// isUnconditional reports whether a request has no header that http.ServeContent would evaluate.
 func isUnconditional(r *http.Request) bool {
 	for _, name := range []string{"Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since"} {
 		if _, ok := r.Header[name]; ok {
@@ -160,13 +160,14 @@ type waiter struct {
 	places []place // those of other fills are given up once one serves
 }
 
-// A place is a client's part in a fill.
+// A place is the membership of a client in a fill.
 type place struct {
 	fill   *fill
 	reader *store.Reader // nil for HEAD
 	first  bool          // the client began it
 }
 
+// leave removes the client from the fill.
 func (p place) leave(h *Handler) {
 	if p.reader != nil {
 		_ = p.reader.Close() // which has no errors
@@ -174,7 +175,7 @@ func (p place) leave(h *Handler) {
 	h.removeClient(p.fill)
 }
 
-// addReader makes a reader for a fill that the client has entered, and starts it if the client is first.
+// addReader adds a reader to a fill that the client has joined, and starts the fill if the client is the first.
 func (w *waiter) addReader(f *fill, first bool) (err error) {
 	p := place{fill: f, first: first}
 	if w.r.Method != http.MethodHead {
@@ -191,7 +192,7 @@ func (w *waiter) addReader(f *fill, first bool) (err error) {
 	return nil
 }
 
-// join enters a fill, see Handler.join.
+// join joins a fill; see Handler.join.
 func (w *waiter) join(own bool) error {
 	f, first, err := w.h.join(w.q, own)
 	switch {
@@ -206,7 +207,7 @@ func (w *waiter) join(own bool) error {
 	return w.addReader(f, first)
 }
 
-// choose returns the place in a fill that serves, and leaves all others.
+// choose returns the place in the fill that serves, and leaves all other fills.
 func (w *waiter) choose(f *fill) (place, error) {
 	if f.foundInStore() {
 		return place{}, errStartOver
@@ -229,12 +230,13 @@ func (w *waiter) choose(f *fill) (place, error) {
 	return chosen, nil
 }
 
+// waitsFor reports whether the client waits for a fill.
 func (w *waiter) waitsFor(f *fill) bool {
 	return slices.ContainsFunc(w.places, func(p place) bool { return p.fill == f })
 }
 
-// wait returns the client's place in the fill that serves it. A client waits only for so long, and the fill goes on without it.
-// errStartOver is to begin anew.
+// wait returns the client's place in the fill that serves it. When waiting ends, the fill goes on without the client. The request
+// must begin anew if the error is errStartOver.
 func (w *waiter) wait(waiting context.Context) (place, error) {
 	if err := w.join(false); err != nil {
 		return place{}, err
@@ -312,7 +314,7 @@ var (
 	errStartOver   = errors.New("the blob is in the store without having come, or has passed")
 )
 
-// firstByte returns the first byte that a request wants, as far as it can be known.
+// firstByte returns the offset of the first byte that a request asks for, or 0 if that is not known.
 func firstByte(r *http.Request, q route.Request, size int64) int64 {
 	header := rangeHeader(r, q)
 	if header == "" || size < 0 {
@@ -325,7 +327,7 @@ func firstByte(r *http.Request, q route.Request, size int64) int64 {
 	return ranges[0].Start
 }
 
-// rangeHeader returns the Range header unless If-Range voids it.
+// rangeHeader returns the Range header, or nothing if If-Range makes it void.
 func rangeHeader(r *http.Request, q route.Request) string {
 	if condition := r.Header.Get("If-Range"); condition != "" && condition != etag(q) {
 		return ""
@@ -333,8 +335,8 @@ func rangeHeader(r *http.Request, q route.Request) string {
 	return r.Header.Get("Range")
 }
 
-// serveSized answers from content of a known size. What passes may be gone once it was read (a fill that finds no room), so
-// a request for ranges out of order gets the whole.
+// serveSized answers from content of a known size. With passes, content may be gone once it was read (a fill without room), so
+// that a request for ranges out of order gets the whole blob.
 func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size int64, content io.ReadSeeker, passes bool) {
 	setHeader(w.Header(), q)
 	if r.Header.Get("Range") != "" {
@@ -387,8 +389,8 @@ func isAscending(ranges []route.Range) bool {
 	return true
 }
 
-// serveUnsized answers from a fill whose size is not known yet, with the whole whatever the range: where a range ends, and
-// whether the blob has it, is not known either.
+// serveUnsized answers from a fill whose size is not known yet. It sends the whole blob whatever the range, since it is not
+// known whether the blob has the range.
 func serveUnsized(w http.ResponseWriter, q route.Request, g *store.Growing, reader *store.Reader) {
 	setHeader(w.Header(), q)
 	w.WriteHeader(http.StatusOK)
@@ -407,9 +409,10 @@ var (
 	registryVersion = []string{"registry/2.0"}
 )
 
+// etag returns the entity tag of a blob.
 func etag(q route.Request) string { return `"` + string(q.Digest) + `"` }
 
-// setHeader sets what every answer with a blob has.
+// setHeader sets the header of an answer with a blob.
 func setHeader(header http.Header, q route.Request) {
 	header["Content-Type"] = octetStream
 	header["Accept-Ranges"] = acceptRanges
@@ -418,7 +421,7 @@ func setHeader(header http.Header, q route.Request) {
 	header["Docker-Content-Digest"], header["Etag"] = values[:1:1], values[1:]
 }
 
-// writeError answers with the error of a fill.
+// writeError writes the answer for the error of a fill.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var refusal *route.StatusError
 	var headed interface{ Header() http.Header }
@@ -444,6 +447,7 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
+// isTimeout reports whether an error is a timeout.
 func isTimeout(err error) bool {
 	var timeout interface{ Timeout() bool }
 	return errors.As(err, &timeout) && timeout.Timeout()

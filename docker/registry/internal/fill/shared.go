@@ -15,8 +15,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// dataPath returns where distribution keeps a blob's data for all repositories. A blob of another algorithm than sha256
-// is kept under its sha256, which only the links of repositories name.
+// dataPath returns the path under which distribution keeps a blob's data for all repositories. It is known for sha256 only:
+// blobs of other algorithms are kept under their sha256, which only the links of repositories name.
 func dataPath(d digest.Digest) (path string, ok bool) {
 	if d.Algorithm() != digest.SHA256 {
 		return "", false
@@ -25,7 +25,7 @@ func dataPath(d digest.Digest) (path string, ok bool) {
 	return "/docker/registry/v2/blobs/sha256/" + hex[:2] + "/" + hex + "/data", true
 }
 
-// lookup returns the size of a blob that the store may serve for a request.
+// lookup returns the size of a blob, and whether the store may serve it for a request.
 func (h *Handler) lookup(q route.Request) (size int64, ok bool) {
 	if size, ok = h.opts.Store.Has(q.Repository, q.Digest); ok || !h.opts.Share {
 		return size, ok
@@ -41,7 +41,7 @@ func (h *Handler) lookup(q route.Request) (size int64, ok bool) {
 	return info.Size(), true
 }
 
-// open opens a blob that the store may serve for a request, or returns fs.ErrNotExist.
+// open opens a blob that the store may serve for a request. It returns fs.ErrNotExist if there is none.
 func (h *Handler) open(ctx context.Context, q route.Request) (*store.Blob, error) {
 	b, err := h.opts.Store.Open(ctx, q.Repository, q.Digest)
 	if !h.opts.Share || !errors.Is(err, fs.ErrNotExist) {

@@ -14,15 +14,15 @@ import (
 // partBufferSize is how much of a part of several ranges is copied at a time.
 const partBufferSize = 32 << 10
 
-// growingResponse is a response with what a reader has so far: nothing that has come waits in a buffer for what has not. It remembers
-// why the content ended early, since http.ServeContent does not say.
+// growingResponse is a response that is sent as its reader gets the bytes, without waiting for a buffer to fill. It remembers why
+// the content ended early, since http.ServeContent does not return that.
 type growingResponse struct {
 	http.ResponseWriter
 	reader *store.Reader
 	err    error
 }
 
-// ReadFrom sends what is in a file by the kernel.
+// ReadFrom sends the content. The kernel copies what is in a file.
 func (t *growingResponse) ReadFrom(from io.Reader) (n int64, err error) {
 	control := http.NewResponseController(t.ResponseWriter)
 	_ = control.Flush() // the header; not supported: nothing was kept back
@@ -53,16 +53,17 @@ func (t *growingResponse) ReadFrom(from io.Reader) (n int64, err error) {
 	}
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped response for http.ResponseController.
 func (t *growingResponse) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
 // fileResponse is a response with a stored file, which the kernel sends. It remembers that the content ended early, since
-// http.ServeContent does not say.
+// http.ServeContent does not return that.
 type fileResponse struct {
 	http.ResponseWriter
 	early bool
 }
 
+// ReadFrom sends the content.
 func (f *fileResponse) ReadFrom(from io.Reader) (int64, error) {
 	n, err := io.Copy(f.ResponseWriter, from)
 	limited, ok := from.(*io.LimitedReader)
@@ -70,15 +71,16 @@ func (f *fileResponse) ReadFrom(from io.Reader) (int64, error) {
 	return n, err
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped response for http.ResponseController.
 func (f *fileResponse) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// rangeErrorResponse is an error's response that says how long the content is. server.WriteError drops what was set before.
+// rangeErrorResponse is the response for a range that cannot be satisfied. It adds the Content-Range, which server.WriteError drops.
 type rangeErrorResponse struct {
 	http.ResponseWriter
 	size int64
 }
 
+// WriteHeader adds the Content-Range and writes the header.
 func (u rangeErrorResponse) WriteHeader(status int) {
 	u.Header().Set("Content-Range", fmt.Sprintf("bytes */%d", u.size))
 	u.ResponseWriter.WriteHeader(status)
