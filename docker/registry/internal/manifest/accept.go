@@ -24,14 +24,14 @@ var knownTypes = [...]string{
 	v1.MediaTypeImageIndex, dockerManifestList, v1.MediaTypeImageManifest, dockerManifest, ociArtifact, dockerSchema1Signed, dockerSchema1,
 }
 
-// acceptAny is how a tag is asked of an upstream: it answers with what it has. The old types are not named: some upstreams
-// would convert to them.
+// acceptAny is the Accept for a tag, to which the upstream answers with what it has. It does not name the old types, to which
+// some upstreams would convert.
 var acceptAny = strings.Join(knownTypes[:5], ", ") + ", */*;q=0.1"
 
-// A class is a set of known types, as bits. It is all that is kept of what a client accepts.
+// A class is the set of known types that a client accepts, as bits.
 type class uint8
 
-// acceptHeader returns a class as an upstream is asked; the empty one asks for everything.
+// acceptHeader returns the Accept header of a class. The empty class accepts everything.
 func (c class) acceptHeader() string {
 	if c == 0 {
 		return acceptAny
@@ -45,8 +45,8 @@ func (c class) acceptHeader() string {
 	return strings.Join(names, ", ")
 }
 
-// accepts reports whether a client takes a media type, by its Accept fields. One that names no type takes all, as does one
-// that takes any JSON: upstreams do not refuse these.
+// accepts reports whether the Accept fields of a client include a media type. A client that names no type accepts all types, as
+// does a client that accepts any JSON: upstreams do not refuse these.
 func accepts(fields []string, mediaType string) bool {
 	mediaType, _, _ = strings.Cut(mediaType, ";")
 	mediaType = strings.TrimSpace(mediaType)
@@ -64,7 +64,7 @@ func accepts(fields []string, mediaType string) bool {
 	return wide || !named
 }
 
-// classOf returns the known types that a client names.
+// classOf returns the class of the Accept fields of a client.
 func classOf(fields []string) (c class) {
 	for name, refused := range mediaRanges(fields) {
 		for i, k := range knownTypes {
@@ -76,8 +76,8 @@ func classOf(fields []string) (c class) {
 	return c
 }
 
-// mediaRanges returns an iterator over the media ranges of Accept fields, and whether each is refused by a weight of 0. What is
-// no media range is left out.
+// mediaRanges returns an iterator over the media ranges of Accept fields, with whether each is refused by a weight of 0. It skips
+// what is not a media range.
 func mediaRanges(fields []string) func(yield func(name string, refused bool) bool) {
 	return func(yield func(string, bool) bool) {
 		for _, field := range fields {
@@ -96,7 +96,7 @@ func mediaRanges(fields []string) func(yield func(name string, refused bool) boo
 	}
 }
 
-// hasZeroWeight reports whether the parameters of a media range have the weight 0.
+// hasZeroWeight reports whether the parameters of a media range include a weight of 0.
 func hasZeroWeight(parameters string) bool {
 	for parameters != "" {
 		var p string
@@ -111,7 +111,7 @@ func hasZeroWeight(parameters string) bool {
 	return false
 }
 
-// cutUnquoted returns what is before and after the first separator that is not within a quoted string.
+// cutUnquoted cuts s around the first separator that is not in a quoted string.
 func cutUnquoted(s string, separator byte) (before, after string) {
 	quoted := false
 	for i := 0; i < len(s); i++ {

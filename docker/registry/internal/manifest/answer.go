@@ -25,7 +25,7 @@ const (
 	writeRate  = 64 << 10
 )
 
-// An Answer is what an upstream, or another replica, says to a request. It does not change once it is given away.
+// An Answer is the answer of an upstream, or of another replica, to a request. It is not changed after it was returned.
 type Answer struct {
 	// Status is that of HTTP, in the terms of this cache's clients (docs/serving.md, "Protocol").
 	Status int
@@ -35,9 +35,9 @@ type Answer struct {
 	Body []byte
 	// Code and Message describe an error in the terms of the specification.
 	Code, Message string
-	// Stale says that the upstream was out, and that this is what was known before.
+	// Stale reports that the upstream was out, and that this is its last known answer.
 	Stale bool
-	// Known says that another replica knew it.
+	// Known reports that another replica had the answer.
 	Known bool
 	// Age is how long ago the upstream said this. It shortens how long the answer is used.
 	Age time.Duration
@@ -50,7 +50,7 @@ type Answer struct {
 	ownError  bool // an error of this cache, which says nothing of the question
 }
 
-// A Result is what became of a client's request, for metrics.
+// A Result is the result of a client's request, for metrics.
 type Result string
 
 // Results of requests.
@@ -77,28 +77,29 @@ var cacheStatus = map[Result][]string{
 
 var registryVersion = []string{"registry/2.0"}
 
+// errorAnswer returns an answer with an error of the specification.
 func errorAnswer(status int, code, message string) *Answer {
 	return &Answer{Status: status, Code: code, Message: message}
 }
 
-// timeoutAnswer returns the answer to clients that have waited for the upstream in vain.
+// timeoutAnswer returns the answer to clients when the upstream does not answer in time.
 func timeoutAnswer() *Answer {
 	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream does not answer")
 }
 
-// busyAnswer returns the answer to clients for whom the upstream cannot be asked now.
+// busyAnswer returns the answer to clients when too many requests wait for the upstream.
 func busyAnswer() *Answer {
 	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
 	a.ownError = true
 	return a
 }
 
-// closedAnswer returns the answer to clients of a Handler that is closed.
+// closedAnswer returns the answer to clients when the Handler is closed.
 func closedAnswer() *Answer {
 	return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
 }
 
-// failedAnswer returns the answer to clients when the upstream gave none.
+// failedAnswer returns the answer to clients when a request to the upstream has failed.
 func failedAnswer(err error) *Answer {
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
@@ -107,42 +108,43 @@ func failedAnswer(err error) *Answer {
 	return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
 }
 
-// noRoomAnswer returns the answer to clients for whose answer there is no room in memory.
+// noRoomAnswer returns the answer to clients when there is no room in memory for the answer.
 func noRoomAnswer() *Answer {
 	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
 	a.ownError = true
 	return a
 }
 
-// Release ends the use of an answer of Get that is not written.
+// Release releases an answer of Get that is not written.
 func (a *Answer) Release() {
 	if a != nil {
 		a.lease.release()
 	}
 }
 
+// isOK reports whether the status is 200.
 func (a *Answer) isOK() bool { return a.Status == http.StatusOK }
 
-// isOutage reports whether an error says nothing about what was asked for.
+// isOutage reports whether the answer is an error of the upstream that says nothing about the content.
 func (a *Answer) isOutage() bool {
 	return a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
 }
 
-// withAge returns the answer with another age.
+// withAge returns a copy of the answer with another age.
 func (a *Answer) withAge(age time.Duration) *Answer {
 	other := *a
 	other.Age = max(0, age)
 	return &other
 }
 
-// asStale returns the answer as one that was known before.
+// asStale returns a copy of the answer that is stale and has another age.
 func (a *Answer) asStale(age time.Duration) *Answer {
 	other := a.withAge(age)
 	other.Stale = true
 	return other
 }
 
-// Write sends an answer of Get to a client, once. Age is in whole seconds; another replica needs Answer.Age itself.
+// Write sends an answer of Get to a client and releases it. The header Age is in whole seconds; other replicas get the exact age.
 func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
 	defer a.Release()
 	h := w.Header()
@@ -192,7 +194,7 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
 }
 
-// matchesETag reports whether If-None-Match fields name an entity tag.
+// matchesETag reports whether If-None-Match fields include an entity tag.
 func matchesETag(fields []string, tag string) bool {
 	for _, field := range fields {
 		for field != "" {

@@ -71,8 +71,8 @@ func referrersPath(r route.Request) string {
 		"/" + hex.EncodeToString(query[:])
 }
 
-// read returns what was last of a question, or nil. A tag may be known to be a digest. The caller is the user of the answer's
-// load. An error says only that there is no room for it.
+// read returns the stored answer to a question, or nil. The digest of a tag is given if it is known. The caller holds the
+// answer's lease. The only error is errNoRoom.
 func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answer, error) {
 	if q.Kind == route.Referrers {
 		return a.referrers(ctx, q.Request)
@@ -86,7 +86,8 @@ func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answe
 	return a.manifest(ctx, q.Repository, d)
 }
 
-// readFile returns what a file has, nil if there is none, and the room that it takes. Large content is checked in a copy.
+// readFile returns the content of a file, nil if there is none, and the bytes that it acquired for it. Large content needs room
+// for a copy too.
 func (a *archive) readFile(ctx context.Context, path string) (content []byte, cost int64, err error) {
 	info, err := a.store.Stat(ctx, path)
 	if err != nil {
@@ -107,7 +108,7 @@ func (a *archive) readFile(ctx context.Context, path string) (content []byte, co
 	return content, cost, nil
 }
 
-// link returns the digest that a link says, or "".
+// link returns the digest in a link, or "" if there is none.
 func (a *archive) link(ctx context.Context, path string) digest.Digest {
 	content, err := a.store.GetContent(ctx, path)
 	d := digest.Digest(bytes.TrimSpace(content))
@@ -117,12 +118,12 @@ func (a *archive) link(ctx context.Context, path string) digest.Digest {
 	return d
 }
 
-// tag returns what a tag was last, or "".
+// tag returns the last known digest of a tag, or "" if there is none.
 func (a *archive) tag(ctx context.Context, repository, tag string) digest.Digest {
 	return a.link(ctx, tagPath(repository, tag))
 }
 
-// manifest returns a manifest that a repository has, or nil. Its bytes are right.
+// manifest returns a manifest that a repository has, or nil. Its bytes have the digest.
 func (a *archive) manifest(ctx context.Context, repository string, d digest.Digest) (*Answer, error) {
 	at := a.link(ctx, revisionPath(repository, d, "link"))
 	if at == "" {
@@ -145,7 +146,7 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 	return m, nil
 }
 
-// storedDigest returns the digest by which the store has a manifest's bytes: sha256 of all of them.
+// storedDigest returns the digest under which the store has a manifest: the sha256 of all its bytes.
 func storedDigest(m *Answer) digest.Digest {
 	if m.digest.Algorithm() != digest.Canonical || schema1.IsMediaType(m.mediaType) {
 		return digest.FromBytes(m.Body)
@@ -153,8 +154,8 @@ func storedDigest(m *Answer) digest.Digest {
 	return m.digest
 }
 
-// saveManifest keeps a manifest unless it is kept already, and reports whether it is there now. A store that is full drops
-// things rather than to fail; what it did not keep is fetched again.
+// saveManifest saves a manifest unless it is saved already, and reports whether it is saved now. A full store drops other content
+// instead of failing. What it did not keep is fetched again.
 func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer) bool {
 	at := storedDigest(m)
 	if _, err := a.store.Stat(ctx, dataPath(at)); err != nil && !a.put(ctx, dataPath(at), m.Body) {
@@ -166,7 +167,7 @@ func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer
 	return a.put(ctx, revisionPath(repository, m.digest, "link"), []byte(at))
 }
 
-// saveTag keeps what a tag is. The link names the digest by which the store has its data.
+// saveTag saves the manifest of a tag. The link has the digest under which the store has the data.
 func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer) bool {
 	if !a.saveManifest(ctx, repository, m) {
 		return false
@@ -178,6 +179,7 @@ func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer
 	return a.put(ctx, tagPath(repository, tag), []byte(at))
 }
 
+// put writes a file, and reports whether that succeeded.
 func (a *archive) put(ctx context.Context, path string, content []byte) bool {
 	if err := a.store.PutContent(ctx, path, content); err != nil {
 		a.log.Warn("Cannot keep a manifest", "path", path, "error", err)
@@ -186,21 +188,21 @@ func (a *archive) put(ctx context.Context, path string, content []byte) bool {
 	return true
 }
 
-// touch marks a manifest as used, and reports whether the store has it still.
+// touch marks a manifest as used, and reports whether the store still has it.
 func (a *archive) touch(ctx context.Context, m *Answer) bool {
 	_, err := a.store.Stat(ctx, dataPath(storedDigest(m)))
 	var gone driver.PathNotFoundError
 	return !errors.As(err, &gone)
 }
 
-// referrersHeader is the line before an index of referrers. It has no digest of its own to be checked by.
+// referrersHeader is the line before a stored index of referrers, which has no digest that would verify it.
 type referrersHeader struct {
 	Sum      digest.Digest `json:"sum"`
 	Next     string        `json:"next,omitempty"`
 	Filtered string        `json:"filtered,omitempty"`
 }
 
-// referrers returns the referrers that were last, or nil.
+// referrers returns the stored referrers, or nil.
 func (a *archive) referrers(ctx context.Context, r route.Request) (*Answer, error) {
 	content, cost, err := a.readFile(ctx, referrersPath(r))
 	if content == nil {
@@ -221,8 +223,8 @@ func (a *archive) referrers(ctx context.Context, r route.Request) (*Answer, erro
 	return m, nil
 }
 
-// saveReferrers keeps referrers. An empty list is kept only in the place of another: most digests have one, for which anybody
-// may ask, and each would take 8 KiB from the blobs.
+// saveReferrers saves referrers. An empty list is saved only to replace another one: most digests have an empty list, anybody may
+// ask for it, and each would take 8 KiB from the blobs.
 func (a *archive) saveReferrers(ctx context.Context, r route.Request, m *Answer) bool {
 	if i, ok := parseIndex(m.Body); ok && len(i.Manifests) == 0 && m.next == "" {
 		if _, err := a.store.Stat(ctx, referrersPath(r)); err != nil {

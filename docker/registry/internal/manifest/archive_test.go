@@ -50,7 +50,8 @@ func TestRestartDuringAnOutage(t *testing.T) {
 	})
 }
 
-// The digest of a signed manifest of schema 1 is over what was signed, and the store has data under the digest of all bytes.
+// TestSchema1 checks that the digest of a signed manifest of schema 1 is over what was signed, and the store has data under the
+// digest of all bytes.
 func TestSchema1(t *testing.T) {
 	const (
 		body    = `{"a":1,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`
@@ -81,7 +82,7 @@ func TestSchema1(t *testing.T) {
 	})
 }
 
-// The store has data under digests of sha256 only.
+// TestTagWithAnotherAlgorithm checks that the store has data under digests of sha256 only.
 func TestTagWithAnotherAlgorithm(t *testing.T) {
 	kept := newStore()
 	inBubble(t, Options{}, kept, func(h *handle) {
@@ -288,7 +289,7 @@ func TestRestartWithTheStore(t *testing.T) {
 	h.wantStale(h.get(referrersURI("?artifactType=a/signature")), onlySigns, time.Second)
 }
 
-// Distribution finds what this package keeps, and this package what distribution keeps.
+// TestLayoutIsDistributions checks that distribution finds what this package keeps, and this package what distribution keeps.
 func TestLayoutIsDistributions(t *testing.T) {
 	open := realStore(t)
 	kept, _ := open()

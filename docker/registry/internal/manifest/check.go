@@ -21,8 +21,8 @@ import (
 // savesShare is the part of Options.InFlight that may wait for the disk: an eighth.
 const savesShare = 8
 
-// A check is the asking of one question, while it goes on. It has one attempt, or two where the first is silent: the older
-// may bring slow content, the younger one finds an upstream that is back.
+// A check asks the upstream one question. It has one attempt, or two if the first gets no answer: the older one may bring slow
+// content, the younger one finds an upstream that is back.
 type check struct {
 	question question
 	attempts []*attempt // oldest first
@@ -36,15 +36,15 @@ type attempt struct {
 	begun  time.Time
 }
 
-// A round ends with the first attempt that ends. Those who come later wait for the next.
+// A round ends with the first attempt that ends. Later clients wait for the next round.
 type round struct {
 	done    chan struct{}
 	answer  *Answer // set before done is closed
 	clients int     // that wait for it; each is a user of the answer then
 }
 
-// answer returns the answer to a question, which is nil if the context ended before. It waits for the upstream up to a limit
-// unless an old answer is at hand. The caller is a user of the answer's load.
+// answer returns the answer to a question, or nil if the context ended first. It waits for the upstream up to a limit, or up to
+// Options.Patience if it has an old answer. The caller holds the answer's lease.
 func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	h.mu.Lock()
 	k, old, full := h.lookup(ctx, u, q)
@@ -130,7 +130,7 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 	return h.chooseAnswer(old, k.age(now), late, Failed)
 }
 
-// age returns how long ago a copy was learned.
+// age returns how long ago the entry was received.
 func (e *entry) age(now time.Time) time.Duration {
 	if e == nil || e.learned.IsZero() {
 		return 0
@@ -138,7 +138,7 @@ func (e *entry) age(now time.Time) time.Duration {
 	return now.Sub(e.learned)
 }
 
-// chooseAnswer returns the old answer, as stale, in the place of one that says less, and releases the other.
+// chooseAnswer returns the new answer, or the old one as stale if the new one is not good. It releases the other.
 func (h *Handler) chooseAnswer(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
 	switch {
 	case a.isOK() && !a.Stale:
@@ -155,9 +155,9 @@ func (h *Handler) chooseAnswer(old *Answer, age time.Duration, a *Answer, result
 	return a, Failed
 }
 
-// lookup returns what was learned of a question, from memory or else from the store, with the caller as a user of the
-// answer's load. full says that there is no room for it in memory. It is called with mu locked, and unlocks it to wait for
-// room and to read from the store.
+// lookup returns the last answer to a question, from memory or else from the store. The caller holds the answer's lease. full
+// reports that there is no room for it in memory. lookup is called with mu locked, and unlocks it to wait for room and to read
+// from the store.
 func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry, a *Answer, full bool) {
 	for ctx.Err() == nil {
 		k, a = h.lookupLocked(q)
@@ -208,8 +208,8 @@ func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry
 	return nil, nil, true
 }
 
-// loadStored returns what the store has of a question, or nil. Of those who ask at the same time, one is said to be a user of the
-// answer's load.
+// loadStored returns the stored answer to a question, or nil. If several callers ask at the same time, mine is true for the one
+// that holds the answer's lease.
 func (h *Handler) loadStored(u *upstream, q question, d digest.Digest) (answer *Answer, mine, full bool) {
 	loaded, err, _ := u.archive.loads.Do(q.Key()+" "+string(d), func() (any, error) {
 		h.mu.Lock()
@@ -233,7 +233,7 @@ func (h *Handler) loadStored(u *upstream, q question, d digest.Digest) (answer *
 	return loaded.(*Answer), mine, err != nil
 }
 
-// cacheLoadedLocked remembers an answer of the store.
+// cacheLoadedLocked caches an answer of the store.
 func (h *Handler) cacheLoadedLocked(q question, loaded *Answer) *entry {
 	if loaded.digest != "" {
 		h.cacheLocked(q.forDigest(loaded.digest), &entry{answer: loaded})
@@ -252,7 +252,7 @@ func (h *Handler) cacheLoadedLocked(q question, loaded *Answer) *entry {
 	return k
 }
 
-// lookupLocked returns what memory has of a question.
+// lookupLocked returns the entry and the answer that memory has for a question.
 func (h *Handler) lookupLocked(q question) (*entry, *Answer) {
 	q = q.cacheKey()
 	k, ok := h.memory.get(q)
@@ -273,6 +273,7 @@ func (h *Handler) lookupLocked(q question) (*entry, *Answer) {
 	return k, h.large.get(q.forDigest(k.digest))
 }
 
+// cacheLocked puts an entry into memory.
 func (h *Handler) cacheLocked(q question, k *entry) {
 	q = q.cacheKey()
 	size := len(q.Repository) + len(q.Query)
@@ -285,7 +286,7 @@ func (h *Handler) cacheLocked(q question, k *entry) {
 	}
 }
 
-// touchLocked tells the store now and then of what is served from memory, and gives it back what it has dropped.
+// touchLocked tells the store now and then which content is served from memory, and saves again what the store has dropped.
 func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now time.Time) {
 	if a.digest == "" || now.Sub(k.touched) < touchEvery || u.archive.store == nil || h.closed {
 		return
@@ -309,7 +310,7 @@ func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now 
 	})
 }
 
-// beginSaveLocked reports whether an answer may wait for the disk. If so, saved is called at last.
+// beginSaveLocked reports whether an answer may wait for the disk. If so, the caller calls endSave after saving it.
 func (h *Handler) beginSaveLocked(u *upstream, a *Answer) bool {
 	size := int64(len(a.Body))
 	if u.saves >= h.opts.Checks+h.opts.Queue || h.saving > 0 && h.saving+size > h.opts.InFlight/savesShare {
@@ -320,6 +321,7 @@ func (h *Handler) beginSaveLocked(u *upstream, a *Answer) bool {
 	return true
 }
 
+// endSave ends what beginSaveLocked has begun.
 func (h *Handler) endSave(u *upstream, a *Answer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -327,7 +329,7 @@ func (h *Handler) endSave(u *upstream, a *Answer) {
 	h.saving -= int64(len(a.Body))
 }
 
-// joinLocked returns the check of a question for one more client, who calls releaseLocked. It is nil if there are too many.
+// joinLocked adds a client to the check of a question and returns it, or nil if there are too many. The client calls leaveLocked.
 func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Time) (*check, Result) {
 	c, result := h.checks[q], Shared
 	// Where an old answer is at hand the upstream is asked again soon, and otherwise when nobody who began with the first
@@ -349,7 +351,7 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 	return c, result
 }
 
-// releaseLocked counts a client less. What nobody waits for any more goes on if the upstream was asked.
+// leaveLocked removes a client from a check. Attempts that nobody waits for go on if the upstream was asked.
 func (h *Handler) leaveLocked(c *check) {
 	if c.waiting--; c.waiting > 0 {
 		return
@@ -361,7 +363,7 @@ func (h *Handler) leaveLocked(c *check) {
 	}
 }
 
-// silence returns for how long the upstream has not answered the youngest attempt.
+// silence returns how long the youngest attempt has been waiting for the upstream.
 func (c *check) silence(now time.Time) time.Duration {
 	if a := c.attempts[len(c.attempts)-1]; a.asking {
 		return now.Sub(a.begun)
@@ -369,7 +371,7 @@ func (c *check) silence(now time.Time) time.Duration {
 	return 0
 }
 
-// startAttemptLocked begins an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
+// startAttemptLocked starts an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
 func (h *Handler) startAttemptLocked(u *upstream, q question) *check {
 	if h.closed {
 		return nil
@@ -393,7 +395,7 @@ func (h *Handler) startAttemptLocked(u *upstream, q question) *check {
 	return c
 }
 
-// cancelAttemptLocked ends an attempt whose result is not wanted.
+// cancelAttemptLocked cancels an attempt whose result is not needed.
 func (h *Handler) cancelAttemptLocked(c *check, a *attempt) {
 	a.cancel()
 	c.attempts = slices.DeleteFunc(c.attempts, func(other *attempt) bool { return other == a })
@@ -402,7 +404,7 @@ func (h *Handler) cancelAttemptLocked(c *check, a *attempt) {
 	}
 }
 
-// runAttempt makes an attempt, and keeps what it brings.
+// runAttempt runs an attempt and saves its answer.
 func (h *Handler) runAttempt(ctx context.Context, u *upstream, c *check, a *attempt, p *ticket) {
 	defer a.cancel()
 	defer p.leave()
@@ -425,8 +427,8 @@ func (h *Handler) runAttempt(ctx context.Context, u *upstream, c *check, a *atte
 	h.endSave(u, answer)
 }
 
-// askAt returns the upstream's answer to a question that has a place, and makes referrers of the tag where the upstream has
-// no such endpoint.
+// askAt returns the upstream's answer to a question that has a ticket. It gets referrers from the fallback tag if the upstream
+// does not have the endpoint.
 func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *ticket) *Answer {
 	ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
 	defer cancel()
@@ -449,8 +451,8 @@ func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *ticket)
 	return answer
 }
 
-// ask returns the upstream's answer, which is an error if it is not what it should be. It is nil if other replicas were asked
-// that do not know it.
+// ask returns the upstream's answer, or an error if the answer is not valid. It returns nil if other replicas were asked and do
+// not know the answer.
 func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Answer) {
 	defer func() {
 		if p := recover(); p != nil { // what an upstream sends must not end the process
@@ -488,7 +490,7 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	return answer
 }
 
-// shareBytes lets a manifest have the bytes that are in memory already, and reports whether it does.
+// shareBytes makes a manifest use the bytes that are in memory already, and reports whether there are any.
 func (h *Handler) shareBytes(q question, a *Answer) bool {
 	if a.digest == "" {
 		return false
@@ -503,7 +505,7 @@ func (h *Handler) shareBytes(q question, a *Answer) bool {
 	return true
 }
 
-// validate returns an answer with what is served of it, or an error if it is wrong, and why.
+// validate returns the part of an upstream's answer that is served, or an error answer and the problem if it is not valid.
 func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	wrong := func(problem string) (*Answer, string) {
 		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer is wrong: "+problem), problem
@@ -557,6 +559,7 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	return served, problem
 }
 
+// maxBody returns the most bytes that an answer of a kind may have.
 func maxBody(k route.Kind) int {
 	if k == route.Tags {
 		return listLimit
@@ -564,7 +567,7 @@ func maxBody(k route.Kind) int {
 	return bodyLimit
 }
 
-// trimError returns what is kept of an error.
+// trimError returns the part of an error that is kept.
 func trimError(a *Answer) *Answer {
 	const longest = 512
 	e := errorAnswer(a.Status, a.Code[:min(len(a.Code), longest)], a.Message[:min(len(a.Message), longest)])
@@ -575,7 +578,7 @@ func trimError(a *Answer) *Answer {
 	return e
 }
 
-// clip returns a body that takes no more memory than it has bytes.
+// clip returns a body without unused capacity.
 func clip(body []byte) []byte {
 	if cap(body)-len(body) > len(body)/8 {
 		return bytes.Clone(body)
@@ -583,8 +586,8 @@ func clip(body []byte) []byte {
 	return body
 }
 
-// finishAttempt gives an answer to those who wait, and the place of its attempt to others before the disk is waited for. It reports whether
-// the answer is to be saved: one that finds too many waiting for the disk is saved when it is learned again.
+// finishAttempt ends an attempt and gives its answer to those that wait. It reports whether the answer is to be saved. If too many
+// answers wait for the disk, it is saved when it is received again.
 func (h *Handler) finishAttempt(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -608,7 +611,7 @@ func (h *Handler) finishAttempt(u *upstream, c *check, a *attempt, answer *Answe
 	return keep && h.beginSaveLocked(u, answer)
 }
 
-// updateLocked takes an answer into memory, and reports whether it is to be saved.
+// updateLocked updates memory with an answer, and reports whether the answer is to be saved.
 func (h *Handler) updateLocked(q question, answer *Answer) bool {
 	now := time.Now()
 	learned := now.Add(-answer.Age)
@@ -653,7 +656,7 @@ func (h *Handler) updateLocked(q question, answer *Answer) bool {
 	return !k.saved
 }
 
-// sameContent reports whether two copies are of the same content.
+// sameContent reports whether two entries have the same content.
 func (e *entry) sameContent(other *entry) bool {
 	if e.answer == nil || other.answer == nil {
 		return e.answer == other.answer && e.digest == other.digest
@@ -662,7 +665,7 @@ func (e *entry) sameContent(other *entry) bool {
 	return bytes.Equal(a.Body, b.Body) && a.next == b.next && a.filtered == b.filtered
 }
 
-// save keeps an answer in the store, unless there is a newer one.
+// save saves an answer in the store, unless there is a newer one.
 func (h *Handler) save(u *upstream, q question, answer *Answer) {
 	a := u.archive
 	if a.store == nil {

@@ -100,7 +100,7 @@ func TestStaleEndsWithTheFirstAnswer(t *testing.T) {
 	})
 }
 
-// Connections that hang when the upstream returns stay dead: other checks find it.
+// TestStaleEndsFourSecondsAfterTheReturn leaves connections dead that hang when the upstream returns: other checks find it.
 func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 	for outage := 200 * time.Millisecond; outage < 80*time.Second; outage += 700*time.Millisecond + outage/20 {
 		inBubble(t, Options{}, nil, func(h *handle) {

@@ -26,13 +26,13 @@ type gate struct {
 	rotation []*repositoryQueue          // the same, the next first
 }
 
-// A repositoryQueue is the questions about one repository that wait.
+// A repositoryQueue holds the waiting questions about one repository.
 type repositoryQueue struct {
 	repository string
 	tickets    []*ticket // oldest first
 }
 
-// A ticket is the right to ask, or to wait for it. Who has one calls leave.
+// A ticket is the right to ask the upstream, or to wait for that right. Its holder calls leave.
 type ticket struct {
 	gate       *gate
 	repository string
@@ -46,7 +46,7 @@ func newGate(limit, share, aside, queue int) *gate {
 	return &gate{limit: limit, share: share, asideLimit: aside, queueLimit: queue, busy: map[string]int{}, queues: map[string]*repositoryQueue{}}
 }
 
-// join takes a place, or one in the queue. It returns nil if there is none.
+// join returns a ticket, which may have to wait in the queue. It returns nil if the queue has no room.
 func (g *gate) join(repository string) *ticket {
 	p := &ticket{gate: g, repository: repository, admitted: make(chan struct{}), refused: make(chan struct{})}
 	g.mu.Lock()
@@ -71,8 +71,8 @@ func (g *gate) join(repository string) *ticket {
 	return p
 }
 
-// evictLocked makes room in the queue for a question about a repository with fewer that wait: the newest of the repository
-// with most is refused. It returns false if that would only turn the tables.
+// evictLocked makes room in the queue for a question about a repository with few waiting questions. It refuses the newest question
+// of the repository with most. It returns false if the two have about as many.
 func (g *gate) evictLocked(mine *repositoryQueue) bool {
 	n := 0
 	if mine != nil {
@@ -88,7 +88,7 @@ func (g *gate) evictLocked(mine *repositoryQueue) bool {
 	return true
 }
 
-// removeLocked takes a place out of the queue, and reports whether it was there.
+// removeLocked removes a ticket from the queue, and reports whether it was there.
 func (g *gate) removeLocked(p *ticket) bool {
 	l := g.queues[p.repository]
 	if l == nil {
@@ -107,7 +107,7 @@ func (g *gate) removeLocked(p *ticket) bool {
 	return true
 }
 
-// wait returns true when the question may be asked, and false if it may not or the context ends before.
+// wait waits until the question may be asked. It returns false if it was refused or the context ends first.
 func (t *ticket) wait(ctx context.Context) bool {
 	select {
 	case <-t.admitted:
@@ -118,7 +118,7 @@ func (t *ticket) wait(ctx context.Context) bool {
 	return false
 }
 
-// wasRefused reports whether the place was given to another repository.
+// wasRefused reports whether the ticket was refused in favour of another repository.
 func (t *ticket) wasRefused() bool {
 	select {
 	case <-t.refused:
@@ -128,6 +128,7 @@ func (t *ticket) wasRefused() bool {
 	}
 }
 
+// admitLocked admits a question about a repository, and reports whether the limits allow that.
 func (g *gate) admitLocked(repository string) bool {
 	if g.running >= g.limit || g.busy[repository] >= g.share {
 		return false
@@ -137,7 +138,7 @@ func (g *gate) admitLocked(repository string) bool {
 	return true
 }
 
-// moveAside gives the place to another question while this one goes on. It returns false if too many go on like this.
+// moveAside lets another question take the place while this one goes on. It returns false if too many have moved aside.
 func (t *ticket) moveAside() bool {
 	g := t.gate
 	g.mu.Lock()
@@ -154,7 +155,7 @@ func (t *ticket) moveAside() bool {
 	return true
 }
 
-// leave gives the place back, wherever it is.
+// leave returns the ticket, whether it waits, was admitted or has moved aside.
 func (t *ticket) leave() {
 	g := t.gate
 	g.mu.Lock()
@@ -171,7 +172,7 @@ func (t *ticket) leave() {
 	t.left = true
 }
 
-// releaseLocked frees one place, and lets the oldest question in of the next repository that may have it.
+// releaseLocked frees a place, and admits the oldest question of the next repository that may ask.
 func (g *gate) releaseLocked(repository string) {
 	g.running--
 	if g.busy[repository]--; g.busy[repository] == 0 {

@@ -32,7 +32,7 @@ const (
 	twoBody = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
 )
 
-// fakeUpstream is an Asker that answers by a function, and counts.
+// fakeUpstream is a Getter that answers by a function, and counts.
 type fakeUpstream struct {
 	mu     sync.Mutex
 	say    func(ctx context.Context, r route.Request, accept string) (*Answer, error)

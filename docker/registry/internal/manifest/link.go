@@ -13,8 +13,8 @@ import (
 const queryLimit = 1792
 
 // nextQuery returns the query of the next page that Link fields of an upstream's answer name, in canonical form and without
-// "ns". It is empty if there is none. ok is false if there is one that a client cannot ask for by this cache: on another
-// path, not a query, or too long.
+// "ns". It is empty if there is no next page. ok is false if a client cannot ask this cache for the next page: the link has
+// another path or no valid query, or is too long.
 func nextQuery(r route.Request, fields []string) (query string, ok bool) {
 	target := nextTarget(fields)
 	if target == "" {
@@ -40,7 +40,7 @@ func nextQuery(r route.Request, fields []string) (query string, ok bool) {
 	return query, true
 }
 
-// samePath reports whether a path of an upstream is that of a request. A relative one begins with its last segment.
+// samePath reports whether a path in an upstream's link is that of a request. A relative path is the last segment.
 func samePath(p string, r route.Request) bool {
 	plain, err := url.PathUnescape(p)
 	if err != nil {
@@ -72,7 +72,7 @@ func nextTarget(fields []string) string {
 	return ""
 }
 
-// isNext reports whether a link's parameters have the relation "next".
+// isNext reports whether the parameters of a link include the relation "next".
 func isNext(parameters string) bool {
 	for parameters != "" {
 		var p string
@@ -91,7 +91,7 @@ func isNext(parameters string) bool {
 	return false
 }
 
-// link returns the Link field for a client's next page. ns is what the client's own query says, if it does.
+// link returns the Link field for a client's next page. ns holds the values of "ns" in the client's query.
 func link(r route.Request, next string, ns []string) string {
 	if len(ns) > 0 {
 		next += "&ns=" + url.QueryEscape(ns[0])

@@ -43,7 +43,7 @@ func TestNextQuery(t *testing.T) {
 	}
 }
 
-// A Link that a client gets is one that this cache takes, and means the same.
+// FuzzLink checks that a Link that a client gets is one that this cache takes, and means the same.
 func FuzzLink(f *testing.F) {
 	for _, seed := range []string{
 		`</v2/p/i/tags/list?n=1&last=a>; rel="next"`, `<?a=b>;rel=next`, `<sha256:x?n=2>; rel="next"`, `<>`, `<<>>;rel=next,`, `;rel="next`,

@@ -66,19 +66,19 @@ const (
 	defaultPageSize = "1000"
 )
 
-// A Getter asks one upstream, or the replica that asks it for all.
+// A Getter gets manifests, lists of tags and referrers from one upstream, or from the replica that asks it for all.
 type Getter interface {
-	// Get returns what the upstream says, errors included, and an error only where it says nothing. It goes on until it has
-	// an answer or the context ends: how long clients wait is decided here. The body is as the upstream sent it.
+	// Get returns the upstream's answer, which may be an error of the upstream. It returns an error only if there is no answer. It
+	// goes on until it has an answer or the context ends: how long clients wait is decided here. The body is as the upstream sent it.
 	Get(ctx context.Context, r route.Request, accept string) (*Answer, error)
 }
 
-// An Upstream is what a Handler needs of an upstream.
+// An Upstream configures one upstream of a Handler.
 type Upstream struct {
 	Getter Getter
 	// Store keeps answers over a restart; nil: nothing does.
 	Store Store
-	// Relay asks other replicas, and Owned reports what is asked of Asker instead; nil: there are none.
+	// Relay asks other replicas, and Owned reports which requests go to Getter instead; nil: there are none.
 	Relay Getter
 	Owned func(route.Request) bool
 }
@@ -112,6 +112,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// withDefaults returns the options with defaults for zero values.
 func (o Options) withDefaults() Options {
 	span := func(v *time.Duration, def time.Duration) {
 		if *v == 0 {
@@ -176,7 +177,7 @@ type upstream struct {
 	saves   int // of answers that are written or wait for it; guarded by the Handler's mu
 }
 
-// A question is what an upstream is asked. Class is that of a tag whose types a client does not take; otherwise it is empty.
+// A question is a request to an upstream. The class is empty unless the request is for a tag whose type a client does not accept.
 type question struct {
 	route.Request
 	class   class
@@ -184,15 +185,15 @@ type question struct {
 	own     bool // they are not asked, whoever owns the key
 }
 
-// forDigest returns the question after a digest in the same repository.
+// forDigest returns the question for a digest in the same repository.
 func (q question) forDigest(d digest.Digest) question {
 	return question{Request: route.Request{Kind: route.Manifest, Upstream: q.Upstream, Repository: q.Repository, Digest: d}}
 }
 
-// isByDigest reports whether the answer never changes.
+// isByDigest reports whether the question is for a manifest by digest, whose answer never changes.
 func (q question) isByDigest() bool { return q.Kind == route.Manifest && q.Digest != "" }
 
-// entry is what was learned last of a question.
+// entry is the last answer to a question.
 type entry struct {
 	answer  *Answer       // of a digest or referrers
 	digest  digest.Digest // of a tag, whose answer is that of the digest
@@ -235,7 +236,7 @@ func New(o Options) *Handler {
 	return h
 }
 
-// Close ends the checks that run, and waits for them. Requests that come later are answered from what is known.
+// Close ends the running checks and waits for them. Later requests are answered from memory and the store.
 func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -244,7 +245,7 @@ func (h *Handler) Close() {
 	h.running.Wait()
 }
 
-// Serve answers a client's request for a manifest, a list of tags or referrers, and returns what became of it.
+// Serve answers a client's request for a manifest, a list of tags or referrers, and returns its result.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Request) Result {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -258,8 +259,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Reques
 	return result
 }
 
-// Get returns the answer to a request of a client that sent these Accept fields. It is nil if the context ended before. The
-// caller writes it or releases it, since it takes room in memory until then.
+// Get returns the answer to a request of a client that sent these Accept fields, or nil if the context ended first. The caller
+// writes or releases the answer, which takes room in memory until then.
 func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (*Answer, Result) {
 	u := h.upstreams[req.Upstream]
 	switch {
@@ -281,7 +282,7 @@ func (h *Handler) get(ctx context.Context, u *upstream, q question, accept []str
 	return a, result
 }
 
-// normalize returns a request in the form that an upstream is asked.
+// normalize returns a request in the form in which it is sent to an upstream.
 func normalize(r route.Request) route.Request {
 	if r.Kind != route.Tags || r.Query == "" {
 		return r
@@ -294,7 +295,7 @@ func normalize(r route.Request) route.Request {
 	return r
 }
 
-// negotiate returns what the upstream answers to a client that does not take the type of a tag's manifest.
+// negotiate returns the upstream's answer to a client that does not accept the type of a tag's manifest.
 func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Answer, result Result, c class, limit time.Duration) (*Answer, Result) {
 	if c == 0 { // it names none that any upstream has
 		return a, result

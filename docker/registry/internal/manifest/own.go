@@ -12,23 +12,24 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// ErrUnknownToPeers is how a Relay says that no other replica knows the answer, so that this one asks the upstream.
+// ErrUnknownToPeers is what a Relay returns if no other replica knows the answer, so that this one asks the upstream.
 var ErrUnknownToPeers = errors.New("no other replica knows it")
 
-// cacheKey returns the question as memory knows it: what is known does not depend on who was asked.
+// cacheKey returns the question as a key of memory, which does not depend on who was asked.
 func (q question) cacheKey() question {
 	q.relayed, q.own = false, false
 	return q
 }
 
-// routed says who is asked. Errors and checks are of those who are asked: what this replica asks the upstream for another one
-// must not wait for that one.
+// routed returns the question with whom to ask: the other replicas or the upstream. Errors and checks are separate for the two,
+// since a question of another replica must not wait for that replica.
 func (u *upstream) routed(q question) question {
 	q.relayed = u.relay != nil && !q.own && (q.relayed || !u.owned(q.Request))
 	q.own = false
 	return q
 }
 
+// gateFor returns the gate of whom a question is asked.
 func (u *upstream) gateFor(q question) *gate {
 	if q.relayed {
 		return u.relays
@@ -36,6 +37,7 @@ func (u *upstream) gateFor(q question) *gate {
 	return u.gate
 }
 
+// getterFor returns the Getter of whom a question is asked.
 func (u *upstream) getterFor(q question) Getter {
 	if q.relayed {
 		return u.relay
@@ -43,8 +45,8 @@ func (u *upstream) getterFor(q question) Getter {
 	return u.getter
 }
 
-// ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. What is
-// only slow is waited for at one place. The client waits up to the limit for both.
+// ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. A slow
+// answer is waited for at one place only. The client waits up to the limit for both.
 func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	begun := time.Now()
 	a, result := h.answer(ctx, u, q, limit)
@@ -61,7 +63,7 @@ func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, li
 	return b, relayed
 }
 
-// askSelf returns the upstream's answer to a question that other replicas do not know. Its load has one user.
+// askSelf returns the upstream's answer to a question that other replicas do not know. The caller holds its lease.
 func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer {
 	q.own, q.relayed = true, false
 	a, result := h.answer(ctx, u, q, h.opts.FetchTimeout)
@@ -71,8 +73,8 @@ func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer 
 	return a
 }
 
-// ServePeer answers another replica: from what is known, or as the upstream says, which is waited for as long as the check
-// goes on. With storeOnly nobody is asked.
+// ServePeer answers another replica from memory, the store or the upstream, which is waited for as long as the check goes on. With
+// storeOnly the upstream is not asked.
 func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Request, storeOnly bool) {
 	u := h.upstreams[req.Upstream]
 	if u == nil || req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers {
@@ -98,7 +100,7 @@ func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Re
 	a.Write(w, r, req, result)
 }
 
-// knownAnswer returns what is known of a question, as stale unless it never changes, or 404.
+// knownAnswer returns the answer to a question from memory or the store, or 404. It is stale unless it never changes.
 func (h *Handler) knownAnswer(ctx context.Context, u *upstream, q question) *Answer {
 	h.mu.Lock()
 	k, old, full := h.lookup(ctx, u, q)

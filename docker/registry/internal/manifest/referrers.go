@@ -19,14 +19,14 @@ import (
 // filterName is the filter of referrers that the specification knows.
 const filterName = "artifactType"
 
-// fallbackTag returns the tag under which registries without the endpoint have the referrers of a digest: at most 32
-// characters of its algorithm and 64 of its value.
+// fallbackTag returns the tag under which registries without the endpoint keep the referrers of a digest. It has at most 32
+// characters of the algorithm and 64 of the value.
 func fallbackTag(d digest.Digest) string {
 	algorithm, value := d.Algorithm().String(), d.Encoded()
 	return algorithm[:min(32, len(algorithm))] + "-" + value[:min(64, len(value))]
 }
 
-// index is a list of referrers. What this package does not look at stays as it is.
+// index is a list of referrers. Descriptors stay as the upstream sent them.
 type index struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
@@ -34,7 +34,7 @@ type index struct {
 	Annotations   json.RawMessage   `json:"annotations,omitempty"`
 }
 
-// parseIndex returns the index that a body is, and false if it is none.
+// parseIndex parses an index. ok is false if the body is not an index.
 func parseIndex(body []byte) (i index, ok bool) {
 	if json.Unmarshal(body, &i) != nil || i.Manifests == nil {
 		return index{}, false
@@ -58,8 +58,8 @@ func (i index) filter(types []string) index {
 	return i
 }
 
-// newReferrers makes an answer of a body that is an index, filtered by what the request asks for unless the upstream has done it.
-// It returns nil if the body is no index.
+// newReferrers returns an answer with an index, filtered as the request asks unless the upstream has done so. It returns nil if
+// the body is not an index.
 func newReferrers(r route.Request, body []byte, filtered string) *Answer {
 	i, ok := parseIndex(body)
 	if !ok {
@@ -75,6 +75,7 @@ func newReferrers(r route.Request, body []byte, filtered string) *Answer {
 	return &Answer{Status: http.StatusOK, Body: body, mediaType: v1.MediaTypeImageIndex, filtered: filtered}
 }
 
+// artifactTypes returns the artifact types by which a request filters.
 func artifactTypes(r route.Request) []string {
 	values, err := url.ParseQuery(r.Query)
 	if err != nil {
@@ -83,7 +84,7 @@ func artifactTypes(r route.Request) []string {
 	return values[filterName]
 }
 
-// fallback returns the referrers that an upstream without the endpoint has by tag.
+// fallback returns the referrers that an upstream without the endpoint has under the fallback tag.
 func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *Answer {
 	tag, result := h.answer(ctx, u, question{own: true, Request: route.Request{
 		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),

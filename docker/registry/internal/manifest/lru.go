@@ -11,8 +11,7 @@ import (
 // overhead is what an entry takes besides its body, in bytes: key, lists, answer and header.
 const overhead = 1024
 
-// lru holds values up to a limit of bytes, and drops those not used for the longest time. It is not safe for concurrent
-// use.
+// lru is a cache with a limit in bytes that evicts the least recently used values. It is not safe for concurrent use.
 type lru[K comparable, V any] struct {
 	limit int64
 	used  int64
@@ -30,7 +29,7 @@ func newLRU[K comparable, V any](limit int64) *lru[K, V] {
 	return &lru[K, V]{limit: limit, items: map[K]*list.Element{}, order: list.New()}
 }
 
-// get returns a value, which counts as use.
+// get returns a value and marks it as used.
 func (m *lru[K, V]) get(key K) (value V, ok bool) {
 	e := m.items[key]
 	if e == nil {
@@ -40,8 +39,8 @@ func (m *lru[K, V]) get(key K) (value V, ok bool) {
 	return e.Value.(*item[K, V]).value, true
 }
 
-// put adds or replaces a value whose body has size bytes. One that is larger than a quarter of the limit is not kept: it
-// would take the place of many.
+// put adds or replaces a value whose body has size bytes. It does not keep a value that is larger than a quarter of the limit,
+// which would evict many others.
 func (m *lru[K, V]) put(key K, value V, size int) (kept bool) {
 	m.remove(key)
 	i := &item[K, V]{key, value, int64(size) + overhead}
@@ -56,6 +55,7 @@ func (m *lru[K, V]) put(key K, value V, size int) (kept bool) {
 	return true
 }
 
+// remove removes a value.
 func (m *lru[K, V]) remove(key K) {
 	e := m.items[key]
 	if e == nil {
@@ -66,10 +66,11 @@ func (m *lru[K, V]) remove(key K) {
 	delete(m.items, key)
 }
 
-// sweepEvery is how many values are added to a passing before those that nobody uses any more are removed.
+// sweepEvery is how many values are added to a weakMap before unused values are removed.
 const sweepEvery = 64
 
-// weakMap finds the values that somebody uses, and keeps none from the garbage collector. It is not safe for concurrent use.
+// weakMap finds values that are in use elsewhere. It does not keep them from the garbage collector. It is not safe for concurrent
+// use.
 type weakMap[K comparable, V any] struct {
 	items map[K]weak.Pointer[V]
 	added int

@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// smallAnswer is the size in bytes up to which an answer has room of its own. Nearly all are smaller.
+	// smallAnswer is the size in bytes up to which answers have a reserved part of the room. Nearly all are smaller.
 	smallAnswer = 64 << 10
 	// copies is how many times an answer is in memory while it is fetched: as it came, as distribution read, parsed and sent it.
 	copies = 4
-	// minInFlight is the least that a room has by default, in bytes: the largest answer fits while it is fetched.
+	// minInFlight is the least default of Options.InFlight, in bytes: the largest answer fits while it is fetched.
 	minInFlight = 64 << 20
 )
 
-// errNoRoom is why an answer is not read.
+// errNoRoom is returned if there is no room for an answer.
 var errNoRoom = errors.New("too many large answers are in memory")
 
-// A byteSemaphore bounds the bytes of answers that are being fetched, written to the store or sent to clients. Large ones leave a
-// quarter of it to small ones. Those that find no room wait, the small and the large in a queue each.
+// A byteSemaphore bounds the bytes of answers that are being fetched, written to the store or sent to clients. Large answers leave
+// a quarter to small ones. Answers that find no room wait, small and large ones in separate queues.
 type byteSemaphore struct {
 	limit, large int64         // large: of it for large answers
 	maxWait      time.Duration // how long one waits
@@ -34,7 +34,7 @@ type byteSemaphore struct {
 	waiting   [2][]*waiter // for small ones, for large ones; oldest first
 }
 
-// A waiter is a wait for room.
+// A waiter waits for room.
 type waiter struct {
 	bytes   int64
 	granted chan struct{}
@@ -44,7 +44,7 @@ func newByteSemaphore(limit int64, patience time.Duration) *byteSemaphore {
 	return &byteSemaphore{limit: limit, large: limit - limit/4, maxWait: patience}
 }
 
-// cost returns what some bytes take: a large answer that is larger than the room fits if it is the only one.
+// cost returns how much an answer of some bytes takes. It is limited, so that the largest answer fits if it is the only one.
 func (s *byteSemaphore) cost(bytes int64) int64 {
 	if bytes > smallAnswer {
 		return min(bytes, max(s.large, smallAnswer+1))
@@ -52,7 +52,7 @@ func (s *byteSemaphore) cost(bytes int64) int64 {
 	return bytes
 }
 
-// queueOf returns the queue in which bytes wait.
+// queueOf returns the index of the queue in which a cost waits.
 func queueOf(cost int64) int {
 	if cost > smallAnswer {
 		return 1
@@ -60,6 +60,7 @@ func queueOf(cost int64) int {
 	return 0
 }
 
+// tryAcquireLocked acquires a cost, and reports whether there was room.
 func (s *byteSemaphore) tryAcquireLocked(cost int64) bool {
 	if s.used > 0 && (s.used+cost > s.limit || cost > smallAnswer && s.usedLarge+cost > s.large) {
 		return false
@@ -68,6 +69,7 @@ func (s *byteSemaphore) tryAcquireLocked(cost int64) bool {
 	return true
 }
 
+// addLocked acquires a cost even if there is no room.
 func (s *byteSemaphore) addLocked(cost int64) {
 	s.used += cost
 	if cost > smallAnswer {
@@ -75,7 +77,7 @@ func (s *byteSemaphore) addLocked(cost int64) {
 	}
 }
 
-// releaseLocked gives bytes back, to those who wait.
+// releaseLocked releases a cost and wakes the waiters for which there is room now.
 func (s *byteSemaphore) releaseLocked(cost int64) {
 	s.used -= cost
 	if cost > smallAnswer {
@@ -90,13 +92,14 @@ func (s *byteSemaphore) releaseLocked(cost int64) {
 	}
 }
 
+// release releases a cost.
 func (s *byteSemaphore) release(cost int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.releaseLocked(cost)
 }
 
-// acquire takes what some bytes cost, and waits for it. It returns false if there is no room in time.
+// acquire acquires a cost and waits for room. It returns false if there is no room in time.
 func (s *byteSemaphore) acquire(ctx context.Context, cost int64) bool {
 	i := queueOf(cost)
 	s.mu.Lock()
@@ -126,8 +129,8 @@ func (s *byteSemaphore) acquire(ctx context.Context, cost int64) bool {
 	return false
 }
 
-// A lease is the bytes of one answer. They count once, however many use them, and only while somebody does: those that are
-// only remembered have a limit of their own.
+// A lease counts the users of the bytes of one answer. The bytes count once in the semaphore however many use them, and only while
+// somebody does: memory has a limit of its own.
 type lease struct {
 	semaphore *byteSemaphore
 	cost      int64
@@ -136,7 +139,7 @@ type lease struct {
 	whole *Answer
 }
 
-// newLease returns the load of an answer, with one user who has taken the bytes before at a cost.
+// newLease returns the lease of an answer with one user, which has acquired the cost before.
 func (s *byteSemaphore) newLease(bytes int, before int64) *lease {
 	l := &lease{semaphore: s, cost: s.cost(int64(bytes)), users: 1}
 	s.mu.Lock()
@@ -146,7 +149,7 @@ func (s *byteSemaphore) newLease(bytes int, before int64) *lease {
 	return l
 }
 
-// acquire counts a user more. It returns false if that needs room and there is none. What has no load takes no room.
+// acquire adds a user. It returns false if that needs room and there is none. An answer without a lease needs no room.
 func (l *lease) acquire() bool {
 	if l == nil {
 		return true
@@ -161,7 +164,7 @@ func (l *lease) acquire() bool {
 	return true
 }
 
-// acquireN counts users more, with the room that one of them has taken before at a cost, or while there is another user.
+// acquireN adds users. Either one of them has acquired the cost before, or there is another user.
 func (l *lease) acquireN(users int, before int64) {
 	if l == nil {
 		return
@@ -176,7 +179,7 @@ func (l *lease) acquireN(users int, before int64) {
 	r.releaseLocked(before)
 }
 
-// release counts a user less.
+// release removes a user.
 func (l *lease) release() {
 	if l == nil {
 		return
@@ -188,7 +191,7 @@ func (l *lease) release() {
 	}
 }
 
-// A reservation is the room of an answer that is being fetched. It is used by one goroutine at a time.
+// A reservation is the room that was acquired for an answer that is being fetched. It is used by one goroutine at a time.
 type reservation struct {
 	semaphore *byteSemaphore
 	cost      int64
@@ -197,9 +200,9 @@ type reservation struct {
 
 type reservationKey struct{}
 
-// Reserve takes room in memory for the answer that an Asker is about to read, and waits for it. An Asker calls it with the
-// context of Ask, before it reads more than 64 KiB of an answer; where the size is not known, with the most that it will read.
-// After an error it does not read on.
+// Reserve waits for room in memory for the answer that a Getter is about to read. A Getter calls it with the context of Get before
+// it reads more than 64 KiB of an answer. If the size is not known, it passes the most that it will read. After an error it must
+// not read on.
 func Reserve(ctx context.Context, bytes int64) error {
 	v, ok := ctx.Value(reservationKey{}).(*reservation)
 	if !ok || bytes <= smallAnswer {
@@ -218,7 +221,7 @@ func Reserve(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// release gives back what is left of it.
+// release releases what is left of the reservation.
 func (r *reservation) release() {
 	if r.cost > 0 {
 		r.semaphore.release(r.cost)
@@ -226,8 +229,7 @@ func (r *reservation) release() {
 	}
 }
 
-// attach makes an answer that was fetched a load with one user. It returns false if there is no room for one that was not
-// reserved.
+// attach gives a fetched answer a lease with one user. It returns false if the answer was not reserved and there is no room.
 func (r *reservation) attach(ctx context.Context, a *Answer) bool {
 	if r.cost == 0 {
 		cost := r.semaphore.cost(int64(len(a.Body)))
