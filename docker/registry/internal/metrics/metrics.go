@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package metrics shows Prometheus what the program counts. No label holds a repository, a tag or a credential.
+// Package metrics exports the program's metrics to Prometheus. No label has a repository, a tag or a credential.
 package metrics
 
 import (
@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// Metrics are those of a process, in a registry of their own: distribution registers its collectors with the default one.
+// Metrics are the metrics of the process. They have a separate registry, since distribution uses the default one.
 type Metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -32,7 +32,7 @@ type series struct {
 	latency  prometheus.Observer
 }
 
-// New returns metrics of requests and of the process.
+// New returns the metrics of requests and of the process.
 func New() *Metrics {
 	labels := []string{"upstream", "kind", "result"}
 	m := &Metrics{
@@ -67,13 +67,13 @@ func New() *Metrics {
 	return m
 }
 
-// Registerer returns where other packages register their collectors.
+// Registerer returns the registerer for the collectors of other packages.
 func (m *Metrics) Registerer() prometheus.Registerer { return m.registry }
 
 // CountEvent counts an event of a server.
 func (m *Metrics) CountEvent(event server.Event) { m.events.WithLabelValues(string(event)).Inc() }
 
-// CountRequest counts a request. The description's values must be few.
+// CountRequest counts a request. Descriptions must have few different values.
 func (m *Metrics) CountRequest(d server.Description, o server.Outcome) {
 	found, ok := m.series.Load(d)
 	if !ok {
@@ -90,22 +90,22 @@ func (m *Metrics) CountRequest(d server.Description, o server.Outcome) {
 	}
 }
 
-// RegisterGauge shows what value returns at each scrape.
+// RegisterGauge registers a gauge whose value is read at each scrape.
 func (m *Metrics) RegisterGauge(name, help string, labels prometheus.Labels, value func() float64) {
 	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
 }
 
-// RegisterCounter shows what value returns at each scrape; it never falls.
+// RegisterCounter registers a counter whose value is read at each scrape. The value must never fall.
 func (m *Metrics) RegisterCounter(name, help string, labels prometheus.Labels, value func() float64) {
 	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, value))
 }
 
-// Handler returns what answers Prometheus.
+// Handler returns the handler that Prometheus scrapes.
 func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorLog: errorLog{log}, MaxRequestsInFlight: 4})
 }
 
 type errorLog struct{ log *slog.Logger }
 
-// Println is what promhttp calls.
+// Println logs an error of promhttp.
 func (l errorLog) Println(v ...any) { l.log.Error("Metrics cannot be shown", "error", v) }
