@@ -22,7 +22,7 @@ const (
 	probeAtMost = 2 * time.Second
 )
 
-// State is whether a member is alive.
+// State is the state of a member.
 type State int32
 
 // States of a member.
@@ -52,7 +52,7 @@ type member struct {
 	end     context.CancelFunc // of what runs for the state
 }
 
-// State returns whether a member is alive, Out for one that is none.
+// State returns the state of a member, Out for a name that is not a member.
 func (p *Peers) State(name string) State {
 	if m := p.find(name); m != nil {
 		return m.state()
@@ -69,8 +69,8 @@ func newMember(p *Peers, name string) *member {
 
 func (m *member) state() State { return State(m.status.Load()) }
 
-// noteBytes notes that bytes came that a proof vouches for. One that is out must answer a probe: what arrives may be the rest
-// of a transfer from a process that takes no new requests.
+// noteBytes notes that proven bytes of the member came. A member that is out must answer a probe instead: the bytes may be the
+// rest of a transfer from a process that accepts no new requests.
 func (m *member) noteBytes() {
 	if m.state() == Suspect {
 		m.setState(In, "it answers", func(s State) bool { return s == Suspect }, nil)
@@ -93,17 +93,17 @@ func (m *member) noteProof() {
 	m.setState(In, "it answers", func(s State) bool { return s != In }, nil)
 }
 
-// markSuspect notes that something which was due is missing, for a time already.
+// markSuspect makes the member suspect, because bytes that are due have been missing for some time.
 func (m *member) markSuspect(silent time.Duration, why string) {
 	m.setState(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent, why) })
 }
 
-// markOut notes that no connection can be made.
+// markOut makes the member out, because no connection can be made.
 func (m *member) markOut(why string) {
 	m.setState(Out, why, func(s State) bool { return s != Out }, m.watchOut)
 }
 
-// setState changes the state if it is one from which this may happen, and begins what runs in the new one.
+// setState changes the state if from allows it for the current one, and starts the function that runs in the new state.
 func (m *member) setState(to State, why string, from func(State) bool, run func(context.Context)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -125,7 +125,7 @@ func (m *member) setState(to State, why string, from func(State) bool, run func(
 	}
 }
 
-// drop ends what runs for a member that is no longer listed.
+// drop ends the function that runs for a member that is no longer listed.
 func (m *member) drop() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -133,7 +133,7 @@ func (m *member) drop() {
 	m.end()
 }
 
-// watchSuspect probes a member that is suspect for a reason, until it has been silent for too long. That it answers ends ctx.
+// watchSuspect probes a suspect member until it has been silent for too long. An answer ends ctx.
 func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why string) {
 	silence, due := newStepClock(silent), silent
 	var probes []*exchange
@@ -151,7 +151,7 @@ func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why str
 	m.setState(Out, why+", and no proof has come since", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
 }
 
-// delayed reports whether this process has not done its part: an answer to a probe is not read, or none was sent yet.
+// delayed reports whether it is this process that is late: it has not read an answer to a probe, or not sent a probe yet.
 func delayed(probes []*exchange, silent time.Duration) bool {
 	if slices.ContainsFunc(probes, (*exchange).hasUnread) {
 		return true
@@ -160,7 +160,7 @@ func delayed(probes []*exchange, silent time.Duration) bool {
 	return silent < 3*outAfter && !slices.ContainsFunc(probes, sent)
 }
 
-// watchOut probes a member until it answers, which ends ctx.
+// watchOut probes a member that is out until it answers, which ends ctx.
 func (m *member) watchOut(ctx context.Context) {
 	for delay := probeEvery; ; delay = min(2*delay, probeAtMost) {
 		timer := time.NewTimer(delay*9/10 + rand.N(delay/10))

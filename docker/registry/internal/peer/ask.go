@@ -35,7 +35,7 @@ var (
 	errWrongBody    = errors.New("the body is not the one that was proven")
 )
 
-// An Error says why another replica gave no answer.
+// An Error is the reason why another replica gave no answer.
 type Error struct {
 	Result Result
 	Member string
@@ -43,20 +43,20 @@ type Error struct {
 	Err    error
 }
 
-// Error names the member.
+// Error returns the member, the result and the cause.
 func (e *Error) Error() string { return fmt.Sprintf("peer %s: %s: %v", e.Member, e.Result, e.Err) }
 
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// A CallOptions is how Do asks.
+// CallOptions configure one call of Do.
 type CallOptions struct {
 	// StoreOnly asks for what the member has: it must not fetch.
 	StoreOnly bool
 	// Out tells the member that this replica finds the upstream out.
 	Out bool
-	// Silent is called when bytes have been due for a second, once until some come, by another goroutine. The hop goes on:
-	// the caller may ask the next member meanwhile. It must not block. Nil: nobody is told.
+	// Silent is called by another goroutine when bytes have been due for a second, once until some come. The hop goes on, and
+	// the caller may ask the next member meanwhile. Silent must not block. Nil: it is not called.
 	Silent func()
 	// Reserve is called before more than 64 KiB of an answer are read into memory, with its size or the most that it may have.
 	// After an error the answer is not read, and the error is Do's. Nil: there is always room.
@@ -109,14 +109,14 @@ func (p *Peers) doOnce(ctx context.Context, by http.RoundTripper, name, method, 
 	return resp, nil
 }
 
-// newProbe returns an exchange that asks a member whether it lives.
+// newProbe returns an exchange that probes a member.
 func (m *member) newProbe(ctx context.Context) *exchange {
 	x := &exchange{m: m, parent: ctx, isProbe: true}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	return x
 }
 
-// probe sends a probe on a new connection. Its proof brings the member in.
+// probe sends a probe on a new connection. An answer with a proof makes the member alive again.
 func (x *exchange) probe() {
 	x.m.peers.counts.probes.Add(1)
 	defer x.end()
@@ -145,10 +145,10 @@ type exchange struct {
 	ended   atomic.Bool
 }
 
-// hasUnread reports whether bytes have come that were not read.
+// hasUnread reports whether bytes have arrived that were not read.
 func (x *exchange) hasUnread() bool { return x.socket.Load().hasUnread() }
 
-// send sends a request and verifies what comes. Errors are of type *Error, or the parent's.
+// send sends a request and verifies the answer. Errors are of type *Error, or the cause of the parent context.
 func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store, out bool) (*http.Response, error) {
 	p := x.m.peers
 	to, err := url.ParseRequestURI(uri)
@@ -188,7 +188,7 @@ func (x *exchange) send(by http.RoundTripper, method, uri string, header http.He
 	return resp, nil
 }
 
-// verify returns the answer if its proof is right. One that is small is read whole.
+// verify returns the answer if its proof is right. It reads small answers into memory.
 func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Response, error) {
 	p, ok := parseProof(resp.Header.Get(proofHeader))
 	if ok {
@@ -234,10 +234,10 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	return resp, nil
 }
 
-// reserveError is the error of a caller that has none in memory.
+// reserveError is the error of a caller that has no room in memory.
 type reserveError struct{ error }
 
-// readSmall returns a body that is kept in memory, for which there is room.
+// readSmall returns a small body after room was reserved for it.
 func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
 	reserve := func(bytes int64) error {
 		if x.room == nil || bytes <= unreserved {
@@ -276,19 +276,19 @@ func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
 	return content.Bytes(), err
 }
 
-// isRefusal reports whether a status may have the reason of a refusal.
+// isRefusal reports whether an answer with this status may refuse the hop.
 func isRefusal(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusServiceUnavailable
 }
 
-// noteBytes notes that bytes came which the member has proven. What a probe hears is judged as a whole.
+// noteBytes notes that proven bytes came, except for a probe, which counts only as a whole.
 func (x *exchange) noteBytes() {
 	if !x.isProbe {
 		x.m.noteBytes()
 	}
 }
 
-// untrustedError returns the error for an answer that may be of anybody.
+// untrustedError returns the error for an answer that may come from anybody.
 func (x *exchange) untrustedError(err error) error {
 	if !x.isProbe {
 		x.m.markSuspect(0, err.Error())
@@ -297,7 +297,7 @@ func (x *exchange) untrustedError(err error) error {
 	return x.newError(Untrusted, err)
 }
 
-// brokenError returns the error for an answer that ended early or did not begin.
+// brokenError returns the error for an answer that did not begin or ended early.
 func (x *exchange) brokenError(err error) error {
 	if errors.Is(context.Cause(x.ctx), errSilent) {
 		return x.newError(Silent, errSilent)
@@ -314,11 +314,12 @@ func (x *exchange) brokenError(err error) error {
 	return x.newError(Unreachable, err)
 }
 
+// newError returns an error about the member.
 func (x *exchange) newError(result Result, err error) *Error {
 	return &Error{Result: result, Member: x.m.name, Err: err}
 }
 
-// end ends the exchange, and reports whether it ran until now.
+// end ends the exchange, and reports whether it was still running.
 func (x *exchange) end() bool {
 	if !x.ended.CompareAndSwap(false, true) {
 		return false

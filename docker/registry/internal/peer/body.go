@@ -7,7 +7,7 @@ import (
 	"io"
 )
 
-// body is the body of a blob, whose silence is watched.
+// body is the body of a blob. Its exchange notices when no bytes come.
 type body struct {
 	io.ReadCloser
 	x *exchange

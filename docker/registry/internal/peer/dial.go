@@ -30,7 +30,7 @@ const (
 	answerHeaderLimit = 32 << 10
 )
 
-// setTransports makes what carries hops and probes.
+// setTransports sets the transports of hops and probes.
 func (p *Peers) setTransports() {
 	transport := func() *http.Transport {
 		var protocols http.Protocols
@@ -48,7 +48,7 @@ func (p *Peers) setTransports() {
 	p.fresh = fresh
 }
 
-// closeIdle ends the connections of hops that carry none now.
+// closeIdle closes the idle connections of hops.
 func (p *Peers) closeIdle() { p.idle[0].CloseIdleConnections() }
 
 // dial connects to the member whose name is the host of an address.
@@ -61,7 +61,7 @@ func (p *Peers) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	return m.connect(ctx)
 }
 
-// connect looks for the member's addresses and makes a connection to one of them. If that fails the member is out.
+// connect looks up the member's addresses and connects to one of them. If that fails, the member is out.
 func (m *member) connect(ctx context.Context) (net.Conn, error) {
 	last, limit := m.last.Load(), lookupPatience
 	if last != nil {
@@ -87,7 +87,7 @@ func (m *member) connect(ctx context.Context) (net.Conn, error) {
 	return nil, &Error{Result: Unreachable, Member: m.name, Err: err}
 }
 
-// dialAddress makes a connection to an address. It reports whether the address's host was looked up with success.
+// dialAddress connects to an address. It also reports whether the lookup of the host succeeded.
 func (m *member) dialAddress(ctx context.Context, address string, lookup time.Duration) (net.Conn, bool, error) {
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -121,12 +121,13 @@ func (m *member) dialAddress(ctx context.Context, address string, lookup time.Du
 	return conn, !all.isEmpty(), err
 }
 
+// isNotFound reports whether an error is a DNS answer that the name does not exist.
 func isNotFound(err error) bool {
 	lookup, ok := errors.AsType[*net.DNSError](err)
 	return ok && lookup.IsNotFound
 }
 
-// isLocalError reports whether a connect failed for want of something that this process lacks.
+// isLocalError reports whether a connect failed because this process lacks a resource.
 func isLocalError(err error) bool {
 	for _, own := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, own) {

@@ -8,10 +8,10 @@ import "time"
 // of the other has its name.
 const leavingFor = 5 * time.Second
 
-// Drain lets this replica answer hops only with what it has. The others ask the next member for the rest.
+// Drain makes this replica answer hops only from its store. The others ask the next member for the rest.
 func (p *Peers) Drain() { p.draining.Store(true) }
 
-// markLeaving notes that the member has said that it drains.
+// markLeaving notes that the member drains.
 func (m *member) markLeaving() { m.leavingUntil.Store(time.Now().Add(leavingFor).UnixNano()) }
 
 // isLeaving reports whether the member is known to drain.

@@ -33,7 +33,7 @@ const (
 // signedRequest are the headers of a hop that its MAC covers. No other reaches the handler.
 var signedRequest = []string{"Accept", "Range"}
 
-// A hop is what the header of a request between replicas says.
+// A hop is the parsed header of a request between replicas.
 type hop struct {
 	version  string
 	from, to string
@@ -51,7 +51,7 @@ func newNonce() string {
 	return hex.EncodeToString(b[:])
 }
 
-// String returns the header's value.
+// String returns the value of the header.
 func (h hop) String() string {
 	text := "v=" + h.version + ", from=" + h.from + ", to=" + h.to + ", time=" + strconv.FormatInt(h.time, 10) + ", nonce=" + h.nonce
 	if h.store {
@@ -63,7 +63,7 @@ func (h hop) String() string {
 	return text + ", mac=" + h.mac
 }
 
-// signedParts returns what the MAC of a request covers.
+// signedParts returns the parts of a request that its MAC covers.
 func (h hop) signedParts(method, uri string, header http.Header) []string {
 	limit := ""
 	if h.store {
@@ -77,7 +77,7 @@ func (h hop) signedParts(method, uri string, header http.Header) []string {
 	return parts
 }
 
-// appendHeader appends the values of some header fields, as they arrive at the other side.
+// appendHeader appends the values of some header fields in the form in which they arrive.
 func appendHeader(parts []string, header http.Header, names []string) []string {
 	for _, name := range names {
 		values := header[name]
@@ -89,7 +89,7 @@ func appendHeader(parts []string, header http.Header, names []string) []string {
 	return parts
 }
 
-// selectHeaders returns a header with some of its fields.
+// selectHeaders returns a header with only the named fields.
 func selectHeaders(header http.Header, names []string) http.Header {
 	some := http.Header{}
 	for _, name := range names {
@@ -100,8 +100,8 @@ func selectHeaders(header http.Header, names []string) http.Header {
 	return some
 }
 
-// parseHop returns what a hop's header says. Of a version that is not known only version and nonce are returned: enough to
-// say so. The reason is "" for a hop of the known version.
+// parseHop parses the header of a hop. For an unknown version it returns only the version and the nonce, which are enough for an
+// answer. The reason is "" for a hop of the known version.
 func parseHop(header, known string) (hop, Reason) {
 	given, ok := parseFields(header)
 	h := hop{version: given["v"], nonce: given["nonce"]}
@@ -139,7 +139,7 @@ func parseHop(header, known string) (hop, Reason) {
 	return h, ""
 }
 
-// isVersion reports whether a text is a small number.
+// isVersion reports whether a text can be a version: a small number.
 func isVersion(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return err == nil && n > 0 && strconv.FormatUint(n, 10) == text

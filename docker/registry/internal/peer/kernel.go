@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket is asked what the kernel knows of it. A process that is starved may not have seen it yet.
+// A socket returns the kernel's state of a connection, which a starved process may not have seen yet.
 type socket struct{ raw syscall.RawConn }
 
-// socketOf returns the socket of a connection, nil if it has none.
+// socketOf returns the socket of a connection, or nil if it has none.
 func socketOf(c net.Conn) *socket {
 	if with, ok := c.(syscall.Conn); ok {
 		if raw, err := with.SyscallConn(); err == nil {
@@ -24,12 +24,13 @@ func socketOf(c net.Conn) *socket {
 	return nil
 }
 
-// hasUnread reports whether bytes, or the end of the connection, have come that were not read.
+// hasUnread reports whether bytes, or the end of the connection, have arrived that were not read.
 func (s *socket) hasUnread() bool { return s.poll(unix.POLLIN) }
 
-// isConnected reports whether it is known what has become of a connect, or it has not begun.
+// isConnected reports whether a connect has ended, with success or not.
 func (s *socket) isConnected() bool { return s.poll(unix.POLLOUT) }
 
+// poll reports whether one of the events has happened.
 func (s *socket) poll(events int16) bool {
 	if s == nil {
 		return false
@@ -42,7 +43,7 @@ func (s *socket) poll(events int16) bool {
 	return is
 }
 
-// sockets are those of one connect: one for each address that was tried so far.
+// sockets are the sockets of one connect: one for each address that was tried so far.
 type sockets struct {
 	begin func() (stop func()) // called for the first one
 
@@ -51,7 +52,7 @@ type sockets struct {
 	stop func()
 }
 
-// add is what net.Dialer calls before each connect.
+// add adds a socket. net.Dialer calls it before each connect.
 func (s *sockets) add(_, _ string, raw syscall.RawConn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +63,7 @@ func (s *sockets) add(_, _ string, raw syscall.RawConn) error {
 	return nil
 }
 
-// end stops what the first socket has begun.
+// end stops the function that was started with the first socket.
 func (s *sockets) end() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,12 +72,14 @@ func (s *sockets) end() {
 	}
 }
 
+// isEmpty reports whether no address was tried yet.
 func (s *sockets) isEmpty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all) == 0
 }
 
+// isConnected reports whether one of the connects has ended.
 func (s *sockets) isConnected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -20,7 +20,7 @@ const (
 	lookupLimit = 4 * time.Second
 )
 
-// refresh looks for members until the Peers are closed. It costs each replica the same whatever their number, but for the
+// refresh looks up the members until the Peers are closed. Its cost does not depend on the number of replicas, except for the
 // length of the answer.
 func (p *Peers) refresh() {
 	missing := map[string]bool{}
@@ -52,7 +52,7 @@ func (p *Peers) refresh() {
 	}
 }
 
-// lookUpService asks the DNS for the members of the Service.
+// lookUpService returns the members of the Service according to the DNS.
 func (p *Peers) lookUpService(ctx context.Context) ([]Member, error) {
 	_, records, err := p.resolver.LookupSRV(ctx, "peers", "tcp", p.service)
 	if err != nil && len(records) == 0 {
@@ -79,7 +79,8 @@ func membersOf(records []*net.SRV) []Member {
 	return found[:min(len(found), membersLimit)]
 }
 
-// updateMembers makes the found ones members. Others stay if they were not missing before, and are returned.
+// updateMembers replaces the members with those that were found. Members that are missing for the first time stay, and are
+// returned.
 func (p *Peers) updateMembers(found []Member, missingBefore map[string]bool) (missing map[string]bool) {
 	missing = map[string]bool{}
 	all := []*member{p.self}

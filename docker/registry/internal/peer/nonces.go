@@ -11,7 +11,7 @@ import (
 // noncesLimit is how many nonces are kept, in some 10 MB. More hops within a minute shorten the time for which one is good.
 const noncesLimit = 1 << 17
 
-// nonces remembers those of verified requests until their time is over, so that none is served twice.
+// nonces remembers the nonces of verified requests until their time is over, so that no request is served twice.
 type nonces struct {
 	limit int
 
@@ -25,7 +25,7 @@ func newNonces(limit int) *nonces {
 	return &nonces{limit: limit, seconds: map[int64]map[string]struct{}{}}
 }
 
-// add notes a nonce, and returns why its request is refused, "" if it is not.
+// add adds a nonce. It returns the reason if the request must be refused, or "".
 func (n *nonces) add(nonce string, at int64, now time.Time) Reason {
 	if age := now.Sub(time.UnixMilli(at)); age > window || age < -window {
 		return Time
@@ -51,7 +51,7 @@ func (n *nonces) add(nonce string, at int64, now time.Time) Reason {
 	return ""
 }
 
-// expire drops nonces whose requests are refused for their time from now on.
+// expire drops nonces whose requests are too old to be accepted.
 func (n *nonces) expire(now time.Time) {
 	for second, of := range n.seconds {
 		if now.Sub(time.Unix(second+1, 0)) > window {
@@ -61,7 +61,7 @@ func (n *nonces) expire(now time.Time) {
 	}
 }
 
-// dropOldest makes room, and refuses from now on what could be one of those that it dropped.
+// dropOldest drops the oldest nonces. From then on it refuses requests that could have one of them.
 func (n *nonces) dropOldest() {
 	oldest := int64(-1)
 	for second := range n.seconds {

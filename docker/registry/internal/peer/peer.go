@@ -14,7 +14,7 @@
 //     condemns nobody.
 //   - A hop has no secret in it, only a MAC; it is for one member, for a minute, and once. An answer without the proof of
 //     the member that was asked is no answer.
-//   - A hop never hops: a handler that finds one in its context (From) serves it itself, or refuses.
+//   - A hop never hops: a handler that finds one in its context (FromContext) serves it itself, or refuses.
 //   - A member that drains says so. It is asked for what it has then, and for nothing else.
 //   - What comes from the network is bounded: members, headers, bodies in memory, nonces, hops to a member.
 package peer
@@ -39,7 +39,7 @@ type Member struct {
 	Address string // host and port
 }
 
-// Options are what Peers need. Self, Secret, Log, and one of Service and Members are required.
+// Options configure Peers. Self, Secret, Log, and one of Service and Members are required.
 type Options struct {
 	Self    string        // this replica's name: of a pod of a StatefulSet, its host name
 	Service string        // a headless Service with a port "peers", by its DNS name; _peers._tcp is put before it
@@ -74,13 +74,13 @@ type Peers struct {
 	wg   sync.WaitGroup
 }
 
-// list is the members at a time. It never changes.
+// list holds the members at a time. It never changes.
 type list struct {
 	all    []*member
 	byName map[string]*member
 }
 
-// New returns the peers, and looks for members until Close.
+// New returns the peers, and looks up the members until Close.
 func New(o Options) (*Peers, error) {
 	switch {
 	case !isName(o.Self):
@@ -133,7 +133,7 @@ func (p *Peers) Close() {
 	}
 }
 
-// spawn runs a function that ends with the Peers.
+// spawn runs a function in a goroutine that Close waits for.
 func (p *Peers) spawn(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -142,12 +142,13 @@ func (p *Peers) spawn(f func()) {
 	}
 }
 
-// LookedUp is closed once the members were looked up for the first time, with or without success.
+// LookedUp returns a channel that is closed after the first lookup of the members, with or without success.
 func (p *Peers) LookedUp() <-chan struct{} { return p.lookedUp }
 
+// members returns all members, this replica included.
 func (p *Peers) members() []*member { return p.list.Load().all }
 
-// find returns a member by its name, nil if there is none.
+// find returns the member with a name, or nil if there is none.
 func (p *Peers) find(name string) *member { return p.list.Load().byName[name] }
 
 func (p *Peers) setMembers(all []*member) {

@@ -30,7 +30,7 @@ var signedAnswer = []string{
 	ageHeader, staleHeader, sourceHeader, refusalHeader, versionsHeader,
 }
 
-// SetAge notes in an answer to a hop how long ago the upstream said it, and whether the upstream was out since.
+// SetAge sets how long ago the upstream gave the answer to a hop, and whether the upstream has been out since.
 func SetAge(h http.Header, age time.Duration, stale bool) {
 	h.Set(ageHeader, strconv.FormatInt(max(0, age.Milliseconds()), 10))
 	if stale {
@@ -38,7 +38,7 @@ func SetAge(h http.Header, age time.Duration, stale bool) {
 	}
 }
 
-// Age returns what SetAge noted, 0 and false if it noted nothing.
+// Age returns the values of SetAge, or 0 and false if there are none.
 func Age(h http.Header) (age time.Duration, stale bool) {
 	ms, err := strconv.ParseInt(h.Get(ageHeader), 10, 64)
 	if err != nil || ms < 0 || ms > ageLimit.Milliseconds() {
@@ -47,25 +47,26 @@ func Age(h http.Header) (age time.Duration, stale bool) {
 	return time.Duration(ms) * time.Millisecond, h.Get(staleHeader) == "1"
 }
 
-// SetStored notes in an answer to a hop that it comes from what the replica had.
+// SetStored marks the answer to a hop as coming from the replica's store.
 func SetStored(h http.Header) { h.Set(sourceHeader, onlyStore) }
 
-// ClearStored takes back what SetStored noted.
+// ClearStored removes the mark of SetStored.
 func ClearStored(h http.Header) { h.Del(sourceHeader) }
 
-// Stored returns what SetStored noted.
+// Stored reports whether the answer has the mark of SetStored.
 func Stored(h http.Header) bool { return h.Get(sourceHeader) == onlyStore }
 
-// A proof is what the header of an answer between replicas says.
+// A proof is the parsed header of an answer between replicas.
 type proof struct {
 	version string // of the request
 	body    string // sha256 in hex, or byDigest
 	mac     string
 }
 
+// String returns the value of the header.
 func (p proof) String() string { return "v=" + p.version + ", body=" + p.body + ", mac=" + p.mac }
 
-// parseProof returns what a proof's header says.
+// parseProof parses the header of a proof.
 func parseProof(header string) (proof, bool) {
 	given, ok := parseFields(header)
 	p := proof{given["v"], given["body"], given["mac"]}
@@ -75,14 +76,14 @@ func parseProof(header string) (proof, bool) {
 	return p, true
 }
 
-// signedParts returns what the MAC of an answer covers. It has the name of the replica that answers: all have the same secret,
-// and one may have the address that another had.
+// signedParts returns the parts of an answer that its MAC covers. The name of the replica that answers is one of them: all have
+// the same secret, and one may have the address that another had.
 func (p proof) signedParts(by, nonce string, status int, header http.Header) []string {
 	parts := []string{"registry-cache-proof", p.version, by, nonce, strconv.Itoa(status), p.body}
 	return appendHeader(parts, header, signedAnswer)
 }
 
-// isStream reports whether a body is sent as it comes, and checked by its digest.
+// isStream reports whether a body is sent as it comes and checked by its digest.
 func isStream(uri string, status int) bool {
 	if status != http.StatusOK && status != http.StatusPartialContent {
 		return false
@@ -96,6 +97,7 @@ func isStream(uri string, status int) bool {
 	return endpoint == "blobs"
 }
 
+// cutLast cuts a path around its last slash.
 func cutLast(path string) (before, after string, found bool) {
 	i := strings.LastIndexByte(path, '/')
 	if i < 0 {
@@ -104,7 +106,7 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// hashHex returns the sha256 of a body, in hex.
+// hashHex returns the sha256 of a body in hex.
 func hashHex(body []byte) string {
 	sum := sha256.Sum256(body)
 	return hex.EncodeToString(sum[:])

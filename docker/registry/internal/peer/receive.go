@@ -10,26 +10,27 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// probeURI is what a probe asks for. It is answered by Receive.
+// probeURI is what a probe asks for. Handler answers it.
 const probeURI = "/registry-cache/alive"
 
 type hopKey struct{}
 
-// A Hop is what a handler knows of a request that another replica has sent.
+// A Hop describes a request of another replica to its handler.
 type Hop struct {
 	From      string
 	StoreOnly bool // it must be answered from what this replica has: 404 if it has nothing
 	Out       bool // the sender finds the upstream out
 }
 
-// FromContext returns the hop that a request is, false if a client has sent it. A handler must not send a hop to other replicas.
+// FromContext returns the hop of a request's context. It returns false for a request of a client. A handler of a hop must not send
+// hops itself.
 func FromContext(ctx context.Context) (Hop, bool) {
 	h, ok := ctx.Value(hopKey{}).(Hop)
 	return h, ok
 }
 
-// Handler returns a handler that passes verified hops on, and adds to each answer its proof. What the handler sees of the
-// request is what its MAC covers.
+// Handler returns a handler that passes verified hops to next and adds a proof to each answer. next sees only the parts of the
+// request that the MAC covers.
 func (p *Peers) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, key, reason := p.verify(r)
@@ -43,7 +44,7 @@ func (p *Peers) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// answer answers a request that has shown the secret, or is of another version.
+// answer answers a request with a right MAC, or of another version.
 func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Reason, next http.Handler) {
 	switch {
 	case reason != "":
@@ -62,8 +63,8 @@ func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Rea
 	next.ServeHTTP(w, r)
 }
 
-// verify returns a request's hop, and why it is refused. The key is the one with which its answer is proven; it is empty
-// for a request that has shown no secret, but for one of another version.
+// verify returns the hop of a request, and the reason if it is refused. The key is the one that proves the answer. It is empty for
+// a request without a right MAC, unless it is of another version.
 func (p *Peers) verify(r *http.Request) (h hop, key string, reason Reason) {
 	values := r.Header[hopHeader]
 	if len(values) == 0 {
@@ -110,7 +111,7 @@ func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
 	server.WriteError(w, r, http.StatusUnauthorized, errorCodes[reason], "this port is for the other replicas")
 }
 
-// errorCodes are those of error bodies.
+// errorCodes are the codes of error bodies.
 var errorCodes = map[Reason]string{
 	Missing: "HOP_MISSING", Malformed: "HOP_MALFORMED", WrongMAC: "HOP_WRONG_MAC", WrongMember: "HOP_WRONG_MEMBER", Time: "HOP_TIME",
 	Replayed: "HOP_REPLAYED", Draining: "HOP_DRAINING",

@@ -22,8 +22,8 @@ const (
 	recheckAfter = time.Second
 )
 
-// secret is the file with what the replicas share. It is read again by its content: two versions of one clock tick have
-// the same time of change.
+// secret is the file with the secret that the replicas share. Changes are found by content, since two versions within one clock
+// tick have the same modification time.
 type secret struct {
 	path string
 	log  *slog.Logger
@@ -36,7 +36,7 @@ type secret struct {
 	state string    // what the last look found: the content, or why there is none
 }
 
-// openSecret returns the secret of a file that is usable now.
+// openSecret returns the secret of a file, or an error if the file is not usable.
 func openSecret(path string, log *slog.Logger) (*secret, error) {
 	s := &secret{path: path, log: log, next: time.Now().Add(recheckAfter)}
 	content, err := readSecret(path)
@@ -52,8 +52,8 @@ func openSecret(path string, log *slog.Logger) (*secret, error) {
 	return s, nil
 }
 
-// get returns the keys. It looks at the file at most once a second; a version that is not usable changes nothing, and is
-// logged and counted once.
+// get returns the keys. It reads the file at most once a second. A version that is not usable changes nothing, and is logged and
+// counted once.
 func (s *secret) get() []string {
 	if s.mu.TryLock() { // else another request looks
 		if now := time.Now(); !now.Before(s.next) {
@@ -65,6 +65,7 @@ func (s *secret) get() []string {
 	return *s.keys.Load()
 }
 
+// reload reads the file and takes a new version if it is usable.
 func (s *secret) reload() {
 	content, err := readSecret(s.path)
 	state := content
@@ -108,7 +109,7 @@ func readSecret(path string) (string, error) {
 	return string(content), nil
 }
 
-// readError returns the reason without the path, which the caller names.
+// readError returns an error without the path, which the caller adds.
 func readError(err error) error {
 	if p, ok := errors.AsType[*os.PathError](err); ok {
 		err = p.Err
@@ -116,7 +117,7 @@ func readError(err error) error {
 	return fmt.Errorf("cannot be read: %w; mount the Secret there, readable by this process", err)
 }
 
-// parseSecret returns the lines of a secret. An error has no part of them.
+// parseSecret returns the lines of a secret. An error does not contain any part of them.
 func parseSecret(content string) ([]string, error) {
 	var keys []string
 	for line := range strings.Lines(content) {

@@ -4,7 +4,7 @@ package peer
 
 import "sync/atomic"
 
-// A Result is what became of a hop that this replica has begun, for metrics.
+// A Result is the result of a hop that this replica has sent, for metrics.
 type Result string
 
 // Results of hops.
@@ -34,7 +34,7 @@ const (
 	Draining    Reason = "draining"     // the member ends soon
 )
 
-// Stats are what metrics show of the peers.
+// Stats are the gauges and counters of the peers.
 type Stats struct {
 	Members, Suspect, Out int // Members has this replica, and all others
 	Hops                  map[Result]uint64
@@ -66,7 +66,7 @@ func newCounts() counts {
 	return c
 }
 
-// Stats returns what is now, and what was counted since New.
+// Stats returns the current gauges and the counters since New.
 func (p *Peers) Stats() Stats {
 	s := Stats{
 		Hops: map[Result]uint64{}, Refusals: map[Reason]uint64{}, Cut: p.counts.cut.Load(), Received: p.counts.received.Load(),

@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	// step is how often the silence of others is looked at.
+	// step is how often the silence of others is checked.
 	step = 100 * time.Millisecond
 	// stepLimit is the most that a step counts.
 	stepLimit = 3 * step
 )
 
-// A stepClock counts time in steps. One that comes late, since this process was starved or stopped, counts little and is never
-// the last: what has arrived meanwhile is read before the next one, so that nobody is condemned for the time of another.
+// A stepClock counts time in steps. A step that is late, because this process was starved or stopped, counts little and is never
+// the last one: what has arrived meanwhile is read before the next step, so that no member is blamed for it.
 type stepClock struct {
 	last time.Time
 	sum  time.Duration
 }
 
-// newStepClock returns a span that begins now, with a time that was counted elsewhere.
+// newStepClock returns a stepClock that starts now, with a time that was counted before.
 func newStepClock(sum time.Duration) stepClock { return stepClock{time.Now(), sum} }
 
-// tick counts a step, and reports whether the limit is reached.
+// tick counts a step and reports whether the limit is reached.
 func (s *stepClock) tick(limit time.Duration) bool {
 	before, now := s.sum, time.Now()
 	took := now.Sub(s.last)
@@ -33,7 +33,7 @@ func (s *stepClock) tick(limit time.Duration) bool {
 	return before >= limit || before >= limit-step && took <= stepLimit
 }
 
-// afterSteps calls a function after a time in steps, and again after each step until it returns true or stop is called.
+// afterSteps calls f after a time in steps, and again after each step until f returns true or stop is called.
 func afterSteps(d time.Duration, f func() bool) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := newStepClock(0)
@@ -55,7 +55,7 @@ func afterSteps(d time.Duration, f func() bool) (stop func()) {
 	}
 }
 
-// waitStep waits for one step, and returns false if ctx ends before.
+// waitStep waits for one step. It returns false if ctx ends first.
 func waitStep(ctx context.Context) bool {
 	timer := time.NewTimer(step)
 	defer timer.Stop()

@@ -21,7 +21,8 @@ const (
 	sumLimit = 2 * sha256.Size
 )
 
-// computeMAC returns the MAC of a text. Each part is preceded by its length, so that no two texts have the same bytes.
+// computeMAC returns the MAC of the parts of a text. Each part is preceded by its length, so that no two texts have the same
+// bytes.
 func computeMAC(key string, parts ...string) string {
 	mac := hmac.New(sha256.New, []byte(key))
 	buffer := make([]byte, 0, 512)
@@ -34,7 +35,8 @@ func computeMAC(key string, parts ...string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// verifyMAC returns which of the keys has made a MAC, false if none has. It takes as long for a wrong MAC as for a right one.
+// verifyMAC returns the key that a MAC was made with, and false if it is none of them. It takes as long for a wrong MAC as for a
+// right one.
 func verifyMAC(keys []string, mac string, parts ...string) (string, bool) {
 	by, found := "", false
 	for _, key := range keys {
@@ -45,7 +47,7 @@ func verifyMAC(keys []string, mac string, parts ...string) (string, bool) {
 	return by, found
 }
 
-// parseFields returns the values of a header such as "v=1, mac=00". Each key is given once, and no value is empty.
+// parseFields returns the fields of a header such as "v=1, mac=00". It returns false if a key is repeated or a value is empty.
 func parseFields(header string) (map[string]string, bool) {
 	if len(header) > headerLimit {
 		return nil, false

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// A watch notices that bytes of an exchange are missing. Its nil watches nothing.
+// A watch notices that bytes of an exchange are missing. A nil *watch watches nothing.
 type watch struct {
 	x     *exchange
 	armed atomic.Bool // bytes are waited for
@@ -31,7 +31,7 @@ func newWatch(x *exchange) *watch {
 	return w
 }
 
-// arm notes that bytes are waited for from now on.
+// arm starts to wait for bytes.
 func (w *watch) arm() {
 	if w != nil {
 		w.moved.Store(true)
@@ -39,7 +39,7 @@ func (w *watch) arm() {
 	}
 }
 
-// disarm notes that some came, or that none are waited for: a caller that does not read is not the member's fault.
+// disarm stops to wait for bytes, since some came or the caller does not read, which is not the member's fault.
 func (w *watch) disarm() {
 	if w != nil {
 		w.armed.Store(false)
@@ -56,7 +56,7 @@ func (w *watch) stop() {
 	w.timer.Stop()
 }
 
-// tick counts the silence.
+// tick counts a step of silence and acts on it.
 func (w *watch) tick() {
 	switch {
 	case !w.armed.Load() || w.moved.Swap(false):

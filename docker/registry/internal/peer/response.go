@@ -13,8 +13,8 @@ import (
 // smallLimit is the most bytes of an answer that is kept in memory for its hash. The largest list has 16 MiB.
 const smallLimit = 17 << 20
 
-// provenResponse is an answer that gets a proof. A blob passes; what is small is sent once it is whole: when the handler writes it
-// at once, or has returned.
+// provenResponse is a response that gets a proof. Blobs are sent as the handler writes them. Small bodies are sent once they are
+// complete: when the handler writes them at once, or has returned.
 type provenResponse struct {
 	http.ResponseWriter
 	head    bool
@@ -29,7 +29,7 @@ type provenResponse struct {
 	body    []byte
 }
 
-// WriteHeader begins the answer.
+// WriteHeader sets the status, and sends the header of a blob.
 func (w *provenResponse) WriteHeader(status int) {
 	switch {
 	case status < http.StatusOK:
@@ -49,7 +49,7 @@ func (w *provenResponse) WriteHeader(status int) {
 	}
 }
 
-// Write sends a part of a blob, or keeps one of something small.
+// Write sends a part of a blob, or keeps a part of a small body.
 func (w *provenResponse) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	switch {
@@ -66,7 +66,7 @@ func (w *provenResponse) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// ReadFrom lets files be sent without a copy.
+// ReadFrom sends a body. The kernel copies what is in a file.
 func (w *provenResponse) ReadFrom(r io.Reader) (int64, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	if to, ok := w.ResponseWriter.(io.ReaderFrom); ok && w.stream && !w.head {
@@ -75,17 +75,17 @@ func (w *provenResponse) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w}, r)
 }
 
-// Flush sends what was written of a blob.
+// Flush sends the part of a blob that was written so far.
 func (w *provenResponse) Flush() {
 	if w.stream {
 		_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
 	}
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped response for http.ResponseController.
 func (w *provenResponse) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// finish sends a small answer. It is not called after a panic, so that what was not finished has no proof.
+// finish sends a small answer. It is not called after a panic, so that an incomplete answer gets no proof.
 func (w *provenResponse) finish(r *http.Request) {
 	if w.status == 0 || w.stream || w.sent {
 		return
@@ -98,7 +98,7 @@ func (w *provenResponse) finish(r *http.Request) {
 	w.send(w.body)
 }
 
-// send sends a small answer whose body is whole.
+// send sends a small answer whose body is complete.
 func (w *provenResponse) send(body []byte) {
 	w.sent = true
 	h := w.Header()
