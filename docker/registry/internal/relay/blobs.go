@@ -33,9 +33,9 @@ const (
 var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
 // Fetch fetches a blob from the members in the order in which they own it, each from the byte at which the last one stopped.
-// When it is this replica's turn, what is missing comes from its own fill. If nothing has come until then, or at all, it
-// returns fill.ErrNext, so that the own fills serve it. They are not tried if they have just failed. That the upstream is silent
-// is the answer if this replica finds it out, too.
+// When it is this replica's turn, its own fill brings what is missing. If nothing has come until then, or at all, Fetch returns
+// fill.ErrNext, so that the own fills serve the blob. They are not tried if they have just failed. A member's answer that the
+// upstream is silent is final if this replica finds the upstream out too.
 func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -88,13 +88,13 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	return last
 }
 
-// isWrong reports whether bytes have come that do not have the digest.
+// isWrong reports whether a cause is that the bytes do not have the digest.
 func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// denySenders notes that members sent parts of what does not have the digest. Which part was wrong is not known, and one that
-// were asked for it again could send it again.
+// denySenders adds members that sent parts of a wrong blob to the denylist. It is not known which part was wrong, and the member
+// could send it again.
 func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	for _, name := range names {
 		r.denied.add(r.key(q), name)
@@ -102,6 +102,7 @@ func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "path", q.Path(), "error", err)
 }
 
+// keep keeps a blob in the store.
 func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 	keep := g.Keep
 	if relay {
@@ -112,7 +113,7 @@ func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 	}
 }
 
-// fetchFrom lets a member bring what is missing of a blob. The error is a *refusal if the member says why there is none.
+// fetchFrom fetches the missing part of a blob from a member. The error is a *peerError if the member answers with an error.
 func (r *Relay) fetchFrom(ctx context.Context, name string, q route.Request, g *store.Growing) error {
 	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.CallOptions{})
 	if err != nil {
@@ -122,7 +123,7 @@ func (r *Relay) fetchFrom(ctx context.Context, name string, q route.Request, g *
 	return r.copyBody(ctx, a, g)
 }
 
-// rangeFrom returns the header for what is missing.
+// rangeFrom returns the header that asks for the missing part.
 func rangeFrom(g *store.Growing) http.Header {
 	if n := g.Written(); n > 0 {
 		return http.Header{"Range": {fmt.Sprintf("bytes=%d-", n)}}
@@ -130,7 +131,7 @@ func rangeFrom(g *store.Growing) http.Header {
 	return nil
 }
 
-// copyBody writes an answer's bytes.
+// copyBody copies the body of an answer into a Growing.
 func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) error {
 	at, size, err := parseStart(a.Response, g.Written())
 	if err != nil {
@@ -168,7 +169,7 @@ func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) err
 	}
 }
 
-// parseStart returns where an answer begins and how large the whole is, below 0 if that is not said.
+// parseStart returns the offset at which an answer begins and the size of the blob, below 0 if it is not known.
 func parseStart(resp *http.Response, written int64) (at, size int64, err error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -188,7 +189,7 @@ func parseStart(resp *http.Response, written int64) (at, size int64, err error) 
 	return 0, 0, refused
 }
 
-// errorOf returns what an error says.
+// errorOf returns the error of an answer.
 func errorOf(resp *http.Response) *peerError {
 	content, _ := io.ReadAll(io.LimitReader(resp.Body, errorLimit)) // what is not read is not said
 	var body struct {
@@ -206,7 +207,7 @@ func errorOf(resp *http.Response) *peerError {
 	return made
 }
 
-// fetchSelf lets this replica's own fill bring what is missing. Its error is of no use if g is whole.
+// fetchSelf fetches the missing part of a blob by this replica's own fill. Its error is meaningless if g is complete.
 func (r *Relay) fetchSelf(ctx context.Context, q route.Request, g *store.Growing) (err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.Path(), nil)
 	if err != nil {
@@ -233,7 +234,7 @@ func (r *Relay) fetchSelf(ctx context.Context, q route.Request, g *store.Growing
 	return nil
 }
 
-// A fillWriter is a response whose body goes into a fill.
+// A fillWriter is a response whose body is written into a fill.
 type fillWriter struct {
 	g       *store.Growing
 	head    http.Header
@@ -245,7 +246,7 @@ type fillWriter struct {
 // Header returns the header.
 func (w *fillWriter) Header() http.Header { return w.head }
 
-// WriteHeader notes where the body begins.
+// WriteHeader sets the status, and with it the offset at which the body begins.
 func (w *fillWriter) WriteHeader(status int) {
 	if w.status != 0 {
 		return
@@ -258,7 +259,7 @@ func (w *fillWriter) WriteHeader(status int) {
 
 func (w *fillWriter) failed() bool { return w.status >= http.StatusBadRequest }
 
-// Write takes bytes of the blob, or of an error.
+// Write writes bytes of the blob, or keeps those of an error.
 func (w *fillWriter) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // unless it has begun
 	if w.failed() {

@@ -17,8 +17,9 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// Get asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrSelf if none of them can
-// say. That the upstream is silent is the answer if this replica finds it out, too.
+// Get asks the members that own a manifest, tag or list, one after the other. It returns
+// manifest.ErrUnknownToPeers if none of them has an answer. An answer that the upstream is silent is final if this replica finds
+// the upstream out too.
 func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	tried := map[string]bool{}
 	for {
@@ -39,14 +40,14 @@ func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manif
 	}
 }
 
-// isPeerError reports whether an error says only that one member gave no answer.
+// isPeerError reports whether an error means only that one member gave no answer.
 func isPeerError(err error) bool {
 	_, ok := errors.AsType[*peer.Error](err)
 	return ok || errors.Is(err, errSilent) || errors.Is(err, errDigest)
 }
 
-// hasDigest reports whether a manifest is what was asked for and what its header says. What is checked later is an error of the
-// upstream's, after which nobody else is asked.
+// hasDigest reports whether a manifest has the digest that was asked for or that is in its header. A wrong digest that is found
+// later counts as an error of the upstream, after which nobody else is asked.
 func hasDigest(q route.Request, header http.Header, body []byte) bool {
 	if q.Kind != route.Manifest {
 		return true
@@ -58,7 +59,7 @@ func hasDigest(q route.Request, header http.Header, body []byte) bool {
 	return d == "" || d.Validate() == nil && schema1.HasDigest(d, header.Get("Content-Type"), body)
 }
 
-// answer returns what a member says.
+// answer returns the answer of a member.
 func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept string, stored bool) (*manifest.Answer, error) {
 	header := http.Header{}
 	if accept != "" {
@@ -89,16 +90,17 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	}, nil
 }
 
-// storedGetter answers with what others have stored: for digests before the upstream is asked, for what may change if it fails.
+// storedGetter answers with what other replicas have stored: for digests before the upstream is asked, for tags and referrers if
+// the upstream fails.
 type storedGetter struct {
 	relay *Relay
 	next  manifest.Getter
 }
 
-// StoredGetter returns an Asker that knows what other replicas have stored, and else asks next.
+// StoredGetter returns a Getter that gets what other replicas have stored, and everything else from next.
 func (r *Relay) StoredGetter(next manifest.Getter) manifest.Getter { return &storedGetter{r, next} }
 
-// Get asks others, next, or both.
+// Get gets an answer from the stores of other replicas, from next, or from both.
 func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	if q.Kind == route.Manifest && q.Digest != "" {
 		if a := s.stored(ctx, q, accept); a != nil {
@@ -120,8 +122,8 @@ func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) 
 	return a, err
 }
 
-// notifyOthers lets the others that are asked next look whether the upstream is out while this replica looks. What they have stored is
-// asked for, which waits for nothing, and not read.
+// notifyOthers makes the replicas that would be asked next check whether the upstream is out while this one does. It asks for what
+// they have stored, which does not wait for the upstream, and does not read the answer.
 func (r *Relay) notifyOthers(q route.Request) {
 	for _, name := range r.others(q) {
 		go func() {
@@ -134,7 +136,7 @@ func (r *Relay) notifyOthers(q route.Request) {
 	}
 }
 
-// stored returns what another replica has stored, nil if none has.
+// stored returns the answer that another replica has stored, or nil if none has.
 func (s *storedGetter) stored(ctx context.Context, q route.Request, accept string) *manifest.Answer {
 	for _, name := range s.relay.others(q) {
 		limited, cancel := context.WithTimeout(ctx, storedPatience)

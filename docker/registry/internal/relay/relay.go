@@ -2,15 +2,15 @@
 
 // Package relay asks the other replicas for what this one does not have.
 //
-// There are two questions. Who has a client asks the owner of the key, which asks the upstream if it must, and then the
-// members next in order, and at last itself (Relay.Fetch, Relay.Ask). Who asks the upstream, as the owner or as the last that
-// is left, asks the others before what they have stored (Stored): a replica that is new or has lost its disk fetches nothing
-// again that another one has.
+// There are two questions. A replica with a client asks the owner of the key, which asks the upstream if it must; then the
+// members next in order; and at last itself (Relay.Fetch, Relay.Get). A replica that is about to ask the upstream, as the owner
+// or as the last one left, first asks the others what they have stored (Stored). So a replica that is new or has lost its disk
+// does not fetch again what another one has.
 //
 // # No circles
 //
-// What another replica asks for is never answered by the first question. And the second one is answered from the store
-// alone, so that nobody waits. So no two replicas wait for each other, whatever each thinks of who owns what.
+// A question of another replica is never answered by asking the first question. The second question is answered from the store
+// alone. So no two replicas wait for each other, whatever each thinks of who owns what.
 //
 // # Silence
 //
@@ -61,15 +61,15 @@ type Peers interface {
 	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.CallOptions) (*http.Response, error)
 }
 
-// Health is what this replica knows of the upstream. *upstream.Upstream is one.
+// Health returns the health of the upstream as this replica knows it. *upstream.Upstream is one.
 type Health interface {
 	// IsOut reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
 	IsOut(since time.Time) bool
-	// WasOut reports whether it was when it was asked last.
+	// WasOut reports whether the upstream was out when it was asked last.
 	WasOut() bool
 }
 
-// Options are those of a Relay. All but Share are required.
+// Options configure a Relay. All but Share are required.
 type Options struct {
 	Peers    Peers
 	Health   Health
@@ -90,13 +90,13 @@ type Relay struct {
 // New returns a relay. SetOwn must be called before it is used.
 func New(o Options) *Relay { return &Relay{opts: o} }
 
-// SetOwn sets what serves the blobs that this replica fetches by itself.
+// SetOwn sets the handler of the blobs that this replica fetches itself.
 func (r *Relay) SetOwn(own *fill.Handler) { r.own = own }
 
 // Bytes returns how many bytes of blobs came from other replicas.
 func (r *Relay) Bytes() int64 { return r.bytes.Load() }
 
-// key returns what decides who owns the answer to a request.
+// key returns the key by which the owner of the answer to a request is found.
 func (r *Relay) key(q route.Request) string {
 	if q.Kind == route.Blob && r.opts.Share {
 		return q.Upstream + "/blobs/" + q.Digest.String()
@@ -132,7 +132,7 @@ func (r *Relay) members(q route.Request) []string {
 	return names
 }
 
-// others returns the members that may have stored the answer to a request: they owned its key before, or do otherwise.
+// others returns the members that are likely to have stored the answer to a request: those that own its key next.
 func (r *Relay) others(q route.Request) []string {
 	var names []string
 	for _, rank := range r.opts.Peers.Rank(r.key(q)) {
@@ -146,7 +146,7 @@ func (r *Relay) others(q route.Request) []string {
 	return names
 }
 
-// firstUntried returns the first of some members that was not tried, "" if there is none.
+// firstUntried returns the first of some members that was not tried, or "" if there is none.
 func firstUntried(names []string, tried map[string]bool) string {
 	if len(tried) >= maxOwners {
 		return ""
@@ -157,7 +157,7 @@ func firstUntried(names []string, tried map[string]bool) string {
 	return ""
 }
 
-// nextOwner returns the member that is next in order, "" if nobody is left, and whether it is this replica, if it was not tried.
+// nextOwner returns the next member to ask, or "" if none is left, and whether it is this replica's own turn.
 func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
@@ -171,7 +171,7 @@ func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool
 	return "", !triedSelf
 }
 
-// uri returns what a member is asked for.
+// uri returns the URI of a request to a member.
 func uri(q route.Request) string {
 	var b strings.Builder
 	b.WriteString(q.URI())
@@ -185,7 +185,7 @@ func uri(q route.Request) string {
 	return b.String()
 }
 
-// A peerError is a member's answer that is the client's.
+// A peerError is an error of a member that is passed on to the client.
 type peerError struct {
 	route.StatusError
 	after string // Retry-After
@@ -193,9 +193,10 @@ type peerError struct {
 	at    time.Time
 }
 
+// Unwrap returns the status and message.
 func (e *peerError) Unwrap() error { return &e.StatusError }
 
-// Age returns how long ago the upstream said it.
+// Age returns how long ago the upstream answered with the error.
 func (e *peerError) Age() time.Duration { return e.age + time.Since(e.at) }
 
 // Header returns the headers of the answer to a client.
@@ -207,8 +208,8 @@ func (e *peerError) Header() http.Header {
 	return h
 }
 
-// isOutage reports whether a status says nothing about what was asked for: another replica may know more. One below 400 that is
-// no answer must not reach a client, who might take its body, or none, for the content.
+// isOutage reports whether a status says nothing about the content, so that another replica may have it. A status below 400 other
+// than 200 is one too: it must not reach a client, which might take its body for the content.
 func isOutage(status int) bool {
 	switch {
 	case status < http.StatusBadRequest:

@@ -5,6 +5,7 @@ package relay
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/fill"
@@ -13,16 +14,16 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// storedFetcher fetches blobs that others have stored.
+// storedFetcher fetches blobs that other replicas have stored.
 type storedFetcher struct {
 	relay *Relay
 	next  fill.Fetcher
 }
 
-// Stored returns a Fetcher that brings a blob from a replica that has stored it, and else from next.
+// Stored returns a Fetcher that fetches a blob from a replica that has stored it, or else from next.
 func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &storedFetcher{r, next} }
 
-// Fetch asks the others, then next, which goes on where the others stopped.
+// Fetch fetches a blob from another replica, then the missing part from next.
 func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	r := s.relay
 	name, a := r.firstStored(ctx, q, nil, peer.CallOptions{StoreOnly: true})
@@ -49,8 +50,8 @@ func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Gro
 	return s.next.Fetch(ctx, q, g)
 }
 
-// firstStored asks some others at once for what they have stored, and returns who answered first that it has it. The answer is nil
-// if nobody has in time.
+// firstStored asks some other replicas at the same time for what they have stored. It returns the first one that has it, with its
+// answer, which is nil if none answers in time.
 func (r *Relay) firstStored(ctx context.Context, q route.Request, header http.Header, call peer.CallOptions) (string, *exchange) {
 	names := r.others(q)
 	if len(names) == 0 {
@@ -103,16 +104,7 @@ func (r *Relay) firstStored(ctx context.Context, q route.Request, header http.He
 		}()
 	}
 	if won.ask != nil {
-		context.AfterFunc(won.ask.ctx, cancels[indexOf(names, won.name)])
+		context.AfterFunc(won.ask.ctx, cancels[slices.Index(names, won.name)])
 	}
 	return won.name, won.ask
-}
-
-func indexOf(names []string, name string) int {
-	for i := range names {
-		if names[i] == name {
-			return i
-		}
-	}
-	return -1
 }

@@ -14,12 +14,13 @@ const (
 	maxDenied = 1024
 )
 
-// denylist remembers which members sent wrong bytes under which keys.
+// denylist remembers which members sent wrong bytes for which keys.
 type denylist struct {
 	mu    sync.Mutex
 	until map[[2]string]time.Time // by key and member
 }
 
+// add adds a member for a key.
 func (d *denylist) add(key, member string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -36,6 +37,7 @@ func (d *denylist) add(key, member string) {
 	d.until[[2]string{key, member}] = now.Add(denyTime)
 }
 
+// has reports whether a member is listed for a key.
 func (d *denylist) has(key, member string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

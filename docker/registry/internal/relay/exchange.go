@@ -24,7 +24,7 @@ const (
 	storedSilence = 3 * time.Second
 )
 
-// An exchange is one request to a member, until its body was read.
+// An exchange is one request to a member with its answer.
 type exchange struct {
 	*http.Response
 	peers  Peers
@@ -36,7 +36,8 @@ type exchange struct {
 	once   sync.Mutex    // one watch at a time
 }
 
-// newExchange asks a member. The answer must be closed. The error is that of Peers.Do, or errSilent.
+// newExchange sends a request to a member and returns it with its answer, which must be closed. The error is that of Peers.Do, or
+// errSilent.
 func newExchange(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.CallOptions) (*exchange, error) {
 	a := &exchange{peers: peers, name: name}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
@@ -60,7 +61,7 @@ func newExchange(ctx context.Context, peers Peers, name, uri string, header http
 	return a, nil
 }
 
-// ask asks a member. Meanwhile this replica looks whether the upstream is out, unless that is soon known.
+// ask asks a member. If the answer takes long, this replica checks meanwhile whether the upstream is out.
 func (r *Relay) ask(ctx context.Context, name string, q route.Request, header http.Header, call peer.CallOptions) (*exchange, error) {
 	if call.Out = r.opts.Health.WasOut(); !call.StoreOnly {
 		after, begun := doubtAfter, time.Now()
@@ -72,7 +73,7 @@ func (r *Relay) ask(ctx context.Context, name string, q route.Request, header ht
 	return newExchange(ctx, r.opts.Peers, name, uri(q), header, call)
 }
 
-// rejectLarge has no room for a large error, whose memory nobody counts.
+// rejectLarge rejects large errors, whose memory is not counted.
 func rejectLarge(context.Context, int64) error { return errTooLarge }
 
 // Read reads the body.
@@ -90,13 +91,13 @@ func (x *exchange) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the request.
+// Close ends the request and closes the body.
 func (x *exchange) Close() {
 	x.cancel(nil)
 	_ = x.Body.Close() // what was read is all that is wanted
 }
 
-// watch gives the member up once it has been suspect for some time. It ends with the first bytes that come.
+// watch gives up the member once it has been suspect for some time. It ends when bytes come.
 func (x *exchange) watch() {
 	if !x.once.TryLock() {
 		return
