@@ -55,9 +55,10 @@ func validTag(reference string) bool {
 	}) == len(reference)
 }
 
+// isAlphanumeric reports whether a byte is a lower-case letter or a digit.
 func isAlphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
-// prefixLen returns how many of the first bytes match.
+// prefixLen returns the length of the longest prefix whose bytes all match.
 func prefixLen(s string, match func(byte) bool) int {
 	for i := range len(s) {
 		if !match(s[i]) {

@@ -13,7 +13,7 @@ var (
 	tagExpression        = regexp.MustCompile(`\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\z`)
 )
 
-// The scanners accept what the specification's expressions match, and nothing else.
+// FuzzGrammar checks that the scanners accept what the specification's expressions match, and nothing else.
 func FuzzGrammar(f *testing.F) {
 	for _, seed := range []string{
 		"a", "a/b", "a--b/c.d_e__f", "", "/", "a/", "/a", "a//b", "a.", ".a", "a..b", "a___b", "a_.b", "A", "_", "é", "a\n", "v1.0-B_",

@@ -47,7 +47,7 @@ func Ranges(header string, size int64) (ranges []Range, satisfiable bool) {
 	return ranges, len(ranges) > 0 || valid == 0
 }
 
-// parseRange returns a range cut to size, of length 0 if it has none of the content. ok is false if it is malformed.
+// parseRange returns a range limited to size. Its length is 0 if it is outside of the content. ok is false if it is malformed.
 func parseRange(spec string, size int64) (r Range, ok bool) {
 	first, last, ok := strings.Cut(spec, "-")
 	if !ok {
@@ -74,7 +74,7 @@ func parseRange(spec string, size int64) (r Range, ok bool) {
 	return Range{start, min(end, size-1) - start + 1}, true
 }
 
-// parseDigits returns a number of digits alone, MaxInt64 for a larger one.
+// parseDigits parses a number that has only digits. It returns MaxInt64 for larger numbers.
 func parseDigits(digits string) (int64, bool) {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, false

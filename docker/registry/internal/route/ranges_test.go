@@ -135,7 +135,7 @@ func TestServeContentAfterCleanRange(t *testing.T) {
 	}
 }
 
-// Ranges are inside of the content and never more than it, and http.ServeContent serves exactly them.
+// FuzzRanges checks that ranges are inside of the content and never more than it, and http.ServeContent serves exactly them.
 func FuzzRanges(f *testing.F) {
 	for _, header := range []string{"bytes=0-9,20-29", "bytes=-5", "bytes=5-", "bytes=9-1", "bytes=,", "x=1-2", "bytes=18446744073709551616-"} {
 		f.Add(header, uint16(100))

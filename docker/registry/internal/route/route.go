@@ -2,8 +2,8 @@
 
 // Package route turns a client's URL into a request of the OCI distribution specification (1.1) to one upstream.
 //
-// What has two spellings gets one: a parsed request has a canonical path, and requests that mean the same have the same key.
-// What is ambiguous or outside of the specification is refused, so that no later package has to look at a path.
+// A parsed request has a canonical path, and requests that mean the same have the same key. Requests that are ambiguous or outside
+// of the specification are refused, so that no later package has to look at a path.
 package route
 
 import (
@@ -43,7 +43,7 @@ func (k Kind) String() string {
 	return names[k]
 }
 
-// A Request is what a client asks for. Two that are equal (==) ask for the same.
+// A Request is a parsed request. Two requests that are equal (==) ask for the same.
 type Request struct {
 	Kind       Kind
 	Upstream   string        // host of a configured upstream
@@ -72,7 +72,7 @@ func (r Request) Path() string {
 	return ""
 }
 
-// URI returns the canonical path and query, as an upstream is asked.
+// URI returns the canonical path and query for an upstream.
 func (r Request) URI() string {
 	if r.Query == "" {
 		return r.Path()
@@ -88,10 +88,10 @@ func (r Request) Reference() string {
 	return r.Tag
 }
 
-// Key returns what identifies the request among those of all upstreams.
+// Key returns a key that identifies the request among those of all upstreams.
 func (r Request) Key() string { return r.Upstream + r.URI() } // a host has no slash, a URI begins with one
 
-// A StatusError is the answer to a request that is not served.
+// A StatusError is the error of a request that is not served, as it is sent to the client.
 type StatusError struct {
 	Status  int    // of HTTP
 	Code    string // of the specification's error body
@@ -101,17 +101,18 @@ type StatusError struct {
 // Error returns the code and the message.
 func (e *StatusError) Error() string { return e.Code + ": " + e.Message }
 
+// refuse returns a StatusError without a request.
 func refuse(status int, code, message string) (Request, *StatusError) {
 	return Request{}, &StatusError{Status: status, Code: code, Message: message}
 }
 
-// A Table knows the upstreams.
+// A Table parses requests to a set of upstreams.
 type Table struct {
 	hosts map[string]bool
 	first string
 }
 
-// New returns a table of upstreams' hosts. The first serves requests that name none.
+// New returns a table of upstream hosts. The first one serves requests that name no host.
 func New(first string, others ...string) *Table {
 	t := &Table{hosts: map[string]bool{first: true}, first: first}
 	for _, host := range others {
@@ -120,7 +121,7 @@ func New(first string, others ...string) *Table {
 	return t
 }
 
-// Parse returns the request that a URL means, or why it is refused.
+// Parse returns the request of a URL, or the error if it is refused.
 func (t *Table) Parse(u *url.URL) (Request, *StatusError) {
 	values, refusal := parseQuery(u.RawQuery)
 	if refusal != nil {
@@ -148,7 +149,7 @@ func (t *Table) Parse(u *url.URL) (Request, *StatusError) {
 	return r, nil
 }
 
-// parseQuery returns the parsed query. One that cannot be parsed whole is refused: "ns" might be in the part that is lost.
+// parseQuery parses a query. It refuses a query that is malformed in any part, since "ns" might be in that part.
 func parseQuery(raw string) (url.Values, *StatusError) {
 	if raw == "" {
 		return nil, nil
@@ -160,8 +161,8 @@ func parseQuery(raw string) (url.Values, *StatusError) {
 	return values, nil
 }
 
-// upstream returns the host that "ns" names, the first where there is none. A registry that is not configured is 404, by
-// which containerd goes on to its next host.
+// upstream returns the host that "ns" names, or the first one if there is no "ns". The error for a registry that is not configured
+// is 404, after which containerd tries its next host.
 func (t *Table) upstream(values url.Values) (string, *StatusError) {
 	names, given := values["ns"]
 	if !given {
@@ -175,7 +176,7 @@ func (t *Table) upstream(values url.Values) (string, *StatusError) {
 	return "", &StatusError{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
 }
 
-// unescapedPath returns the unescaped path. An escaped slash is refused: it would move the borders of segments.
+// unescapedPath returns the unescaped path. It refuses an escaped slash, which would change the segments.
 func unescapedPath(u *url.URL) (string, *StatusError) {
 	// net/url keeps RawPath only where Path has lost something, such as which slashes were escaped.
 	if u.RawPath == "" {
@@ -194,12 +195,14 @@ func unescapedPath(u *url.URL) (string, *StatusError) {
 	return u.Path, nil
 }
 
+// unknownEndpoint returns the error for an unknown endpoint.
 func unknownEndpoint() *StatusError {
 	// Not NAME_UNKNOWN: clients that ask for referrers would not fall back to the tag.
 	return &StatusError{http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"}
 }
 
-// parse recognises the endpoint by the last two segments, since a repository may have components such as "blobs".
+// parse returns the request of a path. It takes the endpoint from the last two segments, since a repository may have components
+// such as "blobs".
 func parse(path string) (Request, *StatusError) {
 	if path == "/v2" || path == "/v2/" {
 		return Request{Kind: Ping}, nil
@@ -250,7 +253,7 @@ func parse(path string) (Request, *StatusError) {
 	return r, nil
 }
 
-// cutLast returns what is before and after the last slash.
+// cutLast cuts a path around its last slash.
 func cutLast(path string) (before, after string, found bool) {
 	i := strings.LastIndexByte(path, '/')
 	if i < 0 {
@@ -259,8 +262,7 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// canonicalQuery returns the query for an upstream. It keeps keys that it does not know: an upstream's Link header may page
-// by them.
+// canonicalQuery returns the query for an upstream. It keeps unknown keys, since an upstream's Link header may use them for pages.
 func canonicalQuery(values url.Values) (string, *StatusError) {
 	if len(values) == 0 {
 		return "", nil

@@ -191,7 +191,7 @@ func TestNoUpstreamIsCalledByNothing(t *testing.T) {
 	}
 }
 
-// A canonical URI means the request that it was made of, and no two requests share a key.
+// FuzzParse checks that a canonical URI means the request that it was made of, and no two requests share a key.
 func FuzzParse(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"/v2/r/blobs/sha256%3A" + hex256, "ns=a.example"}, {"/v2/r/manifests/latest", "ns=docker.io"},
