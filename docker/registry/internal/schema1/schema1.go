@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package schema1 knows the digest of docker's first kind of manifests, which is over what is signed of them.
+// Package schema1 verifies digests of Docker manifests of schema 1, whose digest covers only their signed part.
 package schema1
 
 import (
@@ -19,14 +19,14 @@ const (
 	Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
-// IsMediaType reports whether a media type is one of them, whatever its parameters.
+// IsMediaType reports whether a media type, with any parameters, is one of schema 1.
 func IsMediaType(mediaType string) bool {
 	kind, _, _ := strings.Cut(mediaType, ";")
 	kind = strings.TrimSpace(kind)
 	return kind == Plain || kind == Signed
 }
 
-// HasDigest reports whether a manifest of any media type has a digest.
+// HasDigest reports whether a manifest of any media type has the digest.
 func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	if d.Algorithm().FromBytes(content) == d {
 		return true
@@ -38,7 +38,7 @@ func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	return err == nil && d.Algorithm().FromBytes(payload) == d
 }
 
-// signedPart returns the part of a manifest of schema 1 that is signed: its beginning, and an end that the signature holds.
+// signedPart returns the signed part of a manifest of schema 1: its beginning, and an end that is in the signature.
 func signedPart(content []byte) ([]byte, error) {
 	var manifest struct {
 		Signatures []struct {

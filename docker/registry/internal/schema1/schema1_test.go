@@ -40,7 +40,7 @@ func TestHasDigest(t *testing.T) {
 	}
 }
 
-// Whatever an upstream signs, what was signed is a beginning of it and a tail.
+// FuzzSigned checks that whatever an upstream signs, what was signed is a beginning of it and a tail.
 func FuzzSigned(f *testing.F) {
 	f.Add([]byte(manifest))
 	f.Add([]byte(`{"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOi0xfQ"}]}`))
