@@ -16,7 +16,7 @@ type accessLog struct {
 	seen  atomic.Uint64
 }
 
-// newAccessLog returns nil where nothing is to be logged.
+// newAccessLog returns an access log, or nil if no requests are logged.
 func newAccessLog(log *slog.Logger, every int) *accessLog {
 	if log == nil || every <= 0 {
 		return nil
@@ -24,7 +24,7 @@ func newAccessLog(log *slog.Logger, every int) *accessLog {
 	return &accessLog{log: log, every: uint64(every)}
 }
 
-// write logs a request that was answered; cut says that its body is not whole.
+// write logs a request that was answered. cut reports that its body is incomplete.
 func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	if a == nil || (a.seen.Add(1)-1)%a.every != 0 {
 		return
@@ -43,7 +43,7 @@ func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	)
 }
 
-// truncate cuts what a client can make as long as a header may be.
+// truncate shortens a text of a client, which may be as long as a header.
 func truncate(text string) string {
 	const limit = 512
 	if len(text) > limit {

@@ -31,8 +31,8 @@ type Certificate struct {
 	pem [2][]byte  // what they held when they were good last
 }
 
-// LoadCertificate returns the certificate in two files, or why they hold none. observe, if not nil, is told of each reload
-// and of each failure.
+// LoadCertificate returns the certificate in two files, or an error if they do not hold one. observe, if not nil, is called for
+// each reload and each failure.
 func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Event)) (*Certificate, error) {
 	c := &Certificate{certificate: certificate, key: key, log: log, observe: observe, now: time.Now}
 	if observe == nil {
@@ -49,8 +49,8 @@ func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Eve
 	return c, nil
 }
 
-// GetCertificate returns the current certificate, for tls.Config.GetCertificate. It looks at the files at most once per second, by
-// content: two versions may have the same time stamp.
+// GetCertificate returns the current certificate, for tls.Config.GetCertificate. It reads the files at most once per second and
+// compares their content, since two versions may have the same time stamp.
 func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c.now().UnixNano()-c.checked.Load() >= int64(recheckAfter) && c.mu.TryLock() {
 		c.reload()
@@ -60,6 +60,7 @@ func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, er
 	return c.current.Load(), nil
 }
 
+// reload reads the files and takes a new pair if it is good.
 func (c *Certificate) reload() {
 	pem, err := c.read()
 	if err == nil {
@@ -77,6 +78,7 @@ func (c *Certificate) reload() {
 	c.observe(CertificateReloaded)
 }
 
+// read returns the content of the two files.
 func (c *Certificate) read() (pem [2][]byte, err error) {
 	for i, path := range []string{c.certificate, c.key} {
 		if pem[i], err = os.ReadFile(path); err != nil {
@@ -86,7 +88,7 @@ func (c *Certificate) read() (pem [2][]byte, err error) {
 	return pem, nil
 }
 
-// set makes a pair the current one.
+// set makes a pair the current certificate.
 func (c *Certificate) set(pem [2][]byte) error {
 	pair, err := tls.X509KeyPair(pem[0], pem[1])
 	if err != nil {

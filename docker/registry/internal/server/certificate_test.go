@@ -95,7 +95,7 @@ func TestBrokenCertificateIsNotLoaded(t *testing.T) {
 	}
 }
 
-// Many handshakes and a change at once; for the race detector.
+// TestCertificateConcurrently runs many handshakes during a change, for the race detector.
 func TestCertificateConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	crt, key, _ := pair(t, dir, 1)
@@ -121,7 +121,7 @@ func TestCertificateConcurrently(t *testing.T) {
 	wait.Wait()
 }
 
-// A transfer that began with the old certificate goes on.
+// TestReloadCutsNothing checks that a transfer that began with the old certificate goes on.
 func TestReloadCutsNothing(t *testing.T) {
 	dir := t.TempDir()
 	crt, key, _ := pair(t, dir, 1)

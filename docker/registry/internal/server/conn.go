@@ -33,7 +33,7 @@ const (
 	tlsHandshake = 0x16
 )
 
-// A timedConn is a TCP connection on which each chunk must be taken within a time limit.
+// A timedConn is a TCP connection whose client must take each chunk within a time limit.
 type timedConn struct {
 	net.Conn
 	timeout  time.Duration
@@ -45,7 +45,7 @@ type timedConn struct {
 	sender   sendLimiter
 }
 
-// extendDeadline moves the write deadline, at most eight times per timeout: moving it at each write would cost a timer each.
+// extendDeadline moves the write deadline, at most eight times per timeout, since each move costs a timer.
 func (c *timedConn) extendDeadline(now time.Time) {
 	if c.timeout <= 0 || c.explicit.Load() {
 		return
@@ -58,8 +58,8 @@ func (c *timedConn) extendDeadline(now time.Time) {
 	c.taken = c.written - queued(c.Conn)
 }
 
-// noteWritten counts bytes that were written since then, and reports whether an error is only that the deadline is over of a client
-// that goes on: it takes what the kernel holds, which may be megabytes, before that has room for more.
+// noteWritten counts bytes that were written since began. It reports whether the write must be repeated, because the deadline is
+// over but the client goes on: it takes what the kernel holds, which may be megabytes, before the kernel has room for more.
 func (c *timedConn) noteWritten(n int64, began time.Time, err error) (again bool) {
 	c.written += n
 	c.sender.written(c.Conn, n, time.Since(began))
@@ -70,6 +70,7 @@ func (c *timedConn) noteWritten(n int64, began time.Time, err error) (again bool
 	return true
 }
 
+// SetWriteDeadline sets a write deadline in place of the time limit. The zero time returns to the time limit.
 func (c *timedConn) SetWriteDeadline(t time.Time) error {
 	if t.IsZero() && !c.explicit.Load() {
 		return nil // as net/http does after each answer: the wire's own is moved by the next write
@@ -79,11 +80,12 @@ func (c *timedConn) SetWriteDeadline(t time.Time) error {
 	return c.Conn.SetWriteDeadline(t)
 }
 
+// SetDeadline sets the read and the write deadline.
 func (c *timedConn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// CloseWrite sends the end of what is written.
+// CloseWrite closes the writing side of the connection.
 func (c *timedConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -91,6 +93,7 @@ func (c *timedConn) CloseWrite() error {
 	return nil
 }
 
+// Write writes b in chunks.
 func (c *timedConn) Write(b []byte) (n int, err error) {
 	c.sender.prepare(c.Conn, int64(len(b)))
 	for {
@@ -166,6 +169,7 @@ type conn struct {
 	header   headerScanner
 }
 
+// Read reads what the client sends, unless the connection was answered early.
 func (c *conn) Read(b []byte) (int, error) {
 	if c.ended {
 		return 0, io.EOF
@@ -197,20 +201,25 @@ func (c *conn) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// Write writes to the client.
 func (c *conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 
+// Close closes the connection.
 func (c *conn) Close() error {
 	c.reads.watch() // net/http may begin a read just before
 	return c.stream.Close()
 }
 
+// SetReadDeadline sets the read deadline.
 func (c *conn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }
 
+// SetWriteDeadline sets the write deadline.
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }
 
+// SetDeadline sets both deadlines.
 func (c *conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }
 
-// CloseWrite tells the client that nothing more comes.
+// CloseWrite closes the writing side, over TLS if the connection has it.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.stream.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -218,7 +227,7 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// hasUnread reports whether the kernel has bytes of the client that were not read yet.
+// hasUnread reports whether the kernel has bytes of the client that the program has not read.
 func (c *conn) hasUnread() (yes bool) {
 	control(c.timedConn.Conn, func(fd int) {
 		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
@@ -227,10 +236,10 @@ func (c *conn) hasUnread() (yes bool) {
 	return yes
 }
 
-// abort closes the connection without a word of TLS, which might wait for the client.
+// abort closes the connection without a TLS alert, which might wait for the client.
 func (c *conn) abort() { _ = c.timedConn.Conn.Close() }
 
-// reject says why the connection ends before net/http has seen a request, and waits until the client has read it.
+// reject answers with an error before net/http has seen a request, and waits until the client has read the answer.
 func (c *conn) reject(status int, code, message string) {
 	c.ended = true
 	body := errorBody(code, message)
@@ -241,28 +250,28 @@ func (c *conn) reject(status int, code, message string) {
 	}
 }
 
-// lingerClose reads on until the client closes or its time is over.
+// lingerClose closes the writing side, and reads on until the client closes the connection or a time limit is over.
 func (c *conn) lingerClose() {
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(linger))
 	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // its end is all that is waited for
 }
 
-// plainConn lets net/http send files by the kernel.
+// plainConn is a connection of plain HTTP, on which net/http sends files by the kernel.
 type plainConn struct{ *conn }
 
-// tlsConn tells net/http that the connection is TLS's. As net/http does the handshake only for a bare *tls.Conn, it is
-// done here, before the first request.
+// tlsConn is a TLS connection. net/http does the handshake only for a bare *tls.Conn, so it is done here, before the first
+// request.
 type tlsConn struct{ *conn }
 
-// ReadFrom hides the wire's: what is sent must be encrypted.
+// ReadFrom hides that of timedConn, since content must be encrypted.
 func (c tlsConn) ReadFrom(r io.Reader) (int64, error) {
 	buffer := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buffer)
 	return io.CopyBuffer(struct{ io.Writer }{c.secure}, struct{ io.Reader }{r}, buffer[:])
 }
 
-// ConnectionState does the handshake and returns what was agreed on.
+// ConnectionState does the handshake and returns its result.
 func (c tlsConn) ConnectionState() tls.ConnectionState {
 	_ = c.secure.SetDeadline(time.Now().Add(c.timeout))
 	err := c.secure.Handshake()
@@ -273,7 +282,7 @@ func (c tlsConn) ConnectionState() tls.ConnectionState {
 	return c.secure.ConnectionState()
 }
 
-// handshakeFailed ends a connection without a handshake, with a hint for a client that speaks plain HTTP.
+// handshakeFailed ends a connection whose handshake failed, with an answer for a client that speaks plain HTTP.
 func (c tlsConn) handshakeFailed(err error) {
 	c.ended = true
 	record, ok := errors.AsType[tls.RecordHeaderError](err)
@@ -285,7 +294,7 @@ func (c tlsConn) handshakeFailed(err error) {
 	c.log.Warn("TLS handshake failed", "remote", c.RemoteAddr().String(), "error", err)
 }
 
-// headerScanner counts the lines of requests.
+// headerScanner counts the header lines of requests.
 type headerScanner struct {
 	lines   int     // of the current request
 	length  int     // of the current line
@@ -295,7 +304,7 @@ type headerScanner struct {
 	whole   bool    // what was read ends with the end of a header
 }
 
-// scan takes what was read and returns the most lines that a header in it has had so far.
+// scan scans bytes that were read. It returns the most lines that any header in them has so far.
 func (s *headerScanner) scan(b []byte) (most int) {
 	s.whole = false
 	for {

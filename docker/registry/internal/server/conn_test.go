@@ -78,7 +78,8 @@ func TestPlainPortAnswersTLSHello(t *testing.T) {
 	}
 }
 
-// A Go client of HTTPS, as containerd is one, learns at once that the port speaks plain HTTP.
+// TestHTTPSClientOnPlainPort checks that a Go client of HTTPS, as containerd is one, learns at once that the port speaks plain
+// HTTP.
 func TestHTTPSClientOnPlainPort(t *testing.T) {
 	r := start(t, nil)
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{}}
@@ -114,7 +115,8 @@ func TestHeaderLimits(t *testing.T) {
 	}
 }
 
-// The lines of one request do not count to the next of its connection, whether it is sent ahead or not.
+// TestHeaderLinesAreCountedByRequest checks that the lines of one request do not count to the next of its connection, whether it
+// is sent ahead or not.
 func TestHeaderLinesAreCountedByRequest(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()
@@ -192,7 +194,7 @@ func file(t *testing.T, size int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) })
 }
 
-// A slow reader that goes on is served for longer than the send timeout, by sendfile too.
+// TestSlowReaderFinishes checks that a slow reader that goes on is served for longer than the send timeout, by sendfile too.
 func TestSlowReaderFinishes(t *testing.T) {
 	const size = 8 << 20
 	// At the pace below, the client is one of the slow.
@@ -224,7 +226,8 @@ func TestSlowReaderFinishes(t *testing.T) {
 	}
 }
 
-// A client that slows down is served on while the kernel has no room for more, and cut once it takes nothing.
+// TestClientSlowsDown checks that a client that slows down is served on while the kernel has no room for more, and cut once it
+// takes nothing.
 func TestClientSlowsDown(t *testing.T) {
 	const size = 5 << 20
 	name := filepath.Join(t.TempDir(), "content")
@@ -320,7 +323,7 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 	}
 }
 
-// A deadline that somebody sets is not moved by a write.
+// TestExplicitDeadlineIsKept checks that a deadline that somebody sets is not moved by a write.
 func TestExplicitDeadlineIsKept(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
@@ -378,7 +381,7 @@ func TestHeaderScan(t *testing.T) {
 	}
 }
 
-// 1,000 senders of slow bodies without a credential cost little, and the probes answer meanwhile.
+// TestSlowBodies checks that 1,000 senders of slow bodies without a credential cost little, and the probes answer meanwhile.
 func TestSlowBodies(t *testing.T) {
 	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = 256 })
 	var before, after runtime.MemStats

@@ -38,7 +38,7 @@ func newConnections(limit int, observe func(Event)) *connections {
 	return &connections{limit: limit, observe: observe, now: time.Now, open: map[*conn]struct{}{}, waiting: list.New()}
 }
 
-// add takes a new connection, and reports whether there is room for it.
+// add adds a new connection, and reports whether there is room for it.
 func (cs *connections) add(c *conn) bool {
 	cs.mu.Lock()
 	var dropped []*conn
@@ -68,7 +68,7 @@ func (cs *connections) add(c *conn) bool {
 	return fits
 }
 
-// victim returns the connection that makes room for a new one; nil if none does.
+// victim returns the connection to drop for a new one, or nil if there is none.
 func (cs *connections) victim() *conn {
 	full := cs.unknown >= 2*cs.limit
 	now := cs.now()
@@ -89,7 +89,7 @@ func (cs *connections) victim() *conn {
 	return nil
 }
 
-// addWaiting makes a connection the youngest that waits.
+// addWaiting adds a connection to those without a request, as the youngest.
 func (cs *connections) addWaiting(c *conn) {
 	c.waits, c.place = cs.now(), cs.waiting.PushBack(c)
 }
@@ -110,7 +110,7 @@ func (cs *connections) idle(c *conn) {
 	}
 }
 
-// authenticated takes a connection out of the limit, for good.
+// authenticated removes a connection from the limit for good.
 func (cs *connections) authenticated(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -121,7 +121,7 @@ func (cs *connections) authenticated(c *conn) {
 	}
 }
 
-// closed notes that nothing runs for a connection any more.
+// closed removes a connection for which nothing runs any more.
 func (cs *connections) closed(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -136,7 +136,7 @@ func (cs *connections) closed(c *conn) {
 	}
 }
 
-// release ends the part that a connection has in the limit. It stays open until its goroutine has ended.
+// release stops counting a connection to the limit. It stays open until its goroutine has ended.
 func (cs *connections) release(c *conn) {
 	cs.removeWaiting(c)
 	if !c.known && !c.dropped {
@@ -145,6 +145,7 @@ func (cs *connections) release(c *conn) {
 	}
 }
 
+// removeWaiting removes a connection from those without a request.
 func (cs *connections) removeWaiting(c *conn) {
 	if c.place != nil {
 		cs.waiting.Remove(c.place)
@@ -152,7 +153,7 @@ func (cs *connections) removeWaiting(c *conn) {
 	}
 }
 
-// abortAll closes all connections at once, and returns how many.
+// abortAll closes all connections at once, and returns their number.
 func (cs *connections) abortAll() int {
 	cs.mu.Lock()
 	all := make([]*conn, 0, len(cs.open))
@@ -173,7 +174,7 @@ func (cs *connections) count() (open, unknown int) {
 	return len(cs.open), cs.unknown
 }
 
-// wait returns true once no connection is open, false when ctx ends or the time is over before that.
+// wait waits until no connection is open. It returns false if ctx ends or the time is over before that.
 func (cs *connections) wait(ctx context.Context, atMost time.Duration) bool {
 	cs.mu.Lock()
 	if len(cs.open) == 0 {

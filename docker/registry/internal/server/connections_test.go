@@ -82,7 +82,8 @@ func isCut(c net.Conn) bool {
 	return err != nil && !os.IsTimeout(err)
 }
 
-// A burst of connections does not drop one whose request the program has not read yet.
+// TestUnreadRequestKeepsItsConnection checks that a burst of connections does not drop one whose request the program has not read
+// yet.
 func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	const limit = 4
 	var e events
@@ -121,7 +122,7 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	}
 }
 
-// A young connection keeps its place while there is room for as many again.
+// TestYoungConnectionKeepsItsPlace checks that a young connection keeps its place while there is room for as many again.
 func TestYoungConnectionKeepsItsPlace(t *testing.T) {
 	const limit = 4
 	cs := newConnections(limit, func(Event) {})
@@ -146,7 +147,7 @@ func TestYoungConnectionKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// A request that was read makes its connection busy before net/http has understood it.
+// TestWholeHeaderIsBusy checks that a request that was read makes its connection busy before net/http has understood it.
 func TestWholeHeaderIsBusy(t *testing.T) {
 	for text, want := range map[string]bool{
 		get: true, "GET / HTTP/1.1\r\n": false, "GET": false, "\r\n": false, "\r\n\r\n": false, get + "G": false, get + get: true,
@@ -236,7 +237,7 @@ func TestWaitForConnections(t *testing.T) {
 	}
 }
 
-// Holders of connections without a credential are no obstacle for one who speaks at once.
+// TestHoldersOfConnections checks that holders of connections without a credential are no obstacle for one who speaks at once.
 func TestHoldersOfConnections(t *testing.T) {
 	const limit = 8
 	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = limit })

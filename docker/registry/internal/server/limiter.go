@@ -12,8 +12,8 @@ import (
 // limiterKeys is the most messages that are counted apart; further ones share a budget.
 const limiterKeys = 512
 
-// LimitLog returns a handler that passes at most burst records of the same level and message on in each period. The first
-// of the next period has the number of those left out as "suppressed".
+// LimitLog returns a handler that passes at most burst records of the same level and message to next in each period. The first
+// record of the next period has the number of dropped ones as "suppressed".
 func LimitLog(next slog.Handler, burst int, period time.Duration) slog.Handler {
 	return &limitedHandler{next, &logBudget{burst: burst, period: period, spent: map[logKey]*usage{}}}
 }
@@ -23,6 +23,7 @@ type limitedHandler struct {
 	budget *logBudget
 }
 
+// Handle passes a record on unless there were too many like it.
 func (h *limitedHandler) Handle(ctx context.Context, record slog.Record) error {
 	allowed, suppressed := h.budget.allow(logKey{record.Level, record.Message}, record.Time)
 	if !allowed {
@@ -35,10 +36,12 @@ func (h *limitedHandler) Handle(ctx context.Context, record slog.Record) error {
 	return h.Handler.Handle(ctx, record)
 }
 
+// WithAttrs returns a handler with attributes and the same budget.
 func (h *limitedHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
 	return &limitedHandler{h.Handler.WithAttrs(attrs), h.budget}
 }
 
+// WithGroup returns a handler with a group and the same budget.
 func (h *limitedHandler) WithGroup(name string) slog.Handler {
 	return &limitedHandler{h.Handler.WithGroup(name), h.budget}
 }
@@ -48,7 +51,7 @@ type logKey struct {
 	message string
 }
 
-// usage is what a key has used of its budget.
+// usage is the part of its budget that a key has used.
 type usage struct {
 	since            time.Time
 	used, suppressed int
@@ -61,7 +64,7 @@ type logBudget struct {
 	spent  map[logKey]*usage
 }
 
-// allow reports whether a record may pass, and how many before it did not.
+// allow reports whether a record may pass, and how many were dropped before it.
 func (b *logBudget) allow(key logKey, now time.Time) (allowed bool, suppressed int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -88,9 +91,10 @@ func (b *logBudget) allow(key logKey, now time.Time) (allowed bool, suppressed i
 	return true, suppressed
 }
 
-// lineWriter makes records of what net/http logs as text, under one message so that they are limited together.
+// lineWriter logs the text lines of net/http as records with one message, so that they are limited together.
 type lineWriter struct{ log *slog.Logger }
 
+// Write logs a line.
 func (w lineWriter) Write(line []byte) (int, error) {
 	text := string(line)
 	if n := len(text); n > 0 && text[n-1] == '\n' {

@@ -17,9 +17,9 @@ const memoryShare = 0.9
 // unlimited is the least of what cgroup v1 has for "no limit", rounded down to pages of any size.
 const unlimited = 1 << 62
 
-// SetMemoryLimit makes the garbage collector keep within the container's memory limit, as GOMEMLIMIT would; a GOMEMLIMIT of
-// the environment is left alone. root is the file system from / on. It returns the limit in bytes that was set, 0 for none.
-// (GOMAXPROCS needs nothing: since 1.25 Go sets it from the container's CPU limit.)
+// SetMemoryLimit sets Go's memory limit from that of the container. It returns the limit in bytes, or 0 if it set none. It does not
+// change a GOMEMLIMIT of the environment. root is the file system at /. GOMAXPROCS needs no such function: since 1.25 Go sets it
+// from the container's CPU limit.
 func SetMemoryLimit(root fs.FS, getenv func(string) string) (int64, error) {
 	if getenv("GOMEMLIMIT") != "" {
 		return 0, nil
@@ -33,7 +33,7 @@ func SetMemoryLimit(root fs.FS, getenv func(string) string) (int64, error) {
 	return limit, nil
 }
 
-// containerMemory returns the least memory limit in bytes of the process's cgroup and those around it, 0 for none.
+// containerMemory returns the lowest memory limit, in bytes, of the process's cgroup and its parents, or 0 if there is none.
 func containerMemory(root fs.FS) (int64, error) {
 	content, err := fs.ReadFile(root, "proc/self/cgroup")
 	if errors.Is(err, fs.ErrNotExist) {
@@ -76,7 +76,7 @@ func containerMemory(root fs.FS) (int64, error) {
 	return least, nil
 }
 
-// readLimit returns a limit in bytes, unlimited where the file says so or is missing.
+// readLimit returns the limit in a file in bytes, or unlimited if the file says so or is missing.
 func readLimit(root fs.FS, name string) (int64, error) {
 	content, err := fs.ReadFile(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +99,7 @@ func readLimit(root fs.FS, name string) (int64, error) {
 	return min(limit, unlimited), nil
 }
 
-// listContains reports whether a list with commas has an item.
+// listContains reports whether a comma-separated list has an item.
 func listContains(list, item string) bool {
 	for one := range strings.SplitSeq(list, ",") {
 		if one == item {

@@ -12,7 +12,7 @@ import (
 // started is before every deadline but the one by which net/http takes back a read that waits.
 var started = time.Now()
 
-// readState bound the reads of a connection. net/http sets a deadline six times for each request, and reads in the background while
+// readState is the state of the reads of a connection. net/http sets a deadline six times for each request, and reads in the background while
 // a handler runs, to learn that the client has gone. Most requests are over before either matters, and each costs more than
 // all that the handler does.
 type readState struct {
@@ -24,7 +24,7 @@ type readState struct {
 	alone   bool      // a handler runs, and nobody waits for the end of its request's context
 }
 
-// SetReadDeadline bounds the reads. The connection learns of it from a read that waits.
+// SetReadDeadline sets the read deadline. It is set on the TCP connection only while a read waits.
 func (c *timedConn) SetReadDeadline(t time.Time) error {
 	r := &c.reads
 	r.mu.Lock()
@@ -39,10 +39,10 @@ func (c *timedConn) SetReadDeadline(t time.Time) error {
 	return nil
 }
 
-// isInterrupted reports whether net/http wants a read to return at once.
+// isInterrupted reports whether net/http wants a waiting read to return at once.
 func (r *readState) isInterrupted() bool { return r.wanted.Before(started) && !r.wanted.IsZero() }
 
-// tightenLocked tells the connection of a deadline that is before the one that it has.
+// tightenLocked sets the deadline on the TCP connection if it is earlier than the one there.
 func (r *readState) tightenLocked(c *timedConn) error {
 	if r.wanted.IsZero() || !r.set.IsZero() && !r.wanted.Before(r.set) {
 		return nil
@@ -51,7 +51,7 @@ func (r *readState) tightenLocked(c *timedConn) error {
 	return c.Conn.SetReadDeadline(r.wanted)
 }
 
-// Read ends at the deadline that was set last, whatever the connection's own is.
+// Read reads until the deadline that was set last, whatever the deadline of the TCP connection is.
 func (c *timedConn) Read(b []byte) (int, error) {
 	if err := c.beginRead(); err != nil {
 		return 0, err
@@ -64,6 +64,7 @@ func (c *timedConn) Read(b []byte) (int, error) {
 	}
 }
 
+// beginRead begins a read, unless it is interrupted.
 func (c *timedConn) beginRead() error {
 	r := &c.reads
 	r.mu.Lock()
@@ -75,8 +76,7 @@ func (c *timedConn) beginRead() error {
 	return r.tightenLocked(c)
 }
 
-// endRead reports whether a read must begin anew, since the deadline that has ended it is over. The connection has the right
-// one then.
+// endRead ends a read. It reports whether the read must be repeated because it ended at an old deadline, and sets the new one then.
 func (c *timedConn) endRead(timedOut bool) (again bool) {
 	r := &c.reads
 	r.mu.Lock()
@@ -91,14 +91,14 @@ func (c *timedConn) endRead(timedOut bool) (again bool) {
 	return false
 }
 
-// unwatch begins to serve a request, for whose end nobody waits yet.
+// unwatch begins a request. Nobody waits for the end of its client yet.
 func (r *readState) unwatch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.alone = true
 }
 
-// watch lets net/http look whether the client is still there, or read the next request.
+// watch lets net/http watch for the end of the client, or read the next request.
 func (r *readState) watch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +108,7 @@ func (r *readState) watch() {
 	}
 }
 
-// await waits until somebody watches, and reports false if net/http takes its read back before.
+// await waits until watch is called. It returns false if net/http interrupts its read before that.
 func (r *readState) await() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -82,7 +82,7 @@ func serveCounted(t *testing.T, handler http.Handler) (net.Conn, *connCounts) {
 	return c, counts
 }
 
-// A request that nobody waits in takes one read, and no timer.
+// TestRequestsAreCheap checks that a request that nobody waits in takes one read, and no timer.
 func TestRequestsAreCheap(t *testing.T) {
 	c, counts := serveCounted(t, hello)
 	answers := bufio.NewReader(c)
@@ -101,7 +101,8 @@ func TestRequestsAreCheap(t *testing.T) {
 	}
 }
 
-// What comes between requests is read at once, however little there is room for: net/http's buffer has 4 KiB.
+// TestOneByteOfHeaders checks that what comes between requests is read at once, however little there is room for: net/http's
+// buffer has 4 KiB.
 func TestOneByteOfHeaders(t *testing.T) {
 	c, _ := serveCounted(t, hello)
 	answers := bufio.NewReader(c)
@@ -116,7 +117,7 @@ func TestOneByteOfHeaders(t *testing.T) {
 	}
 }
 
-// Each way to wait for the end of a request's context notices a client that leaves.
+// TestWaitingNoticesTheClient checks that each way to wait for the end of a request's context notices a client that leaves.
 func TestWaitingNoticesTheClient(t *testing.T) {
 	for name, wait := range map[string]func(context.Context) error{
 		"done": func(ctx context.Context) error {
@@ -163,7 +164,7 @@ func TestWaitingNoticesTheClient(t *testing.T) {
 	}
 }
 
-// The deadline that counts is the last, whatever the connection's own is.
+// TestReadDeadline checks that the deadline that counts is the last, whatever the connection's own is.
 func TestReadDeadline(t *testing.T) {
 	const short, long = 250 * time.Millisecond, time.Hour
 	for name, test := range map[string]struct {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// response remembers what was answered. It passes ReadFrom on, by which files are sent without a copy.
+// response records the status and the size of an answer. It passes on ReadFrom, by which files are sent without a copy.
 type response struct {
 	http.ResponseWriter
 	begun  time.Time
@@ -18,6 +18,7 @@ type response struct {
 	probe  bool
 }
 
+// WriteHeader records and writes the status.
 func (w *response) WriteHeader(status int) {
 	if status >= 200 {
 		w.begin(status)
@@ -25,6 +26,7 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
+// Write writes and counts bytes of the body.
 func (w *response) Write(b []byte) (int, error) {
 	w.begin(http.StatusOK)
 	n, err := w.ResponseWriter.Write(b)
@@ -32,6 +34,7 @@ func (w *response) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// ReadFrom writes and counts the content of a reader.
 func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	w.begin(http.StatusOK)
 	to, ok := w.ResponseWriter.(io.ReaderFrom)
@@ -43,16 +46,16 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// Flush sends what was written so far.
+// Flush sends the part that was written so far.
 func (w *response) Flush() {
 	w.begin(http.StatusOK)
 	_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap returns the wrapped response for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// begin remembers the first status.
+// begin records the first status and its time.
 func (w *response) begin(status int) {
 	if w.status == 0 {
 		w.status, w.first = status, time.Since(w.begun)

@@ -30,7 +30,7 @@ const (
 	internalConnections = 64
 )
 
-// An Event is something that is counted.
+// An Event is an event that metrics count.
 type Event string
 
 // Events that a server reports.
@@ -53,7 +53,7 @@ type Limits struct {
 	UnauthenticatedConnections int           // open ones that have shown no good credential
 }
 
-// Options are what a server for clients needs. Handler, Checker and Log are required.
+// Options configure a server for clients. Handler, Checker and Log are required.
 type Options struct {
 	Handler     http.Handler // what serves requests with a good credential, of GET and HEAD only
 	Checker     Checker
@@ -104,8 +104,8 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// NewMetrics returns a server for what Prometheus reads, with the probes: ready is best the Ready of the clients' server.
-// It asks for no credential.
+// NewMetrics returns a server for metrics and probes. ready should be the Ready of the clients' server. The server asks for no
+// credential.
 func NewMetrics(handler http.Handler, ready func() bool, limits Limits, log *slog.Logger, observe func(Event)) *Server {
 	limits.UnauthenticatedConnections = internalConnections
 	s := newServer(limits, 0, log, observe)
@@ -154,12 +154,12 @@ func newServer(limits Limits, drain time.Duration, logger *slog.Logger, observe 
 	return s
 }
 
-// Ready reports what the probe /ready says: false while the program starts or drains.
+// Ready reports whether the probe /ready succeeds. It does not while the program starts or drains.
 func (s *Server) Ready() bool { return s.probes.isReady() }
 
-// Run serves a listener until ctx ends, then drains: the listener is closed, open transfers go on for the drain time, what
-// is open then is cut. It returns when nothing of the server runs any more; nil unless the listener failed or a handler
-// does not return.
+// Run serves a listener until ctx ends, then drains: it closes the listener, lets open transfers go on for the drain time, and cuts
+// those that are still open. It returns when nothing of the server runs any more. It returns an error if the listener failed or
+// a handler does not return.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	if address, ok := l.Addr().(*net.TCPAddr); s.loopback && (!ok || !address.IP.IsLoopback()) {
 		return errors.Join(fmt.Errorf("server: the profiler is not served on %s, which is no loopback address", l.Addr()), l.Close())
@@ -179,7 +179,7 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	return errors.Join(failed, s.shutDown())
 }
 
-// shutDown waits for open transfers, and cuts what is left.
+// shutDown waits for open transfers, and cuts those that are open after the drain time.
 func (s *Server) shutDown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()
@@ -197,7 +197,7 @@ func (s *Server) shutDown() error {
 	return nil
 }
 
-// connStateChanged follows the states of connections.
+// connStateChanged follows the states of connections in net/http.
 func (s *Server) connStateChanged(c net.Conn, state http.ConnState) {
 	connection := connOf(c)
 	switch {
@@ -215,12 +215,13 @@ func (s *Server) connStateChanged(c net.Conn, state http.ConnState) {
 	}
 }
 
-// listener makes a conn of every connection for which there is room.
+// listener is a listener that makes a conn of every connection for which there is room.
 type listener struct {
 	net.Listener
 	server *Server
 }
 
+// Accept returns the next connection for which there is room.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		tcp, err := l.Listener.Accept()
@@ -244,6 +245,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
+// connOf returns the conn of a connection that net/http knows, or nil if it is another one.
 func connOf(c net.Conn) *conn {
 	switch c := c.(type) {
 	case plainConn:

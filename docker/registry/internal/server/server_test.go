@@ -274,7 +274,7 @@ func TestSlowHandshakeIsCut(t *testing.T) {
 	closes(t, c)
 }
 
-// The deadline of the handshake does not end what comes after it.
+// TestTransferOutlivesHandshakeTimeout checks that the deadline of the handshake does not end what comes after it.
 func TestTransferOutlivesHandshakeTimeout(t *testing.T) {
 	handler, begun, release := held()
 	r := start(t, func(o *Options) {

@@ -29,10 +29,10 @@ const (
 	sendBufferLock = 1
 )
 
-// A largeAnswers counts the large answers that are being sent.
+// largeAnswers counts the large answers that are being sent.
 type largeAnswers struct{ size atomic.Int64 }
 
-// limit returns how many unsent bytes each of them may have; 0: no limit. It changes only when their number passes a power
+// limit returns how many unsent bytes each of them may have, or 0 for no limit. It changes only when their number passes a power
 // of two.
 func (c *largeAnswers) limit() int {
 	size := c.size.Load()
@@ -42,14 +42,14 @@ func (c *largeAnswers) limit() int {
 	return max(unsentAll>>bits.Len64(uint64(size-1)), unsentLeast)
 }
 
-// A sendRate knows how fast a client takes what it is sent. Each is slow at first.
+// A sendRate measures how fast a client takes what it is sent. A new client counts as slow.
 type sendRate struct {
 	sent  int64
 	spent time.Duration // on sending it, without what passes between answers
 	fast  bool
 }
 
-// add counts bytes that were sent within some time, and reports whether they complete a chunk.
+// add adds bytes that were sent within some time, and reports whether they complete a chunk.
 func (p *sendRate) add(n int64, within time.Duration) bool {
 	p.sent += n
 	p.spent += within
@@ -61,24 +61,24 @@ func (p *sendRate) add(n int64, within time.Duration) bool {
 	return true
 }
 
-// A sendLimiter limits what the kernel takes of a connection's answers. One goroutine at a time uses it.
+// A sendLimiter limits how much the kernel takes of a connection's answers. One goroutine at a time uses it.
 type sendLimiter struct {
 	sendRate
 	largeAnswers *largeAnswers
-	counted      bool // the crowd counts the answer
+	counted      bool // largeAnswers counts the answer
 	// In force.
 	unsent int // see limitUnsent
 	buffer int // see limitBuffer
 }
 
-// prepare prepares for that many bytes of an answer.
+// prepare prepares for n bytes of an answer.
 func (s *sendLimiter) prepare(c net.Conn, n int64) {
 	if n >= large && !s.counted {
 		s.join(c)
 	}
 }
 
-// written counts bytes that were written within some time.
+// written adds bytes that were written within some time.
 func (s *sendLimiter) written(c net.Conn, n int64, within time.Duration) {
 	switch {
 	case s.counted:
@@ -92,7 +92,7 @@ func (s *sendLimiter) written(c net.Conn, n int64, within time.Duration) {
 	}
 }
 
-// end notes that the answer has ended.
+// end ends an answer.
 func (s *sendLimiter) end() {
 	s.sent = 0
 	if s.counted {
@@ -101,6 +101,7 @@ func (s *sendLimiter) end() {
 	}
 }
 
+// join begins a large answer.
 func (s *sendLimiter) join(c net.Conn) {
 	s.counted = true
 	s.largeAnswers.size.Add(1)
@@ -108,7 +109,7 @@ func (s *sendLimiter) join(c net.Conn) {
 	s.adjust(c)
 }
 
-// adjust tells the kernel the limits, if they are new.
+// adjust sets the limits of the kernel if they have changed.
 func (s *sendLimiter) adjust(c net.Conn) {
 	limit := s.largeAnswers.limit()
 	// Half as many again for what was sent and not confirmed: a client that has no processor for a while confirms nothing.
@@ -125,13 +126,13 @@ func (s *sendLimiter) adjust(c net.Conn) {
 	}
 }
 
-// limitUnsent sets how many bytes the kernel takes of a connection before it can send them; 0: as many as it likes.
+// limitUnsent sets how many bytes the kernel takes of a connection before it can send them, 0 for no limit.
 func limitUnsent(c net.Conn, bytes int) {
 	// A kernel without the option only takes more.
 	control(c, func(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes) })
 }
 
-// limitBuffer sets how many bytes the kernel holds of a connection that the client has not confirmed; 0: as many as it likes.
+// limitBuffer sets how many bytes the kernel holds of a connection that the client has not confirmed, 0 for no limit.
 func limitBuffer(c net.Conn, bytes int) {
 	control(c, func(fd int) {
 		if bytes == 0 {

@@ -153,7 +153,7 @@ func TestBodiesAreNotRead(t *testing.T) {
 	}
 }
 
-// A client that sends its whole body first still gets the answer, not a reset.
+// TestAnswerArrivesDuringBody checks that a client that sends its whole body first still gets the answer, not a reset.
 func TestAnswerArrivesDuringBody(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()
@@ -163,7 +163,7 @@ func TestAnswerArrivesDuringBody(t *testing.T) {
 	}
 }
 
-// The lines of a body that comes after the answer are no header, so there is no second answer.
+// TestBodyAfterAnswer checks that the lines of a body that comes after the answer are no header, so there is no second answer.
 func TestBodyAfterAnswer(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A Verdict is what a Checker says of a credential.
+// A Verdict is the result of checking a credential.
 type Verdict int
 
 // Verdicts. The zero value and any other that is not Good refuse.
@@ -24,24 +24,25 @@ const (
 	TryLater // 429
 )
 
-// A Decision is a verdict, with what else the answer needs.
+// A Decision is a verdict with what else the answer needs.
 type Decision struct {
 	Verdict    Verdict
 	RetryAfter time.Duration // of TryLater; 0: two seconds
 }
 
-// A Checker decides about the credential of a request: the value of its Authorization header, empty if it has none.
-// See Remote for the client's address.
+// A Checker checks the credential of a request: the value of its Authorization header, empty if there is none. Remote returns the
+// client's address.
 type Checker interface {
 	Check(ctx context.Context, authorization string) Decision
 }
 
-// allowAll finds every credential good. It is for listeners without credentials.
+// allowAll is a Checker that accepts every credential. It is for listeners without credentials.
 type allowAll struct{}
 
+// Check accepts every credential.
 func (allowAll) Check(context.Context, string) Decision { return Decision{Verdict: Good} }
 
-// requestHandler is what every request goes through. It answers by itself whatever is not let through to next.
+// requestHandler is the handler of all requests of a server. It answers those that are not passed to next.
 type requestHandler struct {
 	server  *Server
 	checker Checker
@@ -51,6 +52,7 @@ type requestHandler struct {
 	record  func(*http.Request, Outcome) // nil: nobody counts
 }
 
+// ServeHTTP answers a request, or passes it to next.
 func (h *requestHandler) ServeHTTP(original http.ResponseWriter, r *http.Request) {
 	w := &response{ResponseWriter: original, begun: time.Now()}
 	r = withRequestContext(r)
@@ -76,7 +78,7 @@ func (h *requestHandler) ServeHTTP(original http.ResponseWriter, r *http.Request
 	}
 }
 
-// refuseBody answers without waiting for the body. net/http reads on for a moment after that, so that the answer arrives.
+// refuseBody answers with an error without waiting for the body. net/http reads on for a moment, so that the answer arrives.
 func (h *requestHandler) refuseBody(w *response, r *http.Request, status int, message string) {
 	w.Header().Set("Connection", "close") // what follows may be a body
 	if r.ContentLength != 0 {
@@ -88,7 +90,7 @@ func (h *requestHandler) refuseBody(w *response, r *http.Request, status int, me
 	WriteError(w, r, status, "UNSUPPORTED", message)
 }
 
-// authorize reports whether a request's credential is good. If not it answers.
+// authorize reports whether a request's credential is good. If it is not, it answers with an error.
 func (h *requestHandler) authorize(w http.ResponseWriter, r *http.Request) bool {
 	authorization := r.Header["Authorization"]
 	if len(authorization) > 1 {
@@ -115,8 +117,8 @@ func (h *requestHandler) authorize(w http.ResponseWriter, r *http.Request) bool 
 	return false
 }
 
-// finish ends a request: after a panic, or a handler that did not answer, with a 500; or by cutting the connection if an
-// answer has begun.
+// finish ends a request. After a panic, or if the handler did not answer, it answers 500, or cuts the connection if an answer has
+// begun.
 func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 	if err, ok := panicked.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		h.report(w, r, true)
@@ -141,7 +143,7 @@ func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 	}
 }
 
-// report logs and counts a request that was answered; cut says that its body is not whole.
+// report logs and counts a request that was answered. cut reports that its body is incomplete.
 func (h *requestHandler) report(w *response, r *http.Request, cut bool) {
 	h.access.write(w, r, cut)
 	if h.record != nil && !w.probe {
@@ -155,9 +157,10 @@ type probes struct {
 	draining *atomic.Bool
 }
 
+// isReady reports whether the program serves and does not drain.
 func (p probes) isReady() bool { return !p.draining.Load() && (p.ready == nil || p.ready()) }
 
-// serve answers /alive and /ready, and reports whether it was asked for one of them.
+// serve answers /alive and /ready, and reports whether the request was for one of them.
 func (p probes) serve(w http.ResponseWriter, r *http.Request) bool {
 	status := http.StatusOK
 	switch r.URL.Path {
