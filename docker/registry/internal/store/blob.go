@@ -36,13 +36,14 @@ type Blob struct {
 // read for the first time since the start.
 func (b *Blob) Content() io.ReadSeeker { return b.content }
 
+// Read reads the content.
 func (b *Blob) Read(p []byte) (int, error) { return b.content.Read(p) }
 
-// Seek sets where Read goes on.
+// Seek sets the offset of the next Read.
 func (b *Blob) Seek(offset int64, whence int) (int64, error) { return b.content.Seek(offset, whence) }
 
-// CheckFile looks, after a transfer that ended early, whether the disk was the cause and not the client: whether the file can be
-// read where it stopped. A blob that cannot is dropped, so that it is fetched anew.
+// CheckFile checks, after a transfer that ended early, whether the file can be read where the transfer stopped. If it cannot, the
+// disk was the cause, and the blob is dropped so that it is fetched again.
 func (b *Blob) CheckFile() {
 	f, ok := b.content.(*os.File)
 	if !ok || b.drop == nil {
@@ -58,7 +59,7 @@ func (b *Blob) CheckFile() {
 	}
 }
 
-// Close lets go of the blob.
+// Close closes the blob.
 func (b *Blob) Close() error {
 	b.once.Do(b.close)
 	return nil
@@ -74,7 +75,7 @@ func (u *Upstream) Open(ctx context.Context, repository string, d digest.Digest)
 	return u.store.openBlob(ctx, b)
 }
 
-// Has returns the size of a blob that a repository has. It counts as use.
+// Has returns the size of a blob, and whether the repository has it. It counts as use.
 func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool) {
 	b := u.find(repository, d)
 	if b == nil {
@@ -86,6 +87,7 @@ func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool)
 	return b.size, b.data != nil
 }
 
+// find returns a blob that a repository has, or nil.
 func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	if !digests.Valid(d) {
 		return nil
@@ -104,7 +106,7 @@ func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	return b
 }
 
-// openBlob opens a blob in the way that suits it.
+// openBlob opens a blob: from memory, as a file, or with verification.
 func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 	s.touch(b)
 	for {
@@ -183,8 +185,8 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	return nil, nil, fs.ErrNotExist
 }
 
-// isModified reports whether somebody else has changed the file of a blob since it was found right. It is verified again then, as
-// one of an earlier process is.
+// isModified reports whether another process has changed the file of a blob since it was verified. The blob is verified again then,
+// like one of an earlier process.
 func (s *Store) isModified(b *blob, n *node, fi fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +202,7 @@ func (s *Store) isModified(b *blob, n *node, fi fs.FileInfo) bool {
 	return true
 }
 
-// isResourceError reports whether an error says nothing of the file: the process or the machine has no room for another.
+// isResourceError reports whether an error says nothing about the file: the process or the machine lacks descriptors or memory.
 func isResourceError(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }

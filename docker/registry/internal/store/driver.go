@@ -59,6 +59,7 @@ func (u *Upstream) Configuration() configuration.Storage {
 // fromParameters is the factory that finds the driver in its parameters.
 type fromParameters struct{}
 
+// Create returns the driver that is in the parameters.
 func (fromParameters) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
 	u, ok := parameters[driverParameter].(*Upstream)
 	if !ok {
@@ -70,8 +71,10 @@ func (fromParameters) Create(_ context.Context, parameters map[string]any) (driv
 // Name returns the driver's name.
 func (u *Upstream) Name() string { return DriverName }
 
+// path returns the path below the store's root of a path of distribution.
 func (u *Upstream) path(p string) string { return path.Join(u.root, p) }
 
+// checkPath returns an error if a path is not valid for distribution.
 func (u *Upstream) checkPath(p string, root bool) error {
 	if driver.PathRegexp.MatchString(p) && p == path.Clean(p) || root && p == "/" {
 		return nil
@@ -81,7 +84,7 @@ func (u *Upstream) checkPath(p string, root bool) error {
 
 func notFound(p string) error { return driver.PathNotFoundError{Path: p, DriverName: DriverName} }
 
-// driverError returns an error as distribution expects it.
+// driverError returns an error in the form that distribution expects.
 func driverError(p string, err error) error {
 	switch {
 	case err == nil:
@@ -92,7 +95,7 @@ func driverError(p string, err error) error {
 	return driver.Error{DriverName: DriverName, Detail: err}
 }
 
-// blobOf returns the blob whose data is at a path, if there is one.
+// blobOf returns the blob whose data is at a path, or nil, and whether the path is that of data.
 func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
 	d, ok := dataDigest(p)
 	if !ok {
@@ -108,7 +111,7 @@ func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
 	return b, true
 }
 
-// GetContent returns a link from the index, and data only if it is right.
+// GetContent returns the content of a file: a link from the index, and data only if it has its digest.
 func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
 	if err := u.checkPath(p, false); err != nil {
 		return nil, err
@@ -132,7 +135,7 @@ func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
 	return content, driverError(p, err)
 }
 
-// PutContent never fails for want of room: distribution fetches again what it does not find.
+// PutContent writes a file. It does not fail for lack of room, since distribution fetches again what it does not find.
 func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error {
 	if err := u.checkPath(p, false); err != nil {
 		return err
@@ -162,7 +165,7 @@ func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error
 	return nil
 }
 
-// Reader reads a file. Data is hashed on its way until it was found right once.
+// Reader returns a reader of a file. Data is hashed while it is read until it was found right once.
 func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadCloser, error) {
 	if offset < 0 {
 		return nil, driver.InvalidOffsetError{Path: p, Offset: offset, DriverName: DriverName}
@@ -204,6 +207,7 @@ type plainReader struct {
 	close func()
 }
 
+// Close closes the file.
 func (r *plainReader) Close() (err error) {
 	r.once.Do(func() {
 		err = r.File.Close()
@@ -212,7 +216,7 @@ func (r *plainReader) Close() (err error) {
 	return err
 }
 
-// Stat counts as use: what was found is not dropped before it is read.
+// Stat returns information about a path. It counts as use, so that the file is not dropped before it is read.
 func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
 	if err := u.checkPath(p, true); err != nil {
 		return nil, err
@@ -258,7 +262,7 @@ func (u *Upstream) List(_ context.Context, p string) ([]string, error) {
 	return names, nil
 }
 
-// Move takes a finished upload to its place.
+// Move renames a file, such as a finished upload.
 func (u *Upstream) Move(_ context.Context, from, to string) error {
 	for _, p := range []string{from, to} {
 		if err := u.checkPath(p, false); err != nil {
@@ -272,7 +276,7 @@ func (u *Upstream) Move(_ context.Context, from, to string) error {
 	return driverError(from, err)
 }
 
-// Delete removes a path with all below it.
+// Delete removes a path with everything below it.
 func (u *Upstream) Delete(_ context.Context, p string) error {
 	if err := u.checkPath(p, false); err != nil {
 		return err
@@ -280,7 +284,7 @@ func (u *Upstream) Delete(_ context.Context, p string) error {
 	return driverError(p, u.store.removePath(u.path(p)))
 }
 
-// RedirectURL returns none: clients read from the cache only.
+// RedirectURL returns no URL, since clients read from the cache only.
 func (u *Upstream) RedirectURL(*http.Request, string) (string, error) { return "", nil }
 
 // Walk calls f for each file and directory below a path.
@@ -298,7 +302,7 @@ func (s *Store) put(p string, content []byte) error {
 	})
 }
 
-// withRoom reserves room for a step, and tries it again after dropping something as long as the disk is full.
+// withRoom reserves room for a step and runs it. While the disk is full, it drops something and runs the step again.
 func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
 	reserved := int64(0)
 	defer func() { s.release(reserved) }()
@@ -314,6 +318,7 @@ func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
 	}
 }
 
+// putOnce writes a small file aside and renames it.
 func (s *Store) putOnce(p string, bytes []byte, reserved *int64) (err error) {
 	aside := fmt.Sprintf("%s/put-%d", tmpPath, s.serial.Add(1))
 	defer func() {
@@ -331,6 +336,7 @@ func (s *Store) putOnce(p string, bytes []byte, reserved *int64) (err error) {
 	return err
 }
 
+// writeAside writes a new file in tmp.
 func (s *Store) writeAside(p string, content []byte) error {
 	if err := s.fault("create"); err != nil {
 		return err
@@ -349,7 +355,7 @@ func (s *Store) writeAside(p string, content []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// putInPlace renames a small file that is not in the index yet. It is called with tree locked.
+// putInPlace renames a small file to its path and adds it to the index. It is called with tree locked.
 func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (finish func(), err error) {
 	if err := s.fault("link"); err != nil {
 		return func() {}, err
@@ -379,7 +385,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	return finish, nil
 }
 
-// clearPath makes the directories for a path, and removes the file that is there. It is called with tree locked.
+// clearPath creates the directories of a path and removes the file that is there. It is called with tree locked.
 func (s *Store) clearPath(p string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -395,7 +401,7 @@ func (s *Store) clearPath(p string, reserved *int64) (finish func(), err error) 
 	return finish, errors.Join(err, s.makeParents(p, reserved)) // which went with the file if it was the only one
 }
 
-// move renames a file, and takes an upload to its place.
+// move renames a file or an upload.
 func (s *Store) move(from, to string) error {
 	return s.withRoom(maxCharge(to, 0), func(reserved *int64) error {
 		s.tree.Lock()
@@ -406,7 +412,7 @@ func (s *Store) move(from, to string) error {
 	})
 }
 
-// moveInTree is called with tree locked.
+// moveInTree renames a file or an upload. It is called with tree locked.
 func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
 	at := s.uploadFile(from)
@@ -450,7 +456,7 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	return finish, nil
 }
 
-// removePath removes a file, or a directory with all below it.
+// removePath removes a file, or a directory with everything below it.
 func (s *Store) removePath(p string) error {
 	if s.removeUploads(p) {
 		return nil
@@ -497,7 +503,7 @@ func (s *Store) removePath(p string) error {
 	return failed
 }
 
-// removeUploads forgets the uploads below a path, and reports whether there were any.
+// removeUploads removes the uploads below a path, and reports whether there were any.
 func (s *Store) removeUploads(p string) bool {
 	if !isUpload(p) {
 		return false
@@ -519,7 +525,7 @@ func (s *Store) removeUploads(p string) bool {
 	return len(found) > 0
 }
 
-// uploadFile returns where the file of an upload is, or the path itself.
+// uploadFile returns the path of an upload's file. For other files it returns the path itself.
 func (s *Store) uploadFile(p string) string {
 	if !isUpload(p) {
 		return p
@@ -535,6 +541,7 @@ func (s *Store) uploadFile(p string) string {
 	return p
 }
 
+// isUpload reports whether a path is that of an upload.
 func isUpload(p string) bool { return strings.Contains(p, "/_uploads/") }
 
 // Writer returns the writer of an upload, or of another file.

@@ -17,17 +17,17 @@ import (
 )
 
 var (
-	// ErrDigest is what readers of a fill get whose bytes are not those that the digest names.
+	// ErrDigest is what readers get if the bytes do not have the digest.
 	ErrDigest = errors.New("the bytes do not have the digest")
-	// ErrShort is what they get when it ended too early.
+	// ErrShort is what readers get if the body ended too early.
 	ErrShort = errors.New("the body ended too early")
-	// ErrLong is what they get when it had more bytes than were announced.
+	// ErrLong is what readers get if the body has more bytes than were announced.
 	ErrLong = errors.New("the body is longer than announced")
-	// ErrClosed is the answer to who comes too late: the blob may be in the store by now.
+	// ErrClosed is returned to a reader that comes too late. The blob may be in the store by now.
 	ErrClosed = errors.New("the fill is over")
-	// ErrPassed is the answer to who comes too late for a fill without room: its first bytes are gone.
+	// ErrPassed is returned to a reader that comes too late for a fill without room, whose first bytes are gone.
 	ErrPassed = errors.New("the fill's window has passed")
-	// ErrTooSlow is what a reader gets that held up a fill without room below the minimum rate.
+	// ErrTooSlow is what a reader gets if it held up a fill without room at less than the minimum rate.
 	ErrTooSlow = errors.New("dropped: the reader held up others below the minimum rate")
 	// ErrNotKept is what a commit returns when the bytes were passed on and not stored.
 	ErrNotKept = errors.New("not kept")
@@ -38,7 +38,7 @@ var (
 // measureEvery is after how many bytes of an unknown size the file's blocks are looked at.
 const measureEvery = 8 << 20
 
-// State is how far a Growing is.
+// State is the state of a Growing.
 type State int
 
 // The states of a Growing.
@@ -94,7 +94,7 @@ func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// Grow begins a fetch of a blob. The size is below 0 when it is not known yet; see SetSize.
+// Grow returns a Growing for a new fetch of a blob. The size is below 0 if it is not known yet; see SetSize.
 func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	if err := d.Validate(); err != nil {
 		g := u.store.newGrowing("", size)
@@ -106,9 +106,9 @@ func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// SetSize says how large the whole is, when the upstream has said so and before its first byte. Room for it is reserved at
-// once, by dropping what was not used for the longest time. If there is no room, the blob will pass through a window.
-// It changes nothing once the size is known, bytes have come, or the fetch has ended.
+// SetSize sets the size of the blob. It is called when the upstream has answered and before the first byte. Room is reserved at
+// once, by evicting the least recently used blobs. If there is no room, the blob will pass through a window. SetSize changes
+// nothing once the size is known, bytes have come, or the fetch has ended.
 func (g *Growing) SetSize(size int64) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
@@ -133,15 +133,15 @@ func (g *Growing) SetSize(size int64) {
 
 type growingKey struct{}
 
-// WithGrowing returns a context with which distribution's upload writes into g.
+// WithGrowing returns a context that makes distribution's upload write into g.
 func WithGrowing(ctx context.Context, g *Growing) context.Context {
 	return context.WithValue(ctx, growingKey{}, g)
 }
 
-// Digest returns the digest that the bytes shall have.
+// Digest returns the digest that the bytes must have.
 func (g *Growing) Digest() digest.Digest { return g.digest }
 
-// Size returns the size of the whole, or a number below 0 if it is not known.
+// Size returns the size of the blob, or a number below 0 if it is not known.
 func (g *Growing) Size() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -155,14 +155,14 @@ func (g *Growing) Written() int64 {
 	return g.written
 }
 
-// State returns how far the fetch is, and why it failed.
+// State returns the state of the fetch, and its error if it failed.
 func (g *Growing) State() (State, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.state, g.err
 }
 
-// Done returns a channel that is closed when the state is Whole or Failed.
+// Done returns a channel that is closed when the state is Complete or Failed.
 func (g *Growing) Done() <-chan struct{} { return g.done }
 
 // Windowed reports whether the blob is passed on without being kept.
@@ -172,6 +172,7 @@ func (g *Growing) Windowed() bool {
 	return g.window != nil || g.discarding
 }
 
+// path returns the path of the file, or "" if there is none.
 func (g *Growing) path() string {
 	g.mu.Lock()
 	n := g.node
@@ -184,15 +185,15 @@ func (g *Growing) path() string {
 	return n.path
 }
 
-// Write takes the next bytes, where no upload of distribution writes them. It waits when there is no room.
+// Write writes the next bytes. It is used if no upload of distribution writes them. It waits while there is no room.
 func (g *Growing) Write(p []byte) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	return g.write(p)
 }
 
-// WriteAt takes bytes at an offset. Those that are there already are skipped, so that a second fetch goes on where the
-// first one ended.
+// WriteAt writes bytes at an offset. It skips bytes that are there already, so that a second fetch goes on where the first one
+// ended.
 func (g *Growing) WriteAt(p []byte, off int64) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
@@ -205,7 +206,7 @@ func (g *Growing) WriteAt(p []byte, off int64) (int, error) {
 	return int(skip) + n, err
 }
 
-// write is called with writing locked.
+// write writes the next bytes. It is called with writing locked.
 func (g *Growing) write(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -246,7 +247,7 @@ func (g *Growing) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// consume hashes bytes and releases them to the readers.
+// consume hashes bytes that were written and releases them to the readers.
 func (g *Growing) consume(p []byte, inFile bool) {
 	if g.hash != nil {
 		g.hash.Write(p)
@@ -259,6 +260,7 @@ func (g *Growing) consume(p []byte, inFile bool) {
 	g.advance(int64(len(p)))
 }
 
+// advance releases n more bytes to the readers.
 func (g *Growing) advance(n int64) {
 	g.mu.Lock()
 	g.written += n
@@ -266,7 +268,7 @@ func (g *Growing) advance(n int64) {
 	g.mu.Unlock()
 }
 
-// writeFile writes what there is room for. A full disk is given some room first.
+// writeFile writes to the file as much as there is room for. On a full disk it makes room first.
 func (g *Growing) writeFile(p []byte) (n int, err error) {
 	if err := g.create(); err != nil {
 		return 0, err
@@ -290,7 +292,7 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 	}
 }
 
-// allocated returns a size, or what the file takes already if that is more: some file systems allocate ahead.
+// allocated returns a size, or the space that the file takes already if that is more: some file systems allocate ahead.
 func (g *Growing) allocated(f *os.File, size int64) int64 {
 	if g.size >= 0 && g.quota == 0 || size < g.measure {
 		return size
@@ -302,7 +304,7 @@ func (g *Growing) allocated(f *os.File, size int64) int64 {
 	return size
 }
 
-// create makes the file when the first byte comes.
+// create creates the file when the first byte comes.
 func (g *Growing) create() error {
 	g.mu.Lock()
 	exists, reserved := g.file != nil, g.reserved
@@ -357,7 +359,7 @@ func (g *Growing) create() error {
 	return nil
 }
 
-// openFile makes the file, with all of its blocks if the size is known, so that a full disk is noticed now.
+// openFile creates the file, with all of its blocks if the size is known, so that a full disk is noticed now.
 func (g *Growing) openFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o660)
 	if err != nil || g.size <= 0 || g.quota > 0 {
@@ -370,7 +372,7 @@ func (g *Growing) openFile(name string) (*os.File, error) {
 	return f, nil
 }
 
-// spill gives up the file: what is in it is read to the end by those who read, the rest goes through a window.
+// spill gives up the file. Readers read what is in it to the end, and the rest goes through a window.
 func (g *Growing) spill(err error) {
 	s := g.store
 	s.count.unkept.Add(1)
@@ -395,7 +397,7 @@ func (g *Growing) spill(err error) {
 	}
 }
 
-// removeFile removes a file that may be open, and charges what it has until it is closed.
+// removeFile removes a file that may be open. It is charged until it is closed.
 func (s *Store) removeFile(n *node) {
 	s.tree.Lock()
 	defer s.tree.Unlock()
@@ -417,7 +419,7 @@ func (s *Store) removeFile(n *node) {
 	}
 }
 
-// complete ends a fetch whose bytes have all come.
+// complete ends a fetch after its last byte.
 func (g *Growing) complete() {
 	var err error
 	if g.hash != nil && string(g.hash.Sum(nil)) != string(rawDigest(g.digest)) {
@@ -439,7 +441,7 @@ func rawDigest(d digest.Digest) []byte {
 	return raw
 }
 
-// end sets the last state.
+// end sets the final state.
 func (g *Growing) end(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -455,7 +457,7 @@ func (g *Growing) end(err error) {
 	g.wakeWriterLocked()
 }
 
-// Finish says that the fetch has ended, and how. It changes nothing when all bytes had come.
+// Finish ends the fetch, with an error if it failed. It changes nothing if all bytes have come.
 func (g *Growing) Finish(err error) {
 	if err != nil {
 		g.end(err)
@@ -475,8 +477,8 @@ func (g *Growing) Finish(err error) {
 	}
 }
 
-// Keep stores the blob under its digest and links it to a repository, where no upload of distribution does. It returns
-// ErrNotKept for what passed through a window, and for other algorithms than sha256, under which nothing is stored.
+// Keep stores the blob under its digest and links it to a repository. It is used if no upload of distribution does so. It returns
+// ErrNotKept for a blob that passed through a window, and for other algorithms than sha256, under which nothing is stored.
 func (g *Growing) Keep(u *Upstream, repository string) error {
 	if st, err := g.State(); st != Complete {
 		return errors.Join(ErrNotKept, err)
@@ -499,7 +501,7 @@ func (g *Growing) Keep(u *Upstream, repository string) error {
 	return u.PutContent(context.Background(), link, []byte(g.digest))
 }
 
-// Close lets nobody join any more. A fetch that has not ended fails. Readers read on; the last of them frees the file.
+// Close rejects new readers. A fetch that has not ended fails. Existing readers read on, and the last of them frees the file.
 func (g *Growing) Close() {
 	g.end(ErrClosed)
 	g.writing.Lock() // a write that still runs gets an error
@@ -521,7 +523,7 @@ func (g *Growing) Close() {
 	}
 }
 
-// releaseLocked closes the file when nobody is left to read it.
+// releaseLocked closes the file when no reader is left.
 func (g *Growing) releaseLocked() {
 	if g.closed && len(g.readers) == 0 && !g.released {
 		g.released = true
@@ -532,6 +534,7 @@ func (g *Growing) releaseLocked() {
 	}
 }
 
+// releaseFileLocked closes the file.
 func (g *Growing) releaseFileLocked() {
 	if g.file == nil {
 		if g.node != nil && g.verifying {
@@ -545,7 +548,7 @@ func (g *Growing) releaseFileLocked() {
 	g.store.releaseFD(g.node)
 }
 
-// sync waits until the file is on the disk, and charges it with what it takes there.
+// sync waits until the file is on the disk, and charges it with the space that it takes there.
 func (g *Growing) sync() error {
 	if err := g.create(); err != nil { // an empty blob
 		return err

@@ -72,6 +72,7 @@ type stamp struct {
 	modified int64
 }
 
+// stampOf returns the stamp of a file.
 func stampOf(fi fs.FileInfo) stamp {
 	s := stamp{modified: fi.ModTime().UnixNano()}
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -80,7 +81,7 @@ func stampOf(fi fs.FileInfo) stamp {
 	return s
 }
 
-// stampAt returns the stamp of a path now. One that cannot be had fits no file.
+// stampAt returns the current stamp of a path, or one that fits no file if there is an error.
 func (s *Store) stampAt(p string) stamp {
 	fi, err := os.Lstat(s.diskPath(p))
 	if err != nil {
@@ -89,7 +90,7 @@ func (s *Store) stampAt(p string) stamp {
 	return stampOf(fi)
 }
 
-// usedAt returns the time of use that touch left.
+// usedAt returns the time of last use that touch has set.
 func usedAt(fi fs.FileInfo) time.Time {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return time.Unix(st.Atim.Unix())
@@ -97,19 +98,19 @@ func usedAt(fi fs.FileInfo) time.Time {
 	return fi.ModTime()
 }
 
-// diskPath returns the name of a path on the disk.
+// diskPath returns the path on the disk of a path below the store's root.
 func (s *Store) diskPath(p string) string { return filepath.Join(s.opts.Path, p) }
 
-// roundUp returns a size in whole blocks.
+// roundUp returns a size rounded up to whole blocks.
 func roundUp(size int64) int64 { return (size + block - 1) / block * block }
 
-// maxCharge returns what a new file may need at most, with a block for each directory above it, as new or grown.
+// maxCharge returns the most that a new file may be charged, with a block for each directory above it, which may be new or grow.
 func maxCharge(p string, size int64) int64 {
 	return roundUp(size+size/1024) + block*int64(strings.Count(p, "/"))
 }
 
-// charge returns the blocks that a file or directory uses. Some file systems allocate later, or compress: a file is
-// charged with its size at least.
+// charge returns the bytes of the blocks that a file or directory uses. It is at least the size of a file, since some file systems
+// allocate later or compress.
 func charge(fi fs.FileInfo) int64 {
 	var c int64
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -121,7 +122,7 @@ func charge(fi fs.FileInfo) int64 {
 	return c
 }
 
-// chargeAt returns the charge of a path now, or 0.
+// chargeAt returns the current charge of a path, or 0.
 func (s *Store) chargeAt(p string) int64 {
 	fi, err := os.Lstat(s.diskPath(p))
 	if err != nil {
@@ -146,7 +147,7 @@ func (s *Store) setChargeLocked(n *node, c int64) {
 	}
 }
 
-// orderLocked takes a blob into the order of use, as the last to be dropped, or out of it while it has readers.
+// orderLocked adds a blob to the order of use as the most recently used one, or removes it while it has readers.
 func (s *Store) orderLocked(b *blob) {
 	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
 	switch {
@@ -160,7 +161,7 @@ func (s *Store) orderLocked(b *blob) {
 	}
 }
 
-// blobLocked returns the blob of a key, new or known.
+// blobLocked returns the blob of a key, and creates it if it is new.
 func (s *Store) blobLocked(key blobKey) *blob {
 	b := s.blobs[key]
 	if b == nil {
@@ -171,7 +172,7 @@ func (s *Store) blobLocked(key blobKey) *blob {
 	return b
 }
 
-// attachLocked makes a file a part of the blob that its path or content names.
+// attachLocked adds a file to the blob that its path or content names.
 func (s *Store) attachLocked(n *node, c content) {
 	if c.key.upstream == "" {
 		return
@@ -191,7 +192,7 @@ func (s *Store) attachLocked(n *node, c content) {
 	}
 }
 
-// detachLocked takes a file out of its blob, and forgets the blob when nothing is left of it.
+// detachLocked removes a file from its blob, and the blob if nothing is left of it.
 func (s *Store) detachLocked(n *node) {
 	b := n.blob
 	if b == nil {
@@ -214,7 +215,7 @@ func (s *Store) detachLocked(n *node) {
 	s.orderLocked(b)
 }
 
-// retainFDLocked counts a file descriptor.
+// retainFDLocked counts one more file descriptor.
 func (s *Store) retainFDLocked(n *node) {
 	n.open++
 	if n.blob != nil {
@@ -222,7 +223,7 @@ func (s *Store) retainFDLocked(n *node) {
 	}
 }
 
-// releaseFD counts a file descriptor less; the last one of a removed file frees its blocks.
+// releaseFD counts one file descriptor less. The last one of a removed file frees its blocks.
 func (s *Store) releaseFD(n *node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -235,7 +236,8 @@ func (s *Store) releaseFD(n *node) {
 	}
 }
 
-// openFile opens a file of the index for reading, or returns fs.ErrNotExist. The caller closes both.
+// openFile opens a file of the index for reading. It returns fs.ErrNotExist if there is none. The caller closes the file and calls
+// releaseFD.
 func (s *Store) openFile(p string) (*os.File, *node, error) {
 	s.mu.Lock()
 	n := s.nodes[p]
@@ -253,7 +255,7 @@ func (s *Store) openFile(p string) (*os.File, *node, error) {
 	return f, n, nil
 }
 
-// makeParents makes the directories above a path. It is called with tree locked.
+// makeParents creates the directories above a path. It is called with tree locked.
 func (s *Store) makeParents(p string, reserved *int64) error {
 	dir := path.Dir(p)
 	s.mu.Lock()
@@ -276,8 +278,8 @@ func (s *Store) makeParents(p string, reserved *int64) error {
 	return nil
 }
 
-// inDirectory runs a step that needs the directory of a path, which the index has. It is made again if somebody else has
-// removed it, as if the store was to be emptied, so that what comes is kept.
+// inDirectory runs a step that needs the directory of a path, which is in the index. If somebody has removed the directory, for
+// example to empty the store, it is created again.
 func (s *Store) inDirectory(p string, step func() error) error {
 	err := step()
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -296,8 +298,8 @@ func (s *Store) inDirectory(p string, step func() error) error {
 	return step()
 }
 
-// addNode counts a file or directory at a new path, and its parent as far as that has grown, in the place of what was
-// reserved for them. It is called with tree locked.
+// addNode adds a file or directory at a new path, and charges it and the growth of its parent in place of what was reserved for
+// them. It is called with tree locked.
 func (s *Store) addNode(n *node, c int64, reserved *int64) {
 	up := path.Dir(n.path)
 	grown := s.chargeAt(up)
@@ -312,15 +314,14 @@ func (s *Store) addNode(n *node, c int64, reserved *int64) {
 	s.spendLocked(min(max(0, s.used-before), *reserved), reserved)
 }
 
-// spendLocked takes back a part of a reservation that is charged otherwise by now.
+// spendLocked releases a part of a reservation that is charged to a file by now.
 func (s *Store) spendLocked(n int64, reserved *int64) {
 	s.used -= n
 	*reserved -= n
 	s.peak = max(s.peak, s.used)
 }
 
-// removeNode stops counting a file that is gone, and removes the directories that it leaves empty. It is called with
-// tree locked.
+// removeNode removes a deleted file from the index, and the directories that it leaves empty. It is called with tree locked.
 func (s *Store) removeNode(n *node) {
 	s.mu.Lock()
 	s.forgetLocked(n)
@@ -328,7 +329,7 @@ func (s *Store) removeNode(n *node) {
 	s.prune(path.Dir(n.path))
 }
 
-// forgetLocked takes a node out of the index. Its blocks are charged until it is closed.
+// forgetLocked removes a node from the index. Its blocks are charged until it is closed.
 func (s *Store) forgetLocked(n *node) {
 	delete(s.nodes, n.path)
 	s.detachLocked(n)
@@ -342,7 +343,7 @@ func (s *Store) forgetLocked(n *node) {
 	}
 }
 
-// prune removes a directory that is empty, and those above it that this leaves empty. It is called with tree locked.
+// prune removes an empty directory, and those above it that become empty. It is called with tree locked.
 func (s *Store) prune(dir string) {
 	for {
 		s.mu.Lock()
@@ -362,8 +363,7 @@ func (s *Store) prune(dir string) {
 	}
 }
 
-// renameNode gives a file another path and charge in the place of what was reserved for it. It is called with tree
-// locked.
+// renameNode changes the path and charge of a file, in place of what was reserved for it. It is called with tree locked.
 func (s *Store) renameNode(n *node, to string, c int64, reserved *int64) {
 	from := path.Dir(n.path)
 	s.mu.Lock()
@@ -377,8 +377,7 @@ func (s *Store) renameNode(n *node, to string, c int64, reserved *int64) {
 	s.prune(from)
 }
 
-// unlink removes a file. It returns the file's blocks, and a function to call without tree locked. It is called with
-// tree locked.
+// unlink removes a file. It returns the freed bytes and a function to call once tree is unlocked. It is called with tree locked.
 func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -402,7 +401,7 @@ func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
 	return freed, finish, nil
 }
 
-// take reserves n bytes without dropping anything.
+// take reserves n bytes without evicting anything, and reports whether there was room.
 func (s *Store) take(n int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -418,13 +417,15 @@ func (s *Store) takeLocked(n int64) bool {
 	return true
 }
 
+// release releases reserved bytes.
 func (s *Store) release(n int64) {
 	s.mu.Lock()
 	s.used -= n
 	s.mu.Unlock()
 }
 
-// reserve makes room by dropping what was not used for the longest time, unless even all of that would not do.
+// reserve reserves n bytes, and reports whether there was room. It evicts the least recently used blobs, unless evicting all of
+// them would not be enough.
 func (s *Store) reserve(n int64) bool {
 	if s.take(n) {
 		return true
@@ -445,7 +446,7 @@ func (s *Store) reserve(n int64) bool {
 	}
 }
 
-// shrink drops blobs until the store is within its limit, which may be lower than it was.
+// shrink evicts blobs until the store is within its limit, which may be lower than before.
 func (s *Store) shrink() {
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
@@ -453,7 +454,7 @@ func (s *Store) shrink() {
 	}
 }
 
-// evict drops at least n bytes, if there are, and reports whether it dropped any: the disk is full.
+// evict evicts at least n bytes, if there are as many, because the disk is full. It reports whether it evicted any.
 func (s *Store) evict(n int64) bool {
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
@@ -464,7 +465,7 @@ func (s *Store) evict(n int64) bool {
 	return freed > 0
 }
 
-// evictOldest drops the least recently used blob without readers, and reports whether there was one.
+// evictOldest evicts the least recently used blob without readers, and reports whether there was one.
 func (s *Store) evictOldest(total *int64) bool {
 	s.mu.Lock()
 	back := s.relays.Back()
@@ -486,7 +487,7 @@ func (s *Store) evictOldest(total *int64) bool {
 	return true
 }
 
-// drop removes a blob with its links; those who have it open read on. With idle it leaves a blob that has readers.
+// drop removes a blob with its links. Readers that have it open read on. With idle it does not remove a blob that has readers.
 func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 	s.tree.Lock()
 	s.mu.Lock()
@@ -522,7 +523,7 @@ func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 	return freed, true
 }
 
-// unlinkOrKeep is unlink, but a file that cannot be removed is counted on without a blob.
+// unlinkOrKeep is unlink, but keeps a file that cannot be removed in the index, without a blob.
 func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
 	freed, finish, err := s.unlink(n)
 	if err != nil {
@@ -533,7 +534,7 @@ func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
 	return freed, finish, err
 }
 
-// touchNode is touch for the blob to which a file belongs.
+// touchNode is touch for the blob of a file.
 func (s *Store) touchNode(n *node) {
 	s.mu.Lock()
 	b := n.blob
@@ -543,8 +544,8 @@ func (s *Store) touchNode(n *node) {
 	}
 }
 
-// touch makes a blob the most recently used, also in what is left of the order after a restart: the file's time of access,
-// since that of modification tells whether somebody else has written to it.
+// touch makes a blob the most recently used one. It also sets the file's access time, from which the order is restored after a
+// restart. The modification time tells whether another process has written to the file.
 func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()

@@ -20,13 +20,13 @@ const (
 	reposDir = "/docker/registry/v2/repositories/"
 )
 
-// content is what a file's path, and a link's content, say of it.
+// content is the meaning of a file, according to its path and the content of a link.
 type content struct {
 	key  blobKey // of the blob to which the file belongs; empty: none
 	data bool    // the file is that blob
 }
 
-// splitPath returns the upstream of a path below the store's root, and the path that distribution gave.
+// splitPath splits a path below the store's root into the upstream and the path of distribution.
 func splitPath(p string) (upstream, rest string) {
 	p, ok := strings.CutPrefix(p, upstreamPath+"/")
 	if !ok {
@@ -36,7 +36,7 @@ func splitPath(p string) (upstream, rest string) {
 	return upstream, "/" + rest
 }
 
-// dataDigest returns the digest that a data path names, if it is one.
+// dataDigest returns the digest in a data path. It returns false for other paths.
 func dataDigest(rest string) (digest.Digest, bool) {
 	name, ok := strings.CutPrefix(rest, blobsDir)
 	if !ok {
@@ -53,6 +53,7 @@ func dataDigest(rest string) (digest.Digest, bool) {
 	return d, true
 }
 
+// isLink reports whether a path of distribution is that of a link.
 func isLink(rest string) bool {
 	return strings.HasPrefix(rest, reposDir) && path.Base(rest) == "link"
 }
@@ -68,7 +69,7 @@ func linkDigest(rest string) digest.Digest {
 	return d
 }
 
-// contentOf returns to which blob a file belongs: data by its path, a link by what it says.
+// contentOf returns the blob of a file: that of data by its path, that of a link by its content.
 func contentOf(p string, says []byte) content {
 	upstream, rest := splitPath(p)
 	if upstream == "" {
@@ -85,14 +86,16 @@ func contentOf(p string, says []byte) content {
 	return content{blobKey{upstream: upstream, path: rest}, true}
 }
 
+// dataPath returns the path of distribution of a blob's data.
 func dataPath(d digest.Digest) string {
 	return blobsDir + string(d.Algorithm()) + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
 }
 
+// isEmpty reports whether a digest is that of no bytes.
 func isEmpty(d digest.Digest) bool { return d == d.Algorithm().FromBytes(nil) }
 
-// load counts what an earlier process left, and removes what it left unfinished. It reads names and sizes, and of the
-// contents only what tags and aliases say.
+// load builds the index from the files of an earlier process, and removes those that it left unfinished. It reads names and sizes,
+// and only the content of links of tags and aliases.
 func (s *Store) load() error {
 	if err := os.RemoveAll(s.diskPath(tmpPath)); err != nil {
 		return err
@@ -159,7 +162,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-// isSound reports whether a file may be what its path says. A process or machine that died leaves others.
+// isSound reports whether a file can have the content that its path promises. A process or machine that died may leave others.
 func (s *Store) isSound(p string, fi fs.FileInfo) bool {
 	_, rest := splitPath(p)
 	if !fi.Mode().IsRegular() || isUpload(p) {
@@ -174,7 +177,7 @@ func (s *Store) isSound(p string, fi fs.FileInfo) bool {
 	return true
 }
 
-// linkContent returns the content of a link. That of most is in their name.
+// linkContent returns the content of a link, which for most links is in their name.
 func (s *Store) linkContent(p string) []byte {
 	_, rest := splitPath(p)
 	if !isLink(rest) {
@@ -187,7 +190,7 @@ func (s *Store) linkContent(p string) []byte {
 	return says
 }
 
-// dropDangling removes links to nothing.
+// dropDangling removes links without data.
 func (s *Store) dropDangling() {
 	for _, b := range s.blobs {
 		if b.data == nil {
@@ -196,7 +199,7 @@ func (s *Store) dropDangling() {
 	}
 }
 
-// dropEmpty removes directories that an earlier process left empty, the deepest first.
+// dropEmpty removes directories that an earlier process left empty, deepest first.
 func (s *Store) dropEmpty(dirs []*node) {
 	s.tree.Lock()
 	defer s.tree.Unlock()
@@ -207,7 +210,7 @@ func (s *Store) dropEmpty(dirs []*node) {
 	}
 }
 
-// orderByUse restores the order of use.
+// orderByUse restores the order of use from the times of last use.
 func (s *Store) orderByUse(used map[*blob]time.Time) {
 	byUse := make([]*blob, 0, len(s.blobs))
 	for _, b := range s.blobs {

@@ -8,13 +8,13 @@ import (
 	"io/fs"
 )
 
-// memoryItem is small content in memory.
+// memoryItem is a small content in memory.
 type memoryItem struct {
 	blob  *blob
 	bytes []byte
 }
 
-// cachedLocked returns a small content that is in memory, or nil.
+// cachedLocked returns the content of a blob that is in memory, or nil.
 func (s *Store) cachedLocked(b *blob) []byte {
 	if b.cached == nil {
 		return nil
@@ -23,7 +23,7 @@ func (s *Store) cachedLocked(b *blob) []byte {
 	return b.cached.Value.(*memoryItem).bytes
 }
 
-// cacheLocked keeps a small content that is right in memory, in the place of those not used for the longest time.
+// cacheLocked keeps a small verified content in memory, and evicts the least recently used ones.
 func (s *Store) cacheLocked(b *blob, content []byte) {
 	size := int64(len(content))
 	if size > s.opts.SmallLimit || size > s.opts.MemoryLimit || b.cached != nil || s.blobs[b.key] != b {
@@ -37,6 +37,7 @@ func (s *Store) cacheLocked(b *blob, content []byte) {
 	}
 }
 
+// uncacheLocked removes the content of a blob from memory.
 func (s *Store) uncacheLocked(b *blob) {
 	if b.cached == nil {
 		return
@@ -46,7 +47,7 @@ func (s *Store) uncacheLocked(b *blob) {
 	b.cached = nil
 }
 
-// readSmall reads a small blob whole. What was never found right is returned only if it is right now.
+// readSmall reads a small blob into memory. It returns the content only if it has the digest.
 func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	f, n, err := s.openWhole(b, n)
 	if err != nil {
@@ -74,7 +75,7 @@ func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	return content, nil
 }
 
-// dropCorrupt drops a blob whose data is wrong or cannot be read, unless it was replaced meanwhile.
+// dropCorrupt drops a blob whose data is wrong or unreadable, unless the data was replaced meanwhile.
 func (s *Store) dropCorrupt(b *blob, n *node, err error) {
 	s.mu.Lock()
 	same := b.data == n && s.blobs[b.key] == b

@@ -45,6 +45,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// withDefaults returns the options with defaults for zero values.
 func (o Options) withDefaults() Options {
 	set := func(v *int64, def int64) {
 		if *v == 0 {
@@ -65,7 +66,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// ConfigError says which option cannot be used, why, and what to do. It is one sentence.
+// ConfigError is the error of an option: which one, what is wrong with it, and the fix.
 type ConfigError struct {
 	Key     string // of the configuration: store.path or store.limit
 	Value   string
@@ -73,10 +74,12 @@ type ConfigError struct {
 	Fix     string
 }
 
+// Error returns one sentence.
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("%s: %s (got %q); %s", e.Key, e.Problem, e.Value, e.Fix)
 }
 
+// validate returns an error if an option is not valid.
 func (o Options) validate() error {
 	if o.Path == "" {
 		return &ConfigError{"store.path", o.Path, "a directory is required", "set it, for example /var/lib/registry"}

@@ -8,7 +8,7 @@ import (
 	"os"
 )
 
-// plainWriter writes a file in its place. Distribution's proxy has no use for it.
+// plainWriter writes a file at its final path. Distribution's proxy does not use it.
 type plainWriter struct {
 	store *Store
 	file  *os.File
@@ -17,6 +17,7 @@ type plainWriter struct {
 	state string // why no more can be written
 }
 
+// plainWriter returns a writer of a file, which it empties unless add is set.
 func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
 	err = s.withRoom(maxCharge(p, 0)+block, func(reserved *int64) error {
 		s.tree.Lock()
@@ -29,7 +30,7 @@ func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
 	return w, err
 }
 
-// plainFile is called with tree locked.
+// plainFile opens the file of a plainWriter. It is called with tree locked.
 func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -67,6 +68,7 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 	return &plainWriter{store: s, file: f, node: n, size: fi.Size()}, finish, nil
 }
 
+// Write appends bytes to the file.
 func (w *plainWriter) Write(p []byte) (int, error) {
 	if w.state != "" {
 		return 0, errors.New("already " + w.state)
@@ -79,8 +81,10 @@ func (w *plainWriter) Write(p []byte) (int, error) {
 	return n, driverError("", err)
 }
 
+// Size returns the size of the file.
 func (w *plainWriter) Size() int64 { return w.size }
 
+// Close closes the file.
 func (w *plainWriter) Close() error {
 	if w.state == "closed" || w.state == "cancelled" {
 		return errors.New("already " + w.state)
@@ -96,6 +100,7 @@ func (w *plainWriter) Close() error {
 	return err
 }
 
+// Cancel closes and removes the file.
 func (w *plainWriter) Cancel(context.Context) error {
 	if w.state == "closed" || w.state == "cancelled" {
 		return errors.New("already " + w.state)
@@ -106,6 +111,7 @@ func (w *plainWriter) Cancel(context.Context) error {
 	return driverError("", w.store.removePath(w.node.path))
 }
 
+// Commit waits until the file is on the disk.
 func (w *plainWriter) Commit(context.Context) error {
 	if w.state != "" {
 		return errors.New("already " + w.state)
@@ -114,7 +120,7 @@ func (w *plainWriter) Commit(context.Context) error {
 	return driverError("", w.file.Sync())
 }
 
-// extend charges a file with the blocks that it may use at a size, before they are written.
+// extend charges a file for the blocks that it may need at a size, before they are written. It reports whether there was room.
 func (s *Store) extend(n *node, size int64, evict bool) bool {
 	const step = 1 << 20
 	need := roundUp(size + size/1024)

@@ -40,7 +40,7 @@ type Reader struct {
 	watchedPos int64
 }
 
-// NewReader returns a reader that begins at an offset. It returns ErrClosed or ErrPassed to who comes too late.
+// NewReader returns a reader that begins at an offset. It returns ErrClosed or ErrPassed if it is called too late.
 func (g *Growing) NewReader(ctx context.Context, off int64) (*Reader, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -61,7 +61,7 @@ func (g *Growing) passedLocked(off int64) bool {
 	return g.window != nil && g.window.low > g.fileEnd && off < g.window.low
 }
 
-// limitLocked returns up to where the bytes may be read: the last ones only when the digest is right.
+// limitLocked returns the offset up to which bytes may be read. It excludes the last bytes until the digest is right.
 func (g *Growing) limitLocked() int64 {
 	if g.state == Complete || g.digest == "" {
 		return g.written
@@ -72,8 +72,8 @@ func (g *Growing) limitLocked() int64 {
 	return max(0, g.written-g.store.opts.Hold)
 }
 
-// wait waits until bytes beyond the reader's offset can be read, and returns up to where. It is satisfied with less than
-// it wants after a moment.
+// wait waits until bytes beyond the reader's offset can be read, and returns the offset up to which they can be. After a moment
+// it returns with less than it wants.
 func (r *Reader) wait(want int64) (end int64, err error) {
 	g := r.g
 	patient := r.read // the first bytes are wanted at once
@@ -114,7 +114,7 @@ type waiter struct {
 	ready chan struct{}
 }
 
-// waitLocked waits until bytes can be read up to an offset, or the fetch is over, at most for a while if that is not 0.
+// waitLocked waits until bytes can be read up to an offset or the fetch is over. The wait has a time limit unless atMost is 0.
 func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
 	g := r.g
 	w := &waiter{upTo, make(chan struct{})}
@@ -138,7 +138,7 @@ func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
 	return err
 }
 
-// wakeReadersLocked wakes the readers that have what they wait for, or all of them.
+// wakeReadersLocked wakes the readers whose bytes have come, or all of them.
 func (g *Growing) wakeReadersLocked(all bool) {
 	limit := g.limitLocked()
 	for w := range g.waiters {
@@ -149,7 +149,7 @@ func (g *Growing) wakeReadersLocked(all bool) {
 	}
 }
 
-// syncLocked moves the reader to where it reads next, unless it was dropped or comes too late.
+// syncLocked moves the reader's position to its offset, unless it was dropped or comes too late.
 func (r *Reader) syncLocked() error {
 	g := r.g
 	switch {
@@ -172,7 +172,7 @@ func (r *Reader) syncLocked() error {
 	return nil
 }
 
-// advance moves on by n bytes that were taken, and reports whether they were right: those of a dropped reader may not be.
+// advance moves on by n bytes that were read. It returns an error if they may be wrong, because the reader was dropped.
 func (r *Reader) advance(n int64) error {
 	r.g.mu.Lock()
 	defer r.g.mu.Unlock()
@@ -188,7 +188,7 @@ func (r *Reader) advance(n int64) error {
 	return err
 }
 
-// openFile returns the reader's own file, positioned at its offset, and how many bytes up to end are in it.
+// openFile returns the reader's own file and how many bytes from the reader's offset up to end are in it.
 func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 	g := r.g
 	g.mu.Lock()
@@ -213,13 +213,14 @@ func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 	return r.file, n, nil
 }
 
+// closeFile closes the reader's own file.
 func (r *Reader) closeFile() {
 	_ = r.file.Close()
 	r.file = nil
 	r.g.store.releaseFD(r.g.node)
 }
 
-// window copies bytes of the window.
+// window copies bytes from the window.
 func (r *Reader) window(p []byte, end int64) (int, error) {
 	g := r.g
 	g.mu.Lock()
@@ -244,6 +245,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// readSome waits for bytes and reads them.
 func (r *Reader) readSome(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -268,7 +270,7 @@ func (r *Reader) readSome(p []byte) (int, error) {
 	return n, r.advance(int64(n))
 }
 
-// CopyN writes the next n bytes as they come, by sendfile where w can. Less than n bytes have an error.
+// CopyN writes the next n bytes to w as they come, by sendfile if w supports it. It returns an error if there are fewer.
 func (r *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 	flusher, _ := w.(http.Flusher)
 	for copied < n && err == nil {
@@ -285,6 +287,7 @@ func (r *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 	return copied, err
 }
 
+// copySome waits for at most n bytes and copies them.
 func (r *Reader) copySome(w io.Writer, n int64) (int64, error) {
 	end, err := r.wait(r.off + n)
 	if errors.Is(err, io.EOF) {
@@ -315,8 +318,8 @@ func (r *Reader) copySome(w io.Writer, n int64) (int64, error) {
 	return int64(m), errors.Join(err, r.advance(int64(m)))
 }
 
-// Seek sets where to read next. The end is known only if the size is. A window keeps the bytes from where the reader was
-// until it reads.
+// Seek sets the offset of the next Read. The end is known only if the size is. A window keeps the bytes at the old offset until
+// the reader reads.
 func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:
@@ -335,7 +338,7 @@ func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	return offset, nil
 }
 
-// Close lets go of the Growing.
+// Close removes the reader from the Growing.
 func (r *Reader) Close() error {
 	g := r.g
 	g.mu.Lock()

@@ -8,7 +8,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// orderOf returns the order of use in which a blob has its place.
+// orderOf returns the order of use to which a blob belongs.
 func (s *Store) orderOf(b *blob) *list.List {
 	if b.relay {
 		return s.relays
@@ -16,8 +16,8 @@ func (s *Store) orderOf(b *blob) *list.List {
 	return s.order
 }
 
-// KeepRelay is Keep for a blob that another replica has too: it is dropped before those that only this one has. A blob that
-// was there before stays what it was.
+// KeepRelay is Keep for a blob that another replica has too. It is evicted before those that only this one has. A blob that was
+// there before is not changed.
 func (g *Growing) KeepRelay(u *Upstream, repository string) error {
 	before, _ := u.blobOf(dataPath(g.digest))
 	err := g.Keep(u, repository)
@@ -27,8 +27,8 @@ func (g *Growing) KeepRelay(u *Upstream, repository string) error {
 	return err
 }
 
-// SetRelay says whether another replica has a blob too, so that it is dropped before those that only this one has. Who starts
-// anew does not know it any more. A blob that is not in the store is left as it is.
+// SetRelay sets whether another replica has a blob too, so that it is evicted before those that only this one has. This is not
+// remembered over a restart. SetRelay does nothing if the store does not have the blob.
 func (u *Upstream) SetRelay(d digest.Digest, relay bool) {
 	s := u.store
 	s.mu.Lock()

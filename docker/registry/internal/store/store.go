@@ -131,8 +131,8 @@ type Stats struct {
 	ScrubbedBytes int64 // read by the scrub
 }
 
-// New opens the store at a path, or creates it. A wrong option, a path that cannot be written and a store that another
-// process uses are a *ConfigError.
+// New opens the store at a path, or creates it. The error is a *ConfigError if an option is wrong, the path cannot be written, or
+// another process uses the store.
 func New(opts Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -145,6 +145,7 @@ func New(opts Options) (*Store, error) {
 	return s, nil
 }
 
+// newStore returns a store that is not open yet.
 func newStore(opts Options) *Store {
 	s := &Store{
 		opts:      opts.withDefaults(),
@@ -187,7 +188,7 @@ func (s *Store) open() (err error) {
 	return nil
 }
 
-// unusable describes an error of the disk as one of the configuration.
+// unusable returns an error of the disk as a *ConfigError.
 func (s *Store) unusable(err error) error {
 	var c *ConfigError
 	if errors.As(err, &c) {
@@ -199,7 +200,7 @@ func (s *Store) unusable(err error) error {
 	}
 }
 
-// acquire makes this process the only one that uses the directory.
+// acquire locks the directory, so that no other process uses it.
 func (s *Store) acquire() error {
 	if err := os.MkdirAll(s.opts.Path, 0o770); err != nil {
 		return s.unusable(err)
@@ -226,7 +227,7 @@ func (s *Store) acquire() error {
 	return nil
 }
 
-// checkFormat empties a store of another version, and marks a new one.
+// checkFormat empties a store of another version, and writes the version of a new one.
 func (s *Store) checkFormat() error {
 	found, err := os.ReadFile(s.diskPath(formatPath))
 	switch {
@@ -273,7 +274,7 @@ func (s *Store) adopt() error {
 	return err
 }
 
-// Close ends what runs in the background and lets go of the directory. Readers that are open read on.
+// Close ends the background work and unlocks the directory. Open readers can still be read.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -283,7 +284,7 @@ func (s *Store) Close() error {
 	return s.lock.Close()
 }
 
-// begin counts a goroutine that Close waits for, and reports whether it may still begin.
+// begin adds a goroutine that Close waits for, and reports whether it may start.
 func (s *Store) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -294,7 +295,7 @@ func (s *Store) begin() bool {
 	return true
 }
 
-// Stats returns what the store's metrics show.
+// Stats returns a snapshot of the store for metrics.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -320,6 +321,7 @@ func (s *Store) Stats() Stats {
 // upstreamName is what a host in an image reference may be, with a port or as an IPv6 address. It is a directory's name.
 var upstreamName = regexp.MustCompile(`^[a-z0-9\[][a-z0-9.:_\]-]{0,254}$`)
 
+// nameError returns the error for an invalid name of an upstream.
 func nameError(name string) error {
 	return &ConfigError{
 		"upstreams.host", name, "must be a registry's host name in lower case, with a port if it has one",
@@ -350,7 +352,7 @@ func (s *Store) Upstream(name string) (*Upstream, error) {
 	return u, nil
 }
 
-// makeFixedDir makes a directory that stays when it is empty. It is called with tree locked or before anything else runs.
+// makeFixedDir creates a directory that is kept when it is empty. It is called with tree locked or before anything else runs.
 func (s *Store) makeFixedDir(p string) error {
 	nothing := int64(0)
 	if err := s.makeParents(filepath.Join(p, "x"), &nothing); err != nil {
@@ -362,7 +364,7 @@ func (s *Store) makeFixedDir(p string) error {
 	return nil
 }
 
-// isDiskFull reports whether an error is a full disk or quota.
+// isDiskFull reports whether an error means that the disk or a quota is full.
 func isDiskFull(err error) bool {
 	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

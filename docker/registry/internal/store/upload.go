@@ -19,7 +19,7 @@ type upload struct {
 	over  string
 }
 
-// upload returns the writer of an upload into the Growing that the context has, or into one of its own.
+// upload returns the writer of an upload. It writes into the Growing of the context, or into a new one.
 func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
 	w := &upload{store: u.store, path: p}
 	if g, ok := ctx.Value(growingKey{}).(*Growing); ok && g.store == u.store {
@@ -34,6 +34,7 @@ func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
 	return w
 }
 
+// Write writes bytes into the Growing.
 func (w *upload) Write(p []byte) (int, error) {
 	if w.over != "" {
 		return 0, errors.New("already " + w.over)
@@ -43,9 +44,10 @@ func (w *upload) Write(p []byte) (int, error) {
 	return n, err
 }
 
+// Size returns the number of bytes that were written.
 func (w *upload) Size() int64 { return w.off }
 
-// Commit makes what was written last on the disk. Readers do not wait for it.
+// Commit waits until the blob is on the disk. Readers do not wait for that.
 func (w *upload) Commit(context.Context) error {
 	if w.over != "" {
 		return errors.New("already " + w.over)
@@ -72,7 +74,7 @@ func (w *upload) Commit(context.Context) error {
 	return nil
 }
 
-// Cancel ends the upload. A Growing that has readers may go on by another one.
+// Cancel ends the upload. Another upload may continue a Growing that has readers.
 func (w *upload) Cancel(context.Context) error {
 	if w.over == "" {
 		w.over = "cancelled"
@@ -81,7 +83,7 @@ func (w *upload) Cancel(context.Context) error {
 	return nil
 }
 
-// Close ends the upload's writes; Move and Stat find its file until it is moved or deleted.
+// Close ends the writing. Move and Stat find the file until it is moved or deleted.
 func (w *upload) Close() error {
 	if w.over == "" {
 		w.over = "closed"
@@ -92,7 +94,7 @@ func (w *upload) Close() error {
 	return nil
 }
 
-// closeWriter closes the descriptor of an upload that nobody reads, and leaves the file.
+// closeWriter closes the descriptor of an upload that nobody reads, and keeps the file.
 func (g *Growing) closeWriter() {
 	g.writing.Lock()
 	defer g.writing.Unlock()
@@ -102,7 +104,7 @@ func (g *Growing) closeWriter() {
 	g.releaseLocked()
 }
 
-// detach forgets the upload.
+// detach removes the upload from the store.
 func (w *upload) detach() {
 	w.store.mu.Lock()
 	if w.store.growing[w.path] == w.g {

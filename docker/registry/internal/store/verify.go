@@ -20,8 +20,8 @@ var ErrCorrupt = errors.New("the stored bytes do not have the digest")
 // verifyChunk is how much is read and hashed at a time.
 const verifyChunk = 256 << 10
 
-// verify returns a reader that follows the hash of a blob which an earlier process stored. All who come share one pass.
-// It returns ErrClosed to who comes when that has just ended.
+// verify returns a reader that follows the verification of a blob which an earlier process stored. All readers share one pass. It
+// returns ErrClosed if the pass has just ended.
 func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	s.mu.Lock()
 	n, g, size := b.data, b.checking, b.size
@@ -65,7 +65,7 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	return r, nil
 }
 
-// check hashes a blob at the speed of the disk, and lets its readers follow.
+// check hashes a blob at the speed of the disk while its readers follow.
 func (s *Store) check(b *blob, n *node, g *Growing) {
 	s.mu.Lock()
 	p := n.path
@@ -84,7 +84,7 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 	g.Close()
 }
 
-// follow reads a finished file into the hash and releases it to the readers as far as it was hashed.
+// follow hashes a finished file, and releases to the readers what was hashed.
 func (g *Growing) follow(ctx context.Context, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
@@ -122,7 +122,7 @@ func (g *Growing) follow(ctx context.Context, name string) error {
 	return err
 }
 
-// startScrub reads all blobs again, slowly, for as long as the store is open.
+// startScrub starts to read all blobs again, slowly, as long as the store is open.
 func (s *Store) startScrub() {
 	if s.opts.ScrubRate < 0 || !s.begin() {
 		return
@@ -138,7 +138,7 @@ func (s *Store) startScrub() {
 	}()
 }
 
-// scrub reads every blob that was not found right for a while, those never found right first.
+// scrub verifies every blob that was not verified for a while, those that were never verified first.
 func (s *Store) scrub() {
 	due := s.now().Add(-s.opts.ScrubEvery)
 	type item struct {
@@ -161,7 +161,7 @@ func (s *Store) scrub() {
 	}
 }
 
-// scrubBlob reads one blob at the scrub's rate. It reports false when the store is closed.
+// scrubBlob verifies one blob at the scrub's rate. It returns false when the store is closed.
 func (s *Store) scrubBlob(b *blob) bool {
 	s.mu.Lock()
 	n, size := b.data, b.size
@@ -223,7 +223,7 @@ func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error)
 	return f.ReadAt(buf, off)
 }
 
-// openQuietly opens a file for reading without a new time of access, which is the time of use, where it may.
+// openQuietly opens a file for reading. It does not change the access time, which is the time of use, if it is allowed to.
 func openQuietly(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOATIME, 0)
 	if errors.Is(err, fs.ErrPermission) { // the file is another user's
@@ -232,7 +232,7 @@ func openQuietly(name string) (*os.File, error) {
 	return f, err
 }
 
-// sleep waits, and reports false when the store is closed meanwhile.
+// sleep waits. It returns false if the store is closed meanwhile.
 func (s *Store) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -32,13 +32,14 @@ func (s *Store) newWindow(at int64) *window {
 	return &window{buf: make([]byte, size), low: at, high: at}
 }
 
+// windowClosed releases the memory of a window.
 func (s *Store) windowClosed(w *window) {
 	s.mu.Lock()
 	s.windows -= int64(len(w.buf))
 	s.mu.Unlock()
 }
 
-// put copies as much as there is room for.
+// put copies as much into the window as there is room for, and returns how much that is.
 func (w *window) put(p []byte) int {
 	size := int64(len(w.buf))
 	p = p[:min(int64(len(p)), size-(w.high-w.low))]
@@ -49,7 +50,7 @@ func (w *window) put(p []byte) int {
 	return len(p)
 }
 
-// get copies the bytes at an offset that the window has.
+// get copies bytes at an offset from the window.
 func (w *window) get(p []byte, off, end int64) int {
 	size := int64(len(w.buf))
 	p = p[:min(int64(len(p)), end-off)]
@@ -58,7 +59,7 @@ func (w *window) get(p []byte, off, end int64) int {
 	return len(p)
 }
 
-// writeWindow puts bytes into the window, and waits for the slowest reader when it is full.
+// writeWindow writes bytes into the window, and waits for the slowest reader while it is full.
 func (g *Growing) writeWindow(p []byte) (int, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -93,7 +94,7 @@ func (g *Growing) slowestLocked() int64 {
 	return low
 }
 
-// waitForReadersLocked waits until a reader has moved on, at most for a while.
+// waitForReadersLocked waits until a reader has moved on, with a time limit.
 func (g *Growing) waitForReadersLocked(atMost time.Duration) {
 	moved := make(chan struct{})
 	g.moved = moved
@@ -107,7 +108,7 @@ func (g *Growing) waitForReadersLocked(atMost time.Duration) {
 	g.mu.Lock()
 }
 
-// wakeWriterLocked wakes the writer.
+// wakeWriterLocked wakes the writer, which waits for a reader to move on.
 func (g *Growing) wakeWriterLocked() {
 	if g.moved != nil {
 		close(g.moved)
