@@ -37,9 +37,10 @@ var dispatcher = struct {
 // passes requests on to it is no problem.
 var defaultTransport, _ = http.DefaultTransport.(*http.Transport)
 
-// schemeTransport is the transport for our scheme.
+// schemeTransport is the transport for the scheme of distribution's apps.
 type schemeTransport struct{}
 
+// RoundTrip has the app of a request answer it.
 func (schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a, ok := dispatcher.apps.Load(req.URL.Host)
 	if !ok {
@@ -54,6 +55,7 @@ type app struct {
 	handler *handlers.App
 }
 
+// newApp returns distribution's app for an upstream.
 func newApp(u *Upstream) (a *app, err error) {
 	if defaultTransport == nil {
 		return nil, errors.New("http.DefaultTransport is no *http.Transport")
@@ -71,8 +73,8 @@ func newApp(u *Upstream) (a *app, err error) {
 	return a, nil
 }
 
-// configuration returns that of a cache that keeps what it has fetched until the store drops it. Distribution's own metrics,
-// health checks and notifications are off, as they are if nothing is said of them.
+// configuration returns the configuration of an app that keeps what it has fetched until the store drops it. Distribution's own
+// metrics, health checks and notifications are off by default.
 func (a *app) configuration(u *Upstream) *configuration.Configuration {
 	forever, long := time.Duration(0), writeLimit
 	c := &configuration.Configuration{
@@ -85,12 +87,13 @@ func (a *app) configuration(u *Upstream) *configuration.Configuration {
 	return c
 }
 
+// close shuts down the app.
 func (a *app) close() error {
 	dispatcher.apps.Delete(a.id)
 	return a.handler.Shutdown()
 }
 
-// A source answers what distribution asks of the upstream on behalf of one call.
+// A source answers the requests that distribution sends to the upstream for one call.
 type source interface {
 	answer(req *http.Request) (*http.Response, error)
 }
@@ -113,8 +116,8 @@ func (a *app) serve(ctx context.Context, w http.ResponseWriter, path string, hea
 	return nil
 }
 
-// answer answers distribution. It is told that the upstream asks for no credential, so that it is not distribution that logs
-// in.
+// answer answers a request of distribution. It answers /v2/ as an upstream that asks for no credential, so that distribution does
+// not log in.
 func (a *app) answer(req *http.Request) (*http.Response, error) {
 	if req.URL.Path == "/v2/" {
 		return reply(req, http.StatusOK, http.Header{}, nil), nil
@@ -138,7 +141,7 @@ func reply(req *http.Request, status int, header http.Header, content []byte) *h
 	return resp
 }
 
-// replyError returns an answer to distribution that says what the upstream said, or an error if it said nothing.
+// replyError returns an answer to distribution with the upstream's status, or an error if the upstream gave no answer.
 func replyError(req *http.Request, f *requestError) (*http.Response, error) {
 	if !f.answered() || f.status < http.StatusBadRequest {
 		return nil, f
@@ -162,7 +165,7 @@ func newRecorder(reserve func(int64) error) *recorder {
 // Header returns the header.
 func (r *recorder) Header() http.Header { return r.head }
 
-// Flush is called by distribution's own writers.
+// Flush does nothing. Distribution's own writers call it.
 func (r *recorder) Flush() {}
 
 // WriteHeader sets the status once.
@@ -172,6 +175,7 @@ func (r *recorder) WriteHeader(status int) {
 	}
 }
 
+// Write keeps bytes of the body.
 func (r *recorder) Write(p []byte) (int, error) {
 	r.WriteHeader(http.StatusOK)
 	if r.full == nil {

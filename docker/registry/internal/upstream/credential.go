@@ -34,7 +34,7 @@ const (
 	refusedAfter = 10 * time.Second
 )
 
-// credential is what the helper gave last. All who need it share one run.
+// credential is the last credential of the helper. All callers share one run of the helper.
 type credential struct {
 	config config.Credential
 	log    *slog.Logger
@@ -51,12 +51,13 @@ type credential struct {
 	flight chan struct{} // closed when the run that goes on has ended
 }
 
-func newCredential(c config.Credential, log *slog.Logger, ctx context.Context, spawn func(func())) *credential {
+// newCredential returns a credential whose helper runs until ctx ends.
+func newCredential(ctx context.Context, c config.Credential, log *slog.Logger, spawn func(func())) *credential {
 	return &credential{config: c, log: log, ctx: ctx, spawn: spawn, run: helper(c.Helper).get}
 }
 
-// get returns the credential for a server. The run of the helper does not end with ctx, so that who comes later finds its
-// result, but with the configured timeout.
+// get returns the credential for a server. The run of the helper does not end with ctx but with the configured timeout, so that
+// later callers find its result.
 func (c *credential) get(ctx context.Context, server string) (auth.Credential, error) {
 	for {
 		c.mu.Lock()
@@ -82,6 +83,7 @@ func (c *credential) get(ctx context.Context, server string) (auth.Credential, e
 	}
 }
 
+// fetch runs the helper and keeps its result.
 func (c *credential) fetch(server string) {
 	ctx, cancel := context.WithTimeoutCause(c.ctx, c.config.Timeout,
 		fmt.Errorf("the credential helper took longer than %s", c.config.Timeout))
@@ -106,7 +108,7 @@ func (c *credential) fetch(server string) {
 	c.flight = nil
 }
 
-// toCredential follows docker: "<token>" as a user name marks a refresh token.
+// toCredential returns a credential of docker in the form of oras-go. The user name "<token>" marks a refresh token.
 func toCredential(given *credentials.Credentials) auth.Credential {
 	if given.Username == "<token>" {
 		return auth.Credential{RefreshToken: given.Secret}
@@ -114,8 +116,8 @@ func toCredential(given *credentials.Credentials) auth.Credential {
 	return auth.Credential{Username: given.Username, Password: given.Secret}
 }
 
-// invalidate forgets a credential that the upstream refuses, and reports whether there may be a better one. One that is new is
-// kept: the helper is not run for each request of a repository that is closed to it.
+// invalidate drops a credential that the upstream refuses, and reports whether there may be a better one. A new credential is
+// kept, so that the helper does not run for each request to a repository that the credential cannot read.
 func (c *credential) invalidate() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -129,6 +131,7 @@ func (c *credential) invalidate() bool {
 // helper is a program that speaks docker's protocol for credential helpers.
 type helper string
 
+// get runs the helper and returns its credential for a server.
 func (h helper) get(ctx context.Context, server string) (*credentials.Credentials, error) {
 	return client.Get(func(args ...string) client.Program { return command(ctx, string(h), args...) }, server)
 }
@@ -136,6 +139,7 @@ func (h helper) get(ctx context.Context, server string) (*credentials.Credential
 // program is one run of a helper, which ends with its context.
 type program struct{ *exec.Cmd }
 
+// command returns a run of a helper.
 func command(ctx context.Context, name string, args ...string) program {
 	cmd := exec.CommandContext(ctx, name, args...)
 	// What the helper has started ends with it, and holds no pipe open.
@@ -148,7 +152,7 @@ func command(ctx context.Context, name string, args ...string) program {
 // Input sets what the helper reads.
 func (p program) Input(in io.Reader) { p.Stdin = in }
 
-// Output runs the helper and returns what it wrote, nothing if it failed: that may be a secret, and would be logged.
+// Output runs the helper and returns its output, or nothing if it failed: the output may be a secret, and would be logged.
 func (p program) Output() ([]byte, error) {
 	out, said := &limitedBuffer{left: helperOutput}, &firstBytes{}
 	p.Stdout, p.Stderr = out, said
@@ -164,12 +168,13 @@ func (p program) Output() ([]byte, error) {
 	return nil, err
 }
 
-// limitedBuffer keeps the first bytes, and takes no more. It does not embed the buffer, whose ReadFrom has no limit.
+// limitedBuffer is a buffer with a limit. It does not embed bytes.Buffer, whose ReadFrom has no limit.
 type limitedBuffer struct {
 	buffer bytes.Buffer
 	left   int
 }
 
+// Write appends bytes, or returns an error if they are too many.
 func (l *limitedBuffer) Write(p []byte) (int, error) {
 	if len(p) > l.left {
 		return 0, errors.New("the output is too long")
@@ -182,27 +187,28 @@ func (l *limitedBuffer) Write(p []byte) (int, error) {
 // are no path, host or URL.
 var secretLike = regexp.MustCompile(`\S*(?:eyJ|ya29\.)\S*|[A-Za-z0-9_+~=-]{40,}`)
 
-// firstBytes keeps the first bytes that are written, and takes the rest.
+// firstBytes is a writer that keeps the first bytes and discards the rest.
 type firstBytes struct{ first []byte }
 
+// Write keeps bytes as long as there is room, and discards the rest.
 func (h *firstBytes) Write(p []byte) (int, error) {
 	h.first = append(h.first, p[:min(len(p), maxErrorBody-len(h.first))]...)
 	return len(p), nil
 }
 
-// line returns the first line that is not empty, without what may be a token.
+// line returns the first line that is not empty, without parts that may be a token.
 func (h *firstBytes) line() string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.first)), "\n")
 	return secretLike.ReplaceAllString(strings.TrimSpace(line), "[removed]")
 }
 
-// withScope returns a context in which a token for pulls of a repository is asked for.
+// withScope returns a context that asks for a token for pulls from a repository.
 func withScope(ctx context.Context, host, repository string) context.Context {
 	return auth.WithScopesForHost(ctx, host, auth.ScopeRepository(repository, auth.ActionPull))
 }
 
-// login returns the credential for the upstream. If the helper gives none the upstream is asked without one, since what is
-// public can still be pulled: that is counted, and a 401 or 403 then means that this cache has no credential.
+// login returns the credential for the upstream. If the helper fails, the upstream is asked without a credential, since public
+// content can still be pulled. This is counted, and a 401 or 403 then means that this cache has no credential.
 func (u *Upstream) login(ctx context.Context, server string) (auth.Credential, error) {
 	if u.credential == nil {
 		return auth.EmptyCredential, nil

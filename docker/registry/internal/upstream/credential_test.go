@@ -179,8 +179,8 @@ func TestHelperOutputIsNotLogged(t *testing.T) {
 				t.Fatal(err)
 			}
 			var log bytes.Buffer
-			c := newCredential(config.Credential{Helper: path, Lifetime: time.Hour, Timeout: 30 * time.Second},
-				slog.New(slog.NewTextHandler(&log, nil)), ctx, func(f func()) { go f() })
+			c := newCredential(ctx, config.Credential{Helper: path, Lifetime: time.Hour, Timeout: 30 * time.Second},
+				slog.New(slog.NewTextHandler(&log, nil)), func(f func()) { go f() })
 			_, err := c.get(ctx, "r.example")
 			if err == nil {
 				t.Fatal("no error")

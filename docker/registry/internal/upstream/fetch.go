@@ -18,13 +18,13 @@ import (
 // resumes is how often a blob that broke off is gone on with, each time with some progress.
 const resumes = 4
 
-// Fetch fetches a blob into g by way of distribution, which stores, links and verifies it. g is told the size before the
-// first byte. A transfer that breaks off is gone on with. Fetch ends when the upstream is silent for the stall limit, and not
-// before: how long a client waits is for the caller to say. It returns nil when g is whole, even if the blob could not be
-// kept, and an *Error or the cause of ctx otherwise. The caller finishes and closes g.
+// Fetch fetches a blob into g through distribution, which stores, links and verifies it. It sets the size of g before the first
+// byte, and resumes a transfer that breaks off. Fetch ends when the upstream is silent for the stall limit, and not before: the
+// caller decides how long a client waits. It returns nil if g is complete, even if the blob could not be kept, and an *Error or
+// the cause of ctx otherwise. The caller finishes and closes g.
 //
-// Distribution does not store the second of two who fetch one digest, of whatever upstreams and repositories: its map of what
-// comes is the process's. Fetch waits for nobody, and keeps that one by itself.
+// If two fetch the same digest, from whatever upstreams and repositories, distribution stores only the first blob, since its map of
+// running fetches belongs to the process. Fetch does not wait for the other, and keeps the second blob itself.
 func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
 	if err := u.checkKind(r, route.Blob); err != nil {
 		return err
@@ -40,7 +40,7 @@ func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing)
 	return u.fetched(ctx, r, g, s, w, err)
 }
 
-// fetched returns what became of a fetch.
+// fetched ends a fetch and returns its error.
 func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growing, s *blobSource, w *blobWriter, err error) error {
 	if w.complete() {
 		g.Finish(nil)
@@ -88,6 +88,7 @@ type blobSource struct {
 	failure *requestError
 }
 
+// answer answers a HEAD or GET of distribution.
 func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	if s.failure != nil {
 		return replyError(req, s.failure)
@@ -133,6 +134,7 @@ func (s *blobSource) open() error {
 	return nil
 }
 
+// close closes an answer that distribution has not read.
 func (s *blobSource) close() {
 	if s.pending != nil {
 		_ = s.pending.Body.Close()
@@ -141,7 +143,7 @@ func (s *blobSource) close() {
 
 var contentRange = regexp.MustCompile(`^bytes ([0-9]+)-[0-9]+/([0-9]+|\*)$`)
 
-// resumingBody reads a blob, and goes on by Range where it breaks off.
+// resumingBody is the body of a blob that resumes by Range where it breaks off.
 type resumingBody struct {
 	source *blobSource
 	body   io.ReadCloser
@@ -151,6 +153,7 @@ type resumingBody struct {
 	err    error
 }
 
+// Read reads from the blob.
 func (b *resumingBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
@@ -168,7 +171,7 @@ func (b *resumingBody) Read(p []byte) (int, error) {
 	return n, b.err
 }
 
-// resume opens the rest, unless there was no progress or the upstream is silent.
+// resume asks for the rest, unless there was no progress or the upstream is silent.
 func (b *resumingBody) resume(f *requestError) error {
 	s := b.source
 	if !f.cut || b.tries == resumes || b.off <= b.broken {
@@ -192,7 +195,7 @@ func (b *resumingBody) resume(f *requestError) error {
 	return nil
 }
 
-// skipTo leads to the offset that was asked for, if the answer does not begin there.
+// skipTo skips to the offset that was asked for, if the answer does not begin there.
 func skipTo(resp *http.Response, off int64) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		found := contentRange.FindStringSubmatch(resp.Header.Get("Content-Range"))
@@ -208,11 +211,11 @@ func skipTo(resp *http.Response, off int64) error {
 	return err
 }
 
-// Close lets go of the connection.
+// Close closes the body.
 func (b *resumingBody) Close() error { return b.body.Close() }
 
-// blobWriter takes what distribution serves, and writes it into g. Where distribution stores it as well, what it writes there
-// has come already.
+// blobWriter is a response that writes what distribution serves into g. If distribution also stores the blob, g skips bytes that
+// it has already.
 type blobWriter struct {
 	g       *store.Growing
 	head    http.Header
@@ -224,16 +227,17 @@ type blobWriter struct {
 // Header returns the header.
 func (w *blobWriter) Header() http.Header { return w.head }
 
-// Flush is called by distribution's own writers.
+// Flush does nothing. Distribution's own writers call it.
 func (w *blobWriter) Flush() {}
 
-// WriteHeader notes the status. An error may follow a part of the blob.
+// WriteHeader sets the status. An error may follow a part of the blob.
 func (w *blobWriter) WriteHeader(status int) {
 	if w.status < http.StatusBadRequest {
 		w.status = status
 	}
 }
 
+// Write writes bytes of the blob, or keeps those of an error.
 func (w *blobWriter) Write(p []byte) (int, error) {
 	if w.status >= http.StatusBadRequest {
 		w.message += string(p[:min(len(p), max(0, maxLogText-len(w.message)))])
@@ -244,7 +248,7 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// complete reports whether this writer brought all bytes.
+// complete reports whether this writer got all bytes.
 func (w *blobWriter) complete() bool {
 	size, err := strconv.ParseInt(w.head.Get("Content-Length"), 10, 64)
 	return err == nil && w.written == size && w.status < http.StatusBadRequest

@@ -14,8 +14,7 @@ import (
 	"time"
 )
 
-// A zone is a kind of addresses that an upstream has no reason to lead to, since only this machine or its neighbours have
-// them.
+// A zone is a kind of addresses to which an upstream has no reason to lead, since only this machine or its neighbours have them.
 type zone uint32
 
 const (
@@ -32,7 +31,7 @@ var metadataAddresses = map[netip.Addr]bool{
 	netip.MustParseAddr("fd20:ce::254"): true, netip.MustParseAddr("168.63.129.16"): true, netip.MustParseAddr("100.100.100.200"): true,
 }
 
-// zoneOf returns the zone of an address, 0 for all others, which private ones are: registries keep their blobs there.
+// zoneOf returns the zone of an address, or 0 if it is in none. Private addresses are in none, since registries keep blobs there.
 func zoneOf(a netip.Addr) zone {
 	a = a.Unmap().WithZone("")
 	switch {
@@ -48,8 +47,8 @@ func zoneOf(a netip.Addr) zone {
 	return 0
 }
 
-// A guard refuses to connect to where an upstream leads, by a redirect or the realm of its challenge, if that is in a zone in
-// which the upstream itself is not. It looks at addresses, so a name that resolves to one does not help.
+// A guard refuses connections to where an upstream leads, by a redirect or the realm of its challenge, if that is in a zone in
+// which the upstream itself is not. It checks addresses, so that a name that resolves to one does not help.
 type guard struct {
 	host  string        // the upstream's
 	zones atomic.Uint32 // in which it is
@@ -63,7 +62,7 @@ func newGuard(root *url.URL) *guard {
 	return g
 }
 
-// A destination is one request, to the upstream or to where that leads.
+// A destination is where a request goes: to the upstream or to where that leads.
 type destination struct {
 	foreign bool        // to another host than the upstream
 	proxied atomic.Bool // by a proxy, whose address is then the one that is dialled
@@ -71,7 +70,7 @@ type destination struct {
 
 type destinationKey struct{}
 
-// check returns the context of a request, or why it is not sent. Behind a proxy only literal addresses are known.
+// check returns the context for a request, or the error if it must not be sent. Behind a proxy it knows only literal addresses.
 func (g *guard) check(ctx context.Context, to *url.URL) (context.Context, *requestError) {
 	j := &destination{foreign: !strings.EqualFold(to.Hostname(), g.host)}
 	if a, err := netip.ParseAddr(to.Hostname()); err == nil && j.foreign && g.forbids(zoneOf(a)) {
@@ -80,13 +79,15 @@ func (g *guard) check(ctx context.Context, to *url.URL) (context.Context, *reque
 	return context.WithValue(ctx, destinationKey{}, j), nil
 }
 
+// forbids reports whether a zone is forbidden.
 func (g *guard) forbids(z zone) bool { return z&^zone(g.zones.Load()) != 0 }
 
+// forbiddenError returns the error for a forbidden address.
 func (g *guard) forbiddenError(address string) *requestError {
 	return &requestError{invalid: true, message: "the upstream leads to " + address + ", an address of this machine, its neighbours or its cloud"}
 }
 
-// proxy notes that a request goes by a proxy.
+// proxy returns the proxy for a request, and notes that it uses one.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	through, err := http.ProxyFromEnvironment(req)
 	if j, ok := req.Context().Value(destinationKey{}).(*destination); ok && through != nil {
@@ -95,7 +96,7 @@ func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	return through, err
 }
 
-// dial connects to an address that Control has seen.
+// dial connects to an address unless it is forbidden.
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	j, ok := ctx.Value(destinationKey{}).(*destination)
 	d := net.Dialer{Timeout: 10 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// health remembers whether the upstream as a whole is out.
+// health tracks whether the upstream as a whole is out.
 type health struct {
 	limits Limits
 	ask    func() *requestError // asks for the challenge
@@ -28,7 +28,7 @@ func newHealth(limits Limits, ask func() *requestError) *health {
 	return &health{limits: limits, ask: ask}
 }
 
-// outage returns why the upstream is not asked now, nil if it is.
+// outage returns the reason why the upstream is not asked now, or nil if it is.
 func (h *health) outage() *requestError {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -38,23 +38,23 @@ func (h *health) outage() *requestError {
 	return nil
 }
 
-// wasOut reports whether the upstream was out when it was asked last, however long ago.
+// wasOut reports whether the upstream was out when it was last asked, however long ago.
 func (h *health) wasOut() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return !h.until.IsZero()
 }
 
-// answered notes that the upstream answers.
+// answered notes that the upstream has answered.
 func (h *health) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seen, h.until = time.Now(), time.Time{}
 }
 
-// check is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream
-// has answered anything since, and returns why the upstream is out, nil if only the request is slow. Those who ask at the
-// same time share one challenge.
+// check is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream has answered
+// anything since. It returns the reason if the upstream is out, or nil if only the request is slow. Concurrent callers share one
+// challenge.
 func (h *health) check(since time.Time) *requestError {
 	h.mu.Lock()
 	if h.seen.After(since) {

@@ -23,7 +23,7 @@ const manifestLimit = 4 << 20
 // acceptedTypes are the types that distribution can parse. It serves a manifest only to those who name its type.
 var acceptedTypes = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
 
-// acceptFor returns the Accept by which the upstream is asked for whatever it has. That of a client has */*, or is empty.
+// acceptFor returns an Accept header that asks the upstream for whatever it has. The client's Accept has */* or is empty.
 func acceptFor(client string) string {
 	all := strings.Join(acceptedTypes, ", ")
 	if client != "" {
@@ -39,6 +39,7 @@ type rawManifest struct {
 	content   []byte
 }
 
+// reply returns the manifest as an answer to distribution.
 func (m *rawManifest) reply(req *http.Request) *http.Response {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
@@ -47,8 +48,8 @@ func (m *rawManifest) reply(req *http.Request) *http.Response {
 	return reply(req, http.StatusOK, header, m.content)
 }
 
-// manifestSource is the upstream for one question for a manifest, and remembers what came. Distribution asks in a row, so
-// it is used by one goroutine.
+// manifestSource is the upstream for one request for a manifest, and keeps what came. Distribution sends one request after the
+// other, so it is used by one goroutine.
 type manifestSource struct {
 	u      *Upstream
 	ctx    context.Context
@@ -62,8 +63,8 @@ type manifestSource struct {
 	asked   bool
 }
 
-// answer asks the upstream at most for a HEAD and a GET. A tag is passed on to distribution only when its manifest is here:
-// otherwise distribution would forget the old manifest of the tag for one that cannot be had.
+// answer answers distribution with at most one HEAD and one GET of the upstream. A tag is passed on to distribution only once its
+// manifest is here. Otherwise distribution would replace the old manifest of the tag by one that it cannot get.
 func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 	if s.final {
 		return replyError(req, s.failure)
@@ -86,6 +87,7 @@ func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 	return s.raw.reply(req), nil
 }
 
+// failed answers distribution with an error of the upstream.
 func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, error) {
 	s.failure = asRequestError(err)
 	// Distribution asks by GET after a HEAD that failed, for upstreams without HEAD and for the error's words.
@@ -98,7 +100,7 @@ func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, e
 	return replyError(req, s.failure)
 }
 
-// head asks which digest a tag has. If distribution has that manifest there is nothing more to ask.
+// head asks the upstream for the digest of a tag. If distribution has that manifest, nothing more is asked.
 func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
 	s.asked = true
 	resp, err = s.u.send(s.ctx, s.r, http.MethodHead, s.r.URI(), http.Header{"Accept": {s.accept}})

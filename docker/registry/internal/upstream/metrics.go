@@ -4,8 +4,8 @@ package upstream
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Metrics are those of all upstreams of a process, labelled by upstream. Distribution's own collectors are off: they are
-// the process's, and a second app cannot register them.
+// Metrics are the metrics of all upstreams, labelled by upstream. Distribution's own collectors are off, since a second app cannot
+// register them.
 type Metrics struct {
 	requests   *prometheus.CounterVec
 	latency    *prometheus.HistogramVec
@@ -16,7 +16,7 @@ type Metrics struct {
 	collectors []prometheus.Collector
 }
 
-// NewMetrics returns metrics, to be registered once by their Register.
+// NewMetrics returns metrics that are not registered yet.
 func NewMetrics() *Metrics {
 	m := &Metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -69,6 +69,7 @@ type counters struct {
 	out       prometheus.Gauge
 }
 
+// forUpstream returns the metrics of one upstream.
 func (m *Metrics) forUpstream(name string) *counters {
 	label := prometheus.Labels{"upstream": name}
 	c := &counters{

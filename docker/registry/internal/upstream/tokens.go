@@ -36,6 +36,7 @@ type tokenFetch struct {
 
 type tokenFetchKey struct{}
 
+// tokenFetchOf returns the tokenFetch of a context, or nil.
 func tokenFetchOf(ctx context.Context) *tokenFetch {
 	f, _ := ctx.Value(tokenFetchKey{}).(*tokenFetch)
 	return f
@@ -93,7 +94,7 @@ func (t *tokens) Set(
 	return f.token, f.err
 }
 
-// run ends with the limits of what it does: of the helper and of the request.
+// run fetches a token. It has no time limit besides those of the helper and of the request.
 func (t *tokens) run(ctx context.Context, f *tokenFetch, key string, fetch func(context.Context) (string, error)) {
 	f.token, f.err = fetch(ctx)
 	t.mu.Lock()
@@ -105,10 +106,10 @@ func (t *tokens) run(ctx context.Context, f *tokenFetch, key string, fetch func(
 	close(f.done)
 }
 
-// clear forgets all tokens.
+// clear drops all tokens.
 func (t *tokens) clear() { t.held.Purge() }
 
-// forget forgets the tokens for a repository.
+// forget drops the tokens for a repository.
 func (t *tokens) forget(repository string) {
 	scope := " " + auth.ScopeRepository(repository, auth.ActionPull)
 	for _, key := range t.held.Keys() {

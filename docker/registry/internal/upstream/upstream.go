@@ -50,7 +50,7 @@ import (
 // userAgent is how the cache names itself to upstreams.
 const userAgent = "pullthrough-registry-cache"
 
-// Limits are times. All must be above 0, but Remember may be 0.
+// Limits are the time limits of an upstream. All must be above 0, except that Remember may be 0.
 type Limits struct {
 	Challenge time.Duration // until an upstream that is silent about its challenge is out
 	Stall     time.Duration // that an upstream may be silent before and during an answer
@@ -100,7 +100,7 @@ type Upstream struct {
 	runs   sync.WaitGroup
 }
 
-// New returns an upstream. It asks nothing: an upstream that is out is no reason not to start.
+// New returns an upstream. It sends no request, so that the program starts while the upstream is out.
 func New(o Options) (*Upstream, error) {
 	root, err := rootOf(o.Config)
 	if err != nil {
@@ -116,7 +116,7 @@ func New(o Options) (*Upstream, error) {
 	u.transport = newTransport(u.guard)
 	u.ctx, u.stop = context.WithCancel(context.Background())
 	if c := o.Config.Credential; c != nil {
-		u.credential = newCredential(*c, u.log, u.ctx, u.spawn)
+		u.credential = newCredential(u.ctx, *c, u.log, u.spawn)
 	}
 	u.tokens = newTokens(u.spawn)
 	u.plain = &http.Client{Transport: &limitedTransport{u}, CheckRedirect: checkRedirect}
@@ -129,6 +129,7 @@ func New(o Options) (*Upstream, error) {
 	return u, nil
 }
 
+// rootOf returns the root URL of a configured upstream.
 func rootOf(c config.Upstream) (*url.URL, error) {
 	given := c.URL
 	if given == "" {
@@ -144,6 +145,7 @@ func rootOf(c config.Upstream) (*url.URL, error) {
 	return root, nil
 }
 
+// newTransport returns the transport of all requests.
 func newTransport(g *guard) *http.Transport {
 	return &http.Transport{
 		Proxy:               g.proxy,
@@ -182,7 +184,7 @@ func (u *Upstream) Close() error {
 	return err
 }
 
-// reserve waits for room in memory. Its error is a *failure.
+// reserve waits for room in memory. Its error is a *requestError.
 func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
 	if u.room == nil {
 		return nil
@@ -193,7 +195,7 @@ func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// spawn runs f beside the caller. Close waits for it.
+// spawn runs f in a goroutine that Close waits for.
 func (u *Upstream) spawn(f func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

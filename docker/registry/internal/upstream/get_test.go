@@ -108,7 +108,7 @@ func TestRelative(t *testing.T) {
 	}
 }
 
-// A link leads to the same path of the cache, or nowhere.
+// FuzzRelative checks that a link leads to the same path of the cache, or nowhere.
 func FuzzRelative(f *testing.F) {
 	for _, link := range []string{`</v2/a/tags/list?n=1>; rel="next"`, `<https://evil.example/x?y=z>; rel=next`, "<", "<>", "", "x", "<?>"} {
 		f.Add(link)

@@ -15,7 +15,7 @@ import (
 // retryAfter is when it makes sense to ask again, unless the upstream names another time.
 const retryAfter = 2 * time.Second
 
-// An Error is what a client gets instead of what it asked for. Its message has none of the upstream's own words.
+// An Error is the error for a client. Its message does not contain text of the upstream.
 type Error struct {
 	route.StatusError
 	RetryAfter time.Duration // 0: none
@@ -33,7 +33,7 @@ func (e *Error) Error() string {
 	return e.Message + ": " + e.Detail
 }
 
-// Unwrap returns what server.WriteError takes.
+// Unwrap returns the status, code and message.
 func (e *Error) Unwrap() error { return &e.StatusError }
 
 // Timeout reports whether the upstream was silent for too long.
@@ -48,7 +48,7 @@ func (e *Error) Header() http.Header {
 	return h
 }
 
-// requestError is what became of a request to the upstream that brought nothing.
+// requestError is the error of a request to the upstream.
 type requestError struct {
 	status    int // of the upstream; 0: no answer
 	timeout   bool
@@ -61,6 +61,7 @@ type requestError struct {
 	message   string // for the log
 }
 
+// Error returns the status and the message.
 func (e *requestError) Error() string {
 	switch {
 	case e.status != 0 && e.message != "":
@@ -71,10 +72,10 @@ func (e *requestError) Error() string {
 	return e.message
 }
 
-// answered reports whether it was the upstream that refused.
+// answered reports whether the error is an answer of the upstream.
 func (e *requestError) answered() bool { return e.status != 0 }
 
-// asRequestError returns an error's failure; any other error means that there was no answer.
+// asRequestError returns the requestError in an error. Any other error means that there was no answer.
 func asRequestError(err error) *requestError {
 	var f *requestError
 	if errors.As(err, &f) {
@@ -83,7 +84,7 @@ func asRequestError(err error) *requestError {
 	return &requestError{message: err.Error()}
 }
 
-// newError returns what a failure means for a client.
+// newError returns the error for a client after a request has failed.
 func newError(kind route.Kind, f *requestError) *Error {
 	e := &Error{
 		StatusError: route.StatusError{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},

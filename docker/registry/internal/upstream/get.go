@@ -21,7 +21,7 @@ import (
 // listLimit is the most that a list of tags or referrers may have, in bytes.
 const listLimit = 16 << 20
 
-// An Answer is what a client gets with status 200. It is shared: nobody changes it.
+// An Answer is the answer to a client with status 200. It is shared and must not be changed.
 type Answer struct {
 	// Header has Content-Type, and of a manifest Docker-Content-Digest, of a list Link (relative) and OCI-Filters-Applied,
 	// where the upstream has them.
@@ -35,16 +35,16 @@ type Answer struct {
 	Stale *Error
 }
 
-// Fresh reports whether the answer is what the upstream has.
+// Fresh reports whether the upstream has confirmed the answer.
 func (a *Answer) Fresh() bool { return a.Stale == nil }
 
 // Get returns a manifest by digest or tag, a list of tags, or referrers. It goes on until there is an answer, the upstream
-// stalls, or ctx ends: how long clients wait is for the caller to say. Every error is an *Error, or the cause of ctx.
+// stalls, or ctx ends. The caller decides how long clients wait. Every error is an *Error, or the cause of ctx.
 //
-// A tag that the upstream does not confirm, for whatever reason, is answered as distribution knows it, if it does.
+// A tag that the upstream does not confirm, for whatever reason, gets the last manifest that distribution knows, if there is one.
 //
-// accept is an Accept header. One that is empty or has */* wants whatever the upstream has. Any other asks for nothing but
-// what it names, and the answer changes nothing of what the tag is for others.
+// accept is an Accept header. If it is empty or has */*, it asks for whatever the upstream has. Otherwise it asks only for what it
+// names, and the answer does not change the tag for others.
 func (u *Upstream) Get(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	if err := u.checkKind(r, route.Manifest, route.Tags, route.Referrers); err != nil {
 		return nil, err
@@ -64,6 +64,7 @@ func (u *Upstream) Get(ctx context.Context, r route.Request, accept string) (*An
 	return a, err
 }
 
+// checkKind returns an error unless a request is of one of the kinds.
 func (u *Upstream) checkKind(r route.Request, kinds ...route.Kind) error {
 	if !slices.Contains(kinds, r.Kind) {
 		return fmt.Errorf("upstream: this cannot be asked for by the kind %s", r.Kind)
@@ -71,7 +72,7 @@ func (u *Upstream) checkKind(r route.Request, kinds ...route.Kind) error {
 	return nil
 }
 
-// do asks a question until ctx ends, or the upstream is closed.
+// do runs a question until ctx ends or the upstream is closed.
 func do[T any](ctx context.Context, u *Upstream, r route.Request, ask func(context.Context) (T, error)) (none T, err error) {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -98,7 +99,7 @@ func (u *Upstream) report(r route.Request, err error) *Error {
 	return e
 }
 
-// manifest has distribution fetch a manifest, or serve the one that it has.
+// manifest returns a manifest that distribution fetches or already has.
 func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
 	begun := time.Now()
@@ -123,6 +124,7 @@ func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string)
 	return nil, fmt.Errorf("distribution has no answer: %w", err)
 }
 
+// answer returns the manifest as an Answer.
 func (m *rawManifest) answer(asked time.Time) *Answer {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
@@ -152,7 +154,7 @@ func (u *Upstream) fromDistribution(ctx context.Context, r route.Request, s sour
 	return m.answer(time.Time{}), nil
 }
 
-// fetchExact asks for a manifest of some types only, without distribution, which would take the answer for what the tag is.
+// fetchExact returns a manifest of some types only. It does not use distribution, which would take the answer for the tag's.
 func (u *Upstream) fetchExact(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
 	begun := time.Now()
@@ -162,7 +164,7 @@ func (u *Upstream) fetchExact(ctx context.Context, r route.Request, accept strin
 	return s.raw.answer(begun), nil
 }
 
-// list asks for a list, which is passed on as it is.
+// list returns a list of tags or referrers as the upstream sends it.
 func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	begun := time.Now()
 	accept := "application/json"
@@ -192,17 +194,18 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	return a, nil
 }
 
-// webPageError is the failure of a web page with status 200, by which a proxy before the upstream says that it is down or wants a
-// login. Nothing vouches for it, so a tag must not become what it says.
+// webPageError returns the error for a web page with status 200, with which a proxy before the upstream reports that it is down or
+// wants a login. Nothing verifies it, so a tag must not get it as its manifest.
 func webPageError() *requestError { return &requestError{invalid: true, message: "a web page"} }
 
+// isWebPage reports whether a content type is that of a web page.
 func isWebPage(contentType string) bool {
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	return mediaType == "text/html"
 }
 
-// relativeLinks returns a Link field with all its links on the request's path, so that clients ask the cache for the next page. One
-// without a query leads to no page, which package manifest refuses if it is the next one.
+// relativeLinks returns a Link field with the request's path in all its links, so that clients ask the cache for the next page. A
+// link without a query leads to no page; package manifest refuses it if it is the next one.
 func relativeLinks(field string, r route.Request) string {
 	var made strings.Builder
 	quoted := false
@@ -226,7 +229,7 @@ func relativeLinks(field string, r route.Request) string {
 	return made.String()
 }
 
-// stat asks for the size of a blob whose GET does not say it.
+// stat returns the size of a blob by HEAD, for an upstream whose GET does not have it.
 func (u *Upstream) stat(ctx context.Context, r route.Request) (int64, error) {
 	resp, err := u.send(ctx, r, http.MethodHead, r.URI(), http.Header{})
 	if err != nil {

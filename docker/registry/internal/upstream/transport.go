@@ -48,6 +48,7 @@ const (
 	kindOther     = "other"
 )
 
+// kindOf returns the kind of a request for metrics.
 func kindOf(r route.Request) string {
 	switch {
 	case r.Kind == route.Blob:
@@ -68,12 +69,14 @@ type exchange struct {
 	anonymous atomic.Bool // the credential helper gave nothing
 }
 
+// exchangeOf returns the exchange of a context, or nil.
 func exchangeOf(ctx context.Context) *exchange {
 	x, _ := ctx.Value(exchangeKey{}).(*exchange)
 	return x
 }
 
-// send asks the upstream and follows redirects. Every error is a *failure: no answer, or a status of 400 and above.
+// send sends a request to the upstream and follows redirects. Every error is a *requestError: no answer, or a status of 400 and
+// above.
 func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string, header http.Header) (*http.Response, error) {
 	if out := u.health.outage(); out != nil {
 		return nil, out
@@ -109,7 +112,7 @@ func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string
 	return nil, f
 }
 
-// credentialRefused reports whether the upstream refuses the credential that this cache has.
+// credentialRefused reports whether the upstream refuses the credential of this cache.
 func (u *Upstream) credentialRefused(resp *http.Response, err error) bool {
 	if u.credential == nil {
 		return false
@@ -153,11 +156,12 @@ func (u *Upstream) ask(ctx context.Context, method, to string, header http.Heade
 	return nil, &requestError{invalid: true, message: "too many redirects"}
 }
 
+// isRoot reports whether a URL is of the upstream itself.
 func (u *Upstream) isRoot(to *url.URL) bool {
 	return to.Scheme == u.root.Scheme && to.Host == u.root.Host
 }
 
-// checkRedirect follows redirects of token requests, which oras-go checks. Those of others are followed by ask.
+// checkRedirect allows redirects of token requests, which oras-go checks. Other redirects are followed by ask.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if tokenFetchOf(req.Context()) == nil {
 		return http.ErrUseLastResponse
@@ -168,7 +172,7 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// statusError returns what an answer of the upstream says that brings nothing.
+// statusError returns the error for an answer of the upstream with an error status.
 func statusError(resp *http.Response) *requestError {
 	f := &requestError{status: resp.StatusCode, message: errorMessage(resp)}
 	// What is too large for a number of 64 bits is the largest one.
@@ -178,7 +182,7 @@ func statusError(resp *http.Response) *requestError {
 	return f
 }
 
-// errorMessage returns the first error of a registry's answer.
+// errorMessage returns the first error in a registry's answer.
 func errorMessage(resp *http.Response) string {
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var body struct {
@@ -190,7 +194,7 @@ func errorMessage(resp *http.Response) string {
 	return truncate(body.Errors[0].Code + ": " + body.Errors[0].Message)
 }
 
-// truncate returns a text of others for the log.
+// truncate returns a text of the upstream or a helper, shortened for the log.
 func truncate(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "?"))
 	return string(runes[:min(len(runes), maxLogText)])
@@ -201,11 +205,11 @@ var (
 	errStalled = errors.New("the answer stalls")
 )
 
-// limitedTransport is how all requests go out: with a limit until the answer begins and one for silence in it, counted, and with an
-// eye on whether the upstream lives.
+// limitedTransport is the transport of all requests. It limits the time until an answer begins and the silence within it, counts
+// requests, and checks the health of the upstream.
 type limitedTransport struct{ u *Upstream }
 
-// RoundTrip returns a *failure if there is no answer, and if the answer to a token request is an error.
+// RoundTrip sends a request. It returns a *requestError if there is no answer, or if the answer to a token request is an error.
 func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	u, kind := t.u, kindOther
 	if x := exchangeOf(req.Context()); x != nil {
@@ -226,7 +230,7 @@ func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, statusError(resp)
 }
 
-// roundTrip waits until the answer begins.
+// roundTrip sends a request and waits until the answer begins.
 func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Response, error) {
 	u := t.u
 	ctx, refused := u.guard.check(req.Context(), req.URL)
@@ -280,7 +284,7 @@ func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Resp
 	return resp, nil
 }
 
-// noAnswerError returns why there was none. A connection that fails makes the whole upstream suspect.
+// noAnswerError returns the error of a request without an answer. If its connection failed, it checks the whole upstream.
 func (u *Upstream) noAnswerError(ctx context.Context, err error, root bool, begun time.Time) *requestError {
 	var dead *requestError
 	switch cause := context.Cause(ctx); {
@@ -298,6 +302,7 @@ func (u *Upstream) noAnswerError(ctx context.Context, err error, root bool, begu
 	return f
 }
 
+// unreachableError returns the error of a connection.
 func unreachableError(err error) *requestError {
 	var refused *requestError // by the guard
 	if errors.As(err, &refused) {
@@ -307,7 +312,7 @@ func unreachableError(err error) *requestError {
 	return &requestError{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: truncate(err.Error())}
 }
 
-// metricLabel returns what the metrics call it.
+// metricLabel returns the label of the error in metrics.
 func (e *requestError) metricLabel(ctx context.Context) string {
 	switch {
 	case e.timeout:
@@ -318,7 +323,7 @@ func (e *requestError) metricLabel(ctx context.Context) string {
 	return "unreachable"
 }
 
-// challenge asks for the upstream's challenge, and returns why the upstream is out, nil if it answers at all.
+// challenge asks for the upstream's challenge. It returns the reason if the upstream is out, or nil if it answers at all.
 func (u *Upstream) challenge() *requestError {
 	ctx, cancel := context.WithTimeoutCause(u.ctx, u.limits.Challenge, errSilent)
 	defer cancel()
@@ -345,8 +350,8 @@ func (u *Upstream) challenge() *requestError {
 	return f
 }
 
-// maySendCredential reports whether the credential for a registry may be shown to where its challenge points: the same host, or one
-// of the same registered domain.
+// maySendCredential reports whether the credential for a registry may be sent to the realm of its challenge: to the same host, or
+// one of the same registered domain.
 func maySendCredential(registry, realm *url.URL) bool {
 	if strings.EqualFold(registry.Hostname(), realm.Hostname()) {
 		return true
@@ -362,7 +367,8 @@ func maySendCredential(registry, realm *url.URL) bool {
 	return err == nil && one == other
 }
 
-// limitedBody counts what is read, ends when the upstream is silent for too long, and its request's context when it is closed.
+// limitedBody is a body that counts its bytes and fails when the upstream is silent for too long. Close ends the context of the
+// request.
 type limitedBody struct {
 	io.ReadCloser
 	ctx      context.Context
@@ -372,7 +378,7 @@ type limitedBody struct {
 	closing  func() bool
 }
 
-// Read waits for the upstream no longer than the limit. How long its caller takes between two calls is the caller's affair.
+// Read waits for the upstream no longer than the limit. The time between two calls does not count.
 func (b *limitedBody) Read(p []byte) (int, error) {
 	timer := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
 	n, err := b.ReadCloser.Read(p)
@@ -388,7 +394,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close lets go of the connection.
+// Close closes the body.
 func (b *limitedBody) Close() error {
 	b.closing()
 	err := b.ReadCloser.Close()
@@ -396,7 +402,8 @@ func (b *limitedBody) Close() error {
 	return err
 }
 
-// readAll returns a body of at most limit bytes, for which there is room in memory. Every error is a *failure.
+// readAll returns a body of at most limit bytes, for which there is room in memory. Every error is a
+// *requestError.
 func (u *Upstream) readAll(ctx context.Context, resp *http.Response, limit int64) ([]byte, error) {
 	defer resp.Body.Close()
 	tooLong := &requestError{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
