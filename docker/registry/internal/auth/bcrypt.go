@@ -8,7 +8,7 @@ import (
 	"encoding/base64"
 	"time"
 
-	"golang.org/x/crypto/blowfish"
+	"golang.org/x/crypto/blowfish" //lint:ignore SA1019 bcrypt is made of it
 )
 
 const (

@@ -124,8 +124,8 @@ func New(o Options) (*Peers, error) {
 
 // Close ends lookups and probes. It does not end hops, which end with their contexts.
 func (p *Peers) Close() {
-	p.stop()
-	p.mu.Lock() // nothing is spawned from now on
+	p.mu.Lock()
+	p.stop() // nothing is spawned from now on
 	p.mu.Unlock()
 	p.wg.Wait()
 	for _, t := range p.idle {

@@ -67,9 +67,9 @@ func TestUpstreamNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		d := keep(t, u, "r", []byte(name))
-		next, part := reopen(t, s)
-		s = next
-		if part, err = s.Upstream(name); err != nil || !has(t, part, "r", d) {
+		s, _ = reopen(t, s)
+		part, err := s.Upstream(name)
+		if err != nil || !has(t, part, "r", d) {
 			t.Errorf("%s: not kept, %v", name, err)
 		}
 	}

@@ -107,7 +107,7 @@ func TestFormat(t *testing.T) {
 	}
 	checkCount(t, s)
 	e := keep(t, u, "r", randomBytes(100*kib))
-	s, u = reopen(t, s)
+	_, u = reopen(t, s)
 	if !has(t, u, "r", e) {
 		t.Error("the format was not marked")
 	}
