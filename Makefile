@@ -28,7 +28,7 @@ test: ## check, and one test for every promise of the documentation, on real par
 e2e: ## the long form, for hours; one topic of it: make e2e TOPIC=faults
 	@python3 -m tools.run e2e $(TOPIC)
 
-lint: ## ansible-lint (profile production), yamllint, ruff, mypy, shellcheck
+lint: ## ansible-lint (profile production), yamllint, ruff, mypy, shellcheck, go vet, staticcheck
 	@python3 -m tools.run check lint
 
 unit: ## pytest

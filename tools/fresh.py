@@ -89,7 +89,7 @@ STEPS = {
     "demo": Step("make demo"),
     "demo-down": Step("make demo-down"),
     "test": Step("make test"),
-    "environment": Step("make lint", _USER),  # brings Go's modules too
+    "environment": Step("make lint", _USER),  # brings Go's modules and staticcheck too
     "check": Step("make check", _USER, offline=True),
 }
 
