@@ -241,7 +241,7 @@ func TestPanics(t *testing.T) {
 	if p, s := r.events.of(HandlerPanicked), r.events.of(HandlerSilent); p != 3 || s != 1 {
 		t.Errorf("got %d panics and %d silent handlers", p, s)
 	}
-	if text := r.log.String(); strings.Count(text, "A handler panicked") != 3 || !strings.Contains(text, "chain_test.go") {
+	if text := r.log.String(); strings.Count(text, "A handler panicked") != 3 || !strings.Contains(text, "handler_test.go") {
 		t.Errorf("the log has no stack of the fault:\n%s", text)
 	}
 }
