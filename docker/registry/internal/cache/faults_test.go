@@ -3,11 +3,14 @@
 package cache
 
 import (
+	"bytes"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,6 +58,110 @@ func TestWrongBytesOfOwner(t *testing.T) {
 		if try == 5 {
 			t.Fatalf("%d, %d bytes, %v", a.status, len(a.body), a.err)
 		}
+	}
+}
+
+// TestWrongBytesOfUpstream has the upstream send wrong bytes once, to the clients of all replicas. It costs one more fetch, for all
+// clients that try again, and only the owner blames anybody: its upstream.
+func TestWrongBytesOfUpstream(t *testing.T) {
+	lasts(t)
+	u := newRegistry(t)
+	f := startFleet(t, 3, u, "")
+	layer := randomBytes(mib)
+	_, blob := u.image("v1", layer)
+	ranked := f.ranked(blobKey(blob))
+	bad := bytes.Clone(layer)
+	bad[1000] ^= 1
+	wrong, right := slowly(blob.String(), bad, 8, 200*time.Millisecond), slowly(blob.String(), layer, 8, 100*time.Millisecond)
+	var fetches atomic.Int64
+	u.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+		switch {
+		case !strings.HasSuffix(r.URL.Path, blob.String()):
+			return false
+		case fetches.Add(1) == 1:
+			return wrong(w, r)
+		}
+		return right(w, r)
+	})
+	var clients sync.WaitGroup
+	for i := range 9 {
+		clients.Go(func() {
+			for try := range 3 {
+				a := ranked[i%3].get(blobPath(blob))
+				if a.err == nil && a.status == http.StatusOK {
+					if digest.FromBytes(a.body) != blob || try != 1 {
+						t.Errorf("client %d: %d bytes in try %d", i, len(a.body), try)
+					}
+					return
+				}
+			}
+			t.Errorf("client %d got nothing", i)
+		})
+	}
+	clients.Wait()
+	if n := fetches.Load(); n != 2 {
+		t.Errorf("%d fetches", n)
+	}
+	for i, r := range ranked {
+		content, err := os.ReadFile(r.logFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, words := range []string{"Peers sent wrong bytes", "elsewhere"} {
+			if strings.Contains(string(content), words) {
+				t.Errorf("replica %d of the ranked logs %q", i, words)
+			}
+		}
+		if n := r.metric("registry_cache_refused_total"); n != 0 != (i == 0) {
+			t.Errorf("replica %d of the ranked counts %v wrong answers", i, n)
+		}
+	}
+}
+
+// TestBrokenUpstream has the upstream cut a blob at the same byte, once or each time, where it cannot be resumed. The owner begins
+// anew for the clients of the others; they are cut if that does not help, and no other replica tries.
+func TestBrokenUpstream(t *testing.T) {
+	lasts(t)
+	for name, always := range map[string]bool{"once": false, "always": true} {
+		t.Run(name, func(t *testing.T) {
+			u := newRegistry(t)
+			f := startFleet(t, 3, u, "")
+			layer := randomBytes(mib)
+			_, blob := u.image("v1", layer)
+			ranked := f.ranked(blobKey(blob))
+			send := slowly(blob.String(), layer, 8, 100*time.Millisecond)
+			var fetches atomic.Int64
+			u.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
+				switch {
+				case !strings.HasSuffix(r.URL.Path, blob.String()):
+					return false
+				case r.Header.Get("Range") != "":
+					w.WriteHeader(http.StatusInternalServerError)
+					return true
+				case fetches.Add(1) > 1 && !always:
+					return send(w, r)
+				}
+				w.Header().Set("Content-Length", strconv.Itoa(len(layer)))
+				_, _ = w.Write(layer[:mib/2])
+				_ = http.NewResponseController(w).Flush()
+				time.Sleep(500 * time.Millisecond)
+				panic(http.ErrAbortHandler)
+			})
+			var clients sync.WaitGroup
+			for i := range 6 {
+				clients.Go(func() {
+					a := ranked[1+i%2].get(blobPath(blob))
+					whole := a.err == nil && a.status == http.StatusOK
+					if whole == always || whole && digest.FromBytes(a.body) != blob {
+						t.Errorf("client %d: %d, %d bytes, %v", i, a.status, len(a.body), a.err)
+					}
+				})
+			}
+			clients.Wait()
+			if n := fetches.Load(); n != 2 {
+				t.Errorf("%d fetches", n)
+			}
+		})
 	}
 }
 

@@ -99,6 +99,7 @@ type Handler struct {
 	groups   map[route.Request]*group
 	failures failures
 	wrong    failures // those of wrong bytes
+	broken   brokenRelays
 	stats    Stats
 }
 
@@ -451,6 +452,11 @@ func (f *fill) foundInStore() bool {
 // isWrong reports whether the bytes are known to be wrong, so that a client must not begin to read them.
 func (f *fill) isWrong() bool {
 	_, cause := f.growing.State()
+	return isWrong(cause)
+}
+
+// isWrong reports whether the cause of a failed fill is that its bytes are wrong.
+func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
@@ -471,7 +477,7 @@ func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed), errors.Is(f.err, ErrAgain),
 		errors.Is(f.err, ErrNext):
 		return false
-	case errors.Is(f.err, store.ErrDigest), errors.Is(f.err, store.ErrLong):
+	case isWrong(f.err):
 		again := h.wrong.get(f.request, now) != nil
 		h.wrong.add(f.request, f.err, now)
 		return again
@@ -484,7 +490,7 @@ func (h *Handler) logFailure(f *fill, err error) {
 	level := slog.LevelWarn
 	var refusal *route.StatusError
 	if errors.As(err, &refusal) && refusal.Status < 500 || errors.Is(err, errAbandoned) || errors.Is(err, errClosed) ||
-		errors.Is(err, ErrNext) {
+		errors.Is(err, ErrNext) || errors.Is(err, ErrAgain) {
 		level = slog.LevelDebug
 	}
 	h.opts.Log.Log(context.Background(), level, "A fill failed", "upstream", f.request.Upstream,

@@ -15,7 +15,7 @@ import (
 // ErrNext is what a Fetcher returns to have Options.Next serve the clients that have received nothing of the blob.
 var ErrNext = errors.New("it is served by another handler")
 
-// ErrAgain is what a Fetcher returns if it brought wrong bytes and would not bring them again. Clients that have received none of
+// ErrAgain is what a Fetcher wraps if it brought wrong bytes and would not bring them again. Clients that have received none of
 // them wait for another fill.
 var ErrAgain = errors.New("another fill is needed")
 
@@ -29,9 +29,9 @@ func MarkStored(ctx context.Context) {
 }
 
 // ServePeer is Serve for another replica. It waits for a first byte as long as the fill goes on, since that replica decides how
-// long its clients wait.
+// long its clients wait. The rest of a body that a failed fill has cut is refused, see RelayParameter.
 func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, q route.Request) {
-	if !h.ServeStored(w, r, q) {
+	if !h.refuseBroken(w, r, q) && !h.ServeStored(w, r, q) {
 		h.serveFills(r.Context(), w, r, q)
 	}
 }

@@ -298,6 +298,7 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 	}
 	setStored(w.Header(), r, p.fill)
 	g, reader := p.fill.growing, p.reader
+	defer h.noteBroken(r, g) // before the connection is cut
 	switch size := g.Size(); {
 	case size < 0:
 		serveUnsized(w, q, g, reader)

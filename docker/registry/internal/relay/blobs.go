@@ -4,6 +4,7 @@ package relay
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,11 +37,17 @@ var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b
 // When it is this replica's turn, its own fill brings what is missing. If nothing has come until then, or at all, Fetch returns
 // fill.ErrNext, so that the own fills serve the blob. They are not tried if they have just failed. A member's answer that the
 // upstream is silent is final if this replica finds the upstream out too.
+//
+// A member whose transfer breaks off is asked for the rest, which it refuses if its fill has failed for good: that is final, since
+// another member could bring only the rest of other bytes, or would fetch what fails again. fill.ErrAgain then is the error for
+// wrong bytes.
 func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
 	tried, triedSelf := map[string]bool{}, r.own.FailedRecently(q)
+	askedWhy := map[string]bool{}                                // those that were asked again without progress
+	at := uri(q) + "&" + fill.RelayParameter + "=" + rand.Text() // names this relay to the members
 	last := fill.ErrNext
 	var parts []string // who brought some
 	for range maxAttempts {
@@ -58,7 +65,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			}
 			return last
 		default:
-			last = r.fetchFrom(ctx, name, q, g)
+			last = r.fetchFrom(ctx, name, at, g)
 		}
 		state, cause := g.State()
 		if !self && (g.Written() > before || isWrong(cause)) && !slices.Contains(parts, name) {
@@ -78,12 +85,22 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			return cause
 		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.IsOut(begun)):
 			return refused
+		case errors.Is(last, errWrong):
+			return fmt.Errorf("%w: %w", fill.ErrAgain, last)
+		case errors.Is(last, errBroken):
+			return last
 		}
+		// One whose connection broke may go on, or say why it does not. If it is gone, that is known at once.
+		broke := !self && g.Written() == before && isBrokenOff(last) && !askedWhy[name]
+		if broke {
+			askedWhy[name] = true
+		}
+		if self || broke || g.Written() > before && !errors.Is(last, errSilent) {
+			r.opts.Log.Info("A relay broke off", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
+			continue
+		}
+		tried[name] = true
 		r.opts.Log.Info("A blob is gone on with elsewhere", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
-		// One whose connection broke may go on. If it is gone, that is known at once.
-		if tried[name] = true; self || g.Written() > before && !errors.Is(last, errSilent) {
-			delete(tried, name)
-		}
 	}
 	return last
 }
@@ -113,9 +130,21 @@ func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 	}
 }
 
+// brokenOffError is the error of a body that has begun.
+type brokenOffError struct{ error }
+
+// Unwrap returns the cause.
+func (e *brokenOffError) Unwrap() error { return e.error }
+
+// isBrokenOff reports whether an error is that of a member that had begun to answer.
+func isBrokenOff(err error) bool {
+	_, ok := errors.AsType[*brokenOffError](err)
+	return ok && !errors.Is(err, errSilent)
+}
+
 // fetchFrom fetches the missing part of a blob from a member. The error is a *peerError if the member answers with an error.
-func (r *Relay) fetchFrom(ctx context.Context, name string, q route.Request, g *store.Growing) error {
-	a, err := r.ask(ctx, name, q, rangeFrom(g), peer.CallOptions{})
+func (r *Relay) fetchFrom(ctx context.Context, name, uri string, g *store.Growing) error {
+	a, err := r.ask(ctx, name, uri, rangeFrom(g), peer.CallOptions{})
 	if err != nil {
 		return err
 	}
@@ -164,7 +193,7 @@ func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) err
 		case errors.Is(err, io.EOF):
 			return fmt.Errorf("it ended after %d of %d bytes", at, size)
 		case err != nil:
-			return err
+			return &brokenOffError{err}
 		}
 	}
 }
@@ -183,6 +212,12 @@ func parseStart(resp *http.Response, written int64) (at, size int64, err error) 
 		return first, size, nil
 	}
 	refused := errorOf(resp)
+	switch refused.Code {
+	case fill.CodeWrong:
+		return 0, 0, errWrong
+	case fill.CodeBroken:
+		return 0, 0, errBroken
+	}
 	if isOutage(resp.StatusCode) && resp.StatusCode != http.StatusGatewayTimeout || resp.StatusCode == http.StatusRequestedRangeNotSatisfiable {
 		return 0, 0, fmt.Errorf("status %d: %s", refused.Status, refused.Message)
 	}

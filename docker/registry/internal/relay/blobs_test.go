@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,6 +192,51 @@ func TestWrongBytes(t *testing.T) {
 		if state, err := r.fetch(r.Relay); state == store.Complete || !errors.Is(err, fill.ErrNext) {
 			t.Errorf("%s: state %d, %v", name, state, err)
 		}
+	}
+}
+
+// restCut answers with a body that breaks off before its first byte.
+func restCut(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
+	header := http.Header{"Content-Range": {"bytes 1000-1048575/1048576"}}
+	body := io.NopCloser(cut{bytes.NewReader(nil)})
+	return &http.Response{StatusCode: http.StatusPartialContent, Header: header, ContentLength: 1<<20 - 1000, Body: body}, nil
+}
+
+// TestFillOfMemberFails ends with what the member says of the rest that it does not send: nobody else is asked, and nobody is
+// blamed. A member that knows nothing of that is given up.
+func TestFillOfMemberFails(t *testing.T) {
+	refuses := func(code string) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
+		return status(http.StatusBadGateway, code)
+	}
+	for name, test := range map[string]struct {
+		second, third func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) // answers of b
+		err           error
+		asked         string
+	}{
+		"wrong bytes":             {refuses(fill.CodeWrong), nil, fill.ErrAgain, "b, b bytes=1000-"},
+		"failed twice":            {refuses(fill.CodeBroken), nil, errBroken, "b, b bytes=1000-"},
+		"failed twice at a byte":  {restCut, refuses(fill.CodeBroken), errBroken, "b, b bytes=1000-, b bytes=1000-"},
+		"an older member":         {restCut, restCut, nil, "b, b bytes=1000-, b bytes=1000-, c bytes=1000-"},
+		"it fails another answer": {refuses("UNAVAILABLE"), nil, nil, "b, b bytes=1000-, c bytes=1000-"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newReplica(t, "b", "c", "self")
+			answers := []func(context.Context, http.Header, peer.CallOptions) (*http.Response, error){content(r.blob, 1000), test.second, test.third}
+			r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
+				next := answers[0]
+				answers = answers[1:]
+				return next(ctx, h, c)
+			}
+			r.does["c"] = content(r.blob, 1<<20)
+			state, err := r.fetch(r.Relay)
+			r.want(name, state, err, test.err == nil, test.asked)
+			if test.err != nil && !errors.Is(err, test.err) || r.denied.has(r.key(r.request()), "b") || r.own != 0 {
+				t.Errorf("%v, %d own fetches", err, r.own)
+			}
+			if slices.ContainsFunc(r.uris, func(uri string) bool { return uri != r.uris[0] || !strings.Contains(uri, "&relay=") }) {
+				t.Errorf("not one relay: %q", r.uris)
+			}
+		})
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/peer"
-	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
 const (
@@ -61,8 +60,8 @@ func newExchange(ctx context.Context, peers Peers, name, uri string, header http
 	return a, nil
 }
 
-// ask asks a member. If the answer takes long, this replica checks meanwhile whether the upstream is out.
-func (r *Relay) ask(ctx context.Context, name string, q route.Request, header http.Header, call peer.CallOptions) (*exchange, error) {
+// ask asks a member for a URI. If the answer takes long, this replica checks meanwhile whether the upstream is out.
+func (r *Relay) ask(ctx context.Context, name, uri string, header http.Header, call peer.CallOptions) (*exchange, error) {
 	if call.Out = r.opts.Health.WasOut(); !call.StoreOnly {
 		after, begun := doubtAfter, time.Now()
 		if call.Out {
@@ -70,7 +69,7 @@ func (r *Relay) ask(ctx context.Context, name string, q route.Request, header ht
 		}
 		defer time.AfterFunc(after, func() { r.opts.Health.IsOut(begun) }).Stop()
 	}
-	return newExchange(ctx, r.opts.Peers, name, uri(q), header, call)
+	return newExchange(ctx, r.opts.Peers, name, uri, header, call)
 }
 
 // rejectLarge rejects large errors, whose memory is not counted.

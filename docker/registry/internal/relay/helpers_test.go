@@ -43,6 +43,7 @@ type members struct {
 
 	mu    sync.Mutex
 	asked []string // NAME, or NAME! for what it has stored, with the range
+	uris  []string
 	state map[string]peer.State
 	leave map[string]bool
 	// does is what a member does, by its name.
@@ -72,7 +73,7 @@ func (m *members) set(name string, s peer.State) {
 	m.state[name] = s
 }
 
-func (m *members) Do(ctx context.Context, name, _, _ string, header http.Header, c peer.CallOptions) (*http.Response, error) {
+func (m *members) Do(ctx context.Context, name, _, uri string, header http.Header, c peer.CallOptions) (*http.Response, error) {
 	what := name
 	if c.StoreOnly {
 		what += "!"
@@ -81,7 +82,7 @@ func (m *members) Do(ctx context.Context, name, _, _ string, header http.Header,
 		what += " " + of
 	}
 	m.mu.Lock()
-	m.asked = append(m.asked, what)
+	m.asked, m.uris = append(m.asked, what), append(m.uris, uri)
 	answer := m.does[name]
 	m.mu.Unlock()
 	if answer == nil {

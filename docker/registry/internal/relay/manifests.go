@@ -65,7 +65,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	if accept != "" {
 		header.Set("Accept", accept)
 	}
-	a, err := r.ask(ctx, name, q, header, peer.CallOptions{StoreOnly: stored, Reserve: manifest.Reserve})
+	a, err := r.ask(ctx, name, uri(q), header, peer.CallOptions{StoreOnly: stored, Reserve: manifest.Reserve})
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func (r *Relay) notifyOthers(q route.Request) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), storedPatience)
 			defer cancel()
-			if a, err := r.ask(ctx, name, q, nil, peer.CallOptions{StoreOnly: true}); err == nil {
+			if a, err := r.ask(ctx, name, uri(q), nil, peer.CallOptions{StoreOnly: true}); err == nil {
 				a.Close()
 			}
 		}()

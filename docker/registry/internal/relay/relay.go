@@ -26,12 +26,14 @@
 // # Wrong bytes
 //
 // A relay is a fill like others: it withholds the last bytes until the digest of all matches, wherever they came from. A member
-// that sent wrong bytes is not asked for the same again for some minutes.
+// that sent wrong bytes is not asked for the same again for some minutes. An owner finds wrong bytes of its upstream before it has
+// sent them all, and says so when it is asked for the rest: then only the owner's upstream is to blame.
 package relay
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -223,6 +225,8 @@ func isOutage(status int) bool {
 var (
 	errSilent   = errors.New("it is silent, and does not answer its probe")
 	errStalled  = errors.New("it lives, but has stopped to send")
+	errWrong    = fmt.Errorf("the fill of another replica: %w", store.ErrDigest)
+	errBroken   = errors.New("the fill of another replica has failed twice")
 	errDigest   = errors.New("the manifest does not have the digest")
 	errTooLarge = errors.New("its error is too large")
 )
