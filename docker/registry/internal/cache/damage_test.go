@@ -9,7 +9,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 )
@@ -104,6 +106,37 @@ func TestDamagedStore(t *testing.T) {
 				t.Error("not counted")
 			}
 		})
+	}
+}
+
+// TestPipeInTheStore has a pipe take the place of a stored blob while the replica runs: clients get the blob from the upstream.
+func TestPipeInTheStore(t *testing.T) {
+	u := newRegistry(t)
+	r := start(t, configuration(t, t.TempDir(), "", u))
+	d := u.put(nil, randomBytes(mib))
+	path, file := "/v2/a/b/blobs/"+string(d), storedAt(r.root, d)
+	if a := r.get(path); digest.FromBytes(a.body) != d {
+		t.Fatalf("%d, %v", a.status, a.err)
+	}
+	until(t, "stored", func() bool { _, err := os.Stat(file); return err == nil })
+	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan answer, 1)
+	go func() { got <- r.get(path) }()
+	select {
+	case a := <-got:
+		if a.status != 200 || digest.FromBytes(a.body) != d {
+			t.Errorf("%d with %d bytes, %v", a.status, len(a.body), a.err)
+		}
+	case <-time.After(patience):
+		if f, err := os.OpenFile(file, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil { // lets it go on
+			defer f.Close()
+		}
+		t.Fatal("no answer")
+	}
+	if n := r.value("registry_cache_corrupt_total"); n != 1 {
+		t.Errorf("%v are counted", n)
 	}
 }
 

@@ -439,7 +439,7 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	}
 	var says []byte
 	if _, rest := splitPath(to); isLink(rest) {
-		says, _ = os.ReadFile(s.diskPath(to))
+		says, _ = readRegular(s.diskPath(to))
 	}
 	c := contentOf(to, says)
 	s.renameNode(n, to, charge(fi), reserved)

@@ -247,7 +247,7 @@ func (s *Store) openFile(p string) (*os.File, *node, error) {
 	}
 	s.retainFDLocked(n)
 	s.mu.Unlock()
-	f, err := os.Open(s.diskPath(p))
+	f, err := openRegular(s.diskPath(p), 0)
 	if err != nil {
 		s.releaseFD(n)
 		return nil, nil, err
@@ -384,7 +384,7 @@ func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
 	freed = n.charge
 	s.mu.Unlock()
 	if freed >= closeLater {
-		if f, err := os.Open(s.diskPath(n.path)); err == nil {
+		if f, err := openRegular(s.diskPath(n.path), 0); err == nil {
 			s.mu.Lock()
 			s.retainFDLocked(n)
 			s.mu.Unlock()

@@ -186,7 +186,7 @@ func (s *Store) linkContent(p string) []byte {
 	if d := linkDigest(rest); d != "" && d.Algorithm() == digest.Canonical {
 		return []byte(d)
 	}
-	says, _ := os.ReadFile(s.diskPath(p))
+	says, _ := readRegular(s.diskPath(p))
 	return says
 }
 

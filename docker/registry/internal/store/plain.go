@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"syscall"
 )
 
 // plainWriter writes a file at its final path. Distribution's proxy does not use it.
@@ -44,7 +45,7 @@ func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, 
 	}
 	var f *os.File
 	err = s.inDirectory(p, func() (err error) {
-		f, err = os.OpenFile(s.diskPath(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
+		f, err = os.OpenFile(s.diskPath(p), os.O_WRONLY|os.O_CREATE|os.O_APPEND|syscall.O_NONBLOCK, 0o660)
 		return err
 	})
 	if err != nil {

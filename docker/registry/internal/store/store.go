@@ -229,7 +229,7 @@ func (s *Store) acquire() error {
 
 // checkFormat empties a store of another version, and writes the version of a new one.
 func (s *Store) checkFormat() error {
-	found, err := os.ReadFile(s.diskPath(formatPath))
+	found, err := readRegular(s.diskPath(formatPath))
 	switch {
 	case err == nil && string(found) == format:
 		return nil

@@ -86,7 +86,7 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 
 // follow hashes a finished file, and releases to the readers what was hashed.
 func (g *Growing) follow(ctx context.Context, name string) error {
-	f, err := os.Open(name)
+	f, err := openRegular(name, 0)
 	if err != nil {
 		g.Finish(err)
 		return err
@@ -225,9 +225,9 @@ func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error)
 
 // openQuietly opens a file for reading. It does not change the access time, which is the time of use, if it is allowed to.
 func openQuietly(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOATIME, 0)
+	f, err := openRegular(name, syscall.O_NOATIME)
 	if errors.Is(err, fs.ErrPermission) { // the file is another user's
-		return os.Open(name)
+		return openRegular(name, 0)
 	}
 	return f, err
 }

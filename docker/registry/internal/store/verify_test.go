@@ -131,6 +131,102 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// TestNotRegular drops a blob in whose place is something that is no regular file, whatever reads it, and never waits for it. Opening
+// a pipe waits for somebody who writes.
+func TestNotRegular(t *testing.T) {
+	kinds := map[string]func(p string) error{
+		"pipe":            func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"link to a pipe":  func(p string) error { return errors.Join(syscall.Mkfifo(p+"-pipe", 0o600), os.Symlink(p+"-pipe", p)) },
+		"link to a file":  func(p string) error { return errors.Join(os.Rename(p+"-old", p+"-file"), os.Symlink(p+"-file", p)) },
+		"empty directory": func(p string) error { return os.Mkdir(p, 0o700) },
+	}
+	open := func(_ *Store, u *Upstream, d digest.Digest) error {
+		b, err := u.Open(ctx, "r", d)
+		if err != nil {
+			return err
+		}
+		_, err = readAll(b)
+		return errors.Join(err, b.Close())
+	}
+	for kind, put := range kinds {
+		for _, by := range []struct {
+			name     string
+			size     int
+			restarts bool
+			read     func(*Store, *Upstream, digest.Digest) error
+		}{
+			{"open", mib, false, open},
+			{"open after a restart", mib, true, open},
+			{"open of a small one", 10 * kib, true, open},
+			{"scrub", mib, true, func(s *Store, u *Upstream, d digest.Digest) error {
+				s.opts.ScrubRate = 1 << 40
+				s.scrub()
+				return open(s, u, d)
+			}},
+			{"delete", 2 * closeLater, false, func(s *Store, u *Upstream, d digest.Digest) error {
+				err := u.Delete(ctx, dataPath(d))
+				s.count.corrupt.Add(1) // it is not
+				return errors.Join(err, open(s, u, d))
+			}},
+		} {
+			t.Run(kind+"/"+by.name, func(t *testing.T) {
+				s, u := testStore(t, 64*mib)
+				d := keep(t, u, "r", randomBytes(by.size))
+				if by.restarts {
+					s, u = reopen(t, s)
+				}
+				p := s.diskPath(u.path(dataPath(d)))
+				if err := errors.Join(os.Rename(p, p+"-old"), put(p)); err != nil {
+					t.Fatal(err)
+				}
+				ended := make(chan error, 1)
+				go func() { ended <- by.read(s, u, d) }()
+				select {
+				case err := <-ended:
+					if err == nil {
+						t.Error("it was read")
+					}
+				case <-time.After(5 * time.Second):
+					t.Error("it hangs")
+					for _, name := range []string{p, p + "-pipe"} { // lets it go on
+						if f, err := os.OpenFile(name, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
+							defer f.Close()
+						}
+					}
+					<-ended
+				}
+				waitFor(t, func() bool { return s.Stats().Corrupt == 1 })
+				if _, ok := u.Has("r", d); ok {
+					t.Error("still there")
+				}
+				if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("left: %v", err)
+				}
+			})
+		}
+	}
+}
+
+// TestPipeAsFormat opens a store in which a pipe has taken the place of the file with its version.
+func TestPipeAsFormat(t *testing.T) {
+	s, _ := testStore(t, 64*mib)
+	p := s.diskPath(formatPath)
+	if err := errors.Join(s.Close(), os.Remove(p), syscall.Mkfifo(p, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	hangs := time.AfterFunc(5*time.Second, func() {
+		t.Error("it hangs")
+		if f, err := os.OpenFile(p, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil { // lets it go on
+			_ = f.Close()
+		}
+	})
+	defer hangs.Stop()
+	openStore(t, s.opts)
+	if found, err := os.ReadFile(p); err != nil || string(found) != format {
+		t.Errorf("%q, %v", found, err)
+	}
+}
+
 // waitFor waits until something that happens in the background is so.
 func waitFor(t testing.TB, so func() bool) {
 	t.Helper()
