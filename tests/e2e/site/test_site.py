@@ -205,7 +205,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "password with a NUL": ({"registry_cache_users": [{"name": "nodes", "password": "a\0b"}]}, ("registry_cache_users", "NUL")),
     "grace of a year": ({"registry_cache_rotate_grace": 31536000}, ("registry_cache_rotate_grace", "300")),
-    "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "[team-a]")),
+    "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "must be a list", "team-a")),
     "external-secrets that is not there": (
         {"registry_cache_pull_secret_controller": "external_secrets"},
         ("registry_cache_pull_secret_controller", "external-secrets.io/v1", "Install external-secrets"),
