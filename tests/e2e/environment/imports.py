@@ -14,28 +14,41 @@ import sys
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 
 
-def imports(file: pathlib.Path) -> list[tuple[str, str]]:
-    """Modules, and names of them, empty for the module itself; not those of its own folder."""
-    found = []
+def imports(file: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
+    """Modules, and names of them, empty for the module itself, by the name that they are bound to; not those of its own folder.
+
+    Where a name has several, one is the fallback of the other.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
-            found += [(alias.name, "") for alias in node.names]
+            for alias in node.names:
+                found.setdefault(alias.asname or alias.name, []).append((alias.name, ""))
         elif isinstance(node, ast.ImportFrom) and not node.level:
-            found += [(node.module or "", alias.name) for alias in node.names]
+            for alias in node.names:
+                found.setdefault(alias.asname or alias.name, []).append((node.module or "", alias.name))
     return found
+
+
+def fault(module: str, name: str) -> str:
+    """Why it cannot be imported; empty if it can."""
+    try:
+        if name and not hasattr(importlib.import_module(module), name):
+            importlib.import_module(f"{module}.{name}")
+    except ImportError as error:
+        return str(error)
+    return ""
 
 
 def main() -> None:
     _AnsibleCollectionFinder(paths=[sys.argv[1]])._install()
     number = 0
     for file in map(pathlib.Path, sys.argv[2:]):
-        for module, name in imports(file):
+        for ways in imports(file).values():
             number += 1
-            try:
-                if name and not hasattr(importlib.import_module(module), name):
-                    importlib.import_module(f"{module}.{name}")
-            except ImportError as error:
-                print(f"{file.stem}: {error}")
+            faults = [fault(*way) for way in ways]
+            if all(faults):
+                print(f"{file.stem}: {'; '.join(faults)}")
     print(f"{number} imports")
 
 
