@@ -88,7 +88,8 @@ except ImportError:  # AnsibleK8SModule says that it is missing
 # Seconds to connect and to wait for an answer.
 _TIMEOUT = (10, 60)
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
-_DISCOVERY, _JWKS = "/.well-known/openid-configuration", "/openid/v1/jwks"
+_DISCOVERY = "/.well-known/openid-configuration"
+_JWKS = "/openid/v1/jwks"
 # What a refusal is about, and the missing right, by path.
 _RIGHTS = {
     IDENTITY_PATH: (

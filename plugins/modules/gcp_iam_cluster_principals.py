@@ -149,8 +149,10 @@ except ImportError:  # AnsibleK8SModule says that it is missing
         pass
 
 
-READER, IMPERSONATOR = "roles/artifactregistry.reader", "roles/iam.workloadIdentityUser"
-_LABEL, _MANAGER = "app.kubernetes.io/managed-by", "pullthrough.registry_cache"
+READER = "roles/artifactregistry.reader"
+IMPERSONATOR = "roles/iam.workloadIdentityUser"
+_LABEL = "app.kubernetes.io/managed-by"
+_MANAGER = "pullthrough.registry_cache"
 _PAGE = 100
 # Seconds to connect and to wait for an answer of the cluster.
 _TIMEOUT = (10, 60)

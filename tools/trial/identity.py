@@ -23,7 +23,7 @@ def write(folder: pathlib.Path, audience: str) -> None:
     """Write the public key, and a token that it verifies."""
     private = ec.generate_private_key(ec.SECP256R1())
     public = jwt.algorithms.ECAlgorithm.to_jwk(private.public_key(), as_dict=True)
-    del public["key_ops"]  # Google takes no such member
+    public.pop("key_ops", None)  # Google takes no such member
     now = int(time.time())
     claims = {"iss": ISSUER, "sub": SUBJECT, "aud": [audience], "iat": now, "exp": now + SECONDS}
     (folder / "jwks.json").write_text(json.dumps({"keys": [{**public, "kid": "trial"}]}))
