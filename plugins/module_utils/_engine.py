@@ -173,6 +173,9 @@ class Engine:
         words += ["--network", network] if network else []
         flags, env = self.build_flags(platform)
         self.run("build", *flags, *words, "--tag", name, context, env={**platforms, **args, **env})
+
+    def check_platform(self, name: str, platform: str) -> None:
+        """Remove an image that was built for another platform. Raises EngineError for it."""
         if (built := self.platform_of(name)) != platform:
             # A run of another user, for whom `alone` does not wait, has pulled the base for another platform meanwhile.
             self.run("rmi", name)

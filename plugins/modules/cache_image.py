@@ -392,6 +392,7 @@ class CacheImage:
                     self.pull("base", platform)
                     args = {**self.build_args(), "BASE": self.params["base"]}
                     engine.build(str(image), self.local(platform), platform, args, self.labels(), network)
+                    engine.check_platform(self.local(platform), platform)
                 for platform in without_sbom:
                     args = {**self.build_args(), "IMAGE": self.local(platform)}
                     engine.build(str(sbom), f"{self.local(platform)}-sbom", platform, args, {}, network)
