@@ -17,8 +17,12 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/digests"
 )
 
-// queryLimit is the most bytes that a query may have.
-const queryLimit = 2048
+const (
+	// queryLimit is the most bytes that a query may have.
+	queryLimit = 2048
+	// queryRoom is what is left of it for "ns" and what replicas add, once the query is canonical.
+	queryRoom = 512
+)
 
 // Kind is what a request asks for.
 type Kind int
@@ -275,5 +279,9 @@ func canonicalQuery(values url.Values) (string, *StatusError) {
 		values.Set("n", strconv.FormatUint(count, 10))
 	}
 	values.Del("ns")
-	return values.Encode(), nil
+	query := values.Encode()
+	if len(query) > queryLimit-queryRoom {
+		return "", &StatusError{http.StatusBadRequest, "UNSUPPORTED", "the query is too long"}
+	}
+	return query, nil
 }

@@ -197,6 +197,7 @@ func FuzzParse(f *testing.F) {
 		{"/v2/r/blobs/sha256%3A" + hex256, "ns=a.example"}, {"/v2/r/manifests/latest", "ns=docker.io"},
 		{"/v2/r/tags/list", "n=1&last=a%26b&ns=a.example"}, {"/v2/r/referrers/" + sha256.String(), "artifactType=x"},
 		{"/v2/", ""}, {"/v2/_catalog", ""}, {"/v2/r/manifests/%2e%2e", "ns=%zz"}, {"//v2//", ";"},
+		{"/v2/r/referrers/" + sha256.String(), strings.Repeat("\xa0", queryLimit)}, // which is three times as long when it is escaped
 	} {
 		f.Add(seed[0], seed[1], seed[0], "")
 	}
