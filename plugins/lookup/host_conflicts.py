@@ -66,7 +66,7 @@ def conflicts(host: str, found: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[s
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
         (name,) = terms
-        assert variables is not None
+        variables = variables or {}
         # A host that has failed meanwhile, or whose cache is to go, has none.
         found = {host: variables["hostvars"][host].get(name) or {} for host in variables["ansible_play_hosts"]}
         return conflicts(variables["inventory_hostname"], found)

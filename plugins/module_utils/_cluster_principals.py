@@ -43,7 +43,7 @@ def service_account(subject: str) -> tuple[str, str] | None:
 
 def account_name(email: str) -> str:
     """The full name of a Google service account; the domain of a project that has one comes last in the address."""
-    project, _, domain = email.partition("@")[2].removesuffix(".iam.gserviceaccount.com").partition(".")
+    project, _dot, domain = email.partition("@")[2].removesuffix(".iam.gserviceaccount.com").partition(".")
     return f"projects/{domain}:{project}/serviceAccounts/{email}" if domain else f"projects/{project}/serviceAccounts/{email}"
 
 
