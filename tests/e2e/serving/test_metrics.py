@@ -14,7 +14,7 @@ from tests.e2e.replicas import Replicas, total, wait
 from .conftest import REPLICAS
 
 _LAYER = 1 << 20
-_LIMIT = 512 << 20  # registry_cache_size of converge.yml
+_LIMIT = 8 << 30  # registry_cache_size of converge.yml
 _REQUESTS = "registry_cache_requests_total"
 _UPSTREAM = {"upstream": UPSTREAM_HOST}
 

@@ -5,27 +5,32 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from sandbox.client import NAMESPACE, Cluster, Google
 from tests.e2e.conftest import Push, Record, Say
 from tests.e2e.load import Body, Load
 from tests.e2e.replicas import Replicas
 
 _REPLICAS = 3  # of the scenario
-_IMAGES, _BYTES = 8, 16 << 20
-_BYTES_PER_SECOND = 8_000_000  # of a client: a blob takes two seconds
+# Images, bytes of each, and bytes per second of a client, 0 for as fast as it can. Content that nobody asks for between the
+# first restart and the last is lost, so that clients must be fast enough to ask for nearly all of it meanwhile.
+_CONTENT = {"128 MiB": (8, 16 << 20, 8_000_000), "5 GiB": (80, 64 << 20, 0)}
 
 
+@pytest.mark.parametrize("content", _CONTENT)
 def test_rolling_restart_with_empty_disks(
-    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
+    replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record, content: str
 ) -> None:
+    count, size, bytes_per_second = _CONTENT[content]
     assert not cluster.get("persistentvolumeclaims", "--namespace", NAMESPACE)["items"], "the disks outlive the pods"
-    images = [push("content", [_BYTES]) for _ in range(_IMAGES)]
+    images = [push("content", [size]) for _ in range(count)]
     for ordinal in range(_REPLICAS):
         with replicas.entry(ordinal) as client:
             for image in images:
                 client.pull(image)
     google.reset_counters()
-    ways = [lambda node=node: replicas.at(node, bytes_per_second=_BYTES_PER_SECOND) for node in cluster.nodes]
+    ways = [lambda node=node: replicas.at(node, bytes_per_second=bytes_per_second) for node in cluster.nodes]
 
     def pull(number: int) -> list[Body]:
         with ways[number % len(ways)]() as client:
@@ -39,15 +44,15 @@ def test_rolling_restart_with_empty_disks(
         replicas.settle(_REPLICAS)
         took = time.monotonic() - started
         time.sleep(3)
-    content = _IMAGES * _BYTES
+    total = count * size
     fetched = sum(google.blob_counters(image.layers[0].digest)["blob_bytes"] for image in images)
     say(
-        f"rolling restart of {_REPLICAS} replicas with empty disks in {took:.0f} s: {fetched / content:.3f} of {content >> 20} MiB "
-        f"fetched again; {load.summary()}"
+        f"rolling restart of {_REPLICAS} replicas with empty disks in {took:.0f} s: {fetched / total:.3f} of {content} fetched "
+        f"again; {load.summary()}"
     )
-    record_property("pulls failed, rolling restart with empty disks", len(load.failures))
-    record_property("rolling restart with empty disks: bytes fetched again, of the content", fetched / content)
+    record_property(f"pulls failed, rolling restart with empty disks, {content}", len(load.failures))
+    record_property(f"rolling restart with empty disks: bytes fetched again, of {content}", fetched / total)
     assert all(replicas.uid(ordinal) != uid for ordinal, uid in before.items())
     assert not load.failures, load.failures[:3]
-    assert len(load.bodies) > 10 * _IMAGES
-    assert fetched <= 0.1 * content
+    assert len(load.bodies) > 10 * _CONTENT["128 MiB"][0]
+    assert fetched <= 0.1 * total

@@ -39,7 +39,7 @@ class Rotation:
     """rotate.yml for team-a."""
 
     def __init__(self, users: list[dict[str, Any]]) -> None:
-        settings = {"registry_cache_users": users, "registry_cache_replicas": REPLICAS, "registry_cache_size": "512Mi"}
+        settings = {"registry_cache_users": users, "registry_cache_replicas": REPLICAS, "registry_cache_size": "8Gi"}
         self.settings = ("--extra-vars", json.dumps(settings))
         # What molecule tells its own ansible-playbook: colours, and failures on standard error.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
