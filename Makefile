@@ -9,7 +9,7 @@ help: ## this list
 try: ## the cache without a cluster, for a first look; in front of a registry of yours: make try UPSTREAM=ghcr.io/owner/image:1.0
 	@python3 -m tools.trial $(if $(UPSTREAM),--upstream "$$UPSTREAM") $(if $(PORT),--port "$$PORT") $(if $(ONCE),--once)
 
-demo: ## a kind cluster, the stand-in for Google, the cache, and its main promises proved
+demo: ## a kind cluster, the Google emulator, the cache, and its main promises proved
 	@$(SANDBOX) up
 	@$(SANDBOX) run python -m sandbox.demo
 

@@ -23,7 +23,7 @@ def _passwords(sandbox: Sandbox) -> None:
 
 
 def up(sandbox: Sandbox) -> None:
-    """Everything running: engine, images, cluster, stand-in."""
+    """Start the engine, images, the cluster and the Google emulator."""
     started = time.monotonic()
     _leave()
     environment.ensure()
@@ -63,13 +63,13 @@ def exports(sandbox: Sandbox) -> dict[str, str]:
         "REGISTRY_CACHE_UPSTREAM": f"https://{sandbox.gateway}",
         "REGISTRY_CACHE_UPSTREAM_CA": str(sandbox.ca),
         "REGISTRY_CACHE_UPSTREAM_TOKEN": sandbox.operator_token.read_text().strip(),
-        "REGISTRY_CACHE_UPSTREAM_ADMIN": f"https://{sandbox.gateway}/standin",
+        "REGISTRY_CACHE_UPSTREAM_ADMIN": f"https://{sandbox.gateway}/emulator",
         **({"DOCKER_HOST": os.environ["DOCKER_HOST"]} if "DOCKER_HOST" in os.environ else {}),
     }
 
 
 def _inside(sandbox: Sandbox) -> dict[str, str]:
-    """The environment of a control node whose way to Google is the stand-in."""
+    """The environment of a control node that reaches the Google emulator in place of Google."""
     return {
         "PATH": f"{environment.VENV}/bin:{tools.build('registry')}:{cluster.kubectl(sandbox).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -94,7 +94,7 @@ def _enter(sandbox: Sandbox) -> None:
 
 
 def _leave() -> None:
-    """This machine's own environment again, whose way to the internet leads not through the stand-in."""
+    """This machine's own environment again, which reaches the internet without the emulator."""
     for name, value in json.loads(os.environ.pop(_OUTSIDE, "{}")).items():
         if value is None:
             os.environ.pop(name, None)

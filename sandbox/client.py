@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What demo and tests do to a running sandbox: ask the cache, the stand-in, the cluster and its nodes."""
+"""What demo and tests do to a running sandbox: ask the cache, the emulator, the cluster and its nodes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Cache:
 
 
 class Google:
-    """The stand-in's APIs and counters as its operator."""
+    """The emulator's APIs and counters as its operator."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._client = httpx.Client(
@@ -100,46 +100,46 @@ class Google:
 
     def counters(self) -> dict[str, int]:
         """Requests of clients other than the operator, by kind."""
-        return self._client.get("/standin/counters").json()
+        return self._client.get("/emulator/counters").json()
 
     def apis(self) -> dict[str, int]:
         """Requests to the googleapis hosts by method and host, this client's own among them."""
-        return self._client.get("/standin/counters").json()["apis"]
+        return self._client.get("/emulator/counters").json()["apis"]
 
     def reset_counters(self) -> None:
-        self._client.post("/standin/counters/reset").raise_for_status()
+        self._client.post("/emulator/counters/reset").raise_for_status()
 
     def blob_counters(self, digest: str) -> dict[str, int]:
         """Of one blob: blob_get, blob_download, blob_head, blob_bytes; zero where nothing was asked."""
-        counted = self._client.get("/standin/counters").json()["blobs"].get(digest, {})
+        counted = self._client.get("/emulator/counters").json()["blobs"].get(digest, {})
         return {kind: counted.get(kind, 0) for kind in ("blob_get", "blob_download", "blob_head", "blob_bytes")}
 
     def fault(self, match: str, count: int = 1, **effects: float | int | bool) -> None:
         """What becomes of the next `count` downloads of blobs whose path contains `match`, a digest for instance.
 
-        effects: seconds, bytes_per_second, status, cut, corrupt; see google_standin/faults.py.
+        effects: seconds, bytes_per_second, status, cut, corrupt; see google_emulator/faults.py.
         """
         body = {"match": match, "count": count, **effects}
-        self._client.post("/standin/faults", json=body).raise_for_status()
+        self._client.post("/emulator/faults", json=body).raise_for_status()
 
     def host_fault(self, host: str, path: str = "", count: int = 1, **effect: float | int | bool) -> None:
         """What becomes of the next `count` requests to one of Google's hosts whose path contains `path`.
 
-        effect: one of hang (seconds), status, seconds, truncate; see google_standin/faults.py.
+        effect: one of hang (seconds), status, seconds, truncate; see google_emulator/faults.py.
         """
         body = {"host": host, "path": path, "count": count, **effect}
-        self._client.post("/standin/faults", json=body).raise_for_status()
+        self._client.post("/emulator/faults", json=body).raise_for_status()
 
     def condition(self, **conditions: float | bool) -> None:
-        """What holds until `reset_faults`: expired, grant_lag, enable_lag, clock_shift; see google_standin/faults.py."""
-        self._client.post("/standin/faults", json=conditions).raise_for_status()
+        """What holds until `reset_faults`: expired, grant_lag, enable_lag, clock_shift; see google_emulator/faults.py."""
+        self._client.post("/emulator/faults", json=conditions).raise_for_status()
 
     def faults(self) -> list[dict[str, Any]]:
         """The faults that are left, each with its remaining count; then the conditions that hold, if any."""
-        return self._client.get("/standin/faults").json()
+        return self._client.get("/emulator/faults").json()
 
     def reset_faults(self) -> None:
-        self._client.post("/standin/faults/reset").raise_for_status()
+        self._client.post("/emulator/faults/reset").raise_for_status()
 
     def policy(self) -> dict[str, Any]:
         """The IAM policy of the private repository."""

@@ -44,7 +44,7 @@ def exists(sandbox: Sandbox) -> bool:
 
 
 def ensure_network(sandbox: Sandbox) -> None:
-    """The nodes' network, whose gateway address the stand-in listens on."""
+    """The nodes' network, whose gateway address the emulator listens on."""
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if sandbox.cluster in _output("docker", "network", "ls", "--format", "{{.Name}}").split():
         return
@@ -77,7 +77,7 @@ def _config(image: str, *workers: str) -> dict[str, object]:
 
 
 def _google_names(corefile: str, address: str, ours: bool) -> str:
-    """A Corefile in which Google's names are the stand-in's; on our node image all others lead nowhere."""
+    """A Corefile in which Google's names are the emulator's; on our node image all others lead nowhere."""
     if ours:  # Docker's resolver would make CoreDNS forward to itself
         corefile = corefile.replace("forward . /etc/resolv.conf", f"forward . {_NOWHERE}")
     hosts = f"    hosts {{\n        {address} {' '.join(GOOGLE_HOSTS)}\n        fallthrough\n    }}\n"
@@ -131,7 +131,7 @@ def _connect_pods(log: Log, client: Client) -> None:
 
 
 def ensure(sandbox: Sandbox) -> None:
-    """A Ready cluster whose pods resolve Google's names to the stand-in."""
+    """A Ready cluster whose pods resolve Google's names to the emulator."""
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if exists(sandbox):
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Python environment of tests, demo and stand-in, with the collections ours depends on."""
+"""The Python environment of tests, demo and emulator, with the collections ours depends on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def users() -> pathlib.Path:
 
 
 def trial() -> pathlib.Path:
-    """What `make try` needs: ansible-core for the collection's own modules, and the stand-in for Google."""
+    """What `make try` needs: ansible-core for the collection's own modules, and the Google emulator."""
     if (VENV / "ready").exists():
         return VENV
     pins = [line for line in _REQUIREMENTS[1].read_text().splitlines() if line.partition("==")[0] in ("ansible-core", "bcrypt")]

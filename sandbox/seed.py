@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts small runnable images into the stand-in's private repository, as `docker push` would."""
+"""Puts small runnable images into the emulator's private repository, as `docker push` would."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def push(
 
 
 def operator(sandbox: Sandbox) -> httpx.Client:
-    """A client of the stand-in that may push."""
+    """A client of the emulator that may push."""
     return httpx.Client(
         base_url=f"https://{sandbox.gateway}",
         headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},

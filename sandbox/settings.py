@@ -63,7 +63,7 @@ def key(*parts: str | pathlib.Path) -> str:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One cluster with its stand-in. `demo` and `test` may be up at the same time."""
+    """One cluster with its emulator. `demo` and `test` may be up at the same time."""
 
     name: str
 

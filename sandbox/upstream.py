@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Starts the stand-in for Google and the real registry that holds its private images."""
+"""Starts the Google emulator and the real registry that holds its private images."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
 
 
 def ensure(sandbox: Sandbox) -> None:
-    """The registry on loopback, the stand-in on the cluster network's gateway address."""
+    """The registry on loopback, the emulator on the cluster network's gateway address."""
     binary = tools.build("registry") / "registry"
     home = sandbox.state / "google"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     registry, google = home / "registry.pid", home / "google.pid"
     if not (processes.running(registry) and processes.running(google)):
         _start(sandbox, binary)
-    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the stand-in to take them") as log:
+    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the emulator to take them") as log:
         log.run(environment.PYTHON, SANDBOX / "seed.py", sandbox.name, env={"PYTHONPATH": str(SANDBOX.parent)})
 
 
 def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
     home = sandbox.state / "google"
     registry, google = home / "registry.pid", home / "google.pid"
-    with step("stand-in for Google", "its health check") as log:
+    with step("Google emulator", "its health check") as log:
         if not processes.running(registry):
             config = {
                 "version": "0.1",
@@ -57,14 +57,14 @@ def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
         if not processes.running(google):
             start_google(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
         log.path = google.with_suffix(".log")
-        wait(lambda: _answers(f"http://127.0.0.1:{sandbox.registry_port}/"), 20, "the registry behind the stand-in")
+        wait(lambda: _answers(f"http://127.0.0.1:{sandbox.registry_port}/"), 20, "the registry behind the emulator")
         wait_for_google(home, f"https://{sandbox.gateway}")
 
 
 def start_google(
     home: pathlib.Path, python: pathlib.Path, address: str, port: int, proxy_port: int, registry_url: str
 ) -> None:
-    """Start the stand-in, which `home`/google.pid names from then on.
+    """Start the emulator, which `home`/google.pid names from then on.
 
     :param home: where it keeps what it has: `ca.pem`, `operator-token`.
     :param python: the interpreter of an environment with its requirements.
@@ -84,17 +84,17 @@ def start_google(
     (home / "google.json").write_text(json.dumps(config))
     processes.start(
         home / "google.pid",
-        [str(python), "-m", "google_standin", "--config", str(home / "google.json")],
+        [str(python), "-m", "google_emulator", "--config", str(home / "google.json")],
         env={"PYTHONPATH": str(SANDBOX / "google")},
     )
 
 
 def wait_for_google(home: pathlib.Path, url: str) -> None:
-    """Wait for the stand-in's health check; raises StepFailed if it does not come."""
+    """Wait for the emulator's health check; raises StepFailed if it does not come."""
     ca = home / "ca.pem"
-    wait(ca.exists, 20, "the stand-in's CA", every=0.1)
+    wait(ca.exists, 20, "the emulator's CA", every=0.1)
     context = ssl.create_default_context(cafile=str(ca))
-    wait(lambda: _answers(f"{url}/standin/health", context), 20, "the stand-in", every=0.1)
+    wait(lambda: _answers(f"{url}/emulator/health", context), 20, "the emulator", every=0.1)
 
 
 def stop(sandbox: Sandbox) -> None:
@@ -103,5 +103,5 @@ def stop(sandbox: Sandbox) -> None:
 
 
 def forget(sandbox: Sandbox) -> None:
-    """Remove the stand-in's resources, images, CA and tokens."""
+    """Remove the emulator's resources, images, CA and tokens."""
     shutil.rmtree(sandbox.state / "google", ignore_errors=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All objects of the cluster and of the stand-in for Google, to compare before and after: what is new, gone or changed."""
+"""All objects of the cluster and of the Google emulator, to compare before and after: what is new, gone or changed."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _lasts(item: dict[str, Any]) -> bool:
 
 
 def of_google(google: Google) -> Objects:
-    """All that the stand-in holds of the project: deleted pools and providers too, each grant by itself, APIs with their state."""
+    """All that the emulator holds of the project: deleted pools and providers too, each grant by itself, APIs with their state."""
     found: Objects = {}
 
     def policy(resource: str, answer: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make try`: the cache on this machine alone, in front of a stand-in for Google or of a registry of yours.
+"""`make try`: the cache on this machine alone, in front of an emulator of Google or of a registry of yours.
 
 python3 -m tools.trial [--upstream HOST/REPOSITORY:TAG] [--port PORT] [--once]
 """
@@ -67,10 +67,10 @@ def _fix(said: str, host: str) -> str:
 
 
 def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> None:
-    """The cache before the stand-in for Google."""
+    """The cache before the Google emulator."""
     python, crane, binary, helper = _build(google=True)
     server = Cache(folder, Reference(UPSTREAM_HOST, NAME, TAGS[0]), *cache.ports(port))
-    with step("the stand-in for Google, with a private image") as log:
+    with step("the Google emulator, with a private image") as log:
         google = Google(folder / "google", python, crane)
         stack.callback(google.stop)
         google.start()
@@ -126,7 +126,7 @@ def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tools.trial", description=__doc__)
-    parser.add_argument("--upstream", type=str.strip, default="", help="an image of a registry; a stand-in for Google without")
+    parser.add_argument("--upstream", type=str.strip, default="", help="an image of a registry; an emulator of Google without")
     parser.add_argument("--port", default="", help="of the cache, on loopback; a free one without")
     parser.add_argument("--once", action="store_true", help="end after the two pulls")
     arguments = parser.parse_args()

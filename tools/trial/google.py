@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in for Google on free ports of loopback, with a private repository that the cache may read."""
+"""The Google emulator on free ports of loopback, with a private repository that the cache may read."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ class Google:
         }
         (folder / "config.json").write_text(json.dumps(config))
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "sandbox" / "google")}
-        command = [sys.executable, "-m", "google_standin", "--config", folder / "config.json"]
+        command = [sys.executable, "-m", "google_emulator", "--config", folder / "config.json"]
         self._process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 60
         while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/acceptance.yml with the stand-in in Google's place: each answer as assumed, nothing left, no secret shown."""
+"""playbooks/acceptance.yml with the emulator in Google's place: each answer as assumed, nothing left, no secret shown."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def answers(run: tuple[str, pathlib.Path]) -> dict[str, dict[str, Any]]:
     return json.loads(run[1].read_text())
 
 
-def test_the_stand_in_behaves_as_assumed(answers: dict[str, dict[str, Any]]) -> None:
+def test_the_emulator_behaves_as_assumed(answers: dict[str, dict[str, Any]]) -> None:
     assert {name: one for name, one in answers.items() if one["verdict"] != "same"} == {}
     assert answers.keys() == ASSUMPTIONS.keys()
 

@@ -156,36 +156,36 @@ def test_what_is_left_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Google(client.Google):
-    """The operator's client, whose requests reach the stand-in in memory."""
+    """The operator's client, whose requests reach the emulator in memory."""
 
-    def __init__(self, standin: harness.Google) -> None:
-        self._standin = standin
+    def __init__(self, emulator: harness.Google) -> None:
+        self._emulator = emulator
 
     def call(self, method: str, host: str, path: str, body: Any = None, **params: str) -> Any:
-        answer = self._standin.call(method, f"https://{host}{path}", json=body, params=params)
+        answer = self._emulator.call(method, f"https://{host}{path}", json=body, params=params)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
 
 @pytest.fixture
-def standin(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[harness.Google]:
+def emulator(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[harness.Google]:
     monkeypatch.setattr(objects, "PROJECT", "demo")
     made = harness.Google(tmp_path, harness.Keys())
     yield made
     made.close()
 
 
-def test_the_stand_in_for_google_is_read_as_a_whole(standin: harness.Google) -> None:
-    google = Google(standin)
+def test_the_google_emulator_is_read_as_a_whole(emulator: harness.Google) -> None:
+    google = Google(emulator)
     before = objects.of_google(google)
     assert before and all(name.startswith("api ") for name in before)
-    standin.create_repository()
-    standin.federate(description="ours")
-    standin.grant()
-    assert standin.create_account().status_code == 200
+    emulator.create_repository()
+    emulator.federate(description="ours")
+    emulator.grant()
+    assert emulator.create_account().status_code == 200
     account = f"serviceAccount:{harness.EMAIL}"
     act, own = ({"role": role, "members": [account]} for role in ("roles/iam.workloadIdentityUser", "roles/artifactregistry.reader"))
-    assert standin.set_account_policy(act).status_code == 200 and standin.set_project_policy(own).status_code == 200
+    assert emulator.set_account_policy(act).status_code == 200 and emulator.set_project_policy(own).status_code == 200
     after = objects.of_google(google)
     assert after[f"provider {harness.PROVIDER}"]["description"] == "ours"
     assert set(after) - set(before) == {
@@ -197,7 +197,7 @@ def test_the_stand_in_for_google_is_read_as_a_whole(standin: harness.Google) -> 
         f"grant {account} roles/iam.workloadIdentityUser {harness.EMAIL}",
         f"grant {account} roles/artifactregistry.reader projects/demo",
     }
-    standin.done(standin.call("DELETE", f"{harness.IAM}/{harness.PROVIDER}"))
-    standin.done(standin.call("DELETE", f"{harness.IAM}/{harness.POOL}"))
+    emulator.done(emulator.call("DELETE", f"{harness.IAM}/{harness.PROVIDER}"))
+    emulator.done(emulator.call("DELETE", f"{harness.IAM}/{harness.POOL}"))
     deleted = objects.of_google(google)
     assert deleted[f"provider {harness.PROVIDER}"]["state"] == deleted[f"pool {harness.POOL}"]["state"] == "DELETED"

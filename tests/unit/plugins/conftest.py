@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What stands in for Google, for a registry and for docker and podman; and a shield from the environment of whoever runs the tests."""
+"""The Google emulator, what stands in for a registry and for docker and podman; and a shield from the environment of the tests' caller."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def keys() -> Keys:
 
 @pytest.fixture
 def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
-    standin = Google(tmp_path, keys)
-    yield standin
-    standin.close()
+    emulator = Google(tmp_path, keys)
+    yield emulator
+    emulator.close()
 
 
 @pytest.fixture

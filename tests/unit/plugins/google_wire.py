@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wire between a module and the stand-in for Google: notes every request, and answers out of turn when told."""
+"""The wire between a module and the Google emulator: notes every request, and answers out of turn when told."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Request:
 
 
 class Clock:
-    """Time that passes only by sleeping; the stand-in's operations go by it."""
+    """Time that passes only by sleeping; the emulator's operations go by it."""
 
     def __init__(self, google: Google) -> None:
         self._google, self.pauses = google, []
@@ -77,7 +77,7 @@ class Wire(BaseAdapter):
     def answer(
         self, method: str, url_part: str, status: int, body: Any, *, times: int = 1, headers: dict[str, str] | None = None
     ) -> None:
-        """Answer the next such requests so, without the stand-in."""
+        """Answer the next such requests so, without the emulator."""
         self._faults += [(method, url_part, lambda: (status, body, headers or {}))] * times
 
     def outage(self, method: str, url_part: str, status: int, *, times: int = 1, **headers: str) -> None:
@@ -85,7 +85,7 @@ class Wire(BaseAdapter):
         self.answer(method, url_part, status, {"error": {"code": status, "message": "Try again"}}, times=times, headers=headers)
 
     def before(self, method: str, url_part: str, act: Callable[[], Any]) -> None:
-        """Do something just before the stand-in gets the next such request."""
+        """Do something just before the emulator gets the next such request."""
 
         def fault() -> None:
             act()
@@ -103,7 +103,7 @@ class Wire(BaseAdapter):
         parts = urlsplit(request.url)
         url = f"{parts.scheme}://{parts.netloc}{parts.path}".replace(f".{self.universe}/", ".googleapis.com/", 1)
         body = json.loads(request.body) if request.body else None
-        # Answers are checked where the stand-in gives them.
+        # Answers are checked where the emulator gives them.
         contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
         self.requests.append(
             Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout, parts.netloc)

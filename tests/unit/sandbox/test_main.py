@@ -13,7 +13,7 @@ from sandbox import __main__ as program
 
 def test_what_run_replaces_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"HTTPS_PROXY": "http://company:3128", "KEPT": "yes"})
-    inside: Any = {"HTTPS_PROXY": "http://stand-in:3128", "SANDBOX": "test"}
+    inside: Any = {"HTTPS_PROXY": "http://emulator:3128", "SANDBOX": "test"}
     monkeypatch.setattr(program, "_inside", lambda _sandbox: inside)
     sandbox: Any = None
     for _twice in range(2):  # `run` within `run`

@@ -26,7 +26,7 @@ import yaml
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
 from requests.adapters import HTTPAdapter
 
-from google_standin import tls
+from google_emulator import tls
 from sandbox.settings import ROOT
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.module_runner import run

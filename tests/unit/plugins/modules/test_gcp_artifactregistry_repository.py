@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module gcp_artifactregistry_repository against the stand-in for Google."""
+"""Module gcp_artifactregistry_repository against the Google emulator."""
 
 from __future__ import annotations
 

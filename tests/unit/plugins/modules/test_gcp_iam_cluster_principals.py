@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module gcp_iam_cluster_principals against the stand-in for Google and an API server."""
+"""Module gcp_iam_cluster_principals against the Google emulator and an API server."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module gcp_iam_service_account against the stand-in for Google."""
+"""Module gcp_iam_service_account against the Google emulator."""
 
 from __future__ import annotations
 

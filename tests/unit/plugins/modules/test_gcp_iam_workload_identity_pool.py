@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module gcp_iam_workload_identity_pool against the stand-in for Google."""
+"""Module gcp_iam_workload_identity_pool against the Google emulator."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_an_operation_that_is_done_at_once_is_not_waited_for(wire: Wire) -> None
 
 def test_waits_little_longer_than_an_operation_takes(wire: Wire) -> None:
     pool(wire)
-    assert 0.5 <= sum(wire.clock.pauses) <= 1  # the stand-in's takes 0.5 s
+    assert 0.5 <= sum(wire.clock.pauses) <= 1  # the emulator's takes 0.5 s
 
 
 def test_an_operation_that_fails_while_it_is_polled(wire: Wire) -> None:

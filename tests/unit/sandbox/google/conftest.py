@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures of the stand-in for Google."""
+"""Fixtures of the Google emulator."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def keys() -> Keys:
 
 @pytest.fixture
 def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
-    standin = Google(tmp_path, keys)
-    yield standin
-    standin.close()
+    emulator = Google(tmp_path, keys)
+    yield emulator
+    emulator.close()
 
 
 @pytest.fixture
 def docker(google: Google) -> Google:
-    """The stand-in with a repository that the cache's service account may read."""
+    """The emulator with a repository that the cache's service account may read."""
     google.federate()
     google.create_repository()
     google.grant()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in for Google in memory: a client that speaks to any of its hosts, keys that sign, clocks that obey."""
+"""The Google emulator in memory: a client that speaks to any of its hosts, keys that sign, clocks that obey."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from google_standin.app import create_app
-from google_standin.config import Config
-from google_standin.store import Store
+from google_emulator.app import create_app
+from google_emulator.config import Config
+from google_emulator.store import Store
 from tests.unit.sandbox.google import contract
 
 IAM = "https://iam.googleapis.com/v1"
@@ -33,7 +33,7 @@ IAM_CREDENTIALS = "https://iamcredentials.googleapis.com/v1"
 OAUTH2 = "https://oauth2.googleapis.com/token"
 USAGE = "https://serviceusage.googleapis.com/v1"
 CRM = "https://cloudresourcemanager.googleapis.com"
-FAULTS = "https://127.0.0.1/standin/faults"
+FAULTS = "https://127.0.0.1/emulator/faults"
 DOCKER = "https://us-central1-docker.pkg.dev"
 POOLS = f"{IAM}/projects/demo/locations/global/workloadIdentityPools"
 POOL = "projects/42/locations/global/workloadIdentityPools/cache"
@@ -143,13 +143,13 @@ def _published(key: dict[str, Any], kid: str) -> dict[str, Any]:
 
 
 def _check_contract(answer: httpx.Response) -> None:
-    """What the stand-in takes and says is what Google's discovery documents describe."""
+    """What the emulator takes and says is what Google's discovery documents describe."""
     request, parts = answer.request, answer.request.url
     url = f"https://{parts.host}{parts.path}"
     if not parts.host.endswith(".googleapis.com") or url == OAUTH2:
         return
     if contract.find(request.method, url) is None:
-        assert answer.status_code in (404, 405), f"{request.method} {url}: the stand-in alone knows this method"
+        assert answer.status_code in (404, 405), f"{request.method} {url}: the emulator alone knows this method"
         return
     if answer.status_code == 502:  # a page of Google's front end
         return
@@ -192,7 +192,7 @@ class Google:
         )
         self._app = app
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
-        # One loop for all calls: the stand-in's own client belongs to it.
+        # One loop for all calls: the emulator's own client belongs to it.
         self._runner = asyncio.Runner()
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class Google:
         return answer
 
     def serve(self, use: Callable[[str], Awaitable[Any]]) -> Any:
-        """What `use(url)` returns while a real server has the stand-in on loopback, without TLS."""
+        """What `use(url)` returns while a real server has the emulator on loopback, without TLS."""
 
         async def run() -> Any:
             config = uvicorn.Config(
@@ -325,4 +325,4 @@ class Google:
         return answer.json()["access_token"]
 
     def counters(self) -> dict[str, Any]:
-        return self.call("GET", "https://127.0.0.1/standin/counters").json()
+        return self.call("GET", "https://127.0.0.1/emulator/counters").json()

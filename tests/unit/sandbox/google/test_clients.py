@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""google-auth, as it is, against the stand-in: each kind of credential that leads to a service account."""
+"""google-auth, as it is, against the emulator: each kind of credential that leads to a service account."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def account(google: Google) -> Google:
 
 
 def refreshed(google: Google, credentials: Any) -> str:
-    """The token of credentials after a refresh by way of the stand-in."""
+    """The token of credentials after a refresh by way of the emulator."""
 
     def request(url: str, method: str = "GET", body: Any = None, headers: Any = None, **_options: Any) -> Any:
         answer = google.call(method, url, token=None, headers=dict(headers or {}), content=body)
@@ -88,5 +88,5 @@ def test_a_key_that_is_deleted(account: Google, key: service_account.Credentials
 
 
 def _shift(google: Google) -> float:
-    """From the stand-in's clock to that of google-auth, which is this machine's."""
+    """From the emulator's clock to that of google-auth, which is this machine's."""
     return time.time() - google.now

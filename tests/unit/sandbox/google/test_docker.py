@@ -271,16 +271,16 @@ def test_requests_are_counted_by_kind_and_repository_until_a_reset(docker: Googl
     blob = {"blob_head": 1, "blob_get": 1, "blob_download": 1, "blob_bytes": len(LAYER)}
     assert (counted.pop("repositories"), counted.pop("blobs")) == ({"demo/private/hello": image}, {LAYER_DIGEST: blob})
     assert counted == {**image, "ping": 1, "token": 1, "upload": 0, "sts_exchange": 2, "sts_refused": 0}
-    assert docker.call("POST", "https://localhost/standin/counters/reset").status_code == 204
+    assert docker.call("POST", "https://localhost/emulator/counters/reset").status_code == 204
     assert not any(docker.counters().values())
 
 
 def test_the_admin_api_is_for_the_operator_on_this_machine(docker: Google) -> None:
-    assert docker.call("GET", "https://127.0.0.1/standin/health", token=None).status_code == 200
+    assert docker.call("GET", "https://127.0.0.1/emulator/health", token=None).status_code == 200
     for token in (None, docker.access_token()):
-        assert docker.call("GET", "https://127.0.0.1/standin/counters", token=token).status_code == 401
-    assert docker.call("GET", f"{DOCKER}/standin/counters").status_code == 404
-    assert docker.call("GET", "https://example.com/standin/health").status_code == 404
+        assert docker.call("GET", "https://127.0.0.1/emulator/counters", token=token).status_code == 401
+    assert docker.call("GET", f"{DOCKER}/emulator/counters").status_code == 404
+    assert docker.call("GET", "https://example.com/emulator/health").status_code == 404
 
 
 def test_the_log_holds_no_credential(docker: Google, capfd: pytest.CaptureFixture[str]) -> None:
@@ -301,7 +301,7 @@ def test_every_connection_to_the_registry_is_given_back(docker: Google) -> None:
 
 def test_a_registry_that_is_down_is_said(docker: Google) -> None:
     docker.registry.down = True
-    refused(docker.call("GET", MANIFEST), 502, "UNAVAILABLE", "The registry behind the stand-in: ConnectError")
+    refused(docker.call("GET", MANIFEST), 502, "UNAVAILABLE", "The registry behind the emulator: ConnectError")
 
 
 def _serve(google: Google, location: str, name: str, project: str = "demo") -> None:

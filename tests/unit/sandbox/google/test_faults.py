@@ -113,7 +113,7 @@ def test_a_fault_that_means_nothing_is_refused(google: Google, body: object, tex
 def test_faults_are_for_the_operator_on_this_machine(docker: Google) -> None:
     for method, url in (("GET", FAULTS), ("POST", FAULTS), ("POST", f"{FAULTS}/reset")):
         assert docker.call(method, url, token=docker.access_token()).status_code == 401
-    assert docker.call("GET", f"{DOCKER}/standin/faults").status_code == 404
+    assert docker.call("GET", f"{DOCKER}/emulator/faults").status_code == 404
 
 
 def test_no_connection_to_the_registry_is_kept(docker: Google) -> None:

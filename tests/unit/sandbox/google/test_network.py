@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The CONNECT proxy, the certificates and the files of the stand-in."""
+"""The CONNECT proxy, the certificates and the files of the emulator."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import ssl
 
 import pytest
 
-from google_standin import connect_proxy, tls
-from google_standin.config import Config
+from google_emulator import connect_proxy, tls
+from google_emulator.config import Config
 
 
 async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -34,7 +34,7 @@ async def _through_proxy(head: bytes, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("target", ["sts.googleapis.com:443", "us-central1-docker.pkg.dev:443", "gcr.io:443", "eu.gcr.io:443"])
-def test_the_proxy_leads_googles_names_to_the_stand_in(target: str) -> None:
+def test_the_proxy_leads_googles_names_to_the_emulator(target: str) -> None:
     head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
     answer = asyncio.run(_through_proxy(head, b"hello"))
     assert answer == b"HTTP/1.1 200 Connection established\r\n\r\necho hello"
@@ -56,7 +56,7 @@ def test_the_proxy_leads_googles_names_to_the_stand_in(target: str) -> None:
 def test_the_proxy_refuses_everything_else(line: str) -> None:
     answer = asyncio.run(_through_proxy(f"{line} HTTP/1.1\r\n\r\n".encode(), b""))
     assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n") and b"echo" not in answer
-    assert b"leads to the stand-in for Google only" in answer
+    assert b"leads to the Google emulator only" in answer
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ import pytest
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message
 
-from google_standin.errors import DockerError
-from google_standin.proxying import Registry
+from google_emulator.errors import DockerError
+from google_emulator.proxying import Registry
 from tests.unit.sandbox.google.harness import RegistryTransport, fake_registry
 
 PATH = "/v2/demo/private/hello/manifests/1.0"
@@ -48,7 +48,7 @@ def test_the_connection_is_given_back_when_the_client_goes_before_the_body() -> 
     assert transport.unclosed == 0
 
 
-def test_an_upload_that_breaks_off_is_no_failure_of_the_stand_in() -> None:
+def test_an_upload_that_breaks_off_is_no_failure_of_the_emulator() -> None:
     path = "/v2/demo/private/hello/blobs/uploads/id"
     with pytest.raises(DockerError, match="went away"):
         asyncio.run(registry(RegistryTransport(fake_registry())).forward(a_request("PUT", path), path))

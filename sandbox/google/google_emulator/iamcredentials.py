@@ -46,7 +46,7 @@ class Impersonation:
         if not body.get("scope"):
             raise _refused("Request contains an invalid argument: scope is required.")
         if body.get("delegates"):
-            raise GoogleError("UNIMPLEMENTED", "This stand-in knows no chain of delegates.")
+            raise GoogleError("UNIMPLEMENTED", "This emulator knows no chain of delegates.")
         match = _LIFETIME.fullmatch(body.get("lifetime", f"{_MAX_SECONDS}s"))
         if match is None or not 0 < float(f"{match[1]}{match[2] or ''}") <= _MAX_SECONDS:
             raise _refused(f"The lifetime must be more than 0s and at most {_MAX_SECONDS}s, such as 3600s.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An HTTP proxy (RFC 9110 section 9.3.6) that leads Google's names to the stand-in and nowhere else."""
+"""An HTTP proxy (RFC 9110 section 9.3.6) that leads Google's names to the emulator and nowhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 _HOSTS = rb"[a-z0-9-]+\.googleapis\.com|[a-z0-9-]+-docker\.pkg\.dev|(?:(?:us|eu|asia)\.)?gcr\.io"
 _ALLOWED = re.compile(rb"CONNECT (%s):443 HTTP/1\.[01]\r\n" % _HOSTS)
 _REFUSAL = (
-    b"This proxy leads to the stand-in for Google only: CONNECT to *.googleapis.com, *-docker.pkg.dev or gcr.io, port 443.\n"
+    b"This proxy leads to the Google emulator only: CONNECT to *.googleapis.com, *-docker.pkg.dev or gcr.io, port 443.\n"
 )
 _HEADER_SECONDS = 10
 

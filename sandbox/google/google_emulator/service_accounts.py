@@ -177,7 +177,7 @@ class Accounts:
         body = await messages.read(request, {"privateKeyType": str, "keyAlgorithm": str})
         kind = body.get("privateKeyType", "TYPE_GOOGLE_CREDENTIALS_FILE")
         if kind != "TYPE_GOOGLE_CREDENTIALS_FILE" or body.get("keyAlgorithm", "KEY_ALG_RSA_2048") != "KEY_ALG_RSA_2048":
-            raise GoogleError("UNIMPLEMENTED", "This stand-in makes JSON credentials with an RSA key of 2048 bits only.")
+            raise GoogleError("UNIMPLEMENTED", "This emulator makes JSON credentials with an RSA key of 2048 bits only.")
         account, key = self._store.accounts[name], rsa.generate_private_key(public_exponent=65537, key_size=2048)
         identifier = secrets.token_hex(20)
         pem = key.private_bytes(

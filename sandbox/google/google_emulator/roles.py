@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Predefined roles, as far as the stand-in asks for permissions (cloud.google.com/iam/docs/roles-permissions)."""
+"""Predefined roles, as far as the emulator asks for permissions (cloud.google.com/iam/docs/roles-permissions)."""
 
 from __future__ import annotations
 

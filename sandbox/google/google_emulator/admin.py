@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in's own API, under /standin/ on this machine's address: health, counters and faults."""
+"""The emulator's own API, under /emulator/ on this machine's address: health, counters and faults."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Admin:
     def __init__(self, tokens: Tokens, counters: Counters, faults: Faults) -> None:
         self._tokens, self._counters, self._faults = tokens, counters, faults
         self.routes = [
-            Route("/standin/health", self._health, methods=["GET"]),
-            Route("/standin/counters", self._read, methods=["GET"]),
-            Route("/standin/counters/reset", self._reset, methods=["POST"]),
-            Route("/standin/faults", self._read_faults, methods=["GET"]),
-            Route("/standin/faults", self._add_fault, methods=["POST"]),
-            Route("/standin/faults/reset", self._reset_faults, methods=["POST"]),
+            Route("/emulator/health", self._health, methods=["GET"]),
+            Route("/emulator/counters", self._read, methods=["GET"]),
+            Route("/emulator/counters/reset", self._reset, methods=["POST"]),
+            Route("/emulator/faults", self._read_faults, methods=["GET"]),
+            Route("/emulator/faults", self._add_fault, methods=["POST"]),
+            Route("/emulator/faults/reset", self._reset_faults, methods=["POST"]),
         ]
 
     async def _health(self, _request: Request) -> Response:

@@ -102,7 +102,7 @@ class Conditions:
     """What holds until the next reset.
 
     expired: tokens of STS are over when they are issued. grant_lag, enable_lag: seconds until a new binding, an API
-    that was enabled, takes effect. clock_shift: seconds that the stand-in's clock is ahead (behind, if negative).
+    that was enabled, takes effect. clock_shift: seconds that the emulator's clock is ahead (behind, if negative).
     """
 
     expired: bool = False

@@ -97,7 +97,7 @@ class Registry:
         try:
             return await self._client.send(request, stream=True)
         except httpx.TransportError as error:
-            message = f"The registry behind the stand-in: {type(error).__name__}"
+            message = f"The registry behind the emulator: {type(error).__name__}"
             raise DockerError(502, "UNAVAILABLE", message) from None
         except ClientDisconnect:
             # Nobody reads this: it is for the log alone.

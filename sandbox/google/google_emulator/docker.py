@@ -208,7 +208,7 @@ class Docker:
         if fault is not None:
             await asyncio.sleep(fault.seconds)
             if fault.status:
-                raise DockerError(fault.status, "UNAVAILABLE", "The stand-in was told to refuse this.")
+                raise DockerError(fault.status, "UNAVAILABLE", "The emulator was told to refuse this.")
         answer = await self._registry.forward(request, download.path)
         body: AsyncIterator[bytes] = answer.body_iterator  # type: ignore[assignment]
         if fault is not None:

@@ -188,7 +188,7 @@ class Repositories:
         """What Artifact Registry refuses in a repository; † in Google's words. parent: its location's full name."""
         mode = repository["mode"]
         if repository.get("format") != "DOCKER":
-            raise GoogleError("UNIMPLEMENTED", "This stand-in has repositories of format DOCKER only.")
+            raise GoogleError("UNIMPLEMENTED", "This emulator has repositories of format DOCKER only.")
         if mode not in _MODES:
             raise _refused(f"Invalid value at 'repository.mode': {mode}.")
         for other, config in _MODES.items():

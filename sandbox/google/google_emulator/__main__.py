@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`python -m google_standin --config FILE`: runs until SIGTERM."""
+"""`python -m google_emulator --config FILE`: runs until SIGTERM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def _run(config: Config) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="google_standin", description="A stand-in for Google.")
+    parser = argparse.ArgumentParser(prog="google_emulator", description="An emulator of Google.")
     parser.add_argument("--config", type=pathlib.Path, required=True, help="JSON file, see README.md")
     asyncio.run(_run(Config.load(parser.parse_args().config)))
 

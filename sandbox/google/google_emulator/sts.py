@@ -149,7 +149,7 @@ async def _fields(request: Request) -> dict[str, str]:
 
 
 def _verify_signature(oidc: Resource, key_id: str, token: str) -> None:
-    """With an uploaded key only: the stand-in fetches no issuer's keys."""
+    """With an uploaded key only: the emulator fetches no issuer's keys."""
     keys = [key for key in json.loads(oidc.get("jwksJson", '{"keys": []}'))["keys"] if key.get("kid") == key_id]
     if not keys:
         raise OAuthError("invalid_grant", _UNREACHABLE)

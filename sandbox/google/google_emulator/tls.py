@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The stand-in's own certificate authority, and its server certificate for Google's names."""
+"""The emulator's own certificate authority, and its server certificate for Google's names."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     return (
-        _builder("Stand-in for Google CA", None, key, _CA_DAYS)
+        _builder("Google emulator CA", None, key, _CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_key_usage(signs_certificates=True), critical=True)
         .sign(key, hashes.SHA256())
@@ -93,7 +93,7 @@ def _server(
     names.append(x509.IPAddress(ipaddress.ip_address(address)))
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     return (
-        _builder("Stand-in for Google", authority.subject, key, _SERVER_DAYS)
+        _builder("Google emulator", authority.subject, key, _SERVER_DAYS)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)

@@ -16,7 +16,7 @@ class Config:
 
     projects: number by project id. disabled_services: by project id, the APIs that it starts without.
     operator: the IAM member who may do everything.
-    registry_url: a distribution registry without authentication, reachable by the stand-in alone.
+    registry_url: a distribution registry without authentication, reachable by the emulator alone.
     """
 
     address: str
