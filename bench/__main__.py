@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 
-from sandbox import program, tools
+from sandbox.from_source import programs, tools
 from sandbox.steps import StepFailed, say
 
 from . import candidates, clients, load_rows, machine, packages, peer_rows, pull_rows, report, summary
@@ -91,7 +91,7 @@ def main() -> None:
     started = time.monotonic()
     packages.root()
     tools.build("registry")
-    program.registry()
+    programs.registry()
     clients.binary()
     results = _measure(arguments.only or list(ROWS))
     print(report.table(results))

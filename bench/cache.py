@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sandbox import processes
-from sandbox.program import registry
+from sandbox.from_source.programs import registry
 from sandbox.steps import StepFailed, wait
 
 from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, own, running, unprivileged

@@ -17,7 +17,8 @@ from typing import Any
 
 import bcrypt
 
-from sandbox import processes, tools
+from sandbox import processes
+from sandbox.from_source import tools
 from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, wait
 

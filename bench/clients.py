@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sandbox import tools
+from sandbox.from_source import tools
 from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import StepFailed
 

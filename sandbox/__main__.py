@@ -10,7 +10,9 @@ import shlex
 import sys
 import time
 
-from . import base_images, cluster, engine, environment, tools, upstream
+from . import cluster, engine, environment, upstream
+from .from_source import tools
+from .images import base
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
@@ -30,7 +32,7 @@ def up(sandbox: Sandbox) -> None:
     if sandbox.name == "test":
         environment.users()  # which tests inside use, where no package index can be reached
     engine.ensure()
-    base_images.ensure()
+    base.ensure()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
     upstream.ensure(sandbox)

@@ -10,7 +10,9 @@ import re
 import subprocess
 import tempfile
 
-from . import images, node_images, tools
+from .from_source import tools
+from .images import kind_node
+from .images import nodes as node_images
 from .settings import GOOGLE_HOSTS, NODE_PORT, Sandbox
 from .steps import Log, step, wait
 
@@ -63,7 +65,7 @@ def _config(image: str, *workers: str) -> dict[str, object]:
             *({"role": "worker", "image": worker} for worker in workers),
         ],
     }
-    if image.startswith(images.NODE_IMAGE):
+    if image.startswith(kind_node.NODE_IMAGE):
         kubelet = {
             "kind": "KubeletConfiguration",
             "failCgroupV1": False,
@@ -148,7 +150,7 @@ def ensure(sandbox: Sandbox) -> None:
         kubectl(sandbox).parent.mkdir(exist_ok=True)
         log.run("docker", "cp", f"{nodes(sandbox)[0]}:/usr/bin/kubectl", kubectl(sandbox))
         client = (kubectl(sandbox), "--kubeconfig", new)
-        ours = image.startswith(images.NODE_IMAGE)
+        ours = image.startswith(kind_node.NODE_IMAGE)
         _teach_dns(sandbox, log, client, ours)
         if ours:
             _connect_pods(log, client)
@@ -174,7 +176,7 @@ def endpoint(sandbox: Sandbox, node: str | None = None, port: int = NODE_PORT) -
 def reconnect(sandbox: Sandbox) -> None:
     """Pods reach each other across nodes again after a node was started anew."""
     first = nodes(sandbox)[0]
-    if _output("docker", "inspect", "--format", "{{.Config.Image}}", first).startswith(images.NODE_IMAGE):
+    if _output("docker", "inspect", "--format", "{{.Config.Image}}", first).startswith(kind_node.NODE_IMAGE):
         client = (kubectl(sandbox), "--kubeconfig", sandbox.kubeconfig)
         with step("pod network after a node's restart") as log:
             _connect_pods(log, client)

@@ -76,7 +76,7 @@ def stop() -> None:
 
 
 def has_image(name: str, key: str | None = None) -> bool:
-    """Whether the engine holds an image; with `key`, whether it is the stand-in made for that key."""
+    """Whether the engine holds an image; with `key`, whether it was made here for that key."""
     label = "{{ index .Config.Labels \"sandbox.key\" }}"
     result = subprocess.run(
         ["docker", "image", "inspect", "--format", label, name], capture_output=True, text=True, check=False
@@ -90,6 +90,6 @@ def image_id(name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def is_stand_in(name: str) -> bool:
+def made_here(name: str) -> bool:
     """Whether an image was made here rather than pulled."""
     return not has_image(name, "")

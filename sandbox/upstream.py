@@ -10,7 +10,8 @@ import ssl
 import urllib.error
 import urllib.request
 
-from . import environment, processes, tools
+from . import environment, processes
+from .from_source import tools
 from .settings import PROJECT, PROJECT_NUMBER, SANDBOX, UPSTREAM_HOST, Sandbox
 from .steps import step, wait
 

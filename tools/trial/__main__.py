@@ -15,7 +15,8 @@ import sys
 import tempfile
 import time
 
-from sandbox import environment, program, tools
+from sandbox import environment
+from sandbox.from_source import programs, tools
 from sandbox.settings import PROJECT_NUMBER, UPSTREAM_HOST
 from sandbox.steps import step
 
@@ -35,7 +36,7 @@ def _build(google: bool) -> tuple[pathlib.Path, pathlib.Path, str, str]:
         raise Refused("there is no Go on the PATH: install Go 1.21 or later, for example by 'apt-get install golang'")
     try:
         python = environment.trial() / "bin" / "python"
-        return python, tools.build("crane") / "crane", program.registry(), program.credential_helper() if google else ""
+        return python, tools.build("crane") / "crane", programs.registry(), programs.credential_helper() if google else ""
     except SystemExit as failure:
         raise Refused(
             "a build failed, see above: the first run needs the Go module proxy and the Python package index; "

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 
-from sandbox import base_images, tools
+from sandbox.from_source import programs, tools
 from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import step
 
@@ -47,7 +47,7 @@ def build(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     with step("programs of the image", "the Go compiler") as log:
         for name, package in _PACKAGES.items():
             made[name] = folder / name
-            environment = {"CGO_ENABLED": "0", **base_images.toolchain()}
+            environment = {"CGO_ENABLED": "0", **programs.toolchain()}
             argv = ["go", "build", "-trimpath", "-ldflags=-s -w", "-o", made[name], package]
             log.run(*argv, cwd=ROOT / "docker" / "registry", env=environment)
     return made

@@ -19,7 +19,7 @@ import bcrypt
 
 from bench.candidates import free_ports
 from bench.client import Endpoint
-from sandbox.program import registry
+from sandbox.from_source.programs import registry
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask
 

@@ -27,7 +27,7 @@ import pytest
 
 from bench import candidates, client
 from bench.content import MANIFEST
-from sandbox import tools
+from sandbox.from_source import tools
 from sandbox.settings import CACHE, ROOT, key
 from tests.e2e.registry import INDEX, Answer, ask
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 
-from sandbox import debian, processes, tools
+from sandbox import debian, processes
+from sandbox.from_source import tools
 from tests.in_process import run
 
 PASSWORDS = {"nodes": "nodes-password-1", "ci": "p ä:ss#wörd $2b$ 'quoted\"", "longest": "€" * 24, "with space": "x"}

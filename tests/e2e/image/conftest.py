@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from sandbox import base_images, debian, engine, environment, processes, tools
+from sandbox import debian, engine, environment, processes
+from sandbox.from_source import tools
+from sandbox.images import base
 from sandbox.settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, ROOT
 from sandbox.steps import wait
 
@@ -116,8 +118,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
     engine.ensure()
-    base_images.ensure()
-    base_images.ensure_hub()
+    base.ensure()
+    base.ensure_hub()
     debian.ensure({"podman": "podman"})
     folder = tmp_path_factory.mktemp("podman")
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{CACHE}/podman"\nrunroot = "{CACHE}/run/podman"\n'
@@ -143,7 +145,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             subprocess.run(["podman", "load", "--quiet"], stdin=saved.stdout, check=True, stdout=subprocess.DEVNULL)
         command("podman", "tag", wanted, GO_IMAGE)
     yield
-    base_images.stop_hub()
+    base.stop_hub()
 
 
 def forget(*repositories: str) -> None:

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from sandbox import tools
+from sandbox.from_source import tools
 from tools.vulnerabilities.__main__ import check
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sandbox import tools
 from sandbox.client import NAMESPACE, USER, Cache, Cluster
+from sandbox.from_source import tools
 from sandbox.settings import REGISTRY_IMAGE, Sandbox
 from tests.e2e.conftest import Site
 from tests.e2e.site.test_site import changed

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from sandbox import tools
 from sandbox.client import NAMESPACE, Cluster, Google
+from sandbox.from_source import tools
 from sandbox.settings import ROOT, Sandbox
 from tests.e2e.conftest import Site, ansible
 from tests.e2e.site.test_site import IAM, PROVIDER, break_provider
@@ -58,11 +58,11 @@ def unpack(folder: pathlib.Path) -> pathlib.Path:
 def make_images(tree: pathlib.Path, sandbox: Sandbox) -> str:
     """Bring the front's image to the nodes; returns the image in which the role of that version compiles.
 
-    Where Docker Hub cannot be reached, the sandbox makes both from packages. A build then has only the modules that are in the
-    stand-in for the Go image, and those of this version lack what the older one compiles (docker/exporter). The older version's
-    stand-in must not take the same name: later builds of this version would miss their own modules. So it has a separate name,
-    which the older role gets as `registry_cache_image_builder`, and the commit as its key. It is made once on a machine, nothing
-    has to be restored afterwards, and a run that is cut off leaves nothing wrong. The base image, registry, is the same for both.
+    Where Docker Hub cannot be reached, the sandbox makes both from packages. A build then has only the modules that are in the Go
+    image made here, and those of this version lack what the older one compiles (docker/exporter). The older version's Go image
+    must not take the same name: later builds of this version would miss their own modules. So it has a separate name, which the
+    older role gets as `registry_cache_image_builder`, and the commit as its key. It is made once on a machine, nothing has to be
+    restored afterwards, and a run that is cut off leaves nothing wrong. The base image, registry, is the same for both.
 
     The older version's own sandbox code makes them, outside the environment of `sandbox run`, in which no package can be
     downloaded. Its whole `up` is not used, since that makes its base images under the common names.

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from sandbox import client, cluster, images
+from sandbox import client, cluster
+from sandbox.images import kind_node
 from sandbox.settings import Sandbox
 
 COREFILE = ".:53 {\n    kubernetes cluster.local\n    forward . /etc/resolv.conf {\n       max_concurrent 9\n    }\n}\n"
 
 
 def test_each_node_has_its_image() -> None:
-    ours, newest = f"{images.NODE_IMAGE}:1", f"{images.NODE_IMAGE}:2"
+    ours, newest = f"{kind_node.NODE_IMAGE}:1", f"{kind_node.NODE_IMAGE}:2"
     nodes = cluster._config(ours, ours, newest)["nodes"]
     assert nodes == [
         {"role": "control-plane", "image": ours},
@@ -27,7 +28,7 @@ def test_each_node_has_its_image() -> None:
 
 def test_the_pod_network_is_kinds_on_kinds_own_image() -> None:
     assert "disableDefaultCNI" not in str(cluster._config("kindest/node:v1"))
-    assert "disableDefaultCNI" in str(cluster._config(f"{images.NODE_IMAGE}:1"))
+    assert "disableDefaultCNI" in str(cluster._config(f"{kind_node.NODE_IMAGE}:1"))
 
 
 @pytest.mark.parametrize(("ours", "forward"), [(True, "198.18.0.1"), (False, "/etc/resolv.conf")])

@@ -7,9 +7,9 @@ import pathlib
 import shutil
 import sys
 
+from ..settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
+from ..steps import alone, step
 from . import golang
-from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
-from .steps import alone, step
 
 _VERSION = "k8s.io/component-base/version"
 _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]

@@ -1,30 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the product's Dockerfiles begin with, under the names they have: pulled where that works, else made here.
 
-The stand-in for the Go image holds modules and build cache of the product's own pins, so that a build links and
+The Go image that is made here holds modules and build cache of the product's own pins, so that a build links and
 compiles only what changed. docker holds both for this machine; `hub` is a registry that has registry:3 for two platforms.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import pathlib
 import platform
-import re
 import shutil
 import subprocess
-import tarfile
 import urllib.error
 import urllib.request
 
-from . import debian, engine, golang, processes, tools
-from .images import BUSYBOX, PATH, import_image, pulled, tar
-from .settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE, ROOT, SANDBOX, key
-from .steps import Log, step, wait
+from .. import engine, processes
+from ..from_source import golang, programs, tools
+from ..settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE, ROOT, SANDBOX, key
+from ..steps import Log, step, wait
+from .build import BUSYBOX, PATH, ensure_busybox, import_image, load, pulled, tar
 
+# What makes the images: a change makes them anew.
+_SOURCE = (SANDBOX / "images" / "base.py", SANDBOX / "images" / "build.py")
+_REGISTRY_SOURCE = SANDBOX / "from_source" / "base_registry"
 ARCHITECTURES = ("amd64", "arm64")
 _HOST = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 _CA_BUNDLE = pathlib.Path("/etc/ssl/certs/ca-certificates.crt")
@@ -41,23 +41,10 @@ _BUILD_CACHE = CACHE / "go-build"
 _HUB_STATE = CACHE / "run" / "hub"
 
 
-def toolchain() -> dict[str, str]:
-    """The environment that makes the Go command the toolchain of the product's modules, fetched as a module if need be."""
-    found = re.search(r"(?m)^toolchain (\S+)", (_DOCKER / "registry" / "go.mod").read_text())
-    assert found
-    return {"GOTOOLCHAIN": f"{found[1]}+auto"}
-
-
 def _go(*words: str) -> str:
-    environment = {**os.environ, **toolchain()}
-    argv, folder = ["go", *words], _DOCKER / "registry"
+    environment = {**os.environ, **programs.toolchain()}
+    argv, folder = ["go", *words], programs.SOURCE
     return subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=True).stdout.strip()
-
-
-def ensure_busybox() -> None:
-    """A busybox that runs alone in an image: Debian's ordinary one needs a C library."""
-    if not BUSYBOX.exists() or b"/ld-linux" in BUSYBOX.read_bytes():
-        debian.install("busybox-static")
 
 
 def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[str, str]]]:
@@ -77,37 +64,13 @@ def _registry(log: Log, architecture: str) -> pathlib.Path:
     if architecture == _HOST:
         return tools.build("registry") / "registry"
     program = CACHE / "run" / f"registry-{architecture}"
-    environment = {**_GO_FLAGS, **toolchain(), "GOARCH": architecture, "GOCACHE": str(_BUILD_CACHE)}
-    main = SANDBOX / "base_registry" / "main.go"
+    environment = {**_GO_FLAGS, **programs.toolchain(), "GOARCH": architecture, "GOCACHE": str(_BUILD_CACHE)}
+    main = _REGISTRY_SOURCE / "main.go"
     golang.run(log, golang.Build("build", str(main), SANDBOX / "tools" / "registry", environment, _LINK, program))
     return program
 
 
-def load(log: Log, name: str, architecture: str, layer: bytes, config: dict[str, object]) -> None:
-    """`docker load` an image of one layer: unlike `docker import`, for any architecture."""
-    diff = "sha256:" + hashlib.sha256(layer).hexdigest()
-    described = {
-        "architecture": architecture,
-        "os": "linux",
-        "config": config,
-        "rootfs": {"type": "layers", "diff_ids": [diff]},
-        "history": [{"created_by": "sandbox"}],
-    }
-    content = {
-        "config.json": json.dumps(described).encode(),
-        "layer.tar": layer,
-        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode(),
-    }
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for file, data in content.items():
-            info = tarfile.TarInfo(file)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    log.run("docker", "load", stdin=buffer.getvalue())
-
-
-def _make_registry(log: Log, name: str, stand_in_key: str, architecture: str = _HOST, trusts: bool = True) -> None:
+def _make_registry(log: Log, name: str, image_key: str, architecture: str = _HOST, trusts: bool = True) -> None:
     files, links = _alpine_like()
     if architecture != _HOST:  # no shell: this image runs nowhere here
         files, links = [file for file in files if file[0] != "bin/busybox"], []
@@ -122,12 +85,12 @@ def _make_registry(log: Log, name: str, stand_in_key: str, architecture: str = _
         "Entrypoint": ["/entrypoint.sh"],
         "Cmd": ["/etc/distribution/config.yml"],
         "ExposedPorts": {"5000/tcp": {}},
-        "Labels": {"sandbox.key": stand_in_key},
+        "Labels": {"sandbox.key": image_key},
     }
     load(log, name, architecture, tar(files, links), config)
 
 
-def _make_go(log: Log, stand_in_key: str) -> None:
+def _make_go(log: Log, image_key: str) -> None:
     root = pathlib.Path(_go("env", "GOROOT"))
     tree = CACHE / "go-image"
     shutil.rmtree(tree, ignore_errors=True)
@@ -141,7 +104,7 @@ def _make_go(log: Log, stand_in_key: str) -> None:
         shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
         _compile(log, str(root / "bin" / "go"), tree)
         environment = ("GOPATH=/go", "GOCACHE=/root/.cache/go-build", "GOTOOLCHAIN=local", f"PATH=/go/bin:/usr/local/go/bin:{PATH}")
-        import_image(log, GO_IMAGE, stand_in_key, tree, *[f"ENV {entry}" for entry in environment], "WORKDIR /go")
+        import_image(log, GO_IMAGE, image_key, tree, *[f"ENV {entry}" for entry in environment], "WORKDIR /go")
     finally:
         log.run("chmod", "--recursive", "u+w", tree, check=False)  # Go's copies of modules and of itself are read-only
         shutil.rmtree(tree)
@@ -176,21 +139,21 @@ def ensure() -> None:
     tools.require_go()
     pins = [_DOCKER / module / name for module in _MODULES for name in ("go.mod", "go.sum")]
     keys = {
-        REGISTRY_IMAGE: key(SANDBOX / "base_images.py", SANDBOX / "tools" / "registry"),
-        GO_IMAGE: key(SANDBOX / "base_images.py", _go("version"), *pins),
+        REGISTRY_IMAGE: key(*_SOURCE, SANDBOX / "tools" / "registry"),
+        GO_IMAGE: key(*_SOURCE, _go("version"), *pins),
     }
-    for name, stand_in_key in keys.items():
-        if engine.has_image(name, stand_in_key) or (engine.has_image(name) and not engine.is_stand_in(name)):
+    for name, image_key in keys.items():
+        if engine.has_image(name, image_key) or (engine.has_image(name) and not engine.made_here(name)):
             continue
         tools.build("registry")
-        waits_for = "the registry that hosts it, or the making of a stand-in"
+        waits_for = "the registry that hosts it, or making it here"
         with step(f"base image {name}", waits_for, f"base image {name.rpartition(':')[0]}") as log:
             if pulled(name, log):
                 continue
             if name == REGISTRY_IMAGE:
-                _make_registry(log, name, stand_in_key)
+                _make_registry(log, name, image_key)
             else:
-                _make_go(log, stand_in_key)
+                _make_go(log, image_key)
 
 
 def ensure_hub() -> None:
@@ -227,7 +190,7 @@ def stop_hub() -> None:
 
 
 def _hub_key() -> str:
-    return key(SANDBOX / "base_images.py", SANDBOX / "base_registry", SANDBOX / "tools" / "registry")
+    return key(*_SOURCE, _REGISTRY_SOURCE, SANDBOX / "tools" / "registry")
 
 
 def _status(path: str) -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Go builds say what they compile; a stand-in for the Go command lists and names packages."""
+"""Go builds say what they compile; a fake Go command lists and names packages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pathlib
 
 import pytest
 
-from sandbox import durations, golang, steps
+from sandbox import durations, steps
+from sandbox.from_source import golang
 
 GO = """\
 #!/bin/sh
@@ -50,7 +51,7 @@ def test_packages_are_listed_before_they_are_built(
     ((total, progress, at_most),) = counted
     assert not at_most
     assert total == 4  # two packages for two architectures, however many builds ask for them
-    assert progress() == "6 of 6 packages, compiling the last or linking"  # the stand-in keeps no build cache
+    assert progress() == "6 of 6 packages, compiling the last or linking"  # the fake keeps no build cache
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.split()[0] for call in calls] == ["list"] * 3 + ["build"] * 3
     assert calls[0].startswith("list -deps -trimpath -ldflags=-s -f {{if .Stale}}")

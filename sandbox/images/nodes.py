@@ -8,9 +8,11 @@ import pathlib
 import shutil
 from collections.abc import Mapping
 
-from . import debian, engine, images, tools
-from .settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
-from .steps import alone, step
+from .. import debian, engine
+from ..from_source import tools
+from ..settings import CACHE, KUBERNETES_VERSION, SANDBOX, key
+from ..steps import alone, step
+from . import kind_node
 
 NODES = 3  # the control plane and two workers
 _SUITE = "trixie"  # Debian 13
@@ -31,8 +33,8 @@ def ensure() -> list[str]:
 
     kind's own node image serves all nodes as it is: its containerd is current.
     """
-    base = images.ensure_node_image()
-    if not base.startswith(images.NODE_IMAGE):
+    base = kind_node.ensure()
+    if not base.startswith(kind_node.NODE_IMAGE):
         return [base] * NODES
     debian_13, newest = _debian_13(), tools.build("containerd")
     config = {_CONTAINERD_2: "/etc/containerd/config.toml"}
@@ -76,9 +78,9 @@ def _ensure(containerd: str, base: str, files: Mapping[pathlib.Path, str], *part
     :param containerd: the beginning of its version.
     :param files: what is copied, and where to.
     """
-    name = f"{images.NODE_IMAGE}:{KUBERNETES_VERSION}-containerd-{containerd}"
-    stand_in_key = key(SANDBOX / "node_images.py", engine.image_id(base), *parts)
-    if not engine.has_image(name, stand_in_key):
+    name = f"{kind_node.NODE_IMAGE}:{KUBERNETES_VERSION}-containerd-{containerd}"
+    image_key = key(SANDBOX / "images" / "nodes.py", engine.image_id(base), *parts)
+    if not engine.has_image(name, image_key):
         container = f"registry-cache-sandbox-node-{os.getpid()}"
         how = ("--detach", "--privileged", "--network", "none", "--entrypoint", "sleep", "--name", container)
         with step(f"node image with containerd {containerd}", "docker commit") as log:
@@ -88,7 +90,7 @@ def _ensure(containerd: str, base: str, files: Mapping[pathlib.Path, str], *part
                     log.run("docker", "cp", file, f"{container}:{place}")
                 log.run("docker", "exec", container, "sh", "-euxc", _PROOF, "sh", containerd)
                 # Not the command line of this container, which commit would keep.
-                back = (f"LABEL sandbox.key={stand_in_key}", 'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]', "CMD []")
+                back = (f"LABEL sandbox.key={image_key}", 'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]', "CMD []")
                 flags = [word for text in back for word in ("--change", text)]
                 log.run("docker", "commit", *flags, container, name)
             finally:

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import io
 import os
 import pathlib
 import shutil
 import subprocess
-import tarfile
-from collections.abc import Iterable
 
-from . import debian, engine, tools
-from .settings import (
+from .. import debian, engine
+from ..from_source import tools
+from ..settings import (
     CACHE,
     COREDNS_TAG,
     DEBIAN_SUITE,
@@ -23,48 +21,15 @@ from .settings import (
     SANDBOX,
     key,
 )
-from .steps import Log, StepFailed, say, step
+from ..steps import Log, StepFailed, say, step
+from .build import BUSYBOX, PATH, import_image, pulled, tar
 
 NODE_IMAGE = "registry-cache-sandbox/node"
-BUSYBOX = pathlib.Path("/bin/busybox")
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_IMAGES = SANDBOX / "images"
 _NODE_PACKAGES = (
     "systemd,dbus,containerd,runc,iptables,nftables,iproute2,conntrack,ethtool,socat,kmod,procps,"
     "ca-certificates,containernetworking-plugins,jq,curl"
 )
-
-
-def pulled(name: str, log: Log) -> bool:
-    return log.run("docker", "pull", name, check=False).returncode == 0
-
-
-def import_image(log: Log, name: str, stand_in_key: str, tree: pathlib.Path | bytes, *changes: str) -> None:
-    """`docker import` a folder or a tar under a name, labelled with the key that it was made for."""
-    flags = [word for change in (f"LABEL sandbox.key={stand_in_key}", *changes) for word in ("--change", change)]
-    if isinstance(tree, bytes):
-        log.run("docker", "import", *flags, "-", name, stdin=tree)
-    else:
-        log.pipe(["tar", "--create", "--directory", str(tree), "."], ["docker", "import", *flags, "-", name])
-
-
-def tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A tar of files (by path or content, 0755) and symbolic links."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for folder in ("tmp", "etc", "bin", "var/lib"):
-            info = tarfile.TarInfo(folder)
-            info.type, info.mode = tarfile.DIRTYPE, 0o1777 if folder == "tmp" else 0o755
-            archive.addfile(info)
-        for name, source in files:
-            info = tarfile.TarInfo(name.lstrip("/"))
-            content = source if isinstance(source, bytes) else source.read_bytes()
-            info.size, info.mode = len(content), 0o755
-            archive.addfile(info, io.BytesIO(content))
-        for name, target in links:
-            info = tarfile.TarInfo(name.lstrip("/"))
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            archive.addfile(info)
-    return buffer.getvalue()
 
 
 def _output(*argv: str) -> str:
@@ -120,7 +85,7 @@ def _make_control_plane_images(log: Log, root: pathlib.Path) -> list[str]:
     return [*names, pause]
 
 
-def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> None:
+def _make_node(log: Log, name: str, image_key: str, root: pathlib.Path) -> None:
     kubernetes = tools.build("kubernetes")
     container = f"registry-cache-sandbox-node-{os.getpid()}"
     names = _make_control_plane_images(log, root)
@@ -140,7 +105,7 @@ def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> No
         log.run(*inside, "pkill", "-TERM", "containerd")
         log.run(*inside, "timeout", "30", "sh", "-c", "while pgrep -x containerd >/dev/null; do sleep 0.2; done")
         changes = (
-            f"LABEL sandbox.key={stand_in_key}",
+            f"LABEL sandbox.key={image_key}",
             "ENV container=docker",
             'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]',
             "CMD []",
@@ -151,13 +116,13 @@ def _make_node(log: Log, name: str, stand_in_key: str, root: pathlib.Path) -> No
         log.run("docker", "image", "rm", f"{NODE_IMAGE}:root", *names, check=False)
 
 
-def ensure_node_image() -> str:
+def ensure() -> str:
     """The node image's name: kind's own where it can be pulled, else ours."""
-    stand_in_key = key(SANDBOX / "node", SANDBOX / "images.py", SANDBOX / "tools", KUBERNETES_VERSION, ETCD_TAG)
+    image_key = key(SANDBOX / "node", _IMAGES / "kind_node.py", _IMAGES / "build.py", SANDBOX / "tools", KUBERNETES_VERSION, ETCD_TAG)
     ours = f"{NODE_IMAGE}:{KUBERNETES_VERSION}"
     if engine.has_image(KIND_NODE_IMAGE):
         return KIND_NODE_IMAGE
-    if engine.has_image(ours, stand_in_key):
+    if engine.has_image(ours, image_key):
         return ours
     with step(f"node image {KIND_NODE_IMAGE}", "the registry that hosts it") as log:
         if pulled(KIND_NODE_IMAGE, log):
@@ -167,7 +132,7 @@ def ensure_node_image() -> str:
     for group in ("kubernetes", "etcd", "coredns"):
         tools.build(group)
     with step("node image", "docker import and commit") as log:
-        _make_node(log, ours, stand_in_key, root)
-    if not engine.has_image(ours, stand_in_key):
+        _make_node(log, ours, image_key, root)
+    if not engine.has_image(ours, image_key):
         raise StepFailed("the node image was not made")
     return ours

@@ -4,13 +4,21 @@
 from __future__ import annotations
 
 import pathlib
+import re
 
+from ..settings import CACHE, ROOT, key
+from ..steps import alone, step
 from . import golang, tools
-from .settings import CACHE, ROOT, key
-from .steps import alone, step
 
 SOURCE = ROOT / "docker" / "registry"
 _HELPER = "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"
+
+
+def toolchain() -> dict[str, str]:
+    """The environment that makes the Go command the toolchain of the product's modules, fetched as a module if need be."""
+    found = re.search(r"(?m)^toolchain (\S+)", (SOURCE / "go.mod").read_text())
+    assert found
+    return {"GOTOOLCHAIN": f"{found[1]}+auto"}
 
 
 def registry() -> str:

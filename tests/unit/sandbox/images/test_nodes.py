@@ -12,17 +12,19 @@ from typing import Any
 
 import pytest
 
-from sandbox import debian, durations, engine, images, node_images, steps, tools
+from sandbox import debian, durations, engine, steps
+from sandbox.from_source import tools
+from sandbox.images import kind_node, nodes
 from sandbox.settings import SANDBOX
 
-OURS = f"{images.NODE_IMAGE}:v1"
+OURS = f"{kind_node.NODE_IMAGE}:v1"
 DEBIAN_12_AND_13 = SANDBOX / "node/rootfs/etc/containerd/config.toml"
 NEWEST = SANDBOX / "node/containerd-2/etc/containerd/config.toml"
 
 
 @pytest.fixture
 def base(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    return lambda name: monkeypatch.setattr(images, "ensure_node_image", lambda: name)
+    return lambda name: monkeypatch.setattr(kind_node, "ensure", lambda: name)
 
 
 def _no_build(*_words: Any) -> pathlib.Path:
@@ -31,14 +33,14 @@ def _no_build(*_words: Any) -> pathlib.Path:
 
 def test_kinds_own_image_serves_all_nodes(base: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     base("kindest/node:v1")
-    monkeypatch.setattr(node_images, "_debian_13", _no_build)
+    monkeypatch.setattr(nodes, "_debian_13", _no_build)
     monkeypatch.setattr(tools, "build", _no_build)
-    assert node_images.ensure() == ["kindest/node:v1"] * 3
+    assert nodes.ensure() == ["kindest/node:v1"] * 3
 
 
 def test_each_node_has_another_containerd(base: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
     base(OURS)
-    monkeypatch.setattr(node_images, "_debian_13", lambda: pathlib.Path("/cache/debian"))
+    monkeypatch.setattr(nodes, "_debian_13", lambda: pathlib.Path("/cache/debian"))
     monkeypatch.setattr(tools, "build", lambda group: pathlib.Path("/cache") / group)
     made: dict[str, tuple[str, dict[str, str]]] = {}
 
@@ -47,8 +49,8 @@ def test_each_node_has_another_containerd(base: Callable[[str], None], monkeypat
         made[containerd] = of, {str(file): place for file, place in files.items()}
         return f"with {containerd}"
 
-    monkeypatch.setattr(node_images, "_ensure", ensure)
-    assert node_images.ensure() == [OURS, "with 1.7", "with 2"]
+    monkeypatch.setattr(nodes, "_ensure", ensure)
+    assert nodes.ensure() == [OURS, "with 1.7", "with 2"]
     assert [of for of, _files in made.values()] == [OURS, OURS]
     programs = ("containerd", "containerd-shim-runc-v2", "ctr")
     assert made["1.7"][1] == {f"/cache/debian/usr/bin/{program}": f"/usr/bin/{program}" for program in programs}
@@ -82,7 +84,7 @@ def test_no_node_has_a_hosts_toml() -> None:
 
 @pytest.fixture
 def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    for module in (node_images, steps):
+    for module in (nodes, steps):
         monkeypatch.setattr(module, "CACHE", tmp_path)
     monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
     monkeypatch.setattr(durations, "RECORDED", tmp_path / "durations.json")
@@ -102,8 +104,8 @@ def test_debian_13s_containerd_is_unpacked_once(cache: pathlib.Path, monkeypatch
                 (archives / name).touch()
 
     monkeypatch.setattr(steps.Log, "run", run)
-    tree = node_images._debian_13()
-    assert node_images._debian_13() == tree and tree.parent == cache
+    tree = nodes._debian_13()
+    assert nodes._debian_13() == tree and tree.parent == cache
     assert [argv[0] for argv in calls] == ["debootstrap", "dpkg-deb"]
     assert "trixie" in calls[0]
     assert pathlib.Path(calls[1][-2]).name == "containerd_1.7_amd64.deb" and calls[1][-1] == str(tree)
@@ -124,7 +126,7 @@ def test_a_node_image_is_proved(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
     def run() -> bool:
-        return not subprocess.run(["sh", "-euc", node_images._PROOF, "sh", "1.7"], capture_output=True, check=False).returncode
+        return not subprocess.run(["sh", "-euc", nodes._PROOF, "sh", "1.7"], capture_output=True, check=False).returncode
 
     assert run() is proved
     (tmp_path / "ctr").write_text("#!/bin/sh\nexit 1\n")  # as with a C library that is too old
@@ -143,6 +145,6 @@ def test_the_container_is_removed_when_the_proof_fails(cache: pathlib.Path, monk
     monkeypatch.setattr(engine, "image_id", lambda _name: "sha256:1")
     monkeypatch.setattr(engine, "has_image", lambda *_words: False)
     with pytest.raises(SystemExit):
-        node_images._ensure("1.7", OURS, {cache / "ctr": "/usr/bin/ctr"}, "key")
+        nodes._ensure("1.7", OURS, {cache / "ctr": "/usr/bin/ctr"}, "key")
     assert [argv[1] for argv in calls] == ["run", "cp", "exec", "rm"]
     assert calls[1][-1].endswith(":/usr/bin/ctr")

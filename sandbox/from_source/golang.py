@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .steps import Log, StepFailed
+from ..steps import Log, StepFailed
 
 # A program that is compiled and only not installed is stale too, but nothing of it is compiled.
 _CACHED = "not installed but available in build cache"
