@@ -17,10 +17,10 @@ import time
 from sandbox.from_source import programs, tools
 from sandbox.steps import StepFailed, say
 
-from . import candidates, clients, load_rows, machine, packages, peer_rows, pull_rows, report, summary
+from . import candidates, load_client, load_rows, machine, packages, peer_rows, pull_rows, report, summary
 from .content import Library
 from .measure import ROWS, Bench
-from .upstream import Upstream
+from .paced_upstream import Upstream
 
 # Importing them has registered their rows.
 assert load_rows and pull_rows and peer_rows
@@ -92,7 +92,7 @@ def main() -> None:
     packages.root()
     tools.build("registry")
     programs.registry()
-    clients.binary()
+    load_client.binary()
     results = _measure(arguments.only or list(ROWS))
     print(report.table(results))
     if not arguments.only:

@@ -22,10 +22,10 @@ from sandbox.from_source import tools
 from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, wait
 
-from . import clients, memory, packages
-from .client import Endpoint
-from .upstream import USER as UPSTREAM_USER
-from .upstream import Upstream
+from . import load_client, memory, packages
+from .containerd_client import Endpoint
+from .paced_upstream import USER as UPSTREAM_USER
+from .paced_upstream import Upstream
 
 # What rows call them.
 OURS = "ours"
@@ -261,7 +261,7 @@ def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
     """A server with Go's net/http that sends a library's blobs from memory: what it takes by itself."""
     with running(GO, folder) as candidate:
         (port,) = free_ports(1)
-        candidate.start("serve", [clients.binary(), "serve", f"127.0.0.1:{port}", str(root / "blobs")])
+        candidate.start("serve", [load_client.binary(), "serve", f"127.0.0.1:{port}", str(root / "blobs")])
         candidate.serve(port, user="")
         wait(lambda: listens(port), 10, "the bare server", every=0.05)
         yield candidate

@@ -15,14 +15,14 @@ from typing import Any
 
 from sandbox.steps import StepFailed, say
 
-from . import clients, usage
+from . import load_client, usage
 from .candidates import BARE, GO, NGINX, OURS, RAW, V2, V3, Candidate
-from .client import Endpoint
-from .clients import Group, Seen
+from .containerd_client import Endpoint
 from .content import Image
+from .load_client import Group, Seen
 from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, results, row, together, wrk
+from .paced_upstream import Fault
 from .report import Goal, Result
-from .upstream import Fault
 
 _SMALL = (2 * MIB, 2 * MIB, MIB)
 _WRK_SECONDS = 3
@@ -46,7 +46,7 @@ def _alone(
 
 def _once(endpoint: Endpoint, targets: Sequence[dict[str, Any]], times: int = 1) -> Seen:
     """One client that takes every target in turn, so many times; all must be right."""
-    return clients.one(Group(endpoint, targets, 1, options={"each": times * len(targets)}))
+    return load_client.one(Group(endpoint, targets, 1, options={"each": times * len(targets)}))
 
 
 class _Cpu:
@@ -72,13 +72,13 @@ def warm_bytes(bench: Bench, number: int = 8, size: int = 256 * MIB) -> list[Res
     """One large blob that is in the cache: bytes per second, and processor time per GiB."""
     bench.upstream.set()
     image, cpu, load = bench.image((size,)), _Cpu(), []
-    target = [clients.blob(image, image.layers[0])]
+    target = [load_client.blob(image, image.layers[0])]
 
     def measure(name: str, candidate: Candidate) -> float:
         # Bodies are hashed when the clock has stopped: hashing takes more time than any of the servers.
         group = Group(candidate.endpoint, target, number, options={"each": 1, "keep": True})
         with cpu.of(name, candidate) as did:
-            report = clients.run(group)
+            report = load_client.run(group)
             seen = report.groups[0].right()
             did(seen.bytes / GIB)
         load.append(report.cpu / (seen.bytes / GIB))
@@ -115,7 +115,7 @@ def _rates(
     with together(bench, *targets, **options) as running:
         for name, candidate in running.items():
             if name not in (RAW, GO):
-                clients.one(Group(candidate.endpoint, clients.whole(image), 1, options={"kind": "pull", "each": 1}))
+                load_client.one(Group(candidate.endpoint, load_client.whole(image), 1, options={"kind": "pull", "each": 1}))
             _once(candidate.endpoint, [targets[name]], 2)
         values = alternate({name: functools.partial(measure, name, one) for name, one in running.items()}, "GET/s")
         for name, candidate in running.items():  # wrk compares no digest
@@ -128,7 +128,7 @@ def small_blob(bench: Bench) -> list[Result]:
     """GET/s of a blob of 2 KiB that is in the cache."""
     bench.upstream.set()
     image = bench.image((MIB,))
-    target = clients.blob(image, image.blobs[0])
+    target = load_client.blob(image, image.blobs[0])
     values, cpu = _rates(bench, image, dict.fromkeys((OURS, BARE, GO, RAW), target))
     what = f"warm blob of {target['size'] // 1024} KiB, GET/s"
     return [
@@ -142,9 +142,9 @@ def manifest_rate(bench: Bench) -> list[Result]:
     """Manifests with a credential that costs bcrypt 12."""
     bench.upstream.set()
     image = bench.image((MIB,))
-    targets = dict.fromkeys((OURS, V3), clients.manifest(image))
+    targets = dict.fromkeys((OURS, V3), load_client.manifest(image))
     # As large as the manifest, about.
-    targets[RAW] = targets[GO] = clients.blob(image, image.blobs[0])
+    targets[RAW] = targets[GO] = load_client.blob(image, image.blobs[0])
     values, cpu = _rates(bench, image, targets, cost=12)
     limit = (
         f"raw nginx, which checks nothing, comes to {values[RAW] / values[V3]:,.0f} × distribution 3 here: what is left of the"
@@ -161,7 +161,7 @@ def manifest_rate(bench: Bench) -> list[Result]:
 
 def _pulls(endpoint: Endpoint, image: Image, number: int, each: int = 1) -> Seen:
     """Clients that pull an image, each so many times; all of it must be right."""
-    return clients.one(Group(endpoint, clients.whole(image), number, options={"kind": "pull", "each": each, "keep": True}))
+    return load_client.one(Group(endpoint, load_client.whole(image), number, options={"kind": "pull", "each": each, "keep": True}))
 
 
 @row("warm-pull")
@@ -188,8 +188,8 @@ def fill(bench: Bench, number: int = 100, seconds: float = 60, size: int = 8 * M
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
         image = bench.image((size,))
         bench.upstream.set(latency=0.02, rate=int(size / seconds))
-        target, options = clients.blob(image, image.layers[0]), {"each": 1, "spread": seconds * 0.97}
-        seen = clients.one(Group(candidate.endpoint, [target], number, options=options, others=candidate.endpoints[1:]))
+        target, options = load_client.blob(image, image.layers[0]), {"each": 1, "spread": seconds * 0.97}
+        seen = load_client.one(Group(candidate.endpoint, [target], number, options=options, others=candidate.endpoints[1:]))
         gets = bench.upstream.counts().get(f"GET content {image.layers[0].digest}", 0)
         found = {"gets": gets, "first": seen.first_byte["max"], "end": seen.end["p99"]}
         say(f"   {name}: {gets} GETs, first byte after at most {found['first']:.2f} s, p99 of the ends {found['end']:.1f} s")
@@ -251,9 +251,9 @@ def memory_use(bench: Bench, number: int = 100, size: int = GIB) -> list[Result]
         time.sleep(2)  # what a start leaves behind is given back
         idle, memory = usage.Memory(candidate.pids()).sample(), usage.Memory(candidate.pids())
         # One in ten compares digests: hashing 100 GiB takes longer than all the rest.
-        group = Group(candidate.endpoint, [clients.blob(image, image.layers[0])], number, options={"each": 1, "hash_every": 10})
+        group = Group(candidate.endpoint, [load_client.blob(image, image.layers[0])], number, options={"each": 1, "hash_every": 10})
         with usage.peak(memory.sample, every=0.5) as highest:
-            seen = clients.one(group)
+            seen = load_client.one(group)
         notes.append(f"{name}: {_split(memory)}, in {seen.wall:.0f} s")
         say(f"   {notes[-1]}; {idle / MIB:.1f} MiB idle")
         return {"idle": idle / MIB, "busy": highest[0] / MIB}
@@ -271,10 +271,10 @@ def _held(bench: Bench, candidate: Candidate, images: Sequence[Image]) -> int:
     """Bytes of layers that a candidate serves while the upstream answers each of them with an error."""
     layers = [(image, layer) for image in images for layer in image.layers]
     bench.upstream.set(faults={layer.digest: Fault("error") for _, layer in layers})
-    kept = clients.run(
+    kept = load_client.run(
         Group(
             candidate.endpoint,
-            [clients.blob(*one) for one in layers],
+            [load_client.blob(*one) for one in layers],
             16,
             # A layer that is not held is no failure, whatever the error.
             options={"each": -(-len(layers) // 16), "expect": [200, 404, 429, 500, 502, 503, 504]},
@@ -321,7 +321,7 @@ def slow_readers(
         bench.upstream.set()
         _pulls(candidate.endpoint, bench.image((MIB,)), 1)
         image = bench.image([size] * fills)
-        targets = [clients.blob(image, layer) for layer in image.layers]
+        targets = [load_client.blob(image, layer) for layer in image.layers]
         group = Group(candidate.endpoint, targets, readers, options={"each": 1, "rate": rate})
         memory = usage.Memory(candidate.pids())
         time.sleep(1)
@@ -331,7 +331,7 @@ def slow_readers(
             return usage.at_once(lambda: candidate.blocks() | usage.removed(candidate.pids(), candidate.stores))
 
         with usage.peak(memory.sample, every=0.5) as highest, usage.peak(blocks, every=0.1) as most:
-            seen = clients.run(group).groups[0]
+            seen = load_client.run(group).groups[0]
         found = {"cut": seen.failed, "used": most[0] / limit, "more": (highest[0] - before) / MIB}
         notes.append(f"{name}: {_split(memory)} at most, {before / MIB:.1f} MiB before; errors: {seen.errors or 'none'}")
         say(f"   {found['cut']} of {readers} cut, {found['used']:.3f} of the limit, {found['more']:.1f} MiB more; {notes[-1]}")
@@ -385,13 +385,13 @@ def attack(bench: Bench, guesses: int = 3000, senders: int = 1000, seconds: floa
         bench.upstream.set()
         image = bench.image((MIB,))
         if name == RAW:  # without credentials: what the machine leaves to known users beside this load
-            target = clients.blob(image, image.blobs[0])
+            target = load_client.blob(image, image.blobs[0])
         else:
             _pulls(candidate.endpoint, image, 1, 2)
-            target = clients.manifest(image)
-        quiet = [seen.right() for seen in clients.run(*_known(candidate.endpoint, target, seconds / 2)).groups]
+            target = load_client.manifest(image)
+        quiet = [seen.right() for seen in load_client.run(*_known(candidate.endpoint, target, seconds / 2)).groups]
         known = _known(candidate.endpoint, target, seconds)
-        groups = clients.run(*known, *attackers.groups(candidate.endpoint, target)).groups
+        groups = load_client.run(*known, *attackers.groups(candidate.endpoint, target)).groups
         loud, (passwords, names, slow) = groups[: len(known)], groups[len(known) :]
         slower = max(now.latency["p99"] / before.latency["p99"] for now, before in zip(loud, quiet, strict=True))
         times = [f"{1000 * one.latency['p99']:.2f}" for pair in zip(quiet, loud, strict=True) for one in pair]

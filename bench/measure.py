@@ -20,11 +20,11 @@ from sandbox.steps import StepFailed, say
 from . import candidates, packages
 from .cache import cache
 from .candidates import BARE, GO, NGINX, OURS, RAW, V2, V3, Candidate
-from .client import Endpoint
+from .containerd_client import Endpoint
 from .content import MANIFEST, Image, Library
+from .paced_upstream import USER as UPSTREAM_USER
+from .paced_upstream import Upstream
 from .report import Goal, Result
-from .upstream import USER as UPSTREAM_USER
-from .upstream import Upstream
 
 MIB, GIB = 1 << 20, 1 << 30
 RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once

@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sandbox.steps import StepFailed, say, wait
 
-from . import client, clients, usage
+from . import containerd_client, load_client, usage
 from .candidates import OURS, Candidate
-from .client import Endpoint
-from .clients import Group
+from .containerd_client import Endpoint
 from .content import Blob, Image
+from .load_client import Group
 from .measure import Bench, results, row, together
 from .report import Goal, Result
 
@@ -38,8 +38,8 @@ def _dead(candidate: Candidate) -> int:
 
 def _settle(candidate: Candidate, image: Image) -> None:
     """Let every blob be where it belongs: in the first replica, which is asked for all, and in its owner."""
-    targets = [clients.blob(image, one) for one in image.layers]
-    clients.one(Group(candidate.endpoint, targets, 16, options={"each": -(-len(targets) // 16)}))
+    targets = [load_client.blob(image, one) for one in image.layers]
+    load_client.one(Group(candidate.endpoint, targets, 16, options={"each": -(-len(targets) // 16)}))
 
 
 def _owned(candidate: Candidate, number: int, image: Image) -> list[Blob]:
@@ -64,9 +64,9 @@ def _victim(candidate: Candidate, image: Image) -> tuple[int, list[Blob]]:
 
 def _talk(candidate: Candidate, image: Image, options: dict[str, float]) -> None:
     """Clients of every replica ask for the keys of all others; each answer must be right."""
-    targets = [clients.blob(image, one) for one in image.layers]
+    targets = [load_client.blob(image, one) for one in image.layers]
     number = max(12, len(candidate.endpoints))
-    clients.one(Group(candidate.endpoint, targets, number, options=dict(options), others=candidate.endpoints[1:]))
+    load_client.one(Group(candidate.endpoint, targets, number, options=dict(options), others=candidate.endpoints[1:]))
 
 
 def _served(candidate: Candidate, image: Image, how: str) -> float:
@@ -76,7 +76,7 @@ def _served(candidate: Candidate, image: Image, how: str) -> float:
     keys = owned[:_ASKED]
 
     def ask(blob: Blob, endpoint: Endpoint) -> float:
-        pull = client.get(endpoint, image, blob, client.Keep(blob.size), retries=0)
+        pull = containerd_client.get(endpoint, image, blob, containerd_client.Keep(blob.size), retries=0)
         pull.check()
         if not pull.transfers[0].right:
             raise StepFailed(f"{how}: a key of its is not served: {pull.transfers[0].error or 'wrong bytes'}")

@@ -16,17 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sandbox.steps import StepFailed, say
 
-from . import candidates, client, htpasswd, load, memory, usage
+from . import candidates, containerd_client, htpasswd, memory, parallel_pulls, usage
 from .cache import cache
 from .candidates import NGINX, OURS, RAW, V3, Candidate
-from .client import Endpoint
+from .containerd_client import Endpoint
 from .content import MANIFEST, Image, Library
 from .measure import FAR, GIB, MIB, Bench, alternate, content_gets, results, row, together
+from .paced_upstream import Fault
 from .report import Goal, Result
-from .upstream import Fault
 
 
-def _right(*pulls: client.Pull) -> None:
+def _right(*pulls: containerd_client.Pull) -> None:
     """Refuse to measure what is wrong."""
     for pull in pulls:
         for transfer in pull.transfers:
@@ -35,10 +35,10 @@ def _right(*pulls: client.Pull) -> None:
                 raise StepFailed(f"{transfer.blob.digest[:19]} of {transfer.blob.size} bytes: {what}")
 
 
-def _pull(endpoint: Endpoint, image: Image) -> client.Pull:
+def _pull(endpoint: Endpoint, image: Image) -> containerd_client.Pull:
     """One checked pull, with room for it made beforehand."""
-    sinks = {blob.digest: client.Keep(blob.size) for blob in (image.manifest, *image.blobs)}
-    pull = client.pull(endpoint, image, sinks=sinks)
+    sinks = {blob.digest: containerd_client.Keep(blob.size) for blob in (image.manifest, *image.blobs)}
+    pull = containerd_client.pull(endpoint, image, sinks=sinks)
     pull.check()
     _right(pull)
     return pull
@@ -53,7 +53,7 @@ def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
         image = bench.image((MIB,))
         bad = image.layers[0]
         bench.upstream.set(faults={bad.digest: Fault("error")})
-        pulls = load.run([load.Job(candidate.endpoint, image, bad, retries=0) for _ in range(clients)], processes=1)
+        pulls = parallel_pulls.run([parallel_pulls.Job(candidate.endpoint, image, bad, retries=0) for _ in range(clients)], processes=1)
         counts = bench.upstream.counts()
         asked = sum(count for what, count in counts.items() if what.endswith(f" blob {bad.digest}"))
         requests.setdefault(candidate.name, []).append(asked)
@@ -74,7 +74,7 @@ def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -
     blobs, received, seconds = image.layers, 0, 0.0
     for number in range(rounds):
         wanted = [blobs[(number * clients + n) % len(blobs)] for n in range(clients)]
-        pulls = load.run([load.Job(candidate.endpoint, image, blob) for blob in wanted], processes=clients)
+        pulls = parallel_pulls.run([parallel_pulls.Job(candidate.endpoint, image, blob) for blob in wanted], processes=clients)
         _right(*pulls)
         received += sum(pull.bytes for pull in pulls)
         seconds += max(pull.ended for pull in pulls) - min(pull.started for pull in pulls)
@@ -112,7 +112,7 @@ def warm_bytes_large(
         ):
             for candidate in (mine, files):
                 for blob in image.layers:
-                    _right(*load.run([load.Job(candidate.endpoint, image, blob, keep=False)], processes=1))
+                    _right(*parallel_pulls.run([parallel_pulls.Job(candidate.endpoint, image, blob, keep=False)], processes=1))
             rounds = -(-2 * blobs // clients)  # each blob twice
             values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, rounds) for c in (mine, files)}, "MiB/s")
         shutil.rmtree(copy)
@@ -144,7 +144,7 @@ def _right_again(endpoint: Endpoint, image: Image, seconds: float = 35) -> float
     """Seconds until a fresh pull of the only layer is right; endless if that takes longer than waited for."""
     started, blob = time.monotonic(), image.layers[0]
     while time.monotonic() - started < seconds:
-        pull = client.get(endpoint, image, blob, client.Keep(blob.size), resume=False, retries=0)
+        pull = containerd_client.get(endpoint, image, blob, containerd_client.Keep(blob.size), resume=False, retries=0)
         pull.check()
         if pull.transfers[0].right:
             return time.monotonic() - started
@@ -160,8 +160,8 @@ def _faulty(bench: Bench, candidate: Candidate, kind: str, times: int, size: int
     for image in images:
         blob = image.layers[0]
         # What comes after a cut is asked for by Range; a corrupt answer is judged as it is.
-        again = {"resume": kind == "cut", "retries": client.RETRIES if kind == "cut" else 0}
-        pull = client.get(candidate.endpoint, image, blob, client.Keep(blob.size), **again)
+        again = {"resume": kind == "cut", "retries": containerd_client.RETRIES if kind == "cut" else 0}
+        pull = containerd_client.get(candidate.endpoint, image, blob, containerd_client.Keep(blob.size), **again)
         pull.check()
         wrong += pull.transfers[0].wrong
         longest = max(longest, _right_again(candidate.endpoint, image) if math.isfinite(longest) else 0)

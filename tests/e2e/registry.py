@@ -8,7 +8,7 @@ import http.client
 import json
 from dataclasses import dataclass
 
-from bench.client import Endpoint
+from bench.containerd_client import Endpoint
 from bench.content import MANIFEST
 
 INDEX = "application/vnd.oci.image.index.v1+json"

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.client import Endpoint
+from bench.containerd_client import Endpoint
 from bench.content import MANIFEST
 from bench.usage import peak
 from sandbox.steps import wait

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.client import Endpoint
+from bench.containerd_client import Endpoint
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask, authorization
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.client import Endpoint
+from bench.containerd_client import Endpoint
 from bench.content import Image, Library
-from bench.upstream import USER, Server, Settings, State
+from bench.paced_upstream import USER, Server, Settings, State
 
 SECRET = "upstream-secret"
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from bench import client, load
-from bench.client import Endpoint, Keep, Stream
+from bench import containerd_client, parallel_pulls
+from bench.containerd_client import Endpoint, Keep, Stream
 from bench.content import Blob, Image
-from bench.upstream import Fault, Server, Settings, State
+from bench.paced_upstream import Fault, Server, Settings, State
 
 BODY = bytes(range(256)) * 4
 BLOB = Blob(f"sha256:{hashlib.sha256(BODY).hexdigest()}", len(BODY))
@@ -54,14 +54,14 @@ def answer(body: bytes, status: str = "200 OK", length: int | None = None, more:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n{more}\r\n".encode() + body
 
 
-def fetch(endpoint: Endpoint, sink: client.Sink | None = None, **options: bool | int) -> client.Transfer:
-    transfer = client.Session(endpoint).fetch(PATH, BLOB, sink or Keep(BLOB.size), **options)
+def fetch(endpoint: Endpoint, sink: containerd_client.Sink | None = None, **options: bool | int) -> containerd_client.Transfer:
+    transfer = containerd_client.Session(endpoint).fetch(PATH, BLOB, sink or Keep(BLOB.size), **options)
     transfer.check()
     return transfer
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_cut_is_resumed_by_range(scripted: Callable, sink: client.Sink) -> None:
+def test_a_cut_is_resumed_by_range(scripted: Callable, sink: containerd_client.Sink) -> None:
     rest = answer(BODY[300:], "206 Partial Content", more=f"Content-Range: bytes 300-{BLOB.size - 1}/{BLOB.size}\r\n")
     endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size), rest)
     transfer = fetch(endpoint, sink)
@@ -72,7 +72,7 @@ def test_a_cut_is_resumed_by_range(scripted: Callable, sink: client.Sink) -> Non
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: client.Sink) -> None:
+def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: containerd_client.Sink) -> None:
     endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), answer(BODY))
     assert fetch(endpoint, sink).right
 
@@ -113,7 +113,7 @@ def test_what_is_not_there_is_not_asked_for_again(scripted: Callable) -> None:
 @pytest.mark.parametrize(
     "body", [BODY[:500] + b"x" + BODY[501:], BODY[:-1], BODY + b"x"], ids=["a byte", "too short", "too long"]
 )
-def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], client.Sink], body: bytes) -> None:
+def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], containerd_client.Sink], body: bytes) -> None:
     endpoint, _ = scripted(answer(body))
     transfer = fetch(endpoint, sink())
     assert transfer.complete
@@ -122,7 +122,7 @@ def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], client.Sink
 
 
 def test_a_pull_through_tokens_and_redirects(endpoint: Endpoint, state: State, image: Image) -> None:
-    pull = client.pull(endpoint, image)
+    pull = containerd_client.pull(endpoint, image)
     pull.check()
     assert not pull.failed
     assert [transfer.right for transfer in pull.transfers] == [True] * 4
@@ -133,7 +133,7 @@ def test_a_pull_through_tokens_and_redirects(endpoint: Endpoint, state: State, i
 
 def test_a_pull_goes_on_after_a_cut(endpoint: Endpoint, server: Server, state: State, image: Image) -> None:
     state.settings = Settings(faults={image.layers[0].digest: Fault("cut", times=1)})
-    pull = client.pull(endpoint, image)
+    pull = containerd_client.pull(endpoint, image)
     pull.check()
     assert all(transfer.right for transfer in pull.transfers)
     assert sum(transfer.resumed for transfer in pull.transfers) == 1
@@ -141,22 +141,22 @@ def test_a_pull_goes_on_after_a_cut(endpoint: Endpoint, server: Server, state: S
 
 def test_a_corrupt_layer_is_wrong_and_its_pull_not_failed(endpoint: Endpoint, state: State, image: Image) -> None:
     state.settings = Settings(faults={image.layers[0].digest: Fault("corrupt")})
-    pull = client.pull(endpoint, image)
+    pull = containerd_client.pull(endpoint, image)
     pull.check()
     assert [t.blob.digest for t in pull.transfers if t.wrong] == [image.layers[0].digest]
 
 
 def test_a_wrong_password_fails_the_pull(endpoint: Endpoint, image: Image) -> None:
-    pull = client.pull(Endpoint(endpoint.port, endpoint.user, "wrong"), image)
+    pull = containerd_client.pull(Endpoint(endpoint.port, endpoint.user, "wrong"), image)
     pull.check()
     assert pull.failed
     assert pull.first_byte == float("inf")
 
 
 def test_many_clients_at_once(endpoint: Endpoint, state: State, image: Image) -> None:
-    jobs = [load.Job(endpoint, image, after=0.2 * (n == 3)) for n in range(4)]
-    jobs.append(load.Job(endpoint, image, image.layers[1], keep=False))
-    pulls = load.run(jobs)
+    jobs = [parallel_pulls.Job(endpoint, image, after=0.2 * (n == 3)) for n in range(4)]
+    jobs.append(parallel_pulls.Job(endpoint, image, image.layers[1], keep=False))
+    pulls = parallel_pulls.run(jobs)
     assert all(transfer.right for pull in pulls for transfer in pull.transfers)
     assert [len(pull.transfers) for pull in pulls] == [4, 4, 4, 4, 1]
     assert pulls[3].started - pulls[0].started > 0.1

@@ -9,10 +9,10 @@ import re
 
 import pytest
 
-from bench import clients
-from bench.client import Endpoint
-from bench.clients import Group
+from bench import load_client
+from bench.containerd_client import Endpoint
 from bench.content import MANIFEST, Image
+from bench.load_client import Group
 from sandbox.settings import ROOT
 from sandbox.steps import StepFailed
 
@@ -41,7 +41,7 @@ def program(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.
         f"cat {tmp_path}/report || {{ echo load: it is broken >&2; exit 1; }}\n"
     )
     file.chmod(0o755)
-    monkeypatch.setattr(clients, "binary", lambda: str(file))
+    monkeypatch.setattr(load_client, "binary", lambda: str(file))
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def report(program: pathlib.Path, *groups: dict[str, object]) -> None:
 def test_a_password_is_in_the_environment_alone(program: pathlib.Path) -> None:
     report(program, {"name": "a", **SEEN}, {"name": "b", **SEEN}, {"name": "c", **SEEN})
     target = [{"path": "/v2/"}]
-    clients.run(
+    load_client.run(
         Group(Endpoint(5000, "nodes", "the-secret"), target, 2, options={"each": 3}),
         Group(Endpoint(5001, "nodes", "another-secret"), target, 1, credential=False, options={"user": "nodes", "guess": "password"}),
         Group(Endpoint(5002), target, 1),
@@ -70,7 +70,7 @@ def test_a_password_is_in_the_environment_alone(program: pathlib.Path) -> None:
 def test_what_was_seen(program: pathlib.Path) -> None:
     report(program, {"name": "clients", **SEEN}, {"name": "slow", **SEEN, "connections": 9, "closed": 7})
     group = Group(Endpoint(5000), [{"path": "/v2/"}], 1)
-    found = clients.run(group, group)
+    found = load_client.run(group, group)
     assert (found.wall, found.cpu, found.groups[0].rate, found.groups[0].first_byte["p99"]) == (2.0, 0.5, 200, 3.0)
     assert (found.groups[1].connections, found.groups[1].closed) == (9, 7)
 
@@ -79,14 +79,14 @@ def test_what_was_seen(program: pathlib.Path) -> None:
 def test_what_is_not_right_is_not_measured(program: pathlib.Path, wrong: dict[str, object]) -> None:
     report(program, {"name": "clients", **SEEN, **wrong})
     group = Group(Endpoint(5000), [{"path": "/v2/"}], 1)
-    assert clients.run(group).groups[0].requests == wrong.get("requests", 3)
+    assert load_client.run(group).groups[0].requests == wrong.get("requests", 3)
     with pytest.raises(StepFailed, match="wrong digest" if "errors" in wrong else "0 of 0"):
-        clients.one(group)
+        load_client.one(group)
 
 
 def test_a_client_that_ends_with_an_error(program: pathlib.Path) -> None:
     with pytest.raises(StepFailed, match="it is broken"):
-        clients.run(Group(Endpoint(5000), [{"path": "/v2/"}], 1))
+        load_client.run(Group(Endpoint(5000), [{"path": "/v2/"}], 1))
 
 
 def test_clients_take_endpoints_in_turn() -> None:
@@ -95,7 +95,7 @@ def test_clients_take_endpoints_in_turn() -> None:
 
 
 def test_targets_of_an_image(image: Image) -> None:
-    first, *others = clients.whole(image)
+    first, *others = load_client.whole(image)
     assert first == {"path": f"/v2/bench/some/manifests/{image.manifest.digest}", "size": image.manifest.size}
     assert others == [{"path": f"/v2/bench/some/blobs/{blob.digest}", "size": blob.size} for blob in image.blobs]
 

@@ -14,7 +14,7 @@ from sandbox.from_source import tools
 from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import StepFailed
 
-from .client import Endpoint
+from .containerd_client import Endpoint
 from .content import MANIFEST, Blob, Image
 
 _SOURCE = ROOT / "bench" / "load"

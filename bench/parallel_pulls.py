@@ -14,7 +14,7 @@ from typing import Any
 
 from sandbox.steps import StepFailed
 
-from . import client
+from . import containerd_client
 from .content import Blob, Image
 
 _LEAD_SECONDS = 0.3  # for every process to be ready before the first client starts
@@ -24,29 +24,29 @@ _LEAD_SECONDS = 0.3  # for every process to be ready before the first client sta
 class Job:
     """What one client does: pull an image, or only one blob of it, `after` so many seconds."""
 
-    endpoint: client.Endpoint
+    endpoint: containerd_client.Endpoint
     image: Image
     blob: Blob | None = None
     after: float = 0.0
-    keep: bool = True  # see client.pull
-    retries: int = client.RETRIES
+    keep: bool = True  # see containerd_client.pull
+    retries: int = containerd_client.RETRIES
 
 
-def _sinks(job: Job) -> dict[str, client.Sink]:
+def _sinks(job: Job) -> dict[str, containerd_client.Sink]:
     """Room for what a job will bring, made before the clock starts."""
     blobs = [job.blob] if job.blob else [job.image.manifest, *job.image.blobs]
-    return {blob.digest: client.Keep(blob.size) if job.keep else client.Stream() for blob in blobs}
+    return {blob.digest: containerd_client.Keep(blob.size) if job.keep else containerd_client.Stream() for blob in blobs}
 
 
 def _work(jobs: Sequence[tuple[int, Job]], ready: Any, done: Any, start: Any, results: Any) -> None:
-    pulls: list[tuple[int, client.Pull]] = []
+    pulls: list[tuple[int, containerd_client.Pull]] = []
 
-    def run(number: int, job: Job, sinks: dict[str, client.Sink]) -> None:
+    def run(number: int, job: Job, sinks: dict[str, containerd_client.Sink]) -> None:
         time.sleep(max(0.0, start.value + job.after - time.monotonic()))
         if job.blob:
-            pull = client.get(job.endpoint, job.image, job.blob, sinks[job.blob.digest], retries=job.retries)
+            pull = containerd_client.get(job.endpoint, job.image, job.blob, sinks[job.blob.digest], retries=job.retries)
         else:
-            pull = client.pull(job.endpoint, job.image, sinks=sinks)
+            pull = containerd_client.pull(job.endpoint, job.image, sinks=sinks)
         pulls.append((number, pull))
 
     threads = [threading.Thread(target=run, args=(number, job, _sinks(job)), daemon=True) for number, job in jobs]
@@ -63,7 +63,7 @@ def _work(jobs: Sequence[tuple[int, Job]], ready: Any, done: Any, start: Any, re
     results.put(pulls)
 
 
-def run(jobs: Sequence[Job], processes: int = 2) -> list[client.Pull]:
+def run(jobs: Sequence[Job], processes: int = 2) -> list[containerd_client.Pull]:
     """Run all jobs together; returns what they came to, checked, in the order of the jobs."""
     fork = multiprocessing.get_context("fork")
     groups = [group for n in range(processes) if (group := list(enumerate(jobs))[n::processes])]
@@ -76,7 +76,7 @@ def run(jobs: Sequence[Job], processes: int = 2) -> list[client.Pull]:
     workers = [fork.Process(target=_work, args=(group, ready, done, start, results), daemon=True) for group in groups]
     for worker in workers:
         worker.start()
-    pulls: dict[int, client.Pull] = {}
+    pulls: dict[int, containerd_client.Pull] = {}
     while len(pulls) < len(jobs):
         try:
             pulls |= dict(results.get(timeout=1))

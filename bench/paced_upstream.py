@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A registry as slow and far as a real one: Bearer tokens, redirects to signed URLs, latency, bandwidth, faults.
 
-Loopback only. `python3 -m bench.upstream CONFIG` serves; `Upstream` starts that and steers it through `/control`.
+Loopback only. `python3 -m bench.paced_upstream CONFIG` serves; `Upstream` starts that and steers it through `/control`.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ class Upstream:
         self._pid_file = folder / "upstream.pid"
         config = folder / "upstream.json"
         config.write_text(json.dumps({"library": str(library.folder), "port": port, "secret": self.secret}))
-        processes.start(self._pid_file, [sys.executable, "-m", "bench.upstream", str(config)])
+        processes.start(self._pid_file, [sys.executable, "-m", "bench.paced_upstream", str(config)])
         wait(self._answers, 20, "the upstream", every=0.05)
 
     def _answers(self) -> bool:
