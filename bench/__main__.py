@@ -17,13 +17,12 @@ import time
 from sandbox.from_source import programs, tools
 from sandbox.steps import StepFailed, say
 
-from . import candidates, load_client, load_rows, machine, packages, peer_rows, pull_rows, report, summary
+from . import candidates, load_client, machine, packages, report, rows, summary
 from .content import Library
 from .measure import ROWS, Bench
-from .paced_upstream import Upstream
+from .paced_upstream.process import Upstream
 
-# Importing them has registered their rows.
-assert load_rows and pull_rows and peer_rows
+assert rows  # importing it has registered them
 
 BUDGET_SECONDS = 60 * 60
 

@@ -17,8 +17,8 @@ from sandbox.from_source.programs import registry
 from sandbox.steps import StepFailed, wait
 
 from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, own, running, unprivileged
-from .containerd_client import Endpoint
-from .paced_upstream import Upstream
+from .endpoint import Endpoint
+from .paced_upstream.process import Upstream
 
 _READY_SECONDS = 30
 # 127.0.0.0/8 is this machine's on Linux. No connection comes from these addresses: a port that is free stays so.

@@ -23,9 +23,9 @@ from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, wait
 
 from . import load_client, memory, packages
-from .containerd_client import Endpoint
-from .paced_upstream import USER as UPSTREAM_USER
-from .paced_upstream import Upstream
+from .endpoint import Endpoint
+from .paced_upstream.process import Upstream
+from .paced_upstream.state import USER as UPSTREAM_USER
 
 # What rows call them.
 OURS = "ours"

@@ -6,9 +6,6 @@ The same client measures every candidate. It speaks to a cache (Basic) as to a r
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import http.client
 import json
 import re
 import socket
@@ -17,9 +14,11 @@ import time
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from .content import MANIFEST, Blob, Image, Library
+from .endpoint import Endpoint
+from .sinks import Keep, Sink, Stream
 
 RETRIES = 5  # without progress; then a pull has failed
 _PARALLEL = 3  # containerd's max_concurrent_downloads
@@ -37,80 +36,12 @@ class Broken(Exception):
         self.again = again
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Where to pull from and as whom; no user, no credential."""
-
-    port: int
-    user: str = ""
-    password: str = ""
-    host: str = "127.0.0.1"
-    timeout: float = 120.0  # seconds without a byte
-
-    def status(self, path: str) -> int:
-        """The status of a GET without a credential; 0 without an answer."""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=self.timeout)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        except (OSError, http.client.HTTPException):
-            return 0
-        finally:
-            connection.close()
-
-
 class Answer(NamedTuple):
     """The head of an answer; header names in lower case."""
 
     status: int
     headers: dict[str, str]
     connection: socket.socket
-
-
-class Sink(Protocol):
-    """Takes a body of a known size."""
-
-    def view(self, at: int) -> memoryview:
-        """Room for bytes from offset `at`."""
-
-    def took(self, at: int, size: int) -> None:
-        """`size` bytes are there from offset `at`."""
-
-    def digest(self) -> str:
-        """The digest of what came."""
-
-
-class Keep:
-    """Keeps a body in memory that is there beforehand, and hashes it afterwards: for what is timed."""
-
-    def __init__(self, size: int) -> None:
-        self.body = bytearray(b"\1") * size  # every page is touched before the clock starts
-        self._size = 0
-
-    def view(self, at: int) -> memoryview:
-        return memoryview(self.body)[at:]
-
-    def took(self, at: int, size: int) -> None:
-        self._size = at + size
-
-    def digest(self) -> str:
-        return f"sha256:{hashlib.sha256(memoryview(self.body)[: self._size]).hexdigest()}"
-
-
-class Stream:
-    """Hashes what comes and keeps nothing: for what is slow or large."""
-
-    def __init__(self) -> None:
-        self._room, self._hash = bytearray(256 << 10), hashlib.sha256()
-
-    def view(self, at: int) -> memoryview:
-        return memoryview(self._room)
-
-    def took(self, at: int, size: int) -> None:
-        self._hash.update(memoryview(self._room)[:size])
-
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
 
 
 @dataclass
@@ -158,7 +89,7 @@ class Session:
         if self.token:
             return {"Authorization": f"Bearer {self.token}"}
         if self.endpoint.user:
-            return {"Authorization": _basic(self.endpoint)}
+            return {"Authorization": self.endpoint.authorization}
         return {}
 
     def _exchange(self, method: str, peer: tuple[str, int], target: str, headers: Mapping[str, str]) -> Answer:
@@ -211,7 +142,7 @@ class Session:
         realm = urllib.parse.urlsplit(challenge["realm"])
         query = urllib.parse.urlencode({k: challenge[k] for k in ("service", "scope") if k in challenge})
         peer = (realm.hostname or "", realm.port or 80)
-        answer = self._exchange("GET", peer, f"{realm.path}?{query}", {"Authorization": _basic(self.endpoint)})
+        answer = self._exchange("GET", peer, f"{realm.path}?{query}", {"Authorization": self.endpoint.authorization})
         if answer.status != 200:
             raise Broken(f"the token endpoint answers {answer.status}", again=False)
         self._drain(answer, "GET")
@@ -299,10 +230,6 @@ class Session:
             transfer.received += size
             new = new[size:]
         transfer.received += len(new)  # more than the manifest says
-
-
-def _basic(endpoint: Endpoint) -> str:
-    return "Basic " + base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
 
 
 @dataclass

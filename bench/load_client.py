@@ -14,8 +14,8 @@ from sandbox.from_source import tools
 from sandbox.settings import CACHE, ROOT, key
 from sandbox.steps import StepFailed
 
-from .containerd_client import Endpoint
 from .content import MANIFEST, Blob, Image
+from .endpoint import Endpoint
 
 _SOURCE = ROOT / "bench" / "load"
 _LIMIT_SECONDS = 600
@@ -134,3 +134,8 @@ def run(*groups: Group) -> Report:
 def one(group: Group) -> Seen:
     """What a single group saw, which must be right."""
     return run(group).groups[0].right()
+
+
+def pulls(endpoint: Endpoint, image: Image, number: int, each: int = 1) -> Seen:
+    """Clients that pull an image, each so many times; all of it must be right."""
+    return one(Group(endpoint, whole(image), number, options={"kind": "pull", "each": each, "keep": True}))

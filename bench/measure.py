@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import itertools
 import os
@@ -14,19 +13,22 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sandbox.steps import StepFailed, say
 
-from . import candidates, packages
+from . import candidates, containerd_client, packages
 from .cache import cache
 from .candidates import BARE, GO, NGINX, OURS, RAW, V2, V3, Candidate
-from .containerd_client import Endpoint
 from .content import MANIFEST, Image, Library
-from .paced_upstream import USER as UPSTREAM_USER
-from .paced_upstream import Upstream
+from .endpoint import Endpoint
+from .paced_upstream.process import Upstream
+from .paced_upstream.state import USER as UPSTREAM_USER
 from .report import Goal, Result
+from .sinks import Keep
 
 MIB, GIB = 1 << 20, 1 << 30
+SMALL = (2 * MIB, 2 * MIB, MIB)  # layers of a small image
 RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
 # The cheapest cost of bcrypt that the cache takes: where credentials are not what is measured.
 _CHEAP = 4
@@ -88,6 +90,40 @@ def together(
         yield {name: stack.enter_context(makers[name](bench.new("candidate"))) for name in names}
 
 
+def one_by_one(
+    bench: Bench, names: Sequence[str], measure: Callable[[str, Candidate], dict[str, float]], **options: Any
+) -> Callable[[str], dict[str, float]]:
+    """Measure candidates one after the other; gives the values of all by their key. A peer that fails is left out."""
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        try:
+            with together(bench, name, **options) as running:
+                found[name] = measure(name, running[name])
+        except StepFailed as error:
+            if name == OURS:
+                raise
+            say(f"   {name} is left out: {error}")
+    return lambda key: {name: values[key] for name, values in found.items() if key in values}
+
+
+def require_right(*pulls: containerd_client.Pull) -> None:
+    """Refuse to measure what is wrong."""
+    for pull in pulls:
+        for transfer in pull.transfers:
+            if not transfer.right:
+                what = "wrong bytes" if transfer.wrong else transfer.error
+                raise StepFailed(f"{transfer.blob.digest[:19]} of {transfer.blob.size} bytes: {what}")
+
+
+def pull_checked(endpoint: Endpoint, image: Image) -> containerd_client.Pull:
+    """One checked pull, with room for it made beforehand."""
+    sinks = {blob.digest: Keep(blob.size) for blob in (image.manifest, *image.blobs)}
+    pull = containerd_client.pull(endpoint, image, sinks=sinks)
+    pull.check()
+    require_right(pull)
+    return pull
+
+
 def results(
     measure: str, unit: str, values: Mapping[str, float], goals: Mapping[str, Goal | None], note: str = ""
 ) -> list[Result]:
@@ -121,9 +157,8 @@ def content_gets(bench: Bench, image: Image) -> float:
 def wrk(candidate: Candidate, path: str, seconds: int) -> float:
     """Requests per second of one path, 8 connections. Refuses any answer that is not a success."""
     endpoint = candidate.endpoint
-    basic = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
     argv = [packages.command("wrk"), "-t1", "-c8", f"-d{seconds}s", "--timeout", "30s"]
-    argv += ["-H", f"Authorization: Basic {basic}", "-H", f"Accept: {MANIFEST}"]
+    argv += ["-H", f"Authorization: {endpoint.authorization}", "-H", f"Accept: {MANIFEST}"]
     argv.append(f"http://{endpoint.host}:{endpoint.port}{path}")
     output = subprocess.run(
         argv, capture_output=True, text=True, check=True, env={**os.environ, **packages.environment()}

@@ -16,6 +16,8 @@ from sandbox.steps import StepFailed
 
 from . import containerd_client
 from .content import Blob, Image
+from .endpoint import Endpoint
+from .sinks import Keep, Sink, Stream
 
 _LEAD_SECONDS = 0.3  # for every process to be ready before the first client starts
 
@@ -24,7 +26,7 @@ _LEAD_SECONDS = 0.3  # for every process to be ready before the first client sta
 class Job:
     """What one client does: pull an image, or only one blob of it, `after` so many seconds."""
 
-    endpoint: containerd_client.Endpoint
+    endpoint: Endpoint
     image: Image
     blob: Blob | None = None
     after: float = 0.0
@@ -32,16 +34,16 @@ class Job:
     retries: int = containerd_client.RETRIES
 
 
-def _sinks(job: Job) -> dict[str, containerd_client.Sink]:
+def _sinks(job: Job) -> dict[str, Sink]:
     """Room for what a job will bring, made before the clock starts."""
     blobs = [job.blob] if job.blob else [job.image.manifest, *job.image.blobs]
-    return {blob.digest: containerd_client.Keep(blob.size) if job.keep else containerd_client.Stream() for blob in blobs}
+    return {blob.digest: Keep(blob.size) if job.keep else Stream() for blob in blobs}
 
 
 def _work(jobs: Sequence[tuple[int, Job]], ready: Any, done: Any, start: Any, results: Any) -> None:
     pulls: list[tuple[int, containerd_client.Pull]] = []
 
-    def run(number: int, job: Job, sinks: dict[str, containerd_client.Sink]) -> None:
+    def run(number: int, job: Job, sinks: dict[str, Sink]) -> None:
         time.sleep(max(0.0, start.value + job.after - time.monotonic()))
         if job.blob:
             pull = containerd_client.get(job.endpoint, job.image, job.blob, sinks[job.blob.digest], retries=job.retries)

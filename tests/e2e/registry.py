@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import json
 from dataclasses import dataclass
 
-from bench.containerd_client import Endpoint
 from bench.content import MANIFEST
+from bench.endpoint import Endpoint
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -32,10 +31,7 @@ class Answer:
 
 def authorization(endpoint: Endpoint) -> dict[str, str]:
     """The header with an endpoint's credential, if it has one."""
-    if not endpoint.user:
-        return {}
-    credential = base64.b64encode(f"{endpoint.user}:{endpoint.password}".encode()).decode()
-    return {"Authorization": f"Basic {credential}"}
+    return {"Authorization": endpoint.authorization} if endpoint.user else {}
 
 
 def ask(endpoint: Endpoint, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:

@@ -8,7 +8,7 @@ import http.client
 import socket
 import time
 
-from bench.containerd_client import Endpoint
+from bench.endpoint import Endpoint
 from tests.e2e.registry import authorization
 
 from .upstream import NAME

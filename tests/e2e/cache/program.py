@@ -18,7 +18,7 @@ from typing import Any
 import bcrypt
 
 from bench.candidates import free_ports
-from bench.containerd_client import Endpoint
+from bench.endpoint import Endpoint
 from sandbox.from_source.programs import registry
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask

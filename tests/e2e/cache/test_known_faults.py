@@ -18,8 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.containerd_client import Endpoint
 from bench.content import MANIFEST
+from bench.endpoint import Endpoint
 from bench.usage import peak
 from sandbox.steps import wait
 from tests.e2e.registry import INDEX, Answer, ask, authorization

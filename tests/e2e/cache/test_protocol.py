@@ -25,8 +25,9 @@ from typing import Any
 
 import pytest
 
-from bench import candidates, containerd_client
+from bench import candidates
 from bench.content import MANIFEST
+from bench.endpoint import Endpoint
 from sandbox.from_source import tools
 from sandbox.settings import CACHE, ROOT, key
 from tests.e2e.registry import INDEX, Answer, ask
@@ -77,7 +78,7 @@ class _Passage(http.server.BaseHTTPRequestHandler):
             self._send(int(self.server.fault), {"content-type": "application/json"}, b'{"errors":[{"code":"X","message":"x"}]}')
         else:
             headers = {name: ", ".join(self.headers.get_all(name, [])) for name in set(self.headers) - {"Host"}}
-            answer = ask(containerd_client.Endpoint(self.server.registry), self._path(), self.command, **headers)
+            answer = ask(Endpoint(self.server.registry), self._path(), self.command, **headers)
             self._send(answer.status, answer.headers, answer.body)
 
     do_HEAD = do_GET
@@ -103,9 +104,9 @@ class _Passage(http.server.BaseHTTPRequestHandler):
 class Cache:
     """The endpoints of the replicas, the gate before their upstream, and the upstream itself."""
 
-    endpoints: list[containerd_client.Endpoint]
+    endpoints: list[Endpoint]
     gate: Gate
-    upstream: containerd_client.Endpoint
+    upstream: Endpoint
     manifest: str
     config: str
 
@@ -117,7 +118,7 @@ def _digest(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
 
 
-def push(registry: containerd_client.Endpoint, *tags: str, seed: str = "") -> tuple[str, str]:
+def push(registry: Endpoint, *tags: str, seed: str = "") -> tuple[str, str]:
     """Push an image; the digests of its manifest and its config."""
     config = json.dumps({"architecture": "amd64", "os": "linux", "author": seed}).encode()
     layer = b"layer of " + seed.encode()
@@ -150,7 +151,7 @@ def cache() -> Iterator[Cache]:
             config.write_text(candidates.registry_config(source.folder / "store", {"addr": f"127.0.0.1:{port}"}))
             argv = [candidates.distribution(), "serve", str(config)]
             source.ready(port, source.start("registry", argv, {"OTEL_TRACES_EXPORTER": "none"}))
-            upstream = containerd_client.Endpoint(port)
+            upstream = Endpoint(port)
             manifest, config_blob = push(upstream, *TAGS, seed="one")
             passage = Gate(port)
             threading.Thread(target=passage.serve_forever, daemon=True).start()
@@ -168,7 +169,7 @@ def gate(cache: Cache) -> Iterator[Gate]:
     cache.gate.fault, cache.gate.referrers = "", False
 
 
-def _conformance(folder: pathlib.Path, cache: Cache, endpoint: containerd_client.Endpoint) -> tuple[int, int, str]:
+def _conformance(folder: pathlib.Path, cache: Cache, endpoint: Endpoint) -> tuple[int, int, str]:
     """How many tests of the OCI suite's category pull passed, of how many, and its report."""
     others = ("BLOBS_DELETE", "MANIFESTS_DELETE", "TAGS_DELETE", "TAGS_LIST", "REFERRER", "PUSH")
     env = {
@@ -299,7 +300,7 @@ def test_push_is_refused(cache: Cache, method: str, path: str) -> None:
     assert (answer.status, answer.error, answer.headers["allow"]) == (405, "UNSUPPORTED", "GET, HEAD")
 
 
-def _pages(endpoint: containerd_client.Endpoint, path: str) -> list[list[str]]:
+def _pages(endpoint: Endpoint, path: str) -> list[list[str]]:
     """What a client gets that follows the links."""
     pages: list[list[str]] = []
     while path:
@@ -320,7 +321,7 @@ def test_tags_are_the_upstreams(cache: Cache, query: str) -> None:
         assert _pages(endpoint, path) == pages
 
 
-def _signature(verb: str, certificate: pathlib.Path, endpoint: containerd_client.Endpoint, digest: str) -> subprocess.CompletedProcess[str]:
+def _signature(verb: str, certificate: pathlib.Path, endpoint: Endpoint, digest: str) -> subprocess.CompletedProcess[str]:
     """Sign, or verify, with notation-go."""
     argv = [_tool("signature"), verb, str(certificate), f"{endpoint.host}:{endpoint.port}/{NAME}@{digest}"]
     env = {**os.environ, "SIGNATURE_USERNAME": endpoint.user, "SIGNATURE_PASSWORD": endpoint.password}

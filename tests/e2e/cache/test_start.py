@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from bench.containerd_client import Endpoint
+from bench.endpoint import Endpoint
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench.containerd_client import Endpoint
+from bench.endpoint import Endpoint
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask, authorization
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pytest
 
 from bench.candidates import listens
-from bench.containerd_client import Endpoint
+from bench.endpoint import Endpoint
 from sandbox.settings import ROOT
 from tests.e2e.registry import ask
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.containerd_client import Endpoint
 from bench.content import Image, Library
-from bench.paced_upstream import USER, Server, Settings, State
+from bench.endpoint import Endpoint
+from bench.paced_upstream.server import Server
+from bench.paced_upstream.state import USER, Settings, State
 
 SECRET = "upstream-secret"
 

@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from bench import containerd_client, parallel_pulls
-from bench.containerd_client import Endpoint, Keep, Stream
 from bench.content import Blob, Image
-from bench.paced_upstream import Fault, Server, Settings, State
+from bench.endpoint import Endpoint
+from bench.paced_upstream.server import Server
+from bench.paced_upstream.state import Fault, Settings, State
+from bench.sinks import Keep, Sink, Stream
 
 BODY = bytes(range(256)) * 4
 BLOB = Blob(f"sha256:{hashlib.sha256(BODY).hexdigest()}", len(BODY))
@@ -54,14 +56,14 @@ def answer(body: bytes, status: str = "200 OK", length: int | None = None, more:
     return f"HTTP/1.1 {status}\r\nContent-Length: {len(body) if length is None else length}\r\n{more}\r\n".encode() + body
 
 
-def fetch(endpoint: Endpoint, sink: containerd_client.Sink | None = None, **options: bool | int) -> containerd_client.Transfer:
+def fetch(endpoint: Endpoint, sink: Sink | None = None, **options: bool | int) -> containerd_client.Transfer:
     transfer = containerd_client.Session(endpoint).fetch(PATH, BLOB, sink or Keep(BLOB.size), **options)
     transfer.check()
     return transfer
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_cut_is_resumed_by_range(scripted: Callable, sink: containerd_client.Sink) -> None:
+def test_a_cut_is_resumed_by_range(scripted: Callable, sink: Sink) -> None:
     rest = answer(BODY[300:], "206 Partial Content", more=f"Content-Range: bytes 300-{BLOB.size - 1}/{BLOB.size}\r\n")
     endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size), rest)
     transfer = fetch(endpoint, sink)
@@ -72,7 +74,7 @@ def test_a_cut_is_resumed_by_range(scripted: Callable, sink: containerd_client.S
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: containerd_client.Sink) -> None:
+def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: Sink) -> None:
     endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), answer(BODY))
     assert fetch(endpoint, sink).right
 
@@ -113,7 +115,7 @@ def test_what_is_not_there_is_not_asked_for_again(scripted: Callable) -> None:
 @pytest.mark.parametrize(
     "body", [BODY[:500] + b"x" + BODY[501:], BODY[:-1], BODY + b"x"], ids=["a byte", "too short", "too long"]
 )
-def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], containerd_client.Sink], body: bytes) -> None:
+def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], Sink], body: bytes) -> None:
     endpoint, _ = scripted(answer(body))
     transfer = fetch(endpoint, sink())
     assert transfer.complete

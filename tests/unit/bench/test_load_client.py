@@ -10,8 +10,8 @@ import re
 import pytest
 
 from bench import load_client
-from bench.containerd_client import Endpoint
 from bench.content import MANIFEST, Image
+from bench.endpoint import Endpoint
 from bench.load_client import Group
 from sandbox.settings import ROOT
 from sandbox.steps import StepFailed
@@ -102,7 +102,7 @@ def test_targets_of_an_image(image: Image) -> None:
 
 def test_the_load_client_knows_every_option_that_rows_give() -> None:
     known = set(re.findall(r'json:"([a-z_]+)"', (ROOT / "bench" / "load" / "plan.go").read_text()))
-    rows = "".join(file.read_text() for file in (ROOT / "bench").glob("*_rows.py"))
+    rows = "".join(file.read_text() for file in (ROOT / "bench" / "rows").glob("*.py"))
     given = {name for options in re.findall(r"(?:options|one|paced)\w*[ =]+\{(.*?)\}", rows) for name in re.findall(r'"(\w+)":', options)}
     assert given and not given - known
     assert set(Group(Endpoint(1, "nodes"), [], 1).plan("X")) <= known

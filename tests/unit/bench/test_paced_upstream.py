@@ -12,7 +12,8 @@ import time
 import pytest
 
 from bench.content import Image
-from bench.paced_upstream import USER, Fault, Server, Settings, State
+from bench.paced_upstream.server import Server
+from bench.paced_upstream.state import USER, Fault, Settings, State
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[http.client.HTTPResponse, bytes]:

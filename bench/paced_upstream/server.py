@@ -1,133 +1,30 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A registry as slow and far as a real one: Bearer tokens, redirects to signed URLs, latency, bandwidth, faults.
-
-Loopback only. `python3 -m bench.paced_upstream CONFIG` serves; `Upstream` starts that and steers it through `/control`.
-"""
+"""The HTTP server: tokens, manifests, blobs behind redirects at the pace of the settings, and `/control`."""
 
 from __future__ import annotations
 
 import base64
-import binascii
-import collections
-import hashlib
 import hmac
 import http.client
 import http.server
 import json
 import os
-import pathlib
 import re
-import secrets
 import sys
-import threading
 import time
 import urllib.parse
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sandbox import processes
-from sandbox.steps import wait
+from ..content import MANIFEST
+from .state import TOKEN_SECONDS, USER, Fault, Settings, State
 
-from .content import MANIFEST, Library
-
-USER = "_token"
 SERVICE = "upstream.bench"
-_URL_SECONDS = 300
-_TOKEN_SECONDS = 3600
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)$")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 # Hundreds of connections are paced: each wakes up at most this often, and starts with a first window.
 _TICK_SECONDS = 0.025
 _WINDOW_BYTES = 16 << 10
-
-
-@dataclass
-class Fault:
-    """What goes wrong with a blob. `kind`: `error` (500 after a second), `cut` (half a body), `corrupt` (one byte)."""
-
-    kind: str
-    every: int = 1  # of the answers for that digest, every N-th
-    times: int = 1 << 30  # at most so often
-
-
-@dataclass
-class Settings:
-    """How far and how slow. `latency`: seconds of a connection and of each answer; `rate`: bytes/s of a connection."""
-
-    latency: float = 0.0
-    rate: int = 0  # 0: as fast as it goes
-    faults: dict[str, Fault] = field(default_factory=dict)  # by digest
-
-
-class State:
-    """Settings, counters and keys that all connections share."""
-
-    def __init__(self, library: Library, secret: str, settings: Settings) -> None:
-        self.library, self.secret, self.settings = library, secret, settings
-        self.key = secrets.token_bytes(32)
-        self.lock = threading.Lock()
-        self.clear()
-
-    def clear(self) -> None:
-        """Forget what was counted: requests by `METHOD KIND DIGEST`, where `content` is what a signed URL sends."""
-        with self.lock:
-            self.counts: collections.Counter[str] = collections.Counter()
-            self.bytes = 0
-            self._asked: collections.Counter[str] = collections.Counter()
-            self._failed: collections.Counter[str] = collections.Counter()
-
-    def count(self, method: str, kind: str, reference: str) -> None:
-        with self.lock:
-            self.counts[f"{method} {kind} {reference}"] += 1
-
-    def sent(self, size: int) -> None:
-        with self.lock:
-            self.bytes += size
-
-    def fault(self, digest: str, *kinds: str) -> str | None:
-        """The kind of the fault that this answer shall have, of those that can happen where it is asked."""
-        fault = self.settings.faults.get(digest)
-        if fault is None or fault.kind not in kinds:
-            return None
-        with self.lock:
-            self._asked[digest] += 1
-            if self._asked[digest] % fault.every or self._failed[digest] >= fault.times:
-                return None
-            self._failed[digest] += 1
-        return fault.kind
-
-    def sign(self, text: str) -> str:
-        return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()
-
-    def token(self, scope: str, seconds: float = _TOKEN_SECONDS) -> str:
-        """A Bearer token for one scope."""
-        text = f"{scope}|{time.time() + seconds:.3f}"
-        return base64.urlsafe_b64encode(f"{text}|{self.sign(text)}".encode()).decode()
-
-    def allows(self, token: str, name: str) -> bool:
-        """Whether a token is ours, fresh, and for pulls from that repository (any, if `name` is empty)."""
-        try:
-            text, _, signature = base64.urlsafe_b64decode(token).decode().rpartition("|")
-            scope, _, expiry = text.rpartition("|")
-            fresh = float(expiry) > time.time()
-        except (binascii.Error, UnicodeDecodeError, ValueError):
-            return False
-        good = hmac.compare_digest(signature, self.sign(text)) and fresh
-        return good and (not name or scope == f"repository:{name}:pull")
-
-    def signed_url(self, digest: str, seconds: float = _URL_SECONDS) -> str:
-        """A path that gives a blob to whoever knows it, until it expires."""
-        expires = f"{time.time() + seconds:.3f}"
-        query = urllib.parse.urlencode({"expires": expires, "signature": self.sign(f"{digest}|{expires}")})
-        return f"/content/{digest}?{query}"
-
-    def signed(self, digest: str, query: Mapping[str, list[str]]) -> bool:
-        """Whether a signed URL is ours and fresh."""
-        expires, signature = query.get("expires", [""])[0], query.get("signature", [""])[0]
-        if not hmac.compare_digest(signature, self.sign(f"{digest}|{expires}")):
-            return False
-        return float(expires) > time.time()
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -190,7 +87,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if kind != "Basic" or not hmac.compare_digest(credential, wanted):
             return self._error(401, "UNAUTHORIZED")
         token = state.token(query.get("scope", [""])[0])
-        return self._send(200, json.dumps({"token": token, "expires_in": _TOKEN_SECONDS}).encode())
+        return self._send(200, json.dumps({"token": token, "expires_in": TOKEN_SECONDS}).encode())
 
     def _allowed(self, name: str) -> bool:
         kind, _, token = self.headers.get("Authorization", "").partition(" ")
@@ -296,53 +193,3 @@ class Server(http.server.ThreadingHTTPServer):
         """Clients that leave are no news; anything else is."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
-
-
-class Upstream:
-    """A running upstream process."""
-
-    def __init__(self, folder: pathlib.Path, library: Library, port: int) -> None:
-        self.port, self.secret = port, secrets.token_hex(16)
-        self.url = f"http://127.0.0.1:{port}"
-        self._pid_file = folder / "upstream.pid"
-        config = folder / "upstream.json"
-        config.write_text(json.dumps({"library": str(library.folder), "port": port, "secret": self.secret}))
-        processes.start(self._pid_file, [sys.executable, "-m", "bench.paced_upstream", str(config)])
-        wait(self._answers, 20, "the upstream", every=0.05)
-
-    def _answers(self) -> bool:
-        try:
-            return self.counts() == {}
-        except OSError:
-            return False
-
-    def _call(self, what: str, body: Any = None) -> dict[str, Any]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        connection.request("POST" if body is not None else "GET", f"/control/{what}", json.dumps(body) if body else None)
-        answer = json.loads(connection.getresponse().read())
-        connection.close()
-        return answer
-
-    def set(self, latency: float = 0.0, rate: int = 0, faults: Mapping[str, Fault] | None = None) -> None:
-        """Set seconds of latency, bytes/s of a connection and faults by digest; counters begin anew."""
-        self._call("settings", asdict(Settings(latency, rate, dict(faults or {}))))
-
-    def counts(self) -> dict[str, int]:
-        """Requests since `set`, by `METHOD KIND DIGEST` (kinds: token, manifest, blob, content)."""
-        return self._call("counts")["counts"]
-
-    def sent(self) -> int:
-        """Bytes of blobs sent since `set`."""
-        return self._call("counts")["bytes"]
-
-    def stop(self) -> None:
-        processes.stop(self._pid_file)
-
-
-def main() -> None:
-    config = json.loads(pathlib.Path(sys.argv[1]).read_text())
-    Server(State(Library(pathlib.Path(config["library"])), config["secret"], Settings()), config["port"]).serve_forever()
-
-
-if __name__ == "__main__":
-    main()

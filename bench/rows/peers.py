@@ -16,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sandbox.steps import StepFailed, say, wait
 
-from . import containerd_client, load_client, usage
-from .candidates import OURS, Candidate
-from .containerd_client import Endpoint
-from .content import Blob, Image
-from .load_client import Group
-from .measure import Bench, results, row, together
-from .report import Goal, Result
+from .. import containerd_client, load_client, usage
+from ..candidates import OURS, Candidate
+from ..content import Blob, Image
+from ..endpoint import Endpoint
+from ..load_client import Group
+from ..measure import Bench, results, row, together
+from ..report import Goal, Result
+from ..sinks import Keep
 
 _KEYS = 256  # small blobs: of 50 replicas, some own eight of them
 _ASKED = 4  # keys of the one that is gone
@@ -76,7 +77,7 @@ def _served(candidate: Candidate, image: Image, how: str) -> float:
     keys = owned[:_ASKED]
 
     def ask(blob: Blob, endpoint: Endpoint) -> float:
-        pull = containerd_client.get(endpoint, image, blob, containerd_client.Keep(blob.size), retries=0)
+        pull = containerd_client.get(endpoint, image, blob, Keep(blob.size), retries=0)
         pull.check()
         if not pull.transfers[0].right:
             raise StepFailed(f"{how}: a key of its is not served: {pull.transfers[0].error or 'wrong bytes'}")
