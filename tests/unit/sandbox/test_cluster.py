@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox import client, cluster
+from sandbox.client import cluster as client_cluster
 from sandbox.images import kind_node
 from sandbox.settings import Sandbox
 
@@ -40,7 +41,7 @@ def test_googles_names_come_before_the_way_out(ours: bool, forward: str) -> None
 
 def test_only_nodes_of_this_cluster_are_touched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "nodes", lambda _sandbox: ["registry-cache-test-control-plane"])
-    monkeypatch.setattr(client.subprocess, "run", lambda *_words, **_more: pytest.fail("a command ran"))
+    monkeypatch.setattr(client_cluster.subprocess, "run", lambda *_words, **_more: pytest.fail("a command ran"))
     nodes = client.Cluster(Sandbox("test"))
     for act in (nodes.stop, nodes.start, nodes.pause, nodes.unpause, nodes.cut, nodes.mend, nodes.endpoint):
         with pytest.raises(ValueError, match="is no node of registry-cache-test"):
@@ -55,7 +56,7 @@ def test_a_pull_keeps_its_credential_off_the_command_line(monkeypatch: pytest.Mo
         calls.append((argv, more["input"]))
         return subprocess.CompletedProcess(argv, 0, "", "")
 
-    monkeypatch.setattr(client.subprocess, "run", run)
+    monkeypatch.setattr(client_cluster.subprocess, "run", run)
     nodes = client.Cluster(Sandbox("test"))
     assert nodes.pull("localhost:30026/p/r/i:1", "secret", node="two") >= 0
     nodes.pull("localhost:30026/p/r/i:2", "secret")

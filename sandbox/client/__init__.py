@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What demo and tests do to a running sandbox: ask the cache, the emulator, the cluster and its nodes."""
+
+from .cache import ACCEPT, NAMESPACE, USER, Cache
+from .cluster import Cluster
+from .google import Google
+
+__all__ = ["ACCEPT", "NAMESPACE", "USER", "Cache", "Cluster", "Google"]
