@@ -10,7 +10,7 @@ import re
 import pytest
 
 from bench import load_client
-from bench.content import MANIFEST, Image
+from bench.content import MANIFEST
 from bench.endpoint import Endpoint
 from bench.load_client import Group
 from sandbox.settings import ROOT
@@ -87,17 +87,6 @@ def test_what_is_not_right_is_not_measured(program: pathlib.Path, wrong: dict[st
 def test_a_client_that_ends_with_an_error(program: pathlib.Path) -> None:
     with pytest.raises(StepFailed, match="it is broken"):
         load_client.run(Group(Endpoint(5000), [{"path": "/v2/"}], 1))
-
-
-def test_clients_take_endpoints_in_turn() -> None:
-    plan = Group(Endpoint(5000), [{"path": "/v2/"}], 2, others=[Endpoint(5000, host="127.18.0.2")]).plan("X")
-    assert plan["endpoints"] == ["127.0.0.1:5000", "127.18.0.2:5000"]
-
-
-def test_targets_of_an_image(image: Image) -> None:
-    first, *others = load_client.whole(image)
-    assert first == {"path": f"/v2/bench/some/manifests/{image.manifest.digest}", "size": image.manifest.size}
-    assert others == [{"path": f"/v2/bench/some/blobs/{blob.digest}", "size": blob.size} for blob in image.blobs]
 
 
 def test_the_load_client_knows_every_option_that_rows_give() -> None:

@@ -7,8 +7,6 @@ import json
 import pathlib
 import xml.etree.ElementTree as ElementTree
 
-import pytest
-
 from bench import report
 from bench.report import Goal, Result
 
@@ -51,21 +49,3 @@ def test_the_files(tmp_path: pathlib.Path) -> None:
     assert "make bench-kind" in page
     drawn = [e for e in ElementTree.parse(tmp_path / "latest.svg").iter() if e.tag.endswith("rect")]
     assert len(drawn) == 1 + sum(bool(result.ratio) for result in ALL)
-
-
-def test_rows_of_a_cluster_have_files_of_their_own(tmp_path: pathlib.Path) -> None:
-    report.write([NONE_WRONG], {}, "kind", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kind.json", "kind.md", "kind.svg"]
-    assert (tmp_path / "kind.md").read_text().startswith("# make bench-kind\n")
-
-
-def test_nothing_measured_still_draws() -> None:
-    ElementTree.fromstring(report.svg([UNMEASURED]))
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "–"), (0.0, "0"), (0.02188, "0.02188"), (22000.4, "22,000"), (float("inf"), "never"), (1.0, "1")],
-)
-def test_numbers(value: float | None, text: str) -> None:
-    assert report.number(value) == text

@@ -8,7 +8,7 @@ import pathlib
 import pytest
 
 from sandbox import durations
-from tools import run, tiers
+from tools import run
 from tools.tiers import Stage
 
 MOLECULE = """
@@ -47,19 +47,6 @@ def test_each_failed_test_is_named_once_with_its_reason(recorded: dict[str, floa
     assert result.counts == {"failed": 1} and not recorded
 
 
-def test_a_failed_go_test_is_named_with_its_reason_however_much_comes_after_it() -> None:
-    go = ["ok a 0.1s", "--- FAIL: TestSome (0.02s)", "    some_test.go:7: got 1, want 2", "FAIL", "FAIL\ta/b\t0.14s"]
-    script = "".join(f"printf '%s\n' '{line}'\n" for line in (*go, *(f"ok  \tpackage-{number}" for number in range(40))))
-    result = run.run(shell(f"{script} exit 1"), "check")
-    assert result.failures[:2] == ["--- FAIL: TestSome (0.02s)", "some_test.go:7: got 1, want 2"]
-    assert "FAIL\ta/b\t0.14s" in result.failures
-
-
-def test_a_failure_without_a_test_is_told_by_the_last_lines() -> None:
-    result = run.run(shell("echo ./roles/a.yml; echo '  3:1  error  wrong indentation'; exit 1"), "check")
-    assert result.failures == ["./roles/a.yml", "3:1  error  wrong indentation"]
-
-
 def test_a_scenario_s_tests_are_shown_as_they_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(run, "command", lambda stage: stage.run)
     result = run.run(shell(MOLECULE, scenario="site"), "test")
@@ -71,19 +58,6 @@ def test_a_scenario_s_tests_are_shown_as_they_end(monkeypatch: pytest.MonkeyPatc
 def test_the_tier_reaches_the_tests() -> None:
     assert run.run(shell('[ "$TEST_TIER" = e2e ]'), "e2e").ok
     assert not run.run(shell('[ "$TEST_TIER" = e2e ]'), "test").ok
-
-
-def test_the_summary_repeats_failures_and_says_when_it_took_too_long(capsys: pytest.CaptureFixture[str]) -> None:
-    results = [
-        run.Result("a", "one thing", 50, True, {"passed": 2}),
-        run.Result("b", "another", 20, False, {"failed": 1}, failures=["FAILED tests/b.py::t - why"]),
-    ]
-    run.summary(results, tiers.Tier("check", minutes=1))
-    said = capsys.readouterr().out
-    assert "b: FAILED tests/b.py::t - why" in said and "OVER BUDGET: check may take 1 min" in said
-    assert said.endswith("2 passed, 1 failed, 0 skipped\n")
-    run.summary(results[:1], tiers.Tier("check", minutes=1))
-    assert "OVER BUDGET" not in capsys.readouterr().out
 
 
 def test_the_last_run_of_a_topic_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:

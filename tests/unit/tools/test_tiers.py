@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 
 import pytest
@@ -15,6 +16,7 @@ STAGES = tiers.stages()
 PROMISES = tiers.promises()
 
 
+@functools.cache
 def functions(file: str) -> set[str]:
     """The tests of a file as node ids without parameters."""
     found = set()
@@ -24,6 +26,12 @@ def functions(file: str) -> set[str]:
         elif isinstance(node, ast.ClassDef):
             found |= {f"{file}::{node.name}::{one.name}" for one in node.body if isinstance(one, ast.FunctionDef)}
     return found
+
+
+@functools.cache
+def page(name: str) -> str:
+    """The words of a page in lower case, without their markup."""
+    return re.sub(r"[*`\s]+", " ", (ROOT / name).read_text()).lower()
 
 
 @pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
@@ -42,8 +50,7 @@ def test_every_folder_of_tests_is_a_stage() -> None:
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.about)
 def test_a_promise_is_made_and_names_tests_that_there_are(promise: Promise) -> None:
-    page = re.sub(r"[*`\s]+", " ", (ROOT / promise.page).read_text()).lower()
-    assert promise.about.lower() in page, f"{promise.page} says nothing of {promise.about}"
+    assert promise.about.lower() in page(promise.page), f"{promise.page} says nothing of {promise.about}"
     assert promise.tests
     for test in promise.tests:
         file, _colons, name = test.partition("::")
@@ -89,9 +96,3 @@ def test_a_promised_test_with_a_parameter_that_is_not_there_is_missed() -> None:
     assert tiers.Selection().missing(named) == []
     assert tiers.Selection().missing(named[1:]) == named[:1]
     assert tiers.Selection().missing([]) == []
-
-
-def test_a_stage_of_another_tier_is_refused() -> None:
-    with pytest.raises(SystemExit, match="check has no stage site. Choose among lint"):
-        run.chosen("check", ["site"])
-    assert [stage.name for stage in run.chosen("e2e", ["faults"])] == ["faults"]

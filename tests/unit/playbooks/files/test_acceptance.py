@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Google answered (answers/*.json, written by playbooks/acceptance.yml) against what is assumed now; and that comparison."""
+"""How answers of Google are compared with what is assumed, and shown."""
 
 from __future__ import annotations
 
-import json
-import pathlib
 import re
 from typing import Any
 
@@ -12,34 +10,6 @@ import pytest
 
 from playbooks.files import acceptance
 from sandbox.settings import ROOT
-
-RECORDED = sorted(pathlib.Path(__file__).parent.glob("answers/*.json"))
-
-
-def contradicted(recorded: dict[str, dict[str, Any]]) -> list[str]:
-    """What is assumed otherwise than it was answered, or is assumed no more."""
-    return [
-        name
-        for name, one in recorded.items()
-        if name not in acceptance.ASSUMPTIONS
-        or ("answered" in one and not acceptance.holds(acceptance.ASSUMPTIONS[name]["expected"], one["answered"]))
-    ]
-
-
-def test_nothing_is_assumed_that_google_answered_otherwise() -> None:
-    found = {file.name: contradicted(json.loads(file.read_text())) for file in RECORDED}
-    assert {name: wrong for name, wrong in found.items() if wrong} == {}
-
-
-def test_a_contradiction_is_found() -> None:
-    good = {"status": 409, "error": "ALREADY_EXISTS", "message": "Requested entity already exists"}
-    made_up = {
-        "reuse_is_409": {"answered": good, "verdict": "same"},
-        "create_existing": {"answered": {**good, "status": 400}, "verdict": "same"},
-        "name_has_number": {"verdict": "not asked", "reason": "the run ended before"},
-        "forgotten": {"answered": True, "verdict": "same"},
-    }
-    assert contradicted(made_up) == ["create_existing", "forgotten"]
 
 
 @pytest.mark.parametrize(

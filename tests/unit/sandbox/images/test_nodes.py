@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from sandbox import debian, durations, engine, steps
 from sandbox.from_source import tools
 from sandbox.images import kind_node, nodes
 from sandbox.settings import SANDBOX
@@ -82,36 +81,6 @@ def test_no_node_has_a_hosts_toml() -> None:
     assert files and not [file for file in files if file.name in ("hosts.toml", "certs.d")]
 
 
-@pytest.fixture
-def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    for module in (nodes, steps):
-        monkeypatch.setattr(module, "CACHE", tmp_path)
-    monkeypatch.setattr(steps, "LOGS", tmp_path / "logs")
-    monkeypatch.setattr(durations, "RECORDED", tmp_path / "durations.json")
-    monkeypatch.setattr(debian, "ensure", lambda _commands: None)
-    return tmp_path
-
-
-def test_debian_13s_containerd_is_unpacked_once(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-
-    def run(_log: steps.Log, *argv: str | pathlib.Path, **_more: Any) -> None:
-        calls.append([str(word) for word in argv])
-        if argv[0] == "debootstrap":
-            archives = pathlib.Path(argv[-1]) / "var/cache/apt/archives"
-            archives.mkdir(parents=True)
-            for name in ("containerd_1.7_amd64.deb", "libc6_2.41_amd64.deb"):
-                (archives / name).touch()
-
-    monkeypatch.setattr(steps.Log, "run", run)
-    tree = nodes._debian_13()
-    assert nodes._debian_13() == tree and tree.parent == cache
-    assert [argv[0] for argv in calls] == ["debootstrap", "dpkg-deb"]
-    assert "trixie" in calls[0]
-    assert pathlib.Path(calls[1][-2]).name == "containerd_1.7_amd64.deb" and calls[1][-1] == str(tree)
-    assert not list(cache.glob("*.download"))
-
-
 @pytest.mark.parametrize(
     ("version", "reads", "proved"),
     [("1.7.24~ds1", "true", True), ("1.6.20~ds1", "true", False), ("2.1.7", "true", False), ("1.7.24~ds1", "false", False)],
@@ -131,20 +100,3 @@ def test_a_node_image_is_proved(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
     assert run() is proved
     (tmp_path / "ctr").write_text("#!/bin/sh\nexit 1\n")  # as with a C library that is too old
     assert not run()
-
-
-def test_the_container_is_removed_when_the_proof_fails(cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[str]] = []
-
-    def run(_log: steps.Log, *argv: str | pathlib.Path, check: bool = True) -> None:
-        calls.append([str(word) for word in argv])
-        if argv[1] == "exec":
-            raise steps.StepFailed("it does not start")
-
-    monkeypatch.setattr(steps.Log, "run", run)
-    monkeypatch.setattr(engine, "image_id", lambda _name: "sha256:1")
-    monkeypatch.setattr(engine, "has_image", lambda *_words: False)
-    with pytest.raises(SystemExit):
-        nodes._ensure("1.7", OURS, {cache / "ctr": "/usr/bin/ctr"}, "key")
-    assert [argv[1] for argv in calls] == ["run", "cp", "exec", "rm"]
-    assert calls[1][-1].endswith(":/usr/bin/ctr")

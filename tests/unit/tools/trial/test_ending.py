@@ -39,14 +39,6 @@ def test_a_signal_waits_for_the_end_of_a_start() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_start_without_a_signal() -> None:
-    ending.watch()
-    with ending.held():
-        pass
-    with pytest.raises(ending.Ended):
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_signals_stay_ignored_through_a_start() -> None:
     ending.ignore()
     with ending.held():
