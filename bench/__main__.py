@@ -15,6 +15,7 @@ import tempfile
 import time
 
 from sandbox.from_source import programs, tools
+from sandbox.processes import free_ports
 from sandbox.steps import StepFailed, say
 
 from . import candidates, load_client, machine, packages, report, rows, summary
@@ -58,7 +59,7 @@ def _measure(names: list[str]) -> list[report.Result]:
     results = []
     try:
         library = Library(folder / "content")
-        upstream = Upstream(folder, library, candidates.free_ports(1)[0])
+        upstream = Upstream(folder, library, free_ports(1)[0])
         try:
             for number, name in enumerate(names, 1):
                 started = time.monotonic()

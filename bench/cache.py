@@ -12,11 +12,11 @@ import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sandbox import processes
+from sandbox import processes, unprivileged
 from sandbox.from_source.programs import registry
 from sandbox.steps import StepFailed, wait
 
-from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, own, running, unprivileged
+from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, running
 from .endpoint import Endpoint
 from .paced_upstream.process import Upstream
 
@@ -113,10 +113,10 @@ def cache(
             more = peers(n, secret, [f"{host}:{hop}" for host in hosts]) if replicas > 1 else {}
             # JSON is YAML.
             (home / "config.yaml").write_text(json.dumps(config(home, f"{host}:{port}", users, upstream, helper, size) | more))
-        own(folder)
+        unprivileged.lend(folder)
         candidate.stores = [home / "store" for home in homes]
         logs = [
-            candidate.start(f"cache-{n}", unprivileged(str(binary), "cache", str(home / "config.yaml")))
+            candidate.start(f"cache-{n}", unprivileged.command(str(binary), "cache", str(home / "config.yaml")))
             for n, home in enumerate(homes)
         ]
         for host, log in zip(hosts, logs, strict=True):

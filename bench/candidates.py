@@ -33,7 +33,6 @@ V3, BARE, V2 = "distribution 3", "distribution 3 without credentials", "distribu
 NGINX, RAW, GO = "nginx proxy_cache", "raw nginx", "bare net/http"
 USER = "nodes"
 _STOP_SECONDS = 2
-_UID = 65532
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
@@ -95,16 +94,6 @@ class Candidate:
     def pids(self) -> list[int]:
         return [int(path.read_text().split()[0]) for path in self._pid_files]
 
-    def blocks(self) -> dict[tuple[int, int], int]:
-        """Bytes in used blocks of the stores of all replicas, by device and inode. A file that is moved meanwhile counts once."""
-        sizes = {}
-        for folder, _, names in (entry for store in self.stores for entry in os.walk(store)):
-            for path in (folder, *(f"{folder}/{name}" for name in names)):
-                with contextlib.suppress(OSError):  # files come and go
-                    status = os.lstat(path)
-                    sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
-        return sizes
-
     def stop(self) -> None:
         """End all processes. A child that outlives its parent, as one of nginx can, is ended too."""
         handles = []
@@ -136,20 +125,6 @@ def htpasswd(path: pathlib.Path, password: str, cost: int) -> pathlib.Path:
     path.write_text(f"{USER}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()}\n")
     path.chmod(0o600)
     return path
-
-
-def unprivileged(*argv: str) -> list[str]:
-    """As in the pod, not as root."""
-    if os.geteuid():
-        return list(argv)
-    return ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
-
-
-def own(folder: pathlib.Path) -> None:
-    """Give a folder to the user of `unprivileged`."""
-    if not os.geteuid():
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, _UID, _UID)
 
 
 def credential_helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:

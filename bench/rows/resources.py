@@ -108,7 +108,7 @@ def slow_readers(
         before = memory.sample()
 
         def blocks() -> int:
-            return usage.at_once(lambda: candidate.blocks() | usage.removed(candidate.pids(), candidate.stores))
+            return usage.at_once(lambda: usage.blocks(candidate.stores) | usage.removed(candidate.pids(), candidate.stores))
 
         with usage.peak(memory.sample, every=0.5) as highest, usage.peak(blocks, every=0.1) as most:
             seen = load_client.run(group).groups[0]
@@ -126,13 +126,18 @@ def slow_readers(
     ]
 
 
+def _used(candidate: Candidate) -> int:
+    """Bytes in used blocks of the stores of all replicas."""
+    return usage.at_once(lambda: usage.blocks(candidate.stores))
+
+
 @row("limit")
 def limit_of_disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
     """Used blocks while five times the limit is pulled; the hottest image is asked for all the time."""
     used, refetched = {}, {}
     for name in (OURS, V3):
         bench.upstream.set()
-        with together(bench, name, size=limit) as running, usage.peak(lambda c=running[name]: usage.at_once(c.blocks)) as highest:
+        with together(bench, name, size=limit) as running, usage.peak(lambda c=running[name]: _used(c)) as highest:
             candidate = running[name]
             hot = bench.image((size, size))
             pull_checked(candidate.endpoint, hot)

@@ -17,29 +17,23 @@ from typing import Any
 
 import bcrypt
 
-from bench.candidates import free_ports
+from bench import usage
 from bench.endpoint import Endpoint
+from sandbox import unprivileged
 from sandbox.from_source.programs import registry
+from sandbox.processes import free_ports
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask
 
 HOST = "upstream.example"  # of the upstream, in the query "ns"
 USER, PASSWORD = "nodes", "a-password"
 SECRET = "0123456789abcdef0123456789abcdef"  # of the replicas
-_UID = 65532
 
 
 def hashed(*users: str, cost: int = 4, password: str = PASSWORD) -> str:
     """The text of an htpasswd file."""
     line = bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
     return "".join(f"{user}:{line}\n" for user in users or (USER,))
-
-
-def lend(folder: pathlib.Path) -> None:
-    """Give a folder and what is in it to the user as whom the program runs: as in its pod, not root."""
-    if not os.geteuid():
-        for path in (folder, *folder.rglob("*")):
-            os.chown(path, _UID, _UID, follow_symlinks=False)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -101,10 +95,8 @@ class Program:
     def launch(self) -> subprocess.Popen[bytes]:
         """Start it, without waiting for anything."""
         self.file.write_text(json.dumps(self.config))  # JSON is YAML
-        lend(self.folder)
-        argv = [str(self.binary), "cache", str(self.file)]
-        if not os.geteuid():
-            argv = ["setpriv", f"--reuid={_UID}", f"--regid={_UID}", "--clear-groups", *argv]
+        unprivileged.lend(self.folder)
+        argv = unprivileged.command(str(self.binary), "cache", str(self.file))
         environment = {"PATH": os.environ["PATH"], "HOME": "/"}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -152,6 +144,14 @@ class Program:
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         return ask(self.endpoint, path, method, **headers)
 
+    def newcomers(self, count: int) -> list[Endpoint]:
+        """Start it anew; endpoints of users that it has not seen, whose check takes its time."""
+        users = [f"team-{number}" for number in range(count)]
+        self.htpasswd.write_text("".join(hashed(user, cost=10) for user in users))
+        self.stop()
+        self.start()
+        return [Endpoint(self.port, user, PASSWORD) for user in users]
+
     def samples(self) -> dict[str, float]:
         """By name with labels, as the exposition format has them."""
         answer = ask(Endpoint(self.metrics), "/metrics")
@@ -178,16 +178,7 @@ class Program:
     def used(self) -> int:
         """Bytes in used blocks of the store, deleted files that are open included."""
         assert self.process
-        blocks: dict[tuple[int, int], int] = {}
-        paths = [self.store, *self.store.rglob("*")]
-        folder = pathlib.Path(f"/proc/{self.process.pid}/fd")
-        for path in (*paths, *folder.iterdir()):
-            with contextlib.suppress(OSError):  # files come and go
-                if path.parent == folder and not os.readlink(path).startswith(f"{self.store}/"):
-                    continue
-                status = path.stat() if path.parent == folder else path.lstat()
-                blocks[status.st_dev, status.st_ino] = status.st_blocks * 512
-        return sum(blocks.values())
+        return sum((usage.blocks([self.store]) | usage.removed([self.process.pid], [self.store])).values())
 
 
 @contextlib.contextmanager

@@ -269,12 +269,9 @@ def test_users_who_come_for_the_first_time_together(start: Start, upstream: Upst
     """Of 12 users whom a new replica had not seen, 10 got 429."""
     program = start()
     upstream.image("1.0")
-    users = [f"team-{number}" for number in range(12)]
-    program.htpasswd.write_text("".join(hashed(user, cost=10) for user in users))
-    program.stop()
-    program.start()
+    users = program.newcomers(12)
     with ThreadPoolExecutor(len(users)) as executor:
-        answers = list(executor.map(lambda user: pull_tag(Endpoint(program.port, user, PASSWORD)), users))
+        answers = list(executor.map(pull_tag, users))
     assert [answer.status for answer in answers] == [200] * 12
 
 

@@ -29,6 +29,7 @@ from bench import candidates
 from bench.content import MANIFEST
 from bench.endpoint import Endpoint
 from sandbox.from_source import tools
+from sandbox.processes import free_ports
 from sandbox.settings import CACHE, ROOT, key
 from tests.e2e.registry import INDEX, Answer, ask
 
@@ -146,7 +147,7 @@ def cache() -> Iterator[Cache]:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
         with candidates.running("upstream", folder / "upstream") as source:
-            port = candidates.free_ports(1)[0]
+            port = free_ports(1)[0]
             config = source.folder / "registry.json"
             config.write_text(candidates.registry_config(source.folder / "store", {"addr": f"127.0.0.1:{port}"}))
             argv = [candidates.distribution(), "serve", str(config)]

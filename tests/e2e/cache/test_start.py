@@ -19,12 +19,13 @@ from typing import Any
 import pytest
 
 from bench.endpoint import Endpoint
+from sandbox import unprivileged
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 
 from .blobs import read
 from .conftest import Start
-from .program import HOST, PASSWORD, Program, hashed, lend
+from .program import HOST, PASSWORD, Program, hashed
 from .upstream import NAME, Upstream, noise
 
 _MIB = 1 << 20
@@ -57,7 +58,7 @@ def certificate(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.
 def ends(program: Program, seconds: float = 2) -> str:
     """Start a program that ends at once, by itself, with status 1 and nothing changed; returns its last line."""
     program.file.write_text("")
-    lend(program.folder)
+    unprivileged.lend(program.folder)
     before = tree(program.folder)
     began = time.monotonic()
     try:
@@ -207,7 +208,7 @@ def test_a_file_that_is_no_configuration(broken: Program, content: str | None) -
     path = broken.folder / "other"
     if content is not None:
         path.write_text(content)
-    lend(broken.folder)
+    unprivileged.lend(broken.folder)
     result = subprocess.run([broken.binary, "cache", path], capture_output=True, text=True, timeout=2, check=False)
     assert result.returncode == 1 and not result.stdout
     (first, *_) = result.stderr.splitlines()
@@ -237,7 +238,7 @@ def test_an_htpasswd_that_breaks_keeps_its_users(program: Program, upstream: Ups
     assert pulls(program) == 200 and pulls(program, "another") in (401, 429)
     assert "level=ERROR" in program.output() and "htpasswd" in program.output()
     program.htpasswd.write_text(hashed(password="a-new-one"))
-    lend(program.folder)
+    unprivileged.lend(program.folder)
     wait(lambda: pulls(program, "a-new-one") == 200, 5, "the new password", every=0.2)
     assert pulls(program) in (401, 429) and program.sample("registry_cache_htpasswd_users") == 1
 

@@ -36,10 +36,7 @@ def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream
     """Guesses of others used up what the first contact of a user needs."""
     program = start()
     upstream.image("1.0")
-    users = [f"team-{number}" for number in range(6)]
-    program.htpasswd.write_text("".join(hashed(user, cost=10) for user in users))
-    program.stop()
-    program.start()
+    users = program.newcomers(6)
 
     def guess(number: int) -> int:
         return pull_tag(Endpoint(program.port, f"nobody-{number % 50}", f"guess-{number}")).status
@@ -47,7 +44,7 @@ def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream
     with ThreadPoolExecutor(16) as guessers, ThreadPoolExecutor(len(users)) as executor:
         guesses = [guessers.submit(guess, number) for number in range(300)]
         time.sleep(0.3)
-        answers = list(executor.map(lambda user: pull_tag(Endpoint(program.port, user, PASSWORD)), users))
+        answers = list(executor.map(pull_tag, users))
         assert [answer.status for answer in answers] == [200] * 6
         assert {one.result() for one in guesses} <= {401, 429}
 

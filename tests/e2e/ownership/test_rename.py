@@ -6,7 +6,6 @@ The namespaces are there before, so that no removal of a namespace hides what is
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,10 +13,9 @@ import pytest
 
 from sandbox.client import Cluster, Google
 from sandbox.settings import NODE_PORT
-from tests.e2e import objects
+from tests.e2e import external_secrets, objects
 from tests.e2e.conftest import Play, Push
 from tests.e2e.objects import Objects
-from tests.e2e.site.test_pull_secrets import definition
 
 from .conftest import ABSENT, Everything, Run, attached, extra, providers, pull, readers, restart, subject
 
@@ -37,13 +35,8 @@ STORES = "clustersecretstores,clusterexternalsecrets"
 
 @pytest.fixture(scope="module", autouse=True)
 def _external_secrets(cluster: Cluster) -> Iterator[None]:
-    """The kinds that external-secrets reads."""
-    kinds = [definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")]
-    cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": kinds}))
-    names = [f"crd/{kind['metadata']['name']}" for kind in kinds]
-    cluster.kubectl("wait", *names, "--for=condition=Established", "--timeout=30s")
-    yield
-    cluster.kubectl("delete", *names)
+    with external_secrets.kinds(cluster):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,6 +15,7 @@ import pytest
 from sandbox.client import USER, Cache, Cluster
 from sandbox.settings import NODE_PORT, PROJECT, REPOSITORY
 from tests.e2e.conftest import Play
+from tests.e2e.external_secrets import kinds as external_secrets_kinds
 
 from .test_site import changed, words
 
@@ -255,30 +256,10 @@ def test_a_namespace_that_is_being_deleted(role: Role, cluster: Cluster) -> None
         cluster.kubectl("patch", "namespace", leaving, "--type=merge", "--patch", '{"metadata": {"finalizers": null}}')
 
 
-def definition(kind: str) -> dict[str, Any]:
-    """A CustomResourceDefinition that takes any spec: the controller itself needs images that are nowhere here."""
-    plural = kind.lower() + "s"
-    spec = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
-    names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
-    versions = [{"name": "v1", "served": True, "storage": True, "schema": schema}]
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.external-secrets.io"},
-        "spec": {"group": "external-secrets.io", "names": names, "scope": "Cluster", "versions": versions},
-    }
-
-
 @pytest.fixture
 def external_secrets(cluster: Cluster) -> Iterator[None]:
-    """The kinds that external-secrets reads."""
-    kinds = [definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")]
-    cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": kinds}))
-    names = [f"crd/{kind['metadata']['name']}" for kind in kinds]
-    cluster.kubectl("wait", *names, "--for=condition=Established", "--timeout=30s")
-    yield
-    cluster.kubectl("delete", *names)
+    with external_secrets_kinds(cluster):
+        yield
 
 
 CONTROLLED = "clustersecretstores,clusterexternalsecrets,roles,rolebindings,serviceaccounts,secrets"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -13,11 +14,10 @@ from typing import Any
 import pytest
 
 from sandbox.client import USER, Cluster
-from tests.e2e import objects
+from tests.e2e import external_secrets, objects
 from tests.e2e.conftest import Site
 from tests.e2e.objects import Objects
 
-from .test_pull_secrets import definition
 from .test_site import SANDBOX_HOST, changed, words
 
 # A namespace in which nobody else has an object.
@@ -147,18 +147,10 @@ def chosen(request: pytest.FixtureRequest) -> list[str]:
 def before(chosen: list[str], cluster: Cluster) -> Iterator[Objects]:
     """The cluster with the objects of somebody else, each in the namespace of its row."""
     needed = any(FOREIGN[name].variables.get("registry_cache_pull_secret_controller") == "external_secrets" for name in chosen)
-    kinds = [definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")] if needed else []
-    definitions = [f"crd/{kind['metadata']['name']}" for kind in kinds]
-    with objects.namespaces(cluster, EMPTY, *map(place, chosen)):
-        try:
-            if needed:
-                create(cluster, *kinds)
-                cluster.kubectl("wait", *definitions, "--for=condition=Established", "--timeout=30s")
-            create(cluster, *(FOREIGN[name].manifest(place(name)) for name in chosen))
-            yield objects.of_cluster(cluster)
-        finally:
-            if needed:
-                cluster.kubectl("delete", *definitions, "--ignore-not-found")
+    kinds = external_secrets.kinds(cluster) if needed else contextlib.nullcontext()
+    with objects.namespaces(cluster, EMPTY, *map(place, chosen)), kinds:
+        create(cluster, *(FOREIGN[name].manifest(place(name)) for name in chosen))
+        yield objects.of_cluster(cluster)
 
 
 def create(cluster: Cluster, *items: dict[str, Any]) -> None:

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import pathlib
-from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -167,17 +165,10 @@ class Google(client.Google):
         return answer.json()
 
 
-@pytest.fixture
-def emulator(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[harness.Google]:
+def test_the_google_emulator_is_read_as_a_whole(google: harness.Google, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "PROJECT", "demo")
-    made = harness.Google(tmp_path, harness.Keys())
-    yield made
-    made.close()
-
-
-def test_the_google_emulator_is_read_as_a_whole(emulator: harness.Google) -> None:
-    google = Google(emulator)
-    before = objects.of_google(google)
+    emulator, operator = google, Google(google)
+    before = objects.of_google(operator)
     assert before and all(name.startswith("api ") for name in before)
     emulator.create_repository()
     emulator.federate(description="ours")
@@ -186,7 +177,7 @@ def test_the_google_emulator_is_read_as_a_whole(emulator: harness.Google) -> Non
     account = f"serviceAccount:{harness.EMAIL}"
     act, own = ({"role": role, "members": [account]} for role in ("roles/iam.workloadIdentityUser", "roles/artifactregistry.reader"))
     assert emulator.set_account_policy(act).status_code == 200 and emulator.set_project_policy(own).status_code == 200
-    after = objects.of_google(google)
+    after = objects.of_google(operator)
     assert after[f"provider {harness.PROVIDER}"]["description"] == "ours"
     assert set(after) - set(before) == {
         f"pool {harness.POOL}",
@@ -199,5 +190,5 @@ def test_the_google_emulator_is_read_as_a_whole(emulator: harness.Google) -> Non
     }
     emulator.done(emulator.call("DELETE", f"{harness.IAM}/{harness.PROVIDER}"))
     emulator.done(emulator.call("DELETE", f"{harness.IAM}/{harness.POOL}"))
-    deleted = objects.of_google(google)
+    deleted = objects.of_google(operator)
     assert deleted[f"provider {harness.PROVIDER}"]["state"] == deleted[f"pool {harness.POOL}"]["state"] == "DELETED"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Google emulator, what stands in for a registry and for docker and podman; and a shield from the environment of the tests' caller."""
+"""What stands in for Google, for a registry and for docker and podman; and a shield from the environment of the tests' caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.image_stand_ins import Program, Registry
-from tests.unit.sandbox.google.harness import Google, Keys
+from tests.unit.sandbox.google.harness import Google
 
 _VARIABLES = ("GCP_", "GCE_", "GOOGLE_", "CLOUDSDK_", "K8S_AUTH_", "KUBECONFIG", "NETRC")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
@@ -25,18 +25,6 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
-
-
-@pytest.fixture(scope="session")
-def keys() -> Keys:
-    return Keys()
-
-
-@pytest.fixture
-def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
-    emulator = Google(tmp_path, keys)
-    yield emulator
-    emulator.close()
 
 
 @pytest.fixture

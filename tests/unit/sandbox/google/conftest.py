@@ -3,24 +3,9 @@
 
 from __future__ import annotations
 
-import pathlib
-from collections.abc import Iterator
-
 import pytest
 
-from tests.unit.sandbox.google.harness import Google, Keys
-
-
-@pytest.fixture(scope="session")
-def keys() -> Keys:
-    return Keys()
-
-
-@pytest.fixture
-def google(tmp_path: pathlib.Path, keys: Keys) -> Iterator[Google]:
-    emulator = Google(tmp_path, keys)
-    yield emulator
-    emulator.close()
+from tests.unit.sandbox.google.harness import Google
 
 
 @pytest.fixture
