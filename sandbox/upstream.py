@@ -7,27 +7,13 @@ import json
 import pathlib
 import shutil
 import ssl
-import urllib.error
-import urllib.request
 
-from . import environment, processes
+from . import direct, environment, processes
 from .from_source import tools
 from .settings import PROJECT, PROJECT_NUMBER, SANDBOX, UPSTREAM_HOST, Sandbox
 from .steps import step, wait
 
 OPERATOR = "user:admin@example.com"
-
-
-def _answers(url: str, context: ssl.SSLContext | None = None) -> bool:
-    # No proxy: these are this machine's own addresses.
-    opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    )
-    try:
-        with opener.open(url, timeout=2):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def ensure(sandbox: Sandbox) -> None:
@@ -58,7 +44,8 @@ def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
         if not processes.running(google):
             start_google(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
         log.path = google.with_suffix(".log")
-        wait(lambda: _answers(f"http://127.0.0.1:{sandbox.registry_port}/"), 20, "the registry behind the emulator")
+        registry_url = f"http://127.0.0.1:{sandbox.registry_port}/"
+        wait(lambda: direct.status(registry_url, timeout=2) == 200, 20, "the registry behind the emulator")
         wait_for_google(home, f"https://{sandbox.gateway}")
 
 
@@ -95,7 +82,7 @@ def wait_for_google(home: pathlib.Path, url: str) -> None:
     ca = home / "ca.pem"
     wait(ca.exists, 20, "the emulator's CA", every=0.1)
     context = ssl.create_default_context(cafile=str(ca))
-    wait(lambda: _answers(f"{url}/emulator/health", context), 20, "the emulator", every=0.1)
+    wait(lambda: direct.status(f"{url}/emulator/health", context=context, timeout=2) == 200, 20, "the emulator", every=0.1)
 
 
 def stop(sandbox: Sandbox) -> None:

@@ -13,10 +13,8 @@ import pathlib
 import platform
 import shutil
 import subprocess
-import urllib.error
-import urllib.request
 
-from .. import engine, processes
+from .. import direct, engine, processes
 from ..from_source import golang, programs, tools
 from ..settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE, ROOT, SANDBOX, key
 from ..steps import Log, step, wait
@@ -195,11 +193,4 @@ def _hub_key() -> str:
 
 def _status(path: str) -> int:
     accept = "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
-    request = urllib.request.Request(f"http://{HUB}{path}", headers={"Accept": accept})
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=5) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+    return direct.status(f"http://{HUB}{path}", {"Accept": accept})

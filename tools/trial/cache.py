@@ -10,13 +10,11 @@ import re
 import secrets
 import socket
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sandbox import processes
+from sandbox import direct, processes
 from sandbox.settings import ROOT
 from sandbox.steps import Log, StepFailed, wait
 
@@ -27,7 +25,6 @@ from .reference import Reference
 USER = "nodes"
 _READY_SECONDS = 20
 _SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def ports(wanted: str = "") -> tuple[int, int]:
@@ -133,15 +130,10 @@ class Cache:
 
     def status(self, path: str) -> int:
         """The status of a GET without a credential, 0 if nobody answers."""
-        try:
-            return _OPENER.open(f"http://127.0.0.1:{self.port}{path}", timeout=5).status
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
+        return direct.status(f"http://127.0.0.1:{self.port}{path}")
 
     def counts(self) -> Counts:
-        with _OPENER.open(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
+        with direct.opener().open(f"http://127.0.0.1:{self.metrics}/metrics", timeout=5) as answer:
             return counts(answer.read().decode())
 
     def reference(self, path: str) -> str:

@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox import processes, upstream
+from sandbox import direct, processes, upstream
 from sandbox.settings import LOCATION, PROJECT, PROJECT_NUMBER, REPOSITORY, ROOT, UPSTREAM_HOST
 from sandbox.steps import StepFailed
 
@@ -155,8 +155,7 @@ class Google:
             },
         )
         context = ssl.create_default_context(cafile=str(self.home / "ca.pem"))
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
-        with opener.open(request, timeout=10) as answer:
+        with direct.opener(context).open(request, timeout=10) as answer:
             return json.load(answer)
 
     @property
