@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from playbooks.files import acceptance
+from playbooks.files.google_questions import verdicts
 from sandbox.settings import ROOT
 
 
@@ -35,14 +35,14 @@ from sandbox.settings import ROOT
     ],
 )
 def test_the_comparison(expected: Any, answered: Any, same: bool) -> None:
-    assert acceptance.holds(expected, answered) is same
+    assert verdicts.holds(expected, answered) is same
 
 
 def test_every_assumption_gets_one_verdict_and_one_line() -> None:
     answers = {"operation_not_done_at_once": False, "empty_policy": ["etag", "version"]}
-    result = acceptance.judged(answers, {"noop_poll": "HTTP 403: no"})
-    assert list(result) == list(acceptance.ASSUMPTIONS)
-    lines = dict(zip(result, acceptance.table(result), strict=True))
+    result = verdicts.judged(answers, {"noop_poll": "HTTP 403: no"})
+    assert list(result) == list(verdicts.ASSUMPTIONS)
+    lines = dict(zip(result, verdicts.table(result), strict=True))
     assert lines["operation_not_done_at_once"] == "same       operation_not_done_at_once"
     assert lines["empty_policy"].startswith("different  empty_policy: ")
     assert lines["empty_policy"].endswith('expected ["etag"], answered ["etag", "version"]')
@@ -51,7 +51,7 @@ def test_every_assumption_gets_one_verdict_and_one_line() -> None:
 
 
 def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
-    words = acceptance.Words()
+    words = verdicts.Words()
     for value, placeholder in {"rc-one": "NAME", "my-project": "PROJECT", "42": "NUMBER", "": "ISSUER"}.items():
         words.name(value, placeholder)
     secret = "ya29." + "c" * 30, "eyJhbGciOiJSUzI1NiIsImtpZCI6IjEifQ.e30.sig", "AbC-_9" * 12
@@ -65,14 +65,4 @@ def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
 def test_the_page_about_google_names_each_assumption() -> None:
     rows = (ROOT / "docs" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
-    assert sorted(named) == sorted(acceptance.ASSUMPTIONS)
-
-
-def test_acts_as_the_account_and_counts_to_the_project_that_are_named() -> None:
-    names = ("project", "location", "name", "kubeconfig", "context", "service_account_file")
-    plain = {**dict.fromkeys(names, ""), "auth_kind": "accesstoken", "access_token": "secret"}
-    account = {"impersonate_service_account": "deployer@demo.iam.gserviceaccount.com", "quota_project": "billing"}
-    credentials = acceptance.Operator(acceptance.Settings(**plain, **account))._session.credentials
-    assert credentials.service_account_email == account["impersonate_service_account"]
-    assert credentials.quota_project_id == "billing"
-    assert acceptance.Operator(acceptance.Settings(**plain))._session.credentials.token == "secret"
+    assert sorted(named) == sorted(verdicts.ASSUMPTIONS)

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An issuer of tokens of its own, and keys that Google refuses."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import google.auth.crypt
+import google.auth.jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+
+class Signer:
+    """An issuer of its own: an RSA key that signs tokens."""
+
+    def __init__(self, key_id: str) -> None:
+        self.key_id = key_id
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self._key = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self._numbers = key.public_key().public_numbers()
+
+    def jwks(self) -> str:
+        key = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.key_id}
+        return json.dumps({"keys": [{**key, "n": _number(self._numbers.n), "e": _number(self._numbers.e)}]})
+
+    def token(self, key_id: str = "", **claims: Any) -> str:
+        signer = google.auth.crypt.RSASigner.from_string(self._key, key_id or self.key_id)
+        return google.auth.jwt.encode(signer, claims).decode()
+
+
+def _number(value: int) -> str:
+    """Base64urlUInt (RFC 7518 section 2)."""
+    return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
+
+
+def unsupported_jwks() -> str:
+    numbers = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
+    key = {"kty": "EC", "crv": "P-384", "alg": "ES384", "use": "sig", "kid": "p384"}
+    x, y = (base64.urlsafe_b64encode(value.to_bytes(48, "big")).rstrip(b"=").decode() for value in (numbers.x, numbers.y))
+    return json.dumps({"keys": [{**key, "x": x, "y": y}]})

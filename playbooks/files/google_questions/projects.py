@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The project: its APIs and its policy."""
+
+from __future__ import annotations
+
+from .answers import told
+from .run import Run
+
+USAGE = "https://serviceusage.googleapis.com/v1"
+CRM = "https://cloudresourcemanager.googleapis.com/v1"
+
+
+def ask_services(run: Run) -> None:
+    """Enabling an API that is enabled."""
+    service = f"{USAGE}/projects/{run.settings.project}/services/artifactregistry.googleapis.com"
+    answer = run.operator.take("POST", f"{service}:enable", {})
+    run.answer("noop_operation", {"name": answer.get("name"), "done": answer.get("done")})
+    if answer.get("name", "").startswith("operations/noop"):
+        run.answer("noop_poll", told(run.operator.call("GET", f"{USAGE}/{answer['name']}")))
+
+
+def ask_project(run: Run) -> None:
+    """The policy of the project."""
+    url = f"{CRM}/projects/{run.settings.project}:getIamPolicy"
+    run.operator.take("POST", url, {})
+    run.answer("project_policy_is_post", {"status": 200})
