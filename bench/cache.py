@@ -14,9 +14,9 @@ from typing import Any
 
 from sandbox import processes, unprivileged
 from sandbox.from_source.programs import registry
-from sandbox.steps import StepFailed, wait
+from sandbox.steps import StepFailed
 
-from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, running
+from .candidates import OURS, USER, Candidate, credential_helper, htpasswd, running, wait_with_log
 from .endpoint import Endpoint
 from .paced_upstream.process import Upstream
 
@@ -81,10 +81,7 @@ def _wait_until_ready(endpoint: Endpoint, log: pathlib.Path) -> None:
             raise StepFailed("the cache has ended")
         return endpoint.status("/ready") == 200
 
-    try:
-        wait(ready, _READY_SECONDS, f"/ready of {endpoint.host}:{endpoint.port}", every=0.05)
-    except StepFailed as error:
-        raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
+    wait_with_log(ready, _READY_SECONDS, f"/ready of {endpoint.host}:{endpoint.port}", log)
 
 
 @contextlib.contextmanager

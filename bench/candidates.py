@@ -11,7 +11,7 @@ import secrets
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +41,14 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
     except OSError:
         return False
     return True
+
+
+def wait_with_log(condition: Callable[[], bool], seconds: float, what: str, log: pathlib.Path) -> None:
+    """Wait until `condition()` holds. Raises StepFailed with the end of a log."""
+    try:
+        wait(condition, seconds, what, every=0.05)
+    except StepFailed as error:
+        raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
 
 
 @dataclass
@@ -86,10 +94,7 @@ class Candidate:
 
     def ready(self, port: int, log: pathlib.Path, seconds: float = 20) -> None:
         """Wait for a port; a failure shows the end of that log."""
-        try:
-            wait(lambda: listens(port), seconds, f"{self.name} on port {port}", every=0.05)
-        except StepFailed as error:
-            raise StepFailed(f"{error}; its log ends: {log.read_text(errors='replace')[-600:]}") from None
+        wait_with_log(lambda: listens(port), seconds, f"{self.name} on port {port}", log)
 
     def pids(self) -> list[int]:
         return [int(path.read_text().split()[0]) for path in self._pid_files]
