@@ -10,7 +10,7 @@ import shlex
 import sys
 import time
 
-from . import cluster, engine, environment, upstream
+from . import cluster, emulator, engine, environment
 from .from_source import tools
 from .images import base
 from .settings import CACHE, ROOT, Sandbox
@@ -35,19 +35,19 @@ def up(sandbox: Sandbox) -> None:
     base.ensure()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
-    upstream.ensure(sandbox)
+    emulator.ensure(sandbox)
     _passwords(sandbox)
     say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")
 
 
 def down(sandbox: Sandbox) -> None:
     """Removes what `up` started and nothing else; builds stay in the cache."""
-    upstream.stop(sandbox)
+    emulator.stop(sandbox)
     if engine.attach():
         cluster.delete(sandbox)
     for name in ("kubeconfig", "kubeconfig.new", "password"):
         (sandbox.state / name).unlink(missing_ok=True)
-    upstream.forget(sandbox)
+    emulator.forget(sandbox)
     others = [other for other in ("demo", "test") if (CACHE / "run" / other / "kubeconfig").exists()]
     if engine.ours() and not others:
         engine.stop()

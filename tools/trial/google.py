@@ -17,7 +17,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox import direct, processes, upstream
+from sandbox import direct, emulator, processes
 from sandbox.settings import LOCATION, PROJECT, PROJECT_NUMBER, REPOSITORY, ROOT, UPSTREAM_HOST
 from sandbox.steps import StepFailed
 
@@ -56,7 +56,7 @@ class Google:
         registry = f"127.0.0.1:{self._registry_port}"
         with ending.held():
             processes.start(self.home / "registry.pid", [str(self._crane), "registry", "serve", "--address", registry])
-            upstream.start_google(self.home, self._python, "127.0.0.1", self._port, self.proxy_port, f"http://{registry}")
+            emulator.start_process(self.home, self._python, "127.0.0.1", self._port, self.proxy_port, f"http://{registry}")
 
     def stop(self) -> None:
         """End its processes, stopped ones too."""
@@ -93,7 +93,7 @@ class Google:
 
         :raises StepFailed: it does not take them; the text has the words of Google or of the client.
         """
-        upstream.wait_for_google(self.home, self.url)
+        emulator.wait_until_healthy(self.home, self.url)
         for tag in TAGS:
             self._push(folder, tag)
         identity = [str(self._python), "-m", "tools.trial.identity", str(folder), AUDIENCE]

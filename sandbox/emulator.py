@@ -42,14 +42,14 @@ def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
             (home / "registry.json").write_text(json.dumps(config))
             processes.start(registry, [str(binary), "serve", str(home / "registry.json")])
         if not processes.running(google):
-            start_google(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
+            start_process(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
         log.path = google.with_suffix(".log")
         registry_url = f"http://127.0.0.1:{sandbox.registry_port}/"
         wait(lambda: direct.status(registry_url, timeout=2) == 200, 20, "the registry behind the emulator")
-        wait_for_google(home, f"https://{sandbox.gateway}")
+        wait_until_healthy(home, f"https://{sandbox.gateway}")
 
 
-def start_google(
+def start_process(
     home: pathlib.Path, python: pathlib.Path, address: str, port: int, proxy_port: int, registry_url: str
 ) -> None:
     """Start the emulator, which `home`/google.pid names from then on.
@@ -77,7 +77,7 @@ def start_google(
     )
 
 
-def wait_for_google(home: pathlib.Path, url: str) -> None:
+def wait_until_healthy(home: pathlib.Path, url: str) -> None:
     """Wait for the emulator's health check; raises StepFailed if it does not come."""
     ca = home / "ca.pem"
     wait(ca.exists, 20, "the emulator's CA", every=0.1)
