@@ -12,7 +12,7 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs
 
 _PAUSE_SECONDS = 1
 _display = Display()
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
         super().run(tmp, task_vars)
         collection = pathlib.Path(__file__).resolve().parents[2]
-        arguments = {**self._task.args, "labels": _build_inputs.labels(collection)}
+        arguments = {**self._task.args, "labels": inputs.labels(collection)}
         self._make_tmp_path()
         try:
             if self._connection.transport == "local":
@@ -43,7 +43,7 @@ class ActionModule(ActionBase):
         """Bring the sources to the host of the module, in a file that other runs do not change; returns its path."""
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "sources.tar.gz")
         with tempfile.NamedTemporaryFile() as file:
-            _build_inputs.pack(context, file.name)
+            inputs.pack(context, file.name)
             self._transfer_file(file.name, remote)
         self._fixup_perms2((self._connection._shell.tmpdir, remote))
         return remote

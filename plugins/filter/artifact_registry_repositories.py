@@ -45,12 +45,12 @@ _value:
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream_repositories
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import upstream_repositories
 
 
 def artifact_registry_repositories(upstreams: list[dict[str, t.Any]]) -> list[dict[str, str]]:
     try:
-        return _upstream_repositories.repositories(upstreams)
+        return upstream_repositories.repositories(upstreams)
     except ValueError as error:
         raise AnsibleFilterError(f"registry_cache_upstreams: {error}") from error
 

@@ -61,7 +61,7 @@ from collections.abc import Mapping
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.collections import is_sequence
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
 _UPSTREAMS = "Example: upstreams=['us-central1-docker.pkg.dev'], or upstreams=registry_cache_upstreams"
 
@@ -72,23 +72,23 @@ def _hosts(upstreams: t.Any) -> list[str]:
         raise AnsibleFilterError(f"cache_reference: upstreams must be a non-empty list. {_UPSTREAMS}")
     hosts: list[t.Any] = [upstream.get("host") if isinstance(upstream, Mapping) else upstream for upstream in upstreams]
     for host in hosts:
-        if not _image_reference.is_host(host):
+        if not image_reference.is_host(host):
             raise AnsibleFilterError(f"cache_reference: upstreams holds '{host}', which is not a registry's host. {_UPSTREAMS}")
     return hosts
 
 
 def cache_reference(value: t.Any, upstreams: t.Any = None, endpoint: str = "localhost:30026") -> str:
     if not isinstance(value, str):
-        raise AnsibleFilterError(f"cache_reference takes a string. Example: {_image_reference.EXAMPLE}")
+        raise AnsibleFilterError(f"cache_reference takes a string. Example: {image_reference.EXAMPLE}")
     try:
-        image = _image_reference.parse(value)
+        image = image_reference.parse(value)
     except ValueError as error:
         raise AnsibleFilterError(str(error)) from error
     hosts = _hosts(upstreams)
-    if not _image_reference.is_host(endpoint):
+    if not image_reference.is_host(endpoint):
         raise AnsibleFilterError(f"the endpoint '{endpoint}' is not a host with its port. Example: localhost:30026")
-    served = {_image_reference.canonical_host(host) for host in [*hosts, endpoint]}
-    if _image_reference.canonical_host(image.registry) not in served:
+    served = {image_reference.canonical_host(host) for host in [*hosts, endpoint]}
+    if image_reference.canonical_host(image.registry) not in served:
         raise AnsibleFilterError(
             f"'{value}' is of the registry {image.registry}, which is not an upstream of the cache ({', '.join(hosts)})."
             f" Pull it from there, or name an image of an upstream. Example: {hosts[0]}/my-project/my-repository/my-image:1.0"

@@ -54,7 +54,7 @@ import typing as t
 
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.collections import is_sequence
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import dockerconfigjson as _dockerconfigjson
 
 
 def _text(value: t.Any) -> str | None:

@@ -33,7 +33,7 @@ _value:
 import typing as t
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as _image_reference
 
 
 def image_reference(value: t.Any) -> dict[str, str | None]:

@@ -195,12 +195,9 @@ import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import (
-    _build_inputs,
-    _engine,
-    _image_reference,
-    _registry,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import engine as _engine
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs, registry
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
 try:
     import requests
@@ -280,7 +277,7 @@ class CacheImage:
         self.engine: t.Any = None
         self.context = self.unpacked(params["sources"]) if params["sources"] else pathlib.Path(params["context"])
         self.ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
-        image = _image_reference.parse(params["name"])
+        image = image_reference.parse(params["name"])
         if image.tag or image.digest:
             raise ImageError(f"registry_cache_image '{params['name']}' must have no tag, since a build makes its own.")
         self.registry, self.path = image.registry, image.repository
@@ -288,13 +285,13 @@ class CacheImage:
         self.name = f"{image.registry}/{image.repository}"
         self.platforms = sorted(set(params["platforms"])) or [self.find_engine().platform]
         self.inputs = (params["base"], params["builder"], *self.platforms)
-        self.tag = _build_inputs.tag(self.context, *self.inputs)
+        self.tag = inputs.tag(self.context, *self.inputs)
         self.reference = f"{self.name}:{self.tag}"
 
     def unpacked(self, sources: str) -> pathlib.Path:
         # For as long as this lives.
         self._folder = tempfile.TemporaryDirectory(prefix="registry-cache-")  # pylint: disable=consider-using-with
-        _build_inputs.unpack(sources, self._folder.name)
+        inputs.unpack(sources, self._folder.name)
         return pathlib.Path(self._folder.name)
 
     def find_engine(self) -> t.Any:
@@ -382,9 +379,9 @@ class CacheImage:
         try:
             with tempfile.TemporaryDirectory(prefix="registry-cache-") as folder:
                 image, sbom = pathlib.Path(folder, "image"), pathlib.Path(folder, "sbom")
-                _build_inputs.copy(self.context, image, self.ca)
-                _build_inputs.copy(self.context / "sbom", sbom, self.ca)
-                if _build_inputs.tag(self.context, *self.inputs) != self.tag:
+                inputs.copy(self.context, image, self.ca)
+                inputs.copy(self.context / "sbom", sbom, self.ca)
+                if inputs.tag(self.context, *self.inputs) != self.tag:
                     raise ImageError(f"The sources in {self.context} changed while this run read them. Run it again.")
                 self.pull("builder", engine.platform)
                 network = self.params["build_network"]
@@ -414,7 +411,7 @@ class CacheImage:
             ) from error
 
     def build_args(self) -> dict[str, str]:
-        proxies = _build_inputs.proxy_args(self.params["build_proxy"], os.environ)
+        proxies = inputs.proxy_args(self.params["build_proxy"], os.environ)
         goproxy = {"GOPROXY": self.params["goproxy"]} if self.params["goproxy"] else {}
         return {"BUILDER": self.params["builder"], **proxies, **goproxy}
 
@@ -450,13 +447,13 @@ class CacheImage:
 
     def credential(self) -> t.Any:
         if self.params["username"]:
-            return _registry.Credential(self.params["username"], self.params["password"])
-        files = [self.params["auth_file"]] if self.params["auth_file"] else _registry.auth_files(os.environ)
-        return _registry.find_credential(self.registry, self.path, files)
+            return registry.Credential(self.params["username"], self.params["password"])
+        files = [self.params["auth_file"]] if self.params["auth_file"] else registry.auth_files(os.environ)
+        return registry.find_credential(self.registry, self.path, files)
 
     def repository(self, credential: t.Any, actions: str) -> t.Any:
         options = {"ca_bundle": self.trusted(), "insecure": self.params["insecure"]}
-        return _registry.Repository(self.registry, self.path, credential, actions, **options)
+        return registry.Repository(self.registry, self.path, credential, actions, **options)
 
     def trusted(self) -> str | None:
         """The CA certificates for the registry: the environment's with the extra ones."""
@@ -472,15 +469,15 @@ class CacheImage:
         """The digest that the registry has under the tag."""
         try:
             return self.repository(self.credential(), "pull,push").digest(self.tag)
-        except _registry.DeniedError as error:
+        except registry.DeniedError as error:
             raise ImageError(f"{self.registry} refuses the credential for {self.name} ({error}). {_CREDENTIAL}") from error
-        except _registry.RegistryError as error:
+        except registry.RegistryError as error:
             raise ImageError(f"{self.name} cannot be asked for: {error}. Name a registry that is up, or load the image "
                              "into the nodes (registry_cache_image_publish).") from error
 
     def push(self) -> str:
         credential = self.credential()
-        auth = _registry.auth_file(self.registry, credential) if credential else None
+        auth = registry.auth_file(self.registry, credential) if credential else None
         images = [self.local(platform) for platform in self.platforms]
         for attempt in range(self.params["retries"] + 1):
             try:
@@ -505,7 +502,7 @@ class CacheImage:
             if self.repository(None, "pull").digest(digest) == digest:
                 return
             said = "HTTP 404"
-        except _registry.RegistryError as error:
+        except registry.RegistryError as error:
             said = str(error)
         raise ImageError(
             f"{self.name}@{digest} is there, but {self.registry} lets nobody pull it without a credential ({said}), and the cache "
@@ -565,7 +562,7 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
     try:
         module.exit_json(**CacheImage(module.params, module.check_mode).bring())
-    except (ImageError, _engine.EngineError, _registry.RegistryError, ValueError) as error:
+    except (ImageError, _engine.EngineError, registry.RegistryError, ValueError) as error:
         output = getattr(error, "output", "")
         module.fail_json(msg=f"{error}\n{output}".strip())
     except OSError as error:

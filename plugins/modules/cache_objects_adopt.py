@@ -86,7 +86,8 @@ adopted:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
 
 
 def main() -> None:
@@ -108,12 +109,12 @@ def main() -> None:
         module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
     )
     params = module.params
-    owner = _cache_objects.Owner(params["namespace"], params["name"])
+    owner = cache_objects.Owner(params["namespace"], params["name"])
 
-    def work(api: _cache_objects.Api) -> dict[str, object]:
-        _cache_objects.check(owner)
+    def work(api: cache_objects.Api) -> dict[str, object]:
+        cache_objects.check(owner)
         wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in params["objects"]]
-        adoption = _cache_objects.Adoption(api, owner, wanted)
+        adoption = cache_objects.Adoption(api, owner, wanted)
         if not module.check_mode:
             adoption.write()
         after = [f"{one.partition(' (')[0]} (of cache {owner.namespace}/{owner.name})" for one in adoption.adopted]
@@ -124,7 +125,7 @@ def main() -> None:
             "diff": {"before": "".join(f"{one}\n" for one in adoption.adopted), "after": "".join(f"{one}\n" for one in after)},
         }
 
-    _cluster.run(module, work, _cache_objects.ObjectsError)
+    cluster.run(module, work, cache_objects.ObjectsError)
 
 
 if __name__ == "__main__":

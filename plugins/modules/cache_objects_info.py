@@ -115,7 +115,8 @@ stateful_set:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
 
 
 def main() -> None:
@@ -129,13 +130,13 @@ def main() -> None:
         module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
     )
     params = module.params
-    owner = _cache_objects.Owner(params["namespace"], params["name"])
+    owner = cache_objects.Owner(params["namespace"], params["name"])
 
-    def work(api: _cache_objects.Api) -> dict[str, object]:
-        _cache_objects.check(owner)
-        return {"changed": False, **_cache_objects.info(api, owner, params["node_port"], params["monitors"])}
+    def work(api: cache_objects.Api) -> dict[str, object]:
+        cache_objects.check(owner)
+        return {"changed": False, **cache_objects.info(api, owner, params["node_port"], params["monitors"])}
 
-    _cluster.run(module, work, _cache_objects.ObjectsError)
+    cluster.run(module, work, cache_objects.ObjectsError)
 
 
 if __name__ == "__main__":

@@ -131,9 +131,12 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _cache_users, _cluster, _htpasswd
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cache_secret import TRIES, BusyError, Secret
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Api
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.secret import TRIES, BusyError, Secret
 
 _COST = 10
 _LEAST_COST = 4
@@ -141,60 +144,60 @@ _LEAST_COST = 4
 
 def _stepped(
     params: dict[str, t.Any],
-    state: _cache_users.State,
-    users: list[_htpasswd.User],
+    state: _users.State,
+    users: list[htpasswd.User],
     hashes: dict[str, str],
     now: datetime.datetime,
-) -> _cache_users.State:
+) -> _users.State:
     """The state after a step."""
     rotate, step = params["rotate"], params["step"]
-    kept = _cache_users.keep(state, users, hashes, now, step not in ("check", "keep") or rotate is not None)
+    kept = _users.keep(state, users, hashes, now, step not in ("check", "keep") or rotate is not None)
     if step == "begin" or (step == "check" and rotate is not None):
-        return _cache_users.begin(kept, users, rotate or [])
+        return _users.begin(kept, users, rotate or [])
     if step == "switch":
-        return _cache_users.switch(kept)
+        return _users.switch(kept)
     if step == "note":
-        return _cache_users.note(kept, now, params["grace"])
-    return _cache_users.finish(kept) if step == "finish" else kept
+        return _users.note(kept, now, params["grace"])
+    return _users.finish(kept) if step == "finish" else kept
 
 
 class _Attempt:
     """A step on the Secrets as they are. Raises ApiException, and UsersError with the option or Secret that is wrong."""
 
-    def __init__(self, module: AnsibleModule, api: Api, owner: _cache_objects.Owner, users: list[_htpasswd.User]) -> None:
+    def __init__(self, module: AnsibleModule, api: Api, owner: cache_objects.Owner, users: list[htpasswd.User]) -> None:
         params = module.params
         # In this order: lines of a newer file are never judged by older passwords.
         self._htpasswd = Secret(api, owner, "htpasswd", "htpasswd")
         self._passwords = Secret(api, owner, "passwords", "users")
         try:
-            lines, places = _htpasswd.parse(self._htpasswd.text)
-        except _htpasswd.TextError as error:
-            raise _cache_users.UsersError(
+            lines, places = htpasswd.parse(self._htpasswd.text)
+        except htpasswd.TextError as error:
+            raise _users.UsersError(
                 f"{self._htpasswd.where}: {error}. If it was edited by hand, remove it and run site.yml: no password is lost by that"
             ) from None
         try:
-            self.before = _cache_users.read(self._passwords.text)
-        except _cache_users.UsersError as error:
-            raise _cache_users.UsersError(f"{self._passwords.where}: {error}") from None
+            self.before = _users.read(self._passwords.text)
+        except _users.UsersError as error:
+            raise _users.UsersError(f"{self._passwords.where}: {error}") from None
 
         hashes = {name: lines[index].partition(":")[2].strip() for name, index in places.items()}
         self.now = datetime.datetime.now(datetime.timezone.utc)
         try:
             self.state = _stepped(params, self.before, users, hashes, self.now)
-            accounts = _cache_users.accounts(self.state, users)
-        except _cache_users.UsersError as error:
-            raise _cache_users.UsersError(str(error) if str(error).startswith("registry_cache_") else f"users: {error}") from None
+            accounts = _users.accounts(self.state, users)
+        except _users.UsersError as error:
+            raise _users.UsersError(str(error) if str(error).startswith("registry_cache_") else f"users: {error}") from None
 
-        self._changed = bool(self.before or self.state) and _cache_users.write(self.state) != self._passwords.text
+        self._changed = bool(self.before or self.state) and _users.write(self.state) != self._passwords.text
         # To check, a ready-made hash is held against its password, and nothing else is hashed.
         hashed = accounts if params["step"] != "check" else [one for one in accounts if one.hash]
         try:
             # What is thrown away need not be strong.
             made = _LEAST_COST if module.check_mode else _COST
-            self._text, self.actions = _htpasswd.apply(self._htpasswd.text, hashed, _COST, True, made_cost=made)
-            _htpasswd.parse(self._text)
-        except _htpasswd.UserError as error:
-            raise _cache_users.UsersError(f"users: {error}") from None
+            self._text, self.actions = htpasswd.apply(self._htpasswd.text, hashed, _COST, True, made_cost=made)
+            htpasswd.parse(self._text)
+        except htpasswd.UserError as error:
+            raise _users.UsersError(f"users: {error}") from None
         if params["step"] == "check":
             self._changed, self.actions = False, {}
 
@@ -205,7 +208,7 @@ class _Attempt:
     def write(self) -> bool:
         """Whether all is written; if not, another run was faster, and what it wrote has to be read."""
         # In this order the htpasswd file never has what the other does not know.
-        if self._changed and not self._passwords.write(_cache_users.write(self.state)):
+        if self._changed and not self._passwords.write(_users.write(self.state)):
             return False
         return not (self.actions or not self._htpasswd.text) or self._htpasswd.write(self._text)
 
@@ -213,13 +216,13 @@ class _Attempt:
 def run(module: AnsibleModule, api: Api) -> dict[str, t.Any]:
     """The result of a step. Raises ApiException, UsersError, ObjectsError and BusyError."""
     params = module.params
-    owner = _cache_objects.Owner(params["namespace"], params["name"])
-    users = [_htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
-    _cache_objects.check(owner)
+    owner = cache_objects.Owner(params["namespace"], params["name"])
+    users = [htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
+    cache_objects.check(owner)
     try:
-        _cache_users.check(users)
-    except _cache_users.UsersError as error:
-        raise _cache_users.UsersError(f"users: {error}") from None
+        _users.check(users)
+    except _users.UsersError as error:
+        raise _users.UsersError(f"users: {error}") from None
 
     before, actions, changed = None, {}, False
     for _try in range(TRIES):
@@ -232,14 +235,14 @@ def run(module: AnsibleModule, api: Api) -> dict[str, t.Any]:
             break
     else:
         raise BusyError(f"Somebody else changed the users {TRIES} times meanwhile. Run again.")
-    old, new = _cache_users.describe(before), _cache_users.describe(attempt.state)
+    old, new = _users.describe(before), _users.describe(attempt.state)
     done = [f"{name} ({action} in htpasswd)" for name, action in sorted(actions.items())]
     return {
         "changed": changed,
         "users": new,
-        "rotating": _cache_users.rotating(attempt.state),
-        "dropped": _cache_users.dropped(attempt.state),
-        "due_in": _cache_users.due_in(attempt.state, attempt.now),
+        "rotating": _users.rotating(attempt.state),
+        "dropped": _users.dropped(attempt.state),
+        "due_in": _users.due_in(attempt.state, attempt.now),
         "added": sorted(name for name, action in actions.items() if action != "removed"),
         "diff": {"before": "".join(f"{line}\n" for line in old), "after": "".join(f"{line}\n" for line in new + done)},
         # Ansible would look for each password in each text of it.
@@ -272,16 +275,16 @@ def main() -> None:
     module = AnsibleK8SModule(
         module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
     )
-    if library := _htpasswd.missing(["bcrypt"]):
+    if library := htpasswd.missing(["bcrypt"]):
         module.fail_json(msg=missing_required_lib(library))
 
     def work(api: Api) -> dict[str, t.Any]:
         try:
             return run(module, api)
-        except (_cache_users.UsersError, _cache_objects.ObjectsError) as error:
-            raise _cache_users.UsersError(f"{error}. Nothing was changed.") from error
+        except (_users.UsersError, cache_objects.ObjectsError) as error:
+            raise _users.UsersError(f"{error}. Nothing was changed.") from error
 
-    _cluster.run(module, work, _cache_users.UsersError, BusyError)
+    cluster.run(module, work, _users.UsersError, BusyError)
 
 
 if __name__ == "__main__":

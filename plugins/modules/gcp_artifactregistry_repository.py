@@ -147,19 +147,19 @@ repository:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.artifact_registry import (
     API,
     REPOSITORY,
     check_location,
     check_repository_id,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_project,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Resource
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Resource
 
 _MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
 _DOCKER_HUB = "https://registry-1.docker.io"

@@ -61,12 +61,12 @@ repositories:
       mode: STANDARD_REPOSITORY
 """
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._artifact_registry import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.artifact_registry import (
     API,
     check_location,
     check_repository_id,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_project,

@@ -114,9 +114,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import IDENTITY_PATH, get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster_principals import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, GcpError, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.cluster_principals import (
     Principal,
     account_name,
     former,
@@ -124,9 +124,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluste
     provider_id,
     service_account,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import GcpClient, GcpError, check_project
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Policy, kind_of
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.iam_policy import Grant, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     CLUSTER_DESCRIPTION,
     POOL_DESCRIPTION,
@@ -136,6 +135,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._worklo
     condition_of,
     subjects_of,
 )
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import IDENTITY_PATH, get_api_client
 
 try:
     from kubernetes.client.exceptions import ApiException
@@ -337,7 +337,7 @@ def main() -> None:
         module_class=AnsibleModule,
         argument_spec={
             **AUTH_ARG_SPEC,
-            **_gcp.argument_spec(),
+            **gcp.argument_spec(),
             "pool_id": {"type": "str", "required": True},
             "provider_id": {"type": "str", "required": True},
             "subject": {"type": "str", "required": True},
@@ -349,7 +349,7 @@ def main() -> None:
         supports_check_mode=True,
         check_pyyaml=False,
     )
-    _gcp.require_libraries(module)
+    gcp.require_libraries(module)
     params = module.params
     try:
         check_project(params["project"])

@@ -114,12 +114,12 @@ binding:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._iam_policy import Grant, Kind, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.iam_policy import Grant, Kind, Policy, kind_of
 
 _MEMBER = re.compile(
     r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+|allUsers|allAuthenticatedUsers"

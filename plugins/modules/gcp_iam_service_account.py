@@ -83,7 +83,7 @@ service_account:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_bytes,
@@ -91,7 +91,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     gcp_module,
     stripped,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Resource
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Resource
 
 _API = "https://iam.googleapis.com/v1"
 _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")

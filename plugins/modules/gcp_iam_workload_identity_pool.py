@@ -62,15 +62,15 @@ pool:
 
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_lengths,
     check_project,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Outcome
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Outcome
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     LENGTHS,
     OPTIONS,
     WorkloadIdentityObject,

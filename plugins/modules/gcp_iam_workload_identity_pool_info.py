@@ -62,13 +62,13 @@ pools:
       state: ACTIVE
 """
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_project,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     check_id,
 )

@@ -133,7 +133,7 @@ provider:
 import json
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_lengths,
@@ -142,8 +142,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp im
     same_json,
     stripped,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._resource import Outcome
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Outcome
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     LENGTHS,
     OPTIONS,
     WorkloadIdentityObject,

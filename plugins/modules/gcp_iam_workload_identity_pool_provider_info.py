@@ -70,13 +70,13 @@ providers:
         google.subject: assertion.sub
 """
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_project,
     gcp_module,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._workload_identity import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     check_id,
 )

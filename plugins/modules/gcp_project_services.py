@@ -58,7 +58,7 @@ services:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._gcp import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
     GcpClient,
     GcpError,
     check_project,

@@ -141,7 +141,7 @@ import tempfile
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 
 # Bytes that are no UTF-8, such as those of a comment in Latin-1, stay as they are.
 _TEXT: dict[str, t.Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
@@ -233,7 +233,7 @@ def main() -> None:
             "create": {"type": "bool", "default": True},
             "exclusive": {"type": "bool", "default": False},
             "cost": {"type": "int", "default": 10},
-            "schemes": {"type": "list", "elements": "str", "choices": list(_htpasswd.SCHEMES), "default": ["bcrypt"]},
+            "schemes": {"type": "list", "elements": "str", "choices": list(htpasswd.SCHEMES), "default": ["bcrypt"]},
         },
         mutually_exclusive=[("path", "content")],
         required_one_of=[("path", "content")],
@@ -241,34 +241,34 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    if library := _htpasswd.missing(params["schemes"]):
+    if library := htpasswd.missing(params["schemes"]):
         module.fail_json(msg=missing_required_lib(library))
-    if _htpasswd.clashes(params["schemes"]):
+    if htpasswd.clashes(params["schemes"]):
         module.fail_json(
             msg="schemes: passlib and libpass are both installed, each over the other's files."
             " Uninstall both, then install libpass. Or set schemes: [bcrypt], which needs neither"
         )
-    if params["cost"] not in _htpasswd.COSTS:
+    if params["cost"] not in htpasswd.COSTS:
         module.fail_json(msg=f"cost {params['cost']} is not from 4 to 17. Example: cost: 10")
     # A link stays one.
     path = params["path"] and os.path.realpath(params["path"])
     before, status = (params["content"], None) if path is None else _read(module, path)
-    users = [_htpasswd.User(user["name"], user["password"], user["state"] == "present", user["hash"]) for user in params["users"]]
+    users = [htpasswd.User(user["name"], user["password"], user["state"] == "present", user["hash"]) for user in params["users"]]
     try:
-        after, actions = _htpasswd.apply(before, users, params["cost"], params["exclusive"], params["schemes"])
-    except _htpasswd.UserError as error:
+        after, actions = htpasswd.apply(before, users, params["cost"], params["exclusive"], params["schemes"])
+    except htpasswd.UserError as error:
         module.fail_json(msg=f"users: {error}. Nothing was changed.")
-    except _htpasswd.TextError as error:
+    except htpasswd.TextError as error:
         module.fail_json(msg=f"{params['path'] or 'content'}: {error}. Nothing was changed.")
 
-    old_names, names = list(_htpasswd.parse(before)[1]), list(_htpasswd.parse(after)[1])
-    lines = [f"{_htpasswd.shown(name)} ({actions[name]})\n" if name in actions else f"{_htpasswd.shown(name)}\n" for name in names]
+    old_names, names = list(htpasswd.parse(before)[1]), list(htpasswd.parse(after)[1])
+    lines = [f"{htpasswd.shown(name)} ({actions[name]})\n" if name in actions else f"{htpasswd.shown(name)}\n" for name in names]
     result: dict[str, t.Any] = {
         "changed": bool(actions),
-        "users": [_htpasswd.shown(name) for name in names],
+        "users": [htpasswd.shown(name) for name in names],
         # Without what holds secrets: Ansible would look for each password in each text of it.
         "invocation": {"module_args": {name: value for name, value in params.items() if name not in ("users", "content")}},
-        "diff": {"before": "".join(f"{_htpasswd.shown(name)}\n" for name in old_names), "after": "".join(lines)},
+        "diff": {"before": "".join(f"{htpasswd.shown(name)}\n" for name in old_names), "after": "".join(lines)},
     }
     if path is None:
         for user in users:

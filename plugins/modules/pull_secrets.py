@@ -230,9 +230,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secret_controllers, _pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import ApiException, HTTPError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers, pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import ApiException, HTTPError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
 
 _WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 
@@ -250,15 +250,15 @@ class Run:
     def plan(self) -> None:
         """Read what the cluster has, and refuse what cannot be done."""
         params = self._module.params
-        owner = _pull_secrets.Owner.parse(params["owner"])
+        owner = pull_secrets.Owner.parse(params["owner"])
         present = params["state"] == "present"
-        secrets = _pull_secrets.check(owner, params["secrets"]) if present else []
+        secrets = pull_secrets.check(owner, params["secrets"]) if present else []
         client = get_api_client(self._module).client
         self.host = client.configuration.host
-        api = _pull_secrets.Api(client)
-        self._sources = _pull_secret_controllers.Sources(api, owner, secrets, params["controller"] if present else "none")
+        api = pull_secrets.Api(client)
+        self._sources = controllers.Sources(api, owner, secrets, params["controller"] if present else "none")
         options = {"search": params["search_namespaces"], "skip_forbidden": params["skip_forbidden"]}
-        self._plan = _pull_secrets.Plan(api, owner, secrets, self._sources.names, **options)
+        self._plan = pull_secrets.Plan(api, owner, secrets, self._sources.names, **options)
 
     def write(self) -> list[str]:
         """The problem of each object that could not be written."""
@@ -298,11 +298,11 @@ class Run:
         changes = self._plan.changes
         ends = {"created": "create", "updated": "update", "removed": "remove"}
         result: dict[str, t.Any] = {
-            word: [_pull_secrets.named(change.key) for change in changes if change.action == action] for word, action in ends.items()
+            word: [pull_secrets.named(change.key) for change in changes if change.action == action] for word, action in ends.items()
         }
         for word, field in (("attached", "attach"), ("detached", "detach")):
             pairs = [(binding.key, name) for binding in self._plan.bindings for name in getattr(binding, field)]
-            result[word] = [f"{_pull_secrets.named(account)}/{name}" for account, name in pairs]
+            result[word] = [f"{pull_secrets.named(account)}/{name}" for account, name in pairs]
         result["sources_written"], result["sources_removed"] = self._sources.written, self._sources.removed
         changed = any(result.values())
         different = [change for change in changes if change.action != "keep"]
@@ -364,12 +364,12 @@ def main() -> None:
             problem = failures[0] + (f", and {len(failures) - 1} more" if len(failures) > 1 else "")
             if run.changed:
                 problem += ". The others were written; fix that and run again"
-    except _pull_secrets.PullSecretError as error:
+    except pull_secrets.PullSecretError as error:
         problem = str(error)
     except CoreException as error:
         problem = f"No way to the cluster: {error}. {_WAY_OUT}"
     except ApiException as error:
-        problem = f"{run.host} refuses: {_pull_secrets.words(error)}. {_WAY_OUT}"
+        problem = f"{run.host} refuses: {pull_secrets.words(error)}. {_WAY_OUT}"
     except (HTTPError, OSError, ValueError) as error:
         problem = f"No usable answer from {run.host}: {error}. {_WAY_OUT}"
     run.warn()

@@ -114,9 +114,11 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _replicas, _upstream
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replicas import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import (
     PAUSE_SECONDS,
     ApiException,
     Hopeless,
@@ -141,10 +143,10 @@ def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any],
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod} gets no access token: {error}") from error
     try:
-        expected = _upstream.fetch_manifest(image.registry, image.repository, image.version, username, secret, ca_bundle)
-    except _upstream.NotFoundError as error:
+        expected = upstream.fetch_manifest(image.registry, image.repository, image.version, username, secret, ca_bundle)
+    except upstream.NotFoundError as error:
         raise Hopeless(f"{image.registry} does not have it: {error}") from error
-    except _upstream.UpstreamError as error:
+    except upstream.UpstreamError as error:
         raise Refused(f"{image.registry}, asked with the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
@@ -153,11 +155,11 @@ def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any],
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod}: {error}") from error
     if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
-        raise Refused(f"{pod} does not take cache_username and cache_password: {_upstream.words(status, body)}")
+        raise Refused(f"{pod} does not take cache_username and cache_password: {upstream.words(status, body)}")
     if status != 200:
-        raise Refused(f"the upstream has it, but {pod} answers {_upstream.words(status, body)}")
-    if _upstream.digest(body) != expected:
-        raise Refused(f"{pod} serves {_upstream.digest(body)}, the upstream {expected}")
+        raise Refused(f"the upstream has it, but {pod} answers {upstream.words(status, body)}")
+    if upstream.digest(body) != expected:
+        raise Refused(f"{pod} serves {upstream.digest(body)}, the upstream {expected}")
     return expected
 
 
@@ -218,11 +220,11 @@ def main() -> None:
         required_together=[("cache_username", "cache_password")],
         check_pyyaml=False,
     )
-    if IMPORT_ERROR or not _upstream.AVAILABLE:
+    if IMPORT_ERROR or not upstream.AVAILABLE:
         module.fail_json(msg=missing_required_lib("kubernetes and requests"), exception=IMPORT_ERROR)
     params = module.params
     try:
-        image = _image_reference.parse(params["image"])
+        image = image_reference.parse(params["image"])
     except ValueError as error:
         module.fail_json(msg=f"image: {error}")
     try:

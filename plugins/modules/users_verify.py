@@ -100,9 +100,9 @@ from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._replicas import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import (
     PAUSE_SECONDS,
     ApiException,
     Hopeless,

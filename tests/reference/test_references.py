@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
 HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -110,7 +110,7 @@ def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def accepted(answer: dict[str, str]) -> bool:
-    """Whether the parser is to accept it too. A name without a registry is none: _image_reference says why."""
+    """Whether the parser is to accept it too. A name without a registry is none: image_reference says why."""
     return not answer["error"] and bool(answer["registry"])
 
 
@@ -120,7 +120,7 @@ def test_the_same_parts_and_the_same_refusals(references: list[str], answers: li
     for text, answer in zip(references, answers):
         wanted = {key: value or None for key, value in answer.items() if key != "error"} if accepted(answer) else None
         try:
-            found = _image_reference.parse(text)._asdict()
+            found = image_reference.parse(text)._asdict()
         except ValueError:
             found = None
         if found != wanted:

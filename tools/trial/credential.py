@@ -19,30 +19,30 @@ from sandbox.settings import ROOT
 
 from .reference import Reference  # before the collection's modules, which it makes importable
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _registry  # isort: skip
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import registry  # isort: skip
 
 _GCLOUD = "docker-credential-gcloud"
 
 
-def find(host: str, repository: str, environ: Mapping[str, str] = os.environ) -> _registry.Credential | None:
+def find(host: str, repository: str, environ: Mapping[str, str] = os.environ) -> registry.Credential | None:
     """The credential of the first place that has one; gcloud comes last.
 
     :raises _registry.RegistryError: a file cannot be read, or a helper fails.
     """
-    files = _registry.auth_files(environ)
+    files = registry.auth_files(environ)
     with tempfile.TemporaryDirectory() as folder:
         google = host == "gcr.io" or host.endswith(("-docker.pkg.dev", ".gcr.io"))
         if google and shutil.which(_GCLOUD):
             (pathlib.Path(folder) / "gcloud.json").write_text(json.dumps({"credHelpers": {host: "gcloud"}}))
             files.append(f"{folder}/gcloud.json")
-        return _registry.find_credential(host, repository, files)
+        return registry.find_credential(host, repository, files)
 
 
 def write_helper(path: pathlib.Path, image: Reference) -> tuple[pathlib.Path | None, str]:
     """The helper for an image, None if there is no credential; and in a few words who the cache is to the registry."""
     try:
         found = find(image.host, image.repository)
-    except _registry.RegistryError as error:
+    except registry.RegistryError as error:
         return None, f"anonymous: {error}"
     if not found:
         return None, "anonymous"
@@ -56,7 +56,7 @@ def main() -> None:
     server = sys.stdin.read().strip()
     try:
         found = find(sys.argv[1], sys.argv[2])
-    except _registry.RegistryError as error:
+    except registry.RegistryError as error:
         sys.exit(str(error))
     if not found:
         sys.exit(f"no credential for {sys.argv[1]}")

@@ -13,7 +13,7 @@ from .errors import Refused
 # The collection's own modules, as Ansible finds them in a clone.
 sys.path.append(str(ROOT / "playbooks" / "collections"))
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
 _EXAMPLE = "for example UPSTREAM=ghcr.io/owner/image:1.0"
 
@@ -55,7 +55,7 @@ def parse(text: str) -> Reference:
     if not rest:
         raise Refused(f"UPSTREAM={text} must name a registry and a repository, {_EXAMPLE}")
     try:
-        found = _image_reference.parse(text)
+        found = image_reference.parse(text)
     except ValueError:
         raise Refused(f"UPSTREAM={text} is not an image reference, {_EXAMPLE}") from None
     reference = Reference(found.registry, found.repository, found.version)

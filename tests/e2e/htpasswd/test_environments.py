@@ -9,7 +9,7 @@ import sys
 from importlib import metadata
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 
 
 @pytest.mark.parametrize("packages", [["passlib==1.7.4"], ["passlib==1.7.4", "libpass==1.9.4"]])
@@ -23,7 +23,7 @@ def test_in_an_environment_as_people_have_it(tmp_path: pathlib.Path, packages: l
     script = f"""
 import importlib.util, sys
 sys.path[:] = [{str(folder)!r}, {str(tmp_path / "bcrypt")!r}, *(one for one in sys.path if "site-packages" not in one)]
-spec = importlib.util.spec_from_file_location("_htpasswd", {_htpasswd.__file__!r})
+spec = importlib.util.spec_from_file_location("_htpasswd", {htpasswd.__file__!r})
 module = importlib.util.module_from_spec(spec)
 sys.modules["_htpasswd"] = module
 spec.loader.exec_module(module)
@@ -32,6 +32,6 @@ assert module.apply(text, [module.User("nodes", "x" * 72)], 4, False) == (text, 
 print(module.missing(["bcrypt"]), module.missing(["apr_md5_crypt"]), module.clashes(["bcrypt"]), module.clashes(["apr_md5_crypt"]))
 """
     (tmp_path / "bcrypt").mkdir()
-    (tmp_path / "bcrypt" / "bcrypt").symlink_to(pathlib.Path(_htpasswd.bcrypt.__file__).parent)
+    (tmp_path / "bcrypt" / "bcrypt").symlink_to(pathlib.Path(htpasswd.bcrypt.__file__).parent)
     said = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
     assert said == f"None None False {len(packages) == 2}\n"

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _workload_identity
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import workload_identity
 
 from sandbox.settings import ROOT
 from tests.unit.plugins.kubernetes_api import ApiServer
@@ -124,7 +124,7 @@ def providers(evaluated: pathlib.Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_provider_id(providers: dict[str, str], name: str) -> None:
-    _workload_identity.check_id("provider_id", providers[name])
+    workload_identity.check_id("provider_id", providers[name])
     digest = hashlib.sha256(name.encode()).hexdigest()[:8]
     plain = "".join(one if one in "abcdefghijklmnopqrstuvwxyz0123456789-" else "-" for one in name.lower())
     assert providers[name] == (NAMES[name] or f"k8s-{plain[:19]}-{digest}")
@@ -146,9 +146,9 @@ def test_the_project_of_a_service_account(evaluated: pathlib.Path, number: int, 
 
 def test_the_role_and_the_modules_know_the_same_descriptions() -> None:
     variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
-    assert variables["_registry_cache_pool_made"] == _workload_identity.POOL_DESCRIPTION
+    assert variables["_registry_cache_pool_made"] == workload_identity.POOL_DESCRIPTION
     beginning = variables["_registry_cache_provider_made"].partition("{{")[0]
-    assert beginning == _workload_identity.CLUSTER_DESCRIPTION
+    assert beginning == workload_identity.CLUSTER_DESCRIPTION
 
 
 # The story

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 import requests
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
 from requests.adapters import BaseAdapter
 
 from tests.unit.plugins.module_runner import run
@@ -61,8 +61,8 @@ class Wire(BaseAdapter):
         # Its hosts stand for Google's own.
         self.universe = "googleapis.com"
         self._faults: list[tuple[str, str, Callable[[], tuple[Any, ...] | None]]] = []
-        monkeypatch.setattr(_gcp, "HTTPAdapter", self._adapter)
-        monkeypatch.setattr(_gcp, "time", self.clock)
+        monkeypatch.setattr(gcp, "HTTPAdapter", self._adapter)
+        monkeypatch.setattr(gcp, "time", self.clock)
 
     def _adapter(self, max_retries: Any) -> Wire:
         self.sessions += 1

@@ -15,7 +15,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.filter import cache_reference as cache_reference_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import dockerconfigjson as dockerconfigjson_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import image_reference as image_reference_plugin
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as _image_reference
 
 image_reference = image_reference_plugin.FilterModule().filters()["image_reference"]
 cache_reference = cache_reference_plugin.FilterModule().filters()["cache_reference"]

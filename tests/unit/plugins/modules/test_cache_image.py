@@ -15,7 +15,8 @@ import threading
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs, _engine
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import engine as _engine
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_image
 
 from sandbox.settings import ROOT
@@ -79,7 +80,7 @@ def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch:
 
 
 def test_sources_in_an_archive(docker: Program, tmp_path: pathlib.Path) -> None:
-    _build_inputs.pack(ROOT / "docker", str(tmp_path / "sources.tar.gz"))
+    inputs.pack(ROOT / "docker", str(tmp_path / "sources.tar.gz"))
     sent = image(sources=str(tmp_path / "sources.tar.gz"), sbom_path=str(tmp_path / "sbom"), platforms=["linux/amd64"])
     assert sent["tag"] == image(platforms=["linux/amd64"], check=True)["tag"]
     assert (docker.home / "image" / "registry" / "main.go").exists() and (docker.home / "sbom" / "go.mod").exists()
@@ -478,7 +479,7 @@ def test_a_base_that_somebody_else_replaced(docker: Program, monkeypatch: pytest
 
 def test_sources_that_change_while_they_are_read(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = itertools.count()
-    monkeypatch.setattr(_build_inputs, "tag", lambda *_inputs: f"b-{next(tags)}")
+    monkeypatch.setattr(inputs, "tag", lambda *_inputs: f"b-{next(tags)}")
     refused = image(platforms=["linux/amd64"])
     assert refused["failed"] and "changed while this run read them. Run it again." in refused["msg"]
     assert not docker.called("build")

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects, _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 from tests.unit.plugins.module_runner import run
 
 NAME = NAMESPACE = "registry-cache"
-OURS = _pull_secrets.labels(NAME, NAMESPACE)
+OURS = pull_secrets.labels(NAME, NAMESPACE)
 HELM = {"app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/instance": NAME}
 MONITORING = {"kind": "APIResourceList", "resources": [{"kind": "PodMonitor"}, {"kind": "PrometheusRule"}]}
 # Every object that role cache writes: what it is in the address of a request, and its name.
@@ -35,8 +36,8 @@ OBJECTS = {
 FOREIGN = {
     "of Helm": HELM,
     "without labels": {},
-    "of another cache": _pull_secrets.labels("other", NAMESPACE),
-    "of a cache in another namespace": _pull_secrets.labels(NAME, "other"),
+    "of another cache": pull_secrets.labels("other", NAMESPACE),
+    "of a cache in another namespace": pull_secrets.labels(NAME, "other"),
     "that names nobody's namespace": {label: value for label, value in OURS.items() if label != "registry-cache.pullthrough/namespace"},
 }
 
@@ -45,7 +46,7 @@ FOREIGN = {
 def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(_cache_objects, "_PAUSE", 0.01)
+    monkeypatch.setattr(cache_objects, "_PAUSE", 0.01)
     running = ApiServer()
     running.namespace("kube-system")
     running.namespace(NAMESPACE)
@@ -134,7 +135,7 @@ def test_the_namespace(server: ApiServer) -> None:
     created = {"registry-cache.pullthrough/created": "true"}
     server.namespace(NAMESPACE, **created, **OURS)
     assert info(server)["namespace"] == {"exists": True, "terminating": False, "created": True}
-    server.namespace(NAMESPACE, **created, **_pull_secrets.labels("other", NAMESPACE))
+    server.namespace(NAMESPACE, **created, **pull_secrets.labels("other", NAMESPACE))
     assert not info(server)["namespace"]["created"]
 
 
@@ -212,7 +213,7 @@ def test_what_is_kept(server: ApiServer) -> None:
 
 def test_pull_secrets_stay(server: ApiServer) -> None:
     """Role pull_secret removes its own, and what a controller reads."""
-    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=_pull_secrets.TYPE)
+    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=pull_secrets.TYPE)
     source = {**OURS, "app.kubernetes.io/component": "pull-secret-source"}
     for kind in ("secrets", "serviceaccounts"):
         server.add(kind, NAMESPACE, "source", metadata={"labels": dict(source)}, type="Opaque")
@@ -254,15 +255,15 @@ def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
         put(server, what, OURS)
     server.add("configmaps", NAMESPACE, "kube-root-ca.crt")
     server.add("secrets", NAMESPACE, "token", type="kubernetes.io/service-account-token")
-    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=_pull_secrets.TYPE)
-    server.add("secrets", NAMESPACE, "pull-of-b", metadata={"labels": _pull_secrets.labels(NAME, "b")}, type=_pull_secrets.TYPE)
-    claim = {"labels": _pull_secrets.labels("old", "name"), "ownerReferences": [{"kind": "StatefulSet"}]}
+    server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=pull_secrets.TYPE)
+    server.add("secrets", NAMESPACE, "pull-of-b", metadata={"labels": pull_secrets.labels(NAME, "b")}, type=pull_secrets.TYPE)
+    claim = {"labels": pull_secrets.labels("old", "name"), "ownerReferences": [{"kind": "StatefulSet"}]}
     server.add("persistentvolumeclaims", NAMESPACE, "content-registry-cache-0", metadata=claim)
     assert prune(server, remove_namespace=True)["removed"][-1] == "Namespace registry-cache"
     assert ("namespaces", "", NAMESPACE) not in server.objects
 
 
-@pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **_pull_secrets.labels("other", NAMESPACE)}])
+@pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **pull_secrets.labels("other", NAMESPACE)}])
 def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> None:
     server.namespace(NAMESPACE, **labels)
     put(server, "ConfigMap", OURS)
@@ -275,7 +276,7 @@ def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> 
     [
         ("Deployment", {}),
         ("DaemonSet", HELM),
-        ("StatefulSet", _pull_secrets.labels("other", NAMESPACE)),
+        ("StatefulSet", pull_secrets.labels("other", NAMESPACE)),
         ("Service", {}),
         ("PersistentVolumeClaim", {}),
         ("ConfigMap", {}),
@@ -379,7 +380,7 @@ def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
 )
 def test_what_is_not_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
     put(server, "Service", HELM)
-    server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": _pull_secrets.labels("other", NAMESPACE)})
+    server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": pull_secrets.labels("other", NAMESPACE)})
     message = adopt(server, {"kind": "Service", "name": NAME}, named)["msg"]
     assert message.startswith("objects: ") and all(part in message for part in words), message
     assert server.writes == []

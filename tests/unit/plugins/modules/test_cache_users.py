@@ -17,7 +17,8 @@ from typing import Any
 import bcrypt
 import pytest
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_users, _htpasswd, _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd, pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
@@ -361,7 +362,7 @@ def beside(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[st
     given = [{"name": user["name"], "password": user.get("password"), "hash": user.get("hash")} for user in users]
     defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "keep", "rotate": None, "grace": 300}
     module = SimpleNamespace(params={**defaults, **options, "users": given}, check_mode=False)
-    return cache_users.run(module, _pull_secrets.Api(client.get_api_client(host=server.url, api_key="x").client))
+    return cache_users.run(module, pull_secrets.Api(client.get_api_client(host=server.url, api_key="x").client))
 
 
 def test_two_first_runs_at_once(server: ApiServer) -> None:
@@ -480,7 +481,7 @@ def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...
 
 @pytest.mark.parametrize("step", ["check", "keep"])
 def test_users_that_no_secret_holds(server: ApiServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    monkeypatch.setattr(_cache_users, "MAX_BYTES", 2000)
+    monkeypatch.setattr(_users, "MAX_BYTES", 2000)
     message = refused(server, *({"name": f"team-{number}"} for number in range(20)), step=step)
     assert "20 users need" in message and "1 MiB" in message and "Give several clients one user" in message
 
@@ -516,8 +517,8 @@ def test_check_knows_what_rotation_would_begin(server: ApiServer) -> None:
 
 def test_check_hashes_nothing(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure(server, NODES, TEAM)
-    monkeypatch.setattr(_htpasswd, "bcrypt", None)
-    monkeypatch.setattr(_htpasswd, "missing", lambda _schemes: None)
+    monkeypatch.setattr(htpasswd, "bcrypt", None)
+    monkeypatch.setattr(htpasswd, "missing", lambda _schemes: None)
     assert not ensure(server, NODES, TEAM, {"name": "new"}, step="check")["changed"]
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp, _iam_policy
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import iam_policy
 
 from tests.module_args import NULL
 from tests.unit.plugins.google_wire import Wire
@@ -183,17 +184,17 @@ def test_thirty_writers_at_once_all_succeed(wire: Wire, monkeypatch: pytest.Monk
         return answer
 
     monkeypatch.setattr(wire, "send", slow)
-    for module in (_gcp, _iam_policy):
+    for module in (gcp, iam_policy):
         monkeypatch.setattr(module, "time", clock, raising=False)
 
     def write(name: str) -> None:
         try:
             clock.sleep(0)
-            options = {**dict.fromkeys(_gcp.argument_spec()), "auth_kind": "accesstoken", "access_token": wire.google.operator}
+            options = {**dict.fromkeys(gcp.argument_spec()), "auth_kind": "accesstoken", "access_token": wire.google.operator}
             options |= {"wait_timeout": 300, "universe_domain": "googleapis.com"}
-            client = _gcp.GcpClient(SimpleNamespace(params=options, check_mode=False, fail_json=print))
-            policy = _iam_policy.Policy(client, REPOSITORY, _iam_policy.kind_of(REPOSITORY), print)
-            results[name] = policy.ensure(_iam_policy.Grant(READER, name, None), True, False)[0]
+            client = gcp.GcpClient(SimpleNamespace(params=options, check_mode=False, fail_json=print))
+            policy = iam_policy.Policy(client, REPOSITORY, iam_policy.kind_of(REPOSITORY), print)
+            results[name] = policy.ensure(iam_policy.Grant(READER, name, None), True, False)[0]
         except Exception as error:
             results[name] = error
         finally:
@@ -506,15 +507,15 @@ def test_another_state_is_refused(wire: Wire) -> None:
 @pytest.mark.parametrize("deleted", ["", "deleted:"])
 def test_case_of_an_address_does_not_count(kind: str, deleted: str) -> None:
     policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}:some.one@example.com?uid=1"]}]}
-    assert _iam_policy.Grant(READER, f"{deleted}{kind}:Some.One@Example.com?uid=1", None).held(policy)
+    assert iam_policy.Grant(READER, f"{deleted}{kind}:Some.One@Example.com?uid=1", None).held(policy)
 
 
 @pytest.mark.parametrize("kind", ["principal", "principalSet"])
 @pytest.mark.parametrize("deleted", ["", "deleted:"])
 def test_case_of_a_principal_counts_deleted_or_not(kind: str, deleted: str) -> None:
     policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}://iam.googleapis.com/x/subject/foo"]}]}
-    assert not _iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/Foo", None).held(policy)
-    assert _iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/foo", None).held(policy)
+    assert not iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/Foo", None).held(policy)
+    assert iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/foo", None).held(policy)
 
 
 def test_only_the_deleted_principal_that_was_named_is_removed(wire: Wire) -> None:

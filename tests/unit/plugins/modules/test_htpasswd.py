@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd as _htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 from passlib.hash import apr_md5_crypt, bcrypt, ldap_sha1, sha256_crypt, sha512_crypt
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson, _pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import dockerconfigjson, pull_secrets
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 from tests.unit.plugins.module_runner import run
@@ -185,7 +185,7 @@ def test_what_others_changed_in_ours(server: ApiServer) -> None:
 
 
 def test_a_secret_as_the_role_made_it_before_is_ours(server: ApiServer) -> None:
-    text = _dockerconfigjson.render(HOSTS, "nodes", PASSWORD)
+    text = dockerconfigjson.render(HOSTS, "nodes", PASSWORD)
     data = {".dockerconfigjson": base64.b64encode(text.encode()).decode()}
     server.add("secrets", "default", "registry-cache", type="kubernetes.io/dockerconfigjson", metadata={"labels": LABELS}, data=data)
     assert not ensure(server, secret())["changed"]
@@ -876,13 +876,13 @@ def test_no_list(server: ApiServer, monkeypatch: pytest.MonkeyPatch, answer: Any
 
 
 def test_a_cluster_that_goes_away_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    written = _pull_secrets.Plan._write
+    written = pull_secrets.Plan._write
 
     def write(self: Any, change: Any) -> None:
         if change.key[0] == "dev":
             raise OSError("Network is unreachable")
         written(self, change)
 
-    monkeypatch.setattr(_pull_secrets.Plan, "_write", write)
+    monkeypatch.setattr(pull_secrets.Plan, "_write", write)
     result = ensure(server, secret(namespaces=["dev", "prod"]))
     assert result["changed"] and "Secret dev/registry-cache could not be written (Network is unreachable)" in result["msg"]

@@ -18,7 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _image_reference, _replicas, _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream as _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
 from ansible_collections.pullthrough.registry_cache.plugins.modules import upstream_verify
 from ansible_collections.pullthrough.registry_cache.plugins.modules.upstream_verify import Hopeless, Refused
 from kubernetes.client.exceptions import ApiException
@@ -90,7 +92,7 @@ class Fakes:
         return self.registry(pod)
 
     def verify_all(self, **params: Any) -> list[dict[str, str]]:
-        image = _image_reference.parse(IMAGE)
+        image = image_reference.parse(IMAGE)
         return upstream_verify.verify_all(self, image, {**PARAMS, **params}, "/ca", self.clock, self.clock.sleep)
 
     def steps(self) -> list[tuple[str, str]]:
@@ -137,7 +139,7 @@ def test_success(fakes: Fakes) -> None:
 
 
 def test_verify_asks_by_digest(fakes: Fakes) -> None:
-    image = _image_reference.parse(f"{HOST}/p/r/i:1.0@{DIGEST}")
+    image = image_reference.parse(f"{HOST}/p/r/i:1.0@{DIGEST}")
     assert upstream_verify.verify(fakes, "cache-1", image, PARAMS, None) == DIGEST
     assert fakes.calls[1][3] == DIGEST and fakes.calls[3][2] == f"/v2/p/r/i/manifests/{DIGEST}"
 
@@ -315,7 +317,7 @@ def test_pods_that_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     replicas, clock = replicas_of(monkeypatch, *pods), Clock()
     with pytest.raises(Hopeless, match="not ready in namespace registry-cache: cache-1, cache-2, cache-3$"):
-        upstream_verify.verify_all(replicas, _image_reference.parse(IMAGE), PARAMS, None, clock, clock.sleep)
+        upstream_verify.verify_all(replicas, image_reference.parse(IMAGE), PARAMS, None, clock, clock.sleep)
     assert clock.slept == []
 
 

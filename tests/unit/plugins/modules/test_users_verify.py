@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
 from ansible_collections.pullthrough.registry_cache.plugins.modules import users_verify
 from ansible_collections.pullthrough.registry_cache.plugins.modules.users_verify import Hopeless, Refused
 from kubernetes.client.exceptions import ApiException

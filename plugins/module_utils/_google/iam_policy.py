@@ -13,8 +13,8 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ._artifact_registry import REPOSITORY
-from ._gcp import GcpClient, GcpError, stripped
+from .artifact_registry import REPOSITORY
+from .client import GcpClient, GcpError, stripped
 
 # The only version that holds conditions; asked for, so that none is hidden.
 _VERSION = 3

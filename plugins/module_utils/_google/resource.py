@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ._gcp import GcpClient, GcpError, differing, stripped
+from .client import GcpClient, GcpError, differing, stripped
 
 _Object = dict[str, t.Any]
 # Whether that was a change, the object before, the object after.

@@ -9,7 +9,7 @@ import string
 
 import bcrypt
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -40,15 +40,15 @@ def texts(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def wanted(draw: st.DrawFn) -> list[_htpasswd.User]:
+def wanted(draw: st.DrawFn) -> list[htpasswd.User]:
     users = []
     for name in draw(st.lists(NAMES, max_size=4, unique=True)):
         password, given_hash = draw(PASSWORDS), draw(st.one_of(st.none(), HASHES))
         kind = draw(st.sampled_from(["password", "hash", "absent"]))
         if kind == "hash" and given_hash:
-            users.append(_htpasswd.User(name, None, hash=given_hash))
+            users.append(htpasswd.User(name, None, hash=given_hash))
         else:
-            users.append(_htpasswd.User(name, password, present=kind != "absent"))
+            users.append(htpasswd.User(name, password, present=kind != "absent"))
     return users
 
 
@@ -65,13 +65,13 @@ def foreign(text: str) -> list[str]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(texts(), wanted(), st.booleans())
-def test_parse_write_parse(text: str, users: list[_htpasswd.User], exclusive: bool) -> None:
-    after, actions = _htpasswd.apply(text, users, COST, exclusive)
+def test_parse_write_parse(text: str, users: list[htpasswd.User], exclusive: bool) -> None:
+    after, actions = htpasswd.apply(text, users, COST, exclusive)
     before_users, after_users = read(text), read(after)
     present = {user.name: user for user in users if user.present}
     named = {user.name for user in users}
 
-    assert list(_htpasswd.parse(after)[1]) == list(after_users)
+    assert list(htpasswd.parse(after)[1]) == list(after_users)
     kept = {name for name in before_users if name not in named and not exclusive}
     assert after_users.keys() == present.keys() | kept
     assert {name: after_users[name] for name in kept} == {name: before_users[name] for name in kept}
@@ -86,7 +86,7 @@ def test_parse_write_parse(text: str, users: list[_htpasswd.User], exclusive: bo
     assert foreign(after) == foreign(text)
     assert actions or after == text
     assert set(actions) == {name for name in before_users.keys() | after_users.keys() if before_users.get(name) != after_users.get(name)}
-    assert _htpasswd.apply(after, users, COST, exclusive) == (after, {})
+    assert htpasswd.apply(after, users, COST, exclusive) == (after, {})
 
 
 @settings(max_examples=300, deadline=None)
@@ -96,19 +96,19 @@ def test_any_text_is_parsed_or_refused_with_its_lines(text: str) -> None:
     names = [entry.partition(":")[0] for entry in entries]
     sound = all(re.match(r"[^:]+:.", entry, re.DOTALL) for entry in entries)
     if sound and len(set(names)) == len(names):
-        assert list(_htpasswd.parse(text)[1]) == names
-        assert _htpasswd.apply(text, [], COST, False) == (text, {})
+        assert list(htpasswd.parse(text)[1]) == names
+        assert htpasswd.apply(text, [], COST, False) == (text, {})
     else:
-        with pytest.raises(_htpasswd.TextError, match=r"^line \d+ "):
-            _htpasswd.parse(text)
+        with pytest.raises(htpasswd.TextError, match=r"^line \d+ "):
+            htpasswd.parse(text)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_any_user_is_held_or_refused(name: str, password: str) -> None:
     try:
-        text, _ = _htpasswd.apply("", [_htpasswd.User(name, password)], COST, False)
-    except (_htpasswd.UserError, UnicodeEncodeError) as error:
+        text, _ = htpasswd.apply("", [htpasswd.User(name, password)], COST, False)
+    except (htpasswd.UserError, UnicodeEncodeError) as error:
         assert len(password) < 8 or password in name or password not in str(error)
         return
     assert text.count("\n") == 1 and list(read(text)) == [name]

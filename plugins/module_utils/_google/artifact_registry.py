@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ._gcp import GcpError
+from .client import GcpError
 
 API = "https://artifactregistry.googleapis.com/v1"
 # Repositories that took over Container Registry's hosts, whose names they have; each is in one location only.

@@ -12,7 +12,8 @@ import typing as t
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
+
+from .._credentials import pull_secrets
 
 try:
     from yaml import YAMLError
@@ -41,7 +42,7 @@ def get_api_client(module: t.Any) -> t.Any:
 WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 
 
-def run(module: t.Any, work: t.Callable[[_pull_secrets.Api], dict[str, t.Any]], *refusals: type[Exception]) -> None:
+def run(module: t.Any, work: t.Callable[[pull_secrets.Api], dict[str, t.Any]], *refusals: type[Exception]) -> None:
     """Exit the module with what `work` returns, or fail it with a sentence.
 
     :param refusals: exceptions of `work` whose text is that sentence.
@@ -50,13 +51,13 @@ def run(module: t.Any, work: t.Callable[[_pull_secrets.Api], dict[str, t.Any]], 
     try:
         client = get_api_client(module).client
         host = client.configuration.host
-        result = work(_pull_secrets.Api(client))
+        result = work(pull_secrets.Api(client))
     except CoreException as error:
         module.fail_json(msg=f"No way to the cluster: {error}. {WAY_OUT}.")
-    except _pull_secrets.ApiException as error:
-        module.fail_json(msg=f"{host} refuses: {_pull_secrets.words(error)}. {WAY_OUT}.")
+    except pull_secrets.ApiException as error:
+        module.fail_json(msg=f"{host} refuses: {pull_secrets.words(error)}. {WAY_OUT}.")
     except refusals as error:
         module.fail_json(msg=str(error))
-    except (_pull_secrets.HTTPError, OSError, ValueError) as error:
+    except (pull_secrets.HTTPError, OSError, ValueError) as error:
         module.fail_json(msg=f"No usable answer from {host}: {error}. {WAY_OUT}.")
     module.exit_json(**result)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The session of _gcp: credentials, and what goes wrong below HTTP, over real sockets."""
+"""The session of Google's client: credentials, and what goes wrong below HTTP, over real sockets."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import google.auth.exceptions
 import google.auth.impersonated_credentials
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _gcp
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
 from requests.adapters import HTTPAdapter
 
 from google_emulator import tls
@@ -126,12 +126,12 @@ class Server:
                 request.url = address + request.path_url
                 return super().send(request, *arguments, **options)
 
-        monkeypatch.setattr(_gcp, "HTTPAdapter", Loopback)
+        monkeypatch.setattr(gcp, "HTTPAdapter", Loopback)
         self.pauses: list[float] = []
         # Time passes by sleeping alone; urllib3 pauses between attempts to connect, too.
         started, now = time.monotonic(), time.time()
         clock = {"monotonic": lambda: started + sum(self.pauses), "time": lambda: now + sum(self.pauses), "sleep": self.pauses.append}
-        monkeypatch.setattr(_gcp, "time", SimpleNamespace(**clock))
+        monkeypatch.setattr(gcp, "time", SimpleNamespace(**clock))
         monkeypatch.setattr(time, "sleep", self.pauses.append)
 
     def close(self) -> None:
@@ -147,13 +147,13 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     running.close()
 
 
-def client(**params: Any) -> _gcp.GcpClient:
+def client(**params: Any) -> gcp.GcpClient:
     def fail_json(msg: str) -> None:
         raise AssertionError(msg)
 
-    defaults = {name: option.get("default") for name, option in _gcp.argument_spec().items()}
+    defaults = {name: option.get("default") for name, option in gcp.argument_spec().items()}
     options = {**defaults, "auth_kind": "accesstoken", "access_token": "token", **params}
-    return _gcp.GcpClient(SimpleNamespace(params=options, check_mode=False, fail_json=fail_json))
+    return gcp.GcpClient(SimpleNamespace(params=options, check_mode=False, fail_json=fail_json))
 
 
 URL = "https://iam.googleapis.com/v1/x"
@@ -175,7 +175,7 @@ def test_what_passes_is_tried_again(server: Server, method: str, fault: tuple[in
 @pytest.mark.parametrize("fault", FAULTS)
 def test_tries_end_with_wait_timeout(server: Server, method: str, fault: tuple[int, bytes]) -> None:
     server.answers = [fault]
-    with pytest.raises(_gcp.GcpError, match=r"^x: .* Tried \d+ times; wait_timeout is 90 s: raise it to try longer\.$") as caught:
+    with pytest.raises(gcp.GcpError, match=r"^x: .* Tried \d+ times; wait_timeout is 90 s: raise it to try longer\.$") as caught:
         client(wait_timeout=90).request(method, URL, "x")
     assert sum(server.pauses) == pytest.approx(90) and len(server.seen) == len(server.pauses) + 1
     # Google did not take up what it has no quota for; of others nobody knows.
@@ -186,14 +186,14 @@ def test_the_time_is_that_of_the_module_and_not_of_each_request(server: Server) 
     server.answers = [(503, b"{}")]
     google = client(wait_timeout=90)
     for _request in range(3):
-        with pytest.raises(_gcp.GcpError):
+        with pytest.raises(gcp.GcpError):
             google.request("GET", URL, "x")
     assert sum(server.pauses) == pytest.approx(90)
 
 
 def test_no_time_means_one_try(server: Server) -> None:
     server.answers = [(503, b"{}")]
-    with pytest.raises(_gcp.GcpError):
+    with pytest.raises(gcp.GcpError):
         client(wait_timeout=0).request("GET", URL, "x")
     assert len(server.seen) == 1 and not server.pauses
 
@@ -202,14 +202,14 @@ def test_no_time_means_one_try(server: Server) -> None:
 def test_google_sets_the_shortest_pause(server: Server, form: str) -> None:
     server.answers = [(429, b"{}"), (200, b'{"name": "x"}')]
     # A date has whole seconds.
-    server.retry_after = "45" if form == "seconds" else email.utils.formatdate(_gcp.time.time() + 46, usegmt=True)
+    server.retry_after = "45" if form == "seconds" else email.utils.formatdate(gcp.time.time() + 46, usegmt=True)
     assert client().request("POST", URL, "x") == {"name": "x"}
     assert 45 <= server.pauses[0] <= 47 and len(server.seen) == 2
 
 
 def test_a_pause_that_is_longer_than_the_time_is_not_begun(server: Server) -> None:
     server.answers, server.retry_after = [(429, b'{"error": {"message": "Quota exceeded"}}')], "3600"
-    with pytest.raises(_gcp.GcpError, match=r"^x: HTTP 429: Quota exceeded .*wait_timeout is 300 s, and Google asks for 3600 s"):
+    with pytest.raises(gcp.GcpError, match=r"^x: HTTP 429: Quota exceeded .*wait_timeout is 300 s, and Google asks for 3600 s"):
         client().request("GET", URL, "x")
     assert len(server.seen) == 1 and not server.pauses
 
@@ -220,9 +220,9 @@ def test_a_pause_that_makes_no_sense_is_none(server: Server) -> None:
 
 
 def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gcp, "TIMEOUT", (1, 0.1))
+    monkeypatch.setattr(gcp, "TIMEOUT", (1, 0.1))
     server.answers = [(-1, b"")]
-    with pytest.raises(_gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY") as caught:
+    with pytest.raises(gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY") as caught:
         client(wait_timeout=3).request("POST", URL, "x", body={})
     assert caught.value.unclear and len(server.seen) > 1
 
@@ -237,7 +237,7 @@ def test_a_refused_connection(server: Server, module: str, options: dict[str, An
     assert "secret-token" not in json.dumps(result) and sum(server.pauses) < 10
 
 
-@pytest.mark.parametrize(("status", "way_out"), sorted(_gcp._WAY_OUT.items()))
+@pytest.mark.parametrize(("status", "way_out"), sorted(gcp._WAY_OUT.items()))
 def test_an_error_tells_a_way_out(wire: Wire, status: int, way_out: str) -> None:
     refusal = {"error": {"code": status, "message": "Google's words"}}
     wire.answer("POST", "workloadIdentityPoolId", status, refusal, times=100)
@@ -248,13 +248,13 @@ def test_an_error_tells_a_way_out(wire: Wire, status: int, way_out: str) -> None
 @pytest.mark.parametrize("body", [b"", b"<html>Log in</html>", b"[]"])
 def test_an_answer_that_is_not_googles(server: Server, body: bytes) -> None:
     server.answers = [(200, body)]
-    with pytest.raises(_gcp.GcpError, match="HTTP 200 without a JSON object.*HTTPS_PROXY"):
+    with pytest.raises(gcp.GcpError, match="HTTP 200 without a JSON object.*HTTPS_PROXY"):
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
 def test_an_error_that_is_no_json(server: Server) -> None:
     server.answers = [(501, b"Bad day")]
-    with pytest.raises(_gcp.GcpError, match="^x: HTTP 501: Bad day$"):
+    with pytest.raises(gcp.GcpError, match="^x: HTTP 501: Bad day$"):
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
@@ -315,22 +315,22 @@ def test_token_that_cannot_be_had(error: Exception, words: str, monkeypatch: pyt
         raise error
 
     monkeypatch.setattr(google_client._session.credentials, "before_request", fail)
-    with pytest.raises(_gcp.GcpError, match=f"^x: .*{words}"):
+    with pytest.raises(gcp.GcpError, match=f"^x: .*{words}"):
         google_client.request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
 def test_missing_library(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_gcp, "IMPORT_ERROR", "ImportError: google.auth")
+    monkeypatch.setattr(gcp, "IMPORT_ERROR", "ImportError: google.auth")
     message = wire.run(MODULE, **POOL)["msg"]
     assert "google-auth" in message and not wire.requests
 
 
 def reloaded(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> Any:
-    """_gcp as it is where google.cloud has these utilities only."""
+    """The client as it is where google.cloud has these utilities only."""
     for name in ("gcp_utils", "gcp_v2"):
         # None is what cannot be imported.
         monkeypatch.setitem(sys.modules, f"{GOOGLE_CLOUD}.{name}", modules.get(name))
-    spec = importlib.util.spec_from_file_location(_gcp.__name__, _gcp.__file__)
+    spec = importlib.util.spec_from_file_location(gcp.__name__, gcp.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -353,7 +353,7 @@ def test_a_google_cloud_without_a_session(
 ) -> None:
     module = reloaded(monkeypatch, gcp_utils=SimpleNamespace(), gcp_v2=SimpleNamespace())
     assert "ImportError" in module.SESSION_ERROR
-    monkeypatch.setattr(_gcp, "SESSION_ERROR", module.SESSION_ERROR)
+    monkeypatch.setattr(gcp, "SESSION_ERROR", module.SESSION_ERROR)
     folder = tmp_path / "ansible_collections" / "google" / "cloud"
     folder.mkdir(parents=True)
     if installed:
@@ -361,14 +361,14 @@ def test_a_google_cloud_without_a_session(
     monkeypatch.setenv("ANSIBLE_COLLECTIONS_PATH", str(tmp_path))
     monkeypatch.setattr(sys, "path", [])
     result = wire.run(MODULE, **POOL)
-    assert result["failed"] and "google.cloud" in result["msg"] and f"'{_gcp.GOOGLE_CLOUD}'" in result["msg"]
+    assert result["failed"] and "google.cloud" in result["msg"] and f"'{gcp.GOOGLE_CLOUD}'" in result["msg"]
     assert ("version 9.8.7" in result["msg"]) == installed and "ansible-galaxy collection install" in result["msg"]
     assert "not found" in result["msg"] or installed or pathlib.Path("/usr/share/ansible/collections").exists()
 
 
 def test_the_versions_of_google_cloud_agree_with_galaxy_yml() -> None:
     lowest = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]["google.cloud"]
-    assert _gcp.GOOGLE_CLOUD.startswith(f"google.cloud:{lowest},<")
+    assert gcp.GOOGLE_CLOUD.startswith(f"google.cloud:{lowest},<")
     assert f"google.cloud:{lowest}" in (ROOT / "README.md").read_text()
 
 
@@ -378,7 +378,7 @@ def test_options_and_variables_of_google_cloud_are_ours(monkeypatch: pytest.Monk
     seen: dict[str, Any] = {}
     monkeypatch.setattr(utilities.AnsibleModule, "__init__", lambda self, *_arguments, **options: seen.update(options))
     utilities.GcpModule(argument_spec={})
-    ours, theirs = _gcp.argument_spec(), seen["argument_spec"]
+    ours, theirs = gcp.argument_spec(), seen["argument_spec"]
     assert theirs.keys() <= ours.keys()
     for name, option in theirs.items():
         assert ours[name]["type"] == option["type"] and set(ours[name].get("choices", [])) == set(option.get("choices", []))
@@ -520,7 +520,7 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, option: str, value:
 
 
 def test_every_module_is_in_the_table() -> None:
-    modules = pathlib.Path(_gcp.__file__).parents[1] / "modules"
+    modules = pathlib.Path(gcp.__file__).parents[2] / "modules"
     # That one asks a cluster first, and has a test of its own for each.
     others = {"gcp_iam_cluster_principals"}
     assert {path.stem for path in modules.glob("gcp_*.py")} == {module for module, _options, _what in EVERY} | others
@@ -674,11 +674,11 @@ def tls_server(tmp_path: pathlib.Path) -> Iterator[str]:
 def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
-    with pytest.raises(_gcp.GcpError) as caught:
+    with pytest.raises(gcp.GcpError) as caught:
         client().request("GET", f"{tls_server}/v1/x", "x")
     message = str(caught.value)
     assert message.startswith(f"x: no answer from {tls_server}/v1/x: [SSL: CERTIFICATE_VERIFY_FAILED]")
-    assert message.endswith(f". {_gcp._CERTIFICATE_WAY_OUT}") and "REQUESTS_CA_BUNDLE" in _gcp._CERTIFICATE_WAY_OUT
+    assert message.endswith(f". {gcp._CERTIFICATE_WAY_OUT}") and "REQUESTS_CA_BUNDLE" in gcp._CERTIFICATE_WAY_OUT
     assert not pauses, "a certificate does not get better"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     assert client().request("GET", f"{tls_server}/v1/x", "x") == {"name": "x"}
@@ -697,21 +697,21 @@ def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
     monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
     refused = r"^x: no answer from https://iam\.googleapis\.com/v1/x: through the proxy: .*{}.*Check the network, HTTPS_PROXY"
-    with pytest.raises(_gcp.GcpError, match=refused.format("403 Forbidden")):
+    with pytest.raises(gcp.GcpError, match=refused.format("403 Forbidden")):
         client().request("GET", f"{IAM}/x", "x")
     proxy.shutdown()
     proxy.server_close()
-    with pytest.raises(_gcp.GcpError, match=refused.format("refused")):
+    with pytest.raises(gcp.GcpError, match=refused.format("refused")):
         client().request("GET", f"{IAM}/x", "x")
 
 
 def test_no_address_in_memory_is_shown() -> None:
     error = OSError("<urllib3.connection.HTTPSConnection object at 0x7f00aa>: Failed to establish a new connection")
-    assert _gcp._cause(error).startswith("Failed to establish a new connection. Check the network")
+    assert gcp._cause(error).startswith("Failed to establish a new connection. Check the network")
 
 
 def test_fields_are_compared_whole() -> None:
     current = {"a": {"x": "1", "y": "2"}, "b": "", "c": False, "d": "kept", "e": {"x": ""}}
-    assert _gcp.differing(current, {"a": {"x": "1"}, "b": "", "c": False}) == ["a"]
-    assert _gcp.differing(current, {"a": {"x": "1", "y": "2", "z": ""}, "d": ""}) == ["a", "d"]
-    assert _gcp.differing(current, {"e": {}}) == ["e"] and _gcp.differing({}, {"e": {}, "b": "", "c": False}) == []
+    assert gcp.differing(current, {"a": {"x": "1"}, "b": "", "c": False}) == ["a"]
+    assert gcp.differing(current, {"a": {"x": "1", "y": "2", "z": ""}, "d": ""}) == ["a", "d"]
+    assert gcp.differing(current, {"e": {}}) == ["e"] and gcp.differing({}, {"e": {}, "b": "", "c": False}) == []

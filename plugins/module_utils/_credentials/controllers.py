@@ -18,8 +18,8 @@ import re
 import typing as t
 from base64 import b64encode
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api, ApiException, Owner, PullSecretError
+from . import pull_secrets
+from .pull_secrets import Api, ApiException, Owner, PullSecretError
 
 Object = t.Dict[str, t.Any]
 
@@ -34,7 +34,7 @@ _KINDS = {
     "Secret": ("v1", "secrets"),
 }
 _APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
-_AUTO = _pull_secrets.REFLECTOR + "reflection-auto-enabled"
+_AUTO = pull_secrets.REFLECTOR + "reflection-auto-enabled"
 _NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"
 # How soon external-secrets sees a namespace, and a changed credential.
 _REFRESH = "1m"
@@ -101,7 +101,7 @@ def objects(secrets: list[dict[str, t.Any]], controller: str, owner: Owner) -> l
 
 
 def _labels(owner: Owner) -> Object:
-    return {**owner.labels, _pull_secrets.COMPONENT: _pull_secrets.SOURCE}
+    return {**owner.labels, pull_secrets.COMPONENT: pull_secrets.SOURCE}
 
 
 def _slug(user: str) -> str:
@@ -113,9 +113,9 @@ def _slug(user: str) -> str:
 def _of_external_secrets(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
     name, namespace = f"{owner.name}-pull-{_slug(secret['user'] or secret['username'])}", owner.namespace
     # Another namespace may have a cache of this name.
-    cluster_name = _pull_secrets.shortened(f"{name}.{namespace}")
+    cluster_name = pull_secrets.shortened(f"{name}.{namespace}")
     where = selector(secret)
-    template = _pull_secrets.metadata(owner, secret)
+    template = pull_secrets.metadata(owner, secret)
 
     def made(api_version: str, kind: str, namespaced: bool = True, **fields: t.Any) -> Object:
         place = {"name": name, "namespace": namespace} if namespaced else {"name": cluster_name}
@@ -124,7 +124,7 @@ def _of_external_secrets(secret: dict[str, t.Any], owner: Owner) -> list[Object]
     # A store of its own for each user, whose service account reads that user's credential alone: any namespace of the store's
     # can ask it for whatever it may read.
     return [
-        made("v1", "Secret", data={_KEY: _encoded(_pull_secrets.content(secret))}),
+        made("v1", "Secret", data={_KEY: _encoded(pull_secrets.content(secret))}),
         made("v1", "ServiceAccount", automountServiceAccountToken=False),
         made(_RBAC, "Role", rules=[{"apiGroups": [""], "resources": ["secrets"], "resourceNames": [name], "verbs": ["get"]}]),
         made(
@@ -166,9 +166,9 @@ def _of_external_secrets(secret: dict[str, t.Any], owner: Owner) -> list[Object]
                         # It stays when the controller goes, and module pull_secrets knows it by its labels.
                         "creationPolicy": "Orphan",
                         "deletionPolicy": "Retain",
-                        "template": {"type": _pull_secrets.TYPE, "metadata": {name: values for name, values in template.items() if values}},
+                        "template": {"type": pull_secrets.TYPE, "metadata": {name: values for name, values in template.items() if values}},
                     },
-                    "data": [{"secretKey": _pull_secrets.KEY, "remoteRef": {"key": name, "property": _KEY}}],
+                    "data": [{"secretKey": pull_secrets.KEY, "remoteRef": {"key": name, "property": _KEY}}],
                 },
             },
         ),
@@ -196,14 +196,14 @@ def _of_reflector(secret: dict[str, t.Any], owner: Owner) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
-        "type": _pull_secrets.TYPE,
+        "type": pull_secrets.TYPE,
         "metadata": {
             "name": secret["name"],
             "namespace": namespace,
             "labels": _labels(owner),
-            "annotations": {_pull_secrets.REFLECTOR + name: value for name, value in annotations.items()},
+            "annotations": {pull_secrets.REFLECTOR + name: value for name, value in annotations.items()},
         },
-        "data": {_pull_secrets.KEY: _encoded(_pull_secrets.content(secret))},
+        "data": {pull_secrets.KEY: _encoded(pull_secrets.content(secret))},
     }
 
 
@@ -252,7 +252,7 @@ class Sources:
 
     def _list(self, kind: str) -> list[Object]:
         group, plural = _KINDS[kind]
-        selector = f"{self._owner.selector},{_pull_secrets.COMPONENT}={_pull_secrets.SOURCE}"
+        selector = f"{self._owner.selector},{pull_secrets.COMPONENT}={pull_secrets.SOURCE}"
         namespace = None if group == _ESO else self._owner.namespace
         try:
             return self._api.list_all(plural, namespace=namespace, group=_root(group), label_selector=selector)
@@ -260,7 +260,7 @@ class Sources:
             # Who may not even list them has made none; with a controller they are needed.
             if error.status != 403 or self._controller != "none":
                 raise
-            self.warnings.append(f"{kind}s of this cache cannot be listed ({_pull_secrets.words(error)}): they stay, if there are any.")
+            self.warnings.append(f"{kind}s of this cache cannot be listed ({pull_secrets.words(error)}): they stay, if there are any.")
             return []
 
     def _read(self, item: Object) -> Object | None:
@@ -273,15 +273,15 @@ class Sources:
                 raise
             return None
         labels = found["metadata"].get("labels") or {}
-        source = labels.get(_pull_secrets.COMPONENT) == _pull_secrets.SOURCE
+        source = labels.get(pull_secrets.COMPONENT) == pull_secrets.SOURCE
         # A pull secret of ours becomes the source of its copies.
-        if self._owner.owns(found["metadata"]) and (source or found.get("type") == _pull_secrets.TYPE):
+        if self._owner.owns(found["metadata"]) and (source or found.get("type") == pull_secrets.TYPE):
             return found
         option, fix = "controller", "use no controller. Example: controller: none"
         if self._controller == "reflector":
             option, fix = "name", "choose another name. Example: name: registry-cache-pull"
         raise PullSecretError(
-            f"{option}: there is another {kind} {_named(metadata)}{_pull_secrets.manager(found['metadata'])}, which this module did not"
+            f"{option}: there is another {kind} {_named(metadata)}{pull_secrets.manager(found['metadata'])}, which this module did not"
             f" make for a controller of cache {self._owner.namespace}/{self._owner.name}. Delete it, or {fix}"
         )
 
@@ -297,7 +297,7 @@ class Sources:
                 after = self._api.request("patch", _path(item), {**item, "metadata": metadata}, **options)
             except ApiException as error:
                 # The namespace comes with the cache, which a check does not make.
-                if not (check and _pull_secrets.is_leaving(error)):
+                if not (check and pull_secrets.is_leaving(error)):
                     raise
                 after = None
             if before is None or _compared(before) != _compared(after):
@@ -313,7 +313,7 @@ class Sources:
             if not check:
                 if keep_copies and _AUTO in (metadata.get("annotations") or {}):
                     body = {"metadata": {"uid": metadata["uid"], "annotations": {_AUTO: "false"}}}
-                    self._api.request("patch", _path(item), body, **_pull_secrets.PATCH)
+                    self._api.request("patch", _path(item), body, **pull_secrets.PATCH)
                 self._api.delete(_path(item), metadata["uid"])
             self.removed.append(f"{kind} {_named(metadata)}")
 

@@ -9,7 +9,7 @@ import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _registry
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import registry as _registry
 
 from tests.unit.plugins.image_stand_ins import DIGEST, Registry
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""_upstream.fetch_manifest against an HTTPS server on 127.0.0.1."""
+"""upstream.fetch_manifest against an HTTPS server on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream as _upstream
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

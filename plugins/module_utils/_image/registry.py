@@ -18,7 +18,7 @@ import re
 import subprocess
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream
+from . import upstream
 
 try:
     import requests
@@ -172,7 +172,7 @@ class Repository:
         raise RegistryError(f"no answer from {self._host} ({last})") from last
 
     def _ask(self, url: str) -> str | None:
-        headers = {"Accept": _upstream.ACCEPT}
+        headers = {"Accept": upstream.ACCEPT}
         with requests.Session() as session:
             # Else an entry of .netrc would take the place of the credential.
             session.auth = lambda request: request
@@ -205,7 +205,7 @@ class Repository:
             auth = self._credential and self._credential[:2]
             answer = session.get(challenge["realm"], params=query, auth=auth, **self._options)
         if answer.status_code in (400, 401, 403):
-            raise DeniedError(_upstream.words(answer.status_code, answer.content))
+            raise DeniedError(upstream.words(answer.status_code, answer.content))
         answer.raise_for_status()
         body = answer.json()
         return body.get("token") or body["access_token"]

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ._gcp import GcpClient, GcpError
-from ._resource import Resource
+from .client import GcpClient, GcpError
+from .resource import Resource
 
 API = "https://iam.googleapis.com/v1"
 # The options of doc fragment workload_identity.

@@ -17,7 +17,7 @@ import traceback
 import typing as t
 from base64 import b64encode
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _upstream
+from .._image import upstream
 
 try:
     from kubernetes.client import CoreV1Api
@@ -197,7 +197,7 @@ class Replicas:
         connection = http.client.HTTPConnection("localhost", self._port)
         connection.sock = forward.socket(self._port)
         connection.sock.settimeout(_EXEC_SECONDS)
-        headers = {"Accept": _upstream.ACCEPT, "Connection": "close"}
+        headers = {"Accept": upstream.ACCEPT, "Connection": "close"}
         if username:
             headers["Authorization"] = "Basic " + b64encode(f"{username}:{password}".encode()).decode()
         try:

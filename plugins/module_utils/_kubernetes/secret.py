@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _cache_objects
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import PATCH, Api, ApiException, Owner
+from .._credentials.pull_secrets import PATCH, Api, ApiException, Owner
+from . import cache_objects
 
 # How often a run reads again what another one has written meanwhile.
 TRIES = 10
@@ -31,10 +31,10 @@ class Secret:
         self._api, self._key = api, key
         self._labels = owner.labels
         self._path = f"/api/v1/namespaces/{owner.namespace}/secrets"
-        found = _cache_objects.get(api, f"{self._path}/{self.name}", "application/json")
+        found = cache_objects.get(api, f"{self._path}/{self.name}", "application/json")
         if found and not owner.owns(found["metadata"]):
-            raise _cache_objects.ObjectsError(
-                f"{self.where} is not of this cache ({_cache_objects.describe(found)}). Choose another name for the cache, or move"
+            raise cache_objects.ObjectsError(
+                f"{self.where} is not of this cache ({cache_objects.describe(found)}). Choose another name for the cache, or move"
                 " that Secret away. Example: name: registry-cache-2"
             )
         self._version = found["metadata"]["resourceVersion"] if found else None

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _workload_identity
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._cluster_principals import (
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import workload_identity
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.cluster_principals import (
     Principal,
     account_name,
     former,
@@ -72,9 +72,9 @@ def test_the_providers_of_a_cluster() -> None:
     ],
 )
 def test_subjects_of_a_condition(condition: str | None, subjects: list[str] | None) -> None:
-    assert _workload_identity.subjects_of(condition) == subjects
+    assert workload_identity.subjects_of(condition) == subjects
     if subjects:
-        assert _workload_identity.condition_of([*reversed(subjects), subjects[0]]) == condition
+        assert workload_identity.condition_of([*reversed(subjects), subjects[0]]) == condition
 
 
 def test_names() -> None:

@@ -19,7 +19,7 @@ import secrets
 import string
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _htpasswd
+from . import htpasswd
 
 # A credential: name, password, and a ready-made hash where there is one; of an old one also `until` and `dropped`.
 Credential = t.Dict[str, t.Any]
@@ -56,12 +56,12 @@ def write(state: State) -> str:
     return json.dumps(state, ensure_ascii=False, indent=1, sort_keys=True)
 
 
-def check(users: t.Sequence[_htpasswd.User]) -> None:
+def check(users: t.Sequence[htpasswd.User]) -> None:
     """:raises UsersError: for users that no cache can have."""
     try:
         # A password that is yet to be made is none that is missing.
-        _htpasswd.check_users([user if user.password is not None or user.hash else user._replace(password="x") for user in users])
-    except _htpasswd.UserError as error:
+        htpasswd.check_users([user if user.password is not None or user.hash else user._replace(password="x") for user in users])
+    except htpasswd.UserError as error:
         raise UsersError(str(error)) from None
     if taken := [user.name for user in users if _GENERATION.fullmatch(user.name)]:
         raise UsersError(
@@ -79,7 +79,7 @@ def _successor(user: str, name: str) -> str:
     return f"{user}.g{(_generation(user, name) or 0) + 1}"
 
 
-def _only_hash(user: _htpasswd.User) -> bool:
+def _only_hash(user: htpasswd.User) -> bool:
     return user.password is None and user.hash is not None
 
 
@@ -88,26 +88,26 @@ def make_password() -> str:
     return "".join(secrets.choice(_LETTERS) for _letter in range(_LENGTH))
 
 
-def _credential(name: str, user: _htpasswd.User) -> Credential:
+def _credential(name: str, user: htpasswd.User) -> Credential:
     """With the inventory's password, or one that is made here."""
     password = user.password if user.password is not None else make_password()
     return {"name": name, "password": password, **({"hash": user.hash} if user.hash else {})}
 
 
-def _recovered(user: _htpasswd.User, hashes: dict[str, str]) -> dict[str, Credential] | None:
+def _recovered(user: htpasswd.User, hashes: dict[str, str]) -> dict[str, Credential] | None:
     """What the htpasswd file alone still tells of a user; without a password unless the inventory's is the one."""
     names = sorted((name for name in hashes if _generation(user.name, name) is not None), key=lambda n: _generation(user.name, n) or 0)
     if not names:
         return None
     record = {"now": {"name": names[-1], "hash": hashes[names[-1]]}}
-    if user.password is not None and _htpasswd.verifies(user.password, hashes[names[-1]]):
+    if user.password is not None and htpasswd.verifies(user.password, hashes[names[-1]]):
         record["now"] = _credential(names[-1], user)
     if len(names) > 1:
         record["old"] = {"name": names[-2], "hash": hashes[names[-2]]}
     return record
 
 
-def keep(state: State, users: t.Sequence[_htpasswd.User], hashes: dict[str, str], now: datetime.datetime, rotating: bool) -> State:
+def keep(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str], now: datetime.datetime, rotating: bool) -> State:
     """What is in force, brought to the inventory's users: who is new gets a credential, who left loses it. No other changes,
     but what is old goes when its time is over.
 
@@ -144,7 +144,7 @@ def keep(state: State, users: t.Sequence[_htpasswd.User], hashes: dict[str, str]
     return result
 
 
-def begin(state: State, users: t.Sequence[_htpasswd.User], chosen: t.Collection[str]) -> State:
+def begin(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[str]) -> State:
     """A credential that is to come, beside the one in force, for the chosen users, or for all of them if none is chosen.
     Those of whom one is being replaced already are gone on with.
 
@@ -216,7 +216,7 @@ def due_in(state: State, now: datetime.datetime) -> int:
     return max(0, int((max(times) - now).total_seconds()) + 1) if times else 0
 
 
-def accounts(state: State, users: t.Sequence[_htpasswd.User]) -> list[_htpasswd.User]:
+def accounts(state: State, users: t.Sequence[htpasswd.User]) -> list[htpasswd.User]:
     """Everybody in the htpasswd file.
 
     :raises UsersError: if one of its lines, or the state, has no room in a Secret.
@@ -227,7 +227,7 @@ def accounts(state: State, users: t.Sequence[_htpasswd.User]) -> list[_htpasswd.
             result.append(user)
         for one in state.get(user.name, {}).values():
             if not one.get("dropped"):
-                result.append(_htpasswd.User(one["name"], one.get("password"), True, one.get("hash")))
+                result.append(htpasswd.User(one["name"], one.get("password"), True, one.get("hash")))
     size = max(sum(len(one.name.encode()) + _BYTES_OF_HASH for one in result), len(write(state).encode()))
     if size > MAX_BYTES:
         raise UsersError(

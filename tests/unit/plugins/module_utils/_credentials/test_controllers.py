@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secret_controllers
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Owner, PullSecretError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Owner, PullSecretError
 
 PASSWORD = "the-cache-password"
 REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
@@ -24,7 +24,7 @@ def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
 
 
 def objects(*secrets: dict[str, Any], controller: str = "external_secrets") -> list[dict[str, Any]]:
-    return _pull_secret_controllers.objects(list(secrets), controller, Owner("registry-cache", "cache"))
+    return controllers.objects(list(secrets), controller, Owner("registry-cache", "cache"))
 
 
 def one(kind: str, *secrets: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_what_is_no_selector(text: str) -> None:
 
 def test_names_of_the_cluster_are_cut_apart() -> None:
     owners = [Owner("s" * 62 + end, "n" * 52) for end in "ab"]
-    made = [one for owner in owners for one in _pull_secret_controllers.objects([secret("x" * 60)], "external_secrets", owner)]
+    made = [one for owner in owners for one in controllers.objects([secret("x" * 60)], "external_secrets", owner)]
     names = [item["metadata"]["name"] for item in made if "namespace" not in item["metadata"]]
     assert len(set(names)) == 2 and all(len(name) <= 63 for name in names)
 

@@ -18,7 +18,7 @@ import typing as t
 from base64 import b64decode, b64encode
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _dockerconfigjson, _htpasswd
+from . import dockerconfigjson, htpasswd
 
 try:
     from kubernetes.client.exceptions import ApiException
@@ -217,8 +217,8 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
                 " Example: name: registry-cache"
             )
         try:
-            _htpasswd.check_user(_htpasswd.User(user, secret["password"], True))
-        except _htpasswd.UserError as error:
+            htpasswd.check_user(htpasswd.User(user, secret["password"], True))
+        except htpasswd.UserError as error:
             raise PullSecretError(f"username and password: {error}") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
             raise PullSecretError(f"password: that of user '{user}' holds a line break or another control character. Choose another one")
@@ -262,7 +262,7 @@ def _check_own(owner: Owner, secret: dict[str, t.Any]) -> None:
 
 
 def content(secret: dict[str, t.Any]) -> str:
-    return _dockerconfigjson.render(secret["hosts"], secret["username"], secret["password"])
+    return dockerconfigjson.render(secret["hosts"], secret["username"], secret["password"])
 
 
 def metadata(owner: Owner, secret: dict[str, t.Any]) -> dict[str, dict[str, str]]:
@@ -557,7 +557,7 @@ class Plan:
 
     def _change(self, key: Key, found: t.Any, secret: dict[str, t.Any] | None) -> Change:
         uid = found["metadata"]["uid"] if found else None
-        before = f"{named(key)}: {', '.join(_dockerconfigjson.hosts(_decoded(found)))}" if found else None
+        before = f"{named(key)}: {', '.join(dockerconfigjson.hosts(_decoded(found)))}" if found else None
         if secret is None:
             return Change(key, "remove", uid, None, {}, before, None)
         text, made = content(secret), metadata(self._owner, secret)

@@ -12,7 +12,7 @@ import re
 import typing as t
 from dataclasses import dataclass
 
-from ._workload_identity import CLUSTER_DESCRIPTION, subjects_of
+from .workload_identity import CLUSTER_DESCRIPTION, subjects_of
 
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 _Object = dict[str, t.Any]

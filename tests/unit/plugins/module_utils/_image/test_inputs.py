@@ -11,7 +11,7 @@ import subprocess
 
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _build_inputs
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs
 
 from sandbox import settings
 from sandbox.settings import ROOT
@@ -26,35 +26,35 @@ def context(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_the_same_inputs_are_the_same_tag(context: pathlib.Path) -> None:
-    assert re.fullmatch(r"b-[0-9a-f]{12}", _build_inputs.tag(context, "base", "builder"))
-    assert _build_inputs.tag(context, "base", "builder") == _build_inputs.tag(DOCKER, "base", "builder")
+    assert re.fullmatch(r"b-[0-9a-f]{12}", inputs.tag(context, "base", "builder"))
+    assert inputs.tag(context, "base", "builder") == inputs.tag(DOCKER, "base", "builder")
 
 
 def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
-    before = _build_inputs.tag(context, "base", "builder")
-    tags = {before, _build_inputs.tag(context, "other", "builder"), _build_inputs.tag(context, "base", "other")}
+    before = inputs.tag(context, "base", "builder")
+    tags = {before, inputs.tag(context, "other", "builder"), inputs.tag(context, "base", "other")}
     for name in ("registry/go.mod", "registry/main.go", "registry/go.sum", "Dockerfile"):
         file = context / name
         kept = file.read_bytes()
         file.write_bytes(kept + b"\n")
-        tags.add(_build_inputs.tag(context, "base", "builder"))
+        tags.add(inputs.tag(context, "base", "builder"))
         file.write_bytes(kept)
     (context / "registry" / "main.go").rename(context / "registry" / "entry.go")
-    tags.add(_build_inputs.tag(context, "base", "builder"))
+    tags.add(inputs.tag(context, "base", "builder"))
     assert len(tags) == 8
 
 
 def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path) -> None:
-    before = _build_inputs.tag(context)
+    before = inputs.tag(context)
     (context / "registry" / "new_test.go").write_text("package main\n")
     (context / "sbom" / "go.mod").write_text("module other\n")
-    assert _build_inputs.tag(context) == before
+    assert inputs.tag(context) == before
     patterns = (DOCKER / ".dockerignore").read_text().split()
     assert patterns == ["**/*_test.go", "sbom"]
 
 
 def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Path) -> None:
-    _build_inputs.copy(DOCKER, tmp_path, b"ca")
+    inputs.copy(DOCKER, tmp_path, b"ca")
     copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
     assert {"Dockerfile", "registry/main.go", "registry/go.mod", "extra-ca.crt"} <= copied
     assert not [name for name in copied if name.endswith("_test.go") or name.startswith("sbom")]
@@ -64,16 +64,16 @@ def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Pat
 def test_labels_of_a_clone(tmp_path: pathlib.Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
     (tmp_path / "galaxy.yml").write_text('namespace: a\nversion: 1.2.3\n')
-    assert _build_inputs.labels(tmp_path) == {"version": "1.2.3"}
+    assert inputs.labels(tmp_path) == {"version": "1.2.3"}
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "Dockerfile").write_text("FROM scratch\n")
     subprocess.run([*git, "init", "--quiet"], check=True)
     subprocess.run([*git, "add", "."], check=True)
     subprocess.run([*git, "commit", "--quiet", "--message", "one"], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
-    assert _build_inputs.labels(tmp_path) == {"version": "1.2.3", "revision": commit}
+    assert inputs.labels(tmp_path) == {"version": "1.2.3", "revision": commit}
     (tmp_path / "docker" / "Dockerfile").write_text("FROM other\n")
-    assert _build_inputs.labels(tmp_path)["revision"] == f"{commit}-dirty"
+    assert inputs.labels(tmp_path)["revision"] == f"{commit}-dirty"
 
 
 def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
@@ -81,9 +81,9 @@ def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
     manifest = json.loads((tmp_path / "built" / "MANIFEST.json").read_text())
     expected = f"sha256:{manifest['file_manifest_file']['chksum_sha256']}"
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
-    assert _build_inputs.labels(tmp_path / "built") == {"version": version, "revision": expected}
+    assert inputs.labels(tmp_path / "built") == {"version": version, "revision": expected}
     # The same sources from either place are the same image.
-    assert _build_inputs.tag(tmp_path / "built" / "docker") == _build_inputs.tag(DOCKER)
+    assert inputs.tag(tmp_path / "built" / "docker") == inputs.tag(DOCKER)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
 )
 def test_proxies(given: dict[str, str] | None, environ: dict[str, str], expected: dict[str, str]) -> None:
     both = {**expected, **{name.upper(): value for name, value in expected.items()}}
-    assert _build_inputs.proxy_args(given, environ) == both
+    assert inputs.proxy_args(given, environ) == both
 
 
 def pins(module: str) -> str:

@@ -13,8 +13,8 @@ import re
 import time
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils import _pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._pull_secrets import Api, ApiException, Owner
+from .._credentials import pull_secrets
+from .._credentials.pull_secrets import Api, ApiException, Owner
 
 # Set on a namespace that role cache has created.
 CREATED = "registry-cache.pullthrough/created"
@@ -45,7 +45,7 @@ _OBJECTS = (
     ("PrometheusRule", ""),
 )
 # Role pull_secret writes and removes these, also in the namespace of the cache.
-_NOT_PULL_SECRETS = f"{_pull_secrets.COMPONENT}!={_pull_secrets.SOURCE}"
+_NOT_PULL_SECRETS = f"{pull_secrets.COMPONENT}!={pull_secrets.SOURCE}"
 # What else keeps a namespace; a cluster fills the ConfigMaps and Secrets of these names and types into every namespace.
 _OTHERS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -84,10 +84,10 @@ def owns(owner: Owner, item: Item) -> bool:
 def describe(item: Item) -> str:
     """Who manages an object, as its labels say."""
     labels = item["metadata"].get("labels") or {}
-    manager = labels.get(_pull_secrets.MANAGED_BY)
+    manager = labels.get(pull_secrets.MANAGED_BY)
     if not manager:
         return "no label says who manages it"
-    owner = [labels[label] for label in (_pull_secrets.OWNER_NAMESPACE, _pull_secrets.INSTANCE) if label in labels]
+    owner = [labels[label] for label in (pull_secrets.OWNER_NAMESPACE, pull_secrets.INSTANCE) if label in labels]
     return f"managed by {manager}" + (f" for {'/'.join(owner)}" if owner else "")
 
 
@@ -193,7 +193,7 @@ class Prune:
             self._add_namespace()
 
     def _ours(self, kind: str) -> list[Removal]:
-        fields = {"field_selector": f"type!={_pull_secrets.TYPE}"} if kind == "Secret" else {}
+        fields = {"field_selector": f"type!={pull_secrets.TYPE}"} if kind == "Secret" else {}
         items = _list(self._api, kind, self._owner.namespace, label_selector=f"{self._owner.selector},{_NOT_PULL_SECRETS}", **fields)
         names = [(item["metadata"]["name"], item["metadata"]["uid"]) for item in items]
         return [Removal(kind, name, path_of(kind, self._owner.namespace, name), uid) for name, uid in sorted(names)]
@@ -218,8 +218,8 @@ class Prune:
             selectors = {}
             if kind == "Secret":
                 # A pull secret of another cache serves the namespace, and goes with it; that cache itself has other objects.
-                ours = self._owner.labels[_pull_secrets.MANAGED_BY]
-                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{_pull_secrets.MANAGED_BY}!={ours}"}
+                ours = self._owner.labels[pull_secrets.MANAGED_BY]
+                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{pull_secrets.MANAGED_BY}!={ours}"}
             items = _list(self._api, kind, self._owner.namespace, **selectors)
             # What has an owner goes with it.
             items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
@@ -243,7 +243,7 @@ class Prune:
         while left := [one for one in left if self._exists(one)]:
             if time.monotonic() >= end:
                 raise ObjectsError(
-                    f"{_pull_secrets.some(map(str, left))} still exists {timeout:g} s after its removal began."
+                    f"{pull_secrets.some(map(str, left))} still exists {timeout:g} s after its removal began."
                     f" See what holds it (metadata.finalizers, status.conditions), for instance by: kubectl get {left[0].kind.lower()}"
                     f" {left[0].name} --namespace {self._owner.namespace} --output yaml. Then run again."
                 )
@@ -273,26 +273,26 @@ class Adoption:
         self._found = api.each([functools.partial(get, api, path) for path in self._paths])
         titles = [f"{one['kind']} {one['namespace']}/{one['name']}" for one in wanted]
         if missing := [title for title, item in zip(titles, self._found) if item is None]:
-            raise ObjectsError(f"objects: the cluster has no {_pull_secrets.some(missing)}. Take it out of the list")
+            raise ObjectsError(f"objects: the cluster has no {pull_secrets.some(missing)}. Take it out of the list")
         self.objects = [f"{title} ({describe(item)}, made {_made(item)})" for title, item in zip(titles, self._found)]
         others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
         if others:
             raise ObjectsError(
-                f"objects: {_pull_secrets.some(others)} belongs to another cache, which would no longer find it. Remove it by"
+                f"objects: {pull_secrets.some(others)} belongs to another cache, which would no longer find it. Remove it by"
                 " registry_cache_state=absent of that cache"
             )
         self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]
 
     def _has_another_cache(self, item: Item) -> bool:
         labels = item["metadata"].get("labels") or {}
-        return _pull_secrets.OWNER_NAMESPACE in labels and not owns(self._owner, item)
+        return pull_secrets.OWNER_NAMESPACE in labels and not owns(self._owner, item)
 
     def write(self) -> None:
         """Add the labels, to nothing that has taken the name of an object since it was looked at."""
         for path, item in zip(self._paths, self._found):
             if not owns(self._owner, item):
                 body = {"metadata": {"uid": item["metadata"]["uid"], "labels": self._owner.labels}}
-                self._api.request("patch", path, body, **_pull_secrets.PATCH)
+                self._api.request("patch", path, body, **pull_secrets.PATCH)
 
 
 def _made(item: Item) -> str:
