@@ -79,7 +79,7 @@ attributes:
 notes:
   - The caller needs C(get), C(create) and C(patch) on Secrets in the namespace.
 seealso:
-  - module: pullthrough.registry_cache.users_verify
+  - module: pullthrough.registry_cache.cache_users_verify
   - module: pullthrough.registry_cache.pull_secrets
 """
 

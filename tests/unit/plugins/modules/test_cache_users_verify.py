@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module users_verify with stand-ins for the replicas."""
+"""Module cache_users_verify with stand-ins for the replicas."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.modules import users_verify
-from ansible_collections.pullthrough.registry_cache.plugins.modules.users_verify import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users_verify
+from ansible_collections.pullthrough.registry_cache.plugins.modules.cache_users_verify import Hopeless, Refused
 from kubernetes.client.exceptions import ApiException
 
 from tests.in_process import run
@@ -52,7 +52,7 @@ class Replicas:
         self.now += seconds
 
     def wait(self, **params: Any) -> list[str]:
-        return users_verify.wait(self, {**PARAMS, **params}, lambda: self.now, self.sleep)
+        return cache_users_verify.wait(self, {**PARAMS, **params}, lambda: self.now, self.sleep)
 
 
 def test_at_once() -> None:
@@ -98,7 +98,7 @@ def test_a_replica_that_is_not_ready_and_one_that_takes_anothers_place() -> None
         if replicas.now == 4:
             replicas.unready, replicas.uids["a"], replicas.there["a"] = set(), "another", 10
 
-    assert users_verify.wait(replicas, PARAMS, lambda: replicas.now, sleep) == ["a", "b"]
+    assert cache_users_verify.wait(replicas, PARAMS, lambda: replicas.now, sleep) == ["a", "b"]
     assert replicas.now == 10 and replicas.touched == ["a"]
     replicas.unready = {"b"}
     with pytest.raises(Refused, match="b is not ready"):
@@ -156,5 +156,5 @@ def test_a_touch_is_an_annotation_and_may_fail(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_no_cluster(tmp_path: Any) -> None:
-    result = run(users_verify, kubeconfig=str(tmp_path / "none"), namespace="x", label_selector="y", accepted=[NEW])
+    result = run(cache_users_verify, kubeconfig=str(tmp_path / "none"), namespace="x", label_selector="y", accepted=[NEW])
     assert result["failed"] and NEW["password"] not in result["msg"]

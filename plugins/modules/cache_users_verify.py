@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: users_verify
+module: cache_users_verify
 short_description: Prove that every replica of a cache takes some credentials and refuses others
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
@@ -72,7 +72,7 @@ seealso:
 
 EXAMPLES = r"""
 - name: The new credential is known everywhere, and the old one nowhere
-  pullthrough.registry_cache.users_verify:
+  pullthrough.registry_cache.cache_users_verify:
     namespace: registry-cache
     label_selector: app.kubernetes.io/name=registry-cache
     accepted:

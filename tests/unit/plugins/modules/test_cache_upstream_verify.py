@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module upstream_verify with stand-ins for the replicas and the upstream."""
+"""Module cache_upstream_verify with stand-ins for the replicas and the upstream."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream as _upstream
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.modules import upstream_verify
-from ansible_collections.pullthrough.registry_cache.plugins.modules.upstream_verify import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_upstream_verify
+from ansible_collections.pullthrough.registry_cache.plugins.modules.cache_upstream_verify import Hopeless, Refused
 from kubernetes.client.exceptions import ApiException
 from websocket import WebSocketException
 
@@ -93,7 +93,7 @@ class Fakes:
 
     def verify_all(self, **params: Any) -> list[dict[str, str]]:
         image = image_reference.parse(IMAGE)
-        return upstream_verify.verify_all(self, image, {**PARAMS, **params}, "/ca", self.clock, self.clock.sleep)
+        return cache_upstream_verify.verify_all(self, image, {**PARAMS, **params}, "/ca", self.clock, self.clock.sleep)
 
     def steps(self) -> list[tuple[str, str]]:
         return [(call[0], call[1]) for call in self.calls if call[0] != "upstream"]
@@ -140,7 +140,7 @@ def test_success(fakes: Fakes) -> None:
 
 def test_verify_asks_by_digest(fakes: Fakes) -> None:
     image = image_reference.parse(f"{HOST}/p/r/i:1.0@{DIGEST}")
-    assert upstream_verify.verify(fakes, "cache-1", image, PARAMS, None) == DIGEST
+    assert cache_upstream_verify.verify(fakes, "cache-1", image, PARAMS, None) == DIGEST
     assert fakes.calls[1][3] == DIGEST and fakes.calls[3][2] == f"/v2/p/r/i/manifests/{DIGEST}"
 
 
@@ -292,9 +292,9 @@ class Api:
     connect_get_namespaced_pod_portforward = connect_get_namespaced_pod_exec
 
 
-def replicas_of(monkeypatch: pytest.MonkeyPatch, *pods: SimpleNamespace) -> upstream_verify.Replicas:
+def replicas_of(monkeypatch: pytest.MonkeyPatch, *pods: SimpleNamespace) -> cache_upstream_verify.Replicas:
     monkeypatch.setattr(_replicas, "CoreV1Api", lambda client: Api(*pods))
-    return upstream_verify.Replicas(None, "registry-cache", "registry", 5000)
+    return cache_upstream_verify.Replicas(None, "registry-cache", "registry", 5000)
 
 
 def test_ready_pods_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +317,7 @@ def test_pods_that_are_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     replicas, clock = replicas_of(monkeypatch, *pods), Clock()
     with pytest.raises(Hopeless, match="not ready in namespace registry-cache: cache-1, cache-2, cache-3$"):
-        upstream_verify.verify_all(replicas, image_reference.parse(IMAGE), PARAMS, None, clock, clock.sleep)
+        cache_upstream_verify.verify_all(replicas, image_reference.parse(IMAGE), PARAMS, None, clock, clock.sleep)
     assert clock.slept == []
 
 
@@ -628,19 +628,19 @@ def module(**arguments: Any) -> dict[str, Any]:
     given = {"namespace": "registry-cache", "label_selector": "app=cache", "image": IMAGE, "timeout": 0}
     user = {"cache_username": "nodes", "cache_password": PASSWORD}
     merged = {**given, **user, **arguments}
-    return run(upstream_verify, **{name: value for name, value in merged.items() if value is not None})
+    return run(cache_upstream_verify, **{name: value for name, value in merged.items() if value is not None})
 
 
 @pytest.fixture
 def cluster(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Fakes:
     client = SimpleNamespace(client=SimpleNamespace(client="the client"))
-    monkeypatch.setattr(upstream_verify, "get_api_client", lambda module: client)
+    monkeypatch.setattr(cache_upstream_verify, "get_api_client", lambda module: client)
 
     def replicas(*arguments: Any) -> Fakes:
         assert arguments == ("the client", "registry-cache", "registry", 5000)
         return fakes
 
-    monkeypatch.setattr(upstream_verify, "Replicas", replicas)
+    monkeypatch.setattr(cache_upstream_verify, "Replicas", replicas)
     return fakes
 
 

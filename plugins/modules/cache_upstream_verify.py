@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-module: upstream_verify
+module: cache_upstream_verify
 short_description: Prove that every replica of a cache reaches its upstream with its own credential
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
@@ -77,7 +77,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Ask the upstream with every replica's credential
-  pullthrough.registry_cache.upstream_verify:
+  pullthrough.registry_cache.cache_upstream_verify:
     namespace: registry-cache
     label_selector: app.kubernetes.io/name=registry-cache
     image: us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0
