@@ -111,7 +111,7 @@ def main() -> None:
     params = module.params
     owner = cache_objects.Owner(params["namespace"], params["name"])
 
-    def work(api: cache_objects.Api) -> dict[str, object]:
+    def work(api: cluster.Client) -> dict[str, object]:
         cache_objects.check(owner)
         wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in params["objects"]]
         adoption = cache_objects.Adoption(api, owner, wanted)
@@ -125,7 +125,7 @@ def main() -> None:
             "diff": {"before": "".join(f"{one}\n" for one in adoption.adopted), "after": "".join(f"{one}\n" for one in after)},
         }
 
-    cluster.run(module, work, cache_objects.ObjectsError)
+    cluster.run(module, work)
 
 
 if __name__ == "__main__":

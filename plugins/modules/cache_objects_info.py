@@ -132,11 +132,11 @@ def main() -> None:
     params = module.params
     owner = cache_objects.Owner(params["namespace"], params["name"])
 
-    def work(api: cache_objects.Api) -> dict[str, object]:
+    def work(api: cluster.Client) -> dict[str, object]:
         cache_objects.check(owner)
         return {"changed": False, **cache_objects.info(api, owner, params["node_port"], params["monitors"])}
 
-    cluster.run(module, work, cache_objects.ObjectsError)
+    cluster.run(module, work)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ others:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import some
 
 
 def main() -> None:
@@ -104,12 +104,12 @@ def main() -> None:
     params = module.params
     owner = cache_objects.Owner(params["namespace"], params["name"])
 
-    def work(api: cache_objects.Api) -> dict[str, object]:
+    def work(api: cluster.Client) -> dict[str, object]:
         cache_objects.check(owner)
         prune = cache_objects.Prune(api, owner, params["keep"], params["remove_namespace"])
         if prune.others:
             module.warn(
-                f"Namespace {owner.namespace} stays, since it holds objects of others: {pull_secrets.some(prune.others)}."
+                f"Namespace {owner.namespace} stays, since it holds objects of others: {some(prune.others)}."
                 f" Once they are gone, remove it by: kubectl delete namespace {owner.namespace}"
             )
         if not module.check_mode:
@@ -122,7 +122,7 @@ def main() -> None:
             "diff": {"before": "".join(f"{one}\n" for one in removed), "after": ""},
         }
 
-    cluster.run(module, work, cache_objects.ObjectsError)
+    cluster.run(module, work)
 
 
 if __name__ == "__main__":

@@ -56,14 +56,14 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Api
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.secret import TRIES, BusyError, Secret
 
 
-def run(module: AnsibleModule, api: Api) -> dict[str, bool]:
-    """The result. Raises ApiException, ObjectsError and BusyError."""
+def run(module: AnsibleModule, api: Client) -> dict[str, bool]:
+    """The result. Raises ClusterError."""
     owner = cache_objects.Owner(module.params["namespace"], module.params["name"])
     cache_objects.check(owner)
     for _try in range(TRIES):
@@ -83,7 +83,7 @@ def main() -> None:
     module = AnsibleK8SModule(
         module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
     )
-    cluster.run(module, lambda api: run(module, api), cache_objects.ObjectsError, BusyError)
+    cluster.run(module, lambda api: run(module, api))
 
 
 if __name__ == "__main__":

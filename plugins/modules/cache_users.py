@@ -133,9 +133,9 @@ from ansible_collections.kubernetes.core.plugins.module_utils.args_common import
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Api
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.secret import TRIES, BusyError, Secret
 
 _COST = 10
@@ -162,9 +162,9 @@ def _stepped(
 
 
 class _Attempt:
-    """A step on the Secrets as they are. Raises ApiException, and UsersError with the option or Secret that is wrong."""
+    """A step on the Secrets as they are. Raises ClusterError, and UsersError with the option or Secret that is wrong."""
 
-    def __init__(self, module: AnsibleModule, api: Api, owner: cache_objects.Owner, users: list[htpasswd.User]) -> None:
+    def __init__(self, module: AnsibleModule, api: Client, owner: cache_objects.Owner, users: list[htpasswd.User]) -> None:
         params = module.params
         # In this order: lines of a newer file are never judged by older passwords.
         self._htpasswd = Secret(api, owner, "htpasswd", "htpasswd")
@@ -213,8 +213,8 @@ class _Attempt:
         return not (self.actions or not self._htpasswd.text) or self._htpasswd.write(self._text)
 
 
-def run(module: AnsibleModule, api: Api) -> dict[str, t.Any]:
-    """The result of a step. Raises ApiException, UsersError, ObjectsError and BusyError."""
+def run(module: AnsibleModule, api: Client) -> dict[str, t.Any]:
+    """The result of a step. Raises ClusterError."""
     params = module.params
     owner = cache_objects.Owner(params["namespace"], params["name"])
     users = [htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
@@ -278,13 +278,13 @@ def main() -> None:
     if library := htpasswd.missing(["bcrypt"]):
         module.fail_json(msg=missing_required_lib(library))
 
-    def work(api: Api) -> dict[str, t.Any]:
+    def work(api: Client) -> dict[str, t.Any]:
         try:
             return run(module, api)
         except (_users.UsersError, cache_objects.ObjectsError) as error:
             raise _users.UsersError(f"{error}. Nothing was changed.") from error
 
-    cluster.run(module, work, _users.UsersError, BusyError)
+    cluster.run(module, work)
 
 
 if __name__ == "__main__":

@@ -229,20 +229,17 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers, pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import ApiException, HTTPError
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
-
-_WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import connect
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ClusterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 
 class Run:
-    """One run of the module. Raises PullSecretError, ApiException, HTTPError, OSError, ValueError."""
+    """One run of the module. Raises ClusterError."""
 
     def __init__(self, module: t.Any) -> None:
         self._module = module
-        self.host = "the cluster"
         self._sources: t.Any = None
         self._plan: t.Any = None
         self._begun = False
@@ -250,12 +247,10 @@ class Run:
     def plan(self) -> None:
         """Read what the cluster has, and refuse what cannot be done."""
         params = self._module.params
-        owner = pull_secrets.Owner.parse(params["owner"])
+        owner = Owner.parse(params["owner"])
         present = params["state"] == "present"
         secrets = pull_secrets.check(owner, params["secrets"]) if present else []
-        client = get_api_client(self._module).client
-        self.host = client.configuration.host
-        api = pull_secrets.Api(client)
+        api = connect(self._module)
         self._sources = controllers.Sources(api, owner, secrets, params["controller"] if present else "none")
         options = {"search": params["search_namespaces"], "skip_forbidden": params["skip_forbidden"]}
         self._plan = pull_secrets.Plan(api, owner, secrets, self._sources.names, **options)
@@ -364,14 +359,8 @@ def main() -> None:
             problem = failures[0] + (f", and {len(failures) - 1} more" if len(failures) > 1 else "")
             if run.changed:
                 problem += ". The others were written; fix that and run again"
-    except pull_secrets.PullSecretError as error:
+    except ClusterError as error:
         problem = str(error)
-    except CoreException as error:
-        problem = f"No way to the cluster: {error}. {_WAY_OUT}"
-    except ApiException as error:
-        problem = f"{run.host} refuses: {pull_secrets.words(error)}. {_WAY_OUT}"
-    except (HTTPError, OSError, ValueError) as error:
-        problem = f"No usable answer from {run.host}: {error}. {_WAY_OUT}"
     run.warn()
     if problem and run.changed:
         module.fail_json(msg=f"{problem}.", **run.result())

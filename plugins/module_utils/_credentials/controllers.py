@@ -18,8 +18,11 @@ import re
 import typing as t
 from base64 import b64encode
 
+from .._kubernetes.client import PATCH, Client
+from .._kubernetes.errors import ApiError, ForbiddenError
+from .._kubernetes.owner import COMPONENT, Owner, manager, shortened
 from . import pull_secrets
-from .pull_secrets import Api, ApiException, Owner, PullSecretError
+from .pull_secrets import PullSecretError
 
 Object = t.Dict[str, t.Any]
 
@@ -101,7 +104,7 @@ def objects(secrets: list[dict[str, t.Any]], controller: str, owner: Owner) -> l
 
 
 def _labels(owner: Owner) -> Object:
-    return {**owner.labels, pull_secrets.COMPONENT: pull_secrets.SOURCE}
+    return {**owner.labels, COMPONENT: pull_secrets.SOURCE}
 
 
 def _slug(user: str) -> str:
@@ -113,7 +116,7 @@ def _slug(user: str) -> str:
 def _of_external_secrets(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
     name, namespace = f"{owner.name}-pull-{_slug(secret['user'] or secret['username'])}", owner.namespace
     # Another namespace may have a cache of this name.
-    cluster_name = pull_secrets.shortened(f"{name}.{namespace}")
+    cluster_name = shortened(f"{name}.{namespace}")
     where = selector(secret)
     template = pull_secrets.metadata(owner, secret)
 
@@ -212,12 +215,12 @@ def _encoded(text: str) -> str:
 
 
 class Sources:
-    """The objects that a controller reads: the existing ones of a cache, and the wanted ones. Raises PullSecretError, ApiException.
+    """The objects that a controller reads: the existing ones of a cache, and the wanted ones. Raises ClusterError.
 
     After C(apply) and C(prune), or in check mode, C(written) and C(removed) name what differed.
     """
 
-    def __init__(self, api: Api, owner: Owner, secrets: list[dict[str, t.Any]], controller: str) -> None:
+    def __init__(self, api: Client, owner: Owner, secrets: list[dict[str, t.Any]], controller: str) -> None:
         self._api, self._owner, self._controller = api, owner, controller
         self.warnings: list[str] = []
         self.written: list[str] = []
@@ -243,37 +246,32 @@ class Sources:
         """The kinds that the cluster has."""
         own = {kind for kind, (group, _plural) in _KINDS.items() if group != _ESO}
         try:
-            found = self._api.request("get", f"/apis/{_ESO}")
-        except ApiException as error:
-            if error.status not in (403, 404):
-                raise
+            found = self._api.get(f"/apis/{_ESO}") or {}
+        except ForbiddenError:
             return own
         return own | {one["kind"] for one in found.get("resources") or ()} & set(_KINDS)
 
     def _list(self, kind: str) -> list[Object]:
         group, plural = _KINDS[kind]
-        selector = f"{self._owner.selector},{pull_secrets.COMPONENT}={pull_secrets.SOURCE}"
+        selector = f"{self._owner.selector},{COMPONENT}={pull_secrets.SOURCE}"
         namespace = None if group == _ESO else self._owner.namespace
         try:
             return self._api.list_all(plural, namespace=namespace, group=_root(group), label_selector=selector)
-        except ApiException as error:
+        except ForbiddenError as error:
             # Who may not even list them has made none; with a controller they are needed.
-            if error.status != 403 or self._controller != "none":
+            if self._controller != "none":
                 raise
-            self.warnings.append(f"{kind}s of this cache cannot be listed ({pull_secrets.words(error)}): they stay, if there are any.")
+            self.warnings.append(f"{kind}s of this cache cannot be listed ({error.words}): they stay, if there are any.")
             return []
 
     def _read(self, item: Object) -> Object | None:
         """The existing object of a name, if it is ours."""
         kind, metadata = item["kind"], item["metadata"]
-        try:
-            found = self._api.request("get", _path(item))
-        except ApiException as error:
-            if error.status != 404:
-                raise
+        found = self._api.get(_path(item))
+        if found is None:
             return None
         labels = found["metadata"].get("labels") or {}
-        source = labels.get(pull_secrets.COMPONENT) == pull_secrets.SOURCE
+        source = labels.get(COMPONENT) == pull_secrets.SOURCE
         # A pull secret of ours becomes the source of its copies.
         if self._owner.owns(found["metadata"]) and (source or found.get("type") == pull_secrets.TYPE):
             return found
@@ -281,7 +279,7 @@ class Sources:
         if self._controller == "reflector":
             option, fix = "name", "choose another name. Example: name: registry-cache-pull"
         raise PullSecretError(
-            f"{option}: there is another {kind} {_named(metadata)}{pull_secrets.manager(found['metadata'])}, which this module did not"
+            f"{option}: there is another {kind} {_named(metadata)}{manager(found['metadata'])}, which this module did not"
             f" make for a controller of cache {self._owner.namespace}/{self._owner.name}. Delete it, or {fix}"
         )
 
@@ -295,7 +293,7 @@ class Sources:
                 metadata["uid"] = before["metadata"]["uid"]
             try:
                 after = self._api.request("patch", _path(item), {**item, "metadata": metadata}, **options)
-            except ApiException as error:
+            except ApiError as error:
                 # The namespace comes with the cache, which a check does not make.
                 if not (check and pull_secrets.is_leaving(error)):
                     raise
@@ -313,7 +311,7 @@ class Sources:
             if not check:
                 if keep_copies and _AUTO in (metadata.get("annotations") or {}):
                     body = {"metadata": {"uid": metadata["uid"], "annotations": {_AUTO: "false"}}}
-                    self._api.request("patch", _path(item), body, **pull_secrets.PATCH)
+                    self._api.request("patch", _path(item), body, **PATCH)
                 self._api.delete(_path(item), metadata["uid"])
             self.removed.append(f"{kind} {_named(metadata)}")
 

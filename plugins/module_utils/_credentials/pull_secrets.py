@@ -10,197 +10,41 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
 import re
-import time
 import typing as t
 from base64 import b64decode, b64encode
-from concurrent.futures import ThreadPoolExecutor
 
+from .._kubernetes.client import PATCH, Client
+from .._kubernetes.errors import ApiError, ClusterError, ConflictError, ForbiddenError, NotFoundError, UnreachableError, some
+from .._kubernetes.owner import COMPONENT, NAME, PREFIX, Owner, manager
 from . import dockerconfigjson, htpasswd
-
-try:
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-except ImportError:  # the module says that they are missing
-
-    class ApiException(Exception):  # type: ignore[no-redef]
-        pass
-
-    class HTTPError(Exception):  # type: ignore[no-redef]
-        pass
-
 
 TYPE, KEY = "kubernetes.io/dockerconfigjson", ".dockerconfigjson"
 # MaxSecretSize of Kubernetes.
 MAX_BYTES = 1 << 20
-# Labels and annotations of ours.
-_OURS = "registry-cache.pullthrough/"
-OWNER_NAMESPACE = _OURS + "namespace"
 # On a Secret: the names of the labels and annotations that a user asked for, so that one no longer wanted is removed.
-_ADDED = {"labels": _OURS + "added-labels", "annotations": _OURS + "added-annotations"}
+_ADDED = {"labels": PREFIX + "added-labels", "annotations": PREFIX + "added-annotations"}
 # On a service account, with the owner's short name: a label, and an annotation with the pull secrets that this module attached.
 _ATTACHED = "attached.registry-cache.pullthrough/"
 # What reflector (github.com/emberstack/kubernetes-reflector) reads and writes in annotations.
 REFLECTOR = "reflector.v1.k8s.emberstack.com/"
 _OF_COPIES = tuple(REFLECTOR + name for name in ("reflects", "auto-reflects", "reflected-version", "reflected-at"))
-_MANAGER = "pullthrough.registry_cache"
-MANAGED_BY, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("managed-by", "instance", "component"))
 # The component of what a controller copies, which is no pull secret itself.
 SOURCE = "pull-secret-source"
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
-# A name of Kubernetes that is also the value of a label.
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
-# Seconds to connect and to wait for an answer.
-_TIMEOUT = (10, 60)
-_MAX_THREADS = 16
-# How often a write is tried that the API server puts off (HTTP 429), and the longest pause in seconds.
-_TRIES, _MAX_PAUSE = 5, 10
-_SHOWN = 5
-PATCH = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
+# How often a service account is read again that somebody else changes meanwhile.
+_TRIES = 5
 
 Key = t.Tuple[str, str]  # namespace, name
 
 
-class PullSecretError(Exception):
+class PullSecretError(ClusterError):
     """What cannot be done; the message is a sentence for the user, without a password."""
-
-
-class Api:
-    """Requests to an API server; safe to use from several threads."""
-
-    def __init__(self, client: t.Any) -> None:
-        self._client = client
-        # What the client's own pool of connections keeps open.
-        self.threads = min(_MAX_THREADS, client.configuration.connection_pool_maxsize or 1)
-
-    def request(self, method: str, path: str, body: t.Any = None, accept: str = "application/json", **options: t.Any) -> t.Any:
-        """The decoded answer. Raises ApiException."""
-        attempt = 0
-        while True:
-            attempt += 1
-            headers = {"Accept": accept}
-            try:
-                answer = self._client.request(
-                    method, path, body, header_params=headers, serialize=False, _request_timeout=_TIMEOUT, **options
-                )
-                return json.loads(answer.data)
-            except ApiException as error:
-                if error.status != 429 or attempt == _TRIES:
-                    raise
-                pause = (error.headers or {}).get("Retry-After", "1")
-                time.sleep(min(float(pause) if pause.isdigit() else 1, _MAX_PAUSE))
-
-    def list_all(
-        self, kind: str, metadata_only: bool = False, namespace: str | None = None, group: str = "/api/v1", **selectors: str
-    ) -> list[dict[str, t.Any]]:
-        """All objects of a kind in a namespace, or in all. Raises ApiException, and ValueError for an answer that is no list."""
-        accept = "application/json"
-        if metadata_only:
-            accept = f"{accept};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-        path = f"{group}/namespaces/{namespace}/{kind}" if namespace else f"{group}/{kind}"
-        answer = self.request("get", path, accept=accept, **selectors)
-        if not isinstance(answer, dict) or "items" not in answer:
-            raise ValueError(f"{path} is no list")
-        # Null where there is none, of metadata alone.
-        return answer["items"] or []
-
-    def delete(self, path: str, uid: str | None) -> None:
-        """Delete an object, unless another one has taken its name. Raises ApiException."""
-        try:
-            self.request("delete", path, {"preconditions": {"uid": uid}})
-        except ApiException as error:
-            if error.status != 404:
-                raise
-
-    def each(self, tasks: t.Iterable[t.Callable[[], t.Any]]) -> list[t.Any]:
-        """What the tasks return, in their order; several run at a time."""
-        with ThreadPoolExecutor(self.threads) as executor:
-            return [future.result() for future in [executor.submit(task) for task in tasks]]
-
-
-class Owner(t.NamedTuple):
-    """The cache that an object belongs to."""
-
-    namespace: str
-    name: str
-
-    @classmethod
-    def parse(cls, text: str) -> Owner:
-        """:raises PullSecretError: for what names no cache."""
-        namespace, slash, name = text.partition("/")
-        if not slash or "." in namespace or any(len(part) > 63 or not _NAME.fullmatch(part) for part in (namespace, name)):
-            raise PullSecretError(
-                f"owner: '{text}' must be the namespace and the name of the cache. Example: owner: registry-cache/registry-cache"
-            )
-        return cls(namespace, name)
-
-    @property
-    def labels(self) -> dict[str, str]:
-        return labels(self.name, self.namespace)
-
-    @property
-    def selector(self) -> str:
-        return f"{MANAGED_BY}={_MANAGER},{INSTANCE}={self.name},{OWNER_NAMESPACE}={self.namespace}"
-
-    @property
-    def short(self) -> str:
-        """A name that no other cache of the cluster has, of at most 63 characters."""
-        return shortened(self.name if self.name == self.namespace else f"{self.name}.{self.namespace}")
-
-    def owns(self, metadata: dict[str, t.Any]) -> bool:
-        """Whether an object has the labels of this owner's."""
-        wanted = {MANAGED_BY: _MANAGER, INSTANCE: self.name, OWNER_NAMESPACE: self.namespace}
-        return wanted.items() <= (metadata.get("labels") or {}).items()
-
-
-def shortened(text: str, limit: int = 63) -> str:
-    """The text, or its beginning with a hash of all of it where it is longer than the limit."""
-    if len(text) <= limit:
-        return text
-    return f"{text[: limit - 9].rstrip('.-')}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-
-
-def manager(metadata: dict[str, t.Any]) -> str:
-    """Who manages an object, in parentheses, as far as its labels say it."""
-    found = metadata.get("labels") or {}
-    if found.get(MANAGED_BY) == _MANAGER:
-        component = f"{found[COMPONENT]} " if found.get(COMPONENT) else ""
-        return f" ({component}of cache {found.get(OWNER_NAMESPACE, '?')}/{found.get(INSTANCE, '?')})"
-    return f" (managed by {found[MANAGED_BY]})" if found.get(MANAGED_BY) else ""
-
-
-def words(error: ApiException) -> str:
-    """The API server's own message with its status."""
-    try:
-        message = json.loads(error.body)["message"]
-    except (ValueError, LookupError, TypeError):
-        message = error.reason
-    return f"HTTP {error.status}: {message}" if error.status else str(message)
-
-
-def some(names: t.Iterable[str]) -> str:
-    """The first few, and how many more."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
-    return ", ".join(ordered[:_SHOWN]) + more
 
 
 def named(key: Key) -> str:
     return "/".join(key)
-
-
-def labels(name: str, namespace: str) -> dict[str, str]:
-    """The labels of every object of a cache, by its name and namespace."""
-    return {
-        "app.kubernetes.io/name": "registry-cache",
-        INSTANCE: name,
-        "app.kubernetes.io/part-of": "registry-cache",
-        MANAGED_BY: _MANAGER,
-        OWNER_NAMESPACE: namespace,
-    }
 
 
 def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any]]:
@@ -211,7 +55,7 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
     for secret in secrets:
         secret = {**secret, "name": secret["name"] or owner.short}
         name, user = secret["name"], secret["username"]
-        if len(name) > 63 or not _NAME.fullmatch(name):
+        if len(name) > 63 or not NAME.fullmatch(name):
             raise PullSecretError(
                 f"name: '{name}' must have 1 to 63 of a-z, 0-9, '-' and '.', and begin and end with a letter or digit."
                 " Example: name: registry-cache"
@@ -249,9 +93,9 @@ def _check_own(owner: Owner, secret: dict[str, t.Any]) -> None:
     for option, example in (("labels", "{team: a}"), ("annotations", "{example.com/contact: team-a}")):
         for key, value in (secret[option] or {}).items():
             prefix, _slash, name = str(key).rpartition("/")
-            if (prefix and (len(prefix) > 253 or not _NAME.fullmatch(prefix))) or not _LABEL.fullmatch(name):
+            if (prefix and (len(prefix) > 253 or not NAME.fullmatch(prefix))) or not _LABEL.fullmatch(name):
                 raise PullSecretError(f"{option}: '{key}' is no name of a label or annotation. Example: {option}: {example}")
-            if key in reserved[option] or prefix.endswith(_OURS.rstrip("/")):
+            if key in reserved[option] or prefix.endswith(PREFIX.rstrip("/")):
                 raise PullSecretError(
                     f"{option}: '{key}' is set by this module, which finds its Secrets by it. Choose another name."
                     f" Example: {option}: {example}"
@@ -308,7 +152,7 @@ class Plan:
 
     def __init__(
         self,
-        api: Api,
+        api: Client,
         owner: Owner,
         secrets: list[dict[str, t.Any]],
         sources: t.Collection[str] = (),
@@ -347,38 +191,38 @@ class Plan:
         tasks += [functools.partial(self._select, selector) for selector in selectors]
         namespaces, found, *selected = self._api.each(tasks)
         wanted = self._wanted(secrets, namespaces, dict(zip(selectors, selected)))
-        if not isinstance(found, ApiException):
+        if not isinstance(found, ApiError):
             return (*found, wanted)
         # Rights in some namespaces only.
         self._places = sorted({*search, *(namespace for namespace, _name in wanted)})
         if not self._places:
             raise PullSecretError(
-                f"The cluster does not list its secrets ({words(found)}). Use an identity that may list secrets in all namespaces,"
+                f"The cluster does not list its secrets ({found.words}). Use an identity that may list secrets in all namespaces,"
                 " or name the namespaces to look into. Example: search_namespaces: [default]"
             ) from found
         self.warnings.append(
-            f"Secrets can be listed in some namespaces only ({words(found)}): pull secrets of this cache elsewhere than in"
+            f"Secrets can be listed in some namespaces only ({found.words}): pull secrets of this cache elsewhere than in"
             f" {some(self._places)} stay. To have them removed, name their namespaces, or use an identity that may list all."
         )
         ours: dict[Key, t.Any] = {}
         foreign: dict[Key, t.Any] = {}
         read = self._api.each([functools.partial(self._read_secrets, names, place) for place in self._places])
         for place, result in zip(self._places, read):
-            if isinstance(result, ApiException):
+            if isinstance(result, ApiError):
                 self._refuse(place, "its Secrets cannot be listed", result)
             else:
                 ours.update(result[0])
                 foreign.update(result[1])
         return ours, foreign, wanted
 
-    def _refuse(self, namespace: str, what: str, error: ApiException) -> None:
+    def _refuse(self, namespace: str, what: str, error: ApiError) -> None:
         """Leave a namespace out, or end here."""
         if not self._skip:
             raise PullSecretError(
-                f"namespaces: namespace {namespace} is forbidden: {what} ({words(error)}). Grant it, take the namespace from the list,"
+                f"namespaces: namespace {namespace} is forbidden: {what} ({error.words}). Grant it, take the namespace from the list,"
                 " or leave out what is forbidden. Example: skip_forbidden: true"
             ) from error
-        self.forbidden.setdefault(namespace, f"{what} ({words(error)})")
+        self.forbidden.setdefault(namespace, f"{what} ({error.words})")
 
     def _read_secrets(self, names: list[str], namespace: str | None) -> t.Any:
         """Ours, and the metadata of all of these names, or the answer of an API server that forbids it."""
@@ -389,9 +233,7 @@ class Plan:
             read = functools.partial(self._list, "secrets", metadata_only=True, namespace=namespace)
             tasks = [functools.partial(read, field_selector=f"metadata.name={name}") for name in names]
             others = [task() for task in tasks] if namespace else self._api.each(tasks)
-        except ApiException as error:
-            if error.status != 403:
-                raise
+        except ForbiddenError as error:
             return error
         copies = {_key(item): item for items in others for item in items if self._is_copy(item)}
         return (
@@ -408,11 +250,11 @@ class Plan:
     def _list(self, kind: str, **options: t.Any) -> list[dict[str, t.Any]]:
         try:
             return self._api.list_all(kind, **options)
-        except ApiException as error:
+        except ApiError as error:
             if error.status != 401:
                 raise
             raise PullSecretError(
-                f"The cluster does not list its {kind} ({words(error)}). Use an identity that may list {kind} in all namespaces"
+                f"The cluster does not list its {kind} ({error.words}). Use an identity that may list {kind} in all namespaces"
             ) from error
 
     def _read_namespaces(self, secrets: list[dict[str, t.Any]]) -> dict[str, bool]:
@@ -421,9 +263,7 @@ class Plan:
             return {}
         try:
             items = self._list("namespaces", metadata_only=True)
-        except ApiException as error:
-            if error.status != 403:
-                raise
+        except ForbiddenError as error:
             if any(secret["all_namespaces_but"] is not None for secret in secrets):
                 raise _no_namespaces(error) from error
             named_ones = sorted({name for secret in secrets for name in secret["namespaces"] or ()})
@@ -432,25 +272,21 @@ class Plan:
 
     def _read_namespace(self, name: str) -> dict[str, t.Any] | None:
         try:
-            return self._api.request("get", f"/api/v1/namespaces/{name}")
-        except ApiException as error:
-            if error.status == 404:
-                return None
-            if error.status != 403:
-                raise
+            return self._api.get(f"/api/v1/namespaces/{name}")
+        except ForbiddenError:
             # Whether it is there shows when it is written to.
             return {"metadata": {"name": name}}
 
     def _select(self, selector: str) -> list[str]:
         try:
             items = self._list("namespaces", metadata_only=True, label_selector=selector)
-        except ApiException as error:
+        except ApiError as error:
             if error.status == 403:
                 raise _no_namespaces(error) from error
             if error.status != 400:
                 raise
             raise PullSecretError(
-                f"namespace_selector: '{selector}' is no label selector ({words(error)}). Example: namespace_selector: team=a"
+                f"namespace_selector: '{selector}' is no label selector ({error.words}). Example: namespace_selector: team=a"
             ) from error
         return [item["metadata"]["name"] for item in items if "deletionTimestamp" not in item["metadata"]]
 
@@ -508,13 +344,11 @@ class Plan:
     def _read_accounts(self, names: t.Collection[Key], places: set[str]) -> list[dict[str, t.Any]]:
         """All service accounts, or where none are wanted, those with a record of ours."""
         options = {} if names else {"label_selector": self._attached}
-        refused: ApiException | None = None
+        refused: ApiError | None = None
         if self._places is None:
             try:
                 return self._list("serviceaccounts", **options)
-            except ApiException as error:
-                if error.status != 403:
-                    raise
+            except ForbiddenError as error:
                 refused = error
         of_names = {namespace for namespace, _account in names}
         places = {*(self._places or ()), *places, *of_names} - set(self.forbidden)
@@ -522,14 +356,12 @@ class Plan:
         def read(namespace: str) -> t.Any:
             try:
                 return self._list("serviceaccounts", namespace=namespace, **options)
-            except ApiException as error:
-                if error.status != 403:
-                    raise
+            except ForbiddenError as error:
                 return error
 
         found: list[dict[str, t.Any]] = []
         for namespace, result in zip(sorted(places), self._api.each([functools.partial(read, place) for place in sorted(places)])):
-            if not isinstance(result, ApiException):
+            if not isinstance(result, ApiError):
                 found += result
             elif namespace in of_names:
                 self._refuse(namespace, "its service accounts cannot be listed", result)
@@ -537,7 +369,7 @@ class Plan:
                 refused = result
         if refused:
             self.warnings.append(
-                f"Service accounts can be listed in some namespaces only ({words(refused)}): entries that an earlier run made in others"
+                f"Service accounts can be listed in some namespaces only ({refused.words}): entries that an earlier run made in others"
                 " stay."
             )
         return found
@@ -610,18 +442,18 @@ class Plan:
         try:
             write()
             return True
-        except ApiException as error:
+        except ApiError as error:
             if is_leaving(error):
                 text = f"Namespace {namespace} is being deleted: it was left out."
                 if text not in self.warnings:
                     self.warnings.append(text)
             elif error.status == 403 and self._skip:
-                self.forbidden.setdefault(namespace, f"{what} ({words(error)})")
+                self.forbidden.setdefault(namespace, f"{what} ({error.words})")
             else:
                 hint = "; somebody else changed it meanwhile" if error.status == 409 else ""
-                failures.append(f"{what} ({words(error)}{hint})")
-        except (HTTPError, OSError, ValueError) as error:
-            failures.append(f"{what} ({error})")
+                failures.append(f"{what} ({error.words}{hint})")
+        except UnreachableError as error:
+            failures.append(f"{what} ({error.words})")
         if isinstance(item, Change):
             self.changes.remove(item)
         else:
@@ -665,22 +497,19 @@ class Plan:
             try:
                 self._api.request("patch", path, {"metadata": made, "imagePullSecrets": entries}, **PATCH)
                 return
-            except ApiException as error:
-                if error.status not in (404, 409) or attempt == _TRIES:
+            except (NotFoundError, ConflictError):
+                if attempt == _TRIES:
                     raise
-            try:
-                found = self._api.request("get", path)
-            except ApiException as error:
-                if error.status != 404:
-                    raise
+            found = self._api.get(path)
+            if found is None:
                 # It went meanwhile.
                 binding.attach, binding.detach = [], []
                 return
 
 
-def _no_namespaces(error: ApiException) -> PullSecretError:
+def _no_namespaces(error: ApiError) -> PullSecretError:
     return PullSecretError(
-        f"The cluster does not list its namespaces ({words(error)}). Use an identity that may list namespaces, or name them."
+        f"The cluster does not list its namespaces ({error.words}). Use an identity that may list namespaces, or name them."
         " Example: namespaces: [default]"
     )
 
@@ -710,11 +539,7 @@ def _decoded(found: dict[str, t.Any]) -> str:
     return b64decode((found.get("data") or {}).get(KEY, "")).decode(errors="replace")
 
 
-def is_leaving(error: ApiException) -> bool:
+def is_leaving(error: ApiError) -> bool:
     """Whether a namespace refuses new objects since it is being deleted, or has gone."""
-    try:
-        details = json.loads(error.body)["details"]
-        causes = {cause.get("reason") for cause in details.get("causes") or ()}
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return False
-    return "NamespaceTerminating" in causes or (error.status == 404 and details.get("kind") == "namespaces")
+    causes = {cause.get("reason") for cause in error.details.get("causes") or ()}
+    return "NamespaceTerminating" in causes or (error.status == 404 and error.details.get("kind") == "namespaces")

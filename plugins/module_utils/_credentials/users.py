@@ -19,6 +19,7 @@ import secrets
 import string
 import typing as t
 
+from .._kubernetes.errors import ClusterError
 from . import htpasswd
 
 # A credential: name, password, and a ready-made hash where there is one; of an old one also `until` and `dropped`.
@@ -36,7 +37,7 @@ _BYTES_OF_HASH = 62
 _ROTATE = "playbooks/rotate.yml brings it without a failed pull"
 
 
-class UsersError(ValueError):
+class UsersError(ClusterError):
     """What cannot be done; the message is a sentence for the user, without a password."""
 
 

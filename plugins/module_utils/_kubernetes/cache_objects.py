@@ -8,13 +8,16 @@ Private to this collection. An object belongs to a cache if its labels name this
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import time
 import typing as t
 
 from .._credentials import pull_secrets
-from .._credentials.pull_secrets import Api, ApiException, Owner
+from .client import IDENTITY_PATH, PATCH, Client
+from .errors import ClusterError, ConflictError, NotFoundError, some
+from .owner import COMPONENT, INSTANCE, MANAGED_BY, OWNER_NAMESPACE, Owner
 
 # Set on a namespace that role cache has created.
 CREATED = "registry-cache.pullthrough/created"
@@ -45,7 +48,7 @@ _OBJECTS = (
     ("PrometheusRule", ""),
 )
 # Role pull_secret writes and removes these, also in the namespace of the cache.
-_NOT_PULL_SECRETS = f"{pull_secrets.COMPONENT}!={pull_secrets.SOURCE}"
+_NOT_PULL_SECRETS = f"{COMPONENT}!={pull_secrets.SOURCE}"
 # What else keeps a namespace; a cluster fills the ConfigMaps and Secrets of these names and types into every namespace.
 _OTHERS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -63,7 +66,7 @@ _PAUSE = 1
 Item = t.Dict[str, t.Any]
 
 
-class ObjectsError(Exception):
+class ObjectsError(ClusterError):
     """What cannot be done; the message is a sentence for the user."""
 
 
@@ -84,10 +87,10 @@ def owns(owner: Owner, item: Item) -> bool:
 def describe(item: Item) -> str:
     """Who manages an object, as its labels say."""
     labels = item["metadata"].get("labels") or {}
-    manager = labels.get(pull_secrets.MANAGED_BY)
+    manager = labels.get(MANAGED_BY)
     if not manager:
         return "no label says who manages it"
-    owner = [labels[label] for label in (pull_secrets.OWNER_NAMESPACE, pull_secrets.INSTANCE) if label in labels]
+    owner = [labels[label] for label in (OWNER_NAMESPACE, INSTANCE) if label in labels]
     return f"managed by {manager}" + (f" for {'/'.join(owner)}" if owner else "")
 
 
@@ -96,42 +99,30 @@ def path_of(kind: str, namespace: str, name: str) -> str:
     return f"{group}/namespaces/{namespace}/{plural}/{name}"
 
 
-def get(api: Api, path: str, accept: str = _METADATA) -> Item | None:
-    """An object, or None if it does not exist. Raises ApiException."""
-    try:
-        return api.request("get", path, accept=accept)
-    except ApiException as error:
-        if error.status != 404:
-            raise
-        return None
-
-
-def _list(api: Api, kind: str, namespace: str, **selectors: str) -> list[Item]:
-    """The metadata of the objects of a kind in a namespace; none if the cluster does not know it. Raises ApiException."""
+def _list(api: Client, kind: str, namespace: str, **selectors: str) -> list[Item]:
+    """The metadata of the objects of a kind in a namespace; none if the cluster does not know it. Raises ClusterError."""
     group, plural = {**_OTHERS, **_KINDS}[kind]
     try:
         return api.list_all(plural, metadata_only=True, namespace=namespace, group=group, **selectors)
-    except ApiException as error:
-        if error.status != 404:
-            raise
+    except NotFoundError:
         return []
 
 
-def info(api: Api, owner: Owner, node_port: int | None, monitors: bool) -> dict[str, t.Any]:
-    """What exists of a cache, and what is in its way. Raises ApiException.
+def info(api: Client, owner: Owner, node_port: int | None, monitors: bool) -> dict[str, t.Any]:
+    """What exists of a cache, and what is in its way. Raises ClusterError.
 
     :param node_port: the port of which to find the Services; with None no Service of another namespace is read.
     :param monitors: whether to ask for the kinds of the Prometheus operator.
     """
     paths = [(kind, path_of(kind, owner.namespace, owner.name + suffix)) for kind, suffix in _OBJECTS]
     tasks: list[t.Callable[[], t.Any]] = [
-        lambda: get(api, "/api/v1/namespaces/kube-system"),
-        lambda: get(api, f"/api/v1/namespaces/{owner.namespace}"),
-        lambda: get(api, _MONITORING, "application/json") if monitors else None,
+        lambda: api.get(IDENTITY_PATH, _METADATA),
+        lambda: api.get(f"/api/v1/namespaces/{owner.namespace}", _METADATA),
+        lambda: api.get(_MONITORING) if monitors else None,
         lambda: api.list_all("services") if node_port is not None else [],
     ]
     # Nothing reads the content of a Secret here. The whole StatefulSet says which volumes it has.
-    tasks += [functools.partial(get, api, path, "application/json" if kind == "StatefulSet" else _METADATA) for kind, path in paths]
+    tasks += [functools.partial(api.get, path, "application/json" if kind == "StatefulSet" else _METADATA) for kind, path in paths]
     system, namespace, monitoring, services, *objects = api.each(tasks)
     found = [(f"{kind} {path.rpartition('/')[2]}", item) for (kind, path), item in zip(paths, objects) if item]
     cluster = system["metadata"]["uid"] if system else ""
@@ -175,9 +166,9 @@ class Removal(t.NamedTuple):
 
 
 class Prune:
-    """What to remove of a cache. Raises ApiException."""
+    """What to remove of a cache. Raises ClusterError."""
 
-    def __init__(self, api: Api, owner: Owner, keep: t.Collection[str], namespace: bool) -> None:
+    def __init__(self, api: Client, owner: Owner, keep: t.Collection[str], namespace: bool) -> None:
         """
         :param keep: the objects that stay, as Kind/name.
         :param namespace: whether the namespace goes too, if role cache has created it for this cache and nobody else uses it.
@@ -201,7 +192,7 @@ class Prune:
     def _add_namespace(self) -> None:
         name = self._owner.namespace
         path = f"/api/v1/namespaces/{name}"
-        found = get(self._api, path)
+        found = self._api.get(path, _METADATA)
         if not found or not _created(self._owner, found):
             return
         removal = Removal("Namespace", name, path, found["metadata"]["uid"])
@@ -218,8 +209,8 @@ class Prune:
             selectors = {}
             if kind == "Secret":
                 # A pull secret of another cache serves the namespace, and goes with it; that cache itself has other objects.
-                ours = self._owner.labels[pull_secrets.MANAGED_BY]
-                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{pull_secrets.MANAGED_BY}!={ours}"}
+                ours = self._owner.labels[MANAGED_BY]
+                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{MANAGED_BY}!={ours}"}
             items = _list(self._api, kind, self._owner.namespace, **selectors)
             # What has an owner goes with it.
             items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
@@ -231,33 +222,29 @@ class Prune:
     def remove(self, timeout: float) -> None:
         """Remove them and wait until they are gone. Raises ObjectsError when that takes too long."""
         for one in self.removals:
-            try:
-                # The uid keeps an object of somebody else that has taken the name meanwhile.
-                self._api.request("delete", one.path, {"preconditions": {"uid": one.uid}})
-            except ApiException as error:
-                # 409: it has gone, and another one has its name; or the namespace is being deleted already.
-                if error.status not in (404, 409):
-                    raise
+            # A conflict: it has gone, and another one has its name; or the namespace is being deleted already.
+            with contextlib.suppress(ConflictError):
+                self._api.delete(one.path, one.uid)
         end = time.monotonic() + timeout
         left = self.waited
         while left := [one for one in left if self._exists(one)]:
             if time.monotonic() >= end:
                 raise ObjectsError(
-                    f"{pull_secrets.some(map(str, left))} still exists {timeout:g} s after its removal began."
+                    f"{some(map(str, left))} still exists {timeout:g} s after its removal began."
                     f" See what holds it (metadata.finalizers, status.conditions), for instance by: kubectl get {left[0].kind.lower()}"
                     f" {left[0].name} --namespace {self._owner.namespace} --output yaml. Then run again."
                 )
             time.sleep(_PAUSE)
 
     def _exists(self, one: Removal) -> bool:
-        found = get(self._api, one.path)
+        found = self._api.get(one.path, _METADATA)
         return found is not None and found["metadata"]["uid"] == one.uid
 
 
 class Adoption:
-    """Objects that a user names one by one, and the labels that make them the cache's. Raises ApiException."""
+    """Objects that a user names one by one, and the labels that make them the cache's. Raises ClusterError."""
 
-    def __init__(self, api: Api, owner: Owner, wanted: list[dict[str, str]]) -> None:
+    def __init__(self, api: Client, owner: Owner, wanted: list[dict[str, str]]) -> None:
         """
         :param wanted: kind, name and namespace of each.
         :raises ObjectsError: for one that does not exist, or that another cache owns.
@@ -270,29 +257,29 @@ class Adoption:
                 if not _OBJECT_NAME.fullmatch(one[option]):
                     raise ObjectsError(f"objects: '{one[option]}' must be the {option} of an object. Example: {option}: registry-cache")
         self._paths = [path_of(one["kind"], one["namespace"], one["name"]) for one in wanted]
-        self._found = api.each([functools.partial(get, api, path) for path in self._paths])
+        self._found = api.each([functools.partial(api.get, path, _METADATA) for path in self._paths])
         titles = [f"{one['kind']} {one['namespace']}/{one['name']}" for one in wanted]
         if missing := [title for title, item in zip(titles, self._found) if item is None]:
-            raise ObjectsError(f"objects: the cluster has no {pull_secrets.some(missing)}. Take it out of the list")
+            raise ObjectsError(f"objects: the cluster has no {some(missing)}. Take it out of the list")
         self.objects = [f"{title} ({describe(item)}, made {_made(item)})" for title, item in zip(titles, self._found)]
         others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
         if others:
             raise ObjectsError(
-                f"objects: {pull_secrets.some(others)} belongs to another cache, which would no longer find it. Remove it by"
+                f"objects: {some(others)} belongs to another cache, which would no longer find it. Remove it by"
                 " registry_cache_state=absent of that cache"
             )
         self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]
 
     def _has_another_cache(self, item: Item) -> bool:
         labels = item["metadata"].get("labels") or {}
-        return pull_secrets.OWNER_NAMESPACE in labels and not owns(self._owner, item)
+        return OWNER_NAMESPACE in labels and not owns(self._owner, item)
 
     def write(self) -> None:
         """Add the labels, to nothing that has taken the name of an object since it was looked at."""
         for path, item in zip(self._paths, self._found):
             if not owns(self._owner, item):
                 body = {"metadata": {"uid": item["metadata"]["uid"], "labels": self._owner.labels}}
-                self._api.request("patch", path, body, **pull_secrets.PATCH)
+                self._api.request("patch", path, body, **PATCH)
 
 
 def _made(item: Item) -> str:

@@ -10,28 +10,30 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 
-from .._credentials.pull_secrets import PATCH, Api, ApiException, Owner
 from . import cache_objects
+from .client import PATCH, Client
+from .errors import ClusterError, ConflictError, NotFoundError
+from .owner import Owner
 
 # How often a run reads again what another one has written meanwhile.
 TRIES = 10
 
 
-class BusyError(Exception):
+class BusyError(ClusterError):
     """Other runs write all the time; the message is a sentence for the user."""
 
 
 class Secret:
-    """A Secret of one text, as it was when it was read. Raises ApiException."""
+    """A Secret of one text, as it was when it was read. Raises ClusterError."""
 
-    def __init__(self, api: Api, owner: Owner, suffix: str, key: str) -> None:
+    def __init__(self, api: Client, owner: Owner, suffix: str, key: str) -> None:
         """:raises ObjectsError: if there is one of that name that belongs to somebody else."""
         self.name = f"{owner.name}-{suffix}"
         self.where = f"Secret {self.name} in namespace {owner.namespace}"
         self._api, self._key = api, key
         self._labels = owner.labels
         self._path = f"/api/v1/namespaces/{owner.namespace}/secrets"
-        found = cache_objects.get(api, f"{self._path}/{self.name}", "application/json")
+        found = api.get(f"{self._path}/{self.name}")
         if found and not owner.owns(found["metadata"]):
             raise cache_objects.ObjectsError(
                 f"{self.where} is not of this cache ({cache_objects.describe(found)}). Choose another name for the cache, or move"
@@ -51,9 +53,10 @@ class Secret:
             else:
                 body = {"metadata": {"resourceVersion": self._version, "labels": self._labels}, "data": data}
                 self._api.request("patch", f"{self._path}/{self.name}", body, **PATCH)
-        except ApiException as error:
-            # 404 of a create: there is no such namespace.
-            if error.status != 409 and (error.status != 404 or self._version is None):
+        except ConflictError:
+            return False
+        except NotFoundError:
+            if self._version is None:  # there is no such namespace
                 raise
             return False
         return True

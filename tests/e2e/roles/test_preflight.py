@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from sandbox.settings import ROOT
 from tests.unit.plugins.kubernetes_api import ApiServer
@@ -86,7 +86,7 @@ def server() -> Iterator[ApiServer]:
         running.add("secrets", namespace, "registry-cache-peers", data={})
     running.add("services", "foreign", "squatter", spec={"ports": [{"port": 80, "nodePort": 31999}]})
     stateful_set = {"template": {"spec": {"containers": []}}}
-    running.add("statefulsets", "gone", "other", metadata={"labels": pull_secrets.labels("other", "gone")}, spec=stateful_set)
+    running.add("statefulsets", "gone", "other", metadata={"labels": Owner("gone", "other").labels}, spec=stateful_set)
     yield running
     running.close()
 

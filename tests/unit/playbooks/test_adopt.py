@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from sandbox.settings import ROOT
 from tests.unit.plugins.kubernetes_api import ApiServer
@@ -43,7 +43,7 @@ def test_it_shows_and_labels_what_is_named(tmp_path: pathlib.Path) -> None:
         assert re.search(rf"^{host} .*{ended} .*failed={int(host == 'nothing')}", done.stdout, re.M), done.stdout
     assert "Service registry-cache/registry-cache (managed by Helm, made" in done.stdout
     assert "Example: registry_cache_adopt: [{kind: Service" in done.stdout
-    ours = pull_secrets.labels("registry-cache", "registry-cache")
+    ours = Owner("registry-cache", "registry-cache").labels
     for key in (("services", "registry-cache", "registry-cache"), ("secrets", "demo", "pull")):
         assert server.objects[key]["metadata"]["labels"] == ours
     assert len(server.writes) == 2

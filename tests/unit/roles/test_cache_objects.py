@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Owner
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from sandbox.settings import ROOT
 

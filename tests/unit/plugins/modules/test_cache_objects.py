@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 from tests.unit.plugins.module_runner import run
 
 NAME = NAMESPACE = "registry-cache"
-OURS = pull_secrets.labels(NAME, NAMESPACE)
+OURS = Owner(NAMESPACE, NAME).labels
 HELM = {"app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/instance": NAME}
 MONITORING = {"kind": "APIResourceList", "resources": [{"kind": "PodMonitor"}, {"kind": "PrometheusRule"}]}
 # Every object that role cache writes: what it is in the address of a request, and its name.
@@ -36,8 +37,8 @@ OBJECTS = {
 FOREIGN = {
     "of Helm": HELM,
     "without labels": {},
-    "of another cache": pull_secrets.labels("other", NAMESPACE),
-    "of a cache in another namespace": pull_secrets.labels(NAME, "other"),
+    "of another cache": Owner(NAMESPACE, "other").labels,
+    "of a cache in another namespace": Owner("other", NAME).labels,
     "that names nobody's namespace": {label: value for label, value in OURS.items() if label != "registry-cache.pullthrough/namespace"},
 }
 
@@ -135,7 +136,7 @@ def test_the_namespace(server: ApiServer) -> None:
     created = {"registry-cache.pullthrough/created": "true"}
     server.namespace(NAMESPACE, **created, **OURS)
     assert info(server)["namespace"] == {"exists": True, "terminating": False, "created": True}
-    server.namespace(NAMESPACE, **created, **pull_secrets.labels("other", NAMESPACE))
+    server.namespace(NAMESPACE, **created, **Owner(NAMESPACE, "other").labels)
     assert not info(server)["namespace"]["created"]
 
 
@@ -256,14 +257,14 @@ def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
     server.add("configmaps", NAMESPACE, "kube-root-ca.crt")
     server.add("secrets", NAMESPACE, "token", type="kubernetes.io/service-account-token")
     server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=pull_secrets.TYPE)
-    server.add("secrets", NAMESPACE, "pull-of-b", metadata={"labels": pull_secrets.labels(NAME, "b")}, type=pull_secrets.TYPE)
-    claim = {"labels": pull_secrets.labels("old", "name"), "ownerReferences": [{"kind": "StatefulSet"}]}
+    server.add("secrets", NAMESPACE, "pull-of-b", metadata={"labels": Owner("b", NAME).labels}, type=pull_secrets.TYPE)
+    claim = {"labels": Owner("name", "old").labels, "ownerReferences": [{"kind": "StatefulSet"}]}
     server.add("persistentvolumeclaims", NAMESPACE, "content-registry-cache-0", metadata=claim)
     assert prune(server, remove_namespace=True)["removed"][-1] == "Namespace registry-cache"
     assert ("namespaces", "", NAMESPACE) not in server.objects
 
 
-@pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **pull_secrets.labels("other", NAMESPACE)}])
+@pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **Owner(NAMESPACE, "other").labels}])
 def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> None:
     server.namespace(NAMESPACE, **labels)
     put(server, "ConfigMap", OURS)
@@ -276,7 +277,7 @@ def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> 
     [
         ("Deployment", {}),
         ("DaemonSet", HELM),
-        ("StatefulSet", pull_secrets.labels("other", NAMESPACE)),
+        ("StatefulSet", Owner(NAMESPACE, "other").labels),
         ("Service", {}),
         ("PersistentVolumeClaim", {}),
         ("ConfigMap", {}),
@@ -380,7 +381,7 @@ def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
 )
 def test_what_is_not_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
     put(server, "Service", HELM)
-    server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": pull_secrets.labels("other", NAMESPACE)})
+    server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": Owner(NAMESPACE, "other").labels})
     message = adopt(server, {"kind": "Service", "name": NAME}, named)["msg"]
     assert message.startswith("objects: ") and all(part in message for part in words), message
     assert server.writes == []

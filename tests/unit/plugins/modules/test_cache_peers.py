@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from tests.unit.plugins.kubernetes_api import ApiServer
 from tests.unit.plugins.module_runner import run
@@ -45,14 +45,14 @@ def test_it_is_made_once(server: ApiServer) -> None:
     assert ensure(server)["changed"]
     made = secret(server)
     assert len(made) == 43 and made.isalnum()
-    assert server.objects[KEY]["metadata"]["labels"] == pull_secrets.labels("registry-cache", "registry-cache")
+    assert server.objects[KEY]["metadata"]["labels"] == Owner("registry-cache", "registry-cache").labels
     for check in (False, True):
         assert not ensure(server, check=check)["changed"]
     assert secret(server) == made
 
 
 def test_one_without_its_key_is_filled(server: ApiServer) -> None:
-    server.add(*KEY, metadata={"labels": pull_secrets.labels("registry-cache", "registry-cache")}, data={"other": "eA=="})
+    server.add(*KEY, metadata={"labels": Owner("registry-cache", "registry-cache").labels}, data={"other": "eA=="})
     assert ensure(server)["changed"] and len(secret(server)) == 43
     assert server.objects[KEY]["data"]["other"] == "eA=="
 
@@ -63,7 +63,7 @@ def test_another_run_is_faster(server: ApiServer) -> None:
 
     def other(method: str, _path: str) -> None:
         if method == "POST" and not made:
-            labels = pull_secrets.labels("registry-cache", "registry-cache")
+            labels = Owner("registry-cache", "registry-cache").labels
             made.append(base64.b64encode(b"of-the-other-run").decode())
             server.add(*KEY, metadata={"labels": labels}, data={"peer": made[0]})
 

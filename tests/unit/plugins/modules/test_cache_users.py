@@ -16,9 +16,10 @@ from typing import Any
 
 import bcrypt
 import pytest
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd, pull_secrets
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
 
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
@@ -362,7 +363,7 @@ def beside(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[st
     given = [{"name": user["name"], "password": user.get("password"), "hash": user.get("hash")} for user in users]
     defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "keep", "rotate": None, "grace": 300}
     module = SimpleNamespace(params={**defaults, **options, "users": given}, check_mode=False)
-    return cache_users.run(module, pull_secrets.Api(client.get_api_client(host=server.url, api_key="x").client))
+    return cache_users.run(module, Client(get_api_client(host=server.url, api_key="x").client))
 
 
 def test_two_first_runs_at_once(server: ApiServer) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import Owner, PullSecretError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import PullSecretError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 PASSWORD = "the-cache-password"
 REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
