@@ -15,14 +15,6 @@ description:
   - Adds the labels by which an object belongs to a cache to objects that are named one by one. Nothing else of them changes.
   - From then on the roles of this collection change and remove them as their own.
 options:
-  name:
-    description: The name of the cache.
-    type: str
-    default: registry-cache
-  namespace:
-    description: The namespace of the cache.
-    type: str
-    default: registry-cache
   objects:
     description: The objects. All of them must exist, and none may belong to another cache.
     type: list
@@ -44,6 +36,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.cache
 attributes:
   check_mode:
     description: Can run in check mode and tell what would change.
@@ -83,49 +76,37 @@ adopted:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Adoption, cache_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
+
+
+def adopt(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    owner = cache_of(module.params)
+    wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in module.params["objects"]]
+    adoption = Adoption(client, owner, wanted)
+    if not module.check_mode:
+        adoption.write()
+    after = [f"{one.partition(' (')[0]} (of cache {owner.namespace}/{owner.name})" for one in adoption.adopted]
+    return {
+        "changed": bool(adoption.adopted),
+        "objects": adoption.objects,
+        "adopted": adoption.adopted,
+        "diff": {"before": "".join(f"{one}\n" for one in adoption.adopted), "after": "".join(f"{one}\n" for one in after)},
+    }
 
 
 def main() -> None:
-    spec = {
-        "name": {"type": "str", "default": "registry-cache"},
-        "namespace": {"type": "str", "default": "registry-cache"},
-        "objects": {
-            "type": "list",
-            "elements": "dict",
-            "required": True,
-            "options": {
-                "kind": {"type": "str", "required": True},
-                "name": {"type": "str", "required": True},
-                "namespace": {"type": "str"},
-            },
-        },
+    one = {
+        "kind": {"type": "str", "required": True},
+        "name": {"type": "str", "required": True},
+        "namespace": {"type": "str"},
     }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
-    )
-    params = module.params
-    owner = cache_objects.Owner(params["namespace"], params["name"])
-
-    def work(api: cluster.Client) -> dict[str, object]:
-        cache_objects.check(owner)
-        wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in params["objects"]]
-        adoption = cache_objects.Adoption(api, owner, wanted)
-        if not module.check_mode:
-            adoption.write()
-        after = [f"{one.partition(' (')[0]} (of cache {owner.namespace}/{owner.name})" for one in adoption.adopted]
-        return {
-            "changed": bool(adoption.adopted),
-            "objects": adoption.objects,
-            "adopted": adoption.adopted,
-            "diff": {"before": "".join(f"{one}\n" for one in adoption.adopted), "after": "".join(f"{one}\n" for one in after)},
-        }
-
-    cluster.run(module, work)
+    objects = {"type": "list", "elements": "dict", "required": True, "options": one}
+    run(cluster_module({**CACHE_OPTIONS, "objects": objects}), adopt)
 
 
 if __name__ == "__main__":

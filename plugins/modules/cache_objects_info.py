@@ -16,14 +16,6 @@ description:
     its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and C(registry-cache.pullthrough/namespace) say so.
   - Asks for all of them at once. It reads the content of no Secret.
 options:
-  name:
-    description: The name of the cache.
-    type: str
-    default: registry-cache
-  namespace:
-    description: The namespace of the cache.
-    type: str
-    default: registry-cache
   node_port:
     description: A port of which to find the Services in all namespaces. Without it, no Service of another namespace is read.
     type: int
@@ -35,6 +27,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.cache
 attributes:
   check_mode:
     description: Can run in check mode, since it changes nothing.
@@ -112,31 +105,22 @@ stateful_set:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import cache_of, info
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
+
+
+def look(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    params = module.params
+    return {"changed": False, **info(client, cache_of(params), params["node_port"], params["monitors"])}
 
 
 def main() -> None:
-    spec = {
-        "name": {"type": "str", "default": "registry-cache"},
-        "namespace": {"type": "str", "default": "registry-cache"},
-        "node_port": {"type": "int"},
-        "monitors": {"type": "bool", "default": False},
-    }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
-    )
-    params = module.params
-    owner = cache_objects.Owner(params["namespace"], params["name"])
-
-    def work(api: cluster.Client) -> dict[str, object]:
-        cache_objects.check(owner)
-        return {"changed": False, **cache_objects.info(api, owner, params["node_port"], params["monitors"])}
-
-    cluster.run(module, work)
+    spec = {"node_port": {"type": "int"}, "monitors": {"type": "bool", "default": False}}
+    run(cluster_module({**CACHE_OPTIONS, **spec}), look)
 
 
 if __name__ == "__main__":

@@ -17,14 +17,6 @@ description:
     Everything else stays, whatever its name. Pull secrets stay too.
   - Waits until what is removed is gone.
 options:
-  name:
-    description: The name of the cache.
-    type: str
-    default: registry-cache
-  namespace:
-    description: The namespace of the cache.
-    type: str
-    default: registry-cache
   keep:
     description: Objects that stay, as C(Kind/name).
     type: list
@@ -44,6 +36,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.cache
 attributes:
   check_mode:
     description: Can run in check mode and tell what would change.
@@ -82,47 +75,41 @@ others:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Prune, cache_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import some
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
+
+
+def remove(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    params, owner = module.params, cache_of(module.params)
+    prune = Prune(client, owner, params["keep"], params["remove_namespace"])
+    if prune.others:
+        module.warn(
+            f"Namespace {owner.namespace} stays, since it holds objects of others: {some(prune.others)}."
+            f" Once they are gone, remove it by: kubectl delete namespace {owner.namespace}"
+        )
+    if not module.check_mode:
+        prune.remove(params["timeout"])
+    removed = [str(one) for one in prune.removals]
+    return {
+        "changed": bool(removed),
+        "removed": removed,
+        "others": prune.others,
+        "diff": {"before": "".join(f"{one}\n" for one in removed), "after": ""},
+    }
 
 
 def main() -> None:
     spec = {
-        "name": {"type": "str", "default": "registry-cache"},
-        "namespace": {"type": "str", "default": "registry-cache"},
         "keep": {"type": "list", "elements": "str", "default": []},
         "remove_namespace": {"type": "bool", "default": False},
         "timeout": {"type": "int", "default": 300},
     }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
-    )
-    params = module.params
-    owner = cache_objects.Owner(params["namespace"], params["name"])
-
-    def work(api: cluster.Client) -> dict[str, object]:
-        cache_objects.check(owner)
-        prune = cache_objects.Prune(api, owner, params["keep"], params["remove_namespace"])
-        if prune.others:
-            module.warn(
-                f"Namespace {owner.namespace} stays, since it holds objects of others: {some(prune.others)}."
-                f" Once they are gone, remove it by: kubectl delete namespace {owner.namespace}"
-            )
-        if not module.check_mode:
-            prune.remove(params["timeout"])
-        removed = [str(one) for one in prune.removals]
-        return {
-            "changed": bool(removed),
-            "removed": removed,
-            "others": prune.others,
-            "diff": {"before": "".join(f"{one}\n" for one in removed), "after": ""},
-        }
-
-    cluster.run(module, work)
+    run(cluster_module({**CACHE_OPTIONS, **spec}), remove)
 
 
 if __name__ == "__main__":

@@ -105,35 +105,26 @@ replicas:
 
 import contextlib
 import os
+import pathlib
 import tempfile
 import time
 import traceback
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
+from ansible.module_utils.basic import missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import (
-    PAUSE_SECONDS,
-    ApiException,
-    Hopeless,
-    Refused,
-    Replicas,
-    api_words,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
 try:
     import certifi
-    from urllib3.exceptions import HTTPError
 except ImportError:
     IMPORT_ERROR: str | None = traceback.format_exc()
 else:
-    IMPORT_ERROR = _replicas.IMPORT_ERROR
+    IMPORT_ERROR = upstream.IMPORT_ERROR
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
@@ -188,17 +179,33 @@ def verify_all(
 
 @contextlib.contextmanager
 def trusted(ca_path: str | None) -> t.Iterator[str | None]:
-    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests."""
+    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests. Raises Hopeless."""
     if not ca_path:
         yield None
         return
     usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
     with tempfile.NamedTemporaryFile(suffix=".pem") as bundle:
-        for source in (usual, ca_path):
-            with open(source, "rb") as file:
-                bundle.write(file.read() + b"\n")
+        try:
+            for source in (usual, ca_path):
+                bundle.write(pathlib.Path(source).read_bytes() + b"\n")
+        except OSError as error:
+            raise Hopeless(f"ca_path: {source} cannot be read ({error.strerror}). Example: ca_path: /etc/ssl/company-ca.pem") from error
         bundle.flush()
         yield bundle.name
+
+
+def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    params = module.params
+    image = image_reference.parse(params["image"])
+    replicas = Replicas(client, params["namespace"], params["container"], params["port"])
+    with trusted(params["ca_path"]) as ca_bundle:
+        try:
+            return {"changed": False, "replicas": verify_all(replicas, image, params, ca_bundle)}
+        except Refused as error:
+            raise Refused(f"{params['image']}, tried for {params['timeout']} s: {error}") from error
+        except Hopeless as error:
+            raise Hopeless(f"{params['image']}: {error}") from error
 
 
 def main() -> None:
@@ -214,33 +221,14 @@ def main() -> None:
         "ca_path": {"type": "path"},
         "timeout": {"type": "int", "default": 300},
     }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule,
-        argument_spec={**AUTH_ARG_SPEC, **spec},
-        required_together=[("cache_username", "cache_password")],
-        check_pyyaml=False,
-    )
-    if IMPORT_ERROR or not upstream.AVAILABLE:
-        module.fail_json(msg=missing_required_lib("kubernetes and requests"), exception=IMPORT_ERROR)
-    params = module.params
+    module = cluster_module(spec, supports_check_mode=False, required_together=[("cache_username", "cache_password")])
+    if IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
     try:
-        image = image_reference.parse(params["image"])
+        image_reference.parse(module.params["image"])
     except ValueError as error:
         module.fail_json(msg=f"image: {error}")
-    try:
-        client = get_api_client(module).client.client
-        replicas = Replicas(client, params["namespace"], params["container"], params["port"])
-        with trusted(params["ca_path"]) as ca_bundle:
-            results = verify_all(replicas, image, params, ca_bundle)
-    except (Hopeless, CoreException) as error:
-        module.fail_json(msg=f"{params['image']}: {error}")
-    except Refused as error:
-        module.fail_json(msg=f"{params['image']}, tried for {params['timeout']} s: {error}")
-    except ApiException as error:
-        module.fail_json(msg=f"{params['image']}: the API server refuses: {api_words(error)}")
-    except (HTTPError, OSError) as error:
-        module.fail_json(msg=f"The cluster or a file gives no answer: {error}")
-    module.exit_json(changed=False, replicas=results)
+    run(module, prove)
 
 
 if __name__ == "__main__":

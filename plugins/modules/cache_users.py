@@ -133,8 +133,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.args_common import
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import client as cluster
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects, runner
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.secret import TRIES, BusyError, Secret
 
@@ -278,13 +277,13 @@ def main() -> None:
     if library := htpasswd.missing(["bcrypt"]):
         module.fail_json(msg=missing_required_lib(library))
 
-    def work(api: Client) -> dict[str, t.Any]:
+    def work(_module: t.Any, api: Client) -> dict[str, t.Any]:
         try:
             return run(module, api)
         except (_users.UsersError, cache_objects.ObjectsError) as error:
             raise _users.UsersError(f"{error}. Nothing was changed.") from error
 
-    cluster.run(module, work)
+    runner.run(module, work)
 
 
 if __name__ == "__main__":

@@ -93,30 +93,12 @@ replicas:
 """
 
 import time
-import traceback
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import (
-    PAUSE_SECONDS,
-    ApiException,
-    Hopeless,
-    Refused,
-    Replicas,
-    api_words,
-)
-
-try:
-    from urllib3.exceptions import HTTPError
-except ImportError:
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = _replicas.IMPORT_ERROR
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
 _MOST = 10
 
@@ -181,6 +163,16 @@ def wait(
         sleep(PAUSE_SECONDS)
 
 
+def verify(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    params = module.params
+    try:
+        pods = wait(Replicas(client, params["namespace"], "", params["port"]), params)
+    except Refused as error:
+        raise Refused(f"After {params['timeout']} s (timeout): {error}") from error
+    return {"changed": False, "replicas": pods}
+
+
 def main() -> None:
     credential = {"name": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}}
     spec = {
@@ -191,22 +183,7 @@ def main() -> None:
         "refused": {"type": "list", "elements": "dict", "default": [], "options": credential},
         "timeout": {"type": "int", "default": 300},
     }
-    module = AnsibleK8SModule(module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, check_pyyaml=False)
-    if IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("kubernetes"), exception=IMPORT_ERROR)
-    params = module.params
-    try:
-        client = get_api_client(module).client.client
-        pods = wait(Replicas(client, params["namespace"], "", params["port"]), params)
-    except (Hopeless, CoreException) as error:
-        module.fail_json(msg=f"{error}.")
-    except Refused as error:
-        module.fail_json(msg=f"After {params['timeout']} s (timeout): {error}.")
-    except ApiException as error:
-        module.fail_json(msg=f"The API server refuses: {api_words(error)}.")
-    except (HTTPError, OSError) as error:
-        module.fail_json(msg=f"The cluster gives no answer: {error}.")
-    module.exit_json(changed=False, replicas=pods)
+    run(cluster_module(spec, supports_check_mode=False), verify)
 
 
 if __name__ == "__main__":

@@ -63,31 +63,12 @@ uid:
   sample: 0b1f7a3e-5d4c-4e6b-9a80-2f1d3c5b7e90
 """
 
-import json
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import IDENTITY_PATH, get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import IDENTITY_PATH, Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ApiError, ClusterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
-try:
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError, MaxRetryError
-except ImportError:  # AnsibleK8SModule says that it is missing
-
-    class ApiException(Exception):  # type: ignore[no-redef]
-        pass
-
-    class HTTPError(Exception):  # type: ignore[no-redef]
-        pass
-
-    MaxRetryError = HTTPError
-
-# Seconds to connect and to wait for an answer.
-_TIMEOUT = (10, 60)
-_WAY_OUT = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
 _DISCOVERY = "/.well-known/openid-configuration"
 _JWKS = "/openid/v1/jwks"
 # What a refusal is about, and the missing right, by path.
@@ -105,59 +86,33 @@ _RIGHTS = {
         ),
     ),
 }
+_NO_ISSUER = "The API server has no service-account issuer: set kube-apiserver's --service-account-issuer"
 
 
-def _read(client: t.Any, path: str) -> t.Any:
-    # The API server answers a JWKS to nobody who accepts application/json alone (HTTP 406).
-    answer = client.request("get", path, header_params={"Accept": "*/*"}, serialize=False, _request_timeout=_TIMEOUT)
-    return json.loads(answer.data)
-
-
-def _refusal(error: t.Any) -> str:
-    """The API server's own message, or what the client made of it."""
+def _read(client: Client, path: str) -> t.Any:
     try:
-        return json.loads(error.body)["message"]
-    except (ValueError, LookupError, TypeError):
-        return error.reason
+        # The API server answers a JWKS to nobody who accepts application/json alone (HTTP 406).
+        return client.request("get", path, accept="*/*")
+    except ApiError as error:
+        what, right = _RIGHTS[path]
+        fix = {403: right, 404: _NO_ISSUER}.get(error.status)
+        if fix is None:
+            raise
+        raise ClusterError(f"{client.host} does not tell {what}: {error.words}. {fix}") from error
 
 
-def _main_cause(error: t.Any) -> str:
-    """The URL that was tried and what came of it."""
-    if isinstance(error, MaxRetryError):
-        return f"{error.pool.scheme}://{error.pool.host}:{error.pool.port}{error.url} ({error.reason})"
-    return str(error)
+def read(_module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    discovery, jwks, namespace = (_read(client, path) for path in (_DISCOVERY, _JWKS, IDENTITY_PATH))
+    try:
+        found = {"issuer": discovery["issuer"], "jwks_uri": discovery["jwks_uri"], "uid": namespace["metadata"]["uid"]}
+    except (LookupError, TypeError) as error:
+        raise client.unusable(f"it lacks {error}") from error
+    return {"changed": False, **found, "jwks": jwks}
 
 
 def main() -> None:
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule, argument_spec=AUTH_ARG_SPEC, supports_check_mode=True, check_pyyaml=False
-    )
-    host, path = "the cluster", _DISCOVERY
-    try:
-        client = get_api_client(module).client  # asks for /version already
-        host = client.configuration.host
-        discovery = _read(client, path)
-        path = _JWKS
-        jwks = _read(client, path)
-        path = IDENTITY_PATH
-        uid = _read(client, path)["metadata"]["uid"]
-        result = {"issuer": discovery["issuer"], "jwks_uri": discovery["jwks_uri"], "jwks": jwks, "uid": uid}
-    except CoreException as error:
-        module.fail_json(msg=f"No way to the cluster: {error}. {_WAY_OUT}.")
-    except ApiException as error:
-        what, right = _RIGHTS[path]
-        way_out = {
-            403: right,
-            404: "The API server has no service-account issuer: set kube-apiserver's --service-account-issuer",
-        }
-        status = f"HTTP {error.status}: " if error.status else ""  # without one, TLS failed
-        module.fail_json(
-            msg=f"{host} does not tell {what}: {status}{_refusal(error)}."
-            f" {way_out.get(error.status, _WAY_OUT)}."
-        )
-    except (HTTPError, OSError, ValueError, LookupError, TypeError) as error:
-        module.fail_json(msg=f"No usable answer from the API server: {_main_cause(error)}. {_WAY_OUT}.")
-    module.exit_json(changed=False, **result)
+    run(cluster_module({}), read)
 
 
 if __name__ == "__main__":

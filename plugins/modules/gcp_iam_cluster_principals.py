@@ -107,13 +107,8 @@ providers:
     k8s-my-cluster: [system:serviceaccount:registry-cache:registry-cache]
 """
 
-import json
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, GcpError, check_project
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.cluster_principals import (
@@ -135,27 +130,14 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     condition_of,
     subjects_of,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import IDENTITY_PATH, get_api_client
-
-try:
-    from kubernetes.client.exceptions import ApiException
-    from urllib3.exceptions import HTTPError
-except ImportError:  # AnsibleK8SModule says that it is missing
-
-    class ApiException(Exception):  # type: ignore[no-redef]
-        pass
-
-    class HTTPError(Exception):  # type: ignore[no-redef]
-        pass
-
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client, connect
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import KUBECONFIG, ClusterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import MANAGED_BY, MANAGER
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module
 
 READER = "roles/artifactregistry.reader"
 IMPERSONATOR = "roles/iam.workloadIdentityUser"
-_LABEL = "app.kubernetes.io/managed-by"
-_MANAGER = "pullthrough.registry_cache"
 _PAGE = 100
-# Seconds to connect and to wait for an answer of the cluster.
-_TIMEOUT = (10, 60)
 
 
 class _Cluster:
@@ -166,18 +148,18 @@ class _Cluster:
 
     def __init__(self, module: t.Any, required: bool) -> None:
         self._module, self._required = module, required
-        self._client: t.Any = None
+        self._client: Client | None = None
 
     def uid(self) -> str | None:
         """The UID of kube-system, or None if the cluster does not answer and need not."""
         if self._module.params["cluster_uid"]:
             return self._module.params["cluster_uid"]
         try:
-            return self._read(IDENTITY_PATH)["metadata"]["uid"]
-        except (CoreException, ApiException, HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            return self._connected().cluster_uid()
+        except ClusterError as error:
             words = f"The cluster does not tell its identity ({_words(error)})"
             if self._required:
-                raise GcpError(f"{words}. Set kubeconfig and context, or KUBECONFIG, to a cluster that answers") from error
+                raise GcpError(f"{words}. {KUBECONFIG}") from error
             self._module.warn(f"{words}: only the principal of this cache is removed at Google.")
             return None
 
@@ -187,30 +169,24 @@ class _Cluster:
         if names is None:
             return False
         try:
-            found = self._read(f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
-            return (found["metadata"].get("labels") or {}).get(_LABEL) == _MANAGER
-        except ApiException as error:
-            if error.status == 404:
-                return False
-            cause: Exception = error
-        except (CoreException, HTTPError, OSError, ValueError, LookupError, TypeError) as error:
-            cause = error
+            found = self._connected().get(f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
+        except ClusterError as error:
+            cause = _words(error)
+        else:
+            return found is not None and (found["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER
         self._module.warn(
-            f"The grants of {subject} are kept, since its service account cannot be read ({_words(cause)})."
+            f"The grants of {subject} are kept, since its service account cannot be read ({cause})."
             f" Grant get on serviceaccounts in namespace {names[0]} to have them removed once the cache is gone."
         )
         return True
 
-    def _read(self, path: str) -> t.Any:
-        self._client = self._client or get_api_client(self._module).client
-        answer = self._client.request("get", path, header_params={"Accept": "*/*"}, serialize=False, _request_timeout=_TIMEOUT)
-        return json.loads(answer.data)
+    def _connected(self) -> Client:
+        self._client = self._client or connect(self._module)
+        return self._client
 
 
-def _words(error: Exception) -> str:
-    if isinstance(error, ApiException):
-        return f"HTTP {error.status}" if error.status else str(error.reason)
-    return " ".join(str(error).split())
+def _words(error: ClusterError) -> str:
+    return " ".join(error.words.split())
 
 
 class _Principals:
@@ -333,10 +309,8 @@ class _Principals:
 
 
 def main() -> None:
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule,
-        argument_spec={
-            **AUTH_ARG_SPEC,
+    module = cluster_module(
+        {
             **gcp.argument_spec(),
             "pool_id": {"type": "str", "required": True},
             "provider_id": {"type": "str", "required": True},
@@ -345,9 +319,7 @@ def main() -> None:
             "repositories": {"type": "list", "elements": "str", "required": True},
             "service_account": {"type": "str"},
             "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        supports_check_mode=True,
-        check_pyyaml=False,
+        }
     )
     gcp.require_libraries(module)
     params = module.params

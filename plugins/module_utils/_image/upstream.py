@@ -12,14 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import traceback
 import typing as t
 
 try:
     import requests
 except ImportError:
-    AVAILABLE = False
+    IMPORT_ERROR: str | None = traceback.format_exc()
 else:
-    AVAILABLE = True
+    IMPORT_ERROR = None
 
 ACCEPT = ", ".join(
     (

@@ -70,6 +70,13 @@ class ObjectsError(ClusterError):
     """What cannot be done; the message is a sentence for the user."""
 
 
+def cache_of(params: dict[str, t.Any]) -> Owner:
+    """The cache that a module's options C(namespace) and C(name) name. Raises ObjectsError for names that no object can have."""
+    owner = Owner(params["namespace"], params["name"])
+    check(owner)
+    return owner
+
+
 def check(owner: Owner) -> None:
     """:raises ObjectsError: for names that no object can have; they become part of an address."""
     for option, value in zip(("namespace", "name"), owner):

@@ -14,7 +14,7 @@ import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s import client as kubernetes_core
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.exceptions import CoreException
 
 from .errors import ClusterError, NotFoundError, UnreachableError, of_response
@@ -90,12 +90,23 @@ class Client:
             except (HTTPError, OSError, ValueError) as error:
                 raise _translated(error, self.host) from error
 
+    def unusable(self, cause: t.Any) -> UnreachableError:
+        """The error of an answer that makes no sense."""
+        return _unusable(self.host, cause)
+
     def get(self, path: str, accept: str = "application/json") -> t.Any:
         """An object, or None if it does not exist. Raises ApiError and UnreachableError."""
         try:
             return self.request("get", path, accept=accept)
         except NotFoundError:
             return None
+
+    def cluster_uid(self) -> str:
+        """The UID of the namespace that every cluster has, which identifies the cluster. Raises ApiError and UnreachableError."""
+        try:
+            return self.request("get", IDENTITY_PATH)["metadata"]["uid"]
+        except (LookupError, TypeError) as error:
+            raise self.unusable(f"{IDENTITY_PATH} has no uid") from error
 
     def list_all(
         self, kind: str, metadata_only: bool = False, namespace: str | None = None, group: str = "/api/v1", **selectors: str
@@ -107,7 +118,7 @@ class Client:
         path = f"{group}/namespaces/{namespace}/{kind}" if namespace else f"{group}/{kind}"
         answer = self.request("get", path, accept=accept, **selectors)
         if not isinstance(answer, dict) or "items" not in answer:
-            raise _unusable(self.host, f"{path} is no list")
+            raise self.unusable(f"{path} is no list")
         # Null where there is none, of metadata alone.
         return answer["items"] or []
 
@@ -122,33 +133,14 @@ class Client:
             return [future.result() for future in [executor.submit(task) for task in tasks]]
 
 
-def get_api_client(module: t.Any) -> t.Any:
-    """kubernetes.core's client for the module's options, which has asked the cluster for its version.
-
-    :raises CoreException: if there is no way to a cluster, a malformed kubeconfig included; the text has no full stop.
-    """
-    try:
-        return kubernetes_core.get_api_client(module)
-    except CoreException as error:
-        raise CoreException(str(error).rstrip(". ")) from error
-    except (YAMLError, AttributeError, LookupError, TypeError, UnicodeDecodeError) as error:
-        raise CoreException(f"the kubeconfig is malformed ({' '.join(str(error).split())})") from error
-
-
 def connect(module: t.Any) -> Client:
-    """The client for a module's options. Raises UnreachableError if there is no way to a cluster."""
+    """The client for a module's options, which has asked the cluster for its version. Raises ApiError and UnreachableError."""
     try:
         return Client(get_api_client(module).client)
     except CoreException as error:
-        raise UnreachableError(f"No way to the cluster: {error}") from error
+        raise UnreachableError(f"No way to the cluster: {str(error).rstrip('. ')}") from error
+    except (YAMLError, AttributeError, LookupError, TypeError, UnicodeDecodeError) as error:
+        words = " ".join(str(error).split())
+        raise UnreachableError(f"No way to the cluster: the kubeconfig is malformed ({words})") from error
     except (ApiException, HTTPError, OSError, ValueError) as error:
         raise _translated(error, "the cluster") from error
-
-
-def run(module: t.Any, work: t.Callable[[Client], dict[str, t.Any]]) -> None:
-    """Exit the module with what `work` returns, or fail it with the text of a ClusterError."""
-    try:
-        result = work(connect(module))
-    except ClusterError as error:
-        module.fail_json(msg=f"{str(error).rstrip('.')}.")
-    module.exit_json(**result)

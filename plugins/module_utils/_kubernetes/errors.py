@@ -24,29 +24,47 @@ _FIXES = {
 class ClusterError(Exception):
     """Something that cannot be done in the cluster."""
 
+    @property
+    def words(self) -> str:
+        """What is wrong, without the fix."""
+        return str(self)
+
 
 class UnreachableError(ClusterError):
-    """There is no cluster: no usable kubeconfig, no answer, or none that makes sense.
-
-    :param words: what is wrong.
-    """
+    """There is no cluster: no usable kubeconfig, no answer, or none that makes sense."""
 
     def __init__(self, words: str) -> None:
         super().__init__(f"{words}. {KUBECONFIG}")
-        self.words = words
+        self._words = words
+
+    @property
+    def words(self) -> str:
+        return self._words
+
+
+class Refused(ClusterError):
+    """A step that did not succeed, and may after a while."""
+
+
+class Hopeless(ClusterError):
+    """A step that waiting does not mend."""
 
 
 class ApiError(ClusterError):
     """The API server refused a request.
 
     :param status: of HTTP.
-    :param words: the API server's own message, with the status.
     :param details: those of the API server's Status object.
     """
 
     def __init__(self, host: str, status: int, words: str, details: dict[str, t.Any]) -> None:
         super().__init__(f"{host} refuses: {words}. {_FIXES.get(status, KUBECONFIG)}")
-        self.status, self.words, self.details = status, words, details
+        self.status, self._words, self.details = status, words, details
+
+    @property
+    def words(self) -> str:
+        """The API server's own message, with the status."""
+        return self._words
 
 
 class ForbiddenError(ApiError):

@@ -18,7 +18,7 @@ from .errors import ClusterError
 PREFIX = "registry-cache.pullthrough/"
 OWNER_NAMESPACE = PREFIX + "namespace"
 MANAGED_BY, INSTANCE, COMPONENT = (f"app.kubernetes.io/{name}" for name in ("managed-by", "instance", "component"))
-_MANAGER = "pullthrough.registry_cache"
+MANAGER = "pullthrough.registry_cache"
 # A name of Kubernetes that is also the value of a label.
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 
@@ -46,13 +46,13 @@ class Owner(t.NamedTuple):
             "app.kubernetes.io/name": "registry-cache",
             INSTANCE: self.name,
             "app.kubernetes.io/part-of": "registry-cache",
-            MANAGED_BY: _MANAGER,
+            MANAGED_BY: MANAGER,
             OWNER_NAMESPACE: self.namespace,
         }
 
     @property
     def selector(self) -> str:
-        return f"{MANAGED_BY}={_MANAGER},{INSTANCE}={self.name},{OWNER_NAMESPACE}={self.namespace}"
+        return f"{MANAGED_BY}={MANAGER},{INSTANCE}={self.name},{OWNER_NAMESPACE}={self.namespace}"
 
     @property
     def short(self) -> str:
@@ -61,7 +61,7 @@ class Owner(t.NamedTuple):
 
     def owns(self, metadata: dict[str, t.Any]) -> bool:
         """Whether an object has the labels of this owner's."""
-        wanted = {MANAGED_BY: _MANAGER, INSTANCE: self.name, OWNER_NAMESPACE: self.namespace}
+        wanted = {MANAGED_BY: MANAGER, INSTANCE: self.name, OWNER_NAMESPACE: self.namespace}
         return wanted.items() <= (metadata.get("labels") or {}).items()
 
 
@@ -75,7 +75,7 @@ def shortened(text: str, limit: int = 63) -> str:
 def manager(metadata: dict[str, t.Any]) -> str:
     """Who manages an object, in parentheses, as far as its labels say it."""
     found = metadata.get("labels") or {}
-    if found.get(MANAGED_BY) == _MANAGER:
+    if found.get(MANAGED_BY) == MANAGER:
         component = f"{found[COMPONENT]} " if found.get(COMPONENT) else ""
         return f" ({component}of cache {found.get(OWNER_NAMESPACE, '?')}/{found.get(INSTANCE, '?')})"
     return f" (managed by {found[MANAGED_BY]})" if found.get(MANAGED_BY) else ""

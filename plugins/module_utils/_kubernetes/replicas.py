@@ -13,49 +13,19 @@ import http.client
 import json
 import ssl
 import time
-import traceback
 import typing as t
 from base64 import b64encode
 
 from .._image import upstream
-
-try:
-    from kubernetes.client import CoreV1Api
-    from kubernetes.client.exceptions import ApiException
-    from kubernetes.stream import portforward, stream
-    from kubernetes.stream.ws_client import ERROR_CHANNEL
-    from websocket import WebSocketException
-except ImportError:
-    IMPORT_ERROR: str | None = traceback.format_exc()
-
-    class ApiException(Exception):  # type: ignore[no-redef]
-        pass
-
-else:
-    IMPORT_ERROR = None
+from .client import PATCH, Client
+from .errors import ClusterError, Hopeless, Refused
+from .exec import Streams
 
 PAUSE_SECONDS = 2
 TOUCHED = "registry-cache.pullthrough/touched"
-_EXEC_SECONDS = 60
-_HELLO_SECONDS = 5
+_HELLO_SECONDS, _ANSWER_SECONDS = 5, 60
 # What makes containerd, as every client by Go, go on without TLS.
 _HTTP = b"HTTP/"
-
-
-class Refused(Exception):
-    """A step that did not succeed, and may after a while."""
-
-
-class Hopeless(Exception):
-    """A step that waiting does not mend."""
-
-
-def api_words(error: t.Any) -> str:
-    """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
-    try:
-        return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return error.reason
 
 
 def client_hello() -> bytes:
@@ -87,19 +57,25 @@ def _answer(connection: t.Any, question: bytes) -> tuple[bytes, bool]:
     return answer, False
 
 
+def _is_ready(pod: dict[str, t.Any]) -> bool:
+    conditions = pod.get("status", {}).get("conditions") or ()
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+
+
 class Replicas:
     """The pods of a cache, through the API server alone."""
 
-    def __init__(self, client: t.Any, namespace: str, container: str, port: int) -> None:
-        self._api, self._namespace, self._container, self._port = CoreV1Api(client), namespace, container, port
+    def __init__(self, client: Client, namespace: str, container: str, port: int) -> None:
+        self._client, self._namespace, self._container, self._port = client, namespace, container, port
+        self._streams = Streams(client, namespace)
 
     def look(self, label_selector: str) -> dict[str, tuple[str, bool]]:
         """The uid of each pod that does not end, and whether it is ready, by name; raises Hopeless if there is none."""
-        pods = self._api.list_namespaced_pod(self._namespace, label_selector=label_selector).items
+        pods = self._client.list_all("pods", namespace=self._namespace, label_selector=label_selector)
         found = {
-            pod.metadata.name: (pod.metadata.uid, any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions or []))
+            pod["metadata"]["name"]: (pod["metadata"]["uid"], _is_ready(pod))
             for pod in pods
-            if pod.metadata.deletion_timestamp is None
+            if "deletionTimestamp" not in pod["metadata"]
         }
         if not found:
             raise Hopeless(f"no pod in namespace {self._namespace} has the labels {label_selector}")
@@ -115,50 +91,18 @@ class Replicas:
     def touch(self, pod: str, mark: str) -> None:
         """Annotate a pod, at which its kubelet brings the pod's Secrets at once; else it takes up to two minutes."""
         # It is faster, not needed.
-        with contextlib.suppress(ApiException):
-            self._api.patch_namespaced_pod(pod, self._namespace, {"metadata": {"annotations": {TOUCHED: mark}}})
-
-    def _open(self, opener: t.Any, method: t.Any, pod: str, **options: t.Any) -> t.Any:
-        """A stream to a pod; raises Hopeless in the API server's words."""
-        try:
-            return opener(method, pod, self._namespace, **options)
-        except ApiException as error:
-            raise Hopeless(f"the API server opens no stream to it: {api_words(error)}") from error
+        with contextlib.suppress(ClusterError):
+            path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}"
+            self._client.request("patch", path, {"metadata": {"annotations": {TOUCHED: mark}}}, **PATCH)
 
     def run_helper(self, pod: str, helper: str, host: str) -> tuple[str, str]:
         """The credential that the helper returns for a host: username and secret."""
         # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
         command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
-        session = self._open(
-            stream,
-            self._api.connect_get_namespaced_pod_exec,
-            pod,
-            container=self._container,
-            command=command,
-            stdin=False,
-            stdout=True,
-            stderr=True,
-            tty=False,
-            _preload_content=False,
-        )
-        with contextlib.closing(session):
-            try:
-                session.run_forever(timeout=_EXEC_SECONDS)
-            except WebSocketException as error:
-                raise Refused(f"the stream to it broke: {error}") from error
-            if session.is_open():
-                raise Refused(f"{helper} gave no answer within {_EXEC_SECONDS} s")
-            output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
-            status = session.read_channel(ERROR_CHANNEL)
-        if not status:
-            raise Refused("the stream to it broke before the helper ended")
-        # Not session.returncode, which takes every failure for an exit code.
-        status = json.loads(status)
-        if status["status"] != "Success":
-            unstarted = status.get("reason") != "NonZeroExitCode"
-            if unstarted or status["details"]["causes"][0]["message"] in ("126", "127"):
-                words = status["message"] if unstarted else errors.strip()
-                raise Hopeless(f"{helper} cannot be run in container {self._container}: {words}")
+        code, message, output, errors = self._streams.run(pod, self._container, command)
+        if code in (None, 126, 127):
+            raise Hopeless(f"{helper} cannot be run in container {self._container}: {message or errors.strip()}")
+        if code:
             raise Refused((output + errors).strip())
         try:
             credential = json.loads(output)
@@ -168,7 +112,7 @@ class Replicas:
 
     def require_http(self, pod: str) -> None:
         """Ask the registry of one pod for TLS, as containerd does; raises Refused or Hopeless unless the answer is HTTP."""
-        forward = self._open(portforward, self._api.connect_get_namespaced_pod_portforward, pod, ports=str(self._port))
+        forward = self._streams.forward(pod, self._port)
         with contextlib.closing(forward.socket(self._port)) as connection:
             answer, closed = _answer(connection, client_hello())
         if answer == _HTTP:
@@ -192,11 +136,10 @@ class Replicas:
 
     def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         """GET a path of the registry of one pod; returns status and body."""
-        method = self._api.connect_get_namespaced_pod_portforward
-        forward = self._open(portforward, method, pod, ports=str(self._port))
+        forward = self._streams.forward(pod, self._port)
         connection = http.client.HTTPConnection("localhost", self._port)
         connection.sock = forward.socket(self._port)
-        connection.sock.settimeout(_EXEC_SECONDS)
+        connection.sock.settimeout(_ANSWER_SECONDS)
         headers = {"Accept": upstream.ACCEPT, "Connection": "close"}
         if username:
             headers["Authorization"] = "Basic " + b64encode(f"{username}:{password}".encode()).decode()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.plugins.image_stand_ins import Program, Registry
+from tests.unit.plugins.kubernetes_api import ApiServer
 from tests.unit.sandbox.google.harness import Google
 
 _VARIABLES = ("GCP_", "GCE_", "GOOGLE_", "CLOUDSDK_", "K8S_AUTH_", "KUBECONFIG", "NETRC")
@@ -30,6 +31,15 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -
 @pytest.fixture
 def wire(google: Google, monkeypatch: pytest.MonkeyPatch) -> Wire:
     return Wire(google, monkeypatch)
+
+
+@pytest.fixture
+def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
+    """An API server without objects."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    running = ApiServer()
+    yield running
+    running.close()
 
 
 @pytest.fixture

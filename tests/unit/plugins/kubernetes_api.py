@@ -12,6 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+
 _METADATA = re.compile(r"application/json;as=PartialObjectMetadata(List)?;g=meta\.k8s\.io;v=v1")
 _DISCOVERY = {
     "/version": {"major": "1", "minor": "34"},
@@ -36,7 +39,7 @@ class Refusal(Exception):
     def __init__(self, status: int, message: str, **details: Any) -> None:
         super().__init__(message)
         self.status = status
-        self.body = {"kind": "Status", "status": "Failure", "message": message, "details": details, "code": status}
+        self.body: Any = {"kind": "Status", "status": "Failure", "message": message, "details": details, "code": status}
 
 
 class ApiServer:
@@ -47,6 +50,7 @@ class ApiServer:
         # Answers at other paths.
         self.plain: dict[str, Any] = {}
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
+        self.tokens: set[str | None] = set()
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
         # What the API server says of groups, by path.
         self.groups: dict[str, Any] = {}
@@ -69,7 +73,7 @@ class ApiServer:
                 except Refusal as refusal:
                     status, answer = refusal.status, refusal.body
                     headers = {"Retry-After": "0"} if status == 429 else {}
-                text = json.dumps(answer).encode()
+                text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
                 self.send_response(status)
                 for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(text))}.items():
                     self.send_header(name, value)
@@ -88,6 +92,10 @@ class ApiServer:
     def close(self) -> None:
         self._http.shutdown()
         self._http.server_close()
+
+    def client(self) -> Client:
+        """A client that shares nothing with others of this process but the server."""
+        return Client(get_api_client(host=self.url, api_key="cluster-token").client)
 
     @property
     def asked(self) -> list[tuple[str, str]]:
@@ -141,6 +149,7 @@ class ApiServer:
         parts = urlsplit(url)
         query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         self.seen.append((method, parts.path, dict(query), headers["Accept"]))
+        self.tokens.add(headers["Authorization"])
         self.hook(method, parts.path)
         with self._lock:
             if parts.path in _DISCOVERY:

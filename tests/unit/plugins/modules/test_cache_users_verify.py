@@ -4,14 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users_verify
-from ansible_collections.pullthrough.registry_cache.plugins.modules.cache_users_verify import Hopeless, Refused
-from kubernetes.client.exceptions import ApiException
 
 from tests.in_process import run
 
@@ -124,35 +121,6 @@ def test_of_many_ten_are_asked() -> None:
     replicas.answer = lambda _pod, _name: 200
     replicas.wait(accepted=many, refused=[])
     assert len(replicas.asked) == 10
-
-
-class Api:
-    """What Replicas asks of the API server."""
-
-    def __init__(self) -> None:
-        self.patched: list[tuple[Any, ...]] = []
-        self.error: Exception | None = None
-
-    def list_namespaced_pod(self, namespace: str, label_selector: str) -> Any:
-        ready = [SimpleNamespace(type="Ready", status="True")]
-        metadata = SimpleNamespace(name="a", uid="uid-a", deletion_timestamp=None)
-        return SimpleNamespace(items=[SimpleNamespace(metadata=metadata, status=SimpleNamespace(conditions=ready))])
-
-    def patch_namespaced_pod(self, *arguments: Any) -> None:
-        self.patched.append(arguments)
-        if self.error:
-            raise self.error
-
-
-@pytest.mark.parametrize("error", [None, ApiException(403, "no"), ApiException(404, "gone")])
-def test_a_touch_is_an_annotation_and_may_fail(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
-    api = Api()
-    api.error = error
-    monkeypatch.setattr(_replicas, "CoreV1Api", lambda _client: api)
-    replicas = _replicas.Replicas(None, "registry-cache", "", 5000)
-    assert replicas.look("app=cache") == {"a": ("uid-a", True)}
-    replicas.touch("a", "1")
-    assert api.patched == [("a", "registry-cache", {"metadata": {"annotations": {"registry-cache.pullthrough/touched": "1"}}})]
 
 
 def test_no_cluster(tmp_path: Any) -> None:

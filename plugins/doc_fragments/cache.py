@@ -1,0 +1,20 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    # Which cache of the cluster a module works on.
+    DOCUMENTATION = r"""
+options:
+  name:
+    description: The name of the cache.
+    type: str
+    default: registry-cache
+  namespace:
+    description: The namespace of the cache.
+    type: str
+    default: registry-cache
+"""

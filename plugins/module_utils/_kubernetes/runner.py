@@ -1,0 +1,43 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a module that works in a cluster begins and ends.
+
+Private to this collection.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
+from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+
+from .client import Client, connect
+from .errors import ClusterError
+
+# The options of doc fragment cache.
+CACHE_OPTIONS: dict[str, t.Any] = {
+    "name": {"type": "str", "default": "registry-cache"},
+    "namespace": {"type": "str", "default": "registry-cache"},
+}
+
+
+def cluster_module(spec: dict[str, t.Any], **rest: t.Any) -> t.Any:
+    """A module with kubernetes.core's connection options and these; supports check mode unless told otherwise."""
+    return AnsibleK8SModule(
+        module_class=AnsibleModule,
+        argument_spec={**AUTH_ARG_SPEC, **spec},
+        check_pyyaml=False,
+        **{"supports_check_mode": True, **rest},
+    )
+
+
+def run(module: t.Any, work: t.Callable[[t.Any, Client], dict[str, t.Any]]) -> None:
+    """Exit the module with what `work` returns of it, or fail it with the text of a ClusterError."""
+    try:
+        result = work(module, connect(module))
+    except ClusterError as error:
+        module.fail_json(msg=f"{str(error).rstrip('.')}.")
+    module.exit_json(**result)
