@@ -153,13 +153,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     check_location,
     check_repository_id,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    check_project,
-    gcp_module,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, GcpError, check_project
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Resource
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import STATE, gcp_module, result, run
 
 _MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
 _DOCKER_HUB = "https://registry-1.docker.io"
@@ -308,43 +304,32 @@ def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
     return wanted
 
 
-def main() -> None:
-    module = gcp_module(
-        {
-            "location": {"type": "str", "required": True},
-            "repository_id": {"type": "str", "required": True},
-            "description": {"type": "str"},
-            "labels": {"type": "dict"},
-            "mode": {"type": "str", "choices": list(_MODES)},
-            "remote": {"type": "dict", "options": {"upstream": {"type": "str", "required": True}}},
-            "virtual": {
-                "type": "dict",
-                "options": {
-                    "policies": {
-                        "type": "list",
-                        "elements": "dict",
-                        "required": True,
-                        "options": {
-                            "id": {"type": "str", "required": True},
-                            "repository": {"type": "str", "required": True},
-                            "priority": {"type": "int", "required": True},
-                        },
-                    },
-                },
-            },
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        },
-        mutually_exclusive=[("remote", "virtual")],
-    )
+def ensure(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     params = module.params
-    try:
-        _check(params)
-        name = f"projects/{params['project']}/locations/{params['location']}/repositories/{params['repository_id']}"
-        repository = _Repository(GcpClient(module), API, name)
-        changed, before, after = repository.ensure(params["state"] == "present", _wanted(params), module.check_mode)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, repository=after, diff={"before": before, "after": after})
+    _check(params)
+    name = f"projects/{params['project']}/locations/{params['location']}/repositories/{params['repository_id']}"
+    repository = _Repository(GcpClient(module), API, name)
+    return result("repository", repository.ensure(params["state"] == "present", _wanted(params), module.check_mode))
+
+
+def main() -> None:
+    policy = {
+        "id": {"type": "str", "required": True},
+        "repository": {"type": "str", "required": True},
+        "priority": {"type": "int", "required": True},
+    }
+    policies = {"type": "list", "elements": "dict", "required": True, "options": policy}
+    spec = {
+        "location": {"type": "str", "required": True},
+        "repository_id": {"type": "str", "required": True},
+        "description": {"type": "str"},
+        "labels": {"type": "dict"},
+        "mode": {"type": "str", "choices": list(_MODES)},
+        "remote": {"type": "dict", "options": {"upstream": {"type": "str", "required": True}}},
+        "virtual": {"type": "dict", "options": {"policies": policies}},
+    }
+    run(gcp_module({**spec, **STATE}, mutually_exclusive=[("remote", "virtual")]), ensure)
 
 
 if __name__ == "__main__":

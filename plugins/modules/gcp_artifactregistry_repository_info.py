@@ -61,37 +61,32 @@ repositories:
       mode: STANDARD_REPOSITORY
 """
 
+import typing as t
+
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.artifact_registry import (
     API,
     check_location,
     check_repository_id,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    check_project,
-    gcp_module,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 
 _PAGE = 1000
 
 
-def main() -> None:
-    module = gcp_module({"location": {"type": "str", "required": True}, "repository_id": {"type": "str"}})
+def read(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     project, location, repository_id = (module.params[key] for key in ("project", "location", "repository_id"))
+    check_project(project)
+    check_location(location)
+    if repository_id is not None:
+        check_repository_id(repository_id, location)
     parent = f"projects/{project}/locations/{location}/repositories"
-    try:
-        check_project(project)
-        check_location(location)
-        if repository_id is not None:
-            check_repository_id(repository_id, location)
-            found = GcpClient(module).get(f"{API}/{parent}/{repository_id}", f"{parent}/{repository_id}")
-            repositories = [found] if found else []
-        else:
-            repositories = GcpClient(module).list_all(f"{API}/{parent}", "repositories", parent, {"pageSize": _PAGE})
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=False, repositories=repositories)
+    return {"changed": False, "repositories": GcpClient(module).find(API, parent, "repositories", repository_id, _PAGE)}
+
+
+def main() -> None:
+    run(gcp_module({"location": {"type": "str", "required": True}, "repository_id": {"type": "str"}}), read)
 
 
 if __name__ == "__main__":

@@ -120,6 +120,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     service_account,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.iam_policy import Grant, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import STATE, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     CLUSTER_DESCRIPTION,
@@ -308,6 +309,23 @@ class _Principals:
         return pool, {}
 
 
+def prune(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
+    params = module.params
+    check_project(params["project"])
+    check_id("pool_id", params["pool_id"])
+    check_id("provider_id", params["provider_id"])
+    check_subject(params["subject"])
+    principals = _Principals(module, GcpClient(module))
+    before, after = principals.run()
+    return {
+        "changed": before != after,
+        "removed": principals.removed,
+        "providers": after.get("providers", {}),
+        "diff": {"before": before, "after": after},
+    }
+
+
 def main() -> None:
     module = cluster_module(
         {
@@ -318,26 +336,11 @@ def main() -> None:
             "cluster_uid": {"type": "str"},
             "repositories": {"type": "list", "elements": "str", "required": True},
             "service_account": {"type": "str"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            **STATE,
         }
     )
     gcp.require_libraries(module)
-    params = module.params
-    try:
-        check_project(params["project"])
-        check_id("pool_id", params["pool_id"])
-        check_id("provider_id", params["provider_id"])
-        check_subject(params["subject"])
-        principals = _Principals(module, GcpClient(module))
-        before, after = principals.run()
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(
-        changed=before != after,
-        removed=principals.removed,
-        providers=after.get("providers", {}),
-        diff={"before": before, "after": after},
-    )
+    run(module, prune)
 
 
 if __name__ == "__main__":

@@ -114,12 +114,9 @@ binding:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    gcp_module,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, GcpError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.iam_policy import Grant, Kind, Policy, kind_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import STATE, gcp_module, result, run
 
 _MEMBER = re.compile(
     r"(principal://|principalSet://|serviceAccount:|user:|group:|domain:)\S+|allUsers|allAuthenticatedUsers"
@@ -154,33 +151,29 @@ def _check(params: dict[str, t.Any]) -> Kind:
     return resource_kind
 
 
-def main() -> None:
-    module = gcp_module(
-        {
-            "resource": {"type": "str", "required": True},
-            "role": {"type": "str", "required": True},
-            "member": {"type": "str", "required": True},
-            "condition": {
-                "type": "dict",
-                "options": {
-                    "title": {"type": "str", "required": True},
-                    "expression": {"type": "str", "required": True},
-                    "description": {"type": "str"},
-                },
-            },
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        }
-    )
+def ensure(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     params = module.params
-    try:
-        kind = _check(params)
-        condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
-        policy = Policy(GcpClient(module), params["resource"], kind, module.warn)
-        grant = Grant(params["role"], params["member"], condition)
-        changed, before, after = policy.ensure(grant, params["state"] == "present", module.check_mode)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, binding=after, diff={"before": before, "after": after})
+    kind = _check(params)
+    condition = {key: value for key, value in (params["condition"] or {}).items() if value} or None
+    policy = Policy(GcpClient(module), params["resource"], kind, module.warn)
+    grant = Grant(params["role"], params["member"], condition)
+    return result("binding", policy.ensure(grant, params["state"] == "present", module.check_mode))
+
+
+def main() -> None:
+    condition = {
+        "title": {"type": "str", "required": True},
+        "expression": {"type": "str", "required": True},
+        "description": {"type": "str"},
+    }
+    spec = {
+        "resource": {"type": "str", "required": True},
+        "role": {"type": "str", "required": True},
+        "member": {"type": "str", "required": True},
+        "condition": {"type": "dict", "options": condition},
+    }
+    run(gcp_module({**spec, **STATE}), ensure)
 
 
 if __name__ == "__main__":

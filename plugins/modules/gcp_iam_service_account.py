@@ -88,10 +88,10 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     GcpError,
     check_bytes,
     check_project,
-    gcp_module,
     stripped,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Resource
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import STATE, described, gcp_module, result, run
 
 _API = "https://iam.googleapis.com/v1"
 _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
@@ -158,26 +158,22 @@ def _check(params: dict[str, t.Any]) -> None:
     check_bytes(params, _BYTES)
 
 
-def main() -> None:
-    module = gcp_module(
-        {
-            "account_id": {"type": "str", "required": True},
-            "display_name": {"type": "str"},
-            "description": {"type": "str"},
-            "disabled": {"type": "bool"},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-        }
-    )
+def ensure(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     params = module.params
-    try:
-        _check(params)
-        account = _Account(GcpClient(module), params["project"], params["account_id"])
-        fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
-        wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
-        changed, before, after = account.ensure(params["state"] == "present", wanted, module.check_mode)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, service_account=after, diff={"before": before, "after": after})
+    _check(params)
+    account = _Account(GcpClient(module), params["project"], params["account_id"])
+    return result("service_account", account.ensure(params["state"] == "present", described(params), module.check_mode))
+
+
+def main() -> None:
+    spec = {
+        "account_id": {"type": "str", "required": True},
+        "display_name": {"type": "str"},
+        "description": {"type": "str"},
+        "disabled": {"type": "bool"},
+    }
+    run(gcp_module({**spec, **STATE}), ensure)
 
 
 if __name__ == "__main__":

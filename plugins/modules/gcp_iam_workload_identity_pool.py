@@ -67,9 +67,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     GcpError,
     check_lengths,
     check_project,
-    gcp_module,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Outcome
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import described, gcp_module, result, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     LENGTHS,
     OPTIONS,
@@ -112,27 +112,25 @@ class _Pool(WorkloadIdentityObject):
         return super().ensure(present, wanted, check_mode)
 
 
-def main() -> None:
-    module = gcp_module({**OPTIONS, "made_by": {"type": "str"}})
+def ensure(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     params = module.params
-    try:
-        check_project(params["project"])
-        check_id("pool_id", params["pool_id"])
-        check_lengths(params, LENGTHS)
-        check_lengths(params, {"made_by": LENGTHS["description"]})
-        pool = _Pool(
-            GcpClient(module),
-            parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
-            id_parameter="workloadIdentityPoolId",
-            object_id=params["pool_id"],
-            made_by=params["made_by"],
-        )
-        fields = {"displayName": "display_name", "description": "description", "disabled": "disabled"}
-        wanted = {field: params[option] for field, option in fields.items() if params[option] is not None}
-        changed, before, after = pool.ensure(params["state"] == "present", wanted, module.check_mode)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=changed, pool=after, diff={"before": before, "after": after})
+    check_project(params["project"])
+    check_id("pool_id", params["pool_id"])
+    check_lengths(params, LENGTHS)
+    check_lengths(params, {"made_by": LENGTHS["description"]})
+    pool = _Pool(
+        GcpClient(module),
+        parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
+        id_parameter="workloadIdentityPoolId",
+        object_id=params["pool_id"],
+        made_by=params["made_by"],
+    )
+    return result("pool", pool.ensure(params["state"] == "present", described(params), module.check_mode))
+
+
+def main() -> None:
+    run(gcp_module({**OPTIONS, "made_by": {"type": "str"}}), ensure)
 
 
 if __name__ == "__main__":

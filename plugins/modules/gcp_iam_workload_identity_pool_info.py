@@ -62,12 +62,10 @@ pools:
       state: ACTIVE
 """
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    check_project,
-    gcp_module,
-)
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     check_id,
@@ -76,22 +74,19 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 _PAGE = 1000
 
 
-def main() -> None:
-    module = gcp_module({"pool_id": {"type": "str"}, "show_deleted": {"type": "bool", "default": False}})
+def read(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     project, pool_id = module.params["project"], module.params["pool_id"]
+    check_project(project)
+    if pool_id is not None:
+        check_id("pool_id", pool_id)
     parent = f"projects/{project}/locations/global/workloadIdentityPools"
-    try:
-        check_project(project)
-        if pool_id is not None:
-            check_id("pool_id", pool_id)
-            found = GcpClient(module).get(f"{API}/{parent}/{pool_id}", f"{parent}/{pool_id}")
-            pools = [found] if found else []
-        else:
-            query = {"pageSize": _PAGE, "showDeleted": "true" if module.params["show_deleted"] else None}
-            pools = GcpClient(module).list_all(f"{API}/{parent}", "workloadIdentityPools", parent, query)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=False, pools=pools)
+    deleted = module.params["show_deleted"]
+    return {"changed": False, "pools": GcpClient(module).find(API, parent, "workloadIdentityPools", pool_id, _PAGE, deleted)}
+
+
+def main() -> None:
+    run(gcp_module({"pool_id": {"type": "str"}, "show_deleted": {"type": "bool", "default": False}}), read)
 
 
 if __name__ == "__main__":

@@ -138,11 +138,11 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     GcpError,
     check_lengths,
     check_project,
-    gcp_module,
     same_json,
     stripped,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Outcome
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import described, gcp_module, result, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     LENGTHS,
     OPTIONS,
@@ -318,62 +318,58 @@ def _check_keys(keys: t.Any) -> None:
 
 
 def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    fields = {
-        "displayName": params["display_name"],
-        "description": params["description"],
-        "disabled": params["disabled"],
-        "attributeMapping": params["attribute_mapping"],
-        "attributeCondition": params["attribute_condition"],
-    }
+    mapping = {"attributeMapping": params["attribute_mapping"], "attributeCondition": params["attribute_condition"]}
     oidc = {"issuerUri": params["oidc"]["issuer_uri"], "allowedAudiences": params["oidc"]["allowed_audiences"]}
     if params["oidc"]["jwks"] is not None:
         keys = [{name: key[name] for name in _KEY_MEMBERS if name in key} for key in params["oidc"]["jwks"]["keys"]]
         oidc["jwksJson"] = json.dumps({"keys": keys}, sort_keys=True)
-    return {**{field: value for field, value in fields.items() if value is not None}, "oidc": stripped(oidc)}
+    given = {field: value for field, value in mapping.items() if value is not None}
+    return {**described(params), **given, "oidc": stripped(oidc)}
 
 
-def _named(error: GcpError) -> str:
+def _named(error: GcpError) -> GcpError:
     """The error of a bad argument, with the option that it is about."""
     option = next((option for word, option in _OPTION_OF_WORDS.items() if word in error.words.lower()), None)
-    return f"{error} (Check {option}.)" if error.status == 400 and option else str(error)
+    return GcpError(f"{error} (Check {option}.)") if error.status == 400 and option else error
+
+
+def ensure(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
+    params, present = module.params, module.params["state"] == "present"
+    _check(params)
+    provider = _Provider(
+        GcpClient(module),
+        parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
+        id_parameter="workloadIdentityPoolProviderId",
+        object_id=params["provider_id"],
+        subject=params["subject"],
+    )
+    try:
+        return result("provider", provider.ensure(present, _wanted(params) if present else {}, module.check_mode))
+    except GcpError as error:
+        raise _named(error) from error
 
 
 def main() -> None:
+    oidc = {
+        "issuer_uri": {"type": "str", "required": True},
+        "allowed_audiences": {"type": "list", "elements": "str", "default": []},
+        "jwks": {"type": "dict"},
+    }
+    spec = {
+        "provider_id": {"type": "str", "required": True},
+        "attribute_mapping": {"type": "dict"},
+        "attribute_condition": {"type": "str"},
+        "subject": {"type": "str"},
+        "oidc": {"type": "dict", "options": oidc},
+    }
     module = gcp_module(
-        {
-            **OPTIONS,
-            "provider_id": {"type": "str", "required": True},
-            "attribute_mapping": {"type": "dict"},
-            "attribute_condition": {"type": "str"},
-            "subject": {"type": "str"},
-            "oidc": {
-                "type": "dict",
-                "options": {
-                    "issuer_uri": {"type": "str", "required": True},
-                    "allowed_audiences": {"type": "list", "elements": "str", "default": []},
-                    "jwks": {"type": "dict"},
-                },
-            },
-        },
+        {**OPTIONS, **spec},
         required_if=[("state", "present", ["attribute_mapping", "oidc"])],
         required_by={"subject": ["description"]},
         mutually_exclusive=[("attribute_condition", "subject")],
     )
-    params = module.params
-    try:
-        _check(params)
-        provider = _Provider(
-            GcpClient(module),
-            parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
-            id_parameter="workloadIdentityPoolProviderId",
-            object_id=params["provider_id"],
-            subject=params["subject"],
-        )
-        present = params["state"] == "present"
-        changed, before, after = provider.ensure(present, _wanted(params) if present else {}, module.check_mode)
-    except GcpError as error:
-        module.fail_json(msg=_named(error))
-    module.exit_json(changed=changed, provider=after, diff={"before": before, "after": after})
+    run(module, ensure)
 
 
 if __name__ == "__main__":

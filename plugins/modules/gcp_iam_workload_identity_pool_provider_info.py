@@ -70,12 +70,10 @@ providers:
         google.subject: assertion.sub
 """
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    check_project,
-    gcp_module,
-)
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
     check_id,
@@ -84,30 +82,26 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 _PAGE = 100
 
 
-def main() -> None:
-    module = gcp_module(
-        {
-            "pool_id": {"type": "str", "required": True},
-            "provider_id": {"type": "str"},
-            "show_deleted": {"type": "bool", "default": False},
-        }
-    )
+def read(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
     params = module.params
+    check_project(params["project"])
+    check_id("pool_id", params["pool_id"])
+    if params["provider_id"] is not None:
+        check_id("provider_id", params["provider_id"])
     parent = f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers"
-    try:
-        check_project(params["project"])
-        check_id("pool_id", params["pool_id"])
-        if params["provider_id"] is not None:
-            check_id("provider_id", params["provider_id"])
-            name = f"{parent}/{params['provider_id']}"
-            found = GcpClient(module).get(f"{API}/{name}", name)
-            providers = [found] if found else []
-        else:
-            query = {"pageSize": _PAGE, "showDeleted": "true" if params["show_deleted"] else None}
-            providers = GcpClient(module).list_all(f"{API}/{parent}", "workloadIdentityPoolProviders", parent, query)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
-    module.exit_json(changed=False, providers=providers)
+    kind = "workloadIdentityPoolProviders"
+    found = GcpClient(module).find(API, parent, kind, params["provider_id"], _PAGE, params["show_deleted"])
+    return {"changed": False, "providers": found}
+
+
+def main() -> None:
+    spec = {
+        "pool_id": {"type": "str", "required": True},
+        "provider_id": {"type": "str"},
+        "show_deleted": {"type": "bool", "default": False},
+    }
+    run(gcp_module(spec), read)
 
 
 if __name__ == "__main__":

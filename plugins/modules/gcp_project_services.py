@@ -58,12 +58,8 @@ services:
 import re
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import (
-    GcpClient,
-    GcpError,
-    check_project,
-    gcp_module,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, GcpError, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 
 _API = "https://serviceusage.googleapis.com/v1"
 _SERVICE = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
@@ -92,23 +88,23 @@ def _states(client: GcpClient, url: str, project: str, services: list[str]) -> d
     return {service["name"].rpartition("/")[2]: service.get("state", "DISABLED") for service in found.get("services", [])}
 
 
-def main() -> None:
-    module = gcp_module({"services": {"type": "list", "elements": "str", "required": True}})
-    params = module.params
-    try:
-        _check(params)
-        project, services = params["project"], sorted(set(params["services"]))
-        client, url = GcpClient(module), f"{_API}/projects/{project}/services"
-        before = _states(client, url, project, services)
-        missing = [service for service in services if before.get(service) != "ENABLED"]
-        if missing and not module.check_mode:
-            what = f"{', '.join(missing)} in project {project}"
-            operation = client.request("POST", f"{url}:batchEnable", what, body={"serviceIds": missing})
-            client.wait(operation, _API, what)
-    except GcpError as error:
-        module.fail_json(msg=str(error))
+def enable(module: t.Any) -> dict[str, t.Any]:
+    """The result. Raises GcpError."""
+    _check(module.params)
+    project, services = module.params["project"], sorted(set(module.params["services"]))
+    client, url = GcpClient(module), f"{_API}/projects/{project}/services"
+    before = _states(client, url, project, services)
+    missing = [service for service in services if before.get(service) != "ENABLED"]
+    if missing and not module.check_mode:
+        what = f"{', '.join(missing)} in project {project}"
+        operation = client.request("POST", f"{url}:batchEnable", what, body={"serviceIds": missing})
+        client.wait(operation, _API, what)
     after = {**before, **dict.fromkeys(missing, "ENABLED")}
-    module.exit_json(changed=bool(missing), services=after, diff={"before": before, "after": after})
+    return {"changed": bool(missing), "services": after, "diff": {"before": before, "after": after}}
+
+
+def main() -> None:
+    run(gcp_module({"services": {"type": "list", "elements": "str", "required": True}}), enable)
 
 
 if __name__ == "__main__":

@@ -187,13 +187,6 @@ def argument_spec() -> dict[str, t.Any]:
     }
 
 
-def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
-    """An AnsibleModule with the Google options; fails when what it is built on is missing."""
-    module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
-    require_libraries(module)
-    return module
-
-
 def require_libraries(module: AnsibleModule) -> None:
     """Fail the module, with what to install, when what the client is built on is missing."""
     if IMPORT_ERROR:
@@ -402,6 +395,21 @@ class GcpClient:
             token = page.get("nextPageToken")
             page = self.get(url, what, {**(params or {}), "pageToken": token}) if token else None
         return found
+
+    def find(
+        self, api: str, parent: str, kind: str, identifier: str | None, page: int, deleted: bool = False
+    ) -> list[dict[str, t.Any]]:
+        """The object of an id, or all objects below a parent without one. Raises GcpError.
+
+        :param kind: the name of such objects in a list.
+        :param page: how many objects Google gives in one answer.
+        :param deleted: whether a list has deleted ones, too.
+        """
+        if identifier is None:
+            query = {"pageSize": page, **({"showDeleted": "true"} if deleted else {})}
+            return self.list_all(f"{api}/{parent}", kind, parent, query)
+        found = self.get(f"{api}/{parent}/{identifier}", f"{parent}/{identifier}")
+        return [found] if found else []
 
     def wait(self, operation: dict[str, t.Any], api: str, what: str) -> None:
         """Poll a long-running operation (https://google.aip.dev/151) to its end.
