@@ -10,7 +10,7 @@ short_description: Find the Artifact Registry repositories of upstreams
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Returns the repositories that role C(wif) grants the cache, from the variable C(registry_cache_upstreams).
+  - Returns the repositories that role C(wif) grants the cache.
 options:
   _input:
     description:
@@ -27,7 +27,7 @@ options:
 EXAMPLES = r"""
 - name: The full names of the repositories
   ansible.builtin.debug:
-    msg: "{{ registry_cache_upstreams | pullthrough.registry_cache.artifact_registry_repositories | map(attribute='name') }}"
+    msg: "{{ upstreams | pullthrough.registry_cache.artifact_registry_repositories | map(attribute='name') }}"
 """
 
 RETURN = r"""
@@ -52,7 +52,7 @@ def artifact_registry_repositories(upstreams: list[dict[str, t.Any]]) -> list[di
     try:
         return upstream_repositories.repositories(upstreams)
     except ValueError as error:
-        raise AnsibleFilterError(f"registry_cache_upstreams: {error}") from error
+        raise AnsibleFilterError(f"artifact_registry_repositories: {error}") from error
 
 
 class FilterModule:

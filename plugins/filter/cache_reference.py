@@ -19,7 +19,7 @@ options:
     type: str
     required: true
   upstreams:
-    description: The cache's upstreams, which is the value of C(registry_cache_upstreams), or their hosts.
+    description: The cache's upstreams, as role C(cache) takes them, or their hosts.
     type: list
     elements: raw
     required: true
@@ -42,7 +42,7 @@ EXAMPLES = r"""
         containers:
           - name: example
             image: "{{ 'us-central1-docker.pkg.dev/p/r/i:1.0'
-              | pullthrough.registry_cache.cache_reference(registry_cache_upstreams) }}"
+              | pullthrough.registry_cache.cache_reference(upstreams) }}"
 
 - name: The same with the upstream's host, and with the cache under a name of its own
   ansible.builtin.debug:
@@ -63,7 +63,7 @@ from ansible.errors import AnsibleFilterError
 from ansible.module_utils.common.collections import is_sequence
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
-_UPSTREAMS = "Example: upstreams=['us-central1-docker.pkg.dev'], or upstreams=registry_cache_upstreams"
+_UPSTREAMS = "Example: upstreams=['us-central1-docker.pkg.dev']"
 
 
 def _hosts(upstreams: t.Any) -> list[str]:

@@ -22,16 +22,10 @@ import subprocess
 import tempfile
 import typing as t
 
+from .errors import EngineError, ImageError
+
 _ASK_SECONDS = 30
 _TAIL_LINES = 15
-
-
-class EngineError(Exception):
-    """A command of the engine failed; C(output) holds its last lines."""
-
-    def __init__(self, text: str, output: str = "") -> None:
-        super().__init__(text)
-        self.output = output
 
 
 class Log:
@@ -299,3 +293,28 @@ def find(choice: str, log: Log) -> Engine:
             return kind(program, result.stdout.strip(), log)
         said.append(f"{kind.name}: {(result.stderr or result.stdout).strip()[:300]}")
     raise EngineError("; ".join(said))
+
+
+class Chosen:
+    """The engine of a module's option, asked for only once somebody needs it."""
+
+    def __init__(self, choice: str, log: Log) -> None:
+        self._choice, self.log = choice, log
+        self._found: Engine | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name, empty if nobody has needed it."""
+        return self._found.name if self._found else ""
+
+    def get(self) -> Engine:
+        """:raises ImageError: if none answers."""
+        if self._found is None:
+            try:
+                self._found = find(self._choice, self.log)
+            except EngineError as error:
+                raise ImageError(
+                    f"engine: no engine answers for {self._choice} ({error}). Start docker or podman on the host that runs this module,"
+                    " or use an image that was built elsewhere. Example: engine: podman"
+                ) from error
+        return self._found

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 # An action plugin asks too: there is no module whose run_command could be called.
 # pylint: disable=ansible-bad-function
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -17,6 +18,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import typing as t
 
 EXTRA_CA = "extra-ca.crt"
@@ -65,6 +67,17 @@ def unpack(file: str, target: str) -> None:
     options: dict[str, t.Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(file) as archive:
         archive.extractall(target, **options)
+
+
+@contextlib.contextmanager
+def context(folder: str | None, archive: str | None) -> t.Iterator[pathlib.Path]:
+    """The folder of the sources, for a while if they come in an archive."""
+    if folder:
+        yield pathlib.Path(folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="registry-cache-") as unpacked:
+        unpack(t.cast(str, archive), unpacked)
+        yield pathlib.Path(unpacked)
 
 
 def labels(collection: pathlib.Path) -> dict[str, str]:

@@ -19,6 +19,7 @@ import subprocess
 import typing as t
 
 from . import upstream
+from .errors import DeniedError, RegistryError
 
 try:
     import requests
@@ -32,14 +33,6 @@ _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _HUB_KEY = "https://index.docker.io/v1/"
 # What a credential helper gives as user name of an identity token.
 _IDENTITY_USER = "<token>"
-
-
-class RegistryError(Exception):
-    """The registry gave no usable answer; the text holds its own words."""
-
-
-class DeniedError(RegistryError):
-    """The registry asks for a credential, or for another one."""
 
 
 class Credential(t.NamedTuple):

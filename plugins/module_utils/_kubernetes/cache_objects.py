@@ -272,8 +272,8 @@ class Adoption:
         others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
         if others:
             raise ObjectsError(
-                f"objects: {some(others)} belongs to another cache, which would no longer find it. Remove it by"
-                " registry_cache_state=absent of that cache"
+                f"objects: {some(others)} belongs to another cache, which would no longer find it. Uninstall that cache first,"
+                " or take it from the list. Example: objects: [{kind: Service, name: registry-cache}]"
             )
         self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]
 

@@ -54,6 +54,6 @@ def test_each_of_several() -> None:
     ],
 )
 def test_what_is_malformed_is_named_with_an_example(host: str, path: object) -> None:
-    with pytest.raises(AnsibleFilterError, match=r"registry_cache_upstreams: .*Example: ") as refusal:
+    with pytest.raises(AnsibleFilterError, match=r"(host|repository) '.*Example: ") as refusal:
         repositories([{"host": host, "repositories": [path]}])
     assert host in str(refusal.value) or str(path) in str(refusal.value)

@@ -376,7 +376,10 @@ def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
         ({"kind": "Deployment", "name": NAME}, ("'Deployment' must be one of StatefulSet, ", "Example: kind: ")),
         ({"kind": "Service", "name": "../a"}, ("'../a' must be the name", "Example: name: ")),
         ({"kind": "Service", "name": "a", "namespace": "a/b"}, ("'a/b' must be the namespace", "Example: namespace: ")),
-        ({"kind": "ConfigMap", "name": "theirs"}, ("ConfigMap registry-cache/theirs (managed by", "belongs to another cache", "absent")),
+        (
+            {"kind": "ConfigMap", "name": "theirs"},
+            ("ConfigMap registry-cache/theirs (managed by", "belongs to another cache", "Example: objects: "),
+        ),
     ],
 )
 def test_what_is_not_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
