@@ -13,9 +13,8 @@ from typing import Any
 
 import bcrypt
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 
-from tests.in_process import run
+from tests.module_runner import run
 
 COST = 4
 NODES = "nodes-password-1"
@@ -41,7 +40,7 @@ def lent() -> Iterator[pathlib.Path]:
     with tempfile.TemporaryDirectory() as name:
         # Ansible loads some of itself with the first module; another user may not read where it lies.
         first = pathlib.Path(name, "first")
-        run(htpasswd, path=str(first), users=[user("nodes", NODES)], cost=COST)
+        run("htpasswd", path=str(first), users=[user("nodes", NODES)], cost=COST)
         first.unlink()
         os.chmod(name, 0o777)
         yield pathlib.Path(name)
@@ -55,7 +54,7 @@ def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: st
     before = path.stat(), path.read_text()
     os.seteuid(65534)
     try:
-        message = run(htpasswd, path=str(path), users=[user("nodes", NODES)])["msg"]
+        message = run("htpasswd", path=str(path), users=[user("nodes", NODES)])["msg"]
     finally:
         os.seteuid(0)
     assert expected in message and str(path) in message and "root" in message
@@ -68,10 +67,10 @@ def test_root_leaves_a_file_to_its_owner_and_group(lent: pathlib.Path) -> None:
     path.write_text("")
     path.chmod(0o640)
     os.chown(path, 65534, 33)
-    assert run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
+    assert run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
     assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (65534, 33, 0o640)
-    assert not run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
-    result = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST, owner="0", group="0", mode="0600")
+    assert not run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST)["changed"]
+    result = run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST, owner="0", group="0", mode="0600")
     assert result["changed"] and (path.stat().st_uid, path.stat().st_gid, mode(path)) == (0, 0, 0o600)
     assert result["diff"]["before"] == "group: 33\nmode: 0640\nowner: 65534\nnodes\n"
     assert result["diff"]["after"] == "group: 0\nmode: 0600\nowner: 0\nnodes\n"
@@ -85,7 +84,7 @@ def test_group_that_its_owner_cannot_give(lent: pathlib.Path) -> None:
     before = path.stat(), path.read_text()
     os.seteuid(65534)
     try:
-        message = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)["msg"]
+        message = run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST)["msg"]
     finally:
         os.seteuid(0)
     assert "group with id 33" in message and str(path) in message and "root" in message
@@ -101,7 +100,7 @@ def test_full_disk_leaves_the_old_file_whole(lent: pathlib.Path) -> None:
         path = lent / "htpasswd"
         path.write_text(f"# {'x' * 9000}\nnodes:{hashed('old')}\n")
         before = path.read_text()
-        result = run(htpasswd, path=str(path), users=[user("nodes", NODES)], cost=COST)
+        result = run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST)
         assert result["failed"] and "No space left on device" in result["msg"] and str(path) in result["msg"]
         assert path.read_text() == before and [one.name for one in lent.iterdir()] == ["htpasswd"]
     finally:

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 
 from sandbox import debian, processes
 from sandbox.from_source import tools
-from tests.in_process import run
+from tests.module_runner import run
 
 PASSWORDS = {"nodes": "nodes-password-1", "ci": "p ä:ss#wörd $2b$ 'quoted\"", "longest": "€" * 24, "with space": "x"}
 Accepts = Callable[[str, str], bool]
@@ -27,7 +26,7 @@ Accepts = Callable[[str, str], bool]
 
 def write(path: pathlib.Path, users: dict[str, str], **more: Any) -> None:
     wanted = [{"name": name, "password": password} for name, password in users.items()]
-    result = run(htpasswd, path=str(path), users=wanted, cost=5, **more)
+    result = run("htpasswd", path=str(path), users=wanted, cost=5, **more)
     assert result.get("changed"), result
 
 
@@ -119,7 +118,7 @@ def test_what_apache_wrote_is_kept(apache: str, accepts: Accepts, tmp_path: path
     path.chmod(0o600)
     before = path.read_text()
     users = [{"name": name, "password": PASSWORDS[name]} for name in ("nodes", "ci")]
-    assert run(htpasswd, path=str(path), users=users, cost=5)["changed"] is False and path.read_text() == before
+    assert run("htpasswd", path=str(path), users=users, cost=5)["changed"] is False and path.read_text() == before
     assert accepts("nodes", PASSWORDS["nodes"]) and accepts("ci", PASSWORDS["ci"])
 
 
@@ -127,5 +126,5 @@ def test_a_ready_made_line_is_accepted(apache: str, accepts: Accepts, tmp_path: 
     argv = [apache, "-n", "-i", "-B", "-C", "5", "nodes"]
     line = subprocess.run(argv, input=PASSWORDS["nodes"], check=True, capture_output=True, text=True).stdout.strip()
     user = {"name": "nodes", "hash": line.removeprefix("nodes:"), "password": PASSWORDS["nodes"]}
-    assert run(htpasswd, path=str(tmp_path / "htpasswd"), users=[user])["changed"]
+    assert run("htpasswd", path=str(tmp_path / "htpasswd"), users=[user])["changed"]
     assert accepts("nodes", PASSWORDS["nodes"]) and not accepts("nodes", "x")

@@ -15,7 +15,7 @@ import requests
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
 from requests.adapters import BaseAdapter
 
-from tests.unit.plugins.module_runner import run
+from tests.module_runner import run
 from tests.unit.sandbox.google import contract
 from tests.unit.sandbox.google.harness import Google
 

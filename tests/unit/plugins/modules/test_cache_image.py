@@ -20,8 +20,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image 
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_image
 
 from sandbox.settings import ROOT
+from tests.module_runner import run
 from tests.unit.plugins.image_stand_ins import DIGEST, Program, Registry
-from tests.unit.plugins.module_runner import run
 
 BASE = "docker.io/library/registry:3.1.2"
 BUILDER = "docker.io/library/golang:1.26.10-alpine"

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import copy
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +11,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
+from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
-from tests.unit.plugins.module_runner import run
 
 NAME = NAMESPACE = "registry-cache"
 OURS = Owner(NAMESPACE, NAME).labels
@@ -44,16 +42,12 @@ FOREIGN = {
 
 
 @pytest.fixture
-def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
-    monkeypatch.setenv("HOME", str(tmp_path))
+def server(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> ApiServer:
     monkeypatch.setattr(cache_objects, "_PAUSE", 0.01)
-    running = ApiServer()
-    running.namespace("kube-system")
-    running.namespace(NAMESPACE)
-    running.groups["/apis/monitoring.coreos.com/v1"] = MONITORING
-    yield running
-    running.close()
+    server.namespace("kube-system")
+    server.namespace(NAMESPACE)
+    server.groups["/apis/monitoring.coreos.com/v1"] = MONITORING
+    return server
 
 
 def put(server: ApiServer, what: str, labels: dict[str, str], **fields: Any) -> dict[str, Any]:

@@ -6,27 +6,21 @@ from __future__ import annotations
 import base64
 import copy
 import json
-import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
+from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer
-from tests.unit.plugins.module_runner import run
 
 KEY = ("secrets", "registry-cache", "registry-cache-peers")
 
 
 @pytest.fixture
-def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
-    monkeypatch.setenv("HOME", str(tmp_path))
-    running = ApiServer()
-    running.namespace("registry-cache")
-    yield running
-    running.close()
+def server(server: ApiServer) -> ApiServer:
+    server.namespace("registry-cache")
+    return server
 
 
 def ensure(server: ApiServer, **options: Any) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_upstream_verify
 
-from tests.in_process import run
+from tests.module_runner import run
+from tests.unit.plugins.clock import Clock
 
 IMAGE = "us-central1-docker.pkg.dev/p/r/i:1.0"
 HOST = "us-central1-docker.pkg.dev"
@@ -32,21 +33,6 @@ PARAMS = {
     "cache_username": "nodes",
     "cache_password": PASSWORD,
 }
-
-
-class Clock:
-    """Time that passes in sleep only."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 class Fakes:
@@ -266,7 +252,7 @@ def module(**arguments: Any) -> dict[str, Any]:
     given = {"namespace": "registry-cache", "label_selector": "app=cache", "image": IMAGE, "timeout": 0}
     user = {"cache_username": "nodes", "cache_password": PASSWORD}
     merged = {**given, **user, **arguments}
-    return run(cache_upstream_verify, **{name: value for name, value in merged.items() if value is not None})
+    return run("cache_upstream_verify", with_secrets=True, **{name: value for name, value in merged.items() if value is not None})
 
 
 @pytest.fixture

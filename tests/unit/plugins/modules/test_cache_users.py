@@ -22,8 +22,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
 
+from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
-from tests.unit.plugins.module_runner import run
 
 OLD, NEW = "the-vault-password-1", "the-vault-password-2"
 HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()

@@ -10,7 +10,7 @@ import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users_verify
 
-from tests.in_process import run
+from tests.module_runner import run
 
 OLD, NEW = {"name": "team", "password": "the-old-password"}, {"name": "team.g1", "password": "the-new-password"}
 PARAMS = {"label_selector": "app=cache", "accepted": [NEW], "refused": [OLD], "timeout": 60}
@@ -124,5 +124,6 @@ def test_of_many_ten_are_asked() -> None:
 
 
 def test_no_cluster(tmp_path: Any) -> None:
-    result = run(cache_users_verify, kubeconfig=str(tmp_path / "none"), namespace="x", label_selector="y", accepted=[NEW])
+    options = {"kubeconfig": str(tmp_path / "none"), "namespace": "x", "label_selector": "y", "accepted": [NEW]}
+    result = run("cache_users_verify", with_secrets=True, **options)
     assert result["failed"] and NEW["password"] not in result["msg"]

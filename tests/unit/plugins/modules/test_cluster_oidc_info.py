@@ -13,8 +13,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import ReadTimeoutError
 
+from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
-from tests.unit.plugins.module_runner import run
 
 DISCOVERY, JWKS, IDENTITY = "/.well-known/openid-configuration", "/openid/v1/jwks", "/api/v1/namespaces/kube-system"
 KEYS = {"keys": [{"kty": "RSA", "kid": "one", "n": "x", "e": "AQAB"}]}

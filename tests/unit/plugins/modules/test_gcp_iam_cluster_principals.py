@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,16 +32,13 @@ PROVIDERS = f"{POOLS}/cache/providers"
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[ApiServer]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    server = ApiServer()
+def cluster(server: ApiServer) -> ApiServer:
     server.namespace("kube-system")
     server.objects["namespaces", "", "kube-system"]["metadata"]["uid"] = UID
     for namespace in ("registry-cache", "other"):
         server.namespace(namespace)
         server.add("serviceaccounts", namespace, "registry-cache", metadata={"labels": LABELS})
-    yield server
-    server.close()
+    return server
 
 
 @pytest.fixture

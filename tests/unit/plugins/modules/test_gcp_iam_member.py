@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import client as gcp
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google import iam_policy
 
-from tests.module_args import NULL
+from tests.module_runner import NULL
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.sandbox.google.harness import AR, IAM, MEMBER, POOLS, READER, REPOSITORY
 

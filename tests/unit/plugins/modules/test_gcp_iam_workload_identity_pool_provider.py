@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.module_args import NULL
+from tests.module_runner import NULL
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.sandbox.google.harness import IAM, ISSUER, POOL, POOLS, PROVIDER, SUBJECT, Keys
 

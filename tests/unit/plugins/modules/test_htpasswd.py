@@ -17,7 +17,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 from ansible_collections.pullthrough.registry_cache.plugins.modules import htpasswd
 from passlib.hash import apr_md5_crypt, bcrypt, ldap_sha1, sha256_crypt, sha512_crypt
 
-from tests.in_process import run
+from tests.module_runner import run
 
 COST = 4
 NODES, CI = "nodes-password-1", "ci-password-2"
@@ -56,7 +56,7 @@ class Text:
 
     def run(self, *users: dict[str, Any], check: bool = False, **arguments: Any) -> dict[str, Any]:
         source = {"content": self._content} if self.path is None else {"path": str(self.path)}
-        result = run(htpasswd, check=check, **{**source, "users": list(users), "cost": COST, **arguments})
+        result = run("htpasswd", with_secrets=True, check=check, **{**source, "users": list(users), "cost": COST, **arguments})
         if self.path is None and not check and not result.get("failed"):
             self._content = result["content"]
         return result
@@ -126,7 +126,7 @@ def test_missing_file_without_users_is_made(file: Text) -> None:
 
 @pytest.mark.parametrize("arguments", [{}, {"path": "/x", "content": ""}])
 def test_exactly_one_of_path_and_content(arguments: dict[str, str]) -> None:
-    result = run(htpasswd, users=[], **arguments)
+    result = run("htpasswd", with_secrets=True, users=[], **arguments)
     assert result["failed"] and "path" in result["msg"] and "content" in result["msg"]
 
 
@@ -161,7 +161,7 @@ def test_cost_is_not_applied_to_users_that_are_not_named(text: Text) -> None:
 
 def test_default_cost_is_10(file: Text) -> None:
     assert file.path
-    run(htpasswd, path=str(file.path), users=[user("nodes", NODES)])
+    run("htpasswd", with_secrets=True, path=str(file.path), users=[user("nodes", NODES)])
     assert bcrypt.from_string(entries(file.get())["nodes"]).rounds == 10
 
 
@@ -407,7 +407,7 @@ def test_cost_out_of_range(text: Text, cost: int) -> None:
 
 
 def test_directory(tmp_path: pathlib.Path) -> None:
-    result = run(htpasswd, path=str(tmp_path), users=[])
+    result = run("htpasswd", with_secrets=True, path=str(tmp_path), users=[])
     assert result["failed"] and str(tmp_path) in result["msg"]
 
 
@@ -587,7 +587,7 @@ def test_link_stays_one(file: Text, tmp_path: pathlib.Path) -> None:
 
 def test_no_directory(tmp_path: pathlib.Path) -> None:
     for check in (True, False):
-        result = run(htpasswd, check=check, path=str(tmp_path / "none" / "htpasswd"), users=[user("nodes", NODES)])
+        result = run("htpasswd", with_secrets=True, check=check, path=str(tmp_path / "none" / "htpasswd"), users=[user("nodes", NODES)])
         assert result["failed"] and f"there is no directory {tmp_path / 'none'}" in result["msg"]
     assert not (tmp_path / "none").exists()
 
@@ -651,7 +651,7 @@ def blanked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_passwords_are_blanked_and_returned_content_is_not(blanked: set[str]) -> None:
     content = f"nodes:{hashed(NODES)}\n"
-    assert run(htpasswd, content=content, users=[user("nodes", NODES)], cost=COST)["content"] == content
+    assert run("htpasswd", with_secrets=True, content=content, users=[user("nodes", NODES)], cost=COST)["content"] == content
     assert NODES in blanked and not any(value in content for value in blanked)
 
 

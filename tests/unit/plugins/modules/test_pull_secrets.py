@@ -17,8 +17,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import dockerconfigjson
 from kubernetes.dynamic.client import DynamicClient
 
+from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
-from tests.unit.plugins.module_runner import run
 
 HOSTS = ["localhost:30026", "127.0.0.1:30026"]
 PASSWORD = "correct-horse-battery"

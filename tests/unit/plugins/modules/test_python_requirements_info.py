@@ -8,7 +8,7 @@ from importlib import metadata
 
 import pytest
 
-from tests.unit.plugins.module_runner import run
+from tests.module_runner import run
 
 PYYAML = metadata.version("PyYAML")
 

@@ -28,8 +28,8 @@ from requests.adapters import HTTPAdapter
 
 from google_emulator import tls
 from sandbox.settings import ROOT
+from tests.module_runner import run
 from tests.unit.plugins.google_wire import Wire
-from tests.unit.plugins.module_runner import run
 from tests.unit.sandbox.google.harness import CLOUD_PLATFORM, IAM, READER, REPOSITORY
 
 GOOGLE_CLOUD = "ansible_collections.google.cloud.plugins.module_utils"

@@ -23,6 +23,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from kubernetes.client.exceptions import ApiException
 from websocket import WebSocketException
 
+from tests.unit.plugins.clock import Clock
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 
 HOST = "us-central1-docker.pkg.dev"
@@ -357,21 +358,6 @@ def test_nothing_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.Mon
     monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
     found = NOT_HTTP.match(Port(replicas, monkeypatch).error(Refused))
     assert found and found[1] == "nothing for 0.3 s"
-
-
-class Clock:
-    """Time that passes in sleep only."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
 
 
 class Slow:
