@@ -92,7 +92,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         )
         for number, (host, path, image) in enumerate(IMAGES)
     } | {
-        f"account-{number}": ("_registry_cache_service_account_project", {"registry_cache_wif_service_account": account})
+        f"account-{number}": ("_registry_cache_wif_service_account_project", {"registry_cache_wif_service_account": account})
         for number, account in enumerate(ACCOUNTS)
     }
     others = [
@@ -146,8 +146,8 @@ def test_the_project_of_a_service_account(evaluated: pathlib.Path, number: int, 
 
 def test_the_role_and_the_modules_know_the_same_descriptions() -> None:
     variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
-    assert variables["_registry_cache_pool_made"] == workload_identity.POOL_DESCRIPTION
-    beginning = variables["_registry_cache_provider_made"].partition("{{")[0]
+    assert variables["_registry_cache_wif_pool_made"] == workload_identity.POOL_DESCRIPTION
+    beginning = variables["_registry_cache_wif_provider_made"].partition("{{")[0]
     assert beginning == workload_identity.CLUSTER_DESCRIPTION
 
 

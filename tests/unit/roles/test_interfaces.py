@@ -66,17 +66,64 @@ def test_every_default_has_a_comment(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_names_have_the_prefix(role: str) -> None:
+def test_options_have_the_prefix_of_the_collection(role: str) -> None:
     assert all(name.startswith("registry_cache_") for name in options(role))
-    internal = load("roles", role, "vars", "main.yml") if (ROOT / "roles" / role / "vars" / "main.yml").exists() else {}
-    assert all(name.startswith("_registry_cache_") for name in internal)
-    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
-        text = file.read_text()
-        registered = set(re.findall(r"^\s*register: (\S+)", text, re.MULTILINE))
-        assert all(name.startswith("_registry_cache_") for name in registered), file
-        for fact in re.findall(r"set_fact:\n((?:\s{4,}.*\n)+)", text):
-            names = re.findall(r"^ +(\w*registry_cache_\w+):", fact, re.MULTILINE)
-            assert names and all(name.startswith("_") or name in TOLD for name in names), file
+
+
+def prefix(owner: str) -> str:
+    """The prefix of the internal variables of a role or a playbook."""
+    return "_registry_cache_" if owner == "cache" else f"_registry_cache_{owner}_"
+
+
+# Whose internal variables each folder or file of ours holds. Playbooks share what tasks/preflight.yml takes.
+OWNERS = {f"roles/{role}": (role,) for role in ROLES} | {
+    str(file.relative_to(ROOT)): (file.stem, "playbook")
+    for file in (ROOT / "playbooks").glob("**/*.yml")
+    if "collections" not in file.parts and "files" not in file.parts
+}
+_SET_FACT = ("set_fact", "ansible.builtin.set_fact")
+
+
+def defined(node: Any) -> set[str]:
+    """The variables that tasks set: registered results, facts, vars of tasks and includes, and loop variables."""
+    if isinstance(node, list):
+        return set().union(*map(defined, node))
+    if not isinstance(node, dict):
+        return set()
+    found = set().union(*map(defined, node.values()))
+    for key in ("vars", *_SET_FACT):
+        found |= set(node[key]) if isinstance(node.get(key), dict) else set()
+    found |= {node["register"]} if isinstance(node.get("register"), str) else set()
+    control = node.get("loop_control")
+    return found | {control[key] for key in ("loop_var", "index_var") if isinstance(control, dict) and key in control}
+
+
+def texts(owner: str) -> dict[pathlib.Path, str]:
+    path = ROOT / owner
+    return {file: file.read_text() for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in (".yml", ".j2")}
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_internal_variables_have_the_prefix_of_their_role(owner: str) -> None:
+    """So no two roles share one by accident, and a name leads to its role."""
+    others = [prefix(role) for role in (*ROLES, "playbook") if role not in OWNERS[owner] and role != "cache"]
+    for file, text in texts(owner).items():
+        for name in re.findall(r"\b_registry_cache_\w+", text):
+            assert name.startswith(tuple(map(prefix, OWNERS[owner]))) and not name.startswith(tuple(others)), (file, name)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_sets_every_internal_variable_that_it_reads(role: str) -> None:
+    """None comes from another role or a playbook: what a role takes is in its argument specs."""
+    made = set(load("roles", role, "vars", "main.yml"))
+    used: set[str] = set()
+    for file, text in texts(f"roles/{role}").items():
+        used |= set(re.findall(r"\b_registry_cache_\w+", text))
+        if file.parent.name == "tasks":
+            made |= defined(yaml.safe_load(text))
+    assert used - made == set()
+    internal = {name for name in made if not name.startswith("ansible_")} - TOLD
+    assert all(name.startswith(prefix(role)) for name in internal), internal
 
 
 def test_no_task_replaces_a_variable_of_a_role() -> None:

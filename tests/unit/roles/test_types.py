@@ -55,8 +55,9 @@ def test_all_roles_are_tried() -> None:
 @pytest.mark.parametrize("role", NAMES)
 def test_types_are_the_first_thing_that_preflight_looks_at(role: str) -> None:
     first = yaml.safe_load((ROLES / role / "tasks" / "preflight.yml").read_text())[0]
-    assert "query('pullthrough.registry_cache.wrong_types', role_path)" in first["vars"]["_registry_cache_wrong_types"]
-    assert "_registry_cache_wrong_types" in first["ansible.builtin.assert"]["that"] and "when" not in first
+    ((name, query),) = first["vars"].items()
+    assert "query('pullthrough.registry_cache.wrong_types', role_path)" in query
+    assert name in first["ansible.builtin.assert"]["that"] and "when" not in first
 
 
 @pytest.mark.parametrize(("role", "name"), CASES, ids=lambda value: value)
