@@ -52,13 +52,13 @@ options:
       namespaces:
         description:
           - The namespaces by name; they must be there. None if empty.
-          - Exactly one of O(secrets[].namespaces), O(secrets[].namespace_selector) and O(secrets[].all_namespaces_but) is required.
+          - Exactly one of O(secrets[].namespaces), O(secrets[].namespace_selector) and O(secrets[].exclude_namespaces) is required.
         type: list
         elements: str
       namespace_selector:
         description: The namespaces by their labels, such as C(team in (a, b)).
         type: str
-      all_namespaces_but:
+      exclude_namespaces:
         description: All namespaces but these; all of them if empty.
         type: list
         elements: str
@@ -141,7 +141,7 @@ EXAMPLES = r"""
       - hosts: ["localhost:30026", "127.0.0.1:30026"]
         username: nodes
         password: "{{ vault_nodes_password }}"
-        all_namespaces_but: [kube-system, kube-public, kube-node-lease]
+        exclude_namespaces: [kube-system, kube-public, kube-node-lease]
         service_accounts: [default]
 
 - name: A credential for each team
@@ -324,12 +324,12 @@ def main() -> None:
         "password": {"type": "str", "required": True, "no_log": True},
         "namespaces": {"type": "list", "elements": "str"},
         "namespace_selector": {"type": "str"},
-        "all_namespaces_but": {"type": "list", "elements": "str"},
+        "exclude_namespaces": {"type": "list", "elements": "str"},
         "service_accounts": {"type": "list", "elements": "str", "default": []},
         "labels": {"type": "dict", "default": {}},
         "annotations": {"type": "dict", "default": {}},
     }
-    one_of = ("namespaces", "namespace_selector", "all_namespaces_but")
+    one_of = ("namespaces", "namespace_selector", "exclude_namespaces")
     spec = {
         "owner": {"type": "str", "required": True},
         "secrets": {

@@ -128,13 +128,6 @@ def test_the_same_parts_and_the_same_refusals(references: list[str], answers: li
     assert wrong == []
 
 
-def test_role_image_knows_the_grammar_but_for_the_length(references: list[str], answers: list[dict[str, str]]) -> None:
-    form = yaml.safe_load((ROOT / "roles" / "image" / "vars" / "main.yml").read_text())["_registry_cache_image_form"]
-    compared = [(text, answer) for text, answer in zip(references, answers) if "more than 255" not in answer["error"]]
-    wrong = [(text, answer) for text, answer in compared if bool(re.match(form, text)) != accepted(answer)]
-    assert wrong == []
-
-
 def test_every_kind_of_reference_is_among_them(answers: list[dict[str, str]]) -> None:
     """What the comparison is worth."""
     kinds = collections.Counter(re.sub(r"\([^)]*\)", "", answer["error"]) or "valid" for answer in answers)

@@ -52,14 +52,14 @@ _REQUIREMENT = re.compile(
 def selector(where: dict[str, t.Any]) -> Object:
     """The namespaces of a pull secret as a LabelSelector.
 
-    :param where: one of namespaces, namespace_selector, all_namespaces_but, as module pull_secrets has them.
+    :param where: one of namespaces, namespace_selector, exclude_namespaces, as module pull_secrets has them.
     :raises PullSecretError: for a selector that none can say.
     """
     if where.get("namespaces"):
         return {"matchExpressions": [{"key": _NAME_OF_NAMESPACE, "operator": "In", "values": sorted(where["namespaces"])}]}
     if where.get("namespace_selector"):
         return {"matchExpressions": _requirements(where["namespace_selector"])}
-    others = where.get("all_namespaces_but")
+    others = where.get("exclude_namespaces")
     return {"matchExpressions": [{"key": _NAME_OF_NAMESPACE, "operator": "NotIn", "values": sorted(others)}]} if others else {}
 
 
@@ -182,12 +182,12 @@ def _of_reflector(secret: dict[str, t.Any], owner: Owner) -> Object:
     patterns, namespace = "-", owner.namespace
     if secret.get("namespaces"):
         patterns = ",".join(sorted(secret["namespaces"]))
-    elif secret.get("all_namespaces_but") is not None:
-        others = sorted(secret["all_namespaces_but"])
+    elif secret.get("exclude_namespaces") is not None:
+        others = sorted(secret["exclude_namespaces"])
         if namespace not in others:
             raise PullSecretError(
-                f"all_namespaces_but must name the cache's namespace, where reflector's source is."
-                f" Example: all_namespaces_but: {[*others, namespace]}"
+                f"exclude_namespaces must name the cache's namespace, where reflector's source is."
+                f" Example: exclude_namespaces: {[*others, namespace]}"
             )
         patterns = f"(?!(?:{'|'.join(map(re.escape, others))})$).*"
     annotations = {"reflection-allowed": "true", "reflection-auto-enabled": "true"}

@@ -81,7 +81,7 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
         if secret["namespace_selector"] is not None and not secret["namespace_selector"].strip():
             raise PullSecretError(
                 "namespace_selector: it is empty, and would match every namespace. Example: namespace_selector: team=a"
-                " (for every namespace, set all_namespaces_but: [])"
+                " (for every namespace, set exclude_namespaces: [])"
             )
         _check_own(owner, secret)
     return [{**secret, "name": secret["name"] or owner.short} for secret in secrets]
@@ -264,7 +264,7 @@ class Plan:
         try:
             items = self._list("namespaces", metadata_only=True)
         except ForbiddenError as error:
-            if any(secret["all_namespaces_but"] is not None for secret in secrets):
+            if any(secret["exclude_namespaces"] is not None for secret in secrets):
                 raise _no_namespaces(error) from error
             named_ones = sorted({name for secret in secrets for name in secret["namespaces"] or ()})
             items = list(filter(None, self._api.each([functools.partial(self._read_namespace, name) for name in named_ones])))
@@ -310,7 +310,7 @@ class Plan:
             elif secret["namespace_selector"] is not None:
                 matching = selected[secret["namespace_selector"]]
             else:
-                matching = [name for name, there in namespaces.items() if there and name not in secret["all_namespaces_but"]]
+                matching = [name for name, there in namespaces.items() if there and name not in secret["exclude_namespaces"]]
             for namespace in matching:
                 other = wanted.setdefault((namespace, secret["name"]), secret)
                 if other is not secret:
@@ -528,7 +528,7 @@ def _differing_keys(found: dict[str, t.Any], option: str, wanted: dict[str, str]
 
 
 def _needs_all(secret: dict[str, t.Any]) -> bool:
-    return bool(secret["namespaces"]) or secret["all_namespaces_but"] is not None
+    return bool(secret["namespaces"]) or secret["exclude_namespaces"] is not None
 
 
 def _key(item: dict[str, t.Any]) -> Key:

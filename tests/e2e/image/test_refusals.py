@@ -193,13 +193,13 @@ def test_no_engine_that_runs(role: Role, server: Server) -> None:
 
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "unknown platform": ({"registry_cache_image_platforms": ["linux/riscv64"]}, ("registry_cache_image_platforms", "linux/riscv64", "linux/arm64")),
-    "no image": ({"registry_cache_image": ""}, ("registry_cache_image must name",)),
+    "no image": ({"registry_cache_image": ""}, ("registry_cache_image: must name", "Example",)),
     "a tag": ({"registry_cache_image": "acme/cache:1"}, ("must have no tag",)),
     "no archive folder": ({"registry_cache_image_publish": "archive"}, ("registry_cache_image_archive_path",)),
     "no nodes": ({"registry_cache_image_publish": "k3s"}, ("registry_cache_image_nodes", "registry_cache_nodes")),
-    "a user without password": ({"registry_cache_image_username": "ada"}, ("registry_cache_image_password is missing",)),
+    "a user without password": ({"registry_cache_image_username": "ada"}, ("registry_cache_image_password: must be set", "Example",)),
     "an auth file that is not there": ({"registry_cache_image_auth_file": "/no/such/auth.json"}, ("registry_cache_image_auth_file", "/no/such/auth.json")),
-    "stock without a helper": ({"registry_cache_image_mode": "stock"}, ("registry_cache_image_helper must name",)),
+    "stock without a helper": ({"registry_cache_image_mode": "stock"}, ("registry_cache_image_helper: must name", "Example",)),
 }
 
 

@@ -116,7 +116,7 @@ def test_from_names_to_a_selector_to_all_but_to_absent(role: Role, cluster: Clus
     assert set(secrets(cluster)) == {f"{B}/{NAME}", f"{C}/{NAME}"}
 
     others = [item["metadata"]["name"] for item in cluster.get("namespaces")["items"] if not item["metadata"]["name"].startswith(PREFIX)]
-    apply(role, True, pull_secret_all_namespaces_but=[*others, B])
+    apply(role, True, pull_secret_exclude_namespaces=[*others, B])
     assert set(secrets(cluster)) == {f"{A}/{NAME}", f"{C}/{NAME}"}
 
     story(role, cluster, pull_secret_state="absent")
@@ -200,8 +200,8 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("registry_cache_pull_secret_namespace_selector: 'team in b' is no label selector", "HTTP 400"),
     ),
     "two choices": (
-        {"pull_secret_namespaces": [A], "pull_secret_all_namespaces_but": []},
-        ("registry_cache_pull_secret_all_namespaces_but exclude each other",),
+        {"pull_secret_namespaces": [A], "pull_secret_exclude_namespaces": []},
+        ("registry_cache_pull_secret_exclude_namespaces exclude each other",),
     ),
     "hash without a password": (
         {"users": [HASHED], "pull_secret_namespaces": [A]},
@@ -278,9 +278,9 @@ def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
     result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
     assert "registry_cache_pull_secret_controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
-    result = role(pull_secret_all_namespaces_but=["kube-system"], pull_secret_controller="reflector")
+    result = role(pull_secret_exclude_namespaces=["kube-system"], pull_secret_controller="reflector")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "registry_cache_pull_secret_all_namespaces_but must name the cache's namespace" in words(result.stdout), result.stdout
+    assert "registry_cache_pull_secret_exclude_namespaces must name the cache's namespace" in words(result.stdout), result.stdout
     assert state(cluster) == before
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import base64
 import json
-import pathlib
-import re
 from typing import Any
 
 import pytest
-import yaml
 from ansible.errors import AnsibleFilterError
 from ansible_collections.pullthrough.registry_cache.plugins.filter import cache_reference as cache_reference_plugin
 from ansible_collections.pullthrough.registry_cache.plugins.filter import dockerconfigjson as dockerconfigjson_plugin
@@ -21,9 +18,6 @@ image_reference = image_reference_plugin.FilterModule().filters()["image_referen
 cache_reference = cache_reference_plugin.FilterModule().filters()["cache_reference"]
 dockerconfigjson = dockerconfigjson_plugin.FilterModule().filters()["dockerconfigjson"]
 
-# Role image knows the grammar too, without a filter.
-ROLE = pathlib.Path(__file__).resolve().parents[4] / "roles" / "image"
-ROLES_FORM = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())["_registry_cache_image_form"]
 SHA256, SHA384, SHA512 = "sha256:" + "0a" * 32, "sha384:" + "0c" * 48, "sha512:" + "0b" * 64
 GAR = "us-central1-docker.pkg.dev"
 
@@ -64,7 +58,6 @@ def test_parts(reference: str, registry: str, repository: str, tag: str | None, 
     assert parts == {"registry": registry, "repository": repository, "tag": tag, "digest": digest}
     assert type(parts) is dict
     assert _image_reference.parse(reference).version == (digest or tag or "latest")
-    assert re.match(ROLES_FORM, reference)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +98,6 @@ def test_malformed(reference: str) -> None:
         image_reference(reference)
     assert f"'{reference}' is not an image reference" in str(error.value)
     assert f"Example: {_image_reference.EXAMPLE}" in str(error.value)
-    assert not re.match(ROLES_FORM, reference)
 
 
 @pytest.mark.parametrize("reference", [f"gcr.io/{'a' * 256}", "a" * 248, f"index.docker.io/{'a' * 248}", f"gcr.io/{'a/' * 127}aa:1"])
@@ -184,9 +176,7 @@ def test_dockerconfigjson() -> None:
 
 def test_dockerconfigjson_is_stable() -> None:
     text = dockerconfigjson(["b", "a", "c"], "nodes", "x")
-    assert (
-        text == dockerconfigjson(["c", "b", "a"], "nodes", "x") == dockerconfigjson(["a", "b", "c", "a"], "nodes", "x")
-    )
+    assert text == dockerconfigjson(["c", "b", "a"], "nodes", "x") == dockerconfigjson(["a", "b", "c", "a"], "nodes", "x")
     entry = '{"auth": "bm9kZXM6eA==", "password": "x", "username": "nodes"}'
     assert text == f'{{"auths": {{"a": {entry}, "b": {entry}, "c": {entry}}}}}'
 

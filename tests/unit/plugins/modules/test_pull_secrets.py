@@ -54,7 +54,7 @@ def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def secret(**options: Any) -> dict[str, Any]:
-    if not {"namespaces", "namespace_selector", "all_namespaces_but"} & options.keys():
+    if not {"namespaces", "namespace_selector", "exclude_namespaces"} & options.keys():
         options["namespaces"] = ["default"]
     return {"name": "registry-cache", "hosts": HOSTS, "username": "nodes", "password": PASSWORD, **options}
 
@@ -130,8 +130,8 @@ def test_from_nothing(server: ApiServer) -> None:
         ({"namespaces": ["prod", "prod"]}, {"prod"}),
         ({"namespace_selector": "team=a"}, {"default", "dev"}),
         ({"namespace_selector": "team!=a"}, {"prod", "kube-system"}),
-        ({"all_namespaces_but": ["kube-system", "no-such"]}, {"default", "dev", "prod"}),
-        ({"all_namespaces_but": []}, {"default", "dev", "prod", "kube-system"}),
+        ({"exclude_namespaces": ["kube-system", "no-such"]}, {"default", "dev", "prod"}),
+        ({"exclude_namespaces": []}, {"default", "dev", "prod", "kube-system"}),
     ],
 )
 def test_namespaces(server: ApiServer, choice: dict[str, Any], expected: set[str]) -> None:
@@ -141,7 +141,7 @@ def test_namespaces(server: ApiServer, choice: dict[str, Any], expected: set[str
 
 
 def test_namespaces_that_no_longer_match_lose_ours(server: ApiServer) -> None:
-    ensure(server, secret(all_namespaces_but=[]))
+    ensure(server, secret(exclude_namespaces=[]))
     result = story(server, secret(namespace_selector="team=a"))
     assert result["removed"] == ["kube-system/registry-cache", "prod/registry-cache"] and result["unchanged"] == 2
     assert set(server.secrets()) == {"default/registry-cache", "dev/registry-cache"}
@@ -155,7 +155,7 @@ def test_a_namespace_made_later_is_covered_by_a_rerun(server: ApiServer) -> None
 
 
 def test_absent(server: ApiServer) -> None:
-    ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
+    ensure(server, secret(exclude_namespaces=[], service_accounts=["default"]))
     others = ensure(server, secret(name="other"), owner="registry-cache/other")
     assert others["created"] == ["default/other"]
     result = story(server, state="absent")
@@ -428,16 +428,16 @@ def test_users_of_their_own_namespaces_and_names(server: ApiServer) -> None:
 def test_each_kind_is_listed_once_and_only_differences_are_written(server: ApiServer) -> None:
     for number in range(200):
         server.namespace(f"many-{number}", team="many")
-    ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
+    ensure(server, secret(exclude_namespaces=[], service_accounts=["default"]))
     assert len(server.writes) == 2 * 204
     lists = ["/api/v1/namespaces", "/api/v1/namespaces/registry-cache/secrets", "/api/v1/namespaces/registry-cache/serviceaccounts"]
     lists += ["/api/v1/secrets", "/api/v1/secrets", "/api/v1/serviceaccounts", "/apis/external-secrets.io/v1"]
     lists += [f"/apis/rbac.authorization.k8s.io/v1/namespaces/registry-cache/{kind}" for kind in ("rolebindings", "roles")]
     assert sorted(path for method, path in server.asked if method == "GET") == lists
-    ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
+    ensure(server, secret(exclude_namespaces=[], service_accounts=["default"]))
     assert sorted(server.asked) == [("GET", path) for path in lists]
     server.secrets()["many-7/registry-cache"]["data"] = {}
-    ensure(server, secret(all_namespaces_but=[], service_accounts=["default"]))
+    ensure(server, secret(exclude_namespaces=[], service_accounts=["default"]))
     assert server.writes == [("PATCH", "/api/v1/namespaces/many-7/secrets/registry-cache")]
 
 
@@ -456,7 +456,7 @@ def test_writes_run_side_by_side(server: ApiServer) -> None:
             meeting.wait(timeout=10)
 
     server.hook = meet
-    assert len(ensure(server, secret(all_namespaces_but=[]))["created"]) == 4
+    assert len(ensure(server, secret(exclude_namespaces=[]))["created"]) == 4
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,7 @@ def test_writes_run_side_by_side(server: ApiServer) -> None:
         ({"namespaces": ["default", "no-such"]}, ("namespaces: there is no namespace no-such", "Example: namespaces: [default]")),
         ({"namespaces": ["leaving"]}, ("namespaces: namespace leaving is being deleted", "run again")),
         ({"namespace_selector": "team==(a"}, ("namespace_selector: 'team==(a' is no label selector (HTTP 400", "team=a")),
-        ({"namespace_selector": " "}, ("namespace_selector: it is empty", "all_namespaces_but: []")),
+        ({"namespace_selector": " "}, ("namespace_selector: it is empty", "exclude_namespaces: []")),
         ({"name": "Registry"}, ("name: 'Registry' must have", "Example: name: registry-cache")),
         ({"name": "x" * 64}, ("name: 'xxx", "63")),
         ({"hosts": ["https://localhost:30026"]}, ("hosts: 'https://localhost:30026' must be a host", "Example: hosts")),
@@ -508,7 +508,7 @@ def test_one_choice_of_namespaces(server: ApiServer, options: dict[str, Any]) ->
 @pytest.mark.parametrize("kind", ["kubernetes.io/dockerconfigjson", "Opaque"])
 def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], manager: str, kind: str) -> None:
     server.add("secrets", "prod", "registry-cache", type=kind, metadata={"labels": labels}, data={"key": "dGhlaXJz"})
-    message = refused(server, secret(all_namespaces_but=[]))
+    message = refused(server, secret(exclude_namespaces=[]))
     assert f"name: there is another Secret prod/registry-cache{manager}" in message and "Delete it, or choose another name" in message
     # Nor is it removed.
     assert not ensure(server, state="absent")["changed"]
@@ -596,7 +596,7 @@ def test_an_api_server_that_puts_off(server: ApiServer) -> None:
         ("secrets", 403, {}, "namespaces: namespace default is forbidden: its Secrets cannot be listed (HTTP 403: no)."),
         ("secrets", 401, {}, "The cluster does not list its secrets (HTTP 401: no). Use an identity that may list secrets"),
         ("secrets", 500, {}, "refuses: HTTP 500: no. Set kubeconfig"),
-        ("namespaces", 403, {"all_namespaces_but": []}, "The cluster does not list its namespaces (HTTP 403: no)."),
+        ("namespaces", 403, {"exclude_namespaces": []}, "The cluster does not list its namespaces (HTTP 403: no)."),
         ("namespaces", 403, {"namespace_selector": "team=a"}, "The cluster does not list its namespaces (HTTP 403: no)."),
         ("serviceaccounts", 403, {}, "namespace default is forbidden: its service accounts cannot be listed (HTTP 403: no)."),
     ],
@@ -836,7 +836,7 @@ def test_several_that_cannot_be_written(server: ApiServer) -> None:
             raise Refusal(403, "no")
 
     server.hook = refuse
-    result = ensure(server, secret(all_namespaces_but=[]))
+    result = ensure(server, secret(exclude_namespaces=[]))
     assert result["failed"] and result["changed"]
     assert result["msg"].startswith("Secret default/registry-cache could not be written (HTTP 403: no), and 2 more.")
     assert list(server.secrets()) == ["prod/registry-cache"]

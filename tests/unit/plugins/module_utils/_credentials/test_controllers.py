@@ -18,7 +18,7 @@ REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
 
 
 def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
-    where = options or {"all_namespaces_but": ["kube-system", "registry-cache"]}
+    where = options or {"exclude_namespaces": ["kube-system", "registry-cache"]}
     credential = {"user": user, "username": f"{user}.g1", "password": PASSWORD}
     made = {"labels": {"team": "a"}, "annotations": {}, "service_accounts": []}
     return {"name": "pull", "hosts": ["localhost:30026"], **credential, **made, **where}
@@ -80,7 +80,7 @@ def test_the_chain_of_external_secrets() -> None:
     ("where", "expected"),
     [
         ({"namespaces": ["b", "a"]}, [("kubernetes.io/metadata.name", "In", ["a", "b"])]),
-        ({"all_namespaces_but": []}, None),
+        ({"exclude_namespaces": []}, None),
         ({"namespace_selector": "team=a"}, [("team", "In", ["a"])]),
         ({"namespace_selector": "team==a"}, [("team", "In", ["a"])]),
         ({"namespace_selector": "team!=a"}, [("team", "NotIn", ["a"])]),
@@ -121,7 +121,7 @@ def test_users_have_objects_of_their_own() -> None:
     ("where", "patterns", "selector", "matching"),
     [
         ({"namespaces": ["b", "a"]}, "a,b", None, {"a", "b"}),
-        ({"all_namespaces_but": ["a", "registry-cache"]}, r"(?!(?:a|registry\-cache)$).*", None, {"b", "ab", "registry"}),
+        ({"exclude_namespaces": ["a", "registry-cache"]}, r"(?!(?:a|registry\-cache)$).*", None, {"b", "ab", "registry"}),
         ({"namespace_selector": "team in (a)"}, "-", "team in (a)", set()),
     ],
 )
@@ -142,6 +142,6 @@ def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, m
 def test_what_reflector_cannot_do() -> None:
     with pytest.raises(PullSecretError, match="several users have a pull secret named pull.*Example: pull_secret"):
         objects(secret("a"), secret("b"), controller="reflector")
-    expected = r"all_namespaces_but must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
+    expected = r"exclude_namespaces must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
     with pytest.raises(PullSecretError, match=expected):
-        objects(secret(all_namespaces_but=["kube-system"]), controller="reflector")
+        objects(secret(exclude_namespaces=["kube-system"]), controller="reflector")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every variable of every role with every wrong type: an error that names it, with an example, before anything else looks at it."""
+"""Every variable of every role with every wrong type, and what the rules refuse: an error that names it, with an example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible_collections.pullthrough.registry_cache.plugins.lookup import wrong_types
+from ansible_collections.pullthrough.registry_cache.plugins.lookup import invalid_variables
 
 ROLES = pathlib.Path(__file__).resolve().parents[3] / "roles"
 NAMES = ("cache", "image", "pull_secret", "wif")
@@ -37,7 +37,7 @@ FITS = {
 
 
 def wrong(role: str, **variables: Any) -> list[str]:
-    return wrong_types.wrong_types(options(role), variables)
+    return invalid_variables.wrong_types(options(role), variables)
 
 
 @functools.cache
@@ -53,10 +53,10 @@ def test_all_roles_are_tried() -> None:
 
 
 @pytest.mark.parametrize("role", NAMES)
-def test_types_are_the_first_thing_that_preflight_looks_at(role: str) -> None:
+def test_variables_are_the_first_thing_that_preflight_looks_at(role: str) -> None:
     first = yaml.safe_load((ROLES / role / "tasks" / "preflight.yml").read_text())[0]
     ((name, query),) = first["vars"].items()
-    assert "query('pullthrough.registry_cache.wrong_types', role_path)" in query
+    assert "query('pullthrough.registry_cache.invalid_variables', role_path)" in query
     assert name in first["ansible.builtin.assert"]["that"] and "when" not in first
 
 
@@ -64,7 +64,9 @@ def test_types_are_the_first_thing_that_preflight_looks_at(role: str) -> None:
 def test_every_variable_with_every_type(role: str, name: str) -> None:
     option = options(role)[name]
     for kind, value in VALUES.items():
-        fits = kind in FITS[option["type"]] or (name == "registry_cache_wif_project_number" and kind == "number")
+        fits = (kind in FITS[option["type"]] and "choices" not in option) or (
+            name == "registry_cache_wif_project_number" and kind == "number"
+        )
         if kind == "empty":
             fits = not option.get("required") and option.get("default") is None
         said = wrong(role, **{name: value})
@@ -76,7 +78,7 @@ def test_every_variable_with_every_type(role: str, name: str) -> None:
 @pytest.mark.parametrize(("role", "name"), CASES, ids=lambda value: value)
 def test_every_example_is_right(role: str, name: str) -> None:
     """An example that is no better than what is refused helps nobody."""
-    example = wrong_types._example(name, options(role)[name])
+    example = invalid_variables._example(name, options(role)[name])
     (value,) = yaml.safe_load(example).values()
     assert value not in (None, "", [], {}) and "{{" not in example
     assert wrong(role, **{name: value}) == []
@@ -92,10 +94,18 @@ def test_every_example_is_right(role: str, name: str) -> None:
         ),
         ({"registry_cache_users": [{"name": "a", "password": 12345}]}, "registry_cache_users[0].password must be text"),
         ({"registry_cache_users": ["nodes"]}, "registry_cache_users[0] must be a mapping, and is text. "),
-        ({"registry_cache_upstreams": [{"host": ["h"]}]}, "registry_cache_upstreams[0].host must be text, and is a list. "),
-        ({"registry_cache_upstreams": [{"repositories": "p/r"}]}, "registry_cache_upstreams[0].repositories must be a list, and is text. "),
         (
-            {"registry_cache_upstreams": [{"repositories": ["p/r", None]}]},
+            {"registry_cache_upstreams": [{"host": ["h"], "repositories": []}]},
+            "registry_cache_upstreams[0].host must be text, and is a list. ",
+        ),
+        (
+            {"registry_cache_upstreams": [{"host": "h", "repositories": "p/r"}]},
+            "registry_cache_upstreams[0].repositories must be a list, and is text. ",
+        ),
+        ({"registry_cache_upstreams": [{"host": "h"}]}, "registry_cache_upstreams[0].repositories is missing. "),
+        ({"registry_cache_storage": "hostPath"}, "registry_cache_storage must be emptyDir or volumeClaim. "),
+        (
+            {"registry_cache_upstreams": [{"host": "h", "repositories": ["p/r", None]}]},
             "registry_cache_upstreams[0].repositories[1] must be text, and is empty. ",
         ),
         ({"registry_cache_metrics": "maybe"}, "registry_cache_metrics must be true or false, and is text. "),
@@ -135,7 +145,7 @@ def test_the_lookup_says_all_of_them() -> None:
         def template(self, value: Any) -> Any:
             return [] if value == "{{ a_template }}" else value
 
-    lookup = wrong_types.LookupModule()
+    lookup = invalid_variables.LookupModule()
     lookup._templar = Templar()
     variables = {"registry_cache_ca_bundle": 5, "registry_cache_verify_image": "{{ a_template }}", "of_somebody_else": []}
     said = lookup.run([str(ROLES / "cache")], variables)

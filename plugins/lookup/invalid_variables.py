@@ -5,14 +5,16 @@
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: wrong_types
-short_description: Variables of a role of this collection that have the wrong type
+name: invalid_variables
+short_description: Variables of a role of this collection that cannot work
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Compares the variables of a role with the types in its C(meta/argument_specs.yml). Unlike M(ansible.builtin.validate_argument_spec)
-    it converts nothing, since roles use their variables as they are, and gives an example for each variable.
+  - Compares the variables of a role with the types, choices and required options in its C(meta/argument_specs.yml). Unlike
+    M(ansible.builtin.validate_argument_spec) it converts nothing, since roles use their variables as they are, and gives an example
+    for each variable.
   - A number is no text. YAML reads C(0123) as 83 and C(1.10) as 1.1, so such a text must be in quotes.
+  - If these are right, checks the ranges of values and the rules that concern several variables, unless the role's state is V(absent).
 options:
   _terms:
     description: The folders of roles.
@@ -22,15 +24,15 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Check the types of a role's variables
+- name: Check the variables of a role
   ansible.builtin.assert:
-    that: query('pullthrough.registry_cache.wrong_types', role_path) | length == 0
-    fail_msg: "{{ query('pullthrough.registry_cache.wrong_types', role_path) | join(' ') }}"
+    that: query('pullthrough.registry_cache.invalid_variables', role_path) | length == 0
+    fail_msg: "{{ query('pullthrough.registry_cache.invalid_variables', role_path) | join(' ') }}"
 """
 
 RETURN = r"""
 _raw:
-  description: A sentence for each variable with a wrong type. None of them holds a value.
+  description: A sentence for each problem, which names the variable and gives an example. No sentence holds a secret.
   type: list
   elements: str
 """
@@ -42,7 +44,10 @@ import typing as t
 from collections.abc import Mapping
 
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.lookup import LookupBase
+from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils import _rules
 
 # For variables whose default is no example.
 _SAMPLES: dict[str, t.Any] = {
@@ -72,7 +77,7 @@ _SAMPLES: dict[str, t.Any] = {
     "registry_cache_image_username": "my-user",
     "registry_cache_kubeconfig": "~/.kube/config",
     "registry_cache_node_selector": {"disk": "ssd"},
-    "registry_cache_pull_secret_all_namespaces_but": ["kube-system"],
+    "registry_cache_pull_secret_exclude_namespaces": ["kube-system"],
     "registry_cache_pull_secret_hosts": ["localhost:30026"],
     "registry_cache_pull_secret_annotations": {"example.com/contact": "team-a"},
     "registry_cache_pull_secret_labels": {"team": "a"},
@@ -144,7 +149,9 @@ def _faults(where: str, option: dict[str, t.Any], value: t.Any, numeric: bool = 
         quotes = "; put it in quotes" if kind in ("str", "path") and isinstance(value, (bool, int, float)) else ""
         yield f"{where} must be {_WORDS[kind]}, and is {_is(value)}{quotes}"
         return
-    if kind == "list":
+    if value not in option.get("choices", [value]):
+        yield f"{where} must be {' or '.join(option['choices'])}"
+    elif kind == "list":
         element = {"type": option.get("elements", "str"), "required": True, "options": option.get("options")}
         for number, one in enumerate(value):
             yield from _faults(f"{where}[{number}]", element, one)
@@ -152,6 +159,8 @@ def _faults(where: str, option: dict[str, t.Any], value: t.Any, numeric: bool = 
         for name, inner in (option.get("options") or {}).items():
             if name in value:
                 yield from _faults(f"{where}.{name}", inner, value[name])
+            elif inner.get("required"):
+                yield f"{where}.{name} is missing"
 
 
 def _example(name: str, option: dict[str, t.Any]) -> str:
@@ -168,12 +177,37 @@ def wrong_types(options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.A
     ]
 
 
+def _converted(option: dict[str, t.Any], value: t.Any) -> t.Any:
+    """A number or boolean for the text that --extra-vars give."""
+    if value is None:
+        return None
+    return int(value) if option["type"] == "int" else boolean(value) if option["type"] == "bool" else value
+
+
+def invalid(role: str, options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.Any]) -> list[str]:
+    """A sentence for each problem of a role's variables.
+
+    :param values: the variables that are set, by name.
+    """
+    if found := wrong_types(options, values):
+        return found
+    names = {name: name.removeprefix(_rules.PREFIX) for name in options}
+    variables = _rules.Variables(**{short: _converted(options[name], values.get(name)) for name, short in names.items()})
+    if found := _rules.broken(role, variables):
+        return found
+    if not _rules.ACTIVE[role](variables):
+        return []
+    # What remains: misspelt options of users and upstreams, and those that exclude each other.
+    return [f"{message}." for message in ArgumentSpecValidator(options).validate(dict(values)).error_messages]
+
+
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
         found, given = [], variables or {}
-        for role in terms:
-            specs = yaml.safe_load((pathlib.Path(role) / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
+        for term in terms:
+            role = pathlib.Path(term)
+            specs = yaml.safe_load((role / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
             options = specs["argument_specs"]["main"]["options"]
             values = {name: self._templar.template(given[name]) for name in options if name in given}
-            found += wrong_types(options, values)
+            found += invalid(role.name, options, values)
         return found
