@@ -12,7 +12,6 @@ import string
 import subprocess
 
 import pytest
-import yaml
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 
 HERE = pathlib.Path(__file__).parent
