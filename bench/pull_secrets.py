@@ -24,9 +24,10 @@ NAMESPACES, LOOPED, RUNS = 500, 20, 3
 _NAME, _LABEL = "bench-pull-secrets", "registry-cache-bench=pull-secrets"
 # A cache that is not there, whose pull secrets the runs are free to remove.
 _OWNER = f"{_NAME}/{_NAME}"
-_CREDENTIAL = {"hosts": ["localhost:30026", "127.0.0.1:30026"], "username": "bench", "password": "bench-password"}
+_HOSTS = ["localhost:30026", "127.0.0.1:30026"]
+_USER = {"name": "bench", "password": "bench-password"}
 _SECRET = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/dockerconfigjson"}
-_CONTENT = "{{ %s | pullthrough.registry_cache.dockerconfigjson('bench', 'bench-password') | b64encode }}" % _CREDENTIAL["hosts"]
+_CONTENT = "{{ %s | pullthrough.registry_cache.dockerconfigjson('bench', 'bench-password') | b64encode }}" % _HOSTS
 
 
 Run = Callable[[bool], float]
@@ -88,7 +89,7 @@ def results(cluster: Cluster) -> list[Result]:
     }
     metadata = {"name": _NAME, "namespace": "{{ item }}", "labels": labels}
     definition = {**_SECRET, "metadata": metadata, "data": {".dockerconfigjson": _CONTENT}}
-    bulk = {"owner": _OWNER, "secrets": [{"name": _NAME, "namespace_selector": _LABEL, **_CREDENTIAL}]}
+    bulk = {"owner": _OWNER, "users": [_USER], "name": _NAME, "hosts": _HOSTS, "namespace_selector": _LABEL}
     with tempfile.TemporaryDirectory() as folder, _namespaces(cluster) as names:
         path = pathlib.Path(folder)
         loop = {

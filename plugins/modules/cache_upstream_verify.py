@@ -48,11 +48,11 @@ options:
     description: The image to ask for, with its upstream, such as C(us-central1-docker.pkg.dev/P/R/I:T).
     type: str
     required: true
-  cache_username:
-    description: A user of the cache.
-    type: str
-  cache_password:
-    description: That user's password.
+  name:
+    description:
+      - The name of the cache. It is asked with the first user whose password is in Secret C(NAME-passwords), which
+        M(pullthrough.registry_cache.cache_users) writes.
+      - If not set, the cache is asked without a credential.
     type: str
   ca_path:
     description: CA certificates (PEM) to trust for the upstream besides the usual ones.
@@ -81,8 +81,7 @@ EXAMPLES = r"""
     namespace: registry-cache
     label_selector: app.kubernetes.io/name=registry-cache
     image: us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0
-    cache_username: nodes
-    cache_password: "{{ vault_nodes_password }}"
+    name: registry-cache
 """
 
 RETURN = r"""
@@ -112,8 +111,10 @@ import traceback
 import typing as t
 
 from ansible.module_utils.basic import missing_required_lib
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import cache_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
@@ -125,6 +126,14 @@ except ImportError:
     IMPORT_ERROR: str | None = traceback.format_exc()
 else:
     IMPORT_ERROR = upstream.IMPORT_ERROR
+
+
+def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None]:
+    """The user and password that the cache is asked with. Raises ClusterError."""
+    if params["name"] is None:
+        return {"cache_username": None, "cache_password": None}
+    found = users.Passwords(client, cache_of(params)).prover()
+    return {"cache_username": found["name"], "cache_password": found["password"]}
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
@@ -146,7 +155,7 @@ def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any],
     except (Refused, Hopeless) as error:
         raise type(error)(f"{pod}: {error}") from error
     if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
-        raise Refused(f"{pod} does not take cache_username and cache_password: {upstream.words(status, body)}")
+        raise Refused(f"{pod} does not take the credential of user {params['cache_username']}: {upstream.words(status, body)}")
     if status != 200:
         raise Refused(f"the upstream has it, but {pod} answers {upstream.words(status, body)}")
     if upstream.digest(body) != expected:
@@ -196,7 +205,7 @@ def trusted(ca_path: str | None) -> t.Iterator[str | None]:
 
 def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
     """The result. Raises ClusterError."""
-    params = module.params
+    params = {**module.params, **credential(client, module.params)}
     image = image_reference.parse(params["image"])
     replicas = Replicas(client, params["namespace"], params["container"], params["port"])
     with trusted(params["ca_path"]) as ca_bundle:
@@ -216,12 +225,11 @@ def main() -> None:
         "port": {"type": "int", "default": 5000},
         "helper": {"type": "str", "default": "docker-credential-gcr"},
         "image": {"type": "str", "required": True},
-        "cache_username": {"type": "str"},
-        "cache_password": {"type": "str", "no_log": True},
+        "name": {"type": "str"},
         "ca_path": {"type": "path"},
         "timeout": {"type": "int", "default": 300},
     }
-    module = cluster_module(spec, supports_check_mode=False, required_together=[("cache_username", "cache_password")])
+    module = cluster_module(spec, supports_check_mode=False)
     if IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
     try:

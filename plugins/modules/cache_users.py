@@ -15,24 +15,15 @@ description:
   - Keeps two Secrets in the namespace of a cache. C(NAME-passwords) holds, as JSON under the key C(users), the credentials of each
     user whose password is known. C(NAME-htpasswd) is made of it, and is what the registry reads.
   - A password that nobody gives is made once, with more than 128 bits. One that is given and is not the one in force is refused, since
-    pull secrets hold the one in force; O(rotate) and O(step) replace it.
+    pull secrets hold the one in force. A rotation by O(step) replaces it.
   - A new credential has a name of its own on the wire, such as C(team-a.g1) for the user C(team-a), so that the old one stays good.
   - Several runs at once end with the same passwords. Whoever is slower reads what the other one has written, and goes on with it.
   - Refuses Secrets of these names that are not of this cache, see M(pullthrough.registry_cache.cache_objects_info).
 options:
-  name:
-    description: The name of the cache.
-    type: str
-    default: registry-cache
-  namespace:
-    description: The namespace of the cache.
-    type: str
-    default: registry-cache
   users:
-    description: All users. Others lose their credentials.
+    description: All users. Others lose their credentials. Required without O(users_from).
     type: list
     elements: dict
-    required: true
     suboptions:
       name:
         description: The user's name.
@@ -44,21 +35,26 @@ options:
       hash:
         description: A ready-made bcrypt hash. Alone it is put into the htpasswd file as it is, and is never rotated.
         type: str
+  users_from:
+    description:
+      - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
+    type: str
   step:
     description:
-      - V(check) changes and hashes nothing, and tells what is in the way.
-      - V(keep) brings new users, and changes no credential in force. It drops what a rotation has left to be dropped by now.
-      - V(begin) adds a new credential for the users of O(rotate), V(switch) makes it the one in force, V(note) notes when the old
-        one may go, V(drop) takes it away if that time has come, and V(finish) forgets it. Each goes on with what an earlier one has left.
+      - V(ensure) adds new users, and changes no credential in force. It revokes what a rotation has left and whose time is over.
+      - V(issue) adds a new credential for the users of O(rotate). V(activate) puts it in force. V(schedule) records when the old one
+        expires. V(revoke) removes that from the htpasswd file if the time has come, and V(prune) removes its record.
+      - Each step resumes what an earlier run has left.
     type: str
-    choices: [check, keep, begin, switch, note, drop, finish]
-    default: keep
+    choices: [ensure, issue, activate, schedule, revoke, prune]
+    default: ensure
   rotate:
-    description: With O(step=check) and O(step=begin), the users who get a new credential; all of whom a password is known if empty.
+    description: With O(step=issue), the users who get a new credential. If empty, all users with a known password.
     type: list
     elements: str
+    default: []
   grace:
-    description: With O(step=note), for how many seconds an old credential stays good. With V(0) that is over for all old ones.
+    description: With O(step=schedule), for how many seconds an old credential stays good. With V(0) that is over for all old ones.
     type: int
     default: 300
 requirements:
@@ -66,6 +62,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.cache
 attributes:
   check_mode:
     description: Can run in check mode and tell what would change.
@@ -93,8 +90,8 @@ EXAMPLES = r"""
 
 - name: A new credential beside the old one
   pullthrough.registry_cache.cache_users:
-    users: "{{ registry_cache_users }}"
-    step: begin
+    users_from: registry_cache_users
+    step: issue
     rotate: [team-a]
 """
 
@@ -110,12 +107,12 @@ rotating:
   returned: success
   type: list
   elements: str
-dropped:
-  description: Whether an old credential was dropped and O(step=finish) has not forgotten it yet.
+revoked:
+  description: Whether an old credential was revoked and O(step=prune) has not removed its record yet.
   returned: success
   type: bool
 due_in:
-  description: Seconds until the last old credential may be dropped.
+  description: Seconds until the last old credential expires.
   returned: success
   type: int
 added:
@@ -128,13 +125,13 @@ added:
 import datetime
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
+from ansible.module_utils.basic import missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects, runner
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import cache_objects
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.secret import TRIES, BusyError, Secret
 
 _COST = 10
@@ -149,56 +146,44 @@ def _stepped(
     now: datetime.datetime,
 ) -> _users.State:
     """The state after a step."""
-    rotate, step = params["rotate"], params["step"]
-    kept = _users.keep(state, users, hashes, now, step not in ("check", "keep") or rotate is not None)
-    if step == "begin" or (step == "check" and rotate is not None):
-        return _users.begin(kept, users, rotate or [])
-    if step == "switch":
-        return _users.switch(kept)
-    if step == "note":
-        return _users.note(kept, now, params["grace"])
-    return _users.finish(kept) if step == "finish" else kept
+    step = params["step"]
+    ensured = _users.ensure(state, users, hashes, now, rotating=step != "ensure")
+    if step == "issue":
+        return _users.issue(ensured, users, params["rotate"])
+    if step == "activate":
+        return _users.activate(ensured)
+    if step == "schedule":
+        return _users.schedule(ensured, now, params["grace"])
+    return _users.prune(ensured) if step == "prune" else ensured
 
 
 class _Attempt:
     """A step on the Secrets as they are. Raises ClusterError, and UsersError with the option or Secret that is wrong."""
 
-    def __init__(self, module: AnsibleModule, api: Client, owner: cache_objects.Owner, users: list[htpasswd.User]) -> None:
+    def __init__(self, module: t.Any, client: Client, owner: Owner, users: list[htpasswd.User]) -> None:
         params = module.params
         # In this order: lines of a newer file are never judged by older passwords.
-        self._htpasswd = Secret(api, owner, "htpasswd", "htpasswd")
-        self._passwords = Secret(api, owner, "passwords", "users")
+        self._htpasswd = Secret(client, owner, "htpasswd", "htpasswd")
+        self._passwords = _users.Passwords(client, owner)
         try:
             lines, places = htpasswd.parse(self._htpasswd.text)
         except htpasswd.TextError as error:
             raise _users.UsersError(
                 f"{self._htpasswd.where}: {error}. If it was edited by hand, remove it and run site.yml: no password is lost by that"
             ) from None
-        try:
-            self.before = _users.read(self._passwords.text)
-        except _users.UsersError as error:
-            raise _users.UsersError(f"{self._passwords.where}: {error}") from None
-
+        self.before = self._passwords.state
         hashes = {name: lines[index].partition(":")[2].strip() for name, index in places.items()}
         self.now = datetime.datetime.now(datetime.timezone.utc)
-        try:
-            self.state = _stepped(params, self.before, users, hashes, self.now)
-            accounts = _users.accounts(self.state, users)
-        except _users.UsersError as error:
-            raise _users.UsersError(str(error) if str(error).startswith("registry_cache_") else f"users: {error}") from None
-
+        self.state = _stepped(params, self.before, users, hashes, self.now)
+        accounts = _users.accounts(self.state, users)
         self._changed = bool(self.before or self.state) and _users.write(self.state) != self._passwords.text
-        # To check, a ready-made hash is held against its password, and nothing else is hashed.
-        hashed = accounts if params["step"] != "check" else [one for one in accounts if one.hash]
         try:
             # What is thrown away need not be strong.
             made = _LEAST_COST if module.check_mode else _COST
-            self._text, self.actions = htpasswd.apply(self._htpasswd.text, hashed, _COST, True, made_cost=made)
+            self._text, self.actions = htpasswd.apply(self._htpasswd.text, accounts, _COST, True, made_cost=made)
             htpasswd.parse(self._text)
         except htpasswd.UserError as error:
             raise _users.UsersError(f"users: {error}") from None
-        if params["step"] == "check":
-            self._changed, self.actions = False, {}
 
     @property
     def changed(self) -> bool:
@@ -212,25 +197,21 @@ class _Attempt:
         return not (self.actions or not self._htpasswd.text) or self._htpasswd.write(self._text)
 
 
-def run(module: AnsibleModule, api: Client) -> dict[str, t.Any]:
+def take_step(module: t.Any, client: Client) -> dict[str, t.Any]:
     """The result of a step. Raises ClusterError."""
     params = module.params
-    owner = cache_objects.Owner(params["namespace"], params["name"])
+    owner = cache_objects.cache_of(params)
     users = [htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
-    cache_objects.check(owner)
-    try:
-        _users.check(users)
-    except _users.UsersError as error:
-        raise _users.UsersError(f"users: {error}") from None
+    _users.check(users)
 
     before, actions, changed = None, {}, False
     for _try in range(TRIES):
-        attempt = _Attempt(module, api, owner, users)
+        attempt = _Attempt(module, client, owner, users)
         before = attempt.before if before is None else before
         # Also what another run has written since the first attempt: replicas may not know it yet.
         actions.update(attempt.actions)
         changed = changed or attempt.changed
-        if params["step"] == "check" or module.check_mode or attempt.write():
+        if module.check_mode or attempt.write():
             break
     else:
         raise BusyError(f"Somebody else changed the users {TRIES} times meanwhile. Run again.")
@@ -240,7 +221,7 @@ def run(module: AnsibleModule, api: Client) -> dict[str, t.Any]:
         "changed": changed,
         "users": new,
         "rotating": _users.rotating(attempt.state),
-        "dropped": _users.dropped(attempt.state),
+        "revoked": _users.revoked(attempt.state),
         "due_in": _users.due_in(attempt.state, attempt.now),
         "added": sorted(name for name, action in actions.items() if action != "removed"),
         "diff": {"before": "".join(f"{line}\n" for line in old), "after": "".join(f"{line}\n" for line in new + done)},
@@ -249,41 +230,40 @@ def run(module: AnsibleModule, api: Client) -> dict[str, t.Any]:
     }
 
 
+def change(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result of a step. Raises ClusterError, which says so where nothing was changed."""
+    try:
+        return take_step(module, client)
+    except (_users.UsersError, cache_objects.ObjectsError) as error:
+        raise _users.UsersError(f"{error}. Nothing was changed") from error
+
+
 def main() -> None:
     spec = {
-        "name": {"type": "str", "default": "registry-cache"},
-        "namespace": {"type": "str", "default": "registry-cache"},
+        **CACHE_OPTIONS,
         "users": {
             "type": "list",
             "elements": "dict",
-            "required": True,
             "options": {
                 "name": {"type": "str", "required": True},
                 "password": {"type": "str", "no_log": True},
                 "hash": {"type": "str", "no_log": True},
             },
         },
+        # The action plugin reads the variable.
+        "users_from": {"type": "str"},
         "step": {
             "type": "str",
-            "choices": ["check", "keep", "begin", "switch", "note", "drop", "finish"],
-            "default": "keep",
+            "choices": ["ensure", "issue", "activate", "schedule", "revoke", "prune"],
+            "default": "ensure",
         },
-        "rotate": {"type": "list", "elements": "str"},
+        "rotate": {"type": "list", "elements": "str", "default": []},
         "grace": {"type": "int", "default": 300},
     }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule, argument_spec={**AUTH_ARG_SPEC, **spec}, supports_check_mode=True, check_pyyaml=False
-    )
+    module = cluster_module(spec, required_one_of=[("users", "users_from")])
     if library := htpasswd.missing(["bcrypt"]):
         module.fail_json(msg=missing_required_lib(library))
-
-    def work(_module: t.Any, api: Client) -> dict[str, t.Any]:
-        try:
-            return run(module, api)
-        except (_users.UsersError, cache_objects.ObjectsError) as error:
-            raise _users.UsersError(f"{error}. Nothing was changed.") from error
-
-    runner.run(module, work)
+    run(module, change)
 
 
 if __name__ == "__main__":

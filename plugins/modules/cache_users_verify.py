@@ -8,19 +8,17 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_users_verify
-short_description: Prove that every replica of a cache takes some credentials and refuses others
+short_description: Prove that every replica of a cache takes new credentials and refuses revoked ones
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
+  - Reads the credentials of the users from Secret C(NAME-passwords), which M(pullthrough.registry_cache.cache_users) writes. Every
+    replica must take those that came and refuse those that were revoked.
   - Asks every replica with each credential, and again until it answers as it should or O(timeout) is over. A changed Secret comes to
     the pods by their kubelets, which takes up to two minutes.
   - A replica that does not answer as it should gets an annotation, at which its kubelet brings the Secret at once.
   - Of many credentials it asks with ten, since the htpasswd file comes to a pod as a whole.
 options:
-  namespace:
-    description: The namespace of the replicas.
-    type: str
-    required: true
   label_selector:
     description: Selects the replicas' pods.
     type: str
@@ -29,32 +27,20 @@ options:
     description: The port of the registry in the pod.
     type: int
     default: 5000
-  accepted:
-    description: Credentials that every replica takes.
+  added:
+    description:
+      - Names on the wire that are new in the htpasswd file, as M(pullthrough.registry_cache.cache_users) returns them. Credentials of
+        a rotation are asked for without being named here.
     type: list
-    elements: dict
+    elements: str
     default: []
-    suboptions: &credential
-      name:
-        description: The user's name on the wire.
-        type: str
-        required: true
-      password:
-        description: The password.
-        type: str
-        required: true
-  refused:
-    description: Credentials that no replica takes.
-    type: list
-    elements: dict
-    default: []
-    suboptions: *credential
   timeout:
     description: How many seconds to wait.
     type: int
     default: 300
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.cache
 requirements:
   - kubernetes
 attributes:
@@ -65,27 +51,27 @@ attributes:
     description: Changes nothing but an annotation of pods.
     support: none
 notes:
-  - The caller needs C(list) on pods and C(create) on C(pods/portforward) in the namespace; with C(patch) on pods it is faster.
+  - The caller needs C(get) on Secrets, C(list) on pods and C(create) on C(pods/portforward) in the namespace. With C(patch) on pods it is
+    faster.
 seealso:
   - module: pullthrough.registry_cache.cache_users
 """
 
 EXAMPLES = r"""
-- name: The new credential is known everywhere, and the old one nowhere
+- name: Add users
+  pullthrough.registry_cache.cache_users:
+    users_from: registry_cache_users
+  register: users
+
+- name: Prove that every replica knows them
   pullthrough.registry_cache.cache_users_verify:
-    namespace: registry-cache
     label_selector: app.kubernetes.io/name=registry-cache
-    accepted:
-      - name: team-a.g1
-        password: "{{ new }}"
-    refused:
-      - name: team-a
-        password: "{{ old }}"
+    added: "{{ users.added }}"
 """
 
 RETURN = r"""
 replicas:
-  description: The pods that answered as they should.
+  description: The pods that answered as they should; none if there was nothing to ask.
   returned: success
   type: list
   elements: str
@@ -95,20 +81,34 @@ replicas:
 import time
 import typing as t
 
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import cache_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
 
 _MOST = 10
+
+
+class Question(t.NamedTuple):
+    """A credential, and the status that every replica must answer."""
+
+    credential: users.Credential
+    status: int
+
+
+def questions(client: Client, params: dict[str, t.Any]) -> list[Question]:
+    """What to ask each replica, of the credentials as the Secret has them. Raises ClusterError."""
+    accepted, refused = users.moved(users.Passwords(client, cache_of(params)).state, params["added"])
+    return [*(Question(one, 200) for one in accepted[:_MOST]), *(Question(one, 401) for one in refused[:_MOST])]
 
 
 class Probe:
     """What each replica is still to show. A pod that takes another's place is asked anew."""
 
-    def __init__(self, replicas: Replicas, params: dict[str, t.Any]) -> None:
-        self._replicas, self._selector = replicas, params["label_selector"]
-        self._asked = [(one, 200) for one in params["accepted"][:_MOST]] + [(one, 401) for one in params["refused"][:_MOST]]
+    def __init__(self, replicas: Replicas, label_selector: str, asked: list[Question]) -> None:
+        self._replicas, self._selector, self._asked = replicas, label_selector, asked
         self._shown: set[tuple[str, str, int]] = set()
         # Uids of pods.
         self._touched: set[str] = set()
@@ -148,12 +148,13 @@ class Probe:
 
 def wait(
     replicas: Replicas,
+    asked: list[Question],
     params: dict[str, t.Any],
     clock: t.Callable[[], float] = time.monotonic,
     sleep: t.Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """The names of the pods, once all are as they should be. Raises Refused and Hopeless."""
-    probe, deadline = Probe(replicas, params), clock() + params["timeout"]
+    probe, deadline = Probe(replicas, params["label_selector"], asked), clock() + params["timeout"]
     while True:
         pods, wrong = probe.look()
         if not wrong:
@@ -166,21 +167,23 @@ def wait(
 def verify(module: t.Any, client: Client) -> dict[str, t.Any]:
     """The result. Raises ClusterError."""
     params = module.params
+    asked = questions(client, params)
     try:
-        pods = wait(Replicas(client, params["namespace"], "", params["port"]), params)
+        pods = wait(Replicas(client, params["namespace"], "", params["port"]), asked, params) if asked else []
     except Refused as error:
-        raise Refused(f"After {params['timeout']} s (timeout): {error}") from error
+        raise Refused(
+            f"timeout: after {params['timeout']} s: {error}. The htpasswd file comes to each replica by its kubelet. Nothing is lost:"
+            " run again, or wait for longer. Example: timeout: 600"
+        ) from error
     return {"changed": False, "replicas": pods}
 
 
 def main() -> None:
-    credential = {"name": {"type": "str", "required": True}, "password": {"type": "str", "required": True, "no_log": True}}
     spec = {
-        "namespace": {"type": "str", "required": True},
+        **CACHE_OPTIONS,
         "label_selector": {"type": "str", "required": True},
         "port": {"type": "int", "default": 5000},
-        "accepted": {"type": "list", "elements": "dict", "default": [], "options": credential},
-        "refused": {"type": "list", "elements": "dict", "default": [], "options": credential},
+        "added": {"type": "list", "elements": "str", "default": []},
         "timeout": {"type": "int", "default": 300},
     }
     run(cluster_module(spec, supports_check_mode=False), verify)

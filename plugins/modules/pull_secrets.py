@@ -19,82 +19,111 @@ options:
   owner:
     description:
       - The namespace and name of the cache that the pull secrets are for, as C(NAMESPACE/NAME). Labels record it on each Secret.
-      - O(secrets) are all of its pull secrets. Those of other caches are left alone.
+      - The pull secrets of O(users) are all that it has. Those of other caches are left alone.
     type: str
     required: true
-  secrets:
-    description: All pull secrets of O(owner). Required with O(state=present).
+  users:
+    description: The users of the cache. Required with O(state=present) without O(users_from).
     type: list
     elements: dict
     suboptions:
       name:
-        description:
-          - The name of the Secret in each namespace, of at most 63 characters.
-          - By default the name of the cache and its namespace, as C(NAME.NAMESPACE), or only C(NAME) where both are the same, so that
-            the pull secrets of several caches of a cluster have different names. What is longer is cut, and ends in a hash.
-        type: str
-      hosts:
-        description: The registries as image references name them, with their ports.
-        type: list
-        elements: str
-        required: true
-      username:
-        description: The user.
+        description: The user's name.
         type: str
         required: true
-      user:
-        description: A name for the user that a rotation keeps, by which objects for O(controller) are named. By default the username.
-        type: str
       password:
-        description: The password, of at most 72 bytes.
+        description:
+          - The password, of at most 72 bytes. It is used where the cache has none in force, see O(credentials_in_force).
+          - In check mode a user may have none, since M(pullthrough.registry_cache.cache_users) makes it in the same run.
         type: str
-        required: true
-      namespaces:
-        description:
-          - The namespaces by name; they must be there. None if empty.
-          - Exactly one of O(secrets[].namespaces), O(secrets[].namespace_selector) and O(secrets[].exclude_namespaces) is required.
-        type: list
-        elements: str
-      namespace_selector:
-        description: The namespaces by their labels, such as C(team in (a, b)).
-        type: str
-      exclude_namespaces:
-        description: All namespaces but these; all of them if empty.
-        type: list
-        elements: str
-      service_accounts:
-        description:
-          - Service accounts that get the Secret among their C(imagePullSecrets), in each of the namespaces that has them.
-          - They keep what else is there. An entry that this module made goes when it is no longer wanted.
-        type: list
-        elements: str
-        default: []
-      labels:
-        description:
-          - More labels of the Secret. One that is no longer named is removed.
-          - Those that this module sets itself are refused.
+      pull_secret:
+        description: What differs for this user's pull secret.
         type: dict
-        default: {}
-      annotations:
-        description: More annotations, as O(secrets[].labels).
-        type: dict
-        default: {}
+        suboptions:
+          name:
+            description: Its name instead of O(name).
+            type: str
+          namespaces:
+            description:
+              - Its namespaces by name; they must exist. With an empty list the user has no pull secret.
+              - At most one of this, O(users[].pull_secret.namespace_selector) and O(users[].pull_secret.exclude_namespaces). With none,
+                the user has the namespaces of all.
+            type: list
+            elements: str
+          namespace_selector:
+            description: Its namespaces by their labels.
+            type: str
+          exclude_namespaces:
+            description: All namespaces but these.
+            type: list
+            elements: str
+          service_accounts:
+            description: Instead of O(service_accounts).
+            type: list
+            elements: str
+  users_from:
+    description:
+      - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
+    type: str
+  credentials_in_force:
+    description:
+      - Whether the credentials are those of Secret C(NAME-passwords) in the cache's namespace, which
+        M(pullthrough.registry_cache.cache_users) writes. They precede the passwords of O(users), which replicas may not know yet.
+    type: bool
+    default: true
+  name:
+    description:
+      - The name of the Secret in each namespace, of at most 63 characters.
+      - By default the name of the cache and its namespace, as C(NAME.NAMESPACE), or only C(NAME) where both are the same, so that
+        the pull secrets of several caches of a cluster have different names. What is longer is cut, and ends in a hash.
+    type: str
+  hosts:
+    description: The registries as image references name them, with their ports. Required with O(state=present).
+    type: list
+    elements: str
+    default: []
+  namespaces:
+    description:
+      - The namespaces by name; they must exist.
+      - At most one of this, O(namespace_selector) and O(exclude_namespaces). With none, only users with namespaces of their own have
+        a pull secret.
+      - Where the caller may not list Secrets in all namespaces, the module looks for pull secrets of O(owner) in these and those of
+        O(users), also with O(state=absent).
+    type: list
+    elements: str
+  namespace_selector:
+    description: The namespaces by their labels, such as C(team in (a, b)).
+    type: str
+  exclude_namespaces:
+    description: All namespaces but these; all of them if empty.
+    type: list
+    elements: str
+  service_accounts:
+    description:
+      - Service accounts that get the Secret among their C(imagePullSecrets), in each of the namespaces that has them.
+      - They keep what else is there. An entry that this module made goes when it is no longer wanted.
+    type: list
+    elements: str
+    default: []
+  labels:
+    description:
+      - More labels of the Secret. One that is no longer named is removed.
+      - Those that this module sets itself are refused.
+    type: dict
+    default: {}
+  annotations:
+    description: More annotations, as O(labels).
+    type: dict
+    default: {}
   controller:
     description:
       - A controller of the cluster that brings pull secrets to namespaces that are made between two runs.
       - The module makes what that controller reads, and takes the copies over. With V(external_secrets) that is a ClusterExternalSecret
-        and what it needs, for each of O(secrets); with V(reflector) an annotated Secret in the cache's namespace.
+        and what it needs, for each of O(users); with V(reflector) an annotated Secret in the cache's namespace.
       - What an earlier run made for a controller and is no longer wanted is removed.
     type: str
     choices: [none, external_secrets, reflector]
     default: none
-  search_namespaces:
-    description:
-      - Namespaces to look into for pull secrets of O(owner), beside those of O(secrets), where the caller may not list Secrets in all
-        namespaces. Otherwise this has no effect.
-    type: list
-    elements: str
-    default: []
   skip_forbidden:
     description:
       - What happens where the caller may not read or write the Secrets or service accounts of a namespace. V(false) ends the run.
@@ -103,7 +132,7 @@ options:
     type: bool
     default: false
   state:
-    description: V(absent) removes all pull secrets of O(owner), and all that it has for a controller. O(secrets) is then ignored.
+    description: V(absent) removes all pull secrets of O(owner), and all that it has for a controller.
     type: str
     choices: [present, absent]
     default: present
@@ -124,11 +153,12 @@ attributes:
 notes:
   - The caller needs C(list) on namespaces, secrets and serviceaccounts in all namespaces; C(create), C(patch) and C(delete) on secrets
     and C(patch) on service accounts where it writes.
-  - Without the right to list Secrets in all namespaces, the module works in the namespaces of O(secrets) and O(search_namespaces), one
-    by one, and warns that it does not look into others.
+  - With O(credentials_in_force) it needs C(get) on Secret C(NAME-passwords) of the cache's namespace.
+  - Without the right to list Secrets in all namespaces, the module works in O(namespaces) and the namespaces of O(users), one by one,
+    and warns that it does not look into others.
   - For O(controller) it needs C(list), C(get), C(create), C(patch) and C(delete) on what it makes. Without a controller it needs C(list)
     on secrets, serviceaccounts, roles and rolebindings of the cache's namespace to find what an earlier run made, else it warns.
-  - A namespace that is being deleted is left out, unless O(secrets[].namespaces) names it.
+  - A namespace that is being deleted is left out, unless O(namespaces) or O(users[].pull_secret.namespaces) names it.
   - An entry that this module made in C(imagePullSecrets) is recorded in an annotation of the service account. It is removed also where
     the Secret was deleted by hand.
 """
@@ -137,25 +167,23 @@ EXAMPLES = r"""
 - name: The nodes' credential in every namespace but the cluster's own, used by each pod without a service account of its own
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
-    secrets:
-      - hosts: ["localhost:30026", "127.0.0.1:30026"]
-        username: nodes
-        password: "{{ vault_nodes_password }}"
-        exclude_namespaces: [kube-system, kube-public, kube-node-lease]
-        service_accounts: [default]
+    users:
+      - name: nodes
+    hosts: ["localhost:30026", "127.0.0.1:30026"]
+    exclude_namespaces: [kube-system, kube-public, kube-node-lease]
+    service_accounts: [default]
 
 - name: A credential for each team
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
-    secrets:
-      - hosts: ["localhost:30026"]
-        username: team-a
-        password: "{{ vault_team_a_password }}"
-        namespace_selector: team=a
-      - hosts: ["localhost:30026"]
-        username: team-b
-        password: "{{ vault_team_b_password }}"
-        namespaces: [b-dev, b-prod]
+    hosts: ["localhost:30026"]
+    users:
+      - name: team-a
+        pull_secret:
+          namespace_selector: team=a
+      - name: team-b
+        pull_secret:
+          namespaces: [b-dev, b-prod]
 
 - name: No pull secret any more
   pullthrough.registry_cache.pull_secrets:
@@ -165,12 +193,10 @@ EXAMPLES = r"""
 - name: A credential for two namespaces, of which one may be forbidden
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
-    secrets:
-      - hosts: ["localhost:30026"]
-        username: team-a
-        password: "{{ vault_team_a_password }}"
-        namespaces: [a-dev, a-prod]
-        labels: {team: a}
+    hosts: ["localhost:30026"]
+    users_from: registry_cache_users
+    namespaces: [a-dev, a-prod]
+    labels: {team: a}
     skip_forbidden: true
 """
 
@@ -226,13 +252,14 @@ unchanged:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.kubernetes.core.plugins.module_utils.args_common import AUTH_ARG_SPEC
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import AnsibleK8SModule
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers, pull_secrets
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import connect
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers, pull_secrets, users
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ClusterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
+
+# What stands for a password in a run that writes nothing.
+_UNMADE = "to-be-generated"
 
 
 class Run:
@@ -244,16 +271,22 @@ class Run:
         self._plan: t.Any = None
         self._begun = False
 
-    def plan(self) -> None:
+    def plan(self, client: Client) -> None:
         """Read what the cluster has, and refuse what cannot be done."""
         params = self._module.params
         owner = Owner.parse(params["owner"])
         present = params["state"] == "present"
-        secrets = pull_secrets.check(owner, params["secrets"]) if present else []
-        api = connect(self._module)
-        self._sources = controllers.Sources(api, owner, secrets, params["controller"] if present else "none")
-        options = {"search": params["search_namespaces"], "skip_forbidden": params["skip_forbidden"]}
-        self._plan = pull_secrets.Plan(api, owner, secrets, self._sources.names, **options)
+        secrets = pull_secrets.check(owner, self._of_users(client, owner)) if present else []
+        self._sources = controllers.Sources(client, owner, secrets, params["controller"] if present else "none")
+        options = {"search": pull_secrets.named_namespaces(params), "skip_forbidden": params["skip_forbidden"]}
+        self._plan = pull_secrets.Plan(client, owner, secrets, self._sources.names, **options)
+
+    def _of_users(self, client: Client, owner: Owner) -> list[dict[str, t.Any]]:
+        """The pull secrets of the users, with the credentials in force where the cache has some."""
+        params, held = self._module.params, {}
+        if params["credentials_in_force"]:
+            held = users.Passwords(client, owner, example="owner: registry-cache/registry-cache-2").state
+        return pull_secrets.of_users(params, held, _UNMADE if self._module.check_mode else None)
 
     def write(self) -> list[str]:
         """The problem of each object that could not be written."""
@@ -315,58 +348,59 @@ class Run:
         }
 
 
-def main() -> None:
-    secret = {
-        "name": {"type": "str"},
-        "hosts": {"type": "list", "elements": "str", "required": True},
-        "username": {"type": "str", "required": True},
-        "user": {"type": "str"},
-        "password": {"type": "str", "required": True, "no_log": True},
-        "namespaces": {"type": "list", "elements": "str"},
-        "namespace_selector": {"type": "str"},
-        "exclude_namespaces": {"type": "list", "elements": "str"},
-        "service_accounts": {"type": "list", "elements": "str", "default": []},
-        "labels": {"type": "dict", "default": {}},
-        "annotations": {"type": "dict", "default": {}},
-    }
-    one_of = ("namespaces", "namespace_selector", "exclude_namespaces")
-    spec = {
-        "owner": {"type": "str", "required": True},
-        "secrets": {
-            "type": "list",
-            "elements": "dict",
-            "no_log": False,
-            "options": secret,
-            "required_one_of": [one_of],
-            "mutually_exclusive": [one_of],
-        },
-        "controller": {"type": "str", "choices": ["none", "external_secrets", "reflector"], "default": "none"},
-        "search_namespaces": {"type": "list", "elements": "str", "default": []},
-        "skip_forbidden": {"type": "bool", "default": False},
-        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    }
-    module = AnsibleK8SModule(
-        module_class=AnsibleModule,
-        argument_spec={**AUTH_ARG_SPEC, **spec},
-        required_if=[("state", "present", ["secrets"])],
-        supports_check_mode=True,
-        check_pyyaml=False,
-    )
-    run, problem = Run(module), ""
+def manage(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError if nothing was changed; fails the module if something was."""
+    current, problem = Run(module), ""
     try:
-        run.plan()
-        if failures := run.write():
+        current.plan(client)
+        if failures := current.write():
             problem = failures[0] + (f", and {len(failures) - 1} more" if len(failures) > 1 else "")
-            if run.changed:
+            if current.changed:
                 problem += ". The others were written; fix that and run again"
     except ClusterError as error:
         problem = str(error)
-    run.warn()
-    if problem and run.changed:
-        module.fail_json(msg=f"{problem}.", **run.result())
+    current.warn()
+    if problem and current.changed:
+        module.fail_json(msg=f"{problem}.", **current.result())
     if problem:
-        module.fail_json(msg=f"{problem}. Nothing was changed.")
-    module.exit_json(**run.result())
+        raise ClusterError(f"{problem}. Nothing was changed")
+    return current.result()
+
+
+def main() -> None:
+    where = {
+        "namespaces": {"type": "list", "elements": "str"},
+        "namespace_selector": {"type": "str"},
+        "exclude_namespaces": {"type": "list", "elements": "str"},
+    }
+    own = {"name": {"type": "str"}, **where, "service_accounts": {"type": "list", "elements": "str"}}
+    user = {
+        "name": {"type": "str", "required": True},
+        "password": {"type": "str", "no_log": True},
+        "pull_secret": {"type": "dict", "no_log": False, "options": own, "mutually_exclusive": [pull_secrets.PLACES]},
+    }
+    spec = {
+        "owner": {"type": "str", "required": True},
+        "users": {"type": "list", "elements": "dict", "options": user},
+        # The action plugin reads the variable.
+        "users_from": {"type": "str"},
+        "credentials_in_force": {"type": "bool", "default": True},
+        "name": {"type": "str"},
+        "hosts": {"type": "list", "elements": "str", "default": []},
+        **where,
+        "service_accounts": {"type": "list", "elements": "str", "default": []},
+        "labels": {"type": "dict", "default": {}},
+        "annotations": {"type": "dict", "default": {}},
+        "controller": {"type": "str", "choices": ["none", "external_secrets", "reflector"], "default": "none"},
+        "skip_forbidden": {"type": "bool", "default": False},
+        "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    }
+    module = cluster_module(
+        spec,
+        mutually_exclusive=[pull_secrets.PLACES],
+        required_if=[("state", "present", ["users", "users_from"], True)],
+    )
+    run(module, manage)
 
 
 if __name__ == "__main__":

@@ -63,9 +63,11 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
         try:
             htpasswd.check_user(htpasswd.User(user, secret["password"], True))
         except htpasswd.UserError as error:
-            raise PullSecretError(f"username and password: {error}") from None
+            raise PullSecretError(f"users: {error}") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
-            raise PullSecretError(f"password: that of user '{user}' holds a line break or another control character. Choose another one")
+            raise PullSecretError(
+                f"users: the password of user '{user}' holds a line break or another control character. Choose another one"
+            )
         if not secret["hosts"]:
             raise PullSecretError(f"hosts: user '{user}' has none. Example: hosts: ['localhost:30026']")
         for host in secret["hosts"]:
@@ -198,7 +200,7 @@ class Plan:
         if not self._places:
             raise PullSecretError(
                 f"The cluster does not list its secrets ({found.words}). Use an identity that may list secrets in all namespaces,"
-                " or name the namespaces to look into. Example: search_namespaces: [default]"
+                " or name the namespaces to look into. Example: namespaces: [default]"
             ) from found
         self.warnings.append(
             f"Secrets can be listed in some namespaces only ({found.words}): pull secrets of this cache elsewhere than in"
@@ -537,6 +539,61 @@ def _key(item: dict[str, t.Any]) -> Key:
 
 def _decoded(found: dict[str, t.Any]) -> str:
     return b64decode((found.get("data") or {}).get(KEY, "")).decode(errors="replace")
+
+
+# Where a user has a pull secret: of the user or of all, one of these.
+PLACES = ("namespaces", "namespace_selector", "exclude_namespaces")
+
+
+def of_users(params: dict[str, t.Any], held: t.Mapping[str, t.Any], unmade: str | None) -> list[dict[str, t.Any]]:
+    """The pull secrets of the users, as C(check) takes them. Users without namespaces have none.
+
+    :param params: the options of module pull_secrets.
+    :param held: the credentials in force by user, as C(users.Passwords) holds them. They precede the given passwords, which replicas
+        may not know yet.
+    :param unmade: what stands for a password that is still to be made; None refuses users without one.
+    :raises PullSecretError: for users without a password.
+    """
+    made, unknown = [], []
+    everybody = {place: params[place] for place in PLACES if params[place] is not None} or {"namespaces": []}
+    for user in params["users"] or ():
+        own = user["pull_secret"] or {}
+        where = {place: own[place] for place in PLACES if own.get(place) is not None} or everybody
+        if where == {"namespaces": []}:
+            continue
+        now = held.get(user["name"], {}).get("now", {})
+        # An empty password is given too, and is refused as such.
+        password = next((one["password"] for one in (now, user) if one.get("password") is not None), unmade)
+        if password is None:
+            unknown.append(user["name"])
+        made.append(
+            {
+                **dict.fromkeys(PLACES),
+                **where,
+                "name": own.get("name") or params["name"],
+                "hosts": params["hosts"],
+                "user": user["name"],
+                "username": now.get("name", user["name"]),
+                "password": password,
+                "service_accounts": own.get("service_accounts") or params["service_accounts"],
+                "labels": params["labels"],
+                "annotations": params["annotations"],
+            }
+        )
+    if unknown:
+        raise PullSecretError(
+            f"users: user {', '.join(unknown)} has no password, and the cache has none in force. Let module cache_users (role cache) make"
+            " it first, or set it. Example: users: [{name: nodes, password: of-your-vault}]"
+        )
+    return made
+
+
+def named_namespaces(params: dict[str, t.Any]) -> list[str]:
+    """Every namespace that the options of module pull_secrets name."""
+    named = [*(params["namespaces"] or ())]
+    for user in params["users"] or ():
+        named += (user["pull_secret"] or {}).get("namespaces") or ()
+    return sorted(set(named))
 
 
 def is_leaving(error: ApiError) -> bool:

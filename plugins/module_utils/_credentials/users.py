@@ -19,7 +19,10 @@ import secrets
 import string
 import typing as t
 
+from .._kubernetes.client import Client
 from .._kubernetes.errors import ClusterError
+from .._kubernetes.owner import Owner
+from .._kubernetes.secret import Secret
 from . import htpasswd
 
 # A credential: name, password, and a ready-made hash where there is one; of an old one also `until` and `dropped`.
@@ -57,16 +60,37 @@ def write(state: State) -> str:
     return json.dumps(state, ensure_ascii=False, indent=1, sort_keys=True)
 
 
+class Passwords(Secret):
+    """The Secret of the credentials, as it was when it was read. Raises ClusterError."""
+
+    def __init__(self, client: Client, owner: Owner, **options: str) -> None:
+        super().__init__(client, owner, "passwords", "users", **options)
+        try:
+            self.state = read(self.text)
+        except UsersError as error:
+            raise UsersError(f"{self.where}: {error}") from None
+
+    def prover(self) -> Credential:
+        """The credential in force of the first user whose password is known.
+
+        :raises UsersError: if there is none.
+        """
+        for _user, record in sorted(self.state.items()):
+            if record["now"].get("password") is not None:
+                return record["now"]
+        raise UsersError(f"{self.where} holds no user whose password is known. Set the password of a user, and run site.yml")
+
+
 def check(users: t.Sequence[htpasswd.User]) -> None:
     """:raises UsersError: for users that no cache can have."""
     try:
         # A password that is yet to be made is none that is missing.
         htpasswd.check_users([user if user.password is not None or user.hash else user._replace(password="x") for user in users])
     except htpasswd.UserError as error:
-        raise UsersError(str(error)) from None
+        raise UsersError(f"users: {error}") from None
     if taken := [user.name for user in users if _GENERATION.fullmatch(user.name)]:
         raise UsersError(
-            f"the user name '{taken[0]}' ends in .g and a number, as those that rotate.yml makes. Choose another one"
+            f"users: the user name '{taken[0]}' ends in .g and a number, as those that rotate.yml makes. Choose another one"
         )
 
 
@@ -108,8 +132,8 @@ def _recovered(user: htpasswd.User, hashes: dict[str, str]) -> dict[str, Credent
     return record
 
 
-def keep(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str], now: datetime.datetime, rotating: bool) -> State:
-    """What is in force, brought to the inventory's users: who is new gets a credential, who left loses it. No other changes,
+def ensure(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str], now: datetime.datetime, rotating: bool) -> State:
+    """The state with the inventory's users: who is new gets a credential, who left loses it. Nothing else changes,
     but what is old goes when its time is over.
 
     :param hashes: of the htpasswd file as it is, by name.
@@ -122,7 +146,7 @@ def keep(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str],
             continue
         record = copy.deepcopy(state.get(user.name)) or _recovered(user, hashes)
         if record is None and rotating:
-            raise UsersError(f"user '{user.name}' is not in the cache yet. Run site.yml first, which adds new users")
+            raise UsersError(f"users: user '{user.name}' is not in the cache yet. Run site.yml first, which adds new users")
         if record is None:
             record = {"now": _credential(user.name, user)}
         held = record["now"].get("password")
@@ -136,7 +160,7 @@ def keep(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str],
                 record["now"]["hash"] = user.hash
         elif user.password is not None and user.password != record.get("next", {}).get("password") and not rotating:
             raise UsersError(
-                f"the password of user '{user.name}' is not the one in force, which is in pull secrets. {_ROTATE};"
+                f"users: the password of user '{user.name}' is not the one in force, which is in pull secrets. {_ROTATE};"
                 " or set the one in force again"
             )
         if "old" in record and "until" in record["old"] and _time(record["old"]["until"]) <= now:
@@ -145,8 +169,8 @@ def keep(state: State, users: t.Sequence[htpasswd.User], hashes: dict[str, str],
     return result
 
 
-def begin(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[str]) -> State:
-    """A credential that is to come, beside the one in force, for the chosen users, or for all of them if none is chosen.
+def issue(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[str]) -> State:
+    """The state with a credential to come, beside the one in force, for the chosen users, or for all of them if none is chosen.
     Those of whom one is being replaced already are gone on with.
 
     :raises UsersError: for users who cannot have a new one.
@@ -154,7 +178,7 @@ def begin(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[s
     result = copy.deepcopy(state)
     if unknown := sorted(set(chosen) - {user.name for user in users}):
         raise UsersError(
-            f"registry_cache_rotate_users: there is no user {', '.join(unknown)}."
+            f"rotate: there is no user {', '.join(unknown)}."
             f" Name some of {', '.join(user.name for user in users)}"
         )
     unchanged = []
@@ -164,7 +188,7 @@ def begin(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[s
         if _only_hash(user):
             if chosen:
                 raise UsersError(
-                    f"registry_cache_rotate_users: of user '{user.name}' only a hash is known. Set another hash, and run site.yml;"
+                    f"rotate: of user '{user.name}' only a hash is known. Set another hash, and run site.yml;"
                     " for a change without a failed pull name a second user, move the clients, and remove the first"
                 )
             continue
@@ -180,14 +204,14 @@ def begin(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[s
             record["next"] = _credential(_successor(user.name, record["now"]["name"]), user)
     if unchanged:
         raise UsersError(
-            f"the password of user {', '.join(unchanged)} in the inventory is the one in force. Set a new one there; or leave"
-            " password out, and one is made; or name the users who get a new one. Example: registry_cache_rotate_users: [team-a]"
+            f"users: the password of user {', '.join(unchanged)} is the one in force. Set a new one; or leave password out, and one is"
+            " made; or name the users who get a new one. Example: rotate: [team-a]"
         )
     return result
 
 
-def switch(state: State) -> State:
-    """What was to come is in force."""
+def activate(state: State) -> State:
+    """The state in which what was to come is in force."""
     result = copy.deepcopy(state)
     for record in result.values():
         if "next" in record:
@@ -195,8 +219,8 @@ def switch(state: State) -> State:
     return result
 
 
-def note(state: State, now: datetime.datetime, grace: int) -> State:
-    """From when on the old ones may go; all of them now if there is no grace."""
+def schedule(state: State, now: datetime.datetime, grace: int) -> State:
+    """The state that records when each old credential expires; now, if there is no grace."""
     result = copy.deepcopy(state)
     for old in _old(result):
         if not grace or "until" not in old:
@@ -204,8 +228,8 @@ def note(state: State, now: datetime.datetime, grace: int) -> State:
     return result
 
 
-def finish(state: State) -> State:
-    """Nothing is left of what was dropped."""
+def prune(state: State) -> State:
+    """The state without the records of revoked credentials."""
     return {
         user: {phase: one for phase, one in record.items() if not one.get("dropped")} for user, record in copy.deepcopy(state).items()
     }
@@ -232,9 +256,26 @@ def accounts(state: State, users: t.Sequence[htpasswd.User]) -> list[htpasswd.Us
     size = max(sum(len(one.name.encode()) + _BYTES_OF_HASH for one in result), len(write(state).encode()))
     if size > MAX_BYTES:
         raise UsersError(
-            f"{len(users)} users need {size} bytes, and a Secret holds no more than 1 MiB. Give several clients one user"
+            f"users: {len(users)} users need {size} bytes, and a Secret holds no more than 1 MiB. Give several clients one user"
         )
     return result
+
+
+def moved(state: State, added: t.Collection[str]) -> tuple[list[Credential], list[Credential]]:
+    """The credentials that replicas are asked about: those that they must take now, and those that they must refuse.
+
+    :param added: names on the wire that are new in the htpasswd file, or have another hash there.
+    """
+    accepted, refused = [], []
+    for record in state.values():
+        for phase, one in record.items():
+            if one.get("password") is None:
+                continue
+            if one.get("dropped"):
+                refused.append(one)
+            elif one["name"] in added or phase == "next" or (phase == "now" and "old" in record):
+                accepted.append(one)
+    return accepted, refused
 
 
 def describe(state: State) -> list[str]:
@@ -255,8 +296,8 @@ def rotating(state: State) -> list[str]:
     return sorted(user for user, record in state.items() if len(record) > 1)
 
 
-def dropped(state: State) -> bool:
-    """Whether `finish` has something to forget."""
+def revoked(state: State) -> bool:
+    """Whether `prune` has something to remove."""
     return any(old.get("dropped") for old in _old(state))
 
 

@@ -26,18 +26,22 @@ class BusyError(ClusterError):
 class Secret:
     """A Secret of one text, as it was when it was read. Raises ClusterError."""
 
-    def __init__(self, api: Client, owner: Owner, suffix: str, key: str) -> None:
-        """:raises ObjectsError: if there is one of that name that belongs to somebody else."""
+    def __init__(self, api: Client, owner: Owner, suffix: str, key: str, example: str = "name: registry-cache-2") -> None:
+        """:param example: another cache, as the module's option names it.
+        :raises ObjectsError: if there is one of that name that belongs to somebody else.
+        """
         self.name = f"{owner.name}-{suffix}"
         self.where = f"Secret {self.name} in namespace {owner.namespace}"
         self._api, self._key = api, key
         self._labels = owner.labels
         self._path = f"/api/v1/namespaces/{owner.namespace}/secrets"
         found = api.get(f"{self._path}/{self.name}")
+        if found and "metadata" not in found:
+            raise api.unusable(f"{self.where} is no object")
         if found and not owner.owns(found["metadata"]):
             raise cache_objects.ObjectsError(
                 f"{self.where} is not of this cache ({cache_objects.describe(found)}). Choose another name for the cache, or move"
-                " that Secret away. Example: name: registry-cache-2"
+                f" that Secret away. Example: {example}"
             )
         self._version = found["metadata"]["resourceVersion"] if found else None
         self.text = b64decode(((found or {}).get("data") or {}).get(key, "")).decode()

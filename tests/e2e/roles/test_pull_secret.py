@@ -68,9 +68,7 @@ def play(server: ApiServer, folder: pathlib.Path, *runs: dict[str, Any]) -> tupl
 
 
 def test_two_caches_with_default_names_and_the_end_of_one(server: ApiServer, tmp_path: pathlib.Path) -> None:
-    held = json.dumps({"nodes": {"now": {"name": "nodes.g1", "password": "in-force"}}})
-    data = {"users": base64.b64encode(held.encode()).decode()}
-    server.add("secrets", "team-b", "registry-cache-passwords", apiVersion="v1", kind="Secret", data=data)
+    server.hold(json.dumps({"nodes": {"now": {"name": "nodes.g1", "password": "in-force"}}}), "team-b")
     code, output, changed = play(server, tmp_path, FIRST, SECOND, {**FIRST, **ABSENT})
     assert code == 0, output
     assert all(changed), output
@@ -87,5 +85,5 @@ def test_a_secret_of_somebody_else(server: ApiServer, tmp_path: pathlib.Path) ->
     server.add("secrets", "default", "registry-cache", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
     code, output, changed = play(server, tmp_path, FIRST)
     assert code != 0 and changed == [0] and server.writes == []
-    assert "registry_cache_pull_secret_name: there is another Secret default/registry-cache (managed by Helm)" in output
-    assert "Example: registry_cache_pull_secret_name: registry-cache-pull" in output
+    assert "name: there is another Secret default/registry-cache (managed by Helm)" in output
+    assert "Example: name: registry-cache-pull" in output and "registry_cache_pull_secret_name" in output

@@ -26,11 +26,11 @@ from .test_users import decoded
 
 # What begins when a step has ended: of rotate.yml's tasks the first that follows it.
 AFTER = {
-    "the new credential is in htpasswd": "cache : Ask every replica with the credentials that came or went",
-    "it is in force": "pull_secret : Read the credentials in force",
-    "every pull secret is replaced": "Note when the old credentials may go",
-    "its time is noted": "cache : Wait for that",
-    "the old one is dropped": "cache : Every replica refuses them",
+    "the new credential is in htpasswd": "cache : Ask every replica with new and revoked credentials",
+    "it is in force": "pull_secret : Bring the pull secrets to their state",
+    "every pull secret is replaced": "cache : Schedule the end of the old credentials",
+    "its time is noted": "cache : Wait until their time is over",
+    "the old one is revoked": "cache : Wait until every replica refuses them",
 }
 GRACE = 8
 

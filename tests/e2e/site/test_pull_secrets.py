@@ -197,7 +197,7 @@ HASHED = {"name": "ci", "hash": "$2b$05$abcdefghijklmnopqrstuv"}
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no selector": (
         {"pull_secret_namespace_selector": "team in b"},
-        ("registry_cache_pull_secret_namespace_selector: 'team in b' is no label selector", "HTTP 400"),
+        ("namespace_selector: 'team in b' is no label selector", "HTTP 400", "prefix registry_cache_pull_secret_"),
     ),
     "two choices": (
         {"pull_secret_namespaces": [A], "pull_secret_exclude_namespaces": []},
@@ -209,7 +209,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "two users for one Secret": (
         {"users": [{"name": name, "password": "x"} for name in ("one", "two")], "pull_secret_namespaces": [A]},
-        ("registry_cache_pull_secret_name: users 'one' and 'two' would both have",),
+        ("name: users 'one' and 'two' would both have", "registry_cache_pull_secret_name"),
     ),
     "password of 73 bytes": (
         {"users": [{"name": "team", "password": "x" * 73}], "pull_secret_namespaces": [A]},
@@ -235,7 +235,7 @@ def test_a_secret_that_is_not_ours(role: Role, cluster: Cluster) -> None:
     try:
         result = role(pull_secret_namespaces=[A, C])
         assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-        assert f"registry_cache_pull_secret_name: there is another Secret {C}/{NAME}" in words(result.stdout), result.stdout
+        assert f"name: there is another Secret {C}/{NAME}" in words(result.stdout), result.stdout
         assert role(pull_secret_state="absent").returncode == 0
         assert state(cluster) == before
     finally:
@@ -277,10 +277,10 @@ def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
     before = state(cluster)
     result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "registry_cache_pull_secret_controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
+    assert "controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
     result = role(pull_secret_exclude_namespaces=["kube-system"], pull_secret_controller="reflector")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "registry_cache_pull_secret_exclude_namespaces must name the cache's namespace" in words(result.stdout), result.stdout
+    assert "exclude_namespaces must name the cache's namespace" in words(result.stdout), result.stdout
     assert state(cluster) == before
 
 

@@ -208,7 +208,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "must be a list", "team-a")),
     "external-secrets that is not there": (
         {"registry_cache_pull_secret_controller": "external_secrets"},
-        ("registry_cache_pull_secret_controller", "external-secrets.io/v1", "Install external-secrets"),
+        ("controller: ", "prefix registry_cache_pull_secret_", "external-secrets.io/v1", "Install external-secrets"),
     ),
     "no credential, unconfirmed": ({"registry_cache_auth": "none"}, ("registry_cache_auth_none_confirmed",)),
     "password too long for bcrypt": (
@@ -246,7 +246,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no cluster": ({"registry_cache_kubeconfig": "/no/such/kubeconfig"}, ("registry_cache_kubeconfig",)),
     "namespace of a pull secret": (
         {"registry_cache_pull_secret_namespaces": ["no-such-namespace"]},
-        ("registry_cache_pull_secret_namespaces", "no-such-namespace"),
+        ("namespaces: ", "prefix registry_cache_pull_secret_", "no-such-namespace"),
     ),
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
@@ -14,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 _METADATA = re.compile(r"application/json;as=PartialObjectMetadata(List)?;g=meta\.k8s\.io;v=v1")
 _DISCOVERY = {
@@ -137,6 +139,11 @@ class ApiServer:
             metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
         self.add("namespaces", "", name, metadata=metadata, status={"phase": "Active"})
         self.add("serviceaccounts", name, "default")
+
+    def hold(self, text: str, namespace: str = "registry-cache") -> None:
+        """Put credentials of cache registry-cache in force, as module cache_users writes them."""
+        labels, data = Owner(namespace, "registry-cache").labels, {"users": base64.b64encode(text.encode()).decode()}
+        self.add("secrets", namespace, "registry-cache-passwords", metadata={"labels": labels}, data=data)
 
     def secrets(self) -> dict[str, dict[str, Any]]:
         return {f"{namespace}/{name}": item for (kind, namespace, name), item in self.objects.items() if kind == "secrets"}

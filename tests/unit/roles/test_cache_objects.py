@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible_collections.pullthrough.registry_cache.plugins.filter.stateful_set_storage import stateful_set_storage
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
 from sandbox.settings import ROOT
@@ -88,30 +89,18 @@ BEFORE: dict[str, tuple[Objects, bool]] = {
 }
 
 
-def _tasks(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The tasks of a file, also those in blocks."""
-    return [inner for task in tasks for inner in (_tasks(task["block"]) if "block" in task else [task])]
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The objects of each site, and for each StatefulSet whether it may be changed. Ansible's start takes longer than the rest."""
     folder = tmp_path_factory.mktemp("written")
     for name in ("templates", "files"):
         (folder / name).symlink_to(ROLE / name)
-    preflight = _tasks(yaml.safe_load((ROLE / "tasks/preflight.yml").read_text()))
-    (volumes,) = [task for task in preflight if "_registry_cache_is" in task.get("vars", {})]
     wanted = {
         name: (expression, variables)
         for site, variables in SITES.items()
         for name, expression in ((site, "_registry_cache_objects"), (f"{site}, kept", "_registry_cache_kept"))
-    } | {
-        before: (
-            volumes["ansible.builtin.assert"]["that"],
-            {**SITES["small"], **volumes["vars"], "_registry_cache_existing": {"stateful_set": found}},
-        )
-        for before, (found, _) in BEFORE.items()
     }
+    wanted["storage"] = ("_registry_cache_storage", SITES["small"])
     play = {
         "hosts": "localhost",
         "gather_facts": False,
@@ -347,4 +336,9 @@ def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
 
 @pytest.mark.parametrize("before", BEFORE)
 def test_preflight_knows_volumes_that_cannot_be_changed(written: dict[str, Any], before: str) -> None:
-    assert written[before] is BEFORE[before][1]
+    assert (stateful_set_storage(BEFORE[before][0]) == written["storage"]) is BEFORE[before][1]
+
+
+def test_what_the_role_makes_has_the_storage_that_preflight_looks_for(rendered: dict[str, Objects], written: dict[str, Any]) -> None:
+    assert stateful_set_storage(rendered["small"]["StatefulSet/registry-cache"]) == written["storage"]
+    assert stateful_set_storage(rendered["default"]["StatefulSet/registry-cache"]) == "emptyDir"

@@ -157,6 +157,28 @@ def test_the_example_inventory_holds_what_is_required_and_knows_no_other_name() 
     assert required - example.keys() == set()
 
 
+@pytest.mark.parametrize("role", ["cache", "pull_secret"])
+def test_no_task_has_the_password_of_a_user(role: str) -> None:
+    """Modules read them from the Secret, and from the variable that users_from names."""
+    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
+        for task in flat(yaml.safe_load(file.read_text())):
+            assert "no_log" not in task, file
+            assert task.get("kubernetes.core.k8s_info", {}).get("kind") != "Secret", file
+            module = next((key for key in task if "." in key), "")
+            for value in task.get(module, {}).values() if isinstance(task.get(module), dict) else ():
+                assert not re.search(r"\{\{[^}]*\b(registry_cache_users\b|password|hash\b)", str(value)), (file, value)
+
+
+def flat(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tasks, and those of their blocks."""
+    found = []
+    for task in tasks:
+        found.append(task)
+        for part in ("block", "rescue", "always"):
+            found += flat(task.get(part, []))
+    return found
+
+
 def test_no_role_has_a_shell_or_a_raw_request() -> None:
     for file in (ROOT / "roles").rglob("tasks/*.yml"):
         assert not re.search(r"(?m)^\s*(ansible\.builtin\.)?(shell|uri|raw):", file.read_text()), file

@@ -18,6 +18,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.modules import cache
 
 from tests.module_runner import run
 from tests.unit.plugins.clock import Clock
+from tests.unit.plugins.kubernetes_api import ApiServer
 
 IMAGE = "us-central1-docker.pkg.dev/p/r/i:1.0"
 HOST = "us-central1-docker.pkg.dev"
@@ -33,6 +34,9 @@ PARAMS = {
     "cache_username": "nodes",
     "cache_password": PASSWORD,
 }
+
+# The credentials in force.
+HELD = {"nodes": {"now": {"name": "nodes.g1", "password": PASSWORD}}}
 
 
 class Fakes:
@@ -235,7 +239,7 @@ def test_no_stream_to_the_registry(fakes: Fakes) -> None:
 def test_cache_refuses_its_user(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
     message = fakes.error(Refused)
-    assert "cache-0" in message and "cache_username" in message and "HTTP 401: authentication required" in message
+    assert "cache-0" in message and "user nodes" in message and "HTTP 401: authentication required" in message
     assert fakes.clock.slept  # a new htpasswd takes a while to reach the pod
 
 
@@ -250,17 +254,18 @@ def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
 
 def module(**arguments: Any) -> dict[str, Any]:
     given = {"namespace": "registry-cache", "label_selector": "app=cache", "image": IMAGE, "timeout": 0}
-    user = {"cache_username": "nodes", "cache_password": PASSWORD}
-    merged = {**given, **user, **arguments}
+    merged = {"name": "registry-cache", **given, **arguments}
     return run("cache_upstream_verify", with_secrets=True, **{name: value for name, value in merged.items() if value is not None})
 
 
 @pytest.fixture
-def cluster(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> Fakes:
-    monkeypatch.setattr(runner, "connect", lambda module: "the client")
+def cluster(fakes: Fakes, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Fakes:
+    client = server.client()
+    monkeypatch.setattr(runner, "connect", lambda module: client)
+    server.hold(json.dumps(HELD))
 
     def replicas(*arguments: Any) -> Fakes:
-        assert arguments == ("the client", "registry-cache", "registry", 5000)
+        assert arguments == (client, "registry-cache", "registry", 5000)
         return fakes
 
     monkeypatch.setattr(cache_upstream_verify, "Replicas", replicas)
@@ -306,13 +311,23 @@ def test_module_malformed_image(cluster: Fakes) -> None:
     assert cluster.calls == []
 
 
-def test_module_needs_user_and_password_together(cluster: Fakes) -> None:
-    result = module(cache_password=None)
-    assert result["failed"] and "cache_password" in result["msg"] and cluster.calls == []
+def test_module_asks_with_a_user_whose_password_is_known(cluster: Fakes, server: ApiServer) -> None:
+    assert "replicas" in module()
+    assert cluster.calls[3][-2:] == ("nodes.g1", PASSWORD)
+    server.hold(json.dumps({"a": {"now": {"name": "a", "hash": "x"}}, **HELD}))
+    del cluster.calls[:]
+    assert "replicas" in module() and cluster.calls[3][-2:] == ("nodes.g1", PASSWORD)
+
+
+@pytest.mark.parametrize("held", [{}, {"a": {"now": {"name": "a", "hash": "x"}}}, {"a": 1}])
+def test_module_without_a_user_whose_password_is_known(cluster: Fakes, server: ApiServer, held: Any) -> None:
+    server.hold(json.dumps(held))
+    result = module()
+    assert result["failed"] and "Secret registry-cache-passwords" in result["msg"] and "site.yml" in result["msg"] and cluster.calls == []
 
 
 def test_module_without_user(cluster: Fakes) -> None:
-    assert "replicas" in module(cache_username=None, cache_password=None)
+    assert "replicas" in module(name=None)
     assert cluster.calls[3][-2:] == (None, None)
 
 

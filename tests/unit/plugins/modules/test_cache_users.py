@@ -7,19 +7,14 @@ import base64
 import copy
 import datetime
 import json
-import pathlib
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
 import bcrypt
 import pytest
-from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users as _users
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users
 
 from tests.module_runner import run
@@ -30,7 +25,7 @@ HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()
 NODES, TEAM, CI = {"name": "nodes", "password": OLD}, {"name": "team-a"}, {"name": "ci", "hash": HASH}
 MOVED = {"name": "nodes", "password": NEW}
 HELM = {"app.kubernetes.io/managed-by": "Helm"}
-STEPS = ("begin", "switch", "note", "drop", "finish")
+STEPS = ("issue", "activate", "schedule", "revoke", "prune")
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +34,9 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
-    monkeypatch.setenv("HOME", str(tmp_path))
-    running = ApiServer()
-    running.namespace("registry-cache")
-    yield running
-    running.close()
+def server(server: ApiServer) -> ApiServer:
+    server.namespace("registry-cache")
+    return server
 
 
 @pytest.fixture
@@ -164,15 +155,15 @@ def test_a_hash_with_its_password(server: ApiServer) -> None:
 
 
 def test_a_hash_of_another_password(server: ApiServer) -> None:
-    for step in ("check", "keep"):
-        message = refused(server, {"name": "ci", "hash": HASH, "password": "another"}, step=step)
+    for check in (True, False):
+        message = refused(server, {"name": "ci", "hash": HASH, "password": "another"}, check=check)
         assert message.startswith("users: the hash of user 'ci' is not that of its password")
 
 
-@pytest.mark.parametrize("step", ["check", "keep"])
-def test_a_password_that_is_not_in_force(server: ApiServer, step: str) -> None:
+@pytest.mark.parametrize("check", [True, False])
+def test_a_password_that_is_not_in_force(server: ApiServer, check: bool) -> None:
     ensure(server, NODES, TEAM)
-    message = refused(server, MOVED, TEAM, step=step)
+    message = refused(server, MOVED, TEAM, check=check)
     assert "users: the password of user 'nodes' is not the one in force" in message and "playbooks/rotate.yml" in message
     # Nor does it change because it is no longer given.
     assert not ensure(server, {"name": "nodes"}, TEAM)["changed"]
@@ -195,7 +186,7 @@ def test_what_the_htpasswd_file_alone_knows(server: ApiServer) -> None:
 
 def test_what_it_knows_in_the_middle_of_a_rotation(server: ApiServer) -> None:
     ensure(server, NODES)
-    ensure(server, MOVED, step="begin")
+    ensure(server, MOVED, step="issue")
     del server.objects["secrets", "registry-cache", "registry-cache-passwords"]
     story(server, MOVED)
     assert accepted(server, "nodes", OLD) and accepted(server, "nodes.g1", NEW) and now(server, "nodes") == ("nodes.g1", NEW)
@@ -206,7 +197,7 @@ def test_what_it_knows_in_the_middle_of_a_rotation(server: ApiServer) -> None:
 
 def rotate(server: ApiServer, *users: dict[str, Any], chosen: list[str] | None = None, grace: int = 0) -> None:
     for step in STEPS:
-        options = {"rotate": chosen or []} if step == "begin" else {"grace": grace} if step == "note" else {}
+        options = {"rotate": chosen or []} if step == "issue" else {"grace": grace} if step == "schedule" else {}
         result = ensure(server, *users, step=step, **options)
         assert not result.get("failed"), result
 
@@ -215,37 +206,37 @@ def test_steps(server: ApiServer, clock: list[float]) -> None:
     ensure(server, NODES, TEAM, CI)
     old = {user: now(server, user) for user in ("nodes", "team-a")}
 
-    result = story(server, MOVED, TEAM, CI, step="begin", rotate=[])
+    result = story(server, MOVED, TEAM, CI, step="issue", rotate=[])
     assert result["rotating"] == ["nodes", "team-a"] and "nodes: nodes, nodes.g1 is to come" in result["users"]
     assert {user: now(server, user) for user in old} == old
     assert all(accepted(server, *one) for one in old.values()) and accepted(server, "nodes.g1", NEW)
 
-    story(server, MOVED, TEAM, CI, step="switch")
+    story(server, MOVED, TEAM, CI, step="activate")
     new = {user: now(server, user) for user in old}
     assert new["nodes"] == ("nodes.g1", NEW) and new["team-a"][0] == "team-a.g1" and new["team-a"][1] != old["team-a"][1]
     assert all(accepted(server, *one) for one in (*old.values(), *new.values()))
     # Not before it is noted that every pull secret was replaced.
     clock[0] = 1e6
-    assert not ensure(server, MOVED, TEAM, CI, step="drop")["changed"]
+    assert not ensure(server, MOVED, TEAM, CI, step="revoke")["changed"]
     clock[0] = 0
 
-    result = story(server, MOVED, TEAM, CI, step="note", grace=100)
+    result = story(server, MOVED, TEAM, CI, step="schedule", grace=100)
     assert 98 <= result["due_in"] <= 101 and "until 20" in result["users"][0]
-    assert not ensure(server, MOVED, TEAM, CI, step="drop")["changed"]
+    assert not ensure(server, MOVED, TEAM, CI, step="revoke")["changed"]
     # A longer time of a later run does not count.
-    assert not ensure(server, MOVED, TEAM, CI, step="note", grace=500)["changed"]
+    assert not ensure(server, MOVED, TEAM, CI, step="schedule", grace=500)["changed"]
 
     clock[0] = 102
-    result = story(server, MOVED, TEAM, CI, step="drop")
+    result = story(server, MOVED, TEAM, CI, step="revoke")
     assert result["due_in"] == 0 and result["rotating"] == ["nodes", "team-a"]
     assert not any(accepted(server, *one) for one in old.values()) and all(accepted(server, *one) for one in new.values())
     # Its password is there until it is proved that it is refused.
     assert state(server)["nodes"]["old"]["password"] == OLD
 
-    result = story(server, MOVED, TEAM, CI, step="finish")
+    result = story(server, MOVED, TEAM, CI, step="prune")
     assert result["rotating"] == [] and OLD not in data(server, "passwords", "users")
     assert names(server) == {"nodes.g1", "team-a.g1", "ci"}
-    for step in (*STEPS[1:], "keep", "check"):
+    for step in (*STEPS[1:], "ensure"):
         assert not ensure(server, MOVED, TEAM, CI, step=step)["changed"]
 
 
@@ -287,16 +278,16 @@ def test_site_in_the_middle(server: ApiServer, after: str) -> None:
     """site.yml changes nothing at any point of a rotation, and both credentials stay as good as they are."""
     ensure(server, NODES, TEAM)
     for step in STEPS[: STEPS.index(after) + 1]:
-        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "begin" else {}))
+        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "issue" else {}))
         before = data(server, "htpasswd", "htpasswd")
-        assert not ensure(server, MOVED, TEAM)["changed"] and not ensure(server, MOVED, TEAM, step="check")["changed"]
+        assert not ensure(server, MOVED, TEAM)["changed"] and not ensure(server, MOVED, TEAM, check=True)["changed"]
         assert data(server, "htpasswd", "htpasswd") == before
 
 
 def writes_of_a_rotation(server: ApiServer) -> int:
     written = 0
     for step in STEPS:
-        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "begin" else {"grace": 0}))
+        ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "issue" else {"grace": 0}))
         written += len(server.writes)
     return written
 
@@ -316,7 +307,7 @@ def test_a_run_that_dies_after_any_write(server: ApiServer, alive: int) -> None:
 
     def steps(stop: bool) -> bool:
         for step in STEPS:
-            options = {"rotate": []} if step == "begin" else {"grace": 0}
+            options = {"rotate": []} if step == "issue" else {"grace": 0}
             failed = ensure(server, MOVED, TEAM, step=step, **options).get("failed", False)
             # A pull secret has what was in force before or after the step.
             if "old" in (record := state(server)["nodes"]) and not record["old"].get("dropped"):
@@ -342,7 +333,7 @@ def test_all_writes_of_a_rotation_are_tried(server: ApiServer) -> None:
 
 def test_a_password_that_changes_again_before_it_is_in_force(server: ApiServer) -> None:
     ensure(server, NODES)
-    ensure(server, MOVED, step="begin", rotate=[])
+    ensure(server, MOVED, step="issue", rotate=[])
     third = {"name": "nodes", "password": "the-vault-password-3"}
     rotate(server, third)
     assert now(server, "nodes") == ("nodes.g1", "the-vault-password-3") and names(server) == {"nodes.g1"}
@@ -350,7 +341,7 @@ def test_a_password_that_changes_again_before_it_is_in_force(server: ApiServer) 
 
 def test_a_rotation_that_is_taken_back(server: ApiServer) -> None:
     ensure(server, NODES)
-    ensure(server, MOVED, step="begin", rotate=[])
+    ensure(server, MOVED, step="issue", rotate=[])
     story(server, NODES)
     assert names(server) == {"nodes"} and not ensure(server, NODES)["changed"]
 
@@ -361,9 +352,9 @@ def test_a_rotation_that_is_taken_back(server: ApiServer) -> None:
 def beside(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[str, Any]:
     """The result of a run that shares nothing with others of this process but the cluster."""
     given = [{"name": user["name"], "password": user.get("password"), "hash": user.get("hash")} for user in users]
-    defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "keep", "rotate": None, "grace": 300}
+    defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "ensure", "rotate": [], "grace": 300}
     module = SimpleNamespace(params={**defaults, **options, "users": given}, check_mode=False)
-    return cache_users.run(module, Client(get_api_client(host=server.url, api_key="x").client))
+    return cache_users.take_step(module, server.client())
 
 
 def test_two_first_runs_at_once(server: ApiServer) -> None:
@@ -393,14 +384,14 @@ def test_two_first_runs_at_once(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("write", [1, 2])
-@pytest.mark.parametrize("step", ["keep", "begin"])
+@pytest.mark.parametrize("step", ["ensure", "issue"])
 def test_a_run_in_the_middle_of_another_one(server: ApiServer, write: int, step: str) -> None:
     """It writes all of its own just before one of the other's writes. What it made stays, as does what it began."""
     others: list[dict[str, Any]] = []
     left = write
-    if step == "begin":
+    if step == "issue":
         ensure(server, TEAM)
-    other = {"step": "begin", "rotate": []} if step == "begin" else {}
+    other = {"step": "issue", "rotate": []} if step == "issue" else {}
 
     def interrupt(method: str, _path: str) -> None:
         nonlocal left
@@ -411,13 +402,13 @@ def test_a_run_in_the_middle_of_another_one(server: ApiServer, write: int, step:
                 others[0] = beside(server, TEAM, **other)
 
     server.hook = interrupt
-    users = (TEAM, NODES) if step == "begin" else (TEAM,)
+    users = (TEAM, NODES) if step == "issue" else (TEAM,)
     result = beside(server, *users)
     assert others and result["changed"]
     server.hook = lambda _method, _path: None
     record = state(server)["team-a"]
     assert all(accepted(server, one["name"], one["password"]) for one in record.values())
-    assert set(record) == ({"now", "next"} if step == "begin" else {"now"})
+    assert set(record) == ({"now", "next"} if step == "issue" else {"now"})
     assert not ensure(server, *users)["changed"]
 
 
@@ -431,7 +422,7 @@ def test_a_change_of_somebody_else_in_a_rotation(server: ApiServer) -> None:
             server._touch(server.objects["secrets", "registry-cache", "registry-cache-passwords"])
 
     server.hook = other
-    assert ensure(server, TEAM, step="begin", rotate=[])["changed"]
+    assert ensure(server, TEAM, step="issue", rotate=[])["changed"]
     assert once and names(server) == {"team-a", "team-a.g1"}
 
 
@@ -443,7 +434,7 @@ def test_changes_that_do_not_end(server: ApiServer) -> None:
             server._touch(server.objects["secrets", "registry-cache", "registry-cache-passwords"])
 
     server.hook = other
-    message = ensure(server, TEAM, step="begin", rotate=[])["msg"]
+    message = ensure(server, TEAM, step="issue", rotate=[])["msg"]
     assert "Somebody else changed the users" in message and "Run again" in message
     assert names(server) == {"team-a"}
 
@@ -451,15 +442,16 @@ def test_changes_that_do_not_end(server: ApiServer) -> None:
 @pytest.mark.parametrize("suffix", ["passwords", "htpasswd"])
 def test_a_secret_of_somebody_else(server: ApiServer, suffix: str) -> None:
     server.add("secrets", "registry-cache", f"registry-cache-{suffix}", metadata={"labels": dict(HELM)}, data={"users": "", "htpasswd": ""})
-    for step in ("check", "keep"):
-        message = refused(server, NODES, step=step)
+    for check in (True, False):
+        message = refused(server, NODES, check=check)
         assert f"Secret registry-cache-{suffix} in namespace registry-cache" in message and "managed by Helm" in message
 
 
 # What is refused
 
 
-@pytest.mark.parametrize("step", ["check", "keep", "begin"])
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("step", ["ensure", "issue"])
 @pytest.mark.parametrize(
     ("user", "words"),
     [
@@ -474,60 +466,59 @@ def test_a_secret_of_somebody_else(server: ApiServer, suffix: str) -> None:
         ({"name": "nodes"}, ("'nodes'", "more than once")),
     ],
 )
-def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...], step: str) -> None:
+def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...], step: str, check: bool) -> None:
     ensure(server, NODES)
-    message = refused(server, NODES, user, step=step)
+    message = refused(server, NODES, user, step=step, check=check)
     assert message.startswith("users: ") and all(part in message for part in words), message
 
 
-@pytest.mark.parametrize("step", ["check", "keep"])
-def test_users_that_no_secret_holds(server: ApiServer, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+@pytest.mark.parametrize("check", [True, False])
+def test_users_that_no_secret_holds(server: ApiServer, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
     monkeypatch.setattr(_users, "MAX_BYTES", 2000)
-    message = refused(server, *({"name": f"team-{number}"} for number in range(20)), step=step)
+    message = refused(server, *({"name": f"team-{number}"} for number in range(20)), check=check)
     assert "20 users need" in message and "1 MiB" in message and "Give several clients one user" in message
 
 
-@pytest.mark.parametrize("step", ["check", "begin"])
+@pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize(
     ("rotate", "words"),
     [
-        ([], ("the password of user nodes in the inventory is the one in force", "Set a new one", "registry_cache_rotate_users: [team-a]")),
+        ([], ("users: the password of user nodes is the one in force", "Set a new one", "rotate: [team-a]")),
         (["nodes"], ("user nodes", "is the one in force", "leave password out")),
-        (["nobody", "team-a"], ("registry_cache_rotate_users: there is no user nobody.", "nodes, team-a, ci")),
-        (["ci"], ("registry_cache_rotate_users: of user 'ci' only a hash is known", "name a second user")),
+        (["nobody", "team-a"], ("rotate: there is no user nobody.", "nodes, team-a, ci")),
+        (["ci"], ("rotate: of user 'ci' only a hash is known", "name a second user")),
     ],
 )
-def test_what_cannot_be_rotated(server: ApiServer, step: str, rotate: list[str], words: tuple[str, ...]) -> None:
+def test_what_cannot_be_rotated(server: ApiServer, check: bool, rotate: list[str], words: tuple[str, ...]) -> None:
     ensure(server, NODES, TEAM, CI)
-    message = refused(server, NODES, TEAM, CI, step=step, rotate=rotate)
+    message = refused(server, NODES, TEAM, CI, step="issue", rotate=rotate, check=check)
     assert all(part in message for part in words), message
 
 
 def test_a_user_who_is_not_there_yet(server: ApiServer) -> None:
     ensure(server, TEAM)
-    assert "user 'nodes' is not in the cache yet. Run site.yml first" in refused(server, TEAM, NODES, step="check", rotate=[])
+    assert "user 'nodes' is not in the cache yet. Run site.yml first" in refused(server, TEAM, NODES, step="issue", check=True)
 
 
-def test_check_knows_what_rotation_would_begin(server: ApiServer) -> None:
+def test_check_mode_knows_what_a_rotation_would_issue(server: ApiServer) -> None:
     ensure(server, NODES, TEAM)
     before = copy.deepcopy(server.objects)
-    result = ensure(server, NODES, TEAM, step="check", rotate=["team-a"])
-    assert not result["changed"] and server.objects == before
+    result = ensure(server, NODES, TEAM, step="issue", rotate=["team-a"], check=True)
+    assert result["changed"] and server.objects == before
     assert result["users"] == ["nodes: nodes", "team-a: team-a, team-a.g1 is to come"]
 
 
-def test_check_hashes_nothing(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    ensure(server, NODES, TEAM)
-    monkeypatch.setattr(htpasswd, "bcrypt", None)
-    monkeypatch.setattr(htpasswd, "missing", lambda _schemes: None)
-    assert not ensure(server, NODES, TEAM, {"name": "new"}, step="check")["changed"]
+def test_what_check_mode_throws_away_is_hashed_at_the_least_cost(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    ensure(server, NODES)
+    monkeypatch.setattr(cache_users, "_COST", 31)  # would take for ever
+    assert ensure(server, NODES, {"name": "new"}, check=True)["changed"]
 
 
 def test_an_htpasswd_file_that_somebody_edited(server: ApiServer) -> None:
     ensure(server, NODES)
     secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
     secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\nbroken\n").decode()
-    message = refused(server, NODES, step="check")
+    message = refused(server, NODES, check=True)
     assert message.startswith("Secret registry-cache-htpasswd in namespace registry-cache: line 2 is not of the form user:hash.")
     secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\n").decode()
     story(server, NODES)

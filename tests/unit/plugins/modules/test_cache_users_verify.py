@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,11 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users_verify
 
 from tests.module_runner import run
+from tests.unit.plugins.kubernetes_api import ApiServer
 
 OLD, NEW = {"name": "team", "password": "the-old-password"}, {"name": "team.g1", "password": "the-new-password"}
-PARAMS = {"label_selector": "app=cache", "accepted": [NEW], "refused": [OLD], "timeout": 60}
+PARAMS = {"label_selector": "app=cache", "timeout": 60}
+ASKED = [cache_users_verify.Question(NEW, 200), cache_users_verify.Question(OLD, 401)]
 
 
 class Replicas:
@@ -48,8 +51,8 @@ class Replicas:
         assert seconds == 2
         self.now += seconds
 
-    def wait(self, **params: Any) -> list[str]:
-        return cache_users_verify.wait(self, {**PARAMS, **params}, lambda: self.now, self.sleep)
+    def wait(self, asked: list[cache_users_verify.Question] = ASKED) -> list[str]:
+        return cache_users_verify.wait(self, asked, PARAMS, lambda: self.now, self.sleep)
 
 
 def test_at_once() -> None:
@@ -72,7 +75,7 @@ def test_not_within_the_time() -> None:
         replicas.wait()
     assert replicas.now == 60
     with pytest.raises(Refused, match=r"^b still takes user 'team' \(HTTP 200\)$"):
-        Replicas(a=0, b=61).wait(accepted=[])
+        Replicas(a=0, b=61).wait(ASKED[1:])
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -95,7 +98,7 @@ def test_a_replica_that_is_not_ready_and_one_that_takes_anothers_place() -> None
         if replicas.now == 4:
             replicas.unready, replicas.uids["a"], replicas.there["a"] = set(), "another", 10
 
-    assert cache_users_verify.wait(replicas, PARAMS, lambda: replicas.now, sleep) == ["a", "b"]
+    assert cache_users_verify.wait(replicas, ASKED, PARAMS, lambda: replicas.now, sleep) == ["a", "b"]
     assert replicas.now == 10 and replicas.touched == ["a"]
     replicas.unready = {"b"}
     with pytest.raises(Refused, match="b is not ready"):
@@ -115,15 +118,59 @@ def test_a_stream_that_breaks_and_one_that_is_refused() -> None:
     assert replicas.now == 2
 
 
-def test_of_many_ten_are_asked() -> None:
-    replicas = Replicas(a=0)
-    many = [{"name": f"user-{number}", "password": "the-new-password"} for number in range(50)]
-    replicas.answer = lambda _pod, _name: 200
-    replicas.wait(accepted=many, refused=[])
-    assert len(replicas.asked) == 10
+@pytest.fixture
+def server(server: ApiServer) -> ApiServer:
+    server.namespace("registry-cache")
+    return server
+
+
+def asked(server: ApiServer, *added: str) -> list[tuple[str, int]]:
+    params = {"name": "registry-cache", "namespace": "registry-cache", "added": added}
+    return [(one["name"], status) for one, status in cache_users_verify.questions(server.client(), params)]
+
+
+def verify(server: ApiServer) -> dict[str, Any]:
+    return run("cache_users_verify", host=server.url, api_key="cluster-token", label_selector="app=cache")
+
+
+def credential(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "password": f"of-{name}", **fields}
+
+
+def test_what_is_asked(server: ApiServer) -> None:
+    assert asked(server, "a") == []
+    state = {
+        "settled": {"now": credential("settled")},
+        "added": {"now": credential("added")},
+        "issued": {"now": credential("issued"), "next": credential("issued.g1")},
+        "active": {"now": credential("active.g1"), "old": credential("active", until="2026-01-01T00:00:00Z")},
+        "revoked": {"now": credential("revoked.g1"), "old": credential("revoked", dropped=True)},
+        "hashed": {"now": {"name": "hashed", "hash": "x"}, "old": {"name": "hashed.g1", "hash": "x", "dropped": True}},
+    }
+    server.hold(json.dumps(state))
+    assert asked(server) == [("issued.g1", 200), ("active.g1", 200), ("revoked.g1", 200), ("revoked", 401)]
+    assert ("added", 200) in asked(server, "added", "nobody")
+
+
+def test_of_many_ten_are_asked(server: ApiServer) -> None:
+    server.hold(json.dumps({f"user-{number}": {"now": credential(f"user-{number}")} for number in range(50)}))
+    assert len(asked(server, *(f"user-{number}" for number in range(50)))) == 10
+
+
+def test_nothing_to_ask(server: ApiServer) -> None:
+    """No pod is asked, nor needed."""
+    server.hold(json.dumps({"nodes": {"now": credential("nodes")}}))
+    result = verify(server)
+    assert not result.get("failed") and result["replicas"] == [] and not result["changed"]
+
+
+def test_a_secret_of_somebody_else(server: ApiServer) -> None:
+    server.add("secrets", "registry-cache", "registry-cache-passwords", data={})
+    message = verify(server)["msg"]
+    assert "Secret registry-cache-passwords in namespace registry-cache" in message and "Example: name: " in message
 
 
 def test_no_cluster(tmp_path: Any) -> None:
-    options = {"kubeconfig": str(tmp_path / "none"), "namespace": "x", "label_selector": "y", "accepted": [NEW]}
-    result = run("cache_users_verify", with_secrets=True, **options)
-    assert result["failed"] and NEW["password"] not in result["msg"]
+    options = {"kubeconfig": str(tmp_path / "none"), "namespace": "x", "label_selector": "y", "added": ["team"]}
+    result = run("cache_users_verify", **options)
+    assert result["failed"] and "KUBECONFIG" in result["msg"]

@@ -10,7 +10,7 @@ import pathlib
 import re
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
@@ -59,10 +59,26 @@ def secret(**options: Any) -> dict[str, Any]:
     return {"name": "registry-cache", "hosts": HOSTS, "username": "nodes", "password": PASSWORD, **options}
 
 
+def given(*secrets: dict[str, Any]) -> dict[str, Any]:
+    """The options of the module for these pull secrets, which have the same hosts, labels and annotations."""
+    own = ("name", "namespaces", "namespace_selector", "exclude_namespaces", "service_accounts")
+    users = [
+        {
+            "name": secret["username"],
+            "password": secret["password"],
+            "pull_secret": {name: secret[name] for name in own if name in secret},
+        }
+        for secret in secrets
+    ]
+    common = {name: secrets[0][name] for name in ("hosts", "labels", "annotations") if name in secrets[0]}
+    assert all(common.items() <= secret.items() for secret in secrets)
+    return {"users": users, **common}
+
+
 def ensure(server: ApiServer, *secrets: dict[str, Any], check: bool = False, **options: Any) -> dict[str, Any]:
     server.seen.clear()
-    if secrets:
-        options["secrets"] = list(secrets)
+    if secrets := tuple(options.pop("secrets", secrets)):
+        options = {**given(*secrets), **options}
     options = {"owner": OWNER, **options}
     result = run("pull_secrets", check=check, host=server.url, api_key="cluster-token", **options)
     text = json.dumps({name: value for name, value in result.items() if name != "invocation"})
@@ -108,6 +124,17 @@ def refused(server: ApiServer, *secrets: dict[str, Any], **options: Any) -> str:
 
 def content(server: ApiServer, name: str) -> Any:
     return json.loads(base64.b64decode(server.secrets()[name]["data"][".dockerconfigjson"]))
+
+
+def hold(server: ApiServer, **now: dict[str, str]) -> None:
+    """Put credentials in force, as module cache_users does."""
+    server.hold(json.dumps({user: {"now": credential} for user, credential in now.items()}))
+
+
+def entry(server: ApiServer, name: str) -> tuple[str, str]:
+    """The user and password in a pull secret."""
+    found = content(server, name)["auths"]["localhost:30026"]
+    return found["username"], found["password"]
 
 
 def test_from_nothing(server: ApiServer) -> None:
@@ -430,7 +457,8 @@ def test_each_kind_is_listed_once_and_only_differences_are_written(server: ApiSe
         server.namespace(f"many-{number}", team="many")
     ensure(server, secret(exclude_namespaces=[], service_accounts=["default"]))
     assert len(server.writes) == 2 * 204
-    lists = ["/api/v1/namespaces", "/api/v1/namespaces/registry-cache/secrets", "/api/v1/namespaces/registry-cache/serviceaccounts"]
+    lists = ["/api/v1/namespaces", "/api/v1/namespaces/registry-cache/secrets"]
+    lists += ["/api/v1/namespaces/registry-cache/secrets/registry-cache-passwords", "/api/v1/namespaces/registry-cache/serviceaccounts"]
     lists += ["/api/v1/secrets", "/api/v1/secrets", "/api/v1/serviceaccounts", "/apis/external-secrets.io/v1"]
     lists += [f"/apis/rbac.authorization.k8s.io/v1/namespaces/registry-cache/{kind}" for kind in ("rolebindings", "roles")]
     assert sorted(path for method, path in server.asked if method == "GET") == lists
@@ -471,8 +499,8 @@ def test_writes_run_side_by_side(server: ApiServer) -> None:
         ({"hosts": ["https://localhost:30026"]}, ("hosts: 'https://localhost:30026' must be a host", "Example: hosts")),
         ({"hosts": []}, ("hosts: user 'nodes' has none", "Example: hosts")),
         ({"hosts": [f"host-{number}.example.com" for number in range(12000)]}, ("hosts: the 12000 hosts", "1 MiB", "fewer")),
-        ({"username": "a:b"}, ("username", "'a:b'", "colon")),
-        ({"username": ""}, ("username", "must not be empty")),
+        ({"username": "a:b"}, ("users", "'a:b'", "colon")),
+        ({"username": ""}, ("users", "must not be empty")),
         ({"password": ""}, ("password", "user 'nodes' has no password")),
         ({"password": "é" * 37}, ("password", "72 bytes", "Choose a shorter one")),
         ({"password": "a\0b"}, ("password", "NUL", "Choose one without")),
@@ -488,11 +516,12 @@ def test_bad_input(server: ApiServer, options: dict[str, Any], words: tuple[str,
         assert options["password"] not in message
 
 
-@pytest.mark.parametrize("options", [{}, {"namespaces": ["default"], "namespace_selector": "a=b"}])
-def test_one_choice_of_namespaces(server: ApiServer, options: dict[str, Any]) -> None:
-    given = {name: value for name, value in secret().items() if name != "namespaces"}
-    message = refused(server, {**given, **options})
-    assert "namespace_selector" in message and "found in secrets" in message
+def test_one_choice_of_namespaces(server: ApiServer) -> None:
+    two = {"namespaces": ["default"], "namespace_selector": "a=b"}
+    message = refused(server, secret(**two))
+    assert "namespace_selector" in message and "found in users" in message
+    users = [{"name": "nodes", "password": PASSWORD}]
+    assert "namespace_selector" in refused(server, users=users, hosts=HOSTS, **two)
 
 
 @pytest.mark.parametrize(
@@ -612,7 +641,9 @@ def test_a_cluster_that_refuses(server: ApiServer, warned: list[str], kind: str,
 
 
 class TestRightsInSomeNamespaces:
-    """An identity that may do everything in `default` and `dev`, and nothing else."""
+    """An identity that may do everything in `default` and `dev`, and nothing else: not even read the credentials of the cache."""
+
+    OWN: ClassVar = {"credentials_in_force": False}
 
     @pytest.fixture(autouse=True)
     def _rights(self, server: ApiServer) -> None:
@@ -621,42 +652,106 @@ class TestRightsInSomeNamespaces:
 
     def test_namespaces_by_name(self, server: ApiServer, warned: list[str]) -> None:
         secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
-        result = story(server, secrets)
+        result = story(server, secrets, **self.OWN)
         assert result["created"] == ["default/registry-cache", "dev/registry-cache"] and result["forbidden"] == []
         assert len(result["attached"]) == 2
         assert any("elsewhere than in default, dev stay" in text for text in warned)
-        result = story(server, secret(namespaces=["default"]), search_namespaces=["dev"])
+        result = story(server, secret(namespaces=["default"]), namespaces=["dev"], **self.OWN)
         assert result["removed"] == ["dev/registry-cache"] and len(result["detached"]) == 2
 
     def test_one_that_is_forbidden(self, server: ApiServer, warned: list[str]) -> None:
         secrets = secret(namespaces=["default", "prod"], service_accounts=["default"])
-        message = refused(server, secrets)
+        message = refused(server, secrets, **self.OWN)
         assert "namespaces: namespace prod is forbidden: its Secrets cannot be listed (HTTP 403: no)" in message
         assert "Example: skip_forbidden: true" in message
         warned.clear()
-        result = story(server, secrets, skip_forbidden=True)
+        result = story(server, secrets, skip_forbidden=True, **self.OWN)
         assert result["created"] == ["default/registry-cache"] and result["forbidden"] == ["prod"]
         assert "Namespace prod was left out: its Secrets cannot be listed (HTTP 403: no)." in warned
 
+    def test_the_credentials_in_force_cannot_be_read(self, server: ApiServer, warned: list[str]) -> None:
+        assert "HTTP 403" in refused(server, secret())
+
     def test_one_that_is_not_there(self, server: ApiServer, warned: list[str]) -> None:
         del server.objects["namespaces", "", "dev"]
-        assert "namespaces: there is no namespace dev" in refused(server, secret(namespaces=["default", "dev"]))
+        assert "namespaces: there is no namespace dev" in refused(server, secret(namespaces=["default", "dev"]), **self.OWN)
 
     def test_absent(self, server: ApiServer, warned: list[str]) -> None:
-        ensure(server, secret(namespaces=["default", "dev"], service_accounts=["default"]))
-        assert "search_namespaces: [default]" in refused(server, state="absent")
-        result = story(server, state="absent", search_namespaces=["default", "dev"])
+        ensure(server, secret(namespaces=["default", "dev"], service_accounts=["default"]), **self.OWN)
+        assert "namespaces: [default]" in refused(server, state="absent")
+        result = story(server, state="absent", namespaces=["default", "dev"])
         assert result["removed"] == ["default/registry-cache", "dev/registry-cache"] and len(result["detached"]) == 2
 
     @pytest.mark.parametrize("kind", ["secrets", "serviceaccounts"])
     def test_one_that_may_only_be_read(self, server: ApiServer, warned: list[str], kind: str) -> None:
         server.hook = forbid(f"/api/v1/namespaces/dev/{kind}.*", method="POST|PATCH|DELETE")
         secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
-        result = ensure(server, secrets)
+        result = ensure(server, secrets, **self.OWN)
         assert result["failed"] and "dev/" in result["msg"] and "could not be written (HTTP 403: no)" in result["msg"]
-        result = ensure(server, secrets, skip_forbidden=True)
+        result = ensure(server, secrets, skip_forbidden=True, **self.OWN)
         assert not result.get("failed") and result["forbidden"] == ["dev"] and not result["changed"]
         assert any(text.startswith("Namespace dev was left out: ") and "HTTP 403: no" in text for text in warned)
+
+
+class TestUsers:
+    """What the module makes of the users' settings and of the credentials in force."""
+
+    def test_the_credential_in_force_precedes_the_given_password(self, server: ApiServer) -> None:
+        ensure(server, secret())
+        hold(server, nodes={"name": "nodes.g1", "password": "in-force"}, other={"name": "other", "password": "x"})
+        result = story(server, secret())
+        assert result["updated"] == ["default/registry-cache"] and entry(server, "default/registry-cache") == ("nodes.g1", "in-force")
+        assert "in-force" not in json.dumps({**result, "invocation": 0})
+        story(server, secret(), credentials_in_force=False)
+        assert entry(server, "default/registry-cache") == ("nodes", PASSWORD)
+
+    def test_a_password_that_the_inventory_does_not_have(self, server: ApiServer) -> None:
+        options = {"users": [{"name": "nodes"}, {"name": "team-a"}], "hosts": HOSTS, "namespaces": ["default"]}
+        message = refused(server, **options)
+        assert message.startswith("users: user nodes, team-a has no password") and "Example: users: " in message
+        options["users"][1]["pull_secret"] = {"name": "team-a"}
+        checked = ensure(server, check=True, **options)
+        assert checked["created"] == ["default/registry-cache", "default/team-a"] and server.writes == []
+        hold(server, **{name: {"name": name, "password": f"of-{name}"} for name in ("nodes", "team-a")})
+        story(server, **options)
+        assert entry(server, "default/team-a") == ("team-a", "of-team-a")
+
+    def test_a_hash_in_force_tells_no_password(self, server: ApiServer) -> None:
+        hold(server, nodes={"name": "nodes.g1", "hash": "$2b$05$x"})
+        story(server, secret())
+        assert entry(server, "default/registry-cache") == ("nodes.g1", PASSWORD)
+
+    def test_settings_of_all_and_of_one(self, server: ApiServer) -> None:
+        own = {"name": "own", "namespace_selector": "team=b", "service_accounts": ["builder"]}
+        users = [
+            {"name": "all", "password": "of-all"},
+            {"name": "none", "pull_secret": {"namespaces": []}},
+            {"name": "own", "password": "of-one", "pull_secret": own},
+            {"name": "everywhere", "password": "of-every", "pull_secret": {"name": "all", "exclude_namespaces": []}},
+        ]
+        server.add("serviceaccounts", "prod", "builder")
+        options = {"users": users, "hosts": HOSTS, "namespaces": ["dev"], "service_accounts": ["default"], "name": "pull"}
+        result = story(server, **options)
+        made = {"dev/pull", "prod/own", *(f"{name}/all" for name in ("default", "dev", "kube-system", "prod"))}
+        assert set(result["created"]) == made
+        assert server.bound("prod", "builder") == ["own"] and server.bound("prod") == ["all"] and server.bound("dev") == ["all", "pull"]
+        # Without namespaces of all, those of the users themselves remain.
+        del options["namespaces"]
+        assert story(server, **options)["removed"] == ["dev/pull"]
+
+    @pytest.mark.parametrize("text", ["no json", '{"a": 1}'])
+    def test_credentials_that_somebody_edited(self, server: ApiServer, text: str) -> None:
+        server.hold(text)
+        message = refused(server, secret())
+        assert message.startswith("Secret registry-cache-passwords in namespace registry-cache: ") and "site.yml" in message
+
+    def test_credentials_of_somebody_else(self, server: ApiServer) -> None:
+        server.add("secrets", "registry-cache", "registry-cache-passwords", data={})
+        message = refused(server, secret())
+        assert "Secret registry-cache-passwords in namespace registry-cache" in message and "Example: owner: " in message
+
+    def test_users_are_needed(self, server: ApiServer) -> None:
+        assert "users" in refused(server, hosts=HOSTS)
 
 
 class TestLabelsAndAnnotations:
@@ -735,13 +830,15 @@ class TestSources:
         assert len(result["sources_removed"]) == 6 and self.made(server) == set() and list(server.secrets()) == ["default/registry-cache"]
 
     def test_a_rotation_changes_the_source_alone(self, server: ApiServer) -> None:
-        ensure(server, secret(user="nodes"), controller="external_secrets")
-        result = story(server, secret(user="nodes", username="nodes.g1"), controller="external_secrets")
+        ensure(server, secret(), controller="external_secrets")
+        hold(server, nodes={"name": "nodes.g1", "password": "another"})
+        result = story(server, secret(), controller="external_secrets")
         assert result["sources_written"] == ["Secret registry-cache/registry-cache-pull-nodes"] and result["sources_removed"] == []
 
     def test_the_source_is_written_before_the_pull_secrets(self, server: ApiServer) -> None:
-        ensure(server, secret(user="nodes"), controller="external_secrets")
-        ensure(server, secret(user="nodes", username="nodes.g1"), controller="external_secrets")
+        ensure(server, secret(), controller="external_secrets")
+        hold(server, nodes={"name": "nodes.g1", "password": "another"})
+        ensure(server, secret(), controller="external_secrets")
         paths = [path for _method, path in server.writes]
         assert paths.index("/api/v1/namespaces/default/secrets/registry-cache") > max(
             index for index, path in enumerate(paths) if "pull-nodes" in path

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules that take users by the name of a variable, and a rotation by role cache, as ansible-playbook runs them: no password is shown."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from sandbox.settings import ROOT
+from tests.module_runner import run
+from tests.unit.plugins.kubernetes_api import ApiServer
+
+PASSWORD, HASH = "the-vault-password", "$2b$05$" + "a" * 53
+USERS = [
+    {"name": "nodes", "password": "{{ vault_password }}"},
+    {"name": "team-a", "pull_secret": {"name": "team-a"}},
+    {"name": "ci", "hash": HASH, "pull_secret": {"namespaces": []}},
+]
+FROM = {"users_from": "registry_cache_users"}
+OPTIONS = {"owner": "registry-cache/registry-cache", "hosts": ["localhost:30026"], "namespaces": ["default"]}
+MODULES = {"cache_users": FROM, "pull_secrets": {**FROM, **OPTIONS}}
+
+
+@pytest.fixture
+def server(server: ApiServer) -> ApiServer:
+    for name in ("kube-system", "registry-cache", "default"):
+        server.namespace(name)
+    return server
+
+
+def play(server: ApiServer, folder: pathlib.Path, tasks: list[dict[str, Any]], *arguments: str, **variables: Any) -> tuple[str, str]:
+    """The output of a play with the most detail that people ask for, and its recap."""
+    common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vault_password": PASSWORD}
+    host = {"registry_cache_users": USERS, **common, **variables}
+    (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"one": host}}}))
+    (folder / "play.json").write_text(json.dumps([{"hosts": "all", "gather_facts": False, "tasks": tasks}]))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_", "KUBE"))}
+    environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_ARGS_TO_STDOUT": "1", "HOME": str(folder), "TMPDIR": str(folder)}
+    environment |= {"ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
+    environment |= {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": "cluster-token"}
+    argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "-vvv", "--diff", "--inventory", str(folder / "hosts.json")]
+    done = subprocess.run([*argv, *arguments, str(folder / "play.json")], env=environment, capture_output=True, text=True, check=False)
+    said = done.stdout + done.stderr
+    for secret in (PASSWORD, HASH, "cluster-token", *made(server)):
+        assert secret not in said and base64.b64encode(secret.encode()).decode() not in said
+    return said, done.stdout.partition("PLAY RECAP")[2]
+
+
+def made(server: ApiServer) -> list[str]:
+    """The passwords that are in force."""
+    found = server.secrets().get("registry-cache/registry-cache-passwords")
+    state = json.loads(base64.b64decode(found["data"]["users"])) if found else {}
+    return [one["password"] for record in state.values() for one in record.values()]
+
+
+def test_users_of_a_variable(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    tasks = [{f"pullthrough.registry_cache.{module}": options} for module, options in MODULES.items()]
+    said, recap = play(server, tmp_path, tasks)
+    assert re.search(r"changed=2 .*failed=0", recap), said
+    ours = {f"registry-cache/registry-cache-{name}" for name in ("htpasswd", "passwords")}
+    assert set(server.secrets()) == {"default/registry-cache", "default/team-a"} | ours
+    assert PASSWORD in made(server) and len(made(server)) == 2
+    said, recap = play(server, tmp_path, tasks)
+    assert re.search(r"changed=0 .*failed=0", recap), said
+
+
+def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    """In one play, since Ansible's start takes longer than the rest."""
+    rows: list[tuple[dict[str, Any], Any, str]] = [
+        ({"users_from": "no_such_variable"}, USERS, "there is no variable no_such_variable"),
+        ({"users": [{"name": "nodes"}]}, USERS, "exclude each other"),
+        ({}, {"name": "nodes"}, "must be a list of users"),
+        ({}, ["nodes"], "must be a list of users"),
+    ]
+    tasks = [
+        {
+            f"pullthrough.registry_cache.{module}": {**MODULES[module], **options},
+            "vars": {"registry_cache_users": users},
+            "ignore_errors": True,
+        }
+        for options, users, _words in rows
+        for module in MODULES
+    ]
+    said, recap = play(server, tmp_path, tasks)
+    assert f"ignored={len(tasks)}" in recap and not server.writes, said
+    for _options, _users, words in rows:
+        assert said.count(words) >= len(MODULES), words
+
+
+def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    """Role cache reports what it would do, and changes nothing."""
+    users = [{"name": "nodes", "password": PASSWORD}, {"name": "team-a"}]
+    assert run("cache_users", host=server.url, api_key="x", users=users)["changed"]
+    role = {"name": "pullthrough.registry_cache.cache"}
+    stages = ("rotate_preflight", "rotate_issue", "rotate_revoke")
+    tasks = [{"ansible.builtin.include_role": {**role, "tasks_from": stage}} for stage in stages]
+    upstreams = [{"host": "us-central1-docker.pkg.dev", "repositories": ["my-project/my-repository"]}]
+    common = {"registry_cache_upstreams": upstreams, "registry_cache_users": users}
+    server.seen.clear()
+    said, recap = play(server, tmp_path, tasks, "--check", **common, registry_cache_rotate_users=["team-a"])
+    assert re.search(r"changed=1 .*failed=0", recap) and "team-a: team-a, team-a.g1 is to come" in said, said
+    # The password of the inventory is the one in force.
+    said, recap = play(server, tmp_path, tasks, **common)
+    assert "registry_cache_users" in said and "Example: rotate: [team-a]" in said and "failed=1" in recap
+    said, recap = play(server, tmp_path, tasks, **common, registry_cache_auth="none", registry_cache_auth_none_confirmed=True)
+    assert "Example: registry_cache_auth: htpasswd" in said and "failed=1" in recap
+    assert not server.writes
