@@ -18,7 +18,7 @@ import re
 import typing as t
 from base64 import b64encode
 
-from .._kubernetes.client import PATCH, Client
+from .._kubernetes.client import APPLY, PATCH, Client
 from .._kubernetes.errors import ApiError, ForbiddenError
 from .._kubernetes.owner import COMPONENT, Owner, manager, shortened
 from . import pull_secrets
@@ -36,7 +36,6 @@ _KINDS = {
     "ServiceAccount": ("v1", "serviceaccounts"),
     "Secret": ("v1", "secrets"),
 }
-_APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
 _AUTO = pull_secrets.REFLECTOR + "reflection-auto-enabled"
 _NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"
 # How soon external-secrets sees a namespace, and a changed credential.
@@ -285,7 +284,7 @@ class Sources:
 
     def apply(self, check: bool) -> None:
         """Bring what is wanted to its state; check asks for a dry run."""
-        options = {**_APPLY, "dry_run": "All"} if check else _APPLY
+        options = {**APPLY, "dry_run": "All"} if check else APPLY
         for item, before in zip(self._wanted, self._before):
             metadata = dict(item["metadata"])
             if before:

@@ -38,6 +38,7 @@ except ImportError:  # AnsibleK8SModule says what is missing
 
 # The namespace that every cluster has; its UID identifies the cluster.
 IDENTITY_PATH = "/api/v1/namespaces/kube-system"
+APPLY = {"content_type": "application/apply-patch+yaml", "field_manager": "registry-cache", "force_conflicts": "true"}
 PATCH = {"content_type": "application/merge-patch+json", "field_manager": "registry-cache"}
 # Seconds to connect and to wait for an answer.
 _TIMEOUT = (10, 60)

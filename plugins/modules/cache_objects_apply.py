@@ -1,0 +1,133 @@
+#!/usr/bin/python
+
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: cache_objects_apply
+short_description: Apply the objects of a cache in one task
+version_added: 0.1.0
+author: the pullthrough.registry_cache authors (@pullthrough)
+description:
+  - Applies a list of objects by server-side apply, with field manager C(registry-cache), and takes over fields that others set.
+  - Unlike M(kubernetes.core.k8s) with a list it returns a diff of each object, and it is faster than one task for each object.
+  - It checks no owner, see M(pullthrough.registry_cache.cache_objects_info).
+options:
+  objects:
+    description:
+      - The objects, in the order in which they are applied. They are of kinds that role C(cache) makes, which are Namespace,
+        ServiceAccount, ConfigMap, Service, StatefulSet, PodDisruptionBudget, PodMonitor and PrometheusRule.
+    type: list
+    elements: dict
+    required: true
+requirements:
+  - kubernetes
+extends_documentation_fragment:
+  - kubernetes.core.k8s_auth_options
+attributes:
+  check_mode:
+    description: Asks the cluster for a dry run. An object in a namespace that does not exist yet is refused.
+    support: full
+  diff_mode:
+    description: Shows each object that differs.
+    support: full
+  idempotent:
+    description: A second run with the same options changes nothing.
+    support: full
+notes:
+  - The caller needs C(get), C(create) and C(patch) on these kinds.
+seealso:
+  - module: pullthrough.registry_cache.cache_objects_prune
+"""
+
+EXAMPLES = r"""
+- name: Apply a namespace and a service account
+  pullthrough.registry_cache.cache_objects_apply:
+    objects:
+      - apiVersion: v1
+        kind: Namespace
+        metadata:
+          name: registry-cache
+      - apiVersion: v1
+        kind: ServiceAccount
+        metadata:
+          name: registry-cache
+          namespace: registry-cache
+"""
+
+RETURN = r"""
+applied:
+  description: The objects that were created or changed.
+  returned: success
+  type: list
+  elements: str
+  sample: [StatefulSet registry-cache/registry-cache]
+"""
+
+import functools
+import typing as t
+
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Item, ObjectsError, path_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import APPLY, Client
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ApiError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
+
+# What the API server sets by itself.
+_SET_BY_SERVER = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")
+_EXAMPLE = "Example: objects: [{apiVersion: v1, kind: Namespace, metadata: {name: registry-cache}}]"
+
+
+def _path(item: Item) -> str:
+    """:raises ObjectsError: for an object of which no address is known."""
+    try:
+        kind, metadata = item["kind"], item["metadata"]
+        if kind == "Namespace":
+            return f"/api/v1/namespaces/{metadata['name']}"
+        return path_of(kind, metadata["namespace"], metadata["name"])
+    except (LookupError, TypeError):
+        raise ObjectsError(
+            f"objects: each must have a kind that role cache makes, a name, and a namespace unless it is one. {_EXAMPLE}"
+        ) from None
+
+
+def _named(item: Item) -> str:
+    metadata = item["metadata"]
+    return f"{item['kind']} {'/'.join(filter(None, (metadata.get('namespace'), metadata['name'])))}"
+
+
+def _compared(item: Item | None) -> Item:
+    """An object without what no run writes."""
+    metadata = {key: value for key, value in (item or {}).get("metadata", {}).items() if key not in _SET_BY_SERVER}
+    return {**{key: value for key, value in item.items() if key != "status"}, "metadata": metadata} if item else {}
+
+
+def apply(module: t.Any, client: Client) -> dict[str, t.Any]:
+    """The result. Raises ClusterError."""
+    objects = module.params["objects"]
+    paths = [_path(item) for item in objects]
+    existing = client.each([functools.partial(client.get, path) for path in paths])
+    options = {**APPLY, "dry_run": "All"} if module.check_mode else APPLY
+    applied: list[str] = []
+    diff: list[dict[str, t.Any]] = []
+    for item, path, found in zip(objects, paths, existing):
+        try:
+            made = client.request("patch", path, item, **options)
+        except ApiError as error:
+            more = f". Applied before: {', '.join(applied)}" if applied and not module.check_mode else ""
+            raise ObjectsError(f"objects: {_named(item)} was not applied ({error.words}){more}") from error
+        before, after = _compared(found), _compared(made)
+        if before != after:
+            applied.append(_named(item))
+            diff.append({"before_header": _named(item), "after_header": _named(item), "before": before, "after": after})
+    return {"changed": bool(applied), "applied": applied, "diff": diff}
+
+
+def main() -> None:
+    run(cluster_module({"objects": {"type": "list", "elements": "dict", "required": True}}), apply)
+
+
+if __name__ == "__main__":
+    main()
