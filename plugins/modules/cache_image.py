@@ -186,23 +186,15 @@ archives:
 """
 
 import pathlib
-import traceback
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs, upstream
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.build import Build
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.engine import Chosen, Log
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.engine import EngineChoice, Log
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.errors import ImageError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.image import Image, split
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.publish import WAYS, Keep
-
-try:
-    import requests  # noqa: F401  # pylint: disable=unused-import
-except ImportError:
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = None
 
 
 class Missing(t.NamedTuple):
@@ -222,7 +214,7 @@ def look(build: Build, publishing: Keep) -> Missing:
 
 def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Bring the image to where it is wanted; returns what the module does. Raises ImageError and OSError."""
-    engine = Chosen(params["engine"], Log(params["log_path"]))
+    engine = EngineChoice(params["engine"], Log(params["log_path"]))
     ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
     with inputs.context(params["context"], params["sources"]) as context:
         where = split(params["name"])
@@ -285,8 +277,8 @@ def main() -> None:
         required_if=[("publish", "archive", ["archive_path"])],
         supports_check_mode=True,
     )
-    if IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
+    if upstream.IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("requests"), exception=upstream.IMPORT_ERROR)
     try:
         result = bring(module.params, module.check_mode)
     except ImageError as error:

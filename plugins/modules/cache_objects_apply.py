@@ -27,15 +27,13 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.attributes
 attributes:
   check_mode:
     description: Asks the cluster for a dry run. An object in a namespace that does not exist yet is refused.
     support: full
   diff_mode:
     description: Shows each object that differs.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 notes:
   - The caller needs C(get), C(create) and C(patch) on these kinds.

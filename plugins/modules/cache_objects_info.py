@@ -28,13 +28,7 @@ requirements:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - pullthrough.registry_cache.cache
-attributes:
-  check_mode:
-    description: Can run in check mode, since it changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+  - pullthrough.registry_cache.attributes.read
 notes:
   - The caller needs C(get) on the objects and on the namespaces of the cache and C(kube-system), and with O(node_port) C(list) on
     Services in all namespaces.

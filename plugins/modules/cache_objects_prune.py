@@ -37,15 +37,10 @@ requirements:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - pullthrough.registry_cache.cache
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Shows which objects go.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 notes:
   - The caller needs C(get), C(list) and C(delete) on the objects in the namespace; with O(remove_namespace) also C(delete) on it,

@@ -20,16 +20,11 @@ requirements:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - pullthrough.registry_cache.cache
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Shows nothing, since all of it is secret.
     support: none
-  idempotent:
-    description: A second run changes nothing.
-    support: full
 notes:
   - The caller needs C(get), C(create) and C(patch) on Secrets in the namespace.
 seealso:

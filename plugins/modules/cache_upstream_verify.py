@@ -103,11 +103,8 @@ replicas:
 """
 
 import contextlib
-import os
 import pathlib
-import tempfile
 import time
-import traceback
 import typing as t
 
 from ansible.module_utils.basic import missing_required_lib
@@ -119,13 +116,6 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
-
-try:
-    import certifi
-except ImportError:
-    IMPORT_ERROR: str | None = traceback.format_exc()
-else:
-    IMPORT_ERROR = upstream.IMPORT_ERROR
 
 
 def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None]:
@@ -192,14 +182,13 @@ def trusted(ca_path: str | None) -> t.Iterator[str | None]:
     if not ca_path:
         yield None
         return
-    usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or certifi.where()
-    with tempfile.NamedTemporaryFile(suffix=".pem") as bundle:
-        try:
-            for source in (usual, ca_path):
-                bundle.write(pathlib.Path(source).read_bytes() + b"\n")
-        except OSError as error:
-            raise Hopeless(f"ca_path: {source} cannot be read ({error.strerror}). Example: ca_path: /etc/ssl/company-ca.pem") from error
-        bundle.flush()
+    try:
+        bundle = upstream.ca_bundle(pathlib.Path(ca_path).read_bytes())
+    except OSError as error:
+        raise Hopeless(
+            f"ca_path: {error.filename} cannot be read ({error.strerror}). Example: ca_path: /etc/ssl/company-ca.pem"
+        ) from error
+    with bundle:
         yield bundle.name
 
 
@@ -230,8 +219,8 @@ def main() -> None:
         "timeout": {"type": "int", "default": 300},
     }
     module = cluster_module(spec, supports_check_mode=False)
-    if IMPORT_ERROR:
-        module.fail_json(msg=missing_required_lib("requests"), exception=IMPORT_ERROR)
+    if upstream.IMPORT_ERROR:
+        module.fail_json(msg=missing_required_lib("requests"), exception=upstream.IMPORT_ERROR)
     try:
         image_reference.parse(module.params["image"])
     except ValueError as error:

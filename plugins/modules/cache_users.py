@@ -63,15 +63,10 @@ requirements:
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - pullthrough.registry_cache.cache
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Shows names and times only, never a password or hash.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 notes:
   - The caller needs C(get), C(create) and C(patch) on Secrets in the namespace.

@@ -17,18 +17,9 @@ description:
   - Reads the UID of namespace C(kube-system), which identifies the cluster for as long as it exists.
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.attributes.read
 requirements:
   - kubernetes
-attributes:
-  check_mode:
-    description: Reads only.
-    support: full
-  diff_mode:
-    description: Reads only.
-    support: none
-  idempotent:
-    description: Reads only.
-    support: full
 notes:
   - The caller needs C(get) on the non-resource URLs C(/.well-known/openid-configuration) and C(/openid/v1/jwks),
     as the cluster role C(system:service-account-issuer-discovery) grants it, and C(get) on the namespace C(kube-system).

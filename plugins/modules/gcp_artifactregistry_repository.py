@@ -81,15 +81,10 @@ options:
     default: present
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Returns the repository before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_artifactregistry_repository_info

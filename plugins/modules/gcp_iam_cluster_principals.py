@@ -59,17 +59,12 @@ options:
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.attributes
 requirements:
   - kubernetes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Returns grants, subjects by provider, and the pool before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 notes:
   - Needs C(get) on service accounts in the namespaces of other caches. A cache whose service account cannot be read is kept.

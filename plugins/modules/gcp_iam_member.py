@@ -61,6 +61,7 @@ options:
     default: present
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.attributes
 attributes:
   check_mode:
     description:
@@ -69,9 +70,6 @@ attributes:
     support: full
   diff_mode:
     description: Returns the binding before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_artifactregistry_repository

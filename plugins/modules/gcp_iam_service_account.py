@@ -36,17 +36,12 @@ options:
     default: present
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.attributes
 notes:
   - O(project) must be the project's id, which is part of the account's address; its number does not do.
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Returns the account before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_member

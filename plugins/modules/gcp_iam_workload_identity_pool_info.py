@@ -25,16 +25,7 @@ options:
     default: false
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
-attributes:
-  check_mode:
-    description: Reads only.
-    support: full
-  diff_mode:
-    description: Reads only.
-    support: none
-  idempotent:
-    description: Reads only.
-    support: full
+  - pullthrough.registry_cache.attributes.read
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
 """

@@ -24,15 +24,10 @@ options:
     required: true
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Returns each API's state before and after.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 """
 

@@ -140,15 +140,10 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.attributes
 attributes:
-  check_mode:
-    description: Can run in check mode and tell what would change.
-    support: full
   diff_mode:
     description: Shows namespaces, names and hosts only, never a credential.
-    support: full
-  idempotent:
-    description: A second run with the same options changes nothing.
     support: full
 notes:
   - The caller needs C(list) on namespaces, secrets and serviceaccounts in all namespaces; C(create), C(patch) and C(delete) on secrets

@@ -14,7 +14,7 @@ import tempfile
 import typing as t
 
 from . import inputs
-from .engine import Chosen
+from .engine import EngineChoice
 from .errors import EngineError, ImageError, explained, is_disk_full
 from .image import Image
 
@@ -28,7 +28,7 @@ class Build:
     :param ca: more CA certificates to trust while compiling.
     """
 
-    def __init__(self, params: dict[str, t.Any], image: Image, engine: Chosen, ca: bytes) -> None:
+    def __init__(self, params: dict[str, t.Any], image: Image, engine: EngineChoice, ca: bytes) -> None:
         self._params, self._image, self._engine, self._ca = params, image, engine, ca
 
     def missing(self, platforms: t.Iterable[str]) -> list[str]:

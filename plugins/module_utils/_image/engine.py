@@ -295,7 +295,7 @@ def find(choice: str, log: Log) -> Engine:
     raise EngineError("; ".join(said))
 
 
-class Chosen:
+class EngineChoice:
     """The engine of a module's option, asked for only once somebody needs it."""
 
     def __init__(self, choice: str, log: Log) -> None:

@@ -9,21 +9,15 @@ Private to this collection.
 from __future__ import annotations
 
 import os
-import pathlib
 import re
 import tempfile
 import time
 import typing as t
 
-from . import registry
-from .engine import Chosen
+from . import registry, upstream
+from .engine import EngineChoice
 from .errors import DeniedError, EngineError, ImageError, RegistryError, explained
 from .image import Image
-
-try:
-    import requests
-except ImportError:
-    requests = None
 
 _NO_RETRY = re.compile(
     r"unauthorized|authentication required|access.* denied|denied:|forbidden|no space left|insufficient_scope", re.I
@@ -42,7 +36,7 @@ class Keep:
     :param ca: more CA certificates to trust for the registry.
     """
 
-    def __init__(self, params: dict[str, t.Any], image: Image, engine: Chosen, ca: bytes) -> None:
+    def __init__(self, params: dict[str, t.Any], image: Image, engine: EngineChoice, ca: bytes) -> None:
         self.params, self.image, self.engine, self.ca = params, image, engine, ca
 
     def look(self) -> None:
@@ -179,10 +173,7 @@ class Push(Keep):
         """The CA certificates for the registry: the environment's with the extra ones."""
         if not self.ca or self.params["insecure"]:
             return None
-        own = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or requests.certs.where()
-        self._bundle = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  # pylint: disable=consider-using-with
-        self._bundle.write(pathlib.Path(own).read_bytes() + b"\n" + self.ca)
-        self._bundle.flush()
+        self._bundle = upstream.ca_bundle(self.ca)
         return self._bundle.name
 
     def _require_anonymous_pull(self, digest: str) -> None:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pathlib
 import re
+import tempfile
 import traceback
 import typing as t
 
@@ -33,6 +36,15 @@ ACCEPT = ", ".join(
 # Seconds to connect and to wait for an answer.
 _TIMEOUT = (10, 30)
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+
+
+def ca_bundle(extra: bytes) -> t.Any:
+    """An open temporary file of the environment's CA certificates and of extra ones; it goes when it is closed."""
+    usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or requests.certs.where()
+    bundle = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  # pylint: disable=consider-using-with
+    bundle.write(pathlib.Path(usual).read_bytes() + b"\n" + extra + b"\n")
+    bundle.flush()
+    return bundle
 
 
 class UpstreamError(Exception):
