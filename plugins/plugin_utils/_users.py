@@ -29,9 +29,9 @@ class UsersAction(ActionBase):
         arguments, variables = dict(self._task.args), task_vars or {}
         if name := arguments.get("users_from"):
             if arguments.get("users") is not None:
-                raise AnsibleActionFail("users and users_from exclude each other. Example: users_from: registry_cache_users")
+                raise AnsibleActionFail("users and users_from exclude each other. Example: users_from: my_users")
             if name not in variables:
-                raise AnsibleActionFail(f"users_from: there is no variable {name}. Example: users_from: registry_cache_users")
+                raise AnsibleActionFail(f"users_from: there is no variable {name}. Example: users_from: my_users")
             users = self._templar.template(variables[name])
             if not isinstance(users, list) or not all(isinstance(user, Mapping) for user in users):
                 raise AnsibleActionFail(f"users_from: {name} must be a list of users. Example: {name}: [{{name: nodes}}]")
