@@ -72,15 +72,15 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 	s.mu.Unlock()
 	before := s.stampAt(p)
 	err := g.follow(s.ctx, s.diskPath(p))
+	if err != nil && s.ctx.Err() == nil { // while it is known to be checked, so that nobody begins to read it again
+		s.dropCorrupt(b, n, err)
+	}
 	s.mu.Lock()
 	b.checking = nil
 	if err == nil && b.data == n {
 		b.verified, b.stamp = s.now(), before
 	}
 	s.mu.Unlock()
-	if err != nil && s.ctx.Err() == nil {
-		s.dropCorrupt(b, n, err)
-	}
 	g.Close()
 }
 

@@ -4,11 +4,14 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -435,6 +438,48 @@ func TestKnownToBeWrong(t *testing.T) {
 	}
 	if st := s.Stats(); st.Corrupt != 1 || has(t, u, "r", d) {
 		t.Errorf("%+v", st)
+	}
+}
+
+// whenLogged calls a function for every record.
+type whenLogged struct {
+	slog.Handler
+	call func()
+}
+
+func (whenLogged) Enabled(context.Context, slog.Level) bool { return true }
+
+func (h whenLogged) Handle(context.Context, slog.Record) error {
+	h.call()
+	return nil
+}
+
+// TestFoundWrongWhileAsked lets nobody begin to read a blob between the moment its verification fails and its removal.
+func TestFoundWrongWhileAsked(t *testing.T) {
+	s, u := testStore(t, 64*mib)
+	d := keep(t, u, "r", randomBytes(mib))
+	damage(t, u, d, 0)
+	s, u = reopen(t, s)
+	var asked atomic.Bool
+	s.log = slog.New(whenLogged{slog.DiscardHandler, func() { // it is logged first, then dropped
+		if asked.Swap(true) {
+			return
+		}
+		if b, err := u.Open(ctx, "r", d); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%v, %v", b, err)
+		}
+	}})
+	b, err := u.Open(ctx, "r", d)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readAll(b); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("the first reader: %v", err)
+	}
+	_ = b.Close()
+	waitFor(t, func() bool { return s.Stats().Corrupt == 1 })
+	if has(t, u, "r", d) {
+		t.Error("it is kept")
 	}
 }
 
