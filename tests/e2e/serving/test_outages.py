@@ -24,6 +24,7 @@ from .conftest import REPLICAS
 KEYS = 128  # small blobs, of which each of three replicas owns a fifth or more
 LEAST = 14  # of them, which a test asks for
 PROBE_PAUSE = 0.3
+LEAVING = 5  # seconds for which others ask the next replica in place of one that has said that it drains, or of its successor
 SILENCE = 3.5  # seconds that a client waits at most for a key of a node that has vanished
 
 
@@ -136,7 +137,7 @@ def test_a_dead_owner(
             filled = [future.result() for future in fills]
             replicas.settle(REPLICAS)
             back = time.monotonic() - killed
-            time.sleep(2)
+            time.sleep(LEAVING + 1)
     # A second fetch is that of another replica, unless the owner began anew: then it has the blob again.
     again = replicas.stored(owner) if how != "registry killed" else set()
     moved = [body for blob, body in answered if google.blob_counters(blob.digest)["blob_get"] > 1 and blob.digest not in again]
