@@ -44,6 +44,7 @@ type member struct {
 	last         atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
 	status       atomic.Int32
 	slots        chan struct{} // of hops
+	silent       atomic.Bool   // it is out because nothing has come from it
 	leavingUntil atomic.Int64  // until when it is known to drain, in Unix nanoseconds
 	probeSoon    chan struct{} // it has spoken: probe it now
 
@@ -112,6 +113,7 @@ func (m *member) setState(to State, why string, from func(State) bool, run func(
 		return
 	}
 	m.end()
+	m.silent.Store(to == Out && was == Suspect)
 	m.status.Store(int32(to))
 	m.end = func() {}
 	if run != nil {

@@ -191,6 +191,22 @@ func TestSilentHop(t *testing.T) {
 	})
 }
 
+// TestHopAsItsMemberGoesOut ends a hop that began shortly before its member is found silent, without a second of its own.
+func TestHopAsItsMemberGoesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeers(t, "a", Member{"b", "b:1"})
+		defer p.Close()
+		p.hops, p.fresh = roundTripper(deaf), roundTripper(deaf)
+		p.find("b").markSuspect(suspectAfter, "test")
+		time.Sleep(outAfter - suspectAfter - 2*step)
+		begun := time.Now()
+		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{})
+		if e, ok := errors.AsType[*Error](err); !ok || e.Result != Silent || time.Since(begun) > 5*step {
+			t.Errorf("%v after %v", err, time.Since(begun))
+		}
+	})
+}
+
 // TestSlowHop goes on as long as the member answers its probes.
 func TestSlowHop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

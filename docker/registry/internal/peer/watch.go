@@ -72,7 +72,7 @@ func (w *watch) tick() {
 			told()
 		}
 	}
-	if w.next > suspectAfter && w.x.m.state() == Out {
+	if w.x.m.state() == Out && (w.next > suspectAfter || w.x.m.silent.Load() && w.silence.sum > 0 && !w.x.hasUnread()) {
 		w.x.cancel(errSilent)
 		return
 	}
