@@ -44,11 +44,23 @@ class UsersError(ClusterError):
     """What cannot be done; the message is a sentence for the user, without a password."""
 
 
+def _is_record(record: dict[str, Credential]) -> bool:
+    """Whether it is one of a state; what is not may also raise LookupError, TypeError, ValueError or AttributeError."""
+    for phase, one in record.items():
+        if phase not in ("now", "next", "old") or not one["name"] or (phase == "next" and "password" not in one):
+            return False
+        if not all(isinstance(one.get(key, ""), str) for key in ("name", "password", "hash")):
+            return False
+        if "until" in one:
+            _time(one["until"])
+    return "now" in record
+
+
 def read(text: str) -> State:
     """:raises UsersError: for what `write` did not write."""
     try:
         state = json.loads(text) if text else {}
-        if all(isinstance(record["now"]["name"], str) for record in state.values()):
+        if all(map(_is_record, state.values())):
             return state
     except (ValueError, LookupError, TypeError, AttributeError):
         pass

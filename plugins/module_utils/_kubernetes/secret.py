@@ -28,7 +28,7 @@ class Secret:
 
     def __init__(self, api: Client, owner: Owner, suffix: str, key: str, example: str = "name: registry-cache-2") -> None:
         """:param example: another cache, as the module's option names it.
-        :raises ObjectsError: if there is one of that name that belongs to somebody else.
+        :raises ObjectsError: if there is one of that name that belongs to somebody else, or that holds no text.
         """
         self.name = f"{owner.name}-{suffix}"
         self.where = f"Secret {self.name} in namespace {owner.namespace}"
@@ -44,7 +44,12 @@ class Secret:
                 f" that Secret away. Example: {example}"
             )
         self._version = found["metadata"]["resourceVersion"] if found else None
-        self.text = b64decode(((found or {}).get("data") or {}).get(key, "")).decode()
+        try:
+            self.text = b64decode(((found or {}).get("data") or {}).get(key, "")).decode()
+        except ValueError:
+            raise cache_objects.ObjectsError(
+                f"{self.where}: its key '{key}' is no text in UTF-8. Restore it, or remove the Secret, and run site.yml"
+            ) from None
 
     def write(self, text: str) -> bool:
         """Whether it was written. It was not if somebody else has created, changed or removed it since it was read."""

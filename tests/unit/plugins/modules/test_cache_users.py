@@ -525,14 +525,40 @@ def test_an_htpasswd_file_that_somebody_edited(server: ApiServer) -> None:
     assert accepted(server, "nodes", OLD)
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"a": 1}', '{"a": {"now": {}}}', '{"a": {"now": {"name": 1}}}'])
-def test_passwords_that_somebody_edited(server: ApiServer, text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no json",
+        "[]",
+        '{"a": 1}',
+        '{"a": {"now": {}}}',
+        '{"a": {"now": {"name": 1}}}',
+        '{"a": {"now": {"name": ""}}}',
+        '{"a": {"now": {"name": "a", "password": 1}}}',
+        '{"a": {"now": {"name": "a", "hash": null}}}',
+        '{"a": {"now": {"name": "a"}, "old": {"password": "x"}}}',
+        '{"a": {"now": {"name": "a"}, "old": {"name": "b", "until": "tomorrow"}}}',
+        '{"a": {"now": {"name": "a"}, "next": {"name": "b"}}}',
+        '{"a": {"now": {"name": "a"}, "last": {"name": "b"}}}',
+        b"\xff\xfe{",
+    ],
+)
+@pytest.mark.parametrize("step", ["ensure", "issue"])
+def test_passwords_that_somebody_edited(server: ApiServer, text: str | bytes, step: str) -> None:
     ensure(server, NODES)
     secret = server.secrets()["registry-cache/registry-cache-passwords"]
-    secret["data"]["users"] = base64.b64encode(text.encode()).decode()
-    result = run("cache_users", host=server.url, api_key="x", users=[NODES])
-    assert result["msg"].startswith("Secret registry-cache-passwords in namespace registry-cache: its key 'users' is not what")
-    assert "Restore it, or remove the Secret" in result["msg"]
+    secret["data"]["users"] = base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+    server.seen.clear()
+    result = run("cache_users", host=server.url, api_key="x", users=[NODES], step=step)
+    assert result["msg"].startswith("Secret registry-cache-passwords in namespace registry-cache: its key 'users' is no")
+    assert "Restore it, or remove the Secret" in result["msg"] and not server.writes
+
+
+def test_an_htpasswd_file_in_another_encoding(server: ApiServer) -> None:
+    ensure(server, NODES)
+    secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
+    secret["data"]["htpasswd"] = base64.b64encode("nöde:x\n".encode("latin-1")).decode()
+    assert refused(server, NODES).startswith("Secret registry-cache-htpasswd in namespace registry-cache: its key 'htpasswd' is no text")
 
 
 def test_no_namespace(server: ApiServer) -> None:
