@@ -58,8 +58,8 @@ EXAMPLES = r"""
 
 RETURN = r"""
 applied:
-  description: The objects that were created or changed.
-  returned: success
+  description: The objects that were created or changed, also before one that was refused.
+  returned: success, and failure after a change
   type: list
   elements: str
   sample: [StatefulSet registry-cache/registry-cache]
@@ -70,7 +70,7 @@ import typing as t
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Item, ObjectsError, path_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import APPLY, Client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ApiError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ClusterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
 # What the API server sets by itself.
@@ -102,8 +102,12 @@ def _compared(item: Item | None) -> Item:
     return {**{key: value for key, value in item.items() if key != "status"}, "metadata": metadata} if item else {}
 
 
+def _result(applied: list[str], diff: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    return {"changed": bool(applied), "applied": applied, "diff": diff}
+
+
 def apply(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """The result. Raises ClusterError if nothing was changed; fails the module if something was."""
     objects = module.params["objects"]
     paths = [_path(item) for item in objects]
     existing = client.each([functools.partial(client.get, path) for path in paths])
@@ -113,14 +117,16 @@ def apply(module: t.Any, client: Client) -> dict[str, t.Any]:
     for item, path, found in zip(objects, paths, existing):
         try:
             made = client.request("patch", path, item, **options)
-        except ApiError as error:
-            more = f". Applied before: {', '.join(applied)}" if applied and not module.check_mode else ""
-            raise ObjectsError(f"objects: {_named(item)} was not applied ({error.words}){more}") from error
+        except ClusterError as error:
+            problem = f"objects: {_named(item)} was not applied ({error.words})"
+            if applied and not module.check_mode:
+                module.fail_json(msg=f"{problem}. Applied before: {', '.join(applied)}.", **_result(applied, diff))
+            raise ObjectsError(problem) from error
         before, after = _compared(found), _compared(made)
         if before != after:
             applied.append(_named(item))
             diff.append({"before_header": _named(item), "after_header": _named(item), "before": before, "after": after})
-    return {"changed": bool(applied), "applied": applied, "diff": diff}
+    return _result(applied, diff)
 
 
 def main() -> None:

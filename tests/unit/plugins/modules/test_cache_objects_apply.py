@@ -7,6 +7,7 @@ import copy
 from typing import Any
 
 import pytest
+from kubernetes.dynamic import DynamicClient
 
 from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
@@ -88,8 +89,23 @@ def test_an_object_that_is_refused(server: ApiServer) -> None:
     result = apply(server, *OBJECTS)
     assert result["failed"] and result["msg"].startswith("objects: StatefulSet registry-cache/cache was not applied (HTTP 422: spec")
     assert f"Applied before: {', '.join(NAMES[:2])}." in result["msg"]
-    checked = apply(server, *OBJECTS, check=True)
-    assert checked["failed"] and "Applied before" not in checked["msg"]
+    assert result["changed"] and result["applied"] == [one["after_header"] for one in result["diff"]] == NAMES[:2]
+    for again in (apply(server, *OBJECTS), apply(server, *OBJECTS, check=True)):
+        assert again["failed"] and "Applied before" not in again["msg"] and not again.get("changed") and "applied" not in again
+
+
+def test_no_answer_between_two_objects(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = DynamicClient.request
+
+    def cut(self: DynamicClient, method: str, path: str, *arguments: Any, **options: Any) -> Any:
+        if method == "patch" and "statefulsets" in path:
+            raise ConnectionResetError("the connection was reset")
+        return request(self, method, path, *arguments, **options)
+
+    monkeypatch.setattr(DynamicClient, "request", cut)
+    result = apply(server, *OBJECTS)
+    assert result["failed"] and result["changed"] and result["applied"] == NAMES[:2]
+    assert result["msg"].startswith(f"objects: {NAMES[2]} was not applied (") and f"Applied before: {', '.join(NAMES[:2])}." in result["msg"]
 
 
 @pytest.mark.parametrize(
