@@ -137,7 +137,7 @@ def _without_password(v: Variables, only_hash: bool = False) -> str:
             has_one = bool(own["namespaces"])
         else:
             has_one = bool({"namespace_selector", "exclude_namespaces"} & own.keys() or _places(v))
-        if has_one and not user.get("password") and (user.get("hash") or not only_hash):
+        if has_one and not user.get("password") and ("hash" in user or not only_hash):
             found.append(user["name"])
     return ", ".join(found)
 

@@ -101,6 +101,7 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("pull_secret", {"pull_secret_namespace_selector": "a=b"}, ("pull_secret_namespaces", "exclude each other")),
     ("pull_secret", {"pull_secret_exclude_namespaces": []}, ("pull_secret_namespaces", "exclude each other")),
     ("pull_secret", {"users": [{"name": "ci", "hash": HASH}]}, ("users", "user ci", "Set password beside hash")),
+    ("pull_secret", {"users": [{"name": "ci", "hash": ""}]}, ("users", "user ci")),
     (
         "pull_secret",
         {"users": [{"name": "ci", "hash": HASH, "pull_secret": {"exclude_namespaces": []}}], "pull_secret_namespaces": []},
