@@ -18,8 +18,9 @@ description:
 options:
   objects:
     description:
-      - The objects, in the order in which they are applied. They are of kinds that role C(cache) makes, which are Namespace,
+      - The objects, in the order in which they are applied. They are of kinds that role C(cache) applies, which are Namespace,
         ServiceAccount, ConfigMap, Service, StatefulSet, PodDisruptionBudget, PodMonitor and PrometheusRule.
+      - A Secret is refused, since a diff would show it.
     type: list
     elements: dict
     required: true
@@ -84,11 +85,12 @@ def _path(item: Item) -> str:
         kind, metadata = item["kind"], item["metadata"]
         if kind == "Namespace":
             return f"/api/v1/namespaces/{metadata['name']}"
-        return path_of(kind, metadata["namespace"], metadata["name"])
+        # A diff would show what it holds.
+        if kind != "Secret":
+            return path_of(kind, metadata["namespace"], metadata["name"])
     except (LookupError, TypeError):
-        raise ObjectsError(
-            f"objects: each must have a kind that role cache makes, a name, and a namespace unless it is one. {_EXAMPLE}"
-        ) from None
+        pass
+    raise ObjectsError(f"objects: each must have a kind that role cache applies, a name, and a namespace unless it is one. {_EXAMPLE}")
 
 
 def _named(item: Item) -> str:
