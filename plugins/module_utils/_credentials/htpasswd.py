@@ -61,6 +61,11 @@ def check_user(user: User) -> None:
         )
     if not user.present:
         return
+    for what, text in (("name", user.name), ("password", user.password), ("hash", user.hash)):
+        # Ansible reads other bytes of files and of the environment as surrogates.
+        if any("\ud800" <= character <= "\udfff" for character in text or ""):
+            name = user.name.encode(errors="backslashreplace").decode()
+            raise UserError(f"the {what} of user '{name}' is no text in UTF-8. Convert it, for example by iconv -t UTF-8")
     if user.hash is not None and (not _plain(user.hash) or ":" in user.hash):
         raise UserError(
             f"the hash of user '{user.name}' must be what follows the name and its colon in a line of htpasswd."

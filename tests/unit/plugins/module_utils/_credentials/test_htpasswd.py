@@ -114,3 +114,19 @@ def test_any_user_is_held_or_refused(name: str, password: str) -> None:
     assert text.count("\n") == 1 and list(read(text)) == [name]
     assert bcrypt.checkpw(password.encode(), read(text)[name].encode())
     assert not bcrypt.checkpw(password.encode()[:-1], read(text)[name].encode())
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        htpasswd.User("n\udce9", "x", True),
+        htpasswd.User("nodes", "of-n\udce9", True),
+        htpasswd.User("nodes", None, True, "x\udce9"),
+        htpasswd.User("\ud800", "x", True),
+    ],
+)
+def test_users_of_another_encoding(user: htpasswd.User) -> None:
+    """As Ansible reads a file in Latin-1; from 2.19 on it hands none of them to a module."""
+    with pytest.raises(htpasswd.UserError, match="UTF-8") as error:
+        htpasswd.check_user(user)
+    assert "of-n" not in str(error.value)
