@@ -127,7 +127,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     subjects_of,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client, connect
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import KUBECONFIG, ClusterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import KUBECONFIG, ClusterError, NotFoundError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import MANAGED_BY, MANAGER
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module
 
@@ -165,11 +165,15 @@ class _Cluster:
         if names is None:
             return False
         try:
-            found = self._connected().get(f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
+            # Not get, which takes the answer null for an object that does not exist.
+            found = self._connected().request("get", f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
+            return (found["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER
+        except NotFoundError:
+            return False
         except ClusterError as error:
             cause = _words(error)
-        else:
-            return found is not None and (found["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER
+        except (LookupError, TypeError, AttributeError):
+            cause = "the answer is no object"
         self._module.warn(
             f"The grants of {subject} are kept, since its service account cannot be read ({cause})."
             f" Grant get on serviceaccounts in namespace {names[0]} to have them removed once the cache is gone."

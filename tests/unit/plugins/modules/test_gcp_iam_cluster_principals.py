@@ -195,6 +195,14 @@ def test_a_service_account_that_cannot_be_read_is_kept(wire: Wire, cluster: ApiS
     assert not result["changed"] and "Grant get on serviceaccounts in namespace other" in warned(result, capfd)
 
 
+@pytest.mark.parametrize("answer", [None, {}, [], {"metadata": None}])
+def test_an_answer_that_is_no_service_account_removes_nothing(wire: Wire, cluster: ApiServer, answer: Any) -> None:
+    """As some proxies give."""
+    admit(wire, "k8s-one", SUBJECT, OTHER)
+    cluster.plain["/api/v1/namespaces/other/serviceaccounts/registry-cache"] = answer
+    assert not prune(wire, cluster)["changed"]
+
+
 def test_the_identity_is_asked_of_the_cluster(wire: Wire, cluster: ApiServer) -> None:
     admit(wire, "k8s-one", SUBJECT, "system:serviceaccount:before:registry-cache")
     assert prune(wire, cluster, cluster_uid=None)["providers"] == {"k8s-one": [SUBJECT]}
