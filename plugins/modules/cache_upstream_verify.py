@@ -202,7 +202,8 @@ def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
             return {"changed": False, "replicas": verify_all(replicas, image, params, ca_bundle)}
         except Refused as error:
             raise Refused(f"{params['image']}, tried for {params['timeout']} s: {error}") from error
-        except Hopeless as error:
+        # OSError: no file of CA certificates where the environment names one.
+        except (Hopeless, OSError) as error:
             raise Hopeless(f"{params['image']}: {error}") from error
 
 

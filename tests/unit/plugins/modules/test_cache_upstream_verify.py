@@ -299,6 +299,13 @@ def test_module_without_cluster(cluster: Fakes, error: Exception) -> None:
     assert result["failed"] and "Forbidden" in result["msg"] and TOKEN not in result["msg"]
 
 
+def test_module_with_an_environment_that_names_no_file(cluster: Fakes) -> None:
+    """As requests says it of REQUESTS_CA_BUNDLE."""
+    cluster.upstream = fails(OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /no/such.pem"))
+    result = module(timeout=300)
+    assert result["failed"] and result["msg"].startswith(f"{IMAGE}: ") and "/no/such.pem" in result["msg"]
+
+
 def test_module_blames_the_image_for_nothing_else(cluster: Fakes) -> None:
     cluster.helper = fails(ValueError("something else"))
     with pytest.raises(ValueError, match="something else"):
