@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+from tests.http_server import HttpServer, QuietHandler
 
 Object = dict[str, Any]
 
@@ -55,7 +55,7 @@ class Refusal(Exception):
         self.status, self.body = status, body
 
 
-class Recorder:
+class Recorder(HttpServer):
     """Objects by kind and id.
 
     :param options: of each module, by its name, as ansible-doc shows them.
@@ -74,7 +74,7 @@ class Recorder:
         self.add("organizations", name="Default")
         recorder = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def _answer(self) -> None:
@@ -101,16 +101,7 @@ class Recorder:
 
             do_GET = do_POST = do_PATCH = do_DELETE = _answer
 
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(Handler)
 
     def add(self, kind: str, /, **fields: Any) -> Object:
         self._next += 1

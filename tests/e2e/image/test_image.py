@@ -11,17 +11,16 @@ import os
 import pathlib
 import re
 import resource
-import ssl
 import struct
 import subprocess
 import tempfile
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from sandbox import environment
 from sandbox.settings import HUB, ROOT
+from tests.http_server import HttpServer
 
 from .conftest import ENGINES, PASSWORD, PLATFORMS, PROGRAMS, USER, Outcome, Role, Server, command, forget
 
@@ -188,14 +187,9 @@ def goproxy(tmp_path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, list[st
             asked.append(self.path)
 
     handler = functools.partial(Handler, directory=f"{held}/cache/download")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(ca, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"https://127.0.0.1:{server.server_address[1]}", ca, asked
-    server.shutdown()
-    server.server_close()
+    server = HttpServer(handler, (ca, key))
+    yield server.url, ca, asked
+    server.close()
 
 
 @pytest.mark.parametrize("engine", ["docker"])

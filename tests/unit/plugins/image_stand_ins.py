@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import base64
-import http.server
 import json
 import pathlib
 import sys
-import threading
 import urllib.parse
+
+from tests.http_server import HttpServer, QuietHandler
 
 DIGEST = "sha256:" + "ab" * 32
 
 
-class Registry:
+class Registry(HttpServer):
     """Answers HEAD of manifests. auth: none, basic, bearer; anonymous: whether tokens are given to nobody in particular."""
 
     def __init__(self, auth: str = "none") -> None:
@@ -27,10 +27,7 @@ class Registry:
         self.scopes: list[str] = []
         outer = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def log_message(self, *_words: object) -> None:
-                pass
-
+        class Handler(QuietHandler):
             def _say(self, status: int, body: bytes = b"", **headers: str) -> None:
                 self.send_response(status)
                 for name, value in headers.items():
@@ -70,16 +67,7 @@ class Registry:
                 digest = outer.tags.get(self.path.rpartition("/")[2])
                 return self._say(200, Docker_Content_Digest=digest) if digest else self._say(404)
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def host(self) -> str:
-        return f"127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        super().__init__(Handler)
 
 
 # Keeps what images there are in files, and plays what a test wrote for a command: `WORD.out` is said, `WORD.rc` the end.

@@ -9,13 +9,14 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
+
+from tests.http_server import HttpServer, QuietHandler
 
 _METADATA = re.compile(r"application/json;as=PartialObjectMetadata(List)?;g=meta\.k8s\.io;v=v1")
 _DISCOVERY = {
@@ -44,7 +45,7 @@ class Refusal(Exception):
         self.body: Any = {"kind": "Status", "status": "Failure", "message": message, "details": details, "code": status}
 
 
-class ApiServer:
+class ApiServer(HttpServer):
     """Objects by kind, namespace and name. `hook` is called before each request and may raise Refusal."""
 
     def __init__(self) -> None:
@@ -61,7 +62,7 @@ class ApiServer:
         self._uid, self._version, self._lock = 0, 0, threading.Lock()
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
             # A body would wait some 40 ms for the acknowledgement of its headers.
             disable_nagle_algorithm = True
@@ -84,16 +85,7 @@ class ApiServer:
 
             do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = _answer
 
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
+        super().__init__(Handler)
 
     def client(self) -> Client:
         """A client that shares nothing with others of this process but the server."""
@@ -112,6 +104,28 @@ class ApiServer:
     def writes(self) -> list[tuple[str, str]]:
         """Those that change something; a dry run does not."""
         return [request for request in self._asked(dry=False) if request[0] != "GET"]
+
+    def story(self, run: Callable[..., dict[str, Any]], *, rewrites: bool = False) -> dict[str, Any]:
+        """The result of a module: check says changed and writes nothing, apply says the same, a repeat and a check say unchanged.
+
+        :param run: the module, which takes `check`.
+        :param rewrites: whether each run applies objects that are the same already.
+        """
+        before = copy.deepcopy(self.objects)
+        self.seen.clear()
+        checked = run(check=True)
+        assert checked.get("changed"), checked
+        assert self.objects == before and self.writes == []
+        applied = run(check=False)
+        assert {**applied, "invocation": 0} == {**checked, "invocation": 0}
+        after = copy.deepcopy(self.objects)
+        for check in (False, True):
+            self.seen.clear()
+            again = run(check=check)
+            assert not again["changed"] and self.objects == after
+            assert not self.writes or (rewrites and not check)
+            assert again["diff"] == [] or again["diff"]["before"] == again["diff"]["after"]
+        return applied
 
     def add(self, kind: str, namespace: str, name: str, /, **fields: Any) -> dict[str, Any]:
         """Put an object there; a namespace has an empty one."""

@@ -9,12 +9,10 @@ import importlib
 import importlib.util
 import json
 import pathlib
-import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +26,7 @@ from requests.adapters import HTTPAdapter
 
 from google_emulator import tls
 from sandbox.settings import ROOT
+from tests.http_server import HttpServer, QuietHandler
 from tests.module_runner import run
 from tests.unit.plugins.google_wire import Wire
 from tests.unit.sandbox.google.harness import CLOUD_PLATFORM, IAM, READER, REPOSITORY
@@ -75,7 +74,7 @@ EVERY = [
 ]
 
 
-class Server:
+class Server(HttpServer):
     """Gives the answers it is told, one after another, the last for ever; reached as any https host."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +83,7 @@ class Server:
         self.seen: list[str] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def answer(self) -> None:
@@ -113,17 +112,12 @@ class Server:
 
             do_GET = do_POST = do_PATCH = do_DELETE = answer
 
-            def log_message(self, *_arguments: Any) -> None:
-                pass
-
         self.release = threading.Event()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        address = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
+        super().__init__(Handler)
 
         class Loopback(HTTPAdapter):
             def send(self, request: Any, *arguments: Any, **options: Any) -> Any:
-                request.url = address + request.path_url
+                request.url = outer.url + request.path_url
                 return super().send(request, *arguments, **options)
 
         monkeypatch.setattr(gcp, "HTTPAdapter", Loopback)
@@ -136,8 +130,7 @@ class Server:
 
     def close(self) -> None:
         self.release.set()
-        self._http.shutdown()
-        self._http.server_close()
+        super().close()
 
 
 @pytest.fixture
@@ -648,27 +641,15 @@ def test_a_token_of_too_narrow_a_scope(wire: Wire) -> None:
 def tls_server(tmp_path: pathlib.Path) -> Iterator[str]:
     """The address of a server whose CA nobody knows; C(ca.pem) lies beside it."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b'{"name": "x"}')
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
-    class Quiet(ThreadingHTTPServer):
-        def handle_error(self, *_arguments: Any) -> None:
-            pass
-
-    http = Quiet(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*tls.ensure(tmp_path, "127.0.0.1"))
-    http.socket = context.wrap_socket(http.socket, server_side=True)
-    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"https://localhost:{http.server_port}"
-    http.shutdown()
-    http.server_close()
+    server = HttpServer(Handler, tls.ensure(tmp_path, "127.0.0.1"))
+    yield server.url.replace("127.0.0.1", "localhost")
+    server.close()
 
 
 def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -685,22 +666,17 @@ def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, m
 
 
 def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         def do_CONNECT(self) -> None:
             self.send_error(403, "Forbidden")
 
-        def log_message(self, *_arguments: Any) -> None:
-            pass
-
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+    proxy = HttpServer(Handler)
+    monkeypatch.setenv("HTTPS_PROXY", proxy.url)
     refused = r"^x: no answer from https://iam\.googleapis\.com/v1/x: through the proxy: .*{}.*Check the network, HTTPS_PROXY"
     with pytest.raises(gcp.GcpError, match=refused.format("403 Forbidden")):
         client().request("GET", f"{IAM}/x", "x")
-    proxy.shutdown()
-    proxy.server_close()
+    proxy.close()
     with pytest.raises(gcp.GcpError, match=refused.format("refused")):
         client().request("GET", f"{IAM}/x", "x")
 

@@ -10,12 +10,9 @@ import ipaddress
 import json
 import pathlib
 import socket
-import ssl
-import threading
 import urllib.parse
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream as _upstream
@@ -23,6 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.http_server import HttpServer, QuietHandler
 
 USER, SECRET, TOKEN = "_dcgcr_token", "ya29.the-access-token", "the-registry-token"
 BASIC = "Basic " + base64.b64encode(f"{USER}:{SECRET}".encode()).decode()
@@ -37,7 +36,7 @@ class Asked(NamedTuple):
     accept: str | None
 
 
-class Upstream:
+class Upstream(HttpServer):
     """Answers by path; C(/v2/) with a challenge for its own C(/token) unless told otherwise."""
 
     def __init__(self, certificate: pathlib.Path) -> None:
@@ -45,7 +44,7 @@ class Upstream:
         self.bundle = str(certificate)
         upstream = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_GET(self) -> None:
                 path, _, query = self.path.partition("?")
                 authorization, accept = self.headers.get("Authorization"), self.headers.get("Accept")
@@ -57,20 +56,12 @@ class Upstream:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
-        self.host = f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler, (certificate, certificate))
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {
             "/token": (200, {}, json.dumps({"token": TOKEN}).encode()),
             "/v2/p/r/i/manifests/1.0": (200, {}, MANIFEST),
         }
         self.challenge(f'Bearer realm="https://{self.host}/token",service="{self.host}"')
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def challenge(self, header: str | None) -> None:
         self.answers["/v2/"] = (401, {"WWW-Authenticate": header} if header else {}, b"")
@@ -86,10 +77,6 @@ class Upstream:
 
     def paths(self) -> list[str]:
         return [one.path for one in self.asked]
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture(scope="module")
