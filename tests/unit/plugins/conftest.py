@@ -43,6 +43,12 @@ def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 @pytest.fixture
+def cache_namespace(server: ApiServer) -> None:
+    """The namespace of the cache."""
+    server.namespace("registry-cache")
+
+
+@pytest.fixture
 def registry() -> Iterator[Registry]:
     server = Registry()
     yield server

@@ -14,13 +14,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer
 
+pytestmark = pytest.mark.usefixtures("cache_namespace")
 KEY = ("secrets", "registry-cache", "registry-cache-peers")
-
-
-@pytest.fixture
-def server(server: ApiServer) -> ApiServer:
-    server.namespace("registry-cache")
-    return server
 
 
 def ensure(server: ApiServer, **options: Any) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import copy
 import datetime
+import functools
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.modules import cache
 from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 
+pytestmark = pytest.mark.usefixtures("cache_namespace")
 OLD, NEW = "the-vault-password-1", "the-vault-password-2"
 HASH = bcrypt.hashpw(b"of-ci", bcrypt.gensalt(4)).decode()
 NODES, TEAM, CI = {"name": "nodes", "password": OLD}, {"name": "team-a"}, {"name": "ci", "hash": HASH}
@@ -31,12 +33,6 @@ STEPS = ("issue", "activate", "schedule", "revoke", "prune")
 @pytest.fixture(autouse=True)
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache_users, "_COST", 4)
-
-
-@pytest.fixture
-def server(server: ApiServer) -> ApiServer:
-    server.namespace("registry-cache")
-    return server
 
 
 @pytest.fixture
@@ -65,17 +61,7 @@ def ensure(server: ApiServer, *users: dict[str, Any], check: bool = False, **opt
 
 
 def story(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """Check says changed and changes nothing, apply says the same, and a repeat and a check say unchanged."""
-    before = copy.deepcopy(server.objects)
-    checked = ensure(server, *users, check=True, **options)
-    assert checked.get("changed"), checked
-    assert server.objects == before and server.writes == []
-    applied = ensure(server, *users, **options)
-    assert {**applied, "invocation": 0} == {**checked, "invocation": 0}
-    for check in (False, True):
-        again = ensure(server, *users, check=check, **options)
-        assert not again["changed"] and again["diff"]["before"] == again["diff"]["after"] and server.writes == []
-    return applied
+    return server.story(functools.partial(ensure, server, *users, **options))
 
 
 def refused(server: ApiServer, *users: dict[str, Any], **options: Any) -> str:

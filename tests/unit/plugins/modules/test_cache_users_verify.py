@@ -14,6 +14,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.modules import cache
 from tests.module_runner import run
 from tests.unit.plugins.kubernetes_api import ApiServer
 
+pytestmark = pytest.mark.usefixtures("cache_namespace")
 OLD, NEW = {"name": "team", "password": "the-old-password"}, {"name": "team.g1", "password": "the-new-password"}
 PARAMS = {"label_selector": "app=cache", "timeout": 60}
 ASKED = [cache_users_verify.Question(NEW, 200), cache_users_verify.Question(OLD, 401)]
@@ -116,12 +117,6 @@ def test_a_stream_that_breaks_and_one_that_is_refused() -> None:
     with pytest.raises(Hopeless, match="opens no stream"):
         replicas.wait()
     assert replicas.now == 2
-
-
-@pytest.fixture
-def server(server: ApiServer) -> ApiServer:
-    server.namespace("registry-cache")
-    return server
 
 
 def asked(server: ApiServer, *added: str) -> list[tuple[str, int]]:
