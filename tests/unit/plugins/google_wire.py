@@ -20,6 +20,12 @@ from tests.unit.sandbox.google import contract
 from tests.unit.sandbox.google.harness import Google
 
 
+def names(result: dict[str, Any], key: str) -> list[str]:
+    """The short names of what an info module lists."""
+    assert not result["changed"]
+    return [one["name"].rpartition("/")[2] for one in result[key]]
+
+
 @dataclass
 class Request:
     """One request as it left the module."""
@@ -98,6 +104,19 @@ class Wire(BaseAdapter):
 
     def writes(self) -> list[Request]:
         return [request for request in self.requests if request.method != "GET"]
+
+    def removal(self, run: Callable[..., dict[str, Any]], key: str, before: dict[str, Any], url: str) -> None:
+        """Runs a module with state absent: a check writes nothing, a run deletes, a repeat and a check only read.
+
+        :param run: the module, which takes its options.
+        :param key: of the object in its result.
+        """
+        assert run(state="absent", check=True)["changed"] and not self.writes()
+        gone = run(state="absent")
+        assert gone["changed"] and gone[key] == {} and gone["diff"] == {"before": before, "after": {}}
+        assert [(write.method, write.url, write.body) for write in self.writes()] == [("DELETE", url, None)]
+        for check in (False, True):
+            assert not run(state="absent", check=check)["changed"] and self.sent() == [("GET", url)]
 
     def send(self, request: Any, timeout: Any = None, **_options: Any) -> requests.Response:
         parts = urlsplit(request.url)

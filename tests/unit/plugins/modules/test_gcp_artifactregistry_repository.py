@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -85,14 +86,8 @@ def test_a_label_may_have_an_empty_value(wire: Wire) -> None:
 
 def test_absent(wire: Wire) -> None:
     assert not repository(wire, state="absent")["changed"]
-    before = repository(wire, **WANTED)["repository"]
-    assert repository(wire, state="absent", check=True)["changed"] and not wire.writes()
-    gone = repository(wire, state="absent")
-    assert gone["changed"] and gone["repository"] == {} and gone["diff"] == {"before": before, "after": {}}
-    assert [(write.method, write.url) for write in wire.writes()] == [("DELETE", URL)]
+    wire.removal(functools.partial(repository, wire), "repository", repository(wire, **WANTED)["repository"], URL)
     assert wire.google.call("GET", URL).status_code == 404
-    for check in (False, True):
-        assert not repository(wire, state="absent", check=check)["changed"] and wire.sent() == [("GET", URL)]
 
 
 @pytest.mark.parametrize(

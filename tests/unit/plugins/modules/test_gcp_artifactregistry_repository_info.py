@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.plugins.google_wire import Wire
+from tests.unit.plugins.google_wire import Wire, names
 from tests.unit.sandbox.google.harness import AR, REPOSITORY
 
 PARENT = f"{AR}/{REPOSITORY}".rpartition("/")[0]
@@ -24,11 +24,6 @@ def info(wire: Wire, **arguments: Any) -> dict[str, Any]:
     return wire.run("gcp_artifactregistry_repository_info", **{"project": "demo", "location": "us-central1", **arguments})
 
 
-def names(result: dict[str, Any]) -> list[str]:
-    assert not result["changed"]
-    return [repository["name"].rpartition("/")[2] for repository in result["repositories"]]
-
-
 @pytest.mark.parametrize("check", [False, True])
 def test_one(wire: Wire, check: bool) -> None:
     (repository,) = info(wire, check=check, repository_id="private")["repositories"]
@@ -42,14 +37,14 @@ def test_none(wire: Wire) -> None:
 
 
 def test_all(wire: Wire) -> None:
-    assert names(info(wire)) == ["other", "private"]
+    assert names(info(wire), "repositories") == ["other", "private"]
     assert wire.sent() == [("GET", PARENT)] and wire.requests[0].query == {"pageSize": "1000"}
 
 
 def test_pages(wire: Wire) -> None:
     wire.answer("GET", "pageToken=2", 200, {"repositories": [{"name": "x/two"}]})
     wire.answer("GET", "/repositories", 200, {"repositories": [{"name": "x/one"}], "nextPageToken": "2"})
-    assert names(info(wire)) == ["one", "two"] and len(wire.requests) == 2
+    assert names(info(wire), "repositories") == ["one", "two"] and len(wire.requests) == 2
 
 
 def test_bad_input(wire: Wire) -> None:

@@ -64,13 +64,7 @@ def test_each_field_is_set_and_cleared_alone(wire: Wire, option: str, field: str
 
 def test_absent_and_undelete(wire: Wire) -> None:
     assert not pool(wire, state="absent")["changed"]
-    pool(wire, **WANTED)
-
-    assert pool(wire, state="absent", check=True)["changed"] and not wire.writes()
-    gone = pool(wire, state="absent")
-    assert gone["changed"] and gone["pool"] == {} and gone["diff"]["after"] == {}
-    assert [(request.method, request.url, request.body) for request in wire.writes()] == [("DELETE", URL, None)]
-    assert not pool(wire, state="absent")["changed"] and wire.sent() == [("GET", URL)]
+    wire.removal(functools.partial(pool, wire), "pool", pool(wire, **WANTED)["pool"], URL)
 
     check = pool(wire, check=True, **{**WANTED, "description": "Back"})
     assert check["changed"] and not wire.writes()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.plugins.google_wire import Wire
+from tests.unit.plugins.google_wire import Wire, names
 from tests.unit.sandbox.google.harness import POOL, POOLS
 
 
@@ -20,11 +20,6 @@ def _pools(wire: Wire) -> None:
 
 def info(wire: Wire, **arguments: Any) -> dict[str, Any]:
     return wire.run("gcp_iam_workload_identity_pool_info", **{"project": "demo", **arguments})
-
-
-def names(result: dict[str, Any]) -> list[str]:
-    assert not result["changed"]
-    return [pool["name"].rpartition("/")[2] for pool in result["pools"]]
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -44,9 +39,9 @@ def test_none(wire: Wire) -> None:
 
 
 def test_all(wire: Wire) -> None:
-    assert names(info(wire)) == ["cache", "other"]
+    assert names(info(wire), "pools") == ["cache", "other"]
     assert wire.sent() == [("GET", POOLS)] and wire.requests[0].query == {"pageSize": "1000"}
-    assert names(info(wire, show_deleted=True)) == ["cache", "gone", "other"]
+    assert names(info(wire, show_deleted=True), "pools") == ["cache", "gone", "other"]
     assert wire.requests[0].query["showDeleted"] == "true"
 
 
@@ -55,7 +50,7 @@ def test_pages(wire: Wire) -> None:
     wire.answer("GET", "pageToken=3", 200, {"workloadIdentityPools": [{"name": "x/two"}], "nextPageToken": ""})
     wire.answer("GET", "pageToken=2", 200, {"nextPageToken": "3"})
     wire.answer("GET", "workloadIdentityPools", 200, {"workloadIdentityPools": [{"name": "x/one"}], "nextPageToken": "2"})
-    assert names(info(wire, show_deleted=True)) == ["one", "two"] and len(wire.requests) == 3
+    assert names(info(wire, show_deleted=True), "pools") == ["one", "two"] and len(wire.requests) == 3
     assert all(request.query["showDeleted"] == "true" for request in wire.requests)
 
 

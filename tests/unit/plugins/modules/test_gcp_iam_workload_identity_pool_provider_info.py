@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.plugins.google_wire import Wire
+from tests.unit.plugins.google_wire import Wire, names
 from tests.unit.sandbox.google.harness import ISSUER, POOLS, PROVIDER, PROVIDERS
 
 URL = f"{POOLS}/cache/providers"
@@ -25,11 +25,6 @@ def _providers(wire: Wire) -> None:
 
 def info(wire: Wire, **arguments: Any) -> dict[str, Any]:
     return wire.run("gcp_iam_workload_identity_pool_provider_info", **{"project": "demo", "pool_id": "cache", **arguments})
-
-
-def names(result: dict[str, Any]) -> list[str]:
-    assert not result["changed"]
-    return [provider["name"].rpartition("/")[2] for provider in result["providers"]]
 
 
 @pytest.mark.parametrize("check", [False, True])
@@ -50,16 +45,16 @@ def test_none(wire: Wire, options: dict[str, str]) -> None:
 
 
 def test_all(wire: Wire) -> None:
-    assert names(info(wire)) == ["kubernetes"]
+    assert names(info(wire), "providers") == ["kubernetes"]
     assert wire.sent() == [("GET", URL)] and wire.requests[0].query == {"pageSize": "100"}
-    assert names(info(wire, show_deleted=True)) == ["gone", "kubernetes"]
+    assert names(info(wire, show_deleted=True), "providers") == ["gone", "kubernetes"]
 
 
 def test_pages(wire: Wire) -> None:
     first = {"workloadIdentityPoolProviders": [{"name": "x/one"}], "nextPageToken": "2"}
     wire.answer("GET", "pageToken=2", 200, {"workloadIdentityPoolProviders": [{"name": "x/two"}]})
     wire.answer("GET", "/providers", 200, first)
-    assert names(info(wire)) == ["one", "two"] and len(wire.requests) == 2
+    assert names(info(wire), "providers") == ["one", "two"] and len(wire.requests) == 2
 
 
 def test_bad_input(wire: Wire) -> None:

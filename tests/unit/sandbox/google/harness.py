@@ -52,6 +52,13 @@ LAYER_DIGEST = f"sha256:{hashlib.sha256(LAYER).hexdigest()}"
 TYPE = "urn:ietf:params:oauth:token-type:"
 
 
+def refused(answer: httpx.Response, code: int, status: str, text: str) -> None:
+    """Asserts that an API of Google refused a request."""
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["status"]) == (code, code, status)
+    assert text in error["message"]
+
+
 def fake_registry() -> Starlette:
     """One image with one layer; answers an upload with an absolute Location, as distribution does unless told."""
 

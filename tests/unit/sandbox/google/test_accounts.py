@@ -29,18 +29,13 @@ from tests.unit.sandbox.google.harness import (
     REPOSITORY,
     USAGE,
     Google,
+    refused,
 )
 
 URL = f"{ACCOUNTS}/{EMAIL}"
 USER = "roles/iam.workloadIdentityUser"
 MANIFEST = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
 DENIED = "Permission 'iam.serviceAccounts.getAccessToken' denied on resource (or it may not exist)."
-
-
-def refused(answer: httpx.Response, code: int, status: str, text: str) -> None:
-    error = answer.json()["error"]
-    assert (answer.status_code, error["status"]) == (code, status)
-    assert text in error["message"]
 
 
 @pytest.fixture

@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.unit.sandbox.google.harness import AR, DOCKER, IAM, MEMBER, POOL, READER, REPOSITORY, Google
+from tests.unit.sandbox.google.harness import AR, DOCKER, IAM, MEMBER, POOL, READER, REPOSITORY, Google, refused
 
 URL = f"{AR}/{REPOSITORY}"
 PARENT = URL.rpartition("/")[0]
 BINDING = {"role": READER, "members": [MEMBER]}
-
-
-def refused(answer: Any, code: int, status: str, text: str) -> None:
-    error = answer.json()["error"]
-    assert (answer.status_code, error["status"]) == (code, status)
-    assert text in error["message"]
 
 
 @pytest.fixture

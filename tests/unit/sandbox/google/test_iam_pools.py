@@ -5,13 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.sandbox.google.harness import IAM, ISSUER, POOL, POOLS, PROVIDER, PROVIDERS, Google
-
-
-def refused(answer, code: int, status: str, text: str) -> None:
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["status"]) == (code, code, status)
-    assert text in error["message"]
+from tests.unit.sandbox.google.harness import IAM, ISSUER, POOL, POOLS, PROVIDER, PROVIDERS, Google, refused
 
 
 def test_a_change_takes_effect_when_its_operation_is_done(google: Google) -> None:

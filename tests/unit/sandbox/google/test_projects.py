@@ -8,16 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.sandbox.google.harness import ACCOUNTS, AR, CRM, DOCKER, EMAIL, POOLS, READER, USAGE, Google
+from tests.unit.sandbox.google.harness import ACCOUNTS, AR, CRM, DOCKER, EMAIL, POOLS, READER, USAGE, Google, refused
 
 SERVICES = f"{USAGE}/projects/demo/services"
 APIS = ["artifactregistry.googleapis.com", "iam.googleapis.com"]
-
-
-def refused(answer: httpx.Response, code: int, status: str, text: str) -> None:
-    error = answer.json()["error"]
-    assert (answer.status_code, error["status"]) == (code, status)
-    assert text in error["message"]
 
 
 def disable(google: Google, api: str) -> None:
