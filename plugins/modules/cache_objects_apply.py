@@ -72,10 +72,9 @@ import typing as t
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Item, ObjectsError, path_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import APPLY, Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ClusterError
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.objects import compared, named
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
-# What the API server sets by itself.
-_SET_BY_SERVER = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")
 _EXAMPLE = "Example: objects: [{apiVersion: v1, kind: Namespace, metadata: {name: registry-cache}}]"
 
 
@@ -91,17 +90,6 @@ def _path(item: Item) -> str:
     except (LookupError, TypeError):
         pass
     raise ObjectsError(f"objects: each must have a kind that role cache applies, a name, and a namespace unless it is one. {_EXAMPLE}")
-
-
-def _named(item: Item) -> str:
-    metadata = item["metadata"]
-    return f"{item['kind']} {'/'.join(filter(None, (metadata.get('namespace'), metadata['name'])))}"
-
-
-def _compared(item: Item | None) -> Item:
-    """An object without what no run writes."""
-    metadata = {key: value for key, value in (item or {}).get("metadata", {}).items() if key not in _SET_BY_SERVER}
-    return {**{key: value for key, value in item.items() if key != "status"}, "metadata": metadata} if item else {}
 
 
 def _result(applied: list[str], diff: list[dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -120,14 +108,14 @@ def apply(module: t.Any, client: Client) -> dict[str, t.Any]:
         try:
             made = client.request("patch", path, item, **options)
         except ClusterError as error:
-            problem = f"objects: {_named(item)} was not applied ({error.words})"
+            problem = f"objects: {named(item)} was not applied ({error.words})"
             if applied and not module.check_mode:
                 module.fail_json(msg=f"{problem}. Applied before: {', '.join(applied)}.", **_result(applied, diff))
             raise ObjectsError(problem) from error
-        before, after = _compared(found), _compared(made)
+        before, after = compared(found), compared(made)
         if before != after:
-            applied.append(_named(item))
-            diff.append({"before_header": _named(item), "after_header": _named(item), "before": before, "after": after})
+            applied.append(named(item))
+            diff.append({"before_header": named(item), "after_header": named(item), "before": before, "after": after})
     return _result(applied, diff)
 
 

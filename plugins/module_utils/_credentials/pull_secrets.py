@@ -111,6 +111,16 @@ def content(secret: dict[str, t.Any]) -> str:
     return dockerconfigjson.render(secret["hosts"], secret["username"], secret["password"])
 
 
+def encoded(secret: dict[str, t.Any]) -> str:
+    """The content as the data of a Secret has it."""
+    return b64encode(content(secret).encode()).decode()
+
+
+def source_labels(owner: Owner) -> dict[str, str]:
+    """The labels of what a controller reads."""
+    return {**owner.labels, COMPONENT: SOURCE}
+
+
 def metadata(owner: Owner, secret: dict[str, t.Any]) -> dict[str, dict[str, str]]:
     """The labels and annotations of a pull secret."""
     made: dict[str, dict[str, str]] = {"labels": {**(secret["labels"] or {}), **owner.labels}}
