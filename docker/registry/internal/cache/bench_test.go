@@ -16,13 +16,15 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	"golang.org/x/crypto/bcrypt"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // BenchmarkWarm is the cost of requests for what the cache has, on one connection. The client allocates nothing, so all
 // allocations are the server's; of the processor time it adds the sending of a request and the reading of its answer.
 func BenchmarkWarm(b *testing.B) {
 	u := newRegistry(b)
-	manifest, blob := u.image("v1", randomBytes(2<<10))
+	manifest, blob := u.image("v1", testutil.RandomBytes(2<<10))
 	hash, err := bcrypt.GenerateFromPassword([]byte("password"), bcrypt.MinCost)
 	if err != nil {
 		b.Fatal(err)

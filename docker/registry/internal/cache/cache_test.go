@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -27,6 +26,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 const (
@@ -116,41 +116,18 @@ func (u *registry) misbehave(fault func(http.ResponseWriter, *http.Request) bool
 	u.fault = fault
 }
 
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(rand.IntN(256)), byte(rand.IntN(256))}).Read(b)
-	return b
-}
-
 // running is a cache under test.
 type running struct {
 	*Cache
 	t    testing.TB
 	root string
-	log  *lockedBuffer
+	log  *testutil.LogBuffer
 	stop context.CancelFunc
 	done chan error
 }
 
 // metricsAddress returns where Prometheus reads.
 func (r *running) metricsAddress() net.Addr { return r.internal[0].listener.Addr() }
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // configuration returns a configuration of a cache of upstreams.
 func configuration(t testing.TB, root, more string, upstreams ...*registry) *config.Config {
@@ -177,7 +154,7 @@ func start(t testing.TB, c *config.Config) *running {
 // startReady starts a cache, and returns it when its probe says that it is ready.
 func startReady(t testing.TB, c *config.Config, probe func(*running) answer) *running {
 	t.Helper()
-	r := &running{t: t, root: c.Store.Path, log: &lockedBuffer{}, done: make(chan error, 1)}
+	r := &running{t: t, root: c.Store.Path, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	var err error
 	if r.Cache, err = New(c, log, log); err != nil {
@@ -187,7 +164,7 @@ func startReady(t testing.TB, c *config.Config, probe func(*running) answer) *ru
 	ctx, r.stop = context.WithCancel(context.Background())
 	go func() { r.done <- r.Run(ctx) }()
 	t.Cleanup(r.end)
-	until(t, "ready", func() bool { return probe(r).status == 200 })
+	testutil.Eventually(t, "ready", func() bool { return probe(r).status == 200 })
 	return r
 }
 
@@ -254,15 +231,6 @@ func (r *running) value(series string) float64 {
 	return n
 }
 
-func until(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !condition(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
-	}
-}
-
 func basic(user, password string) string {
 	r := &http.Request{Header: http.Header{}}
 	r.SetBasicAuth(user, password)
@@ -272,7 +240,7 @@ func basic(user, password string) string {
 // TestPull serves what an image has, by one request each, and again after a restart without the upstream.
 func TestPull(t *testing.T) {
 	u := newRegistry(t)
-	layer := randomBytes(2 * mib)
+	layer := testutil.RandomBytes(2 * mib)
 	manifest, blob := u.image("v1", layer)
 	c := configuration(t, t.TempDir(), "tags: {ttl: 0s}", u)
 	r := start(t, c)
@@ -304,7 +272,7 @@ func TestPull(t *testing.T) {
 // TestUpstreams with the same digest, asked at once, do not see each other's content: one process serves them all.
 func TestUpstreams(t *testing.T) {
 	one, two, three := newRegistry(t), newRegistry(t), newRegistry(t)
-	layer := randomBytes(mib)
+	layer := testutil.RandomBytes(mib)
 	_, blob := one.image("v1", layer)
 	two.image("v1", layer)
 	alone := one.put([]string{"alone"}, []byte(`{"schemaVersion":2}`))
@@ -350,13 +318,13 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	u := newRegistry(t)
-	_, blob := u.image("v1", randomBytes(mib))
+	_, blob := u.image("v1", testutil.RandomBytes(mib))
 	r := start(t, configuration(t, t.TempDir(), "log: {access: all}\nauth: {htpasswd: "+file+"}", u))
 	good, wrong := basic("user", "right-password"), basic("user", "wrong-password")
 	at := "/v2/a/b/blobs/" + blob.String()
 	u.misbehave(func(_ http.ResponseWriter, req *http.Request) bool {
 		if strings.HasSuffix(req.URL.Path, string(blob)) {
-			until(t, "three clients", func() bool { return r.content.Load().fills["up-0.example"].Stats().Shared == 2 })
+			testutil.Eventually(t, "three clients", func() bool { return r.content.Load().fills["up-0.example"].Stats().Shared == 2 })
 		}
 		return false
 	})
@@ -365,7 +333,7 @@ func TestMetrics(t *testing.T) {
 		clients.Go(func() { r.get(at, "Authorization", good) })
 	}
 	clients.Wait()
-	until(t, "the blob is stored", func() bool { return r.content.Load().fills["up-0.example"].Stats().Running == 0 })
+	testutil.Eventually(t, "the blob is stored", func() bool { return r.content.Load().fills["up-0.example"].Stats().Running == 0 })
 	for _, request := range []struct {
 		path, authorization string
 		status              int
@@ -421,10 +389,7 @@ func TestMetrics(t *testing.T) {
 // TestProblems end New or Run at once, with a sentence, and nothing is left open.
 func TestProblems(t *testing.T) {
 	u := newRegistry(t)
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := testutil.Listen(t)
 	defer taken.Close()
 	log := slog.New(slog.DiscardHandler)
 	empty := filepath.Join(t.TempDir(), "htpasswd")
@@ -457,7 +422,7 @@ func TestProblems(t *testing.T) {
 // TestDrain ends open transfers, tells by its probe that it leaves, and shows metrics until the end.
 func TestDrain(t *testing.T) {
 	u := newRegistry(t)
-	layer := randomBytes(mib)
+	layer := testutil.RandomBytes(mib)
 	_, blob := u.image("v1", layer)
 	r := start(t, configuration(t, t.TempDir(), "drain: 20s", u))
 	half, rest := make(chan struct{}), make(chan struct{})
@@ -474,7 +439,7 @@ func TestDrain(t *testing.T) {
 	go func() { got <- r.get("/v2/a/b/blobs/" + blob.String()) }()
 	<-half
 	r.stop()
-	until(t, "the end of the listener", func() bool { return r.get("/v2/").err != nil })
+	testutil.Eventually(t, "the end of the listener", func() bool { return r.get("/v2/").err != nil })
 	if a := fetch(r.metricsAddress(), "/ready"); a.status != 503 {
 		t.Errorf("still ready: %d", a.status)
 	}

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // storedAt returns the file in which a replica with the store root keeps the data of a blob or manifest.
@@ -63,8 +65,8 @@ func TestDamagedStore(t *testing.T) {
 			u := newRegistry(t)
 			c := configuration(t, t.TempDir(), "tags: {ttl: 0s}", u)
 			r := start(t, c)
-			manifest, large := u.image("v1", randomBytes(mib))
-			small := u.put(nil, randomBytes(300))
+			manifest, large := u.image("v1", testutil.RandomBytes(mib))
+			small := u.put(nil, testutil.RandomBytes(300))
 			of := digest.FromBytes(manifest)
 			paths := map[digest.Digest]string{
 				of: "/v2/a/b/manifests/" + string(of), large: "/v2/a/b/blobs/" + string(large), small: "/v2/a/b/blobs/" + string(small),
@@ -77,7 +79,7 @@ func TestDamagedStore(t *testing.T) {
 				if a := r.get(path); digest.FromBytes(a.body) != d {
 					t.Fatalf("%s: %d, %v", path, a.status, a.err)
 				}
-				until(t, "stored", func() bool { return stored(d) })
+				testutil.Eventually(t, "stored", func() bool { return stored(d) })
 			}
 			r.end()
 			for d := range paths {
@@ -96,7 +98,7 @@ func TestDamagedStore(t *testing.T) {
 					t.Errorf("%s again: %d with %d bytes, %v", path, a.status, len(a.body), a.err)
 				}
 				if test.repairable {
-					until(t, path+" is right on the disk", func() bool { return stored(d) })
+					testutil.Eventually(t, path+" is right on the disk", func() bool { return stored(d) })
 				}
 			}
 			if a := r.get("/v2/a/b/manifests/v1"); a.status != 200 || digest.FromBytes(a.body) != of {
@@ -113,12 +115,12 @@ func TestDamagedStore(t *testing.T) {
 func TestPipeInTheStore(t *testing.T) {
 	u := newRegistry(t)
 	r := start(t, configuration(t, t.TempDir(), "", u))
-	d := u.put(nil, randomBytes(mib))
+	d := u.put(nil, testutil.RandomBytes(mib))
 	path, file := "/v2/a/b/blobs/"+string(d), storedAt(r.root, d)
 	if a := r.get(path); digest.FromBytes(a.body) != d {
 		t.Fatalf("%d, %v", a.status, a.err)
 	}
-	until(t, "stored", func() bool { _, err := os.Stat(file); return err == nil })
+	testutil.Eventually(t, "stored", func() bool { _, err := os.Stat(file); return err == nil })
 	if err := errors.Join(os.Remove(file), syscall.Mkfifo(file, 0o600)); err != nil {
 		t.Fatal(err)
 	}
@@ -146,7 +148,7 @@ func TestStoreDoesNotWork(t *testing.T) {
 	u := newRegistry(t)
 	c := configuration(t, t.TempDir(), "tags: {ttl: 0s}", u)
 	r := start(t, c)
-	manifest, _ := u.image("v1", randomBytes(10))
+	manifest, _ := u.image("v1", testutil.RandomBytes(10))
 	d := digest.FromBytes(manifest)
 	paths := []string{"/v2/a/b/manifests/v1", "/v2/a/b/manifests/" + string(d)}
 	of := filepath.Join(r.root, "upstreams/up-0.example/docker/registry/v2/repositories/a/b/_manifests")
@@ -156,7 +158,7 @@ func TestStoreDoesNotWork(t *testing.T) {
 			t.Fatal(path, a.status)
 		}
 	}
-	until(t, "the links are stored", func() bool {
+	testutil.Eventually(t, "the links are stored", func() bool {
 		_, one := os.Stat(links[0])
 		_, two := os.Stat(links[1])
 		return one == nil && two == nil
@@ -180,11 +182,11 @@ func TestMetricsOfTheStore(t *testing.T) {
 	u := newRegistry(t)
 	r := start(t, configuration(t, t.TempDir(), "", u))
 	pull := func(size int) digest.Digest {
-		d := u.put(nil, randomBytes(size))
+		d := u.put(nil, testutil.RandomBytes(size))
 		if a := r.get("/v2/a/b/blobs/" + string(d)); a.status != 200 || digest.FromBytes(a.body) != d {
 			t.Fatalf("%d with %d of %d bytes, %v", a.status, len(a.body), size, a.err)
 		}
-		until(t, "the fill's end", func() bool { return r.value(`registry_cache_fills{upstream="up-0.example"}`) == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return r.value(`registry_cache_fills{upstream="up-0.example"}`) == 0 })
 		return d
 	}
 	first := pull(40 * mib)
@@ -201,7 +203,7 @@ func TestMetricsOfTheStore(t *testing.T) {
 	if n := r.value("registry_cache_evicted_bytes_total"); n < 40*mib || n > 41*mib {
 		t.Errorf("%v bytes evicted", n)
 	}
-	until(t, "the second one is all that is stored", func() bool {
+	testutil.Eventually(t, "the second one is all that is stored", func() bool {
 		n := r.value("registry_cache_disk_used_bytes")
 		return 41*mib <= n && n <= 42*mib
 	})
@@ -261,7 +263,7 @@ lines:
 func TestSignatureTag(t *testing.T) {
 	u := newRegistry(t)
 	r := start(t, configuration(t, t.TempDir(), "tags: {ttl: 0s}", u))
-	subject, _ := u.image("v1", randomBytes(10))
+	subject, _ := u.image("v1", testutil.RandomBytes(10))
 	d := digest.FromBytes(subject)
 	path := "/v2/a/b/manifests/sha256-" + d.Encoded() + ".sig"
 	if a := r.get(path); a.status != 404 || !strings.Contains(string(a.body), "MANIFEST_UNKNOWN") {
@@ -271,7 +273,7 @@ func TestSignatureTag(t *testing.T) {
 		`"config":{"mediaType":"application/vnd.oci.empty.v1+json","digest":%q,"size":2},"layers":[],"subject":{"mediaType":%q,"digest":%q,"size":%d}}`,
 		manifestType, digest.FromString("{}"), manifestType, d, len(subject))
 	u.put([]string{filepath.Base(path)}, signature)
-	until(t, "the error is forgotten", func() bool { return r.get(path).status == 200 })
+	testutil.Eventually(t, "the error is forgotten", func() bool { return r.get(path).status == 200 })
 	if a := r.get(path); string(a.body) != string(signature) {
 		t.Errorf("%d, %s", a.status, a.body)
 	}

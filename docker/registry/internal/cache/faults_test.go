@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestWrongBytesOfOwner has the owner's disk change a stored blob behind its back: what it sends is never whole at another
@@ -25,7 +27,7 @@ func TestWrongBytesOfOwner(t *testing.T) {
 	blob := f.owned(u, f.replicas[0])
 	owner, entry := f.replicas[0], f.replicas[1]
 	pullAll(t, []*replica{owner}, blob, 1, 1)
-	until(t, "it is stored", func() bool { return owner.metric("registry_cache_fills") == 0 })
+	testutil.Eventually(t, "it is stored", func() bool { return owner.metric("registry_cache_fills") == 0 })
 	hex := blob.Encoded()
 	file := filepath.Join(owner.root, "upstreams/up.example/docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
 	info, err := os.Stat(file)
@@ -67,7 +69,7 @@ func TestWrongBytesOfUpstream(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
 	f := startFleet(t, 3, u, "")
-	layer := randomBytes(mib)
+	layer := testutil.RandomBytes(mib)
 	_, blob := u.image("v1", layer)
 	ranked := f.ranked(blobKey(blob))
 	bad := bytes.Clone(layer)
@@ -126,7 +128,7 @@ func TestBrokenUpstream(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			u := newRegistry(t)
 			f := startFleet(t, 3, u, "")
-			layer := randomBytes(mib)
+			layer := testutil.RandomBytes(mib)
 			_, blob := u.image("v1", layer)
 			ranked := f.ranked(blobKey(blob))
 			send := slowly(blob.String(), layer, 8, 100*time.Millisecond)
@@ -197,7 +199,7 @@ func TestSecretRenewal(t *testing.T) {
 func TestDrainOfOwner(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
-	layer := randomBytes(mib)
+	layer := testutil.RandomBytes(mib)
 	_, blob := u.image("v1", layer)
 	f := newFleet(t, 3, u, "drain: 20s")
 	ranked := f.ranked(blobKey(blob))
@@ -207,10 +209,10 @@ func TestDrainOfOwner(t *testing.T) {
 	u.misbehave(slowly(blob.String(), layer, 8, 500*time.Millisecond))
 	pulled := make(chan []pull, 1)
 	go func() { pulled <- pullAll(t, ranked, blob, 6, 1) }()
-	until(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > 0 })
+	testutil.Eventually(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > 0 })
 	ended := make(chan struct{})
 	go func() { ranked[0].end(); close(ended) }()
-	until(t, "it leaves", func() bool { return ranked[0].get("/ready").status != 200 })
+	testutil.Eventually(t, "it leaves", func() bool { return ranked[0].get("/ready").status != 200 })
 	begun := time.Now()
 	cold := f.owned(u, ranked[0])
 	pullAll(t, ranked[1:], cold, 2, 1)

@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/peer"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // programEnv names the configuration of a process that is the program.
@@ -155,7 +156,7 @@ func (r *replica) start() {
 	for end := time.Now().Add(2 * patience); !ready() && time.Now().Before(end); { // a starved machine needs long for that
 		time.Sleep(20 * time.Millisecond)
 	}
-	until(t, r.name+" is ready", ready)
+	testutil.Eventually(t, r.name+" is ready", ready)
 }
 
 func (r *replica) signal(s syscall.Signal) {
@@ -173,7 +174,7 @@ func (r *replica) kill() {
 // stop stops the replica, and waits until it is.
 func (r *replica) stop() {
 	r.signal(syscall.SIGSTOP)
-	until(r.fleet.t, "it is stopped", func() bool {
+	testutil.Eventually(r.fleet.t, "it is stopped", func() bool {
 		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", r.cmd.Process.Pid))
 		_, rest, _ := strings.Cut(string(content), ") ")
 		return err == nil && strings.HasPrefix(rest, "T")

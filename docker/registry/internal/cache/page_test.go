@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/bcrypt"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 var (
@@ -51,7 +53,7 @@ func TestThePageNamesEveryMetric(t *testing.T) {
 		}
 	}
 	u := newRegistry(t)
-	_, blob := u.image("v1", randomBytes(mib))
+	_, blob := u.image("v1", testutil.RandomBytes(mib))
 	peers := fmt.Sprintf("peers: {listen: 127.0.0.1:0, name: one, secret: %s, members: [{name: one, address: \"127.0.0.1:1\"}]}", secret)
 	r := start(t, configuration(t, filepath.Join(dir, "store"), "auth: {htpasswd: "+users+"}\n"+peers, u))
 	for _, path := range []string{"/v2/a/b/manifests/v1", "/v2/a/b/blobs/" + blob.String()} {

@@ -5,7 +5,6 @@ package cache
 import (
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 var quietLog = slog.New(slog.DiscardHandler)
@@ -26,7 +26,7 @@ var quietLog = slog.New(slog.DiscardHandler)
 // TestOneFetch has 100 clients pull a cold blob through three replicas.
 func TestOneFetch(t *testing.T) {
 	u := newRegistry(t)
-	_, blob := u.image("v1", randomBytes(8*mib))
+	_, blob := u.image("v1", testutil.RandomBytes(8*mib))
 	f := startFleet(t, 3, u, "")
 	pullAll(t, f.replicas, blob, 100, 1)
 	if n := u.count("GET " + blob.String()); n != 1 {
@@ -85,7 +85,7 @@ func slowly(name string, layer []byte, pieces int, every time.Duration) func(htt
 func TestSlowFetch(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
-	layer := randomBytes(6 * mib)
+	layer := testutil.RandomBytes(6 * mib)
 	_, blob := u.image("v1", layer)
 	u.misbehave(slowly(blob.String(), layer, 12, 500*time.Millisecond))
 	f := startFleet(t, 3, u, "")
@@ -106,7 +106,7 @@ func TestSlowFetch(t *testing.T) {
 func TestSlowBeginning(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
-	_, blob := u.image("v1", randomBytes(mib))
+	_, blob := u.image("v1", testutil.RandomBytes(mib))
 	u.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.HasSuffix(r.URL.Path, blob.String()) {
 			time.Sleep(4 * time.Second)
@@ -128,14 +128,14 @@ func TestOwnerDies(t *testing.T) {
 	for name, end := range map[string]func(*replica){"killed": (*replica).kill, "stopped": (*replica).stop} {
 		t.Run(name, func(t *testing.T) {
 			u := newRegistry(t)
-			layer := randomBytes(4 * mib)
+			layer := testutil.RandomBytes(4 * mib)
 			_, blob := u.image("v1", layer)
 			f := startFleet(t, 3, u, "")
 			ranked := f.ranked(blobKey(blob))
 			u.misbehave(slowly(blob.String(), layer, 16, 250*time.Millisecond))
 			pulled := make(chan []pull, 1)
 			go func() { pulled <- pullAll(t, ranked[1:], blob, 10, 1) }()
-			until(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > mib })
+			testutil.Eventually(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > mib })
 			end(ranked[0])
 			pulls := <-pulled // nobody is cut: the relay goes on with the next member
 			longest := time.Duration(0)
@@ -162,7 +162,7 @@ func TestOwnerDies(t *testing.T) {
 // owned puts a blob of which a replica is the owner.
 func (f *fleet) owned(u *registry, owner *replica) digest.Digest {
 	for {
-		if d := u.put(nil, randomBytes(100<<10+len(u.content))); f.ranked(blobKey(d))[0] == owner {
+		if d := u.put(nil, testutil.RandomBytes(100<<10+len(u.content))); f.ranked(blobKey(d))[0] == owner {
 			return d
 		}
 	}
@@ -197,7 +197,7 @@ func TestEmptyOwner(t *testing.T) {
 	f := startFleet(t, 3, u, "")
 	var blobs []digest.Digest
 	for range 6 {
-		_, d := u.image("v1", randomBytes(mib))
+		_, d := u.image("v1", testutil.RandomBytes(mib))
 		blobs = append(blobs, d)
 		pullAll(t, f.replicas, d, 3, 1)
 	}
@@ -347,10 +347,7 @@ func TestSharedTags(t *testing.T) {
 // TestProblemsOfPeers end New at once, with a sentence.
 func TestProblemsOfPeers(t *testing.T) {
 	u := newRegistry(t)
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	taken := testutil.Listen(t)
 	defer taken.Close()
 	short, good := filepath.Join(t.TempDir(), "short"), filepath.Join(t.TempDir(), "good")
 	for file, content := range map[string]string{short: "short", good: strings.Repeat("s", 32)} {

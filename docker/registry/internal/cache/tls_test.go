@@ -4,16 +4,10 @@ package cache
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -22,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // secretFolder is a Secret of type kubernetes.io/tls, mounted as the kubelet does it: files are links into a folder that is
@@ -62,28 +58,6 @@ func (f *secretFolder) publish(certificate, key []byte) {
 		f.t.Fatal(err)
 	}
 	_ = os.RemoveAll(filepath.Join(f.path, fmt.Sprint("..", f.version-1)))
-}
-
-// certificate returns a certificate for loopback with its key, both in PEM.
-func certificate(t *testing.T, serial int64) (certificate, key []byte) {
-	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // tlsClient is a client that trusts some certificates.
@@ -131,11 +105,11 @@ func (c *tlsClient) get(conn *tls.Conn, path string) *http.Response {
 // when the files hold no pair: that is logged and counted.
 func TestTLS(t *testing.T) {
 	folder := newSecretFolder(t)
-	first, firstKey := certificate(t, 1)
-	second, secondKey := certificate(t, 2)
+	first, firstKey := testutil.Certificate(t, 1)
+	second, secondKey := testutil.Certificate(t, 2)
 	folder.publish(first, firstKey)
 	u := newRegistry(t)
-	layer := randomBytes(mib)
+	layer := testutil.RandomBytes(mib)
 	_, blob := u.image("v1", layer)
 	rest := make(chan struct{})
 	u.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -163,7 +137,7 @@ func TestTLS(t *testing.T) {
 	}
 
 	folder.publish(second, secondKey)
-	until(t, "a new connection has the new certificate", func() bool { return c.serial() == 2 })
+	testutil.Eventually(t, "a new connection has the new certificate", func() bool { return c.serial() == 2 })
 	if n := event("certificate_reloaded"); n != 1 {
 		t.Errorf("%v reloads are counted", n)
 	}
@@ -171,7 +145,7 @@ func TestTLS(t *testing.T) {
 	for what, pair := range map[string][2][]byte{"of two pairs": {second, firstKey}, "no PEM": {[]byte("nothing"), secondKey}, "empty": {nil, nil}} {
 		before := event("certificate_failed")
 		folder.publish(pair[0], pair[1])
-		until(t, what+": the failure is counted", func() bool {
+		testutil.Eventually(t, what+": the failure is counted", func() bool {
 			if number := c.serial(); number != 2 {
 				t.Errorf("%s: certificate %d", what, number)
 			}
@@ -197,7 +171,7 @@ func TestTLS(t *testing.T) {
 
 	// Good files end the failures.
 	folder.publish(first, firstKey)
-	until(t, "the first certificate again", func() bool { return c.serial() == 1 })
+	testutil.Eventually(t, "the first certificate again", func() bool { return c.serial() == 1 })
 }
 
 // startTLS starts a cache whose client port speaks TLS: its probes are read at the metrics port.

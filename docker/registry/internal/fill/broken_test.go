@@ -22,6 +22,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // A pair is a replica that asks another one.
@@ -91,10 +92,10 @@ func TestRestOfABrokenRelay(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCache(t, nil)
-			d := c.add(randomBytes(100 * kib))
+			d := c.add(testutil.RandomBytes(100 * kib))
 			hops := newPair(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.ServePeer(w, r, blob("a", d)) }))
 			c.script = func(ctx context.Context, _ route.Request, s *sink) error { return test.fail(ctx, s) }
-			settled := func() { until(t, "the fill has ended", func() bool { return c.Stats().Running == 0 }) }
+			settled := func() { testutil.Eventually(t, "the fill has ended", func() bool { return c.Stats().Running == 0 }) }
 			for i := range test.cuts {
 				if a := hops.askRest(d, "one"); !a.cut {
 					t.Fatalf("ask %d: %d, %d bytes", i, a.status, len(a.body))

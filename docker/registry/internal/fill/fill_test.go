@@ -19,6 +19,7 @@ import (
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestErrorIsShared for two seconds by those who ask for the same, and by nobody else.
@@ -26,7 +27,7 @@ func TestErrorIsShared(t *testing.T) {
 	for _, share := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCache(t, func(o *Options) { o.Share = share })
-			content := randomBytes(2 * kib)
+			content := testutil.RandomBytes(2 * kib)
 			d := c.add(content)
 			c.script = func(ctx context.Context, q route.Request, s *sink) error {
 				if err := pause(ctx, time.Second); err != nil {
@@ -78,7 +79,7 @@ func TestErrorIsShared(t *testing.T) {
 func TestSlowUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Wait = 5 * time.Second })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		q := blob("a/b", c.add(content))
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
 			if err := pause(ctx, 9*time.Second); err != nil {
@@ -112,7 +113,7 @@ func TestSlowUpstream(t *testing.T) {
 func TestClientLeavesInTheMiddle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, nil)
-		content := randomBytes(10 * mib)
+		content := testutil.RandomBytes(10 * mib)
 		q := blob("a/b", c.add(content))
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, mib, time.Second) }
 		for _, head := range [][]string{nil, {"Range", "bytes=0-9,8000000-"}} {
@@ -140,7 +141,7 @@ func TestAbandonedAreBounded(t *testing.T) {
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, 100*kib, time.Second) }
 		var all []route.Request
 		for range 5 {
-			all = append(all, blob("a/b", c.add(randomBytes(mib))))
+			all = append(all, blob("a/b", c.add(testutil.RandomBytes(mib))))
 		}
 		visit := func(q route.Request, d time.Duration) {
 			ctx, leave := context.WithTimeout(t.Context(), d)
@@ -189,8 +190,8 @@ func TestStall(t *testing.T) {
 			release := make(chan struct{})
 			defer close(release)
 			c := newCache(t, func(o *Options) { o.Stall, o.Wait = 20*time.Second, 0 })
-			content := randomBytes(mib)
-			silent, slow := blob("a/b", c.add(content)), blob("a/b", c.add(randomBytes(2*mib)))
+			content := testutil.RandomBytes(mib)
+			silent, slow := blob("a/b", c.add(content)), blob("a/b", c.add(testutil.RandomBytes(2*mib)))
 			silence := func(ctx context.Context) error {
 				if !obeys {
 					<-release
@@ -246,7 +247,7 @@ func TestWrongContent(t *testing.T) {
 			} {
 				c := newCache(t, nil)
 				c.unsized = !sized
-				content := randomBytes(size)
+				content := testutil.RandomBytes(size)
 				q := blob("a/b", c.add(content))
 				body := wrong(bytes.Clone(content))
 				c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -266,7 +267,7 @@ func TestWrongContent(t *testing.T) {
 					default:
 						t.Errorf("%s of %d, sized %v: %d with %d bytes, cut: %v", name, size, sized, a.status, len(a.body), a.cut)
 					}
-					until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+					testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 				}
 				c.script = nil
 				a := c.get(q)
@@ -284,7 +285,7 @@ func TestWrongContent(t *testing.T) {
 // TestWrongContentOnce is fetched again by who asks next.
 func TestWrongContentOnce(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
 		if c.fetches.Load() > 1 { // of a client that had nothing yet, and tries again within its request
@@ -297,7 +298,7 @@ func TestWrongContentOnce(t *testing.T) {
 	if a := c.get(q); a.status == 200 && !a.cut && !bytes.Equal(a.body, content) {
 		t.Errorf("%d with %d bytes", a.status, len(a.body))
 	}
-	until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+	testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	wantBlob(t, "at once", c.get(q), content)
 	if n := c.fetches.Load(); n != 2 {
 		t.Errorf("%d fetches", n)
@@ -314,7 +315,7 @@ func TestFetcherMisbehaves(t *testing.T) {
 		"any error":          func(*sink) error { return errors.New("secret detail") },
 	} {
 		c := newCache(t, nil)
-		q := blob("a/b", c.add(randomBytes(mib)))
+		q := blob("a/b", c.add(testutil.RandomBytes(mib)))
 		c.script = func(_ context.Context, _ route.Request, s *sink) error { return script(s) }
 		a := c.get(q)
 		if strings.Contains(string(a.body), "secret") {
@@ -360,7 +361,7 @@ func TestRetryAfter(t *testing.T) {
 // TestStoredWithoutHavingCome is a fetch that finds the blob in the store, where another brought it meanwhile.
 func TestStoredWithoutHavingCome(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	inner := &emulator{store: c.emulator.store, blobs: map[digest.Digest][]byte{q.Digest: content}}
 	c.opts.Fetcher = fetcher(func(ctx context.Context, q route.Request, _ *store.Growing) error {
@@ -383,11 +384,11 @@ func (f fetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 // TestClose ends what runs, and answers those who come later.
 func TestClose(t *testing.T) {
 	c := newCache(t, nil)
-	q := blob("a/b", c.add(randomBytes(mib)))
+	q := blob("a/b", c.add(testutil.RandomBytes(mib)))
 	c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, 1, time.Hour) }
 	ended := make(chan answer)
 	go func() { ended <- c.get(q) }()
-	until(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
+	testutil.Eventually(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
 	c.Handler.Close()
 	if a := <-ended; a.status != 503 && !a.cut {
 		t.Errorf("%d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
@@ -412,7 +413,7 @@ func TestTwoUpstreams(t *testing.T) {
 	o.Store, o.Fetcher = u, other
 	second := &cache{Handler: New(o), emulator: other, t: t}
 	defer second.Handler.Close()
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", other.add(content))
 	if a := c.get(q); a.status != 404 {
 		t.Errorf("the first: %d", a.status)
@@ -427,9 +428,9 @@ func TestTwoUpstreams(t *testing.T) {
 func TestStoredMeanwhile(t *testing.T) {
 	for _, share := range []bool{true, false} {
 		c := newCache(t, func(o *Options) { o.Share = share })
-		q := blob("a/b", c.add(randomBytes(mib)))
+		q := blob("a/b", c.add(testutil.RandomBytes(mib)))
 		c.get(q)
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		if f, first, err := c.join(q, false); f != nil || first || err != nil {
 			t.Errorf("%v, %v, %v", f, first, err)
 		}
@@ -440,7 +441,7 @@ func TestStoredMeanwhile(t *testing.T) {
 func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		q := blob("a/b", c.add(content))
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
 			if c.fetches.Load() == 1 {
@@ -465,7 +466,7 @@ func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 func TestAbortIsNoError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		q := blob("a/b", c.add(content))
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
 			<-ctx.Done()
@@ -483,7 +484,7 @@ func TestAbortIsNoError(t *testing.T) {
 // TestFillWithoutRoomAndClients is of no use to anybody and ends, whether it finds no room before or after its clients
 // have left.
 func TestFillWithoutRoomAndClients(t *testing.T) {
-	content := randomBytes(66 * mib)
+	content := testutil.RandomBytes(66 * mib)
 	for _, before := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCache(t, nil)
@@ -520,7 +521,7 @@ func TestFillWithoutRoomAndClients(t *testing.T) {
 
 // TestPaceOfReadersIsNoStall holds a fill without room up for longer than its upstream may be silent.
 func TestPaceOfReadersIsNoStall(t *testing.T) {
-	content := randomBytes(66 * mib)
+	content := testutil.RandomBytes(66 * mib)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Stall = 2 * time.Second })
 		q := blob("a/b", c.add(content))
@@ -535,7 +536,7 @@ func TestPaceOfReadersIsNoStall(t *testing.T) {
 // TestRangesOutOfOrderWithoutRoom are answered with the whole: what the second wants would have gone after the first. The
 // beginning is kept for a client that is slow to take the header.
 func TestRangesOutOfOrderWithoutRoom(t *testing.T) {
-	content := randomBytes(66 * mib)
+	content := testutil.RandomBytes(66 * mib)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, nil)
 		q := blob("a/b", c.add(content))

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -23,6 +22,7 @@ import (
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -33,12 +33,6 @@ const (
 	// patience is how long a test waits for what must happen.
 	patience = 20 * time.Second
 )
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(rand.IntN(256)), byte(rand.IntN(256))}).Read(b)
-	return b
-}
 
 // emulator is a Fetcher that keeps what it fetches as distribution does.
 type emulator struct {
@@ -186,7 +180,7 @@ func (c *cache) close() {
 	if c.disk == nil {
 		return
 	}
-	until(c.t, "readers are left", func() bool { return c.disk.Stats().OpenReaders == 0 })
+	testutil.Eventually(c.t, "readers are left", func() bool { return c.disk.Stats().OpenReaders == 0 })
 	if left, err := os.ReadDir(filepath.Join(c.root, "tmp")); err != nil || len(left) > 0 {
 		c.t.Errorf("files of fills are left: %v, %v", left, err)
 	}
@@ -256,16 +250,6 @@ func (c *cache) listen() *httptest.Server {
 	}))
 	c.t.Cleanup(s.Close)
 	return s
-}
-
-// until waits for a condition.
-func until(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, patience)
-		}
-	}
 }
 
 // wantBlob checks an answer with the whole blob.

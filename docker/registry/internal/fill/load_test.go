@@ -20,6 +20,7 @@ import (
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // client returns a client whose connections end with the test. A small one has a small buffer in the kernel, so that what
@@ -68,7 +69,7 @@ func pull(c *http.Client, url string, header string, want []byte, read func(io.R
 func TestHundredClients(t *testing.T) {
 	const clients, pieces, piece, every = 100, 20, 64 * kib, 100 * time.Millisecond
 	c := newCache(t, nil)
-	content := randomBytes(pieces * piece)
+	content := testutil.RandomBytes(pieces * piece)
 	q := blob("a/b", c.add(content))
 	var available, ended atomic.Int64
 	c.script = func(ctx context.Context, _ route.Request, s *sink) error {
@@ -148,7 +149,7 @@ func TestSlowReadersInASmallStore(t *testing.T) {
 	s, web := c.listen(), client(t, true)
 	var all sync.WaitGroup
 	for range fills {
-		content := randomBytes(size)
+		content := testutil.RandomBytes(size)
 		q := blob("a/b", c.add(content))
 		for range 2 {
 			all.Go(func() {
@@ -175,7 +176,7 @@ func TestBigBlob(t *testing.T) {
 		t.Run(fmt.Sprint(size/mib), func(t *testing.T) {
 			const whole, ranges = 2, 30
 			c := newCache(t, nil)
-			content := randomBytes(size)
+			content := testutil.RandomBytes(size)
 			q := blob("a/b", c.add(content))
 			begin := make(chan struct{})
 			c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -201,7 +202,7 @@ func TestBigBlob(t *testing.T) {
 					}
 				})
 			}
-			until(t, "all ask", func() bool { return c.disk.Stats().OpenReaders == whole+ranges+1 }) // and the fill itself
+			testutil.Eventually(t, "all ask", func() bool { return c.disk.Stats().OpenReaders == whole+ranges+1 }) // and the fill itself
 			close(begin)
 			all.Wait()
 			if n := c.fetches.Load(); n != 1 {
@@ -218,7 +219,7 @@ func TestBigBlob(t *testing.T) {
 func TestLateForAWindow(t *testing.T) {
 	const size = 66 * mib
 	c := newCache(t, nil)
-	content := randomBytes(size)
+	content := testutil.RandomBytes(size)
 	q := blob("a/b", c.add(content))
 	reached, half := make(chan struct{}), make(chan struct{})
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -246,9 +247,9 @@ func TestLateForAWindow(t *testing.T) {
 	get("early", "", content)
 	<-reached
 	get("range that is to come", fmt.Sprintf("bytes=%d-", size-100), content[size-100:])
-	until(t, "it joins", func() bool { return c.Handler.Stats().Shared == 1 })
+	testutil.Eventually(t, "it joins", func() bool { return c.Handler.Stats().Shared == 1 })
 	get("late", "", content)
-	until(t, "second fetch", func() bool { return c.fetches.Load() == 2 })
+	testutil.Eventually(t, "second fetch", func() bool { return c.fetches.Load() == 2 })
 	close(half)
 	all.Wait()
 	if n := c.fetches.Load(); n != 2 {
@@ -259,7 +260,7 @@ func TestLateForAWindow(t *testing.T) {
 // TestSlowClientHoldsUpNobody stops to read while others read to the end and the blob is stored.
 func TestSlowClientHoldsUpNobody(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(30 * mib)
+	content := testutil.RandomBytes(30 * mib)
 	q := blob("a/b", c.add(content))
 	begin := make(chan struct{})
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -275,7 +276,7 @@ func TestSlowClientHoldsUpNobody(t *testing.T) {
 			return io.ReadAll(r)
 		})
 	}()
-	until(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
+	testutil.Eventually(t, "the fetch", func() bool { return c.fetches.Load() == 1 })
 	close(begin)
 	web := client(t, false)
 	for range 3 {
@@ -283,7 +284,7 @@ func TestSlowClientHoldsUpNobody(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+	testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	close(goOn)
 	if err := <-slow; err != nil {
 		t.Error(err)
@@ -299,7 +300,7 @@ func TestCutConnection(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
 		c.unsized = !sized
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		q := blob("a/b", c.add(content))
 		begun := make(chan struct{})
 		c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -322,7 +323,7 @@ func TestCutConnection(t *testing.T) {
 		if !errors.Is(err, io.ErrUnexpectedEOF) || len(got) > mib/2 {
 			t.Errorf("%d bytes, %v", len(got), err)
 		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		c.script, c.unsized = nil, false
 		from := mib/2 - 1000
 		if err := pull(web, s.URL+q.Path(), fmt.Sprintf("bytes=%d-", from), content[from:], io.ReadAll); err != nil {
@@ -334,9 +335,9 @@ func TestCutConnection(t *testing.T) {
 // BenchmarkSmall serves 2 KiB from memory.
 func BenchmarkSmall(b *testing.B) {
 	c := newCache(b, nil)
-	q := blob("a/b", c.add(randomBytes(2*kib)))
+	q := blob("a/b", c.add(testutil.RandomBytes(2*kib)))
 	c.get(q)
-	until(b, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+	testutil.Eventually(b, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	r, err := http.NewRequest(http.MethodGet, q.Path(), nil)
 	if err != nil {
 		b.Fatal(err)

@@ -17,6 +17,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // elsewhere is a Fetcher that says what a test wants.
@@ -48,7 +49,7 @@ func serveBy(h *Handler, q route.Request) *httptest.ResponseRecorder {
 }
 
 func TestNext(t *testing.T) {
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	brings := func(_ context.Context, _ route.Request, g *store.Growing) error {
 		g.SetSize(int64(len(content)))
 		_, err := g.Write(content)
@@ -93,7 +94,7 @@ func TestNext(t *testing.T) {
 // TestAgain begins another fill for those who have got nothing.
 func TestAgain(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	d := c.add(content)
 	var tries atomic.Int64
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -109,7 +110,7 @@ func TestAgain(t *testing.T) {
 // TestKnownToBeWrong has nobody join a fill whose bytes are known to be wrong, but which has not ended.
 func TestKnownToBeWrong(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	bad := bytes.Clone(content)
 	bad[10] ^= 1
 	failed, end, begun := make(chan struct{}), make(chan struct{}), false
@@ -157,7 +158,7 @@ func TestKnownToBeWrong(t *testing.T) {
 // TestServePeer waits as long as the fill goes on, and says what was stored.
 func TestServePeer(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Wait = 10 * time.Millisecond })
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	d := c.add(content)
 	c.script = func(ctx context.Context, _ route.Request, s *sink) error {
 		if err := pause(ctx, 200*time.Millisecond); err != nil {
@@ -182,7 +183,7 @@ func TestServePeer(t *testing.T) {
 	if w := ask(c.ServePeer); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), content) || peer.Stored(w.Header()) {
 		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())
 	}
-	until(t, "it is stored", func() bool { return c.Stats().Running == 0 })
+	testutil.Eventually(t, "it is stored", func() bool { return c.Stats().Running == 0 })
 	if w := ask(c.ServePeer); w.Code != 200 || !peer.Stored(w.Header()) {
 		t.Errorf("%d, stored: %v", w.Code, peer.Stored(w.Header()))
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // fileWriter is a response that reports what it is given to send.
@@ -43,20 +44,20 @@ func TestSendfile(t *testing.T) {
 		c.Serve(w, r, q)
 		return w.files
 	}
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	for _, what := range []string{"growing", "finished"} {
 		if n := serve(q); n == 0 {
 			t.Errorf("%s: no file", what)
 		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		if n := serve(q, "Range", "bytes=100-"); n == 0 {
 			t.Errorf("%s, range: no file", what)
 		}
 	}
-	small := blob("a/b", c.add(randomBytes(2*kib)))
+	small := blob("a/b", c.add(testutil.RandomBytes(2*kib)))
 	serve(small)
-	until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+	testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	serve(small)
 	if n := serve(small); n != 0 || c.disk.Stats().MemoryBytes != 2*kib {
 		t.Error("a small blob is not served from memory")
@@ -66,7 +67,7 @@ func TestSendfile(t *testing.T) {
 // TestNothingWaits for what comes later: neither the header of a range that is still to come, nor a part of several ranges.
 func TestNothingWaits(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	goOn := make(chan struct{})
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
@@ -147,10 +148,10 @@ func TestBrokenFile(t *testing.T) {
 	} {
 		for _, ranges := range []string{"", "bytes=10-", "bytes=0-9,20-"} {
 			c := newCache(t, nil)
-			content := randomBytes(mib)
+			content := testutil.RandomBytes(mib)
 			q := blob("a/b", c.add(content))
 			wantBlob(t, name, c.get(q), content)
-			until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+			testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 			r := httptest.NewRequest(http.MethodGet, q.Path(), nil)
 			if ranges != "" {
 				r.Header.Set("Range", ranges)

@@ -20,6 +20,7 @@ import (
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestBlob is fetched once and has the same header from a fill, from the store and after a restart.
@@ -29,7 +30,7 @@ func TestBlob(t *testing.T) {
 			t.Run(fmt.Sprint(size, sized), func(t *testing.T) {
 				c := newCache(t, nil)
 				c.unsized = !sized
-				content := randomBytes(size)
+				content := testutil.RandomBytes(size)
 				q := blob("a/b", c.add(content))
 				want := func(what string, a answer, knownSize bool) {
 					t.Helper()
@@ -48,7 +49,7 @@ func TestBlob(t *testing.T) {
 					}
 				}
 				want("fill", c.get(q), sized)
-				until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+				testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 				want("store", c.get(q), true)
 				if n := c.fetches.Load(); n != 1 {
 					t.Errorf("%d fetches", n)
@@ -94,7 +95,7 @@ func parts(t *testing.T, a answer) (ranges string, body []byte) {
 // Podman and stargz ask for several ranges.
 func TestRanges(t *testing.T) {
 	const size = 200 * kib
-	content := randomBytes(size)
+	content := testutil.RandomBytes(size)
 	d := digest.FromBytes(content)
 	q := blob("a/b", d)
 	slice := func(pairs ...int) (body []byte) {
@@ -165,7 +166,7 @@ func TestRanges(t *testing.T) {
 		for header := range tests {
 			go func() { answers <- named{header, c.get(q, "Range", header)} }()
 		}
-		until(t, "all join", func() bool { return c.Handler.Stats().Shared == int64(len(tests)-1) })
+		testutil.Eventually(t, "all join", func() bool { return c.Handler.Stats().Shared == int64(len(tests)-1) })
 		early := map[string]answer{}
 		if !c.unsized {
 			// What is there already is sent before the rest has come. So are answers without content.
@@ -174,7 +175,7 @@ func TestRanges(t *testing.T) {
 				early[n.header] = n.answer
 			}
 		}
-		until(t, "all have a header", func() bool { return c.begun.Load() == int64(len(tests)) })
+		testutil.Eventually(t, "all have a header", func() bool { return c.begun.Load() == int64(len(tests)) })
 		close(goOn)
 		for len(early) < len(tests) {
 			n := <-answers
@@ -208,7 +209,7 @@ func TestRanges(t *testing.T) {
 		c := newCache(t, nil)
 		c.put(d, content)
 		c.get(q)
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		for header, w := range tests {
 			check(t, header, c.get(q, "Range", header), w)
 		}
@@ -229,7 +230,7 @@ func TestRanges(t *testing.T) {
 // TestConditions are those of RFC 9110, by the digest as the entity tag.
 func TestConditions(t *testing.T) {
 	for _, size := range []int{2 * kib, 100 * kib} { // from memory, from a file
-		content := randomBytes(size)
+		content := testutil.RandomBytes(size)
 		c := newCache(t, nil)
 		q := blob("a/b", c.add(content))
 		tag, other := `"`+string(q.Digest)+`"`, `"other"`
@@ -253,7 +254,7 @@ func TestConditions(t *testing.T) {
 					t.Errorf("%s, %v: %d with %d bytes, want %d with %d", from, test.head, a.status, len(a.body), test.status, test.length)
 				}
 			}
-			until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+			testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		}
 	}
 }
@@ -263,7 +264,7 @@ func TestHead(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
 		c.unsized = !sized
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		q := blob("a/b", c.add(content))
 		begin, goOn := make(chan struct{}), make(chan struct{})
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error {
@@ -288,7 +289,7 @@ func TestHead(t *testing.T) {
 		head("first", sized)
 		head("growing", sized)
 		close(goOn)
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		head("stored", true)
 		wantBlob(t, "GET", c.get(q), content)
 		if n := c.fetches.Load(); n != 1 {
@@ -304,7 +305,7 @@ func TestHead(t *testing.T) {
 // TestWrongBytesOnDisk are dropped by the first read after a restart, which is cut, and fetched again.
 func TestWrongBytesOnDisk(t *testing.T) {
 	c := newCache(t, nil)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	c.get(q)
 	c.close()
@@ -329,10 +330,10 @@ func FuzzRange(f *testing.F) {
 		f.Add(header)
 	}
 	stored, grown := newCache(f, nil), newCache(f, nil)
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	q := blob("a/b", stored.add(content))
 	stored.get(q)
-	until(f, "the fill's end", func() bool { return stored.Handler.Stats().Running == 0 })
+	testutil.Eventually(f, "the fill's end", func() bool { return stored.Handler.Stats().Running == 0 })
 	grown.add(content)
 	grown.opts.Fetcher = fetcher(func(_ context.Context, _ route.Request, g *store.Growing) error {
 		g.SetSize(int64(len(content)))

@@ -16,13 +16,14 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestShare serves what one repository brought to others, or not.
 func TestShare(t *testing.T) {
 	for _, share := range []bool{true, false} {
 		c := newCache(t, func(o *Options) { o.Share = share })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		d := c.add(content)
 		goOn := make(chan struct{})
 		c.script = func(ctx context.Context, q route.Request, s *sink) error {
@@ -35,10 +36,10 @@ func TestShare(t *testing.T) {
 			clients.Go(func() { wantBlob(t, repository, c.get(blob(repository, d)), content) })
 		}
 		want := map[bool]int64{true: 1, false: 2}[share]
-		until(t, "both ask", func() bool { st := c.Handler.Stats(); return st.Fetches+st.Shared == 2 && c.fetches.Load() == want })
+		testutil.Eventually(t, "both ask", func() bool { st := c.Handler.Stats(); return st.Fetches+st.Shared == 2 && c.fetches.Load() == want })
 		close(goOn)
 		clients.Wait()
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 		if a := c.ask(t.Context(), http.MethodHead, blob("c", d)); a.status != 200 {
 			t.Errorf("HEAD: %d", a.status)
 		}
@@ -85,7 +86,7 @@ func TestSharedFillFails(t *testing.T) {
 // TestSHA512 is stored under another name than it is asked by.
 func TestSHA512(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Share = true })
-	content := randomBytes(100 * kib)
+	content := testutil.RandomBytes(100 * kib)
 	d := digest.SHA512.FromBytes(content)
 	c.put(d, content)
 	for range 2 {
@@ -94,7 +95,7 @@ func TestSHA512(t *testing.T) {
 		if got := a.header.Get("Docker-Content-Digest"); got != string(d) {
 			t.Error(got)
 		}
-		until(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
+		testutil.Eventually(t, "the fill's end", func() bool { return c.Handler.Stats().Running == 0 })
 	}
 	if n := c.fetches.Load(); n != 1 {
 		t.Errorf("%d fetches", n)
@@ -106,7 +107,7 @@ func TestSlowRepository(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCache(t, func(o *Options) { o.Share = true })
-			content := randomBytes(mib)
+			content := testutil.RandomBytes(mib)
 			d := c.add(content)
 			var ended error
 			c.script = func(ctx context.Context, q route.Request, s *sink) error {
@@ -155,7 +156,7 @@ func TestSlowUpstreamOfTwoRepositories(t *testing.T) {
 	for delay, want := range map[time.Duration]int64{900 * time.Millisecond: 1, 9 * time.Second: 2} {
 		synctest.Test(t, func(t *testing.T) {
 			c := newCache(t, func(o *Options) { o.Share = true })
-			content := randomBytes(mib)
+			content := testutil.RandomBytes(mib)
 			d := c.add(content)
 			c.script = func(ctx context.Context, _ route.Request, s *sink) error {
 				if err := pause(ctx, delay); err != nil {
@@ -180,7 +181,7 @@ func TestSlowUpstreamOfTwoRepositories(t *testing.T) {
 func TestSlowRepositoryGoesOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Share = true })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		d := c.add(content)
 		c.script = func(ctx context.Context, q route.Request, s *sink) error {
 			if q.Repository == "without" {
@@ -216,7 +217,7 @@ func TestSlowRepositoryGoesOn(t *testing.T) {
 func TestAbandonedRepositoryEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Share = true })
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		d := c.add(content)
 		c.script = func(ctx context.Context, q route.Request, s *sink) error {
 			if q.Repository == "silent" {

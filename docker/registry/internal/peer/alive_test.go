@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // roundTripper is a transport without a network.
@@ -234,10 +236,7 @@ func TestSlowHop(t *testing.T) {
 
 // TestConnects has what a connect can come to.
 func TestConnects(t *testing.T) {
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	closed := testutil.Listen(t)
 	_ = closed.Close()
 	full := fullListener(t)
 	for _, c := range []struct {

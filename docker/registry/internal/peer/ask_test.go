@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/server"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 const (
@@ -148,7 +149,7 @@ func TestAnswersOfAllKinds(t *testing.T) {
 	if _, _, err := do("GET", "/v2/a/tags/list?kind=cut", ""); resultOf(err) != Unreachable {
 		t.Errorf("a small answer that was cut: %v", err)
 	}
-	eventually(t, "it is found alive", func() bool { s := a.Stats(); return s.Suspect+s.Out == 0 && s.Probes > 0 })
+	testutil.Eventually(t, "it is found alive", func() bool { s := a.Stats(); return s.Suspect+s.Out == 0 && s.Probes > 0 })
 }
 
 // TestCutOnIdleConnections has a member that cuts each answer before it begins, while several connections to it are idle:
@@ -226,7 +227,7 @@ func TestChangedAnswersAreNone(t *testing.T) {
 		if n := a.Stats().Hops[Untrusted]; n != 1 {
 			t.Errorf("%s: %d are counted", what, n)
 		}
-		eventually(t, "the probe finds it alive", func() bool { s := a.Stats(); return s.Suspect+s.Out == 0 && s.Probes > 0 })
+		testutil.Eventually(t, "the probe finds it alive", func() bool { s := a.Stats(); return s.Suspect+s.Out == 0 && s.Probes > 0 })
 	}
 	a, _ := changed(t, func(r *http.Response) { r.Header.Set("X-Other", "1") })
 	if _, _, err := get(t, a, "b", smallURI); err != nil {
@@ -248,7 +249,7 @@ func TestInheritedAddress(t *testing.T) {
 		if a.Stats().Suspect != 1 {
 			t.Errorf("%s is not suspect", what)
 		}
-		eventually(t, "it is out", func() bool { return a.Stats().Out == 1 })
+		testutil.Eventually(t, "it is out", func() bool { return a.Stats().Out == 1 })
 		if took := time.Since(begun); took < outAfter-step {
 			t.Errorf("%s is out after %v", what, took)
 		}
@@ -275,7 +276,7 @@ func TestOldAndNew(t *testing.T) {
 	}
 	// One that is out comes back though its answers are of no use: they cost little.
 	a.find("b").markOut("test")
-	eventually(t, "it is in", func() bool { return a.Stats().Out == 0 })
+	testutil.Eventually(t, "it is in", func() bool { return a.Stats().Out == 0 })
 	b.version = version
 	if _, _, err := get(t, a, "b", smallURI); err != nil {
 		t.Error(err)
@@ -319,7 +320,7 @@ func TestSilence(t *testing.T) {
 		if took := first.Sub(begun); took < suspectAfter || took > 2*suspectAfter {
 			t.Errorf("the caller is told after %v", took)
 		}
-		eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
+		testutil.Eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
 		time.Sleep(1300 * time.Millisecond)
 		goOn <- struct{}{}
 		<-told
@@ -407,10 +408,7 @@ func TestTooManyHops(t *testing.T) {
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	b := newPeers(t, "b")
 	var made atomic.Int64
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	s := &http.Server{Handler: b.Handler(small), ConnState: func(_ net.Conn, state http.ConnState) {
 		if state == http.StateNew {
 			made.Add(1)

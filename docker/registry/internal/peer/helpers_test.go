@@ -7,7 +7,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 const testSecret = "0123456789abcdef0123456789abcdef"
@@ -59,10 +60,7 @@ func newPeers(t testing.TB, self string, others ...Member) *Peers {
 // serve serves a handler on a loopback port until the test ends, and returns its address.
 func serve(t testing.TB, h http.Handler) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	s := &http.Server{Handler: h}
 	go func() { _ = s.Serve(l) }()
 	t.Cleanup(func() { _ = s.Close() })
@@ -98,14 +96,4 @@ func resultOf(err error) Result {
 		return Result("no peer.Error")
 	}
 	return e.Result
-}
-
-// eventually waits until something is so.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !is(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }

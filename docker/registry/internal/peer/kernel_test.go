@@ -10,22 +10,12 @@ import (
 	"net/http/httptrace"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestWhatTheKernelKnows(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	other, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
+	conn, other := testutil.Connect(t)
 	s := socketOf(conn)
 	if s.hasUnread() || !s.isConnected() {
 		t.Error("something arrived, or it is not connected")
@@ -33,12 +23,12 @@ func TestWhatTheKernelKnows(t *testing.T) {
 	if _, err := other.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a byte arrived", s.hasUnread)
+	testutil.Eventually(t, "a byte arrived", s.hasUnread)
 	if _, err := conn.Read(make([]byte, 8)); err != nil || s.hasUnread() {
 		t.Error("it is still there after it was read", err)
 	}
 	_ = other.Close()
-	eventually(t, "the end arrived", s.hasUnread)
+	testutil.Eventually(t, "the end arrived", s.hasUnread)
 	_ = conn.Close()
 	if s.hasUnread() || s.isConnected() {
 		t.Error("something comes after the end")
@@ -66,7 +56,7 @@ func TestUnansweredConnect(t *testing.T) {
 		_, err := d.DialContext(ctx, "tcp", address)
 		done <- err
 	}()
-	eventually(t, "it has a socket", func() bool { return !all.isEmpty() })
+	testutil.Eventually(t, "it has a socket", func() bool { return !all.isEmpty() })
 	time.Sleep(step)
 	if all.isConnected() {
 		t.Error("it is connected")
@@ -82,21 +72,7 @@ func TestUnansweredConnect(t *testing.T) {
 
 // TestUnreadAnswers has answers that this process does not come to read: they count.
 func TestUnreadAnswers(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	other, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Close()
+	conn, other := testutil.Connect(t)
 	if _, err := other.Write([]byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +87,7 @@ func TestUnreadAnswers(t *testing.T) {
 	p.hops, p.fresh = unread, unread
 	ctx, cancel := context.WithTimeout(t.Context(), suspectAfter*3/2)
 	defer cancel()
-	_, err = p.Do(ctx, "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { t.Error("the hop is called silent") }})
+	_, err := p.Do(ctx, "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { t.Error("the hop is called silent") }})
 	if m := p.find("b"); !errors.Is(err, context.DeadlineExceeded) || m.state() != In {
 		t.Errorf("%v, and it is %v", err, m.state())
 	}
@@ -124,5 +100,5 @@ func TestUnreadAnswers(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 8)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "it is out", func() bool { return m.state() == Out })
+	testutil.Eventually(t, "it is out", func() bool { return m.state() == Out })
 }

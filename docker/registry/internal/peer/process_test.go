@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // busyProcess is the name of a process that only takes its share of a processor.
@@ -101,7 +103,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 func (p *process) stop(t *testing.T) {
 	t.Helper()
 	p.signal(t, syscall.SIGSTOP)
-	eventually(t, "it is stopped", func() bool {
+	testutil.Eventually(t, "it is stopped", func() bool {
 		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Process.Pid))
 		_, rest, _ := strings.Cut(string(content), ") ")
 		return err == nil && strings.HasPrefix(rest, "T")
@@ -160,13 +162,20 @@ func keyOf(t *testing.T, p *Peers, name string) string {
 	return ""
 }
 
-func TestKilledProcess(t *testing.T) {
-	b, c := startProcess(t, "b"), startProcess(t, "c")
-	p := newPeers(t, "a", b.Member, c.Member)
-	key := keyOf(t, p, "b")
+// startOwner returns member "a" of three, the processes of "b" and "c", and a key that "b" owns and answers.
+func startOwner(t *testing.T) (p *Peers, b, c *process, key string) {
+	t.Helper()
+	b, c = startProcess(t, "b"), startProcess(t, "c")
+	p = newPeers(t, "a", b.Member, c.Member)
+	key = keyOf(t, p, "b")
 	if got := ask(t, p, key); got != "b" {
 		t.Fatal(got)
 	}
+	return p, b, c, key
+}
+
+func TestKilledProcess(t *testing.T) {
+	p, b, c, key := startOwner(t)
 	b.signal(t, syscall.SIGKILL)
 	begun := time.Now()
 	if got := ask(t, p, key); got == "b" {
@@ -175,14 +184,14 @@ func TestKilledProcess(t *testing.T) {
 	if took := time.Since(begun); took > time.Second {
 		t.Errorf("another one answers after %v", took)
 	}
-	eventually(t, "its keys are of another", func() bool { return p.Rank(key)[0].Name != "b" })
+	testutil.Eventually(t, "its keys are of another", func() bool { return p.Rank(key)[0].Name != "b" })
 	if took := time.Since(begun); took > 2*time.Second {
 		t.Errorf("it is out after %v", took)
 	}
 	again := startProcess(t, "b")
 	p.updateMembers([]Member{again.Member, c.Member}, nil)
 	begun = time.Now()
-	eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
+	testutil.Eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
 	t.Logf("in again after %v", time.Since(begun))
 	if got := ask(t, p, key); got != "b" {
 		t.Error(got)
@@ -190,25 +199,20 @@ func TestKilledProcess(t *testing.T) {
 }
 
 func TestStoppedProcess(t *testing.T) {
-	b, c := startProcess(t, "b"), startProcess(t, "c")
-	p := newPeers(t, "a", b.Member, c.Member)
-	key := keyOf(t, p, "b")
-	if got := ask(t, p, key); got != "b" {
-		t.Fatal(got)
-	}
+	p, b, _, key := startOwner(t)
 	b.stop(t)
 	begun := time.Now()
 	if got, took := ask(t, p, key), time.Since(begun); got == "b" || took > 2*time.Second {
 		t.Errorf("%s answers after %v", got, took)
 	}
-	eventually(t, "its keys are of another", func() bool { return p.Rank(key)[0].Name != "b" })
+	testutil.Eventually(t, "its keys are of another", func() bool { return p.Rank(key)[0].Name != "b" })
 	took := time.Since(begun)
 	if t.Logf("out after %v", took); took < outAfter || took > outAfter+time.Second {
 		t.Errorf("out after %v", took)
 	}
 	b.signal(t, syscall.SIGCONT)
 	begun = time.Now()
-	eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
+	testutil.Eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
 	t.Logf("in again after %v", time.Since(begun))
 }
 
@@ -392,7 +396,7 @@ func TestFiftyProcesses(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	eventually(t, "they are out", func() bool { return p.Stats().Out >= len(gone) })
+	testutil.Eventually(t, "they are out", func() bool { return p.Stats().Out >= len(gone) })
 	t.Logf("%d are out after %v", p.Stats().Out, time.Since(begun))
 	time.Sleep(time.Second)
 	if s := p.Stats(); s.Out != len(gone) {

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // signedHop returns a request of replica a to replica b, as changed before it is signed.
@@ -114,7 +116,7 @@ func TestHopOfOneThatIsOut(t *testing.T) {
 	b.find("a").markOut("test")
 	begun := time.Now()
 	b.Handler(small).ServeHTTP(httptest.NewRecorder(), signedHop(testSecret, nil))
-	eventually(t, "it is in", func() bool { return b.Stats().Out == 0 })
+	testutil.Eventually(t, "it is in", func() bool { return b.Stats().Out == 0 })
 	if took := time.Since(begun); took > probeEvery*4/5 {
 		t.Errorf("after %v", took)
 	}

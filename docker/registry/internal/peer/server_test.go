@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/server"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 type everybody struct{}
@@ -46,10 +46,7 @@ func TestBehindTheServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx, l) }()
@@ -70,7 +67,7 @@ func TestBehindTheServer(t *testing.T) {
 		if _, _, err := get(t, a, "b", "/v2/a/manifests/1?"+failure); resultOf(err) != Untrusted {
 			t.Errorf("%s: %v", failure, err)
 		}
-		eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
+		testutil.Eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
 	}
 	if a.Stats().Out != 0 {
 		t.Error("it is out")
@@ -82,5 +79,5 @@ func TestBehindTheServer(t *testing.T) {
 	if _, _, err := get(t, a, "b", blobURI); resultOf(err) != Unreachable {
 		t.Errorf("after the end: %v", err)
 	}
-	eventually(t, "it is out", func() bool { return a.Stats().Out == 1 })
+	testutil.Eventually(t, "it is out", func() bool { return a.Stats().Out == 1 })
 }

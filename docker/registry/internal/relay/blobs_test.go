@@ -19,6 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestOwnerBringsABlob(t *testing.T) {
@@ -69,7 +70,7 @@ func TestSelfGoesOn(t *testing.T) {
 		t.Errorf("%d own fetches", r.own)
 	}
 	r.does["b"], r.fails = broken, &route.StatusError{Status: 502, Code: "UNAVAILABLE"}
-	other := randomBytes(1 << 20)
+	other := testutil.RandomBytes(1 << 20)
 	r.blob = other
 	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		if h.Get("Range") != "" || c.StoreOnly {

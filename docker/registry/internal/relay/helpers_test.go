@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -25,17 +24,12 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patienceOfTests = 10 * time.Second
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	_, _ = rand.NewChaCha8([32]byte{byte(n), byte(rand.IntN(256)), byte(rand.IntN(256))}).Read(b)
-	return b
-}
 
 // members are other replicas that answer as a test says.
 type members struct {
@@ -200,7 +194,7 @@ func newReplica(t *testing.T, order ...string) *replica {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &replica{t: t, part: part, blob: randomBytes(1 << 20), members: &members{
+	r := &replica{t: t, part: part, blob: testutil.RandomBytes(1 << 20), members: &members{
 		order: order, state: map[string]peer.State{}, leave: map[string]bool{},
 		does: map[string]func(context.Context, http.Header, peer.CallOptions) (*http.Response, error){},
 	}}

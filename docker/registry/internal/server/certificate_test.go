@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // serial returns the serial number of the certificate that a client gets.
@@ -32,7 +34,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	crt, key, _ := pair(t, dir, 1)
 	crt2, key2, _ := pair(t, dir, 2)
 	var e events
-	log := &lockedBuffer{}
+	log := &testutil.LogBuffer{}
 	c, err := LoadCertificate(crt, key, slog.New(slog.NewTextHandler(log, nil)), e.observe)
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // fake returns a connection whose other end notices when it is cut.
@@ -91,7 +93,7 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	known, client := accepted(t)
 	cs.add(known)
 	send(t, client, get)
-	eventually(t, "the request is there", known.hasUnread)
+	testutil.Eventually(t, "the request is there", known.hasUnread)
 	var others []net.Conn
 	for range 5 * limit {
 		later(cs, requestGrace)
@@ -114,7 +116,7 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	for range 5 * limit {
 		c, other := accepted(t)
 		send(t, other, get)
-		eventually(t, "the request is there", c.hasUnread)
+		testutil.Eventually(t, "the request is there", c.hasUnread)
 		cs.add(c)
 	}
 	if _, unknown := cs.count(); unknown > 2*limit {
@@ -262,7 +264,7 @@ func TestHoldersOfConnections(t *testing.T) {
 	if response, _ := answer(t, reader, "GET"); response.StatusCode != 200 {
 		t.Errorf("got %d", response.StatusCode)
 	}
-	eventually(t, "the dropped ones end", func() bool { _, unknown := r.conns.count(); return unknown <= limit })
+	testutil.Eventually(t, "the dropped ones end", func() bool { _, unknown := r.conns.count(); return unknown <= limit })
 	if r.events.of(ConnectionDropped) < 3*limit || r.events.of(ConnectionRefused) != 0 {
 		t.Errorf("events: %v", r.events.seen)
 	}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // code returns the code of an error body.
@@ -249,7 +251,7 @@ func TestPanics(t *testing.T) {
 func TestAccessLog(t *testing.T) {
 	for every, want := range map[int]int{0: 0, 1: 7, 3: 3} {
 		t.Run(fmt.Sprint(every), func(t *testing.T) {
-			log := &lockedBuffer{}
+			log := &testutil.LogBuffer{}
 			r := start(t, func(o *Options) {
 				o.Access, o.AccessEvery = slog.New(slog.NewJSONHandler(log, nil)), every
 			})
@@ -287,7 +289,7 @@ func TestAccessLog(t *testing.T) {
 }
 
 func TestAccessLogIsBounded(t *testing.T) {
-	log := &lockedBuffer{}
+	log := &testutil.LogBuffer{}
 	r := start(t, func(o *Options) { o.Access, o.AccessEvery = slog.New(slog.NewTextHandler(log, nil)), 1 })
 	long := strings.Repeat("x", 3000)
 	r.ask("GET", "/v2/"+long+"?ns="+long, "User-Agent: "+long, "Range: "+long)

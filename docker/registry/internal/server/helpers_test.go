@@ -4,17 +4,10 @@ package server
 
 import (
 	"bufio"
-	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -25,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -63,31 +58,13 @@ func (e *events) of(event Event) int {
 	return e.seen[event]
 }
 
-// lockedBuffer holds a log.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // running is a server under test.
 type running struct {
 	*Server
 	t       *testing.T
 	address string
 	events  *events
-	log     *lockedBuffer
+	log     *testutil.LogBuffer
 	stop    context.CancelFunc
 	done    chan error
 }
@@ -95,7 +72,7 @@ type running struct {
 // start runs a server for clients on a free port until the test ends. change sets what is not the default.
 func start(t *testing.T, change func(*Options)) *running {
 	t.Helper()
-	r := &running{t: t, events: &events{}, log: &lockedBuffer{}, done: make(chan error, 1)}
+	r := &running{t: t, events: &events{}, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
 	o := Options{
 		Handler: hello,
 		Checker: words{"Basic good": {Verdict: Good}, "": {Verdict: Bad}, "Basic bad": {Verdict: Bad}},
@@ -118,10 +95,7 @@ func start(t *testing.T, change func(*Options)) *running {
 
 func (r *running) run(s *Server) {
 	r.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		r.t.Fatal(err)
-	}
+	l := testutil.Listen(r.t)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(context.Background())
 	r.Server, r.address = s, l.Addr().String()
@@ -210,39 +184,13 @@ func closes(t *testing.T, c io.Reader) {
 	}
 }
 
-// eventually waits for a condition.
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
-		}
-	}
-}
-
 // pair writes a certificate for 127.0.0.1 with a serial number, and its key.
 func pair(t *testing.T, dir string, serial int64) (certificate, key string, root []byte) {
 	t.Helper()
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(serial), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	root, private := testutil.Certificate(t, serial)
 	certificate, key = filepath.Join(dir, fmt.Sprintf("%d.crt", serial)), filepath.Join(dir, fmt.Sprintf("%d.key", serial))
 	write(t, certificate, root)
-	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}))
+	write(t, key, private)
 	return certificate, key, root
 }
 

@@ -6,10 +6,11 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestPeers passes everything on but what no replica sends, and takes nobody's word for being one.
@@ -21,10 +22,7 @@ func TestPeers(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, "handled "+r.URL.Path)
 	}), limits, 0, slog.New(slog.DiscardHandler), nil)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx, l) }()

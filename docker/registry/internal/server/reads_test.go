@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // countedConn counts what costs a system call or a timer.
@@ -60,10 +62,7 @@ func serveCounted(t *testing.T, handler http.Handler) (net.Conn, *connCounts) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	ctx, stop := context.WithCancel(context.Background())
 	done, counts := make(chan error), &connCounts{}
 	go func() { done <- s.Run(ctx, countedListener{l, counts}) }()

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // held makes a handler that answers half of its body, says so, and the rest when it is let go.
@@ -49,7 +51,7 @@ func TestDrainLetsTransfersEnd(t *testing.T) {
 		t.Error("not ready before the drain")
 	}
 	r.stop()
-	eventually(t, "new connections are refused", func() bool {
+	testutil.Eventually(t, "new connections are refused", func() bool {
 		c, err := net.Dial("tcp", r.address)
 		if err == nil {
 			c.Close()
@@ -118,7 +120,7 @@ func TestDrainCutsWhatIsLeft(t *testing.T) {
 func TestIdleServerEndsAtOnce(t *testing.T) {
 	r := start(t, func(o *Options) { o.Drain = time.Hour })
 	r.ask("GET", "/alive")
-	eventually(t, "the connection ends", func() bool { open, _ := r.conns.count(); return open == 0 })
+	testutil.Eventually(t, "the connection ends", func() bool { open, _ := r.conns.count(); return open == 0 })
 	begin := time.Now()
 	r.stop()
 	if err := r.ended(); err != nil || time.Since(begin) > closeNotice/2 {
@@ -140,7 +142,7 @@ func TestHandlerThatDoesNotReturnIsReported(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	close(stuck)
-	eventually(t, "the handler ends", func() bool { open, _ := r.conns.count(); return open == 0 })
+	testutil.Eventually(t, "the handler ends", func() bool { open, _ := r.conns.count(); return open == 0 })
 }
 
 func TestListenerFails(t *testing.T) {
@@ -148,10 +150,7 @@ func TestListenerFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := testutil.Listen(t)
 	l.Close()
 	if err := s.Run(context.Background(), l); err == nil {
 		t.Error("no error")
@@ -159,7 +158,7 @@ func TestListenerFails(t *testing.T) {
 }
 
 func TestMetricsAreReadWithoutCredential(t *testing.T) {
-	r := &running{t: t, events: &events{}, log: &lockedBuffer{}, done: make(chan error, 1)}
+	r := &running{t: t, events: &events{}, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
 	limits := Limits{HeaderBytes: 16 << 10, HeaderTimeout: patience, IdleTimeout: patience, SendTimeout: patience}
 	r.run(NewMetrics(hello, func() bool { return false }, limits, slog.New(slog.NewTextHandler(r.log, nil)), r.events.observe))
 	for path, want := range map[string]int{"/metrics": 200, "/alive": 200, "/ready": 503, "/v2/": 404, "/debug/pprof/": 404} {
@@ -174,7 +173,7 @@ func TestMetricsAreReadWithoutCredential(t *testing.T) {
 
 func TestProfilerIsOnLoopbackOnly(t *testing.T) {
 	log := slog.New(slog.DiscardHandler)
-	r := &running{t: t, events: &events{}, log: &lockedBuffer{}, done: make(chan error, 1)}
+	r := &running{t: t, events: &events{}, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
 	limits := Limits{HeaderBytes: 16 << 10, HeaderTimeout: patience, IdleTimeout: patience, SendTimeout: patience}
 	r.run(NewProfiler(limits, log, nil))
 	if response, body := r.ask("GET", "/debug/pprof/goroutine?debug=1"); response.StatusCode != 200 || !strings.Contains(body, "goroutine") {

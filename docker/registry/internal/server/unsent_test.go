@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestPace is fast after a chunk that was taken quickly, and slow after one that was not.
@@ -130,9 +132,9 @@ func TestCrowdEnds(t *testing.T) {
 	} {
 		c := r.dial()
 		send(t, c, get)
-		eventually(t, "it is counted", counted(1))
+		testutil.Eventually(t, "it is counted", counted(1))
 		go end(c)
-		eventually(t, what, counted(0))
+		testutil.Eventually(t, what, counted(0))
 		c.Close()
 	}
 }
@@ -204,23 +206,10 @@ func TestIdleTimeIsNotSlow(t *testing.T) {
 // connected returns the ends of a connection whose client promises to take little.
 func connected(t *testing.T) (server *net.TCPConn, client net.Conn) {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	client, err = net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	client, accepted := testutil.Connect(t)
 	if err := client.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil {
 		t.Fatal(err)
 	}
-	accepted, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _, _ = client.Close(), accepted.Close() })
 	return accepted.(*net.TCPConn), client
 }
 

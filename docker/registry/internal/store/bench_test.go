@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // BenchmarkLoad opens a store of 3,000 blobs, each with a link.
@@ -36,7 +38,7 @@ func BenchmarkOpen(b *testing.B) {
 	for name, size := range map[string]int{"small": 2 * kib, "large": 1 * mib} {
 		b.Run(name, func(b *testing.B) {
 			_, u := testStore(b, 64*mib)
-			d := keep(b, u, "r", randomBytes(size))
+			d := keep(b, u, "r", testutil.RandomBytes(size))
 			b.ReportAllocs()
 			for b.Loop() {
 				blob, err := u.Open(ctx, "r", d)
@@ -56,7 +58,7 @@ func BenchmarkFill(b *testing.B) {
 			b.Run(name+"/"+[]string{"nobody", "one", "hundred"}[min(n, 2)], func(b *testing.B) {
 				s := openStore(b, testOptions(b.TempDir(), limit))
 				u := upstream(b, s)
-				content := randomBytes(32 * mib)
+				content := testutil.RandomBytes(32 * mib)
 				d := digest.FromBytes(content)
 				b.SetBytes(32 * mib)
 				b.ReportAllocs()

@@ -5,6 +5,8 @@ package store
 import (
 	"strings"
 	"testing"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestTwoUpstreams keeps their content apart, with one limit for both.
@@ -14,7 +16,7 @@ func TestTwoUpstreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	d := keep(t, one, "r", content)
 	if _, ok := two.Has("r", d); ok {
 		t.Error("content of another upstream")
@@ -25,7 +27,7 @@ func TestTwoUpstreams(t *testing.T) {
 	}
 	g.Close()
 	for range 2 {
-		keep(t, two, "r", randomBytes(mib))
+		keep(t, two, "r", testutil.RandomBytes(mib))
 	}
 	if _, ok := one.Has("r", d); ok || s.Stats().Evictions != 1 {
 		t.Error("each upstream has a limit of its own")

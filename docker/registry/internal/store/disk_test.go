@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // mountDisk returns a file system of its own, where the kernel counts every block, deleted but open files included.
@@ -64,7 +66,7 @@ func TestDiskNeverHoldsMore(t *testing.T) {
 	for worker := range 4 {
 		workers.Go(func() {
 			for i := range 12 {
-				content := randomBytes((i%4+1)*700*kib + worker)
+				content := testutil.RandomBytes((i%4+1)*700*kib + worker)
 				g := u.Grow(digest.FromBytes(content), []int64{int64(len(content)), -1}[i%2])
 				slow := newReader(t, g, 0)
 				pulled := make(chan error)
@@ -110,7 +112,7 @@ func TestDiskSmallerThanTheLimit(t *testing.T) {
 	u := upstream(t, s)
 	var last digest.Digest
 	for i := range 30 {
-		content := randomBytes(900 * kib)
+		content := testutil.RandomBytes(900 * kib)
 		g := u.Grow(digest.FromBytes(content), []int64{int64(len(content)), -1}[i%2])
 		r := newReader(t, g, 0)
 		pulled := make(chan error)
@@ -149,13 +151,13 @@ func TestEmptiedByOthers(t *testing.T) {
 		opts.Logger = slog.New(slog.NewTextHandler(&log, nil))
 		s := openStore(t, opts)
 		u := upstream(t, s)
-		old := randomBytes(mib)
+		old := testutil.RandomBytes(mib)
 		d := keep(t, u, "r", old)
 		for range 3 {
 			if err := os.RemoveAll(s.diskPath(below)); err != nil {
 				t.Fatal(err)
 			}
-			content := randomBytes(2 * mib)
+			content := testutil.RandomBytes(2 * mib)
 			for _, c := range [][]byte{content, old} { // in new directories, and in those that it had
 				b, err := u.Open(ctx, "r", digest.FromBytes(c))
 				if errors.Is(err, fs.ErrNotExist) {
@@ -170,7 +172,7 @@ func TestEmptiedByOthers(t *testing.T) {
 				}
 				_ = b.Close()
 			}
-			small := randomBytes(kib)
+			small := testutil.RandomBytes(kib)
 			if err := u.PutContent(ctx, "/docker/small", small); err != nil {
 				t.Fatal(err)
 			}

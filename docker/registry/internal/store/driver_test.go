@@ -18,6 +18,8 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestPathsOutside refuses what would leave the upstream's directory.
@@ -84,7 +86,7 @@ func pull(c context.Context, r distribution.Repository, d digest.Digest, content
 func TestDistribution(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	one, two := repository(t, u, "some/one"), repository(t, u, "some/two")
-	large, empty := randomBytes(3*mib), []byte{}
+	large, empty := testutil.RandomBytes(3*mib), []byte{}
 	sha512 := digest.SHA512.FromBytes(large)
 	for _, p := range []struct {
 		r       distribution.Repository
@@ -181,7 +183,7 @@ func TestFaults(t *testing.T) {
 			t.Run(test.name+" at "+step, func(t *testing.T) {
 				s, u := testStore(t, 8*mib)
 				for range 10 {
-					keep(t, u, "old", randomBytes(100*kib))
+					keep(t, u, "old", testutil.RandomBytes(100*kib))
 				}
 				times := test.times
 				s.fault = func(at string) error {
@@ -192,7 +194,7 @@ func TestFaults(t *testing.T) {
 					}
 					return nil
 				}
-				content := randomBytes(300 * kib)
+				content := testutil.RandomBytes(300 * kib)
 				d := digest.FromBytes(content)
 				err := pull(ctx, repository(t, u, "r"), d, content)
 				s.fault = func(string) error { return nil }

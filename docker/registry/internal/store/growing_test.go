@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func newReader(t testing.TB, g *Growing, off int64) *Reader {
@@ -48,7 +50,7 @@ func readable(t testing.TB, r *Reader) []byte {
 func TestReadersFollow(t *testing.T) {
 	for _, size := range []int64{3 * mib, -1} {
 		s, u := testStore(t, 64*mib)
-		content := randomBytes(3 * mib)
+		content := testutil.RandomBytes(3 * mib)
 		d := digest.FromBytes(content)
 		g := u.Grow(d, size)
 		committing, goOn := make(chan struct{}), make(chan struct{})
@@ -114,7 +116,7 @@ func TestEndIsWithheld(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			s, u := testStore(t, 64*mib)
-			content := randomBytes(100 * kib)
+			content := testutil.RandomBytes(100 * kib)
 			body := test.end(content)
 			g := u.Grow(digest.FromBytes(content), test.size)
 			r := newReader(t, g, 0)
@@ -149,7 +151,7 @@ func TestEndIsWithheld(t *testing.T) {
 // TestKeep stores what came without distribution, from a peer for example.
 func TestKeep(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	g := u.Grow(digest.FromBytes(content), mib)
 	r := newReader(t, g, 0)
 	if err := g.Keep(u, "r"); !errors.Is(err, ErrNotKept) {
@@ -185,8 +187,8 @@ func TestKeep(t *testing.T) {
 // TestSetSize reserves room when the size is told, as Grow does, and only before the first byte.
 func TestSetSize(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	content := randomBytes(4 * mib)
-	old := keep(t, u, "r", randomBytes(62*mib))
+	content := testutil.RandomBytes(4 * mib)
+	old := keep(t, u, "r", testutil.RandomBytes(62*mib))
 	empty := s.Stats().UsedBytes
 	g := u.Grow(digest.FromBytes(content), -1)
 	if st := s.Stats(); st.UsedBytes != empty || !has(t, u, "r", old) {

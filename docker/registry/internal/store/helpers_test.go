@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -63,13 +62,6 @@ func reopen(t testing.TB, s *Store) (*Store, *Upstream) {
 	}
 	again := openStore(t, s.opts)
 	return again, upstream(t, again)
-}
-
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(rand.IntN(256)), byte(rand.IntN(256))})
-	_, _ = r.Read(b)
-	return b
 }
 
 func du(t testing.TB, root string) (used int64) {

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestCountIsTrue writes, moves, cancels and drops at random from several goroutines; then the count must be du's.
@@ -98,7 +100,7 @@ func TestOrderOfUse(t *testing.T) {
 	s, u := testStore(t, mib)
 	var blobs []digest.Digest
 	for range 8 {
-		blobs = append(blobs, keep(t, u, "r", randomBytes(90*kib)))
+		blobs = append(blobs, keep(t, u, "r", testutil.RandomBytes(90*kib)))
 	}
 	for i, d := range blobs { // as if they were stored an hour ago, one after the other
 		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
@@ -114,7 +116,7 @@ func TestOrderOfUse(t *testing.T) {
 	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // counts as use
 		t.Fatal(err)
 	}
-	keep(t, u, "r", randomBytes(180*kib))
+	keep(t, u, "r", testutil.RandomBytes(180*kib))
 	for i, want := range []bool{true, true, false, false, true, true, true, true} {
 		if _, ok := u.Has("r", blobs[i]); ok != want {
 			t.Errorf("blob %d: stored %v, want %v", i, !want, want)
@@ -129,20 +131,20 @@ func TestOrderOfUse(t *testing.T) {
 // TestOpenBlobsStay evicts what was used later, but has no readers.
 func TestOpenBlobsStay(t *testing.T) {
 	s, u := testStore(t, mib)
-	first := keep(t, u, "r", randomBytes(200*kib))
+	first := keep(t, u, "r", testutil.RandomBytes(200*kib))
 	open, err := u.Open(ctx, "r", first)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for range 10 {
-		keep(t, u, "r", randomBytes(200*kib))
+		keep(t, u, "r", testutil.RandomBytes(200*kib))
 	}
 	if _, ok := u.Has("r", first); !ok {
 		t.Error("dropped while it is open")
 	}
 	_ = open.Close()
 	for range 10 {
-		keep(t, u, "r", randomBytes(200*kib))
+		keep(t, u, "r", testutil.RandomBytes(200*kib))
 	}
 	if _, ok := u.Has("r", first); ok {
 		t.Error("never dropped")
@@ -153,7 +155,7 @@ func TestOpenBlobsStay(t *testing.T) {
 // TestOpenFilesAreCharged drops a blob that is open: its blocks count until it is closed.
 func TestOpenFilesAreCharged(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	content := randomBytes(2 * mib)
+	content := testutil.RandomBytes(2 * mib)
 	d := keep(t, u, "r", content)
 	open, err := u.Open(ctx, "r", d)
 	if err != nil {
@@ -182,7 +184,7 @@ func TestOpenFilesAreCharged(t *testing.T) {
 func TestLowerLimit(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	for range 10 {
-		keep(t, u, "r", randomBytes(200*kib))
+		keep(t, u, "r", testutil.RandomBytes(200*kib))
 	}
 	s.opts.Limit = mib
 	s, _ = reopen(t, s)
@@ -195,7 +197,7 @@ func TestLowerLimit(t *testing.T) {
 // TestCannotDrop keeps counting what it cannot remove, and does not try for ever.
 func TestCannotDrop(t *testing.T) {
 	s, u := testStore(t, mib)
-	d := keep(t, u, "r", randomBytes(500*kib))
+	d := keep(t, u, "r", testutil.RandomBytes(500*kib))
 	p := s.diskPath(u.path(dataPath(d)))
 	if err := errors.Join(os.Remove(p), os.MkdirAll(p+"/in/the/way", 0o755)); err != nil {
 		t.Fatal(err)

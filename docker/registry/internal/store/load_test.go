@@ -10,14 +10,16 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestStartRemovesWhatIsUnfinished removes what a process or machine leaves that dies.
 func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	good := keep(t, u, "good", randomBytes(100*kib))
-	torn := keep(t, u, "torn", randomBytes(100*kib))
-	gone := keep(t, u, "gone", randomBytes(100*kib))
+	good := keep(t, u, "good", testutil.RandomBytes(100*kib))
+	torn := keep(t, u, "torn", testutil.RandomBytes(100*kib))
+	gone := keep(t, u, "gone", testutil.RandomBytes(100*kib))
 	unlinked := digest.FromString("its link was not written to the disk")
 	write := func(p string, size int) {
 		name := s.diskPath(p)
@@ -64,7 +66,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 // TestAdopt takes over what distribution's own store left, and verifies it like any content of an earlier process.
 func TestAdopt(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	d := keep(t, u, "r", randomBytes(200*kib))
+	d := keep(t, u, "r", testutil.RandomBytes(200*kib))
 	if err := errors.Join(
 		s.Close(),
 		os.Rename(s.diskPath(u.path("/docker")), s.diskPath("/docker")),
@@ -98,7 +100,7 @@ func TestAdopt(t *testing.T) {
 func TestOtherFiles(t *testing.T) {
 	s, u := testStore(t, mib)
 	for i := range 20 {
-		if err := u.PutContent(ctx, "/manifests/"+string(rune('a'+i)), randomBytes(100*kib)); err != nil {
+		if err := u.PutContent(ctx, "/manifests/"+string(rune('a'+i)), testutil.RandomBytes(100*kib)); err != nil {
 			t.Fatal(err)
 		}
 		if i%3 == 0 { // used more than the others

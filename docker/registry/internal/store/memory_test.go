@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestSmallContentIsInMemory reads small blobs and manifests once, and keeps no more of them than allowed.
@@ -16,7 +18,7 @@ func TestSmallContentIsInMemory(t *testing.T) {
 	s.opts.MemoryLimit = 100 * kib
 	var all []digest.Digest
 	for range 10 {
-		all = append(all, keep(t, u, "r", randomBytes(20*kib)))
+		all = append(all, keep(t, u, "r", testutil.RandomBytes(20*kib)))
 	}
 	manifest := []byte(`{"schemaVersion": 2}`)
 	m := digest.FromBytes(manifest)

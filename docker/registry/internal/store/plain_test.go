@@ -4,6 +4,8 @@ package store
 
 import (
 	"testing"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestPlainWriter writes files in their places, appends to them, and goes no further than there is room.
@@ -15,7 +17,7 @@ func TestPlainWriter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.Write(randomBytes(100 * kib)); err != nil || w.Size() != int64(i+1)*100*kib {
+		if _, err := w.Write(testutil.RandomBytes(100 * kib)); err != nil || w.Size() != int64(i+1)*100*kib {
 			t.Errorf("%d bytes, %v", w.Size(), err)
 		}
 		if err := w.Commit(ctx); err != nil {
@@ -30,10 +32,10 @@ func TestPlainWriter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Write(randomBytes(900 * kib)); err != nil {
+	if _, err := w.Write(testutil.RandomBytes(900 * kib)); err != nil {
 		t.Error(err)
 	}
-	if _, err := w.Write(randomBytes(900 * kib)); err == nil {
+	if _, err := w.Write(testutil.RandomBytes(900 * kib)); err == nil {
 		t.Error("wrote more than there is room for")
 	}
 	if _, err := u.Stat(ctx, p); err == nil {

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestReaderLeaves ends by its context, while it waits.
@@ -65,7 +67,7 @@ func slowly(g *Growing, content []byte) {
 // TestSendfile serves a growing file by HTTP, whole and in ranges.
 func TestSendfile(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	content := randomBytes(4 * mib)
+	content := testutil.RandomBytes(4 * mib)
 	d := digest.FromBytes(content)
 	g := u.Grow(d, 4*mib)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -132,7 +134,7 @@ func (c *readFrom) ReadFrom(src io.Reader) (int64, error) {
 // TestCopyGivesFiles lets the kernel copy what is in a file.
 func TestCopyGivesFiles(t *testing.T) {
 	_, u := testStore(t, 64*mib)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	g := u.Grow(digest.FromBytes(content), mib)
 	defer g.Close()
 	r := newReader(t, g, 0)

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestRelaysGoFirst fills a store with relays and other blobs: relays are dropped first, whenever they were used.
@@ -25,15 +27,15 @@ func TestRelaysGoFirst(t *testing.T) {
 		}
 		return d
 	}
-	own, shared := randomBytes(size), randomBytes(size)
+	own, shared := testutil.RandomBytes(size), testutil.RandomBytes(size)
 	first := keep(t, u, "r", own)
 	there := keep(t, u, "r", shared)
 	relay(shared) // it was here before
-	relays := []digest.Digest{relay(randomBytes(size)), relay(randomBytes(size)), relay(randomBytes(size))}
+	relays := []digest.Digest{relay(testutil.RandomBytes(size)), relay(testutil.RandomBytes(size)), relay(testutil.RandomBytes(size))}
 	u.SetRelay(relays[2], false)
 	var others []digest.Digest
 	for len(others) < 20 && u.find("r", relays[1]) != nil {
-		others = append(others, keep(t, u, "r", randomBytes(size)))
+		others = append(others, keep(t, u, "r", testutil.RandomBytes(size)))
 	}
 	if u.find("r", relays[0]) != nil || len(others) < 12 {
 		t.Errorf("relays were dropped after %d others", len(others))
@@ -54,8 +56,8 @@ func TestRelaysGoFirst(t *testing.T) {
 		t.Errorf("%d relays can be dropped", s.relays.Len())
 	}
 	_ = open.Close()
-	keep(t, u, "r", randomBytes(size))
-	keep(t, u, "r", randomBytes(size))
+	keep(t, u, "r", testutil.RandomBytes(size))
+	keep(t, u, "r", testutil.RandomBytes(size))
 	if u.find("r", relays[2]) != nil {
 		t.Error("a relay was kept")
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 func TestMain(m *testing.M) {
@@ -69,7 +71,7 @@ func TestLinkedDirectory(t *testing.T) {
 	}
 	s := openStore(t, testOptions(name, 4*mib))
 	u := upstream(t, s)
-	d := keep(t, u, "r", randomBytes(100*kib))
+	d := keep(t, u, "r", testutil.RandomBytes(100*kib))
 	s, u = reopen(t, s)
 	if !has(t, u, "r", d) {
 		t.Error("lost")
@@ -85,9 +87,9 @@ func TestLinkedDirectory(t *testing.T) {
 // TestFormat starts empty when the version is not known, and leaves the files of others alone.
 func TestFormat(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	d := keep(t, u, "r", randomBytes(100*kib))
+	d := keep(t, u, "r", testutil.RandomBytes(100*kib))
 	own := s.diskPath("/somebody's")
-	if err := os.WriteFile(own, randomBytes(100*kib), 0o600); err != nil {
+	if err := os.WriteFile(own, testutil.RandomBytes(100*kib), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s, u = reopen(t, s)
@@ -106,7 +108,7 @@ func TestFormat(t *testing.T) {
 		t.Error("a file that is not the store's was removed")
 	}
 	checkCount(t, s)
-	e := keep(t, u, "r", randomBytes(100*kib))
+	e := keep(t, u, "r", testutil.RandomBytes(100*kib))
 	_, u = reopen(t, s)
 	if !has(t, u, "r", e) {
 		t.Error("the format was not marked")

@@ -10,13 +10,15 @@ import (
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestFailedCommitCutsNobody fails after the last byte.
 func TestFailedCommitCutsNobody(t *testing.T) {
 	for _, step := range []string{"fsync", "rename"} {
 		s, u := testStore(t, 64*mib)
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		d := digest.FromBytes(content)
 		g := u.Grow(d, mib)
 		r := newReader(t, g, 0)
@@ -46,7 +48,7 @@ func TestFailedCommitCutsNobody(t *testing.T) {
 // TestClosedBeforeTheCommit keeps nothing, least of all an empty file.
 func TestClosedBeforeTheCommit(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	for _, content := range [][]byte{randomBytes(mib), {}} {
+	for _, content := range [][]byte{testutil.RandomBytes(mib), {}} {
 		d := digest.FromBytes(content)
 		g := u.Grow(d, int64(len(content)))
 		at := reposDir + "r/_uploads/1"
@@ -76,7 +78,7 @@ func TestClosedBeforeTheCommit(t *testing.T) {
 // TestSecondFetchGoesOn is cut in the middle, and goes on by another upload for the same readers.
 func TestSecondFetchGoesOn(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	d := digest.FromBytes(content)
 	g := u.Grow(d, mib)
 	r := newReader(t, g, 0)

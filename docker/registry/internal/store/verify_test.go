@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // damage changes one byte of a blob on the disk.
@@ -41,7 +43,7 @@ func damage(t testing.TB, u *Upstream, d digest.Digest, off int64) {
 // TestFirstReadVerifies hashes a blob once after a start, for all who ask, and serves it as a file then.
 func TestFirstReadVerifies(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	content := randomBytes(8 * mib)
+	content := testutil.RandomBytes(8 * mib)
 	d := keep(t, u, "r", content)
 	b, err := u.Open(ctx, "r", d)
 	if err != nil {
@@ -88,7 +90,7 @@ func TestDamaged(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		for _, how := range []string{"Open", "Reader", "GetContent", "ranges", "short", "broken"} {
 			s, u := testStore(t, 64*mib)
-			content := randomBytes(size)
+			content := testutil.RandomBytes(size)
 			d := keep(t, u, "r", content)
 			s, u = reopen(t, s)
 			if how == "broken" && size > kib*64 {
@@ -174,7 +176,7 @@ func TestNotRegular(t *testing.T) {
 		} {
 			t.Run(kind+"/"+by.name, func(t *testing.T) {
 				s, u := testStore(t, 64*mib)
-				d := keep(t, u, "r", randomBytes(by.size))
+				d := keep(t, u, "r", testutil.RandomBytes(by.size))
 				if by.restarts {
 					s, u = reopen(t, s)
 				}
@@ -243,7 +245,7 @@ func waitFor(t testing.TB, so func() bool) {
 // TestFirstByteComesAtOnce does not hash a whole blob first.
 func TestFirstByteComesAtOnce(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	d := keep(t, u, "r", content)
 	s, u = reopen(t, s)
 	s.mu.Lock()
@@ -290,7 +292,7 @@ func TestScrub(t *testing.T) {
 			t.Fatal(err)
 		}
 		u := upstream(t, s)
-		good, bad := keep(t, u, "r", randomBytes(2*mib)), keep(t, u, "r", randomBytes(mib))
+		good, bad := keep(t, u, "r", testutil.RandomBytes(2*mib)), keep(t, u, "r", testutil.RandomBytes(mib))
 		time.Sleep(23 * time.Hour)
 		if n := s.Stats().ScrubbedBytes; n != 0 {
 			t.Errorf("%d bytes of what was just written were read", n)
@@ -330,8 +332,8 @@ func TestScrub(t *testing.T) {
 // TestScrubRate takes its time.
 func TestScrubRate(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	first := keep(t, u, "r", randomBytes(3*mib+1))
-	keep(t, u, "r", randomBytes(mib-1))
+	first := keep(t, u, "r", testutil.RandomBytes(3*mib+1))
+	keep(t, u, "r", testutil.RandomBytes(mib-1))
 	s, u = reopen(t, s)
 	if _, err := u.Stat(ctx, dataPath(first)); err != nil {
 		t.Fatal(err)
@@ -379,7 +381,7 @@ func TestTouchedByOthers(t *testing.T) {
 			"longer":  func(name string) error { return os.Truncate(name, 2*mib) },
 		} {
 			s, u := testStore(t, 64*mib)
-			content := randomBytes(size)
+			content := testutil.RandomBytes(size)
 			d := keep(t, u, "r", content)
 			if err := touch(s.diskPath(u.path(dataPath(d)))); err != nil {
 				t.Fatal(err)
@@ -403,7 +405,7 @@ func TestTouchedByOthers(t *testing.T) {
 func TestUnreadable(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		s, u := testStore(t, 64*mib)
-		d := keep(t, u, "r", randomBytes(size))
+		d := keep(t, u, "r", testutil.RandomBytes(size))
 		p := s.diskPath(u.path(dataPath(d)))
 		// A loop of links cannot be opened: an error that is neither "not there" nor "no more descriptors".
 		if err := errors.Join(os.Remove(p), os.Symlink(p, p)); err != nil {
@@ -417,7 +419,7 @@ func TestUnreadable(t *testing.T) {
 		}
 	}
 	s, u := testStore(t, 64*mib)
-	d := keep(t, u, "r", randomBytes(mib))
+	d := keep(t, u, "r", testutil.RandomBytes(mib))
 	b := s.blobs[blobKey{upstream: u.name, digest: d}]
 	s.dropCorrupt(b, b.data, &fs.PathError{Op: "open", Path: "x", Err: syscall.EMFILE})
 	if st := s.Stats(); st.Corrupt != 0 || !has(t, u, "r", d) {
@@ -428,7 +430,7 @@ func TestUnreadable(t *testing.T) {
 // TestKnownToBeWrong lets nobody read a blob that was found wrong and is about to be dropped.
 func TestKnownToBeWrong(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	d := keep(t, u, "r", randomBytes(mib))
+	d := keep(t, u, "r", testutil.RandomBytes(mib))
 	b := s.blobs[blobKey{upstream: u.name, digest: d}]
 	b.verified = time.Time{}
 	b.checking = s.newGrowing(d, mib)
@@ -457,7 +459,7 @@ func (h whenLogged) Handle(context.Context, slog.Record) error {
 // TestFoundWrongWhileAsked lets nobody begin to read a blob between the moment its verification fails and its removal.
 func TestFoundWrongWhileAsked(t *testing.T) {
 	s, u := testStore(t, 64*mib)
-	d := keep(t, u, "r", randomBytes(mib))
+	d := keep(t, u, "r", testutil.RandomBytes(mib))
 	damage(t, u, d, 0)
 	s, u = reopen(t, s)
 	var asked atomic.Bool
@@ -488,10 +490,10 @@ func TestChangedByOthers(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	now := time.Now()
 	s.now = func() time.Time { return now }
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	d := keep(t, u, "r", content)
 	p := s.diskPath(u.path(dataPath(d)))
-	put := randomBytes(2 * mib)
+	put := testutil.RandomBytes(2 * mib)
 	if err := u.PutContent(ctx, dataPath(digest.FromBytes(put)), put); err != nil {
 		t.Fatal(err)
 	}

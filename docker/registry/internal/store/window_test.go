@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestRing compares the window with a slice.
@@ -49,8 +51,8 @@ func TestRing(t *testing.T) {
 func TestLargerThanTheLimit(t *testing.T) {
 	s, u := testStore(t, 8*mib)
 	s.opts.Window = 256 * kib
-	small := keep(t, u, "r", randomBytes(100*kib))
-	content := randomBytes(20 * mib)
+	small := keep(t, u, "r", testutil.RandomBytes(100*kib))
+	content := testutil.RandomBytes(20 * mib)
 	d := digest.FromBytes(content)
 	g := u.Grow(d, 20*mib)
 	var readers sync.WaitGroup
@@ -88,7 +90,7 @@ func TestLargerThanTheLimit(t *testing.T) {
 // TestUnknownSizeOutgrowsTheRoom goes on through a window in the middle; who reads the file's part reads on.
 func TestUnknownSizeOutgrowsTheRoom(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	content := randomBytes(10 * mib)
+	content := testutil.RandomBytes(10 * mib)
 	d := digest.FromBytes(content)
 	g := u.Grow(d, -1)
 	slow, fast := newReader(t, g, 0), newReader(t, g, 0)
@@ -148,7 +150,7 @@ func TestFullDisk(t *testing.T) {
 		for _, size := range []int64{mib, -1} {
 			t.Run(fmt.Sprint(test, size), func(t *testing.T) {
 				s, u := testStore(t, 64*mib)
-				content := randomBytes(mib)
+				content := testutil.RandomBytes(mib)
 				d := digest.FromBytes(content)
 				left := test.nth
 				s.fault = func(at string) error {
@@ -199,7 +201,7 @@ func TestWindowIsAsFastAsTheSlowest(t *testing.T) {
 			t.Fatal(err)
 		}
 		u := upstream(t, s)
-		content := randomBytes(2 * mib)
+		content := testutil.RandomBytes(2 * mib)
 		g := u.Grow(digest.FromBytes(content), 2*mib)
 		result := map[string]error{}
 		var mu sync.Mutex
@@ -256,7 +258,7 @@ func TestWindowIsAsFastAsTheSlowest(t *testing.T) {
 func TestNobodyReads(t *testing.T) {
 	s, u := testStore(t, mib)
 	s.opts.Window = 128 * kib
-	content := randomBytes(3 * mib)
+	content := testutil.RandomBytes(3 * mib)
 	g := u.Grow(digest.FromBytes(content), 3*mib)
 	if _, err := g.Write(content[:128*kib]); err != nil {
 		t.Fatal(err)
@@ -287,7 +289,7 @@ func TestNobodyReads(t *testing.T) {
 // TestPassedPartIsFreed frees the file of a fill that goes on through a window, as soon as nobody can read it.
 func TestPassedPartIsFreed(t *testing.T) {
 	s, u := testStore(t, 4*mib)
-	content := randomBytes(8 * mib)
+	content := testutil.RandomBytes(8 * mib)
 	g := u.Grow(digest.FromBytes(content), -1)
 	r := newReader(t, g, 0)
 	go func() {
@@ -402,7 +404,7 @@ func TestBytesAreWrittenOnce(t *testing.T) {
 	_, u := testStore(t, 64*mib)
 	begun := written()
 	for range 4 {
-		content := randomBytes(8 * mib)
+		content := testutil.RandomBytes(8 * mib)
 		g := u.Grow(digest.FromBytes(content), 8*mib)
 		r := newReader(t, g, 0)
 		if err := pull(WithGrowing(ctx, g), repository(t, u, "r"), g.Digest(), content); err != nil {
@@ -425,7 +427,7 @@ func TestBytesAreWrittenOnce(t *testing.T) {
 func TestHeldLimit(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	for range 90 {
-		content := randomBytes(mib)
+		content := testutil.RandomBytes(mib)
 		g := u.Grow(digest.FromBytes(content), mib)
 		if err := pull(WithGrowing(ctx, g), repository(t, u, "r"), g.Digest(), content); err != nil {
 			t.Fatal(err)

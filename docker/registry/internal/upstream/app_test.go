@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestTwoUpstreams fetches one digest from two upstreams at once: both clients get it, both stores have it, and the metrics
@@ -70,7 +72,7 @@ func TestTwoUpstreamsOneHangs(t *testing.T) {
 	c, cancel := context.WithCancel(ctx)
 	ended := make(chan fetched)
 	go func() { ended <- s.fetchIn(t, c, s.Upstream, d, 3*mib) }()
-	until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
+	testutil.Eventually(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
 	other.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 403) }))
 	isError(t, "refused", s.fetch(t, two, d, 3*mib).err, 403, "DENIED")
 	other.misbehave(nil)

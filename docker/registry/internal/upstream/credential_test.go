@@ -16,6 +16,7 @@ import (
 	"github.com/docker/docker-credential-helpers/credentials"
 
 	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestCredential runs the helper once and asks for one token for each repository, however many clients there are.
@@ -145,7 +146,7 @@ func TestHelperGroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, _ = fmt.Sscan(string(content), &pid)
-	until(t, "the end of what it has started", func() bool {
+	testutil.Eventually(t, "the end of what it has started", func() bool {
 		state, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 		return err != nil || len(state) == 0 || zombie(string(state))
 	})

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // good fails unless a client got the whole blob and the store has it.
@@ -176,8 +177,8 @@ func TestFetchIsPatient(t *testing.T) {
 	})
 	s.late(t, blob(d))
 	go func() {
-		until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
-		until(t, "the challenge", func() bool { return s.g.count("GET v2") > 0 })
+		testutil.Eventually(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
+		testutil.Eventually(t, "the challenge", func() bool { return s.g.count("GET v2") > 0 })
 		close(release)
 	}()
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
@@ -218,14 +219,14 @@ func TestFetchEnds(t *testing.T) {
 	why := errors.New("nobody is left")
 	c, cancel := context.WithCancelCause(ctx)
 	go func() {
-		until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
+		testutil.Eventually(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 0 })
 		cancel(why)
 	}()
 	if f := s.fetchIn(t, c, s.Upstream, d, mib); !errors.Is(f.err, why) {
 		t.Errorf("%v", f.err)
 	}
 	go func() {
-		until(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 1 })
+		testutil.Eventually(t, "the GET", func() bool { return s.g.count("GET "+d.String()) > 1 })
 		_ = s.Close()
 	}()
 	isError(t, "closed", s.fetch(t, s.Upstream, d, mib).err, 502, "UNAVAILABLE")
@@ -255,7 +256,7 @@ func TestFetchEndsWithoutReaders(t *testing.T) {
 	ended := make(chan error)
 	go func() { ended <- s.Fetch(c, blob(d), g) }()
 	last, same := int64(0), 0
-	until(t, "a full window", func() bool {
+	testutil.Eventually(t, "a full window", func() bool {
 		same++
 		if now := g.Written(); now != last {
 			last, same = now, 0
@@ -275,7 +276,7 @@ func TestFetchEndsWithoutReaders(t *testing.T) {
 // TestFetchSHA512 finds a blob under the digest by which it was asked for.
 func TestFetchSHA512(t *testing.T) {
 	s := start(t, patient, nil)
-	content := randomBytes(mib)
+	content := testutil.RandomBytes(mib)
 	d := digest.SHA512.FromBytes(content)
 	s.g.put(d.String(), item{"application/octet-stream", d, content})
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)

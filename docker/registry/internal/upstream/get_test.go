@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestSlowContentArrives however long it takes, and a second question is asked beside a slow one.
@@ -43,7 +44,7 @@ func TestSlowContentArrives(t *testing.T) {
 				}
 				slow <- err
 			}()
-			until(t, "the challenge", func() bool { return s.g.count("GET v2") > 0 })
+			testutil.Eventually(t, "the challenge", func() bool { return s.g.count("GET v2") > 0 })
 			if a, err := s.Get(ctx, r(d), ""); err != nil || !a.Fresh() {
 				t.Errorf("the second: %+v, %v", a, err)
 			}
@@ -128,7 +129,7 @@ func FuzzRelative(f *testing.F) {
 
 // TestFetchSize finds a blob's size where the upstream says it by any means, with one download.
 func TestFetchSize(t *testing.T) {
-	content := randomBytes(1000)
+	content := testutil.RandomBytes(1000)
 	chunked := func(w http.ResponseWriter, _ *http.Request) {
 		_ = http.NewResponseController(w).Flush()
 		_, _ = w.Write(content)

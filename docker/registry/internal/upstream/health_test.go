@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestSlowTag leaves all others alone.
@@ -24,7 +25,7 @@ func TestSlowTag(t *testing.T) {
 	s.g.misbehave(on("", "/manifests/slow", hang))
 	var slow sync.WaitGroup
 	slow.Go(func() { s.late(t, tag("slow")) })
-	until(t, "the question", func() bool { return s.g.count("HEAD slow") == 2 })
+	testutil.Eventually(t, "the question", func() bool { return s.g.count("HEAD slow") == 2 })
 	for range 3 {
 		for _, r := range []route.Request{tag("other"), byDigest(d)} {
 			if a := s.right(t, r); !a.Fresh() {
@@ -97,7 +98,7 @@ func TestSilent(t *testing.T) {
 	s.health.mu.Lock()
 	s.health.until = time.Now()
 	s.health.mu.Unlock()
-	until(t, "fresh", func() bool { return s.right(t, tag("v1")).Fresh() })
+	testutil.Eventually(t, "fresh", func() bool { return s.right(t, tag("v1")).Fresh() })
 	if s.value(t, "registry_cache_upstream_out") != 0 {
 		t.Error("still out")
 	}
@@ -133,7 +134,7 @@ func TestAnswerEndsAnOutage(t *testing.T) {
 	s.g.misbehave(func(http.ResponseWriter, *http.Request) bool { <-release; return false })
 	slow := make(chan error)
 	go func() { slow <- s.ask(t, tag("v2")) }()
-	until(t, "the question", func() bool { return s.g.count("HEAD v2") == 1 })
+	testutil.Eventually(t, "the question", func() bool { return s.g.count("HEAD v2") == 1 })
 	s.health.mu.Lock()
 	s.health.until, s.health.why = time.Now().Add(time.Hour), &requestError{timeout: true}
 	s.health.mu.Unlock()

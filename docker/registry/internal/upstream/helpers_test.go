@@ -27,6 +27,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/config"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/store"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 const mib = 1 << 20
@@ -183,16 +184,9 @@ func on(method, part string, fault func(w http.ResponseWriter, r *http.Request))
 
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
-func randomBytes(n int) []byte {
-	b := make([]byte, n)
-	r := rand.NewChaCha8([32]byte{byte(n), byte(rand.IntN(256)), byte(rand.IntN(256)), byte(rand.IntN(256))})
-	_, _ = r.Read(b)
-	return b
-}
-
 // blob adds random bytes.
 func (g *registry) blob(size int) (digest.Digest, []byte) {
-	content := randomBytes(size)
+	content := testutil.RandomBytes(size)
 	d := digest.FromBytes(content)
 	g.put(d.String(), item{"application/octet-stream", d, content})
 	return d, content
@@ -382,16 +376,6 @@ func isError(t testing.TB, what string, err error, status int, code string) *Err
 		t.Errorf("%s: %d with Retry-After %s", what, status, e.RetryAfter)
 	}
 	return e
-}
-
-// until waits for what another goroutine brings about.
-func until(t testing.TB, what string, done func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-	}
 }
 
 // size returns the size of a blob as HEAD says it, which is asked where a GET says none.

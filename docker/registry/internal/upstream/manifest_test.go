@@ -16,6 +16,7 @@ import (
 
 	"pullthrough.registry_cache/docker/registry/internal/route"
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestManifest passes a manifest on, and has distribution keep it.
@@ -190,7 +191,7 @@ func TestManifestOfAnotherDigest(t *testing.T) {
 	if n := s.value(t, "registry_cache_refused_total", "manifest", "digest"); n != 2 {
 		t.Errorf("%v refused", n)
 	}
-	it.content = randomBytes(manifestLimit + 1)
+	it.content = testutil.RandomBytes(manifestLimit + 1)
 	s.g.put(d.String(), it)
 	isError(t, "too long", s.ask(t, byDigest(d)), 502, "UPSTREAM_INVALID")
 	s.g.misbehave(on(http.MethodGet, "/manifests/", func(w http.ResponseWriter, _ *http.Request) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pullthrough.registry_cache/docker/registry/internal/config"
+	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
 // TestWrongUse is an error, not a panic.
@@ -61,7 +62,7 @@ func TestClose(t *testing.T) {
 		s.g.misbehave(on("", part, hang))
 		ended := make(chan error)
 		go func() { ended <- s.ask(t, tag("v1")) }()
-		until(t, "the question", func() bool { return s.g.count(asked) == 1 })
+		testutil.Eventually(t, "the question", func() bool { return s.g.count(asked) == 1 })
 		begun := time.Now()
 		_ = s.Close()
 		isError(t, "closed", <-ended, 502, "UNAVAILABLE")

@@ -48,16 +48,17 @@ def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path
     before = inputs.tag(context)
     (context / "registry" / "new_test.go").write_text("package main\n")
     (context / "sbom" / "go.mod").write_text("module other\n")
+    (context / "registry" / "internal" / "testutil" / "other.go").write_text("package testutil\n")
     assert inputs.tag(context) == before
     patterns = (DOCKER / ".dockerignore").read_text().split()
-    assert patterns == ["**/*_test.go", "sbom"]
+    assert patterns == ["**/*_test.go", "sbom", "registry/internal/testutil"]
 
 
 def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Path) -> None:
     inputs.copy(DOCKER, tmp_path, b"ca")
     copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
     assert {"Dockerfile", "registry/main.go", "registry/go.mod", "extra-ca.crt"} <= copied
-    assert not [name for name in copied if name.endswith("_test.go") or name.startswith("sbom")]
+    assert not [name for name in copied if name.endswith("_test.go") or name.startswith("sbom") or "testutil" in name]
     assert (tmp_path / "extra-ca.crt").read_bytes() == b"ca"
 
 
