@@ -19,8 +19,6 @@ import (
 const (
 	// block is the unit in which file systems give out space.
 	block = 4096
-	// touchEvery is how exactly the order of use survives a restart.
-	touchEvery = time.Minute
 	// closeLater is from which size a file is unlinked while it is held open, so that freeing its blocks, which is slow,
 	// holds up nobody.
 	closeLater = 1 << 20
@@ -90,14 +88,6 @@ func (s *Store) stampAt(p string) stamp {
 	return stampOf(fi)
 }
 
-// usedAt returns the time of last use that touch has set.
-func usedAt(fi fs.FileInfo) time.Time {
-	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-		return time.Unix(st.Atim.Unix())
-	}
-	return fi.ModTime()
-}
-
 // diskPath returns the path on the disk of a path below the store's root.
 func (s *Store) diskPath(p string) string { return filepath.Join(s.opts.Path, p) }
 
@@ -144,20 +134,6 @@ func (s *Store) setChargeLocked(n *node, c int64) {
 		if b.place != nil {
 			s.evictable += more
 		}
-	}
-}
-
-// orderLocked adds a blob to the order of use as the most recently used one, or removes it while it has readers.
-func (s *Store) orderLocked(b *blob) {
-	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
-	switch {
-	case can && b.place == nil:
-		b.place = s.orderOf(b).PushFront(b)
-		s.evictable += b.charge
-	case !can && b.place != nil:
-		s.orderOf(b).Remove(b.place)
-		b.place = nil
-		s.evictable -= b.charge
 	}
 }
 
@@ -424,69 +400,6 @@ func (s *Store) release(n int64) {
 	s.mu.Unlock()
 }
 
-// reserve reserves n bytes, and reports whether there was room. It evicts the least recently used blobs, unless evicting all of
-// them would not be enough.
-func (s *Store) reserve(n int64) bool {
-	if s.take(n) {
-		return true
-	}
-	s.evicting.Lock()
-	defer s.evicting.Unlock()
-	for {
-		s.mu.Lock()
-		if s.takeLocked(n) {
-			s.mu.Unlock()
-			return true
-		}
-		possible := s.used-s.evictable+n <= s.opts.Limit
-		s.mu.Unlock()
-		if !possible || !s.evictOldest(nil) {
-			return false
-		}
-	}
-}
-
-// shrink evicts blobs until the store is within its limit, which may be lower than before.
-func (s *Store) shrink() {
-	s.evicting.Lock()
-	defer s.evicting.Unlock()
-	for !s.take(0) && s.evictOldest(nil) {
-	}
-}
-
-// evict evicts at least n bytes, if there are as many, because the disk is full. It reports whether it evicted any.
-func (s *Store) evict(n int64) bool {
-	s.evicting.Lock()
-	defer s.evicting.Unlock()
-	var freed int64
-	for freed < n && s.evictOldest(&freed) {
-	}
-	s.log.Warn("the disk is full below the limit", "path", s.opts.Path, "used", s.Stats().UsedBytes, "limit", s.opts.Limit, "dropped", freed)
-	return freed > 0
-}
-
-// evictOldest evicts the least recently used blob without readers, and reports whether there was one.
-func (s *Store) evictOldest(total *int64) bool {
-	s.mu.Lock()
-	back := s.relays.Back()
-	if back == nil {
-		back = s.order.Back()
-	}
-	s.mu.Unlock()
-	if back == nil {
-		return false
-	}
-	freed, ok := s.drop(back.Value.(*blob), true)
-	if total != nil {
-		*total += freed
-	}
-	if ok {
-		s.count.evictions.Add(1)
-		s.count.evictedBytes.Add(freed)
-	}
-	return true
-}
-
 // drop removes a blob with its links. Readers that have it open read on. With idle it does not remove a blob that has readers.
 func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 	s.tree.Lock()
@@ -532,34 +445,4 @@ func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
 		s.mu.Unlock()
 	}
 	return freed, finish, err
-}
-
-// touchNode is touch for the blob of a file.
-func (s *Store) touchNode(n *node) {
-	s.mu.Lock()
-	b := n.blob
-	s.mu.Unlock()
-	if b != nil {
-		s.touch(b)
-	}
-}
-
-// touch makes a blob the most recently used one. It also sets the file's access time, from which the order is restored after a
-// restart. The modification time tells whether another process has written to the file.
-func (s *Store) touch(b *blob) {
-	now := s.now()
-	s.mu.Lock()
-	if b.place != nil {
-		s.orderOf(b).MoveToFront(b.place)
-	}
-	stale := now.Sub(b.touched) >= touchEvery && b.data != nil
-	var p string
-	if stale {
-		b.touched = now
-		p = b.data.path
-	}
-	s.mu.Unlock()
-	if stale {
-		_ = os.Chtimes(s.diskPath(p), now, time.Time{})
-	}
 }

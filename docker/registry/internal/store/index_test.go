@@ -95,63 +95,6 @@ func TestDirectoriesGrow(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestOrderOfUse drops what was not used for the longest time, and nothing that is open, also after a restart.
-func TestOrderOfUse(t *testing.T) {
-	s, u := testStore(t, mib)
-	var blobs []digest.Digest
-	for range 8 {
-		blobs = append(blobs, keep(t, u, "r", testutil.RandomBytes(90*kib)))
-	}
-	for i, d := range blobs { // as if they were stored an hour ago, one after the other
-		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
-		if err := os.Chtimes(s.diskPath(u.path(dataPath(d))), at, at); err != nil {
-			t.Fatal(err)
-		}
-	}
-	s, u = reopen(t, s)
-	if !has(t, u, "r", blobs[0]) {
-		t.Fatal("not kept")
-	}
-	s, u = reopen(t, s)                                        // and the use of the first is known to the next process
-	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // counts as use
-		t.Fatal(err)
-	}
-	keep(t, u, "r", testutil.RandomBytes(180*kib))
-	for i, want := range []bool{true, true, false, false, true, true, true, true} {
-		if _, ok := u.Has("r", blobs[i]); ok != want {
-			t.Errorf("blob %d: stored %v, want %v", i, !want, want)
-		}
-	}
-	if st := s.Stats(); st.Evictions != 2 || st.PeakBytes > mib {
-		t.Errorf("%+v", st)
-	}
-	checkCount(t, s)
-}
-
-// TestOpenBlobsStay evicts what was used later, but has no readers.
-func TestOpenBlobsStay(t *testing.T) {
-	s, u := testStore(t, mib)
-	first := keep(t, u, "r", testutil.RandomBytes(200*kib))
-	open, err := u.Open(ctx, "r", first)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for range 10 {
-		keep(t, u, "r", testutil.RandomBytes(200*kib))
-	}
-	if _, ok := u.Has("r", first); !ok {
-		t.Error("dropped while it is open")
-	}
-	_ = open.Close()
-	for range 10 {
-		keep(t, u, "r", testutil.RandomBytes(200*kib))
-	}
-	if _, ok := u.Has("r", first); ok {
-		t.Error("never dropped")
-	}
-	checkCount(t, s)
-}
-
 // TestOpenFilesAreCharged drops a blob that is open: its blocks count until it is closed.
 func TestOpenFilesAreCharged(t *testing.T) {
 	s, u := testStore(t, 4*mib)
@@ -177,20 +120,6 @@ func TestOpenFilesAreCharged(t *testing.T) {
 	checkCount(t, s)
 	if !s.reserve(3 * mib) {
 		t.Error("no room though it was closed")
-	}
-}
-
-// TestLowerLimit opens a store with less room than it has content.
-func TestLowerLimit(t *testing.T) {
-	s, u := testStore(t, 4*mib)
-	for range 10 {
-		keep(t, u, "r", testutil.RandomBytes(200*kib))
-	}
-	s.opts.Limit = mib
-	s, _ = reopen(t, s)
-	checkCount(t, s)
-	if used := s.Stats().UsedBytes; used > mib || used < mib/2 {
-		t.Errorf("used %d", used)
 	}
 }
 

@@ -209,18 +209,3 @@ func (s *Store) dropEmpty(dirs []*node) {
 		}
 	}
 }
-
-// orderByUse restores the order of use from the times of last use.
-func (s *Store) orderByUse(used map[*blob]time.Time) {
-	byUse := make([]*blob, 0, len(s.blobs))
-	for _, b := range s.blobs {
-		b.touched = used[b]
-		byUse = append(byUse, b)
-	}
-	slices.SortFunc(byUse, func(a, b *blob) int { return a.touched.Compare(b.touched) })
-	for _, b := range byUse {
-		if b.place != nil {
-			s.order.MoveToFront(b.place)
-		}
-	}
-}

@@ -3,18 +3,8 @@
 package store
 
 import (
-	"container/list"
-
 	"github.com/opencontainers/go-digest"
 )
-
-// orderOf returns the order of use to which a blob belongs.
-func (s *Store) orderOf(b *blob) *list.List {
-	if b.relay {
-		return s.relays
-	}
-	return s.order
-}
 
 // KeepRelay is Keep for a blob that another replica has too. It is evicted before those that only this one has. A blob that was
 // there before is not changed.
