@@ -12,13 +12,19 @@ short_description: Remove objects of a cache from its cluster
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Removes the objects of the kinds that role C(cache) writes which belong to the cache and are not in O(keep). An object belongs to
-    it if its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and C(registry-cache.pullthrough/namespace) say so.
-    Everything else stays, whatever its name. Pull secrets stay too.
+  - Removes the objects of the kinds that role C(cache) writes which belong to the cache and are neither in O(keep) nor in
+    O(keep_secrets). An object belongs to it if its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and
+    C(registry-cache.pullthrough/namespace) say so. Everything else stays, whatever its name. Pull secrets stay too.
   - Waits until what is removed is gone.
 options:
   keep:
-    description: Objects that stay, as C(Kind/name).
+    description:
+      - Objects that stay, as M(pullthrough.registry_cache.cache_objects_apply) takes them. Only their kinds and names are read.
+    type: list
+    elements: dict
+    default: []
+  keep_secrets:
+    description: Names of Secrets that stay.
     type: list
     elements: str
     default: []
@@ -72,16 +78,27 @@ others:
 
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import Prune, cache_of
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import ObjectsError, Prune, cache_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import some
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
 
 
+def _kept(params: dict[str, t.Any]) -> set[str]:
+    """The objects that stay, as Kind/name."""
+    try:
+        objects = {f"{item['kind']}/{item['metadata']['name']}" for item in params["keep"]}
+    except (LookupError, TypeError):
+        raise ObjectsError(
+            "keep: each object must have a kind and a name. Example: keep: [{kind: ConfigMap, metadata: {name: registry-cache}}]"
+        ) from None
+    return objects | {f"Secret/{name}" for name in params["keep_secrets"]}
+
+
 def remove(module: t.Any, client: Client) -> dict[str, t.Any]:
     """The result. Raises ClusterError."""
     params, owner = module.params, cache_of(module.params)
-    prune = Prune(client, owner, params["keep"], params["remove_namespace"])
+    prune = Prune(client, owner, _kept(params), params["remove_namespace"])
     if prune.others:
         module.warn(
             f"Namespace {owner.namespace} stays, since it holds objects of others: {some(prune.others)}."
@@ -100,7 +117,8 @@ def remove(module: t.Any, client: Client) -> dict[str, t.Any]:
 
 def main() -> None:
     spec = {
-        "keep": {"type": "list", "elements": "str", "default": []},
+        "keep": {"type": "list", "elements": "dict", "default": []},
+        "keep_secrets": {"type": "list", "elements": "str", "default": []},
         "remove_namespace": {"type": "bool", "default": False},
         "timeout": {"type": "int", "default": 300},
     }

@@ -98,7 +98,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     wanted = {
         name: (expression, variables)
         for site, variables in SITES.items()
-        for name, expression in ((site, "_registry_cache_objects"), (f"{site}, kept", "_registry_cache_kept"))
+        for name, expression in ((site, "_registry_cache_objects"), (f"{site}, secrets", "_registry_cache_secrets"))
     }
     wanted["storage"] = ("_registry_cache_storage", SITES["small"])
     play = {
@@ -278,16 +278,17 @@ def test_objects_name_their_owner(rendered: dict[str, Objects]) -> None:
     assert all(item["spec"]["selector"] == selector for name, item in objects.items() if name.startswith("Service/"))
 
 
+def test_what_is_applied_is_kept() -> None:
+    apply, prune = ((ROLE / "tasks" / name).read_text() for name in ("apply.yml", "prune.yml"))
+    assert 'objects: "{{ _registry_cache_objects }}"' in apply and 'keep: "{{ _registry_cache_objects }}"' in prune
+    assert 'keep_secrets: "{{ _registry_cache_secrets }}"' in prune
+
+
 @pytest.mark.parametrize("site", SITES)
-def test_what_is_applied_is_kept(written: dict[str, Any], site: str) -> None:
-    """And of Secrets those that are used."""
-    kept = written[f"{site}, kept"]
-    applied = {f"{item['kind']}/{item['metadata']['name']}" for item in written[site]}
-    secrets = set(kept) - applied
+def test_the_secrets_that_are_used_are_kept(written: dict[str, Any], site: str) -> None:
     used = json.dumps(written[site])
-    assert applied <= set(kept)
-    assert secrets == {
-        f"Secret/registry-cache-{name}"
+    assert set(written[f"{site}, secrets"]) == {
+        f"registry-cache-{name}"
         for name, mounted in (("htpasswd", "htpasswd"), ("passwords", "htpasswd"), ("peers", "peers"))
         if f"registry-cache-{mounted}" in used
     }

@@ -200,10 +200,17 @@ def test_what_is_kept(server: ApiServer) -> None:
         put(server, what, OURS)
     # An older version made one for each replica.
     server.add("services", NAMESPACE, "registry-cache-0", metadata={"labels": {**OURS, "app.kubernetes.io/component": "peer"}})
-    keep = [f"{what}/{NAME}" for what in ("StatefulSet", "Service", "ConfigMap")] + [f"Secret/{NAME}-htpasswd"]
-    result = prune(server, keep=keep)
+    keep = [{"kind": what, "metadata": {"name": NAME}} for what in ("StatefulSet", "Service", "ConfigMap")]
+    result = prune(server, keep=keep, keep_secrets=[f"{NAME}-htpasswd"])
     assert left(server) == {OBJECTS[what] for what in ("StatefulSet", "Service", "ConfigMap", "htpasswd")}
     assert "Service registry-cache-0" in result["removed"]
+
+
+@pytest.mark.parametrize("wrong", [{}, {"kind": "Service"}, {"kind": "Service", "metadata": None}])
+def test_what_is_kept_has_a_name(server: ApiServer, wrong: dict[str, Any]) -> None:
+    put(server, "ConfigMap", OURS)
+    result = call(server, "cache_objects_prune", keep=[wrong])
+    assert result["failed"] and result["msg"].startswith("keep: ") and "Example: keep: " in result["msg"] and server.writes == []
 
 
 def test_pull_secrets_stay(server: ApiServer) -> None:
