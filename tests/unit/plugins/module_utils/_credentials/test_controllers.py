@@ -1,147 +1,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The objects that external-secrets and reflector read."""
+"""Which objects there are for a controller."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from typing import Any
 
 import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import controllers
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials.pull_secrets import PullSecretError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 
-PASSWORD = "the-cache-password"
-REFLECTOR = "reflector.v1.k8s.emberstack.com/reflection-"
 
-
-def secret(user: str = "nodes", **options: Any) -> dict[str, Any]:
-    where = options or {"exclude_namespaces": ["kube-system", "registry-cache"]}
-    credential = {"user": user, "username": f"{user}.g1", "password": PASSWORD}
-    made = {"labels": {"team": "a"}, "annotations": {}, "service_accounts": []}
-    return {"name": "pull", "hosts": ["localhost:30026"], **credential, **made, **where}
-
-
-def objects(*secrets: dict[str, Any], controller: str = "external_secrets") -> list[dict[str, Any]]:
-    return controllers.objects(list(secrets), controller, Owner("registry-cache", "cache"))
-
-
-def one(kind: str, *secrets: dict[str, Any]) -> dict[str, Any]:
-    (found,) = [item for item in objects(*secrets) if item["kind"] == kind]
-    return found
-
-
-def test_none() -> None:
-    assert objects(secret(), controller="none") == []
-
-
-def test_the_chain_of_external_secrets() -> None:
-    made = objects(secret())
-    assert [item["kind"] for item in made] == [
-        "Secret",
-        "ServiceAccount",
-        "Role",
-        "RoleBinding",
-        "ClusterSecretStore",
-        "ClusterExternalSecret",
-    ]
-    assert {item["metadata"]["name"] for item in made[:4]} == {"cache-pull-nodes"}
-    # Another namespace may have a cache of this name.
-    assert {item["metadata"]["name"] for item in made[4:]} == {"cache-pull-nodes.registry-cache"}
-    assert {item["metadata"].get("namespace") for item in made[:4]} == {"registry-cache"}
-    assert {item["metadata"].get("namespace") for item in made[4:]} == {None}
-    source, _account, role, binding, store, external = made
-    (key, text), *_none = source["data"].items()
-    entry = json.loads(base64.b64decode(text))["auths"]["localhost:30026"]
-    assert (entry["username"], entry["password"]) == ("nodes.g1", PASSWORD)
-
-    # Nothing but that one Secret, and only from the namespaces that have it.
-    assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cache-pull-nodes"], "verbs": ["get"]}]
-    assert binding["subjects"][0]["name"] == binding["roleRef"]["name"] == "cache-pull-nodes"
-    provider = store["spec"]["provider"]["kubernetes"]
-    assert provider["auth"]["serviceAccount"] == {"name": "cache-pull-nodes", "namespace": "registry-cache"}
-    where = {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-system", "registry-cache"]}]}
-    assert store["spec"]["conditions"] == [{"namespaceSelector": where}] and external["spec"]["namespaceSelectors"] == [where]
-
-    spec = external["spec"]["externalSecretSpec"]
-    assert spec["secretStoreRef"] == {"kind": "ClusterSecretStore", "name": store["metadata"]["name"]}
-    assert spec["data"] == [{"secretKey": ".dockerconfigjson", "remoteRef": {"key": "cache-pull-nodes", "property": key}}]
-    target = spec["target"]
-    assert (target["name"], target["creationPolicy"], target["template"]["type"]) == ("pull", "Orphan", "kubernetes.io/dockerconfigjson")
-    # As module pull_secrets marks its own.
-    labels = target["template"]["metadata"]["labels"]
-    assert (labels["app.kubernetes.io/managed-by"], labels["app.kubernetes.io/instance"]) == ("pullthrough.registry_cache", "cache")
-    assert (labels["registry-cache.pullthrough/namespace"], labels["team"]) == ("registry-cache", "a")
+def secret(user: str, **where: Any) -> dict[str, Any]:
+    credential = {"user": user, "username": user, "password": "the-cache-password"}
+    return {"name": user, "hosts": ["localhost:30026"], "labels": {}, "annotations": {}, "service_accounts": [], **credential, **where}
 
 
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("controller", "kinds"),
     [
-        ({"namespaces": ["b", "a"]}, [("kubernetes.io/metadata.name", "In", ["a", "b"])]),
-        ({"exclude_namespaces": []}, None),
-        ({"namespace_selector": "team=a"}, [("team", "In", ["a"])]),
-        ({"namespace_selector": "team==a"}, [("team", "In", ["a"])]),
-        ({"namespace_selector": "team!=a"}, [("team", "NotIn", ["a"])]),
-        (
-            {"namespace_selector": "x/team in (b, a),!off , on"},
-            [("x/team", "In", ["a", "b"]), ("off", "DoesNotExist", None), ("on", "Exists", None)],
-        ),
-        ({"namespace_selector": "in notin (in),team="}, [("in", "NotIn", ["in"]), ("team", "In", [""])]),
+        ("none", []),
+        ("external_secrets", ["Secret", "ServiceAccount", "Role", "RoleBinding", "ClusterSecretStore", "ClusterExternalSecret"]),
+        ("reflector", ["Secret"]),
     ],
 )
-def test_namespaces(where: dict[str, Any], expected: list[tuple[str, str, Any]] | None) -> None:
-    (made,) = one("ClusterExternalSecret", secret(**where))["spec"]["namespaceSelectors"]
-    found = [(item["key"], item["operator"], item.get("values")) for item in made.get("matchExpressions", [])]
-    assert found == (expected or []) and (expected or made == {})
-
-
-@pytest.mark.parametrize("text", ["team in a", "team in (a", "a=b c", "team>3", "=a", "a=b,,c", "a,b)"])
-def test_what_is_no_selector(text: str) -> None:
-    with pytest.raises(PullSecretError, match=r"^namespace_selector: .* Example: namespace_selector: team in \(a, b\)"):
-        objects(secret(namespace_selector=text))
-
-
-def test_names_of_the_cluster_are_cut_apart() -> None:
-    owners = [Owner("s" * 62 + end, "n" * 52) for end in "ab"]
-    made = [one for owner in owners for one in controllers.objects([secret("x" * 60)], "external_secrets", owner)]
-    names = [item["metadata"]["name"] for item in made if "namespace" not in item["metadata"]]
-    assert len(set(names)) == 2 and all(len(name) <= 63 for name in names)
-
-
-def test_users_have_objects_of_their_own() -> None:
-    users = ["nodes", "Team A", "team-a", "é", "x" * 60, "nodes@example.com"]
-    names = [item["metadata"]["name"] for item in objects(*map(secret, users)) if item["kind"] == "Secret"]
-    assert len(set(names)) == len(users) and names[2] == "cache-pull-team-a"
-    assert all(re.fullmatch("[a-z0-9]([a-z0-9-]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
-
-
-@pytest.mark.parametrize(
-    ("where", "patterns", "selector", "matching"),
-    [
-        ({"namespaces": ["b", "a"]}, "a,b", None, {"a", "b"}),
-        ({"exclude_namespaces": ["a", "registry-cache"]}, r"(?!(?:a|registry\-cache)$).*", None, {"b", "ab", "registry"}),
-        ({"namespace_selector": "team in (a)"}, "-", "team in (a)", set()),
-    ],
-)
-def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, matching: set[str]) -> None:
-    (made,) = objects(secret(**where), controller="reflector")
-    assert (made["metadata"]["name"], made["metadata"]["namespace"]) == ("pull", "registry-cache")
-    assert made["type"] == "kubernetes.io/dockerconfigjson"
-    annotations = {key.removeprefix(REFLECTOR): value for key, value in made["metadata"]["annotations"].items()}
-    assert annotations["allowed"] == annotations["auto-enabled"] == "true"
-    for kind in ("allowed", "auto"):
-        assert annotations[f"{kind}-namespaces"] == patterns
-        assert annotations.get(f"{kind}-namespaces-selector") == selector
-    # Reflector takes each part for a regular expression of the whole name.
-    names = {"a", "b", "ab", "registry", "registry-cache"}
-    assert {name for name in names if any(re.fullmatch(part, name) for part in patterns.split(","))} == matching
-
-
-def test_what_reflector_cannot_do() -> None:
-    with pytest.raises(PullSecretError, match="several users have a pull secret named pull.*Example: pull_secret"):
-        objects(secret("a"), secret("b"), controller="reflector")
-    expected = r"exclude_namespaces must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
-    with pytest.raises(PullSecretError, match=expected):
-        objects(secret(exclude_namespaces=["kube-system"]), controller="reflector")
+def test_each_user_with_namespaces_has_objects(controller: str, kinds: list[str]) -> None:
+    secrets = [secret("a", namespaces=["a"]), secret("none", namespaces=[]), secret("b", namespaces=["b"])]
+    made = controllers.objects(secrets, controller, Owner("registry-cache", "cache"))
+    assert [item["kind"] for item in made] == kinds * 2
