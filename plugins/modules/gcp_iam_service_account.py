@@ -83,59 +83,13 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     GcpError,
     check_bytes,
     check_project,
-    stripped,
 )
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.resource import Resource
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import STATE, described, gcp_module, result, run
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.service_account import ServiceAccount
 
-_API = "https://iam.googleapis.com/v1"
 _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
 # Bytes in UTF-8 that Google takes, by option (the IAM v1 discovery document).
 _BYTES = {"display_name": 100, "description": 256}
-
-
-def _email(account_id: str, project: str) -> str:
-    # A project of a domain, example.com:name, has that domain at the end.
-    return f"{account_id}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
-
-
-class _Account(Resource):
-    def __init__(self, client: GcpClient, project: str, account_id: str) -> None:
-        email = _email(account_id, project)
-        super().__init__(client, _API, f"projects/{project}/serviceAccounts/{email}")
-        self.added = {"email": email, "projectId": project}  # type: ignore[misc]
-        self._parent, self._id = f"{_API}/projects/{project}/serviceAccounts", account_id
-
-    def create(self, wanted: dict[str, t.Any]) -> dict[str, t.Any]:
-        texts = {field: value for field, value in wanted.items() if field != "disabled"}
-        self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
-        # Google shows a new account, and lets it be changed, some seconds later only.
-        outlast = self.client.patience.outlast
-        account = outlast(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
-        if wanted.get("disabled"):
-            return outlast(lambda: self._switch(account, True), _not_yet_there)
-        return account
-
-    def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:
-        texts = {field: value for field, value in fields.items() if field != "disabled"}
-        account = None
-        if texts:
-            body = {"serviceAccount": texts, "updateMask": ",".join(texts)}
-            account = self.client.request("PATCH", self.url, self.name, body=body)
-        return self._switch(account, fields["disabled"]) if "disabled" in fields else account
-
-    def delete(self) -> None:
-        self.client.request("DELETE", self.url, self.name)
-
-    def _switch(self, account: dict[str, t.Any] | None, disabled: bool) -> dict[str, t.Any] | None:
-        """Enable or disable; returns what becomes of an account that was read, else None."""
-        verb = "disable" if disabled else "enable"
-        self.client.request("POST", f"{self.url}:{verb}", self.name, body={})
-        return account and stripped({**account, "disabled": disabled})
-
-
-def _not_yet_there(error: GcpError) -> bool:
-    return error.status == 404
 
 
 def _check(params: dict[str, t.Any]) -> None:
@@ -157,7 +111,7 @@ def ensure(module: t.Any) -> dict[str, t.Any]:
     """The result. Raises GcpError."""
     params = module.params
     _check(params)
-    account = _Account(GcpClient(module), params["project"], params["account_id"])
+    account = ServiceAccount(GcpClient(module), params["project"], params["account_id"])
     return result("service_account", account.ensure(params["state"] == "present", described(params), module.check_mode))
 
 
