@@ -9,6 +9,7 @@ Private to this collection.
 from __future__ import annotations
 
 import email.utils
+import functools
 import json
 import os
 import pathlib
@@ -53,7 +54,7 @@ _CONNECT_RETRIES = 4
 # HTTP statuses that pass by themselves, and those of them after which a change may have been made.
 _TRANSIENT, _UNCLEAR = (429, 500, 502, 503, 504), (500, 502, 503, 504)
 _PRODUCT = "registry_cache"
-_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 # The domain of Google's hosts; another universe has the same hosts under its own domain.
 _UNIVERSE = "googleapis.com"
 _USAGE = "https://serviceusage.googleapis.com/v1"
@@ -116,7 +117,11 @@ class Patience:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        self._end = time.monotonic() + seconds
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: what follows has all of the time again."""
+        self._end = time.monotonic() + self.seconds
 
     def _sleep(self, seconds: float) -> bool:
         left = self._end - time.monotonic()
@@ -281,8 +286,7 @@ class GcpClient:
             credentials, auth_request=_TokenRequest(self.patience), **({"refresh_status_codes": ()} if bare else {})
         )
         session.headers["User-Agent"] = "-".join(filter(None, ("Google-Ansible-MM", _PRODUCT, params["env_type"])))
-        session.mount("https://", _adapter())
-        self._session = session
+        self._session = _prepared(session)
 
     def request(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
@@ -341,9 +345,27 @@ class GcpClient:
     def _send(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
     ) -> dict[str, t.Any]:
+        answer = self.respond(method, url, what, json=body, params=params)
+        if answer.status_code >= 400:
+            raise refused(answer, what)
+        content = _content(answer)
+        if not isinstance(content, dict):
+            url = answer.url.partition("?")[0]
+            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
+        return content
+
+    def respond(self, method: str, url: str, what: str, *, anonymous: bool = False, **options: t.Any) -> t.Any:
+        """The answer to one request as it is, even if it is a refusal: a requests.Response.
+
+        :param url: on Google's own host, whatever the universe.
+        :param anonymous: whether to send it without the credential of the module's options.
+        :param options: what requests takes: a body, a query, headers.
+        :raises GcpError: where no answer comes. It is not tried again.
+        """
         url = url.replace(f".{_UNIVERSE}/", f".{self._universe}/", 1)
+        session = self._anonymous if anonymous else self._session
         try:
-            answer = self._session.request(method, url, json=body, params=params, timeout=TIMEOUT)
+            return session.request(method, url, timeout=TIMEOUT, **options)
         except google.auth.exceptions.TransportError as error:
             raise GcpError(f"{what}: no token, since its server does not answer: {_cause(error)}") from error
         except google.auth.exceptions.GoogleAuthError as error:
@@ -352,27 +374,15 @@ class GcpClient:
         except requests.exceptions.RequestException as error:
             lost = _was_lost(error)
             raise GcpError(f"{what}: no answer from {url}: {_cause(error)}", passes=lost, unclear=lost) from error
-        try:
-            content = answer.json()
-        except ValueError:
-            content = None
-        if answer.status_code >= 400:
-            refusal = content.get("error") if isinstance(content, dict) else None
-            message = refusal.get("message") if isinstance(refusal, dict) else answer.text[:300]
-            info = _error_info(refusal)
-            way_out = _way_out_of_reason(info) or _WAY_OUT.get(answer.status_code)
-            raise GcpError(
-                f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
-                answer.status_code,
-                str(message),
-                info=info,
-                passes=answer.status_code in _TRANSIENT,
-                unclear=answer.status_code in _UNCLEAR,
-                retry_after=_retry_after(answer.headers),
-            )
-        if not isinstance(content, dict):
-            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
-        return content
+
+    @functools.cached_property
+    def _anonymous(self) -> t.Any:
+        return _prepared(requests.Session())
+
+    @property
+    def token(self) -> str:
+        """The access token of the last request."""
+        return self._session.credentials.token
 
     def get(self, url: str, what: str, params: dict[str, t.Any] | None = None) -> dict[str, t.Any] | None:
         """GET an object, or None where there is none (404)."""
@@ -429,6 +439,43 @@ class GcpClient:
             raise GcpError(f"{what}: the operation failed: {operation['error'].get('message')}")
 
 
+def _content(answer: t.Any) -> t.Any:
+    """The JSON of an answer, None without any."""
+    try:
+        return answer.json()
+    except ValueError:
+        return None
+
+
+def refused(answer: t.Any, what: str) -> GcpError:
+    """The error of an answer that is a refusal, with Google's words and what to do.
+
+    :param what: the object, as an error names it.
+    """
+    content = _content(answer)
+    refusal = content.get("error") if isinstance(content, dict) else None
+    message = refusal.get("message") if isinstance(refusal, dict) else answer.text[:300]
+    info = _error_info(refusal)
+    way_out = _way_out_of_reason(info) or _WAY_OUT.get(answer.status_code)
+    return GcpError(
+        f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
+        answer.status_code,
+        str(message),
+        info=info,
+        passes=answer.status_code in _TRANSIENT,
+        unclear=answer.status_code in _UNCLEAR,
+        retry_after=_retry_after(answer.headers),
+    )
+
+
+def _prepared(session: t.Any) -> t.Any:
+    """The session, with the connections of this client."""
+    # Else an entry of .netrc would take the place of the credential.
+    session.auth = lambda request: request
+    session.mount("https://", _adapter())
+    return session
+
+
 def _adapter() -> HTTPAdapter:
     """Connections; only what never reached a server is sent again here."""
     return HTTPAdapter(
@@ -458,7 +505,7 @@ def _credentials(module: AnsibleModule) -> t.Any:
     params.update({option: given[option] for option in _OPTIONS_OF_KIND[kind]})
     if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
         raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
-    scopes = given["scopes"] or list(_SCOPES)
+    scopes = given["scopes"] or [CLOUD_PLATFORM]
     params.update(auth_kind=kind, scopes=scopes, env_type=given["env_type"])
     # Its session alone is used: its requests take a new token and a new connection each, and have no time-outs.
     credentials = GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session().credentials

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,8 @@ class Wire(BaseAdapter):
         self.sessions = 0
         # Its hosts stand for Google's own.
         self.universe = "googleapis.com"
+        # Whether each request must be one that Google's discovery documents describe.
+        self.well_formed = True
         self._faults: list[tuple[str, str, Callable[[], tuple[Any, ...] | None]]] = []
         monkeypatch.setattr(gcp, "HTTPAdapter", self._adapter)
         monkeypatch.setattr(gcp, "time", self.clock)
@@ -74,7 +77,7 @@ class Wire(BaseAdapter):
         self.sessions += 1
         return self
 
-    def run(self, name: str, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
+    def run(self, name: str, /, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
         """A module as the operator, whose requests alone are then in C(requests)."""
         self.requests.clear()
         credential = {"auth_kind": "accesstoken", "access_token": self.google.operator}
@@ -121,9 +124,10 @@ class Wire(BaseAdapter):
     def send(self, request: Any, timeout: Any = None, **_options: Any) -> requests.Response:
         parts = urlsplit(request.url)
         url = f"{parts.scheme}://{parts.netloc}{parts.path}".replace(f".{self.universe}/", ".googleapis.com/", 1)
-        body = json.loads(request.body) if request.body else None
+        body = _body(request)
         # Answers are checked where the emulator gives them.
-        contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
+        if self.well_formed and parts.netloc.endswith(f".{self.universe}"):
+            contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
         self.requests.append(
             Request(request.method, url, dict(parse_qsl(parts.query)), body, dict(request.headers), timeout, parts.netloc)
         )
@@ -143,7 +147,7 @@ class Wire(BaseAdapter):
             headers=dict(request.headers),
             content=request.body,
         )
-        return self._response(request, reply.status_code, reply.content)
+        return self._response(request, reply.status_code, reply.content, dict(reply.headers))
 
     def close(self) -> None:
         pass
@@ -157,3 +161,11 @@ class Wire(BaseAdapter):
         response.status_code, response.url, response.request = status, request.url, request
         response.raw = io.BytesIO(content)
         return response
+
+
+def _body(request: Any) -> Any:
+    """What a request says: JSON, a form with its names as JSON has them, or bytes."""
+    kind = request.headers.get("Content-Type", "")
+    if kind == "application/x-www-form-urlencoded":
+        return {re.sub("_(.)", lambda match: match[1].upper(), name): value for name, value in parse_qsl(request.body)}
+    return json.loads(request.body) if request.body and kind == "application/json" else request.body

@@ -32,6 +32,7 @@ _ESO = "/apis/external-secrets.io/v1"
 _ESO_KINDS = {"clustersecretstores": "ClusterSecretStore", "clusterexternalsecrets": "ClusterExternalSecret"}
 # Prefix, namespace, kind and name, of which the last three may be missing.
 _PATH = re.compile(r"(/api/v1|/apis/[^/]+/v1)(?:/namespaces/([^/]+))?(?:/([a-z]+))?(?:/([^/]+))?")
+_TOKEN = re.compile("/api/v1/namespaces/([^/]+)/serviceaccounts/([^/]+)/token")
 _REQUIREMENT = re.compile(r"([\w./-]+)(?:(=|!=)([\w.-]*))?")
 _FIELD = re.compile("(.+?)(!?=)(.+)")
 
@@ -55,6 +56,8 @@ class ApiServer(HttpServer):
         self.seen: list[tuple[str, str, dict[str, str], str]] = []
         self.tokens: set[str | None] = set()
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
+        # Signs a token for namespace, service account and the spec of a TokenRequest.
+        self.sign: Callable[[str, str, dict[str, Any]], str] = lambda _namespace, _account, _spec: "token"
         # What the API server says of groups, by path.
         self.groups: dict[str, Any] = {}
         # Whether the kinds of external-secrets are installed.
@@ -181,6 +184,8 @@ class ApiServer(HttpServer):
                 return {"kind": "APIResourceList", "resources": [{"kind": kind} for kind in _ESO_KINDS.values()]}
             if parts.path in self.groups:
                 return self.groups[parts.path]
+            if method == "POST" and (token := _TOKEN.fullmatch(parts.path)):
+                return {"kind": "TokenRequest", "status": {"token": self.sign(token[1], token[2], body["spec"])}}
             found = _PATH.fullmatch(parts.path)
             if not found or (found[1] == _ESO and not self.external_secrets):
                 raise Refusal(404, "the server could not find the requested resource")

@@ -1,24 +1,23 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The assumptions, whether an answer is as assumed, and texts without names of a run and without secrets."""
+"""The assumptions, whether an answer is as assumed, and texts without names of a run and without secrets.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
 import json
-import pathlib
 import re
-from typing import Any
+import typing as t
 
-import yaml
-
-ASSUMPTIONS: dict[str, dict[str, Any]] = yaml.safe_load(
-    pathlib.Path(__file__).parents[1].joinpath("assumptions.yml").read_text(encoding="utf-8")
-)
 SAME, DIFFERENT, NOT_ASKED = "same", "different", "not asked"
-SECRETS = re.compile(r"ya29\.[\w.-]+|eyJ[\w.-]{20,}|[\w-]{60,}", re.ASCII)
+_SECRETS = re.compile(r"ya29\.[\w.-]+|eyJ[\w.-]{20,}|[\w-]{60,}", re.ASCII)
 
 
-def holds(expected: Any, answered: Any) -> bool:
-    """Whether an answer is as expected; assumptions.yml says how."""
+def holds(expected: t.Any, answered: t.Any) -> bool:
+    """Whether an answer is as expected; option assumptions says how."""
     if isinstance(expected, dict):
         if expected.keys() == {"min", "max"}:
             return isinstance(answered, (int, float)) and expected["min"] <= answered <= expected["max"]
@@ -30,10 +29,12 @@ def holds(expected: Any, answered: Any) -> bool:
     return type(expected) is type(answered) and expected == answered
 
 
-def judged(answers: dict[str, Any], reasons: dict[str, str]) -> dict[str, dict[str, Any]]:
+def judged(
+    assumptions: dict[str, dict[str, t.Any]], answers: dict[str, t.Any], reasons: dict[str, str]
+) -> dict[str, dict[str, t.Any]]:
     """Every assumption with its verdict and answer. reasons: why one was not asked."""
     result = {}
-    for name, assumption in ASSUMPTIONS.items():
+    for name, assumption in assumptions.items():
         if name in answers:
             verdict = SAME if holds(assumption["expected"], answers[name]) else DIFFERENT
             result[name] = {**assumption, "verdict": verdict, "answered": answers[name]}
@@ -42,7 +43,7 @@ def judged(answers: dict[str, Any], reasons: dict[str, str]) -> dict[str, dict[s
     return result
 
 
-def table(result: dict[str, dict[str, Any]]) -> list[str]:
+def table(result: dict[str, dict[str, t.Any]]) -> list[str]:
     """One line for each assumption, with the answer where it differs."""
     lines = []
     for name, one in result.items():
@@ -55,7 +56,12 @@ def table(result: dict[str, dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _short(value: Any) -> str:
+def without_secrets(text: str) -> str:
+    """A text with TOKEN for whatever looks like one."""
+    return _SECRETS.sub("TOKEN", text)
+
+
+def _short(value: t.Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -70,7 +76,7 @@ class Words:
         if value:
             self._names[value] = placeholder
 
-    def plain(self, value: Any) -> Any:
+    def plain(self, value: t.Any) -> t.Any:
         """A copy with placeholders, and TOKEN for whatever looks like one."""
         if isinstance(value, dict):
             return {key: self.plain(item) for key, item in value.items()}
@@ -80,4 +86,4 @@ class Words:
             return value
         for name in sorted(self._names, key=len, reverse=True):
             value = re.sub(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])", self._names[name], value)
-        return SECRETS.sub("TOKEN", value)
+        return without_secrets(value)

@@ -1,5 +1,10 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository: its policy, who may pull, manifests and blobs."""
+"""A repository: its policy, who may pull, manifests and blobs.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,13 @@ import hashlib
 import json
 import re
 import time
+import typing as t
 import urllib.parse
-from typing import Any
 
-import requests
-
+from ..artifact_registry import API as AR
+from ..service_account import email
 from .answers import content, required, status_is, told, until
-from .run import AR, MANIFEST, Run
+from .run import MANIFEST, Run
 
 DEVSTORAGE = "https://www.googleapis.com/auth/devstorage.read_write"
 BLOB = b"acceptance".ljust(64, b".")
@@ -21,39 +26,39 @@ BLOB = b"acceptance".ljust(64, b".")
 
 def ask_repository(run: Run) -> None:
     """A repository, its policy before anybody may pull, and an image in it."""
-    name = run.settings.name
+    name = run.name
     operation = run.make("repository", run.repositories, {"format": "DOCKER"}, repositoryId=name)
     run.answer("repository_create_is_operation", {"name": operation.get("name")})
-    run.operator.finish(AR, operation)
-    policy = run.operator.call("GET", f"{run.repository}:getIamPolicy")
+    run.finish(AR, operation)
+    policy = run.call("GET", f"{run.repository}:getIamPolicy")
     run.answer("getiampolicy_is_get", told(policy))
     run.answer("empty_policy", sorted(content(policy)))
     pool = run.pool_name.replace(f"/{name}", f"/{name}-none")
     run.answer("unknown_pool_in_policy", told(run.grant(f"principal://iam.googleapis.com/{pool}/subject/x")))
-    nobody = f"serviceAccount:{name}-none@{run.settings.project}.iam.gserviceaccount.com"
+    nobody = f"serviceAccount:{email(f'{name}-none', run.project)}"
     run.answer("unknown_account_in_policy", told(run.grant(nobody)))
     _push(run)
 
 
 def _push(run: Run) -> None:
-    """An image of two tiny blobs, with the operator's credential."""
+    """An image of two tiny blobs, with the module's credential."""
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
     kind = "application/vnd.oci.image"
     for blob in (config, BLOB):
-        started = run.operator.call("POST", run.url("blobs/uploads/"))
+        started = run.call("POST", run.url("blobs/uploads/"))
         required(started, 202)
         target = urllib.parse.urljoin(run.url(""), started.headers.get("location", ""))
-        required(run.operator.upload(target, blob, "application/octet-stream", digest=_digest(blob)), 201)
+        required(run.upload(target, blob, "application/octet-stream", digest=_digest(blob)), 201)
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": {"mediaType": f"{kind}.config.v1+json", "digest": _digest(config), "size": len(config)},
         "layers": [{"mediaType": f"{kind}.layer.v1.tar", "digest": _digest(BLOB), "size": len(BLOB)}],
     }
-    required(run.operator.upload(run.url("manifests/1.0"), json.dumps(manifest).encode(), MANIFEST), 201)
+    required(run.upload(run.url("manifests/1.0"), json.dumps(manifest).encode(), MANIFEST), 201)
 
 
-def _challenged(answer: requests.Response) -> dict[str, Any]:
+def _challenged(answer: t.Any) -> dict[str, t.Any]:
     return {**told(answer), "challenge": answer.headers.get("www-authenticate")}
 
 
@@ -67,10 +72,10 @@ def ask_challenges(run: Run) -> None:
     run.answer("v2_token_is_get", told(run.get(f"{root}token", method="POST")))
     run.answer("anonymous_at_v2_token", told(run.docker_token(None)))
     token = run.access_token("cluster")
-    missing = f"repository:{run.settings.project}/{run.settings.name}-none/image:pull"
+    missing = f"repository:{run.project}/{run.name}-none/image:pull"
     run.answer("denied_at_v2_token", told(run.docker_token(token)))
     run.answer("missing_repository_unprivileged", told(run.docker_token(token, missing)))
-    run.answer("missing_repository_privileged", told(run.docker_token(run.operator.token, missing)))
+    run.answer("missing_repository_privileged", told(run.docker_token(run.client.token, missing)))
     run.answer("short_name", told(run.docker_token(token, "repository:short:pull")))
 
 

@@ -1,13 +1,18 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The exchange of tokens: what is taken, what is refused and how."""
+"""The exchange of tokens: what is taken, what is refused and how.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
 import re
 
-from .answers import TIMEOUT, content, status_is, told, until
+from ..workload_identity import API as IAM
+from .answers import content, status_is, told, until
 from .issuer import Signer
-from .operator import IAM
 from .run import STS, Run
 
 OWN_AUDIENCE = "https://acceptance.invalid/own"
@@ -27,7 +32,7 @@ def ask_exchange(run: Run) -> None:
         re.sub("_(.)", lambda match: match[1].upper(), name): value
         for name, value in run.form(run.own_token(), "own-keys").items()
     }
-    run.answer("json_body", told(run.anonymous.post(STS, json=camel, timeout=TIMEOUT)))
+    run.answer("json_body", told(run.post(STS, json=camel)))
     bare = run.exchange(run.own_token(aud=run.own_audience.removeprefix("https:")))
     https = run.exchange(run.own_token())
     run.answer("default_audiences", {"https": https.status_code, "bare": bare.status_code})
@@ -38,7 +43,7 @@ def ask_exchange(run: Run) -> None:
     run.answer("unknown_target", told(run.exchange(token, "none")))
     other = run.cluster_token(audience="https://acceptance.invalid/other")
     run.answer("wrong_audience", told(run.exchange(other, "cluster")))
-    other = run.cluster_token(account=f"{run.settings.name}-other")
+    other = run.cluster_token(account=f"{run.name}-other")
     run.answer("condition_false", told(run.exchange(other, "cluster")))
 
     for name, token in {
@@ -56,15 +61,15 @@ def ask_exchange(run: Run) -> None:
 
     run.signer = Signer("second")
     provider = f"{run.pool}/providers/own-keys"
-    run.operator.change("PATCH", provider, {"oidc": {"jwksJson": run.signer.jwks()}}, updateMask="oidc.jwksJson")
+    run.change("PATCH", provider, {"oidc": {"jwksJson": run.signer.jwks()}}, updateMask="oidc.jwksJson")
     _answer, seconds = until(lambda: run.exchange(run.own_token()), status_is(200))
     run.answer("new_keys_seconds", seconds)
     body = {"oidc": {"allowedAudiences": [OWN_AUDIENCE]}}
-    answer = run.operator.call("PATCH", provider, body, updateMask="oidc.allowed_audiences")
+    answer = run.call("PATCH", provider, body, updateMask="oidc.allowed_audiences")
     run.answer("mask_in_snake_case", told(answer))
     if answer.status_code != 200:
-        answer = run.operator.call("PATCH", provider, body, updateMask="oidc.allowedAudiences")
-    run.operator.finish(IAM, content(answer))
+        answer = run.call("PATCH", provider, body, updateMask="oidc.allowedAudiences")
+    run.finish(IAM, content(answer))
     answer, _seconds = until(lambda: run.exchange(run.own_token()), status_is(400), 60)
     run.answer("audience_of_its_own", told(answer))
     run.own_audience = OWN_AUDIENCE

@@ -1,16 +1,26 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An issuer of tokens of its own, and keys that Google refuses."""
+"""An issuer of tokens of its own, and keys that Google refuses.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import traceback
+import typing as t
 
-import google.auth.crypt
-import google.auth.jwt
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+IMPORT_ERROR: str | None = None
+try:
+    import google.auth.crypt
+    import google.auth.jwt
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+except ImportError:
+    IMPORT_ERROR = traceback.format_exc()
 
 
 class Signer:
@@ -25,10 +35,12 @@ class Signer:
         self._numbers = key.public_key().public_numbers()
 
     def jwks(self) -> str:
+        """The public key, as a provider takes it."""
         key = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.key_id}
         return json.dumps({"keys": [{**key, "n": _number(self._numbers.n), "e": _number(self._numbers.e)}]})
 
-    def token(self, key_id: str = "", **claims: Any) -> str:
+    def token(self, key_id: str = "", **claims: t.Any) -> str:
+        """A signed token. key_id: that its header names, the key's own unless given."""
         signer = google.auth.crypt.RSASigner.from_string(self._key, key_id or self.key_id)
         return google.auth.jwt.encode(signer, claims).decode()
 
@@ -39,6 +51,7 @@ def _number(value: int) -> str:
 
 
 def unsupported_jwks() -> str:
+    """A key of a kind that Google does not take."""
     numbers = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
     key = {"kty": "EC", "crv": "P-384", "alg": "ES384", "use": "sig", "kid": "p384"}
     x, y = (base64.urlsafe_b64encode(value.to_bytes(48, "big")).rstrip(b"=").decode() for value in (numbers.x, numbers.y))

@@ -1,28 +1,23 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Google answers: the object, the words of a refusal, and the time until an answer is a good one."""
+"""What Google answers: the object, the words of a refusal, and the time until an answer is a good one.
+
+Private to this collection. An answer is a requests.Response.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+import typing as t
 
-import requests
+from ..client import refused
 
-TIMEOUT = (10, 60)
 LAG_SECONDS = 300
 _PAUSE = 0.5
 
 
-class Unanswered(Exception):
-    """A question that could not be asked; the text is a sentence for the user."""
-
-
-class NotAllowed(Unanswered):
-    """What the operator may not do."""
-
-
-def content(answer: requests.Response) -> dict[str, Any]:
+def content(answer: t.Any) -> dict[str, t.Any]:
     """The JSON object of an answer; empty if there is none."""
     try:
         value = answer.json()
@@ -31,10 +26,10 @@ def content(answer: requests.Response) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def told(answer: requests.Response) -> dict[str, Any]:
+def told(answer: t.Any) -> dict[str, t.Any]:
     """The status, and what a refusal says in one of the three forms: google.rpc.Status, OAuth, distribution."""
     body = content(answer)
-    status: dict[str, Any] = {"status": answer.status_code}
+    status: dict[str, t.Any] = {"status": answer.status_code}
     if isinstance(body.get("error"), dict):
         return {**status, "error": body["error"].get("status"), "message": body["error"].get("message")}
     if isinstance(body.get("error"), str):
@@ -44,21 +39,14 @@ def told(answer: requests.Response) -> dict[str, Any]:
     return {**status, "text": answer.text[:200]} if answer.status_code >= 400 else status
 
 
-def required(answer: requests.Response, *statuses: int) -> dict[str, Any]:
-    """The object of an answer that must have one of these statuses, 200 unless told. Raises Unanswered."""
+def required(answer: t.Any, *statuses: int) -> dict[str, t.Any]:
+    """The object of an answer that must have one of these statuses, 200 unless given. Raises GcpError."""
     if answer.status_code in (statuses or (200,)):
         return content(answer)
-    request, words = answer.request, told(answer)
-    said = words.get("message") or words.get("error_description") or words.get("text")
-    text = f"{request.method} {(request.url or '').partition('?')[0]}: HTTP {answer.status_code}: {said}"
-    if answer.status_code == 401:
-        raise Unanswered(f"{text} Check registry_cache_gcp_auth_kind and its credential.")
-    if answer.status_code == 403:
-        raise NotAllowed(f"{text} Check registry_cache_wif_project; docs/google.md lists the permissions.")
-    raise Unanswered(text)
+    raise refused(answer, f"{answer.request.method} {(answer.request.url or '').partition('?')[0]}")
 
 
-def until(act: Callable[[], Any], good: Callable[[Any], bool], seconds: float = LAG_SECONDS) -> tuple[Any, float | str]:
+def until(act: t.Callable[[], t.Any], good: t.Callable[[t.Any], bool], seconds: float = LAG_SECONDS) -> tuple[t.Any, float | str]:
     """The first good result of `act`, and after how many seconds it came; the last one, and words, if none did."""
     started = time.monotonic()
     while True:
@@ -70,5 +58,6 @@ def until(act: Callable[[], Any], good: Callable[[Any], bool], seconds: float = 
         time.sleep(_PAUSE)
 
 
-def status_is(*statuses: int) -> Callable[[requests.Response], bool]:
+def status_is(*statuses: int) -> t.Callable[[t.Any], bool]:
+    """Whether an answer has one of these statuses, as a function of it."""
     return lambda answer: answer.status_code in statuses

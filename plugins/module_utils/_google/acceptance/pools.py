@@ -1,55 +1,59 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pools and providers: their operations, what is refused, their ends."""
+"""Pools and providers: their operations, what is refused, their ends.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+import time
+import typing as t
 
-import requests
-
+from ..workload_identity import API as IAM
 from .answers import content, required, status_is, told, until
 from .issuer import unsupported_jwks
-from .operator import IAM
 from .run import OWN_ISSUER, Run
 
 
 def ask_pool(run: Run) -> None:
     """A pool, from before it is made until it is live."""
-    operator, name = run.operator, run.settings.name
-    run.answer("missing_pool", told(operator.call("GET", run.pool)))
+    name = run.name
+    run.answer("missing_pool", told(run.call("GET", run.pool)))
     operation = run.make("pool", run.pools, {"displayName": name, "disabled": False}, workloadIdentityPoolId=name)
     run.answer("create_is_operation", {"name": operation.get("name")})
     run.answer("operation_not_done_at_once", bool(operation.get("done")))
-    operator.finish(IAM, operation)
-    pool = operator.take("GET", run.pool)
+    run.finish(IAM, operation)
+    pool = run.take("GET", run.pool)
     run.pool_name = pool["name"]
     run.words.name(run.pool_name.split("/")[1], "NUMBER")
     run.answer("name_has_number", run.pool_name)
     fields = ("disabled", "description", "expireTime")
     run.answer("empty_fields_omitted", {field: pool.get(field, "omitted") for field in fields})
-    again = operator.call("POST", run.pools, {}, workloadIdentityPoolId=name)
+    again = run.call("POST", run.pools, {}, workloadIdentityPoolId=name)
     run.answer("create_existing", told(again))
-    run.answer("undelete_live", told(operator.call("POST", f"{run.pool}:undelete", {})))
-    run.answer("update_mask_required", told(operator.call("PATCH", run.pool, {"displayName": "other"})))
+    run.answer("undelete_live", told(run.call("POST", f"{run.pool}:undelete", {})))
+    run.answer("update_mask_required", told(run.call("PATCH", run.pool, {"displayName": "other"})))
 
 
-def _provider(run: Run, provider: str, issuer: str, jwks: str | None = None, **fields: Any) -> requests.Response:
+def _provider(run: Run, provider: str, issuer: str, jwks: str | None = None, **fields: t.Any) -> t.Any:
     oidc = {"issuerUri": issuer, **({"jwksJson": jwks} if jwks else {})}
     body = {"attributeMapping": {"google.subject": "assertion.sub"}, "oidc": oidc, **fields}
-    return run.operator.call("POST", f"{run.pool}/providers", body, workloadIdentityPoolProviderId=provider)
+    return run.call("POST", f"{run.pool}/providers", body, workloadIdentityPoolProviderId=provider)
 
 
 def ask_providers(run: Run) -> None:
     """Two providers, and those that Google refuses."""
     condition = f"assertion.sub == '{run.subject}'"
-    keys = json.dumps(run.settings.jwks)
+    keys = json.dumps(run.jwks)
     for answer in (
-        _provider(run, "cluster", run.settings.issuer, keys, attributeCondition=condition),
+        _provider(run, "cluster", run.issuer, keys, attributeCondition=condition),
         _provider(run, "own-keys", OWN_ISSUER, run.signer.jwks()),
     ):
-        run.operator.finish(IAM, required(answer))
+        run.finish(IAM, required(answer))
     run.own_audience = f"https://iam.googleapis.com/{run.pool_name}/providers/own-keys"
     jwks, upper = run.signer.jwks(), {"google.subject": "assertion.sub", "attribute.Upper": "assertion.sub"}
     run.answer("reserved_id", told(_provider(run, "gcp-reserved", OWN_ISSUER, jwks)))
@@ -62,18 +66,18 @@ def ask_providers(run: Run) -> None:
 
 def ask_ends(run: Run) -> None:
     """Provider disabled, pool disabled, grant withdrawn."""
-    operator, provider, subject = run.operator, f"{run.pool}/providers/cluster", run.cluster_token()
+    provider, subject = f"{run.pool}/providers/cluster", run.cluster_token()
     token = run.access_token("cluster")
-    operator.change("PATCH", provider, {"disabled": True}, updateMask="disabled")
+    run.change("PATCH", provider, {"disabled": True}, updateMask="disabled")
     refused, _seconds = until(lambda: run.exchange(subject, "cluster"), status_is(400))
     run.answer("disabled_provider", told(refused))
     run.answer("provider_disable_spares_tokens", told(run.manifest(token)))
 
-    operator.change("PATCH", run.pool, {"disabled": True}, updateMask="disabled")
+    run.change("PATCH", run.pool, {"disabled": True}, updateMask="disabled")
     refused, seconds = until(lambda: run.manifest(token), status_is(401, 403))
     run.answer("pool_disable_stops_tokens", told(refused))
     run.answer("pool_disable_lag_seconds", seconds)
-    operator.change("PATCH", run.pool, {}, updateMask="disabled")
+    run.change("PATCH", run.pool, {}, updateMask="disabled")
     token = run.access_token()
     granted, _seconds = until(lambda: run.manifest(token), status_is(200))
     required(granted)
@@ -86,32 +90,30 @@ def ask_ends(run: Run) -> None:
 
 def ask_deleted(run: Run) -> None:
     """A deleted pool, and how it comes back."""
-    operator, name, provider = run.operator, run.settings.name, f"{run.pool}/providers/own-keys"
-    operator.change("DELETE", run.pool)
-    deleted = operator.call("GET", run.pool)
+    provider = f"{run.pool}/providers/own-keys"
+    run.change("DELETE", run.pool)
+    deleted = run.call("GET", run.pool)
     pool = {"state": content(deleted).get("state"), "days": _days_until(content(deleted).get("expireTime"))}
     run.answer("deleted_answers_get", {**told(deleted), **pool})
-    run.answer("reuse_is_409", told(operator.call("POST", run.pools, {}, workloadIdentityPoolId=name)))
-    patched = operator.call("PATCH", run.pool, {"displayName": "other"}, updateMask="displayName")
+    run.answer("reuse_is_409", told(run.call("POST", run.pools, {}, workloadIdentityPoolId=run.name)))
+    patched = run.call("PATCH", run.pool, {"displayName": "other"}, updateMask="displayName")
     run.answer("patch_deleted", told(patched))
-    patched = operator.call("PATCH", provider, {"displayName": "other"}, updateMask="displayName")
+    patched = run.call("PATCH", provider, {"displayName": "other"}, updateMask="displayName")
     run.answer("patch_in_deleted_pool", told(patched))
     found = {key: _listed(run, shown) for key, shown in (("without", "false"), ("with", "true"))}
     run.answer("deleted_in_list", found)
     refused, _seconds = until(lambda: run.exchange(run.own_token()), status_is(400))
     run.answer("deleted_target", told(refused))
-    operator.change("POST", f"{run.pool}:undelete", {})
-    states = {"pool": operator.take("GET", run.pool).get("state"), "provider": operator.take("GET", provider).get("state")}
+    run.change("POST", f"{run.pool}:undelete", {})
+    states = {"pool": run.take("GET", run.pool).get("state"), "provider": run.take("GET", provider).get("state")}
     run.answer("undelete_revives", states)
 
 
 def _listed(run: Run, show_deleted: str) -> bool:
     """Whether any page of the list has the pool."""
-    page: dict[str, Any] = {"nextPageToken": ""}
+    page: dict[str, t.Any] = {"nextPageToken": ""}
     while "nextPageToken" in page:
-        page = run.operator.take(
-            "GET", run.pools, showDeleted=show_deleted, pageSize=1000, pageToken=page["nextPageToken"]
-        )
+        page = run.take("GET", run.pools, showDeleted=show_deleted, pageSize=1000, pageToken=page["nextPageToken"])
         if any(pool["name"] == run.pool_name for pool in page.get("workloadIdentityPools", [])):
             return True
     return False
@@ -121,5 +123,4 @@ def _days_until(time_: str | None) -> int | None:
     """From now to an RFC 3339 time, rounded."""
     if time_ is None:
         return None
-    left = datetime.datetime.fromisoformat(time_[:19] + "+00:00") - datetime.datetime.now(datetime.timezone.utc)
-    return round(left.total_seconds() / 86400)
+    return round((datetime.datetime.fromisoformat(time_[:19] + "+00:00").timestamp() - time.time()) / 86400)

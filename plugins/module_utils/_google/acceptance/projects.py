@@ -1,5 +1,10 @@
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The project: its APIs and its policy."""
+"""The project: its APIs and its policy.
+
+Private to this collection.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +17,15 @@ CRM = "https://cloudresourcemanager.googleapis.com/v1"
 
 def ask_services(run: Run) -> None:
     """Enabling an API that is enabled."""
-    service = f"{USAGE}/projects/{run.settings.project}/services/artifactregistry.googleapis.com"
-    answer = run.operator.take("POST", f"{service}:enable", {})
+    service = f"{USAGE}/projects/{run.project}/services/artifactregistry.googleapis.com"
+    answer = run.take("POST", f"{service}:enable", {})
     run.answer("noop_operation", {"name": answer.get("name"), "done": answer.get("done")})
     if answer.get("name", "").startswith("operations/noop"):
-        run.answer("noop_poll", told(run.operator.call("GET", f"{USAGE}/{answer['name']}")))
+        run.answer("noop_poll", told(run.call("GET", f"{USAGE}/{answer['name']}")))
 
 
 def ask_project(run: Run) -> None:
     """The policy of the project."""
-    url = f"{CRM}/projects/{run.settings.project}:getIamPolicy"
-    run.operator.take("POST", url, {})
+    url = f"{CRM}/projects/{run.project}:getIamPolicy"
+    run.take("POST", url, {})
     run.answer("project_policy_is_post", {"status": 200})
