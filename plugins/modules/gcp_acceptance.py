@@ -20,8 +20,7 @@ options:
   name:
     description:
       - The name of everything that is created and removed, C(rc-acceptance-) and 1 to 16 of C(a-z) and C(0-9).
-      - Also the name of a namespace in the cluster that has to exist, and of a service account in it. Another service account there
-        has to be named like it, with C(-other) at its end.
+      - In the cluster, a namespace of that name and two service accounts in it, C(NAME) and C(NAME-other), must exist for O(step=ask).
     type: str
     required: true
   location:
@@ -30,7 +29,7 @@ options:
     default: us-central1
   step:
     description:
-      - V(ask) creates the objects and asks. Some of them are left over.
+      - V(ask) creates the objects and asks. They stay, so that V(clean) has to follow, even if V(ask) fails.
       - V(clean) removes them. The cluster is not needed for it.
     type: str
     choices: [ask, clean]
@@ -55,8 +54,8 @@ options:
     default: [account, pool, repository]
   wait_timeout:
     description:
-      - How many seconds to wait for each change at Google, as the other modules wait in all.
-      - A refusal that a question is about is not retried.
+      - How many seconds to wait for each change at Google. The other modules wait that long in all.
+      - A request whose refusal is the answer is not repeated.
     type: int
     default: 300
 extends_documentation_fragment:
@@ -73,7 +72,7 @@ attributes:
     description: Returns no difference.
     support: none
   idempotent:
-    description: O(step=ask) refuses to run again with the same O(name) within 30 days. O(step=clean) may be repeated.
+    description: O(step=clean) may be repeated. O(step=ask) needs another O(name) each time, since Google keeps a pool's name for 30 days.
     support: partial
 notes:
   - Needs C(roles/iam.workloadIdentityPoolAdmin) and C(roles/artifactregistry.admin) in O(project). Questions about service accounts,
