@@ -118,7 +118,7 @@ def remove(module: t.Any, client: Client) -> dict[str, t.Any]:
 def main() -> None:
     spec = {
         "keep": {"type": "list", "elements": "dict", "default": []},
-        "keep_secrets": {"type": "list", "elements": "str", "default": []},
+        "keep_secrets": {"type": "list", "elements": "str", "default": [], "no_log": False},  # names
         "remove_namespace": {"type": "bool", "default": False},
         "timeout": {"type": "int", "default": 300},
     }
