@@ -10,29 +10,33 @@ import ssl
 
 from . import direct, environment, processes
 from .from_source import tools
-from .settings import PROJECT, PROJECT_NUMBER, SANDBOX, UPSTREAM_HOST, Sandbox
-from .steps import step, wait
+from .settings import PROJECT, PROJECT_NUMBER, ROOT, SANDBOX, UPSTREAM_HOST, Sandbox, key
+from .steps import say, step, wait
 
 OPERATOR = "user:admin@example.com"
+_SOURCES = (SANDBOX / "google" / "google_emulator", SANDBOX / "google" / "requirements.txt", SANDBOX / "emulator.py")
 
 
 def ensure(sandbox: Sandbox) -> None:
-    """The registry on loopback, the emulator on the cluster network's gateway address."""
+    """Run the registry on loopback and the emulator on the gateway address of the cluster's network.
+
+    A process of other sources is replaced: another clone, or an older state of this one, may have left it running.
+    """
     binary = tools.build("registry") / "registry"
     home = sandbox.state / "google"
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    registry, google = home / "registry.pid", home / "google.pid"
-    if not (processes.running(registry) and processes.running(google)):
-        _start(sandbox, binary)
-    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "the emulator to take them") as log:
+    pid_files = home / "registry.pid", home / "google.pid"
+    keys = str(binary), key(*_SOURCES)
+    if not all(map(processes.running, pid_files, keys)):
+        _start(sandbox, binary, *keys)
+    with step(f"images in {UPSTREAM_HOST}/{PROJECT}", "uploads to the emulator") as log:
         log.run(environment.PYTHON, SANDBOX / "seed.py", sandbox.name, env={"PYTHONPATH": str(SANDBOX.parent)})
 
 
-def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
+def _start(sandbox: Sandbox, binary: pathlib.Path, registry_key: str, google_key: str) -> None:
     home = sandbox.state / "google"
-    registry, google = home / "registry.pid", home / "google.pid"
     with step("Google emulator", "its health check") as log:
-        if not processes.running(registry):
+        if _stopped(home / "registry.pid", registry_key):
             config = {
                 "version": "0.1",
                 "log": {"level": "warn"},
@@ -40,24 +44,42 @@ def _start(sandbox: Sandbox, binary: pathlib.Path) -> None:
                 "http": {"addr": f"127.0.0.1:{sandbox.registry_port}", "relativeurls": True},
             }
             (home / "registry.json").write_text(json.dumps(config))
-            processes.start(registry, [str(binary), "serve", str(home / "registry.json")])
-        if not processes.running(google):
-            start_process(home, environment.PYTHON, sandbox.gateway, 443, 3128, f"http://127.0.0.1:{sandbox.registry_port}")
-        log.path = google.with_suffix(".log")
-        registry_url = f"http://127.0.0.1:{sandbox.registry_port}/"
-        wait(lambda: direct.status(registry_url, timeout=2) == 200, 20, "the registry behind the emulator")
+            command = [str(binary), "serve", str(home / "registry.json")]
+            processes.start(home / "registry.pid", command, key=registry_key)
+        registry_url = f"http://127.0.0.1:{sandbox.registry_port}"
+        if _stopped(home / "google.pid", google_key):
+            start_process(home, environment.PYTHON, sandbox.gateway, 443, 3128, registry_url, google_key)
+        log.path = home / "google.log"
+        wait(lambda: direct.status(f"{registry_url}/", timeout=2) == 200, 20, "the registry behind the emulator")
         wait_until_healthy(home, f"https://{sandbox.gateway}")
 
 
-def start_process(
-    home: pathlib.Path, python: pathlib.Path, address: str, port: int, proxy_port: int, registry_url: str
-) -> None:
-    """Start the emulator, which `home`/google.pid names from then on.
+def _stopped(pid_file: pathlib.Path, wanted: str) -> bool:
+    """Returns whether a process must be started. One that runs with another key is stopped first."""
+    if processes.running(pid_file, wanted):
+        return False
+    if processes.running(pid_file):
+        say(f"   replacing the running {pid_file.stem} process, whose sources are not those of {ROOT}")
+        processes.stop(pid_file)
+    return True
 
-    :param home: where it keeps what it has: `ca.pem`, `operator-token`.
-    :param python: the interpreter of an environment with its requirements.
-    :param address: where it listens, with TLS on `port` and as a proxy that leads there on `proxy_port`.
-    :param registry_url: of the registry that holds its images.
+
+def start_process(
+    home: pathlib.Path,
+    python: pathlib.Path,
+    address: str,
+    port: int,
+    proxy_port: int,
+    registry_url: str,
+    source_key: str | None = None,
+) -> None:
+    """Start the emulator and record its pid in `home`/google.pid.
+
+    :param home: the folder of its state, such as `ca.pem` and `operator-token`.
+    :param python: the interpreter of an environment that has its requirements.
+    :param address: where it listens, with TLS on `port`, and on `proxy_port` with a proxy that leads to `port`.
+    :param registry_url: the registry that stores its images.
+    :param source_key: identifies its sources, see `processes.start`.
     """
     config = {
         "address": address,
@@ -74,11 +96,12 @@ def start_process(
         home / "google.pid",
         [str(python), "-m", "google_emulator", "--config", str(home / "google.json")],
         env={"PYTHONPATH": str(SANDBOX / "google")},
+        key=source_key,
     )
 
 
 def wait_until_healthy(home: pathlib.Path, url: str) -> None:
-    """Wait for the emulator's health check; raises StepFailed if it does not come."""
+    """Wait until the emulator's health check succeeds. Raises StepFailed after 20 s."""
     ca = home / "ca.pem"
     wait(ca.exists, 20, "the emulator's CA", every=0.1)
     context = ssl.create_default_context(cafile=str(ca))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Docker engine: one that answers, or else one of our own."""
+"""The container engine: the machine's own if it answers, else one that the sandbox starts."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .steps import step, wait
 _RUN = CACHE / "run" / "engine"
 _PID = _RUN / "dockerd.pid"
 _OWN_HOST = f"unix://{_RUN}/docker.sock"
+_RUNTIME = SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox"
 
 
 def _answers(host: str | None = None) -> bool:
@@ -26,23 +27,31 @@ def _answers(host: str | None = None) -> bool:
 
 
 def attach() -> bool:
-    """Point DOCKER_HOST at our own engine if that one runs; say whether any engine answers."""
+    """Point DOCKER_HOST at the sandbox's own engine if it runs. Returns whether any engine answers."""
     if processes.running(_PID):
         os.environ["DOCKER_HOST"] = _OWN_HOST
     return _answers()
 
 
+def _install_runtime() -> pathlib.Path:
+    """Copy the runtime out of this clone, which the engine outlives. Replaces it in one step: containers may be starting."""
+    _RUN.mkdir(parents=True, exist_ok=True)
+    new = shutil.copy(_RUNTIME, _RUN / f"{_RUNTIME.name}.new")
+    return new.replace(_RUN / _RUNTIME.name)
+
+
 def ensure() -> None:
-    """An engine that answers: the machine's own, else ours on Debian's packages."""
+    """Make sure that an engine answers: the machine's, or else one started here from Debian's packages."""
     if attach():
+        if ours():
+            _install_runtime()  # the engine may be one that another clone started
         return
     debian.ensure({"dockerd": "docker.io", "iptables": "iptables", "jq": "jq"})
     debian.ensure({"docker": "docker-cli"})  # a package of its own since Debian 13
-    with step("container engine", "dockerd to answer") as log:
-        _RUN.mkdir(parents=True, exist_ok=True)
-        runtime = shutil.copy(SANDBOX / "node" / "rootfs" / "usr" / "local" / "bin" / "runc-sandbox", _RUN)  # outlives the clone
-        if not _answers():  # Debian's package may just have started one
-            # dockerd drops what others forward if it has to switch forwarding on itself.
+    with step("container engine", "dockerd") as log:
+        runtime = _install_runtime()
+        if not _answers():  # installing Debian's package may have started one
+            # If dockerd has to enable forwarding itself, it also drops the forwarded traffic of others.
             pathlib.Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
             processes.start(
                 _PID,
@@ -52,7 +61,7 @@ def ensure() -> None:
                     f"--data-root={CACHE}/docker",
                     f"--exec-root={_RUN}/exec",
                     f"--pidfile={_RUN}/own.pid",
-                    "--bridge=none",  # nodes have a network of their own, builds the host's
+                    "--bridge=none",  # nodes have a separate network, builds use the host's
                     "--default-address-pool=base=198.19.128.0/17,size=24",
                     f"--add-runtime=sandbox={runtime}",
                     "--default-runtime=sandbox",
@@ -60,7 +69,7 @@ def ensure() -> None:
             )
             os.environ["DOCKER_HOST"] = _OWN_HOST
             log.path = _PID.with_suffix(".log")
-            wait(_answers, 60, "an answer of dockerd")
+            wait(_answers, 60, "dockerd")
 
 
 def ours() -> bool:
@@ -68,7 +77,7 @@ def ours() -> bool:
 
 
 def stop() -> None:
-    """End our engine and take back the firewall rules that it leaves behind."""
+    """Stop the sandbox's engine and remove the firewall rules that it leaves behind."""
     processes.stop(_PID)
     rules = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
     kept = "".join(line for line in rules.splitlines(keepends=True) if "DOCKER" not in line)

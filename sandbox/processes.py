@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Background processes that a sandbox owns: started once, found again by pid file, ended only by that pid."""
+"""Background processes of a sandbox: started once, found again by their pid file, stopped by that pid only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
+_KEY = "SANDBOX_PROCESS_KEY"  # in a process's environment, so that no file can disagree with the process
+
 
 def free_ports(count: int) -> list[int]:
-    """Loopback ports that nobody listens on now."""
+    """Returns loopback ports that are free now."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [one.getsockname()[1] for one in sockets]
 
 
 def _start_time(pid: int) -> str | None:
-    """The kernel's start tick of a pid (proc(5), field 22): a reused pid has another one."""
+    """Returns when a process started, in the kernel's ticks (proc(5), field 22): a reused pid has another value."""
     try:
         fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -30,7 +32,7 @@ def _start_time(pid: int) -> str | None:
 
 
 def _recorded(pid_file: pathlib.Path) -> int | None:
-    """The recorded pid if that very process still runs."""
+    """Returns the recorded pid if that process still runs."""
     try:
         pid, started = pid_file.read_text().split()
     except (OSError, ValueError):
@@ -38,17 +40,29 @@ def _recorded(pid_file: pathlib.Path) -> int | None:
     return int(pid) if _start_time(int(pid)) == started else None
 
 
-def running(pid_file: pathlib.Path) -> bool:
-    return _recorded(pid_file) is not None
+def _has_key(pid: int, key: str) -> bool:
+    try:
+        return f"{_KEY}={key}".encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
-def start(pid_file: pathlib.Path, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Start a process of its own session; its output goes beside the pid file."""
+def running(pid_file: pathlib.Path, key: str | None = None) -> bool:
+    """Returns whether the recorded process runs; with `key`, whether it was also started with that key."""
+    pid = _recorded(pid_file)
+    return pid is not None and (key is None or _has_key(pid, key))
+
+
+def start(pid_file: pathlib.Path, argv: Sequence[str], env: Mapping[str, str] | None = None, key: str | None = None) -> None:
+    """Start a process in a separate session, with its output in a log file beside the pid file.
+
+    :param key: identifies what the process runs, so that `running` can tell it from another version.
+    """
     pid_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with pid_file.with_suffix(".log").open("ab") as log:
         child = subprocess.Popen(
             argv,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **(env or {}), **({} if key is None else {_KEY: key})},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -58,7 +72,7 @@ def start(pid_file: pathlib.Path, argv: Sequence[str], env: Mapping[str, str] | 
 
 
 def stop(pid_file: pathlib.Path, seconds: float = 30) -> None:
-    """End the recorded process (SIGTERM, then SIGKILL after `seconds`); does nothing if it is gone."""
+    """Stop the recorded process: SIGTERM, then SIGKILL after `seconds`. Does nothing if it has ended."""
     if (pid := _recorded(pid_file)) is not None:
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + seconds

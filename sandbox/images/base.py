@@ -157,7 +157,8 @@ def ensure() -> None:
 def ensure_hub() -> None:
     """A registry on loopback that has registry:3 as an index of two platforms, and `registry:untrusting`, without CA certificates."""
     server = _HUB_STATE / "registry.pid"
-    if not processes.running(server):
+    if not processes.running(server, _hub_key()):
+        stop_hub()  # one that runs has images of other sources
         _HUB_STATE.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = {
             "version": "0.1",
@@ -166,7 +167,8 @@ def ensure_hub() -> None:
             "http": {"addr": HUB, "relativeurls": True},
         }
         (_HUB_STATE / "registry.json").write_text(json.dumps(config))
-        processes.start(server, [str(tools.build("registry") / "registry"), "serve", str(_HUB_STATE / "registry.json")])
+        command = [str(tools.build("registry") / "registry"), "serve", str(_HUB_STATE / "registry.json")]
+        processes.start(server, command, key=_hub_key())
         wait(lambda: _status("/v2/") == 200, 20, "the registry of base images")
     # Pushed last, so that it says that all are there.
     if _status("/v2/library/registry/manifests/untrusting") == 200:
