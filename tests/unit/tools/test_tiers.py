@@ -79,7 +79,7 @@ def test_the_page_has_the_table_of_today() -> None:
 def test_a_test_is_of_the_tier_of_its_stage() -> None:
     assert tiers.tier("tests/unit/plugins/modules/test_htpasswd.py") == "check"
     assert tiers.tier("tests/e2e/site/test_tokens.py") == tiers.tier("molecule/site/converge.yml") == "test"
-    assert tiers.tier("tests/e2e/ownership/test_two_caches.py") == tiers.tier("tools/fresh.py") == "e2e"
+    assert tiers.tier("tests/e2e/ownership/test_two_caches.py") == tiers.tier("tools/fresh/__main__.py") == "e2e"
 
 
 def test_only_what_a_promise_names_is_selected() -> None:
