@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bench.usage import peak
 from sandbox.steps import wait
 from tests.e2e.registry import ask
 
@@ -20,11 +23,44 @@ _MIB = 1 << 20
 _LIMIT = 64 * _MIB
 
 
-@pytest.mark.parametrize("first", [1, _MIB - 1, _MIB + 5, 2 * _MIB - 1])
-def test_a_pull_is_resumed(program: Program, large: bytes, first: int) -> None:
-    answer = program.ask(path(digest(large)), Range=f"bytes={first}-")
-    assert (answer.status, answer.headers["content-range"]) == (206, f"bytes {first}-{len(large) - 1}/{len(large)}")
-    assert answer.body == large[first:]
+@pytest.mark.parametrize("size", [60, 65])
+def test_clients_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, upstream: Upstream, size: int) -> None:
+    """48 clients of a blob above 9/10 of the limit got 503 and bodies that were cut."""
+    program = start(store={"limit": "64Mi"})
+    blob = upstream.blob(noise(size * _MIB))
+    fetch = upstream.rule("GET .*/blobs/", hold=0)
+    with peak(program.used, every=0.05) as used, peak(program.resident, every=0.05) as memory, ThreadPoolExecutor(48) as executor:
+        pulls = [executor.submit(read, program.endpoint, blob) for _ in range(48)]
+        assert fetch.began.wait(10)
+        time.sleep(1)  # until all have asked
+        fetch.release()
+        got = [pull.result() for pull in pulls]
+    assert got == [(200, blob, size * _MIB)] * 48
+    assert upstream.count("GET .*/blobs/") == 1
+    assert used[0] <= _LIMIT
+    assert memory[0] < 128 * _MIB
+
+
+def test_slow_readers_of_more_than_the_store_holds(start: Start, upstream: Upstream) -> None:
+    """With 64 MiB for 8 fills of 14 MiB and 16 slow readers, 8 to 12 pulls were cut."""
+    program = start(store={"limit": "64Mi"})
+    blobs = [upstream.blob(noise(14 * _MIB, number)) for number in range(8)]
+    with peak(program.used, every=0.05) as used, ThreadPoolExecutor(16) as executor:
+        pulls = [executor.submit(read, program.endpoint, blobs[number % 8], 2 * _MIB) for number in range(16)]
+        got = [pull.result() for pull in pulls]
+    assert got == [(200, blobs[number % 8], 14 * _MIB) for number in range(16)]
+    assert used[0] <= _LIMIT
+    assert max(upstream.count(f"GET .*{blob}") for blob in blobs) == 1
+
+
+def test_a_blob_that_takes_long_to_begin_arrives(program: Program, upstream: Upstream) -> None:
+    """An upstream that needs 9 s to begin a blob made 504 for ever, because each fetch ended with its client."""
+    blob = upstream.blob(noise(100_000))
+    upstream.rule("GET .*/blobs/", delay=9)
+    began = time.monotonic()
+    assert read(program.endpoint, blob)[:2] == (200, blob)
+    assert time.monotonic() - began < 12
+    assert upstream.count("GET .*/blobs/") == 1
 
 
 def test_a_client_that_gave_up_finds_the_blob_when_it_tries_again(start: Start, upstream: Upstream) -> None:
@@ -71,6 +107,40 @@ def test_the_least_recently_used_blob_goes_first(start: Start, upstream: Upstrea
     upstream.rule("", status=500)
     kept = [program.ask(path(blob), "HEAD").status == 200 for blob in blobs]
     assert kept == [True, False, True, True, True, True, True]
+
+
+def written(program: Program) -> int:
+    """Bytes that the program has made the disk write, what was deleted before that included."""
+    assert program.process
+    with open(f"/proc/{program.process.pid}/io", encoding="ascii") as file:
+        return int(dict(line.split(": ") for line in file)["write_bytes"])
+
+
+def test_content_is_written_once(program: Program, upstream: Upstream) -> None:
+    """Content was stored twice, in two programs of a replica."""
+    blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(8)]
+    before, fetched = written(program), 8 * 4 * _MIB
+    with peak(program.used, every=0.05) as used:
+        for blob in blobs:
+            assert read(program.endpoint, blob)[1] == blob
+        wait(lambda: program.sample("registry_cache_disk_used_bytes") >= fetched, 5, "stored blobs", every=0.1)
+        time.sleep(0.2)
+    if not (bytes_written := written(program) - before):
+        pytest.skip("this file system counts no written bytes")
+    assert bytes_written <= 1.05 * fetched
+    assert used[0] <= 1.05 * fetched
+
+
+def test_the_whole_limit_is_usable(start: Start, upstream: Upstream) -> None:
+    """Half of the limit was for the one copy, half for the other."""
+    program = start(store={"limit": "64Mi"})
+    blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(15)]
+    for blob in blobs:
+        assert read(program.endpoint, blob)[1] == blob
+    upstream.rule("", status=500)
+    for blob in blobs:
+        assert read(program.endpoint, blob)[1] == blob
+    assert program.used() <= _LIMIT
 
 
 def whole(program: Program, blob: str) -> str:

@@ -9,6 +9,7 @@ import pathlib
 import secrets
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from tests.e2e.registry import ask
 
 from .blobs import path, read
 from .program import HOST, SECRET, Program, fleet
-from .upstream import NAME, Upstream, noise
+from .upstream import NAME, Upstream, digest, noise
 
 _MIB = 1 << 20
 
@@ -83,6 +84,55 @@ def test_an_owner_that_has_lost_its_disk_asks_the_others(three: list[Program], u
         for layer in layers:
             assert program.ask(path(layer)).status == 200
     assert upstream.count("GET .*/blobs/") == len(layers)
+
+
+@pytest.mark.parametrize("how", ["refuses", "is silent"])
+def test_an_owner_that_cannot_reach_the_upstream(folder: pathlib.Path, upstream: Upstream, how: str) -> None:
+    """A replica that alone could not reach the upstream failed the uncached pulls of what it owned, for clients of all replicas."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed, fleet(folder, upstream.url, 3) as three:
+        closed.bind(("127.0.0.1", 0))  # without listen
+        lost = three[0]
+        lost.stop()
+        lost.upstream = f"http://127.0.0.1:{(silent if how == 'is silent' else closed).getsockname()[1]}"
+        lost.start()
+        for program in three:
+            wait(lambda program=program: program.samples()['registry_cache_peers{state="in"}'] == 3, 10, "its peers", every=0.1)
+        wanted = []
+        for number in range(12):
+            manifest, layer = upstream.image(f"v{number}", layer=noise(100_000, number))
+            wanted += [(f"manifests/v{number}", manifest), (f"manifests/{manifest}", manifest), (f"blobs/{layer}", layer)]
+
+        def pull(number: int) -> tuple[int, str]:
+            answer = three[number // 3 % 3].ask(f"/v2/{NAME}/{wanted[number][0]}")
+            return answer.status, digest(answer.body)
+
+        with ThreadPoolExecutor(12) as executor:
+            got = list(executor.map(pull, range(len(wanted))))
+        assert got == [(200, known) for _, known in wanted]
+        assert lost.sample("registry_cache_hops_received_total") > 0  # it was asked as an owner
+
+
+@pytest.mark.parametrize("kind", ["tag", "digest", "blob"])
+def test_the_age_of_an_error_is_counted_over_a_hop(folder: pathlib.Path, upstream: Upstream, kind: str) -> None:
+    """An error that the owner remembered was remembered anew by each replica that asked it, which made two seconds four."""
+    with fleet(folder, upstream.url, 3) as three:
+        images = [upstream.image(f"v{number}", layer=noise(1000, number)) for number in range(6)]
+        whats = {
+            "tag": [f"manifests/v{number}" for number in range(6)],
+            "digest": [f"manifests/{manifest}" for manifest, _ in images],
+            "blob": [f"blobs/{layer}" for _, layer in images],
+        }[kind]
+        upstream.rule("/v2/p/", status=404)
+        began = time.monotonic()
+        assert [three[0].ask(f"/v2/{NAME}/{what}").status for what in whats] == [404] * 6
+        known = time.monotonic()
+        upstream.heal()
+        time.sleep(began + 1.2 - time.monotonic())
+        asked = upstream.count()
+        assert {program.ask(f"/v2/{NAME}/{what}").status for program in three[1:] for what in whats} == {404}
+        assert time.monotonic() - began < 2 and upstream.count() == asked, "they were to come from what is remembered"
+        time.sleep(known + 2.1 - time.monotonic())
+        assert {program.ask(f"/v2/{NAME}/{what}").status for program in three for what in whats} == {200}
 
 
 def hop(path: str, sender: str, receiver: str, secret: str = SECRET, late: int = 0) -> str:

@@ -3,33 +3,67 @@
 
 from __future__ import annotations
 
-import socket
-import ssl
+import http.client
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from bench.content import MANIFEST
 from bench.endpoint import Endpoint
 from sandbox.steps import wait
-from tests.e2e.registry import Answer, ask, authorization
+from tests.e2e.registry import INDEX, Answer, ask, authorization
 
 from .conftest import Start
 from .program import PASSWORD, USER, Program, hashed
 from .upstream import NAME, Upstream
 
-_MIB = 1 << 20
+
+def pull_tag(endpoint: Endpoint, **headers: str) -> Answer:
+    return ask(endpoint, f"/v2/{NAME}/manifests/1.0", **headers)
 
 
-def test_a_tls_client_falls_back_within_a_second(program: Program) -> None:
+@pytest.mark.parametrize("credential", ["wrong", "none"])
+def test_a_wrong_credential_among_many_header_fields(start: Start, upstream: Upstream, credential: str) -> None:
+    """With about 50 further header fields a wrong password reached the registry, because a flag had no room any more."""
+    program = start()
+    upstream.image("1.0")
+    program.htpasswd.write_text(hashed(cost=13))  # a check takes long enough to be seen
+    program.stop()
+    program.start()
     began = time.monotonic()
-    with socket.create_connection(("127.0.0.1", program.port), timeout=5) as connection, pytest.raises(ssl.SSLError):
-        ssl.create_default_context().wrap_socket(connection, server_hostname="localhost")
-    assert time.monotonic() - began < 1
+    assert pull_tag(program.endpoint).status == 200
+    checked, asked = time.monotonic() - began, upstream.count()
+
+    endpoint = Endpoint(program.port, USER, "another") if credential == "wrong" else program.stranger
+    for count in (0, *range(20, 130), 200, 500, 1000, 2000, 5000):
+        headers = {f"X-{number}": "1" for number in range(count)}
+        try:
+            status = pull_tag(endpoint, **headers).status
+        except (BrokenPipeError, ConnectionResetError):  # it is refused while the client still sends
+            assert count >= 2000
+            continue
+        assert status == 401 or (status == 431 and count > 100), (count, status)
+    assert upstream.count() == asked
+
+    # Nothing of it is in the way of users: no check is due again, and no tag is pinned.
+    moved, _ = upstream.image("1.0", layer=b"moved")
+    time.sleep(1.1)  # a tag is asked of the upstream at most once a second
+    for count in (0, 50, 100):
+        began = time.monotonic()
+        answer = pull_tag(program.endpoint, **{f"X-{number}": "1" for number in range(count)})
+        assert time.monotonic() - began < checked / 4
+        assert (answer.status, answer.headers["docker-content-digest"]) == (200, moved)
 
 
-def pull_tag(endpoint: Endpoint) -> Answer:
-    return ask(endpoint, f"/v2/{NAME}/manifests/1.0")
+def test_users_who_come_for_the_first_time_together(start: Start, upstream: Upstream) -> None:
+    """Of 12 users whom a new replica had not seen, 10 got 429."""
+    program = start()
+    upstream.image("1.0")
+    users = program.newcomers(12)
+    with ThreadPoolExecutor(len(users)) as executor:
+        answers = list(executor.map(pull_tag, users))
+    assert [answer.status for answer in answers] == [200] * 12
 
 
 def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream: Upstream) -> None:
@@ -73,6 +107,36 @@ def test_guesses_are_throttled(program: Program, upstream: Upstream) -> None:
     assert len(throttled) >= 40 and all(int(answer.headers["retry-after"]) > 0 for answer in throttled)
     assert upstream.count("manifests/1.0") <= 20
     assert slowest < 1
+
+
+def test_many_values_of_accept_evict_no_credential(start: Start, upstream: Upstream) -> None:
+    """2,000 distinct Accept values evicted every remembered credential, and each made a copy of the tag upstream."""
+    program = start(tags={"ttl": "10m"})
+    upstream.image("1.0")
+    # A check takes long enough to be seen.
+    program.htpasswd.write_text(hashed(cost=13) + hashed("other", cost=13))
+    program.stop()
+    program.start()
+    other = Endpoint(program.port, "other", PASSWORD)
+    began = time.monotonic()
+    assert pull_tag(program.endpoint).status == 200
+    checked = time.monotonic() - began
+    assert pull_tag(other).status == 200
+    before = upstream.count()
+    connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=10)
+    for number in range(2000):
+        types = (f"{MANIFEST}, {INDEX}, text/x-{number}", f"text/x-{number}, */*;q=0.{number}", f"{INDEX};x={number}")
+        headers = {**authorization(program.endpoint), "Accept": types[number % 3]}
+        connection.request("GET", f"/v2/{NAME}/manifests/1.0", headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status in (200, 404)
+    connection.close()
+    assert upstream.count() - before <= 4
+    for endpoint in (other, program.endpoint):
+        began = time.monotonic()
+        assert pull_tag(endpoint).status == 200
+        assert time.monotonic() - began < checked / 4
 
 
 @pytest.mark.parametrize("auth", ["htpasswd", "none"])
