@@ -9,7 +9,6 @@ import io
 import json
 import pathlib
 import random
-import ssl
 import sys
 import tarfile
 import time
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 import httpx
 
+from sandbox.client.google import operator_client
 from sandbox.settings import LOCATION, PROJECT, REPOSITORY, UPSTREAM_HOST, Sandbox
 
 # hello is what the demo runs; the others are there to be asked for while the upstream refuses.
@@ -112,17 +112,6 @@ def push(
     return Image(name, tag, _digest(body), configured, pushed[0], tuple(pushed[1:]))
 
 
-def operator(sandbox: Sandbox) -> httpx.Client:
-    """A client of the emulator that may push."""
-    return httpx.Client(
-        base_url=f"https://{sandbox.gateway}",
-        headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
-        verify=ssl.create_default_context(cafile=str(sandbox.ca)),
-        trust_env=False,
-        timeout=30,
-    )
-
-
 def create_repository(client: httpx.Client) -> None:
     """The private Docker repository, through Artifact Registry's own API."""
     parent = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories"
@@ -139,7 +128,7 @@ def create_repository(client: httpx.Client) -> None:
 
 def main() -> None:
     sandbox = Sandbox(sys.argv[1])
-    with operator(sandbox) as client:
+    with operator_client(sandbox) as client:
         create_repository(client)
         for image in IMAGES:
             name, _, tag = image.partition(":")

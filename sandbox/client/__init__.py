@@ -3,6 +3,6 @@
 
 from .cache import ACCEPT, NAMESPACE, USER, Cache
 from .cluster import Cluster
-from .google import Google
+from .google import Google, operator_client
 
-__all__ = ["ACCEPT", "NAMESPACE", "USER", "Cache", "Cluster", "Google"]
+__all__ = ["ACCEPT", "NAMESPACE", "USER", "Cache", "Cluster", "Google", "operator_client"]

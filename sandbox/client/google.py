@@ -13,17 +13,22 @@ from ..settings import LOCATION, PROJECT, REPOSITORY, Sandbox
 _REPOSITORY_URL = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories/{REPOSITORY}"
 
 
+def operator_client(sandbox: Sandbox) -> httpx.Client:
+    """Returns an HTTP client with the credential of the emulator's operator, who may do everything."""
+    return httpx.Client(
+        base_url=f"https://{sandbox.gateway}",
+        headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
+        verify=ssl.create_default_context(cafile=str(sandbox.ca)),
+        trust_env=False,
+        timeout=30,
+    )
+
+
 class Google:
-    """The emulator's APIs and counters as its operator."""
+    """The emulator's APIs, counters and faults, called as its operator."""
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._client = httpx.Client(
-            base_url=f"https://{sandbox.gateway}",
-            headers={"Authorization": f"Bearer {sandbox.operator_token.read_text().strip()}"},
-            verify=ssl.create_default_context(cafile=str(sandbox.ca)),
-            trust_env=False,
-            timeout=30,
-        )
+        self._client = operator_client(sandbox)
 
     def call(self, method: str, host: str, path: str, body: Any = None, **params: str) -> Any:
         """One request to one of Google's hosts; raises on an error status."""

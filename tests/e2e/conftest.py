@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from sandbox import seed
-from sandbox.client import USER, Cache, Cluster, Google
+from sandbox.client import USER, Cache, Cluster, Google, operator_client
 from sandbox.seed import Image
 from sandbox.settings import ROOT, Sandbox
 from tools import tiers
@@ -132,7 +132,7 @@ def play(tmp_path: pathlib.Path) -> Play:
 @pytest.fixture(scope="session")
 def push(sandbox: Sandbox) -> Iterator[Push]:
     """Pushes an image that the cache has never seen: push(name, sizes, content=None)."""
-    with seed.operator(sandbox) as client:
+    with operator_client(sandbox) as client:
 
         def new(name: str, sizes: Sequence[int], content: str | None = None) -> Image:
             return seed.push(client, f"test-{name}-{secrets.token_hex(4)}", "1.0", sizes, content)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 
 from sandbox.client import NAMESPACE, Cluster
+from sandbox.metrics import total
 from sandbox.seed import Blob
 from sandbox.settings import NODE_PORT, UPSTREAM_HOST
 
@@ -23,7 +23,6 @@ MOST = 5  # replicas that a test has at a time
 # The cache's ports by name, each with its NodePort of ordinal 0.
 _PORTS = {"registry": (5000, 30100), "peers": (5005, 30110), "metrics": (5006, 30120)}
 _BLOBS = f"/var/lib/registry/upstreams/{UPSTREAM_HOST}/docker/registry/v2/blobs"
-_SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
 def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
@@ -34,13 +33,6 @@ def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
             raise TimeoutError(f"not within {seconds:.0f} s: {what}")
         time.sleep(0.1)
     return time.monotonic() - started
-
-
-def total(text: str, name: str, **labels: str) -> float:
-    """The sum of a metric's samples with these labels, whatever their others; 0 without any."""
-    wanted = {f'{label}="{value}"' for label, value in labels.items()}
-    samples = (sample.groups() for sample in _SAMPLE.finditer(text))
-    return sum(float(value) for of, has, value in samples if of == name and wanted <= set((has or "").split(",")))
 
 
 class Replicas:

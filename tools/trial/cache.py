@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import re
 import secrets
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sandbox import direct, processes
+from sandbox.metrics import total
 from sandbox.settings import ROOT
 from sandbox.steps import Log, StepFailed, wait
 
@@ -24,7 +24,6 @@ from .reference import Reference
 
 USER = "nodes"
 _READY_SECONDS = 20
-_SAMPLE = re.compile(r"(?m)^(\w+)(?:\{(.*)\})? (\S+)$")
 
 
 def ports(wanted: str = "") -> tuple[int, int]:
@@ -72,13 +71,11 @@ class Counts:
 
 
 def counts(text: str) -> Counts:
-    """What a text in Prometheus's format says."""
-
-    def total(name: str, label: str = "") -> float:
-        return sum(float(value) for found, labels, value in _SAMPLE.findall(text) if found == name and label in labels)
-
+    """Returns the cache's counters in a text of Prometheus's format."""
     received = "registry_cache_upstream_received_bytes_total"
-    return Counts(total(received), total(received, 'kind="blob"'), total("registry_cache_sent_bytes_total"))
+    return Counts(
+        total(text, received), total(text, received, kind="blob"), total(text, "registry_cache_sent_bytes_total")
+    )
 
 
 class Cache:

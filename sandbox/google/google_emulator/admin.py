@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -16,47 +18,37 @@ from .principals import Tokens
 
 
 class Admin:
-    """Everything but the health check is for the operator."""
+    """Everything except the health check requires the operator's token."""
 
     def __init__(self, tokens: Tokens, counters: Counters, faults: Faults) -> None:
-        self._tokens, self._counters, self._faults = tokens, counters, faults
+        self._tokens, self._faults = tokens, faults
         self.routes = [
             Route("/emulator/health", self._health, methods=["GET"]),
-            Route("/emulator/counters", self._read, methods=["GET"]),
-            Route("/emulator/counters/reset", self._reset, methods=["POST"]),
-            Route("/emulator/faults", self._read_faults, methods=["GET"]),
-            Route("/emulator/faults", self._add_fault, methods=["POST"]),
-            Route("/emulator/faults/reset", self._reset_faults, methods=["POST"]),
+            self._route("GET", "counters", lambda _body: counters.read()),
+            self._route("POST", "counters/reset", lambda _body: counters.reset()),
+            self._route("GET", "faults", lambda _body: faults.read()),
+            self._route("POST", "faults", self._add_fault),
+            self._route("POST", "faults/reset", lambda _body: faults.reset()),
         ]
+
+    def _route(self, method: str, path: str, action: Callable[[bytes], Any]) -> Route:
+        """A route for the operator. `action` gets the body; what it returns is the answer, 204 for None."""
+
+        async def answer(request: Request) -> Response:
+            self._require_operator(request)
+            result = action(await request.body())
+            return Response(status_code=204) if result is None else JSONResponse(result)
+
+        return Route(f"/emulator/{path}", answer, methods=[method])
 
     async def _health(self, _request: Request) -> Response:
         return Response(status_code=200)
 
-    async def _read(self, request: Request) -> Response:
-        self._require_operator(request)
-        return JSONResponse(self._counters.read())
-
-    async def _reset(self, request: Request) -> Response:
-        self._require_operator(request)
-        self._counters.reset()
-        return Response(status_code=204)
-
-    async def _read_faults(self, request: Request) -> Response:
-        self._require_operator(request)
-        return JSONResponse(self._faults.read())
-
-    async def _add_fault(self, request: Request) -> Response:
-        self._require_operator(request)
+    def _add_fault(self, body: bytes) -> None:
         try:
-            self._faults.add(json.loads(await request.body()))
+            self._faults.add(json.loads(body))
         except ValueError as error:
             raise GoogleError("INVALID_ARGUMENT", f"Invalid fault: {error}") from None
-        return Response(status_code=204)
-
-    async def _reset_faults(self, request: Request) -> Response:
-        self._require_operator(request)
-        self._faults.reset()
-        return Response(status_code=204)
 
     def _require_operator(self, request: Request) -> None:
         scheme, _, value = request.headers.get("authorization", "").partition(" ")

@@ -15,43 +15,29 @@ _CREATED = "2026-01-01T00:00:00Z"
 
 
 class Projects:
-    """Those of the configuration; a number does for an id in both versions (v3 by id †)."""
+    """The projects of the configuration. Both versions accept a number or an id (v3 by id †)."""
 
     def __init__(self, access: Access, policies: Policies) -> None:
         self._access, self._policies = access, policies
         self.routes = [
             Route("/v1/projects/{project}:getIamPolicy", self._get_policy, methods=["POST"]),
             Route("/v1/projects/{project}:setIamPolicy", self._set_policy, methods=["POST"]),
-            Route("/v1/projects/{project}", self._get_v1, methods=["GET"]),
-            Route("/v3/projects/{project}", self._get_v3, methods=["GET"]),
+            Route("/v1/projects/{project}", self._get, methods=["GET"]),
+            Route("/v3/projects/{project}", self._get, methods=["GET"]),
         ]
 
     def _project(self, request: Request, verb: str) -> str:
         return self._access.require(request, "cloudresourcemanager", f"resourcemanager.projects.{verb}")
 
-    async def _get_v1(self, request: Request) -> JSONResponse:
+    async def _get(self, request: Request) -> JSONResponse:
         project = self._project(request, "get")
-        return JSONResponse(
-            {
-                "projectNumber": self._access.numbers[project],
-                "projectId": project,
-                "lifecycleState": "ACTIVE",
-                "name": project,
-                "createTime": _CREATED,
-            }
-        )
-
-    async def _get_v3(self, request: Request) -> JSONResponse:
-        project = self._project(request, "get")
-        return JSONResponse(
-            {
-                "name": f"projects/{self._access.numbers[project]}",
-                "projectId": project,
-                "state": "ACTIVE",
-                "displayName": project,
-                "createTime": _CREATED,
-            }
-        )
+        number = self._access.numbers[project]
+        by_version = {
+            "v1": {"projectNumber": number, "lifecycleState": "ACTIVE", "name": project},
+            "v3": {"name": f"projects/{number}", "state": "ACTIVE", "displayName": project},
+        }
+        version = request.url.path.split("/")[1]
+        return JSONResponse({"projectId": project, "createTime": _CREATED, **by_version[version]})
 
     async def _get_policy(self, request: Request) -> JSONResponse:
         project = self._project(request, "getIamPolicy")

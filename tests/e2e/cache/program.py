@@ -21,6 +21,7 @@ from bench import usage
 from bench.endpoint import Endpoint
 from sandbox import unprivileged
 from sandbox.from_source.programs import registry
+from sandbox.metrics import total
 from sandbox.processes import free_ports
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask
@@ -152,18 +153,13 @@ class Program:
         self.start()
         return [Endpoint(self.port, user, PASSWORD) for user in users]
 
-    def samples(self) -> dict[str, float]:
-        """By name with labels, as the exposition format has them."""
+    def sample(self, name: str, **labels: str) -> float:
+        """Returns the sum of a metric's samples that have these labels. The metric must exist."""
         answer = ask(Endpoint(self.metrics), "/metrics")
         assert answer.status == 200, answer
-        found = re.findall(r"(?m)^(\w+(?:\{.*\})?) (\S+)$", answer.body.decode())
-        return {name: float(value) for name, value in found}
-
-    def sample(self, name: str) -> float:
-        """The sum of a metric's samples, whatever their labels."""
-        found = [value for key, value in self.samples().items() if key.partition("{")[0] == name]
-        assert found, f"no metric {name}"
-        return sum(found)
+        text = answer.body.decode()
+        assert re.search(rf"(?m)^{name}[{{ ]", text), f"no metric {name}"
+        return total(text, name, **labels)
 
     def resident(self) -> int:
         """Bytes of memory of the process that no file backs."""

@@ -96,7 +96,7 @@ def test_an_owner_that_cannot_reach_the_upstream(folder: pathlib.Path, upstream:
         lost.upstream = f"http://127.0.0.1:{(silent if how == 'is silent' else closed).getsockname()[1]}"
         lost.start()
         for program in three:
-            wait(lambda program=program: program.samples()['registry_cache_peers{state="in"}'] == 3, 10, "its peers", every=0.1)
+            wait(lambda program=program: program.sample("registry_cache_peers", state="in") == 3, 10, "its peers", every=0.1)
         wanted = []
         for number in range(12):
             manifest, layer = upstream.image(f"v{number}", layer=noise(100_000, number))

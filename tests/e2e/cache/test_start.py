@@ -264,7 +264,7 @@ def test_a_certificate_that_breaks_is_kept(folder: pathlib.Path, upstream: Upstr
     program.changes = {"tls": {"certificate": str(files[0]), "key": str(files[1])}}
 
     def failures() -> float:
-        return program.samples()['registry_cache_events_total{event="certificate_failed"}']
+        return program.sample("registry_cache_events_total", event="certificate_failed")
 
     def shows(name: str) -> Callable[[], bool]:
         return lambda: served(program) == name

@@ -7,9 +7,10 @@ from collections import Counter
 from typing import Any
 
 from sandbox.client import Cache, Cluster, Google
+from sandbox.metrics import total
 from sandbox.settings import UPSTREAM_HOST
 from tests.e2e.conftest import Push, Record, Say
-from tests.e2e.replicas import Replicas, total, wait
+from tests.e2e.replicas import Replicas, wait
 
 from .conftest import REPLICAS
 

@@ -11,10 +11,11 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 from sandbox.client import NAMESPACE, USER, Cluster, Google
+from sandbox.metrics import total
 from sandbox.settings import PROJECT, REPOSITORY, UPSTREAM_HOST
 from tests.e2e.conftest import Push, Say
 from tests.e2e.load import Client, basic
-from tests.e2e.replicas import Replicas, total
+from tests.e2e.replicas import Replicas
 
 from .conftest import REPLICAS
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import pytest
 
 from sandbox import seed
-from sandbox.client import Cache, Google
+from sandbox.client import Cache, Google, operator_client
 from sandbox.settings import PROJECT, Sandbox
 from tests.e2e.conftest import Play, Site
 
@@ -47,7 +47,7 @@ def test_the_service_account_alone_reads(google: Google) -> None:
 
 
 def test_a_cold_pull(sandbox: Sandbox, cache: Cache) -> None:
-    with seed.operator(sandbox) as client:
+    with operator_client(sandbox) as client:
         image = seed.push(client, f"impersonated-{secrets.token_hex(4)}", "1.0", [4 << 10])
     blobs, size, _first = cache.pull(image.name, image.tag)
     assert (blobs, size) == (len(image.blobs), sum(blob.size for blob in image.blobs))
