@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""python3 -m sandbox: see `--help`."""
+"""Start, stop and use a sandbox: a kind cluster and an emulator of Google."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import shlex
 import sys
 import time
 
-from . import cluster, emulator, engine, environment
+from . import cluster, durations, emulator, engine, environment
 from .from_source import tools
 from .images import base
 from .settings import CACHE, ROOT, Sandbox
 from .steps import say
 
 
-def _passwords(sandbox: Sandbox) -> None:
+def _ensure_password(sandbox: Sandbox) -> None:
     if not sandbox.password.exists():
         descriptor = os.open(sandbox.password, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -25,23 +25,23 @@ def _passwords(sandbox: Sandbox) -> None:
 
 
 def up(sandbox: Sandbox) -> None:
-    """Start the engine, images, the cluster and the Google emulator."""
+    """Start the container engine, the cluster and the Google emulator, and make the images they need."""
     started = time.monotonic()
     _leave()
     environment.ensure()
     if sandbox.name == "test":
-        environment.users()  # which tests inside use, where no package index can be reached
+        environment.users()  # for tests, which run where no package index can be reached
     engine.ensure()
     base.ensure()
     cluster.ensure_network(sandbox)
     cluster.ensure(sandbox)
     emulator.ensure(sandbox)
-    _passwords(sandbox)
-    say(f"sandbox '{sandbox.name}' is up after {time.monotonic() - started:.0f} s")
+    _ensure_password(sandbox)
+    say(f"Sandbox '{sandbox.name}' is ready after {durations.spoken(time.monotonic() - started)}.")
 
 
 def down(sandbox: Sandbox) -> None:
-    """Removes what `up` started and nothing else; builds stay in the cache."""
+    """Remove what `up` started, and nothing else. Builds stay in the cache directory."""
     emulator.stop(sandbox)
     if engine.attach():
         cluster.delete(sandbox)
@@ -51,11 +51,11 @@ def down(sandbox: Sandbox) -> None:
     others = [other for other in ("demo", "test") if (CACHE / "run" / other / "kubeconfig").exists()]
     if engine.ours() and not others:
         engine.stop()
-    say(f"sandbox '{sandbox.name}' is down")
+    say(f"Sandbox '{sandbox.name}' is removed.")
 
 
 def exports(sandbox: Sandbox) -> dict[str, str]:
-    """What a shell needs to look around."""
+    """Returns the variables with which a shell reaches the cluster, the cache and the emulator."""
     return {
         "PATH": f"{cluster.kubectl(sandbox).parent}:{os.environ['PATH']}",
         "KUBECONFIG": str(sandbox.kubeconfig),
@@ -71,7 +71,7 @@ def exports(sandbox: Sandbox) -> dict[str, str]:
 
 
 def _inside(sandbox: Sandbox) -> dict[str, str]:
-    """The environment of a control node that reaches the Google emulator in place of Google."""
+    """Returns the variables of a control node, for which the emulator takes the place of Google."""
     return {
         "PATH": f"{environment.VENV}/bin:{tools.build('registry')}:{cluster.kubectl(sandbox).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
@@ -79,14 +79,14 @@ def _inside(sandbox: Sandbox) -> dict[str, str]:
         "SANDBOX": sandbox.name,
         "SANDBOX_STATE": str(sandbox.state),
         "KIND_EXPERIMENTAL_DOCKER_NETWORK": sandbox.cluster,
-        # As behind a company's inspecting proxy: its address, its CA, and what is reached without it.
+        # As behind a company's TLS-inspecting proxy: its address, its CA, and the addresses that bypass it.
         "HTTPS_PROXY": sandbox.proxy,
         "NO_PROXY": "127.0.0.1,localhost,198.18.0.0/15",
         "REQUESTS_CA_BUNDLE": str(sandbox.ca),
     }
 
 
-_OUTSIDE = "SANDBOX_OUTSIDE"  # what `run` replaced, for a sandbox command inside it
+_OUTSIDE = "SANDBOX_OUTSIDE"  # the variables that `run` replaced, for sandbox commands inside it
 
 
 def _enter(sandbox: Sandbox) -> None:
@@ -96,7 +96,7 @@ def _enter(sandbox: Sandbox) -> None:
 
 
 def _leave() -> None:
-    """This machine's own environment again, which reaches the internet without the emulator."""
+    """Restore the environment from before `run`, which reaches the internet without the emulator."""
     for name, value in json.loads(os.environ.pop(_OUTSIDE, "{}")).items():
         if value is None:
             os.environ.pop(name, None)
@@ -106,13 +106,13 @@ def _leave() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m sandbox", description=__doc__)
-    parser.add_argument("--name", choices=("demo", "test"), default=os.environ.get("SANDBOX", "demo"))
+    parser.add_argument("--name", choices=("demo", "test"), default=os.environ.get("SANDBOX", "demo"), help="default: %(default)s")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("up", help="start everything")
-    commands.add_parser("down", help="remove what `up` started; builds stay in the cache")
-    commands.add_parser("env", help="print shell exports")
-    tool = commands.add_parser("tool", help="run a command with the project's Python environment alone")
-    run = commands.add_parser("run", help="run a command as the sandbox's control node")
+    commands.add_parser("up", help="start the sandbox; the first time, build what it needs")
+    commands.add_parser("down", help="remove what `up` started; builds are kept")
+    commands.add_parser("env", help="print shell exports to reach the sandbox: eval \"$(make demo-env)\"")
+    tool = commands.add_parser("tool", help="run a command in the project's Python environment, without a sandbox")
+    run = commands.add_parser("run", help="run a command as the control node, with kubeconfig and the emulator in place of Google")
     for command in (tool, run):
         command.add_argument("argv", nargs=argparse.REMAINDER, metavar="COMMAND ...")
     arguments = parser.parse_args()
@@ -123,7 +123,7 @@ def main() -> None:
         down(sandbox)
     elif arguments.command == "env":
         if not (engine.attach() and cluster.exists(sandbox)):
-            sys.exit(f"the sandbox '{sandbox.name}' is not up: run 'make demo'")
+            sys.exit(f"Sandbox '{sandbox.name}' is not running. Start it with 'python3 -m sandbox --name {sandbox.name} up'.")
         print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in exports(sandbox).items()))
     else:
         environment.ensure()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kind cluster: creation, pod network where the node image has none, Google's names."""
+"""The kind cluster: its creation, its pod network if the node image has none, and Google's names in its DNS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Client = tuple[str | pathlib.Path, ...]  # kubectl with its kubeconfig
 
 _PODS, _SERVICES = "198.18.128.0/17", "198.18.64.0/18"
 _NOWHERE = "198.18.0.1"  # nothing answers there (RFC 2544)
-# kind's own name for the network that it puts nodes on; ours keeps us apart from other clusters.
+# kind reads the name of the nodes' network from here. A separate one keeps the sandbox apart from other clusters.
 _NETWORK_VARIABLE = "KIND_EXPERIMENTAL_DOCKER_NETWORK"
 
 
@@ -37,7 +37,7 @@ def _output(*argv: str | pathlib.Path) -> str:
 
 
 def nodes(sandbox: Sandbox) -> list[str]:
-    """The names of the nodes: the control plane, then the workers, the one with the newest containerd last."""
+    """Returns the names of the nodes: the control plane, then the workers, last the one with the newest containerd."""
     return sorted(_output(_kind(), "get", "nodes", "--name", sandbox.cluster).split())
 
 
@@ -46,7 +46,7 @@ def exists(sandbox: Sandbox) -> bool:
 
 
 def ensure_network(sandbox: Sandbox) -> None:
-    """The nodes' network, whose gateway address the emulator listens on."""
+    """Make the nodes' network unless it exists. The emulator listens on its gateway address."""
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if sandbox.cluster in _output("docker", "network", "ls", "--format", "{{.Name}}").split():
         return
@@ -79,8 +79,8 @@ def _config(image: str, *workers: str) -> dict[str, object]:
 
 
 def _google_names(corefile: str, address: str, ours: bool) -> str:
-    """A Corefile in which Google's names are the emulator's; on our node image all others lead nowhere."""
-    if ours:  # Docker's resolver would make CoreDNS forward to itself
+    """Returns a Corefile that resolves Google's names to the emulator. On the sandbox's node image no other name resolves."""
+    if ours:  # with Docker's resolver, CoreDNS would forward to itself
         corefile = corefile.replace("forward . /etc/resolv.conf", f"forward . {_NOWHERE}")
     hosts = f"    hosts {{\n        {address} {' '.join(GOOGLE_HOSTS)}\n        fallthrough\n    }}\n"
     return re.sub(r"(?m)^    forward ", hosts + "    forward ", corefile, count=1)
@@ -96,9 +96,9 @@ def _teach_dns(sandbox: Sandbox, log: Log, client: Client, ours: bool) -> None:
 
 
 def _connect_pods(log: Log, client: Client) -> None:
-    """A bridge on every node with the node's own pod range, and routes to the others', which a node's restart loses."""
+    """Set up a bridge with the pod range of each node, and routes between nodes, which a restart of a node removes."""
     get = (*client, "get", "nodes", "--output", "json")
-    wait(lambda: all("podCIDR" in item["spec"] for item in json.loads(_output(*get))["items"]), 60, "a pod range")
+    wait(lambda: all("podCIDR" in item["spec"] for item in json.loads(_output(*get))["items"]), 60, "the pod ranges of all nodes")
     items = json.loads(_output(*get))["items"]
     ranges = {item["metadata"]["name"]: item["spec"]["podCIDR"] for item in items}
     addresses = {
@@ -133,14 +133,14 @@ def _connect_pods(log: Log, client: Client) -> None:
 
 
 def ensure(sandbox: Sandbox) -> None:
-    """A Ready cluster whose pods resolve Google's names to the emulator."""
+    """Make the cluster unless it exists. Its pods resolve Google's names to the emulator."""
     os.environ[_NETWORK_VARIABLE] = sandbox.cluster
     if exists(sandbox):
         return
     image, *workers = node_images.ensure()
-    with step(f"kind cluster {sandbox.cluster}", "kubeadm, then every node and CoreDNS Ready") as log:
+    with step(f"kind cluster {sandbox.cluster}", "kubeadm, then all nodes and CoreDNS") as log:
         sandbox.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)  # what an interrupted run left
+        log.run(_kind(), "delete", "cluster", "--name", sandbox.cluster)  # the remains of an interrupted run
         new = sandbox.kubeconfig.with_suffix(".new")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             json.dump(_config(image, *workers), file)
@@ -154,27 +154,27 @@ def ensure(sandbox: Sandbox) -> None:
         _teach_dns(sandbox, log, client, ours)
         if ours:
             _connect_pods(log, client)
-        # kind takes the taint only off a node that is alone.
+        # kind removes the taint only in clusters of one node.
         log.run(*client, "taint", "nodes", "--all", "node-role.kubernetes.io/control-plane-", check=False)
         log.run(*client, "wait", "nodes", "--all", "--for=condition=Ready", "--timeout=180s")
         dns = ("--namespace", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=180s")
         log.run(*client, *dns)
-        new.rename(sandbox.kubeconfig)  # only a finished cluster has its kubeconfig in place
+        new.rename(sandbox.kubeconfig)  # marks the cluster as complete
 
 
 def address(sandbox: Sandbox, node: str) -> str:
-    """A node's address on the sandbox's network."""
+    """Returns a node's address on the sandbox's network."""
     template = "{{ (index .NetworkSettings.Networks \"%s\").IPAddress }}" % sandbox.cluster
     return _output("docker", "inspect", "--format", template, node).strip()
 
 
 def endpoint(sandbox: Sandbox, node: str | None = None, port: int = NODE_PORT) -> str:
-    """The cache as this machine reaches it: the NodePort on a node's address, the first one's unless told."""
+    """Returns the URL of the cache for this machine: the NodePort on a node's address. Default: the first node."""
     return f"http://{address(sandbox, node or nodes(sandbox)[0])}:{port}"
 
 
 def reconnect(sandbox: Sandbox) -> None:
-    """Pods reach each other across nodes again after a node was started anew."""
+    """Restore the pod network after a node was restarted."""
     first = nodes(sandbox)[0]
     if _output("docker", "inspect", "--format", "{{.Config.Image}}", first).startswith(kind_node.NODE_IMAGE):
         client = (kubectl(sandbox), "--kubeconfig", sandbox.kubeconfig)

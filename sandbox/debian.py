@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Installs from Debian what a step needs and the machine lacks, and finds files in roots of Debian."""
+"""Installs missing Debian packages, and finds files in Debian root file systems."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from .steps import StepFailed, alone, step
 
 
 def install(*packages: str) -> None:
-    """Install packages."""
+    """Install packages by apt-get. Raises StepFailed without apt-get or root."""
     with step(f"Debian packages {' '.join(packages)}", "the package mirror") as log, alone("apt"):
         if not shutil.which("apt-get"):
-            raise StepFailed(f"this machine has no apt-get: install {', '.join(packages)} by hand")
+            raise StepFailed(f"this machine has no apt-get: install {', '.join(packages)} another way")
         if os.geteuid():
-            raise StepFailed(f"it needs root: run 'apt-get install {' '.join(packages)}' as root")
+            raise StepFailed(f"this needs root: run 'apt-get install {' '.join(packages)}' as root")
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         log.run("apt-get", "update", env=quiet)
         log.run("apt-get", "install", "--yes", "--no-install-recommends", *packages, env=quiet)
 
 
 def ensure(commands: dict[str, str]) -> None:
-    """Install the package behind every command that is missing (`{command: package}`)."""
+    """Install the packages of missing commands. `commands`: package by command."""
     missing = sorted({package for command, package in commands.items() if not shutil.which(command)})
     if missing:
         install(*missing)
 
 
 def inside(root: pathlib.Path, path: str) -> pathlib.Path:
-    """The file that a path means in a root: an absolute link begins there, not at this machine's own root."""
+    """Returns the file of a path in a root. Absolute symbolic links start at that root, not at this machine's."""
     found, left = root, [*pathlib.PurePosixPath(path).parts[::-1]]
     for _ in range(1000):
         if not left:
@@ -44,4 +44,4 @@ def inside(root: pathlib.Path, path: str) -> pathlib.Path:
             left += pathlib.PurePosixPath(os.readlink(found / part)).parts[::-1]
         else:
             found /= part
-    raise StepFailed(f"the links of {path} in {root} lead nowhere")
+    raise StepFailed(f"the symbolic links of {path} in {root} do not end")

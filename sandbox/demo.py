@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The demo: site.yml on an empty cluster, then proofs of the main promises, measured in this run."""
+"""`make demo`: runs site.yml on an empty cluster, then proves the main promises by measurements."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _SITE = ("ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/site
 
 
 class NotProved(Exception):
-    """A promise that did not hold."""
+    """A promise was not kept."""
 
 
 def prove(holds: bool, text: str) -> None:
-    """Print one measured line, or stop with it."""
+    """Print a measured result. Raises NotProved with it if the promise was not kept."""
     if not holds:
         raise NotProved(text)
     print(f"  ✓ {text}", flush=True)
 
 
 def site(*arguments: str) -> tuple[int, float]:
-    """Run site.yml; shows what changed or took a while. Returns how many tasks changed and its seconds."""
+    """Run site.yml and show the tasks that changed or took long. Returns the number of changed tasks and the seconds."""
     started, changed = time.monotonic(), -1
     print(f"\n$ {' '.join((*_SITE, *arguments))}", flush=True)
     with subprocess.Popen([*_SITE, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -50,7 +50,7 @@ def site(*arguments: str) -> tuple[int, float]:
 
 
 def _show(task: str, seconds: float, lines: list[str]) -> None:
-    """A task that changed, failed or took a while."""
+    """Print a task if it changed, failed or took long."""
     if any(line.startswith(("fatal:", "failed:")) for line in lines):
         print("".join(lines), flush=True)
         return
@@ -60,14 +60,14 @@ def _show(task: str, seconds: float, lines: list[str]) -> None:
 
 
 def empty(cluster: Cluster) -> None:
-    """Begin without a cache and without the image, whatever an earlier demo left."""
+    """Remove the cache and the image of an earlier demo."""
     cluster.kubectl("create", "namespace", "demo", check=False)
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     forget(cluster)
 
 
 def forget(cluster: Cluster) -> None:
-    """Remove the pods, and the image from the nodes."""
+    """Remove the demo's pods, and the image from all nodes."""
 
     def on(node: str) -> None:
         cluster.delete_pod(_pod(node))
@@ -83,7 +83,7 @@ def _pod(node: str) -> str:
 
 
 def start(cluster: Cluster, google: Google) -> tuple[dict[str, float], list[int]]:
-    """Start a pod on every node at once. Returns each node's seconds, and the upstream's GETs for each blob that it was asked for."""
+    """Start a pod on all nodes at once. Returns the seconds by node, and the number of upstream GETs of each requested blob."""
     google.reset_counters()
     with ThreadPoolExecutor(len(cluster.nodes)) as executor:
         seconds = list(executor.map(lambda node: cluster.run_pod(_pod(node), _IMAGE, node=node), cluster.nodes))
@@ -92,23 +92,23 @@ def start(cluster: Cluster, google: Google) -> tuple[dict[str, float], list[int]
 
 
 def pulls(cluster: Cluster, google: Google) -> None:
-    """A pod on every node, whose kubelet pulls from the cache; then again on nodes that hold nothing of the image."""
+    """Prove that the kubelet of every node pulls from the cache, and that a second pull causes no upstream request."""
     seconds, asked = start(cluster, google)
     for node, took in seconds.items():
-        text = f"{cluster.runtime(node).replace('://', ' ')} on {node} pulls {_IMAGE}: its pod is Running after {took:.1f} s"
+        text = f"{cluster.runtime(node).replace('://', ' ')} on {node} pulled {_IMAGE}; its pod was running after {took:.1f} s"
         prove(cluster.pulled(_pod(node), _IMAGE), text)
-    text = f"the {len(seconds)} nodes pulled at once: {sum(asked)} upstream GETs for {len(asked)} blobs"
+    text = f"{len(seconds)} nodes pulled at the same time: {sum(asked)} upstream GETs for {len(asked)} blobs"
     prove(set(asked) == {1}, text)
 
     forget(cluster)
     seconds, asked = start(cluster, google)
     pulled = [cluster.pulled(_pod(node), _IMAGE) for node in seconds]
     times = ", ".join(f"{took:.1f}" for took in seconds.values())
-    prove(all(pulled) and not asked, f"nodes emptied of the image: pulled again in {times} s; upstream blob GETs: {sum(asked)}")
+    prove(all(pulled) and not asked, f"image removed from the nodes and pulled again in {times} s: {sum(asked)} upstream GETs for blobs")
 
 
 def herd(sandbox: Sandbox, google: Google) -> None:
-    """Many clients at once, on an image that no replica has, from a slow upstream."""
+    """Prove that many clients of a new image share one fetch from a slow upstream."""
     google.reset_counters()
     google.fault(f"{REPOSITORY}/hello/blobs/", count=100, bytes_per_second=400_000)
     started = time.monotonic()
@@ -123,28 +123,30 @@ def herd(sandbox: Sandbox, google: Google) -> None:
     worst = max(blob["blob_get"] for blob in counted.values())
     prove(
         worst == 1,
-        f"{_HERD} clients at once pull a new image from a slow upstream in {seconds:.1f} s, every digest right: {asked} blobs asked "
-        f"of the cache, {fetched} of the upstream; {served / 1e6:.0f} MB served, {came / 1e6:.1f} MB fetched, "
-        f"{100 * (1 - came / served):.0f}% saved",
+        f"{_HERD} clients pulled a new image from a slow upstream at the same time in {seconds:.1f} s, with correct digests: "
+        f"{asked} blob requests to the cache, {fetched} to the upstream; {served / 1e6:.0f} MB served, "
+        f"{came / 1e6:.1f} MB fetched, {100 * (1 - came / served):.0f} % saved",
     )
 
 
 def credentials(cache: Cache) -> None:
     none, wrong, right = cache.status(None), cache.status((USER, "wrong")), cache.status((USER, cache.password))
-    prove((none, wrong, right) == (401, 401, 200), f"no credential: {none}; wrong password: {wrong}; right one: {right}")
+    text = f"HTTP status without a credential: {none}; with a wrong password: {wrong}; with the right one: {right}"
+    prove((none, wrong, right) == (401, 401, 200), text)
 
 
 def grant(cache: Cache, google: Google) -> None:
-    """Take the reader binding away and let site.yml put it back."""
+    """Prove that a removed grant stops uncached pulls only, and that site.yml restores it."""
     google.revoke()
     refused, cached = cache.manifest("other", "1.0").status_code, cache.manifest("hello", "1.0").status_code
     prove(
         refused in (403, 404, 500) and cached == 200,
-        f"reader binding removed: an uncached image at the next request: {refused}; a cached one: {cached}",
+        f"reader grant removed; HTTP status of the next request for an uncached image: {refused}; for a cached one: {cached}",
     )
     changed, seconds = site()
     restored = cache.manifest("other", "1.0").status_code
-    prove(restored == 200, f"site.yml again (changed={changed}, {seconds:.0f} s): the uncached image: {restored}")
+    text = f"site.yml restored the grant (changed={changed}, {seconds:.0f} s); HTTP status for the uncached image: {restored}"
+    prove(restored == 200, text)
 
 
 def main() -> None:
@@ -154,30 +156,31 @@ def main() -> None:
         empty(cluster)
         changed, seconds = site()
         cache = Cache(sandbox)
-        print("\nProved in this run:")
+        print("\nResults of this run:")
         ready = len(cluster.replicas())
-        prove(ready == 2, f"site.yml: {ready} replicas ready after {seconds:.0f} s (changed={changed})")
+        prove(ready == 2, f"site.yml on an empty cluster: {ready} replicas ready after {seconds:.0f} s (changed={changed})")
         pulls(cluster, google)
         herd(sandbox, google)
         credentials(cache)
         grant(cache, google)
         changed, seconds = site()
-        prove(changed == 0, f"site.yml a second time: changed={changed}, {seconds:.0f} s")
+        prove(changed == 0, f"site.yml once more: changed={changed}, {seconds:.0f} s")
     except (NotProved, subprocess.CalledProcessError) as failure:
         shown = cluster.kubectl("get", "pods,events", "--all-namespaces", check=False)
         print(f"  ✗ {failure}\n{getattr(failure, 'stderr', None) or ''}\n\n{shown}", flush=True)
         sys.exit(1)
     print(f"""
-The cluster stays up. To look around:
+The cluster keeps running. Look around:
   eval "$(make demo-env)"
   kubectl --namespace {NAMESPACE} get all
   curl --user "$REGISTRY_CACHE_USER:$REGISTRY_CACHE_PASSWORD" "$REGISTRY_CACHE_ENDPOINT/v2/{PROJECT}/{REPOSITORY}/hello/tags/list"
-To run a playbook on it:
+Run a playbook on it:
   python3 -m sandbox run {" ".join(_SITE)}
-For a real project, with your own kubeconfig and Google credentials ({UPSTREAM_HOST} or any other location):
-  cp -r inventory/example inventory/mine   # and fill in inventory/mine/group_vars
+Use your own cluster and Google project ({UPSTREAM_HOST} or any other location), with your kubeconfig and Google credentials:
+  cp -r inventory/example inventory/mine   # then fill in inventory/mine/group_vars
   ansible-playbook -i inventory/mine playbooks/site.yml
-To remove all of it: make demo-down""")
+Remove everything:
+  make demo-down""")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How long a named thing took the last time: on this machine, else by the committed reference.
+"""Records how long named steps took, and estimates the next run from this machine's record or the committed reference.
 
-A name is free text. Only what succeeded and did its real work belongs here. Standard library only.
+Names are free text. Record only steps that succeeded and did the work themselves. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import os
 from .settings import CACHE, SANDBOX
 
 RECORDED = CACHE / "durations.json"  # of this machine
-REFERENCE = SANDBOX / "durations.json"  # committed; says itself where its seconds come from
+REFERENCE = SANDBOX / "durations.json"  # committed; the file says where it was measured
 
 
 def record(name: str, seconds: float) -> None:
-    """Keep what a thing took, for all processes that share this cache directory.
+    """Record a duration for all processes that share this cache directory.
 
-    A file that cannot be written is no error: an estimate is not worth the failure of what it is for.
+    If the file cannot be written, nothing is recorded: a missing estimate must not fail a step.
     """
     with contextlib.suppress(OSError):
         RECORDED.parent.mkdir(parents=True, exist_ok=True)
-        # A lock of its own: the file itself is replaced, so that readers need none.
+        # A separate lock file: the record itself is replaced, so readers need no lock.
         with RECORDED.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             changed = {**_read(RECORDED), name: round(seconds, 3)}
@@ -35,18 +35,18 @@ def record(name: str, seconds: float) -> None:
 
 
 def last(name: str) -> float | None:
-    """The seconds that a thing took the last time on this machine; None before the first time."""
+    """Returns the seconds of the last run on this machine; None before the first."""
     return _read(RECORDED).get(name)
 
 
 def known(name: str) -> float | None:
-    """The seconds of the last time, else those of the reference; None where neither has the name."""
+    """Returns the seconds of the last run, else of the reference; None if neither has the name."""
     seconds = last(name)
     return _read(REFERENCE).get(name) if seconds is None else seconds
 
 
 def _read(path: os.PathLike[str]) -> dict[str, float]:
-    """The seconds in a file, without what is none; nothing where the file is missing or broken."""
+    """Returns the valid durations of a file; none if it is missing or broken."""
     try:
         with open(path, encoding="utf-8") as file:
             entries = json.load(file)["seconds"].items()
@@ -60,7 +60,7 @@ def _is_duration(value: object) -> bool:
 
 
 def spoken(seconds: float) -> str:
-    """A duration for a reader, to the second: `45 s`, `2 min 30 s`, `1 h 5 min`."""
+    """Returns a duration as text, such as `45 s`, `2 min 30 s` or `1 h 5 min`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -71,6 +71,6 @@ def spoken(seconds: float) -> str:
 
 
 def rounded(seconds: float) -> str:
-    """An estimate, no more exact than it is: to five seconds below two minutes, else to the minute."""
+    """Returns an estimate as text, rounded to five seconds below two minutes, else to the minute."""
     grain = 5 if seconds < 117.5 else 60
     return spoken(max(grain, round(seconds / grain) * grain))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Starts the Google emulator and the real registry that holds its private images."""
+"""Starts the Google emulator and the real registry that stores its private images."""
 
 from __future__ import annotations
 

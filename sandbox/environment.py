@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Python environment of tests, demo and emulator, with the collections ours depends on."""
+"""Python environments of tests, demo and emulator, with the Ansible collections that this one depends on."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _version(python: str) -> tuple[int, ...]:
 
 
 def _interpreter() -> tuple[str, str]:
-    """The system's Python if it is recent enough, else the one that runs this; and its version."""
-    # A distribution's build is optimised: pyenv's takes a third longer for what Ansible does most, which is to compile.
+    """Returns the interpreter for environments and its version: the system's Python if recent enough, else the running one."""
+    # Distributions optimise their Python: pyenv's build takes a third longer to compile, which Ansible does most of the time.
     python = _SYSTEM_PYTHON
     if not pathlib.Path(python).exists() or _version(python) < (3, 11):
         python = sys.executable
@@ -40,7 +40,7 @@ PYTHON = VENV / "bin" / "python"
 
 
 def ensure() -> None:
-    """Make the environment unless one with these pins is there."""
+    """Make the environment, unless one with these pins exists."""
     _make(VENV, "Python environment", INTERPRETER, _words(_REQUIREMENTS), ANSIBLE_PACKAGE, COLLECTIONS)
 
 
@@ -52,12 +52,12 @@ def further(
     ansible: str = "",
     collections: Sequence[str] = (),
 ) -> pathlib.Path:
-    """The folder of an environment for what does not go with the rest, made unless it is there.
+    """Returns the folder of a separate environment, and makes it unless it exists.
 
-    :param requirements: files that pip reads.
-    :param packages: what is installed beside them.
-    :param python: the interpreter it is made with.
-    :param ansible: the package out of which the collections are taken.
+    :param requirements: requirements files for pip.
+    :param packages: further packages to install.
+    :param python: the interpreter that makes it.
+    :param ansible: the PyPI package that contains the collections.
     """
     version = subprocess.run([python, "--version"], check=True, capture_output=True, text=True).stdout
     target = CACHE / f"venv-{name}-{key(version, ansible, *collections, *packages, *requirements)}"
@@ -66,13 +66,13 @@ def further(
 
 
 def users() -> pathlib.Path:
-    """What a user installs, or an execution environment has: ansible-core and what requirements.txt lists, no more."""
+    """Returns an environment as users and execution environments have it: only ansible-core and requirements.txt."""
     core = next(line for line in _REQUIREMENTS[1].read_text().splitlines() if line.startswith("ansible-core=="))
     return further("users", _REQUIREMENTS[:1], [core])
 
 
 def trial() -> pathlib.Path:
-    """What `make try` needs: ansible-core for the collection's own modules, and the Google emulator."""
+    """Returns an environment for `make try`: ansible-core for the collection's modules, and the Google emulator."""
     if (VENV / "ready").exists():
         return VENV
     pins = [line for line in _REQUIREMENTS[1].read_text().splitlines() if line.partition("==")[0] in ("ansible-core", "bcrypt")]
@@ -102,7 +102,7 @@ def _fill(
         debian.install("python3-venv")
     with step(title, "the Python package index") as log:
         log.run(python, "-m", "venv", "--clear", venv)
-        # Not quiet: the heartbeats show what it says.
+        # Not quiet, since heartbeats show the output.
         pip = [venv / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
         log.run(*pip, "install", "--progress-bar", "off", *words)
         if collections:
@@ -117,6 +117,6 @@ def _fill(
 
 
 def collections(venv: pathlib.Path = VENV) -> pathlib.Path:
-    """Where an environment keeps `ansible_collections`."""
+    """Returns the folder of an environment that contains `ansible_collections`."""
     (packages,) = venv.glob("lib/python*/site-packages")
     return packages

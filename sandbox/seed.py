@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Puts small runnable images into the emulator's private repository, as `docker push` would."""
+"""Pushes small runnable images into the emulator's private repository."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import httpx
 from sandbox.client.google import operator_client
 from sandbox.settings import LOCATION, PROJECT, REPOSITORY, UPSTREAM_HOST, Sandbox
 
-# hello is what the demo runs; the others are there to be asked for while the upstream refuses.
+# The demo runs hello. The others are for pulls while the upstream refuses.
 IMAGES = ("hello:1.0", "hello:2.0", "other:1.0", "other:2.0")
 _BUSYBOX = pathlib.Path("/bin/busybox")
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -35,7 +35,7 @@ class Blob:
 
 @dataclass(frozen=True)
 class Image:
-    """What was pushed. layers: those of its own content."""
+    """A pushed image. `layers`: all except busybox."""
 
     name: str
     tag: str
@@ -54,7 +54,7 @@ def _digest(content: bytes) -> str:
 
 
 def _layer(files: dict[str, bytes]) -> tuple[bytes, str]:
-    """A gzipped layer and its diff id."""
+    """Returns a gzipped layer and its diff id."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
@@ -75,7 +75,7 @@ def _push_blob(client: httpx.Client, name: str, content: bytes) -> Blob:
 
 
 def _random(source: random.Random, size: int) -> bytes:
-    """As many bytes as asked for; one call gives less than 256 MiB."""
+    """Returns random bytes. One call of randbytes returns less than 256 MiB."""
     most = 1 << 27
     return b"".join(source.randbytes(min(most, size - start)) for start in range(0, size, most))
 
@@ -83,9 +83,9 @@ def _random(source: random.Random, size: int) -> bytes:
 def push(
     client: httpx.Client, name: str, tag: str, sizes: Sequence[int] = (1 << 20,), content: str | None = None
 ) -> Image:
-    """Push one image into the private repository: busybox, then a layer of random content for every size.
+    """Push an image into the private repository: busybox, then a layer of random content for each size.
 
-    Images with the same `content` (name and tag unless given) and sizes have the same layers, whatever their names.
+    Images with the same `content` (default: name and tag) and sizes have the same layers.
     """
     unique = random.Random(content or f"{PROJECT}/{REPOSITORY}/{name}:{tag}")
     made = [_layer({"bin/busybox": _BUSYBOX.read_bytes()})]
@@ -113,7 +113,7 @@ def push(
 
 
 def create_repository(client: httpx.Client) -> None:
-    """The private Docker repository, through Artifact Registry's own API."""
+    """Create the private Docker repository by Artifact Registry's API, unless it exists."""
     parent = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories"
     host = {"Host": "artifactregistry.googleapis.com"}
     answer = client.post(parent, params={"repositoryId": REPOSITORY}, json={"format": "DOCKER"}, headers=host)
@@ -123,7 +123,7 @@ def create_repository(client: httpx.Client) -> None:
         if client.get(f"{parent}/{REPOSITORY}", headers=host).status_code == 200:
             return
         time.sleep(0.1)
-    raise TimeoutError(f"{parent}/{REPOSITORY} did not come")
+    raise TimeoutError(f"{parent}/{REPOSITORY} was not created in 5 s")
 
 
 def main() -> None:

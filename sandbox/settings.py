@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Names, addresses and pins of a sandbox. Standard library only: this runs before any environment exists."""
+"""Names, addresses and version pins of a sandbox. Standard library only, since this runs before any environment exists."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dataclasses import dataclass
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SANDBOX = ROOT / "sandbox"
 
-# Big builds outlive a clone: keyed by their pins, so that a changed pin is a new entry.
+# Builds are kept outside of the clone, under a key of their pins: another pin gets another entry.
 CACHE = pathlib.Path(
     os.environ.get("REGISTRY_CACHE_SANDBOX_DIR")
     or pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "registry-cache-sandbox"
 )
 
 KUBERNETES_VERSION = "v1.34.4"
-# What `kubeadm config images list` names for that version; go.mod in tools/ pins the same sources.
+# The output of `kubeadm config images list` for that version. The go.mod files in tools/ pin the same sources.
 ETCD_TAG, COREDNS_TAG, PAUSE_TAG = "3.6.5-0", "v1.12.1", "3.10.1"
 DEBIAN_SUITE = "bookworm"
 
 REGISTRY_IMAGE = "docker.io/library/registry:3.1.2"
 GO_IMAGE = "docker.io/library/golang:1.26.10-alpine"
-# A registry of base images for more than this machine's platform, which one docker cannot hold under one name.
+# A registry of base images for several platforms: docker holds only one platform under a name.
 HUB = "127.0.0.1:15010"
 HUB_REGISTRY_IMAGE = f"{HUB}/library/{REGISTRY_IMAGE.rpartition('/')[2]}"
 # The pinned kind's own default (its pkg/apis/config/defaults/image.go).
@@ -32,24 +32,24 @@ KIND_NODE_IMAGE = (
     "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5"
 )
 
-# PyPI's ansible package carries the collections that Galaxy would deliver.
+# PyPI's ansible package contains the collections that would otherwise come from Galaxy.
 ANSIBLE_PACKAGE = "ansible==12.3.0"
 COLLECTIONS = (
-    "awx/awx",  # what playbooks/awx.yml speaks with
+    "awx/awx",  # for playbooks/awx.yml
     "kubernetes/core",
     "google/cloud",
-    "community/general",  # a peer of the bench
+    "community/general",  # used by the bench
 )
 
 PROJECT, PROJECT_NUMBER, LOCATION, REPOSITORY = "demo-project", "123456789012", "us-central1", "private"
 UPSTREAM_HOST = f"{LOCATION}-docker.pkg.dev"
-# What a pod asks of Google.
+# The hosts of Google that pods use.
 GOOGLE_HOSTS = ("sts.googleapis.com", "iamcredentials.googleapis.com", UPSTREAM_HOST)
 NODE_PORT = 30026
 
 
 def key(*parts: str | pathlib.Path) -> str:
-    """Twelve hex digits over texts, files and (sorted) folders."""
+    """Returns twelve hex digits that identify texts and the contents of files and folders."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, pathlib.Path):
@@ -63,7 +63,7 @@ def key(*parts: str | pathlib.Path) -> str:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One cluster with its emulator. `demo` and `test` may be up at the same time."""
+    """A cluster with its emulator. `demo` and `test` can run at the same time."""
 
     name: str
 
@@ -77,10 +77,10 @@ class Sandbox:
 
     @property
     def state(self) -> pathlib.Path:
-        """What this cluster's processes leave: pids, logs, credentials (0700)."""
+        """The folder of pid files, logs and credentials (0700)."""
         return CACHE / "run" / self.name
 
-    # 198.18.0.0/15 is the benchmarking range (RFC 2544): it collides with no real network.
+    # 198.18.0.0/15 is for benchmarks (RFC 2544), so it collides with no real network.
     @property
     def subnet(self) -> str:
         return f"198.19.{self._index}.0/24"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs named steps: what each waits for and does, how long it takes, the log's last lines when it fails."""
+"""Runs named steps. Shows what each waits for, how long it takes, and the end of its log if it fails."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from . import durations
 from .settings import CACHE
 
 LOGS = CACHE / "logs"
-_WIDTH = 100  # of what a heartbeat shows of a line
-_WORTH_SAYING = 10.0  # seconds: a shorter step is over before its estimate is read
-_ENOUGH = 100  # items: the time of fewer says nothing about that of each
+_WIDTH = 100  # characters of a log line in a heartbeat
+_WORTH_SAYING = 10.0  # seconds: shorter steps end before anyone reads an estimate
+_ENOUGH = 100  # items: fewer do not show how long one takes
 
 
 class StepFailed(Exception):
-    """A step that cannot go on; the text says what to do."""
+    """A step failed. The text says what to do."""
 
 
 def say(text: str) -> None:
-    """Progress goes to standard error: what a command prints may be evaluated by a shell."""
+    """Print progress to standard error, since a shell may evaluate what a command prints."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Log:
-    """The log of one step: every command's output goes there.
+    """The log of one step, with the output of its commands.
 
-    :param name: by which the step's duration is known.
+    :param name: the key of the step's recorded duration.
     """
 
     def __init__(self, path: pathlib.Path, name: str = "") -> None:
         self.path = path
         self.name = name
-        # Whether this was the real work, whose duration is worth keeping: not where another process did it.
+        # False if another process did the work meanwhile; then the duration is not recorded.
         self.worked = True
         self._file = path.open("ab")
         self._started = time.monotonic()
@@ -50,20 +50,20 @@ class Log:
         self._progress: Callable[[], str] | None = None
 
     def elapsed(self) -> float:
-        """The seconds since the step began."""
+        """Returns the seconds since the step began."""
         return time.monotonic() - self._started
 
     def note(self, text: str) -> None:
-        """Say in the log, and so in the heartbeats, what is done where no command says it."""
+        """Write a line into the log, and so into the heartbeats, for work that is not a command."""
         self._file.write(f"{text}\n".encode())
         self._file.flush()
 
     def count(self, items: int, progress: Callable[[], str], at_most: bool = False) -> None:
-        """From now on the step is as long as the items that it has left, of which caches may have spared it many.
+        """Estimate the rest of the step from the number of items, such as packages to compile.
 
-        :param items: that are left, for instance packages to compile.
-        :param progress: says how far it is; the empty text shows the log's last line.
-        :param at_most: whether the number is a bound, and so the estimate.
+        :param items: the number left to do, without those that a cache already has.
+        :param progress: describes the progress; if it returns an empty text, the log's last line is shown.
+        :param at_most: whether `items` is an upper bound.
         """
         self._counted_at, self._progress = self.elapsed(), progress
         each = durations.known(self._each)
@@ -73,7 +73,7 @@ class Log:
             self._expected, self._whose, self._at_most = self._counted_at + each * items, "expected", at_most
 
     def uncount(self, done: int) -> None:
-        """So many items were done: heartbeats show the log's last line again, against the same estimate."""
+        """End the counting after this many items. Heartbeats show the log's last line again; the estimate stays."""
         self._items, self._progress = done, None
 
     @property
@@ -81,20 +81,20 @@ class Log:
         return f"{self.name}: each item"
 
     def keep_duration(self) -> None:
-        """Record how long the step took, and how long for each item."""
+        """Record how long the step and each item took."""
         if self.worked:
             durations.record(self.name, self.elapsed())
             if self._items >= _ENOUGH:
                 durations.record(self._each, (self.elapsed() - self._counted_at) / self._items)
 
     def estimate(self) -> str:
-        """How long the step takes by what is known at its start; empty when that is nothing or not worth saying."""
+        """Returns how long the step will take, or nothing if that is unknown or short."""
         if self._expected is None or self._expected < _WORTH_SAYING:
             return ""
         return f"about {durations.rounded(self._expected)} {self._whose}"
 
     def heartbeat(self) -> str:
-        """How far the step is: time, estimate, and what it does."""
+        """Returns a line with the time so far, the estimate and what the step is doing."""
         elapsed, expected, progress = self.elapsed(), self._expected, self._progress
         time_so_far = durations.spoken(elapsed)
         if expected is not None and elapsed <= expected:
@@ -104,10 +104,10 @@ class Log:
         return f"{time_so_far}: {(progress and progress()) or self.last_line()}"
 
     def last_line(self) -> str:
-        """The beginning of the log's last line that is not empty."""
+        """Returns the beginning of the last line of the log that is not empty."""
         try:
             lines = self.path.read_text(errors="replace").splitlines()
-        except OSError:  # `path` may name the log of a process that has not written yet
+        except OSError:  # the log of a process that has not written anything yet
             lines = []
         line = next((line.strip() for line in reversed(lines) if line.strip()), "")
         return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
@@ -120,7 +120,7 @@ class Log:
         stdin: bytes | None = None,
         check: bool = True,
     ) -> subprocess.CompletedProcess[bytes]:
-        """Run a command to its end. Raises StepFailed when it fails and `check` is set."""
+        """Run a command and wait for it. Raises StepFailed if it fails and `check` is set."""
         self._file.write(f"$ {' '.join(map(str, argv))}\n".encode())
         self._file.flush()
         result = subprocess.run(
@@ -134,11 +134,11 @@ class Log:
             check=False,
         )
         if check and result.returncode:
-            raise StepFailed(f"'{argv[0]}' ended with {result.returncode}")
+            raise StepFailed(f"'{argv[0]}' failed with exit code {result.returncode}")
         return result
 
     def pipe(self, source: Sequence[str], target: Sequence[str]) -> None:
-        """`source | target`, both checked."""
+        """Run `source | target`. Raises StepFailed if either fails."""
         self._file.write(f"$ {' '.join(source)} | {' '.join(target)}\n".encode())
         self._file.flush()
         with subprocess.Popen(source, stdout=subprocess.PIPE, stderr=self._file) as first:
@@ -154,17 +154,17 @@ class Log:
 
 
 def _heartbeat_seconds() -> float:
-    """The time between two heartbeats: a log of CI is read afterwards, where each is one line more."""
+    """Returns the time between two heartbeats: longer in a CI log, which nobody watches."""
     return 10 if sys.stderr.isatty() else 30
 
 
 @contextlib.contextmanager
 def step(title: str, waits_for: str = "", name: str = "") -> Iterator[Log]:
-    """Show a step, its duration, a heartbeat while it runs, and its log's end if it fails.
+    """Show a step: its title, a heartbeat while it runs, its duration, and the end of its log if it fails.
 
-    :param title: what is shown.
-    :param waits_for: what the step may hang on.
-    :param name: by which its duration is known; the title unless that has a version, with which the estimate would go.
+    :param title: the text that is shown.
+    :param waits_for: the step may wait for this, such as a download.
+    :param name: the key of its recorded duration. Default: the title. Give a name without the version for a title that has one.
     """
     LOGS.mkdir(parents=True, exist_ok=True)
     path = LOGS / ("".join(c if c.isalnum() else "-" for c in title.lower()) + ".log")
@@ -184,7 +184,7 @@ def step(title: str, waits_for: str = "", name: str = "") -> Iterator[Log]:
         done.set()
         say(f"   FAILED after {durations.spoken(log.elapsed())}: {error}\n   last lines of {path}:")
         say("\n".join("   | " + line for line in log.tail().splitlines()))
-        say(f"   Mend that and run the same command again: it goes on from '{title}'.")
+        say(f"   Fix the cause and run the same command again. It resumes at '{title}'.")
         sys.exit(1)
     finally:
         done.set()
@@ -195,7 +195,7 @@ def step(title: str, waits_for: str = "", name: str = "") -> Iterator[Log]:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Hold a lock that is shared by all processes that use this cache directory."""
+    """Hold a lock that all processes share which use this cache directory."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -203,9 +203,9 @@ def alone(name: str) -> Iterator[None]:
 
 
 def wait(condition: Callable[[], bool], seconds: float, what: str, every: float = 0.5) -> None:
-    """Wait until `condition()` holds. Raises StepFailed naming `what` after `seconds`."""
+    """Wait until `condition()` is true. Raises StepFailed with the name `what` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise StepFailed(f"{what} did not come within {seconds:.0f} s")
+            raise StepFailed(f"timed out after {seconds:.0f} s waiting for {what}")
         time.sleep(every)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What demo and tests do to a running sandbox: ask the cache, the emulator, the cluster and its nodes."""
+"""Clients of a running sandbox for demo and tests: of the cache, the emulator, the cluster and its nodes."""
 
 from .cache import ACCEPT, NAMESPACE, USER, Cache
 from .cluster import Cluster

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks a cache on its NodePort."""
+"""A client of a cache on its NodePort."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ NAMESPACE, USER = "registry-cache", "nodes"
 
 
 class Cache:
-    """A cache on its NodePort, as this machine reaches it."""
+    """A cache on its NodePort, called from this machine."""
 
     def __init__(self, sandbox: Sandbox, port: int = NODE_PORT) -> None:
         self.password = sandbox.password.read_text()
         self._client = httpx.Client(base_url=cluster.endpoint(sandbox, port=port), trust_env=False, timeout=30)
 
     def manifest(self, name: str, reference: str, auth: tuple[str, str] | None = None) -> httpx.Response:
-        """GET a manifest; with the cache's own credential unless another is given."""
+        """GET a manifest. `auth`: user and password; default: the cache's."""
         path = f"/v2/{PROJECT}/{REPOSITORY}/{name}/manifests/{reference}"
         return self._client.get(path, headers={"Accept": ACCEPT}, auth=auth or (USER, self.password))
 
     def pull(self, name: str, reference: str) -> tuple[int, int, float]:
-        """GET a manifest and all its blobs; their number, their bytes, and the seconds to the slowest first byte.
+        """GET a manifest and its blobs. Returns the number of blobs, their bytes, and the seconds to the slowest first byte.
 
-        :raises ValueError: a body has another digest than was asked for.
+        :raises ValueError: a body does not match its digest.
         """
         manifest = self.manifest(name, reference)
         manifest.raise_for_status()
@@ -53,10 +53,10 @@ class Cache:
                     came += len(chunk)
                     hashed.update(chunk)
             if f"sha256:{hashed.hexdigest()}" != blob["digest"]:
-                raise ValueError(f"{url}: {came} bytes of another digest")
+                raise ValueError(f"{url}: {came} bytes that do not match the digest")
             size += came
         return len(blobs), size, first
 
     def status(self, auth: tuple[str, str] | None) -> int:
-        """The status of `GET /v2/` with a credential or with none."""
+        """Returns the status of `GET /v2/` with a credential, or without one."""
         return self._client.get("/v2/", auth=auth).status_code

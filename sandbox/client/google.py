@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks the Google emulator as its operator: Google's APIs, counters and faults."""
+"""A client of the Google emulator, as its operator: Google's APIs, counters and faults."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Google:
         self._client = operator_client(sandbox)
 
     def call(self, method: str, host: str, path: str, body: Any = None, **params: str) -> Any:
-        """One request to one of Google's hosts; raises on an error status."""
+        """Send a request to one of Google's hosts. Raises HTTPStatusError on an error status."""
         answer = self._client.request(method, path, headers={"Host": host}, json=body, params=params)
         answer.raise_for_status()
         return answer.json()
 
     def exchange(self, audience: str, token: str) -> httpx.Response:
-        """STS's answer to a subject token, whatever it is."""
+        """Returns the response of STS to a subject token, also an error."""
         form = {
             "audience": audience,
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
@@ -49,23 +49,23 @@ class Google:
         return self._client.post("/v1/token", data=form, headers={"Host": "sts.googleapis.com", "Authorization": ""})
 
     def counters(self) -> dict[str, int]:
-        """Requests of clients other than the operator, by kind."""
+        """Returns the number of requests by kind, without the operator's."""
         return self._client.get("/emulator/counters").json()
 
     def apis(self) -> dict[str, int]:
-        """Requests to the googleapis hosts by method and host, this client's own among them."""
+        """Returns the number of requests to googleapis hosts by method and host, including this client's."""
         return self._client.get("/emulator/counters").json()["apis"]
 
     def reset_counters(self) -> None:
         self._client.post("/emulator/counters/reset").raise_for_status()
 
     def blob_counters(self, digest: str) -> dict[str, int]:
-        """Of one blob: blob_get, blob_download, blob_head, blob_bytes; zero where nothing was asked."""
+        """Returns the counters of one blob: blob_get, blob_download, blob_head, blob_bytes."""
         counted = self._client.get("/emulator/counters").json()["blobs"].get(digest, {})
         return {kind: counted.get(kind, 0) for kind in ("blob_get", "blob_download", "blob_head", "blob_bytes")}
 
     def fault(self, match: str, count: int = 1, **effects: float | int | bool) -> None:
-        """What becomes of the next `count` downloads of blobs whose path contains `match`, a digest for instance.
+        """Inject a fault into the next `count` downloads of blobs whose path contains `match`, such as a digest.
 
         effects: seconds, bytes_per_second, status, cut, corrupt; see google_emulator/faults.py.
         """
@@ -73,7 +73,7 @@ class Google:
         self._client.post("/emulator/faults", json=body).raise_for_status()
 
     def host_fault(self, host: str, path: str = "", count: int = 1, **effect: float | int | bool) -> None:
-        """What becomes of the next `count` requests to one of Google's hosts whose path contains `path`.
+        """Inject a fault into the next `count` requests to one of Google's hosts whose path contains `path`.
 
         effect: one of hang (seconds), status, seconds, truncate; see google_emulator/faults.py.
         """
@@ -81,18 +81,18 @@ class Google:
         self._client.post("/emulator/faults", json=body).raise_for_status()
 
     def condition(self, **conditions: float | bool) -> None:
-        """What holds until `reset_faults`: expired, grant_lag, enable_lag, clock_shift; see google_emulator/faults.py."""
+        """Set conditions until `reset_faults`: expired, grant_lag, enable_lag, clock_shift; see google_emulator/faults.py."""
         self._client.post("/emulator/faults", json=conditions).raise_for_status()
 
     def faults(self) -> list[dict[str, Any]]:
-        """The faults that are left, each with its remaining count; then the conditions that hold, if any."""
+        """Returns the remaining faults with their counts, then the conditions that are set."""
         return self._client.get("/emulator/faults").json()
 
     def reset_faults(self) -> None:
         self._client.post("/emulator/faults/reset").raise_for_status()
 
     def policy(self) -> dict[str, Any]:
-        """The IAM policy of the private repository."""
+        """Returns the IAM policy of the private repository."""
         host = "artifactregistry.googleapis.com"
         return self.call("GET", host, f"{_REPOSITORY_URL}:getIamPolicy", **{"options.requestedPolicyVersion": "3"})
 
@@ -101,7 +101,7 @@ class Google:
         self.call("POST", host, f"{_REPOSITORY_URL}:setIamPolicy", {"policy": policy})
 
     def revoke(self) -> dict[str, Any]:
-        """Remove every binding of the repository; returns the policy as it was."""
+        """Remove all bindings of the repository. Returns the policy from before."""
         before = self.policy()
         self.set_policy({**before, "bindings": []})
         return before

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Programs that are built here from Go modules and kept in the cache directory."""
+"""Builds programs from Go modules and keeps them in the cache directory."""

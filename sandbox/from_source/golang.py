@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`go build` and `go install`, which show what package they compile, and how many of how many are done."""
+"""Runs `go build` and `go install`, and shows which package they compile and how many are left."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from ..steps import Log, StepFailed
 
-# A program that is compiled and only not installed is stale too, but nothing of it is compiled.
+# Go also reports a program as stale if it only has to be installed; nothing is compiled for it.
 _CACHED = "not installed but available in build cache"
-# The version tells packages of one path apart that two modules pin differently.
+# The version distinguishes packages of the same path that two modules pin differently.
 _PACKAGE = "{{.ImportPath}}{{with .Module}} {{.Version}}{{end}}"
 _TEMPLATE = '{{if .Stale}}{{if ne .StaleReason "%s"}}stale %s{{end}}{{else if ne .ImportPath "unsafe"}}cached{{end}}' % (_CACHED, _PACKAGE)
 
@@ -24,9 +24,9 @@ class Build:
 
     :param command: `build` or `install`.
     :param target: the package or the pattern of packages.
-    :param folder: of the module.
-    :param flags: that compiler and linker are given.
-    :param output: where `build` puts the program.
+    :param folder: the module.
+    :param flags: options for compiler and linker.
+    :param output: the file that `build` writes.
     :param go: the Go command.
     """
 
@@ -40,14 +40,14 @@ class Build:
 
 
 def run(log: Log, *builds: Build) -> None:
-    """Run builds one after the other. Raises StepFailed when one fails."""
+    """Run builds one after the other. Raises StepFailed if one fails."""
     left: set[tuple[str, str, str]] = set()
     some_cached = False
     for build in builds:
         of_build, cached = _left(log, build)
         left |= of_build
         some_cached |= cached
-    # Go can look a package up only once it has all that this imports, so that some of the stale turn out to be cached.
+    # Go cannot look up a package before its imports are compiled, so some stale packages turn out to be cached.
     progress = Progress(log.path, {package for _, package, _ in left}, len(left), some_cached)
     log.count(len(left), progress, some_cached)
     for build in builds:
@@ -58,12 +58,12 @@ def run(log: Log, *builds: Build) -> None:
 
 
 def _left(log: Log, build: Build) -> tuple[set[tuple[str, str, str]], bool]:
-    """What a build will compile (architecture, import path and module's version), and whether any is cached.
+    """Returns the packages that a build will compile (architecture, import path, module version), and whether any is cached.
 
-    `go list` asks the build cache as `go build` does, in a second or two, and downloads the modules; Go says in the log which.
+    `go list` asks the build cache like `go build`, in a second or two. It downloads the modules and logs which.
     """
     argv = [build.go, "list", "-deps", *build.flags, "-f", _TEMPLATE, build.target]
-    log.note(f"$ {' '.join(argv)}\nasking the build cache what is left to compile of {build.target}")
+    log.note(f"$ {' '.join(argv)}\nasking the build cache what to compile for {build.target}")
     with log.path.open("ab") as errors:
         result = subprocess.run(
             argv,
@@ -76,7 +76,7 @@ def _left(log: Log, build: Build) -> tuple[set[tuple[str, str, str]], bool]:
             check=False,
         )
     if result.returncode:
-        raise StepFailed(f"'{build.go} list' ended with {result.returncode}")
+        raise StepFailed(f"'{build.go} list' failed with exit code {result.returncode}")
     architecture = build.environment.get("GOARCH", "")
     lines = result.stdout.splitlines()
     stale = [line.removeprefix("stale ").partition(" ") for line in lines if line != "cached"]
@@ -84,12 +84,12 @@ def _left(log: Log, build: Build) -> tuple[set[tuple[str, str, str]], bool]:
 
 
 class Progress:
-    """How far builds are, by what `go build -v` says: it names each package when it begins to compile it.
+    """Describes the progress of builds. `go build -v` logs each package when it starts to compile it.
 
-    :param log: where it says so, from the file's present end on.
-    :param packages: the import paths that are to be compiled.
-    :param total: how many times that will be; more than the paths where two builds compile one each its own way.
-    :param at_most: whether the total is a bound.
+    :param log: its log; only lines after the current end count.
+    :param packages: the import paths to compile.
+    :param total: how many compilations that takes; two builds may compile the same path for different platforms.
+    :param at_most: whether the total is an upper bound.
     """
 
     def __init__(self, log: pathlib.Path, packages: set[str], total: int, at_most: bool = False) -> None:
@@ -98,7 +98,7 @@ class Progress:
         self._offset = log.stat().st_size
 
     def __call__(self) -> str:
-        """For instance `812 of 1,930 packages, k8s.io/api/core/v1`."""
+        """Returns the progress, such as `812 of 1,930 packages, k8s.io/api/core/v1`."""
         lines = self._lines()
         begun = [line for line in lines if line in self._packages]
         last = lines[-1] if lines else ""
@@ -107,12 +107,12 @@ class Progress:
         if not self._total:
             return "nothing to compile, linking"
         total = max(self._total, len(begun))
-        # The linker says nothing; it is what is left once the last package has been begun.
-        doing = begun[-1] if 0 < len(begun) < total else "compiling the last or linking" if begun else "starting"
+        # The linker logs nothing; it runs after the last package.
+        doing = begun[-1] if 0 < len(begun) < total else "compiling the last package or linking" if begun else "starting"
         return f"{len(begun):,} {self._of} {total:,} packages, {doing}"
 
     def done(self) -> int:
-        """How many packages were begun."""
+        """Returns how many packages were started."""
         return sum(line in self._packages for line in self._lines())
 
     def _lines(self) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The programs of the cache's image for this machine, built from this clone and kept outside of it."""
+"""The programs of the cache's image, built for this machine from this clone and kept in the cache directory."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _HELPER = "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"
 
 
 def toolchain() -> dict[str, str]:
-    """The environment that makes the Go command the toolchain of the product's modules, fetched as a module if need be."""
+    """Returns the variables with which the Go command uses the toolchain of the cache's modules. Go downloads it if needed."""
     found = re.search(r"(?m)^toolchain (\S+)", (SOURCE / "go.mod").read_text())
     assert found
     return {"GOTOOLCHAIN": f"{found[1]}+auto"}
 
 
 def registry() -> str:
-    """The path of our own registry, built unless it is there for this source."""
+    """Returns the path of the cache's program, and builds it unless it exists for this source."""
     return _build("our registry", CACHE / "bench" / f"registry-{key(SOURCE)}" / "registry", ".")
 
 
 def credential_helper() -> str:
-    """The path of docker-credential-gcr, built unless it is there for this pin."""
+    """Returns the path of docker-credential-gcr, and builds it unless it exists for this pin."""
     pin = key(SOURCE / "go.mod", SOURCE / "go.sum")
     return _build("docker-credential-gcr", CACHE / "bench" / f"helper-{pin}" / "docker-credential-gcr", _HELPER)
 
@@ -36,7 +36,7 @@ def _build(title: str, target: pathlib.Path, package: str) -> str:
     if not target.exists():
         tools.require_go()
         with step(title, "the Go module proxy, then the compiler") as log, alone(target.parent.name):
-            # Whoever waited for the lock finds it in Go's cache.
+            # If another process built it meanwhile, Go finds it in its build cache.
             target.parent.mkdir(parents=True, exist_ok=True)
             env = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly"}
             golang.run(log, golang.Build("build", package, SOURCE, env, ("-trimpath", "-ldflags=-s -w"), target))

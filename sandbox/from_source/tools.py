@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Go tools, each group built from the pins of its own go.mod."""
+"""Builds Go tools, each group from the pins of its go.mod."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import golang
 
 _VERSION = "k8s.io/component-base/version"
 _MAJOR, _MINOR = KUBERNETES_VERSION.removeprefix("v").split(".")[:2]
-# kubeadm refuses to run when it does not know its own version.
+# kubeadm does not run without knowing its version.
 _LDFLAGS = {
     "kubernetes": f" -X {_VERSION}.gitVersion={KUBERNETES_VERSION} -X {_VERSION}.gitTreeState=clean"
     f" -X {_VERSION}.gitMajor={_MAJOR} -X {_VERSION}.gitMinor={_MINOR}"
@@ -21,22 +21,22 @@ _LDFLAGS = {
 
 
 def require_go() -> None:
-    """:raises SystemExit: without a Go that can build, or fetch, what the modules name."""
+    """Check that Go is installed. Raises SystemExit if not."""
     if not shutil.which("go"):
-        sys.exit("The sandbox needs Go 1.21 or later on the PATH, which fetches the version that a module names.")
+        sys.exit("Go is not on the PATH. Install Go 1.21 or later; it downloads the version that a module needs.")
 
 
 def build(group: str) -> pathlib.Path:
-    """The folder of a group's binaries, built unless they are there for these pins."""
+    """Returns the folder of a group's programs, and builds them unless they exist for these pins."""
     source, flags = SANDBOX / "tools" / group, _LDFLAGS.get(group, "")
     return install(f"Go tools: {group}", source, CACHE / "tools" / f"{group}-{key(source, flags)}", flags)
 
 
 def install(title: str, source: pathlib.Path, target: pathlib.Path, flags: str = "") -> pathlib.Path:
-    """The target, with the tools of a module's go.mod, installed unless they are there.
+    """Install the tools of a module's go.mod into `target` unless they exist. Returns `target`.
 
-    :param title: of the step.
-    :param flags: of the linker.
+    :param title: the title of the step.
+    :param flags: further options for the linker.
     """
     ready = target / ".ready"
     if not ready.exists():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the product's Dockerfiles begin with, under the names they have: pulled where that works, else made here.
+"""The base images of the Dockerfiles, under the same names: pulled if possible, else made here.
 
-The Go image that is made here holds modules and build cache of the product's own pins, so that a build links and
-compiles only what changed. docker holds both for this machine; `hub` is a registry that has registry:3 for two platforms.
+A Go image made here includes the modules and the build cache of the pins, so a build compiles only what changed.
+Docker holds both images for this machine's platform. The hub is a registry that has registry:3 for two platforms.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..settings import CACHE, GO_IMAGE, HUB, HUB_REGISTRY_IMAGE, REGISTRY_IMAGE,
 from ..steps import Log, step, wait
 from .build import BUSYBOX, PATH, ensure_busybox, import_image, load, pulled, tar
 
-# What makes the images: a change makes them anew.
+# The images are made again when one of these changes.
 _SOURCE = (SANDBOX / "images" / "base.py", SANDBOX / "images" / "build.py")
 _REGISTRY_SOURCE = SANDBOX / "from_source" / "base_registry"
 ARCHITECTURES = ("amd64", "arm64")
@@ -31,10 +31,10 @@ _MODULES = {
     "registry": (".", "github.com/GoogleCloudPlatform/docker-credential-gcr/v2"),
     "sbom": ("github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod",),
 }
-# As the Dockerfiles have them: the build cache knows what it is asked for by these.
+# The same as in the Dockerfiles, since they are part of the build cache's keys.
 _GO_FLAGS = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=readonly -trimpath -buildvcs=false"}
 _LINK = ("-ldflags=-s -w",)
-# Outlives a change of pins, after which only what changed is compiled; Go itself drops what is unused for days.
+# Not keyed by pins, so after a change of pins only what changed is compiled. Go removes entries that are unused for days.
 _BUILD_CACHE = CACHE / "go-build"
 _HUB_STATE = CACHE / "run" / "hub"
 
@@ -46,7 +46,7 @@ def _go(*words: str) -> str:
 
 
 def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[str, str]]]:
-    """What an Alpine base offers that is used here: a shell, its applets, the CA bundle, a root user."""
+    """Returns the files and links of an Alpine base that are used here: shell, applets, CA bundle, root user."""
     applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
     files: list[tuple[str, pathlib.Path | bytes]] = [
         ("bin/busybox", BUSYBOX),
@@ -58,7 +58,7 @@ def _alpine_like() -> tuple[list[tuple[str, pathlib.Path | bytes]], list[tuple[s
 
 
 def _registry(log: Log, architecture: str) -> pathlib.Path:
-    """The unmodified registry, for another architecture with fewer storage drivers."""
+    """Returns the unmodified registry. For another architecture it has fewer storage drivers."""
     if architecture == _HOST:
         return tools.build("registry") / "registry"
     program = CACHE / "run" / f"registry-{architecture}"
@@ -70,7 +70,7 @@ def _registry(log: Log, architecture: str) -> pathlib.Path:
 
 def _make_registry(log: Log, name: str, image_key: str, architecture: str = _HOST, trusts: bool = True) -> None:
     files, links = _alpine_like()
-    if architecture != _HOST:  # no shell: this image runs nowhere here
+    if architecture != _HOST:  # no shell: this machine cannot run the image
         files, links = [file for file in files if file[0] != "bin/busybox"], []
     if not trusts:
         files = [file for file in files if not file[0].endswith(".crt")]
@@ -96,7 +96,7 @@ def _make_go(log: Log, image_key: str) -> None:
     try:
         files, links = _alpine_like()
         log.run("tar", "--extract", "--directory", tree, stdin=tar(files, links))
-        unused = shutil.ignore_patterns("test", "doc", "api")  # of the top level only: src has packages of these names
+        unused = shutil.ignore_patterns("test", "doc", "api")  # only at the top level: src has packages of the same names
         ignore = lambda folder, names: unused(folder, names) if folder == str(root) else set()  # noqa: E731
         log.note("copying the Go toolchain")
         shutil.copytree(root, tree / "usr" / "local" / "go", symlinks=True, ignore=ignore)
@@ -104,12 +104,12 @@ def _make_go(log: Log, image_key: str) -> None:
         environment = ("GOPATH=/go", "GOCACHE=/root/.cache/go-build", "GOTOOLCHAIN=local", f"PATH=/go/bin:/usr/local/go/bin:{PATH}")
         import_image(log, GO_IMAGE, image_key, tree, *[f"ENV {entry}" for entry in environment], "WORKDIR /go")
     finally:
-        log.run("chmod", "--recursive", "u+w", tree, check=False)  # Go's copies of modules and of itself are read-only
+        log.run("chmod", "--recursive", "u+w", tree, check=False)  # Go makes its copies of modules read-only
         shutil.rmtree(tree)
 
 
 def _compile(log: Log, go: str, tree: pathlib.Path) -> None:
-    """Fill the tree's module and build caches with what the product's builds ask for."""
+    """Fill the module and build caches in the tree with what the image's builds need."""
     held = pathlib.Path(_go("env", "GOMODCACHE")) / "cache" / "download"
     environment = {
         **_GO_FLAGS,
@@ -132,7 +132,7 @@ def _compile(log: Log, go: str, tree: pathlib.Path) -> None:
 
 
 def ensure() -> None:
-    """The product's base images for this machine, in docker."""
+    """Make sure that Docker has the base images for this machine's platform."""
     ensure_busybox()
     tools.require_go()
     pins = [_DOCKER / module / name for module in _MODULES for name in ("go.mod", "go.sum")]
@@ -144,7 +144,7 @@ def ensure() -> None:
         if engine.has_image(name, image_key) or (engine.has_image(name) and not engine.made_here(name)):
             continue
         tools.build("registry")
-        waits_for = "the registry that hosts it, or making it here"
+        waits_for = "a pull, or making it here"
         with step(f"base image {name}", waits_for, f"base image {name.rpartition(':')[0]}") as log:
             if pulled(name, log):
                 continue
@@ -155,10 +155,10 @@ def ensure() -> None:
 
 
 def ensure_hub() -> None:
-    """A registry on loopback that has registry:3 as an index of two platforms, and `registry:untrusting`, without CA certificates."""
+    """Run a registry on loopback with registry:3 for two platforms, and with `registry:untrusting`, which has no CA certificates."""
     server = _HUB_STATE / "registry.pid"
     if not processes.running(server, _hub_key()):
-        stop_hub()  # one that runs has images of other sources
+        stop_hub()  # a running one has images of other sources
         _HUB_STATE.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = {
             "version": "0.1",
@@ -170,7 +170,7 @@ def ensure_hub() -> None:
         command = [str(tools.build("registry") / "registry"), "serve", str(_HUB_STATE / "registry.json")]
         processes.start(server, command, key=_hub_key())
         wait(lambda: _status("/v2/") == 200, 20, "the registry of base images")
-    # Pushed last, so that it says that all are there.
+    # Pushed last, so if it exists, all images exist.
     if _status("/v2/library/registry/manifests/untrusting") == 200:
         return
     with step(f"base images for {' and '.join(ARCHITECTURES)}", "the Go compiler") as log:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What images are made with: pull, import and load, tar archives, a static busybox."""
+"""Tools to make images: pull, import, load, tar archives, a static busybox."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def ensure_busybox() -> None:
-    """A busybox that runs alone in an image: Debian's ordinary one needs a C library."""
+    """Install the static busybox. Debian's other busybox needs a C library, which images lack."""
     if not BUSYBOX.exists() or b"/ld-linux" in BUSYBOX.read_bytes():
         debian.install("busybox-static")
 
@@ -28,7 +28,7 @@ def pulled(name: str, log: Log) -> bool:
 
 
 def import_image(log: Log, name: str, image_key: str, tree: pathlib.Path | bytes, *changes: str) -> None:
-    """`docker import` a folder or a tar under a name, labelled with the key that it was made for."""
+    """Import a folder or a tar as an image, with its key in a label."""
     flags = [word for change in (f"LABEL sandbox.key={image_key}", *changes) for word in ("--change", change)]
     if isinstance(tree, bytes):
         log.run("docker", "import", *flags, "-", name, stdin=tree)
@@ -37,7 +37,7 @@ def import_image(log: Log, name: str, image_key: str, tree: pathlib.Path | bytes
 
 
 def tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple[str, str]] = ()) -> bytes:
-    """A tar of files (by path or content, 0755) and symbolic links."""
+    """Returns a tar of files (given by path or content; mode 0755) and symbolic links."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for folder in ("tmp", "etc", "bin", "var/lib"):
@@ -57,7 +57,7 @@ def tar(files: Iterable[tuple[str, pathlib.Path | bytes]], links: Iterable[tuple
 
 
 def load(log: Log, name: str, architecture: str, layer: bytes, config: dict[str, object]) -> None:
-    """`docker load` an image of one layer: unlike `docker import`, for any architecture."""
+    """Load an image of one layer. Unlike `docker import`, this works for any architecture."""
     diff = "sha256:" + hashlib.sha256(layer).hexdigest()
     described = {
         "architecture": architecture,

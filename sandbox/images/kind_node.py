@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The node image of kind: pulled where that works, made from packages where it does not."""
+"""The node image of kind: pulled if possible, else made from Debian packages and Go modules."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def _debian_root() -> pathlib.Path:
 
 
 def _iptables(root: pathlib.Path) -> tuple[list[tuple[str, pathlib.Path]], list[tuple[str, str]]]:
-    """kube-proxy's userland: iptables on nftables with its libraries, out of the node's Debian root."""
+    """Returns the files and links that kube-proxy needs: iptables on nftables and its libraries, from a Debian root."""
     multi = "/usr/sbin/xtables-nft-multi"
     names = ("iptables", "ip6tables")
     commands = [f"{name}{suffix}" for name in names for suffix in ("", "-save", "-restore")]
     extensions = [f"/{file.relative_to(root)}" for file in (root / "usr/lib/x86_64-linux-gnu/xtables").glob("*.so")]
-    # An extension may need what the program does not: `statistic`, of every Service with two endpoints, needs libm.
+    # Extensions have more dependencies: `statistic`, used for every Service with two endpoints, needs libm.
     linked = _output("chroot", str(root), "ldd", multi, *extensions).split()
     paths = [multi, *extensions, *(word for word in linked if word.startswith("/") and not word.endswith(":"))]
     files = [(path, debian.inside(root, path)) for path in dict.fromkeys(paths)]
@@ -117,22 +117,22 @@ def _make_node(log: Log, name: str, image_key: str, root: pathlib.Path) -> None:
 
 
 def ensure() -> str:
-    """The node image's name: kind's own where it can be pulled, else ours."""
+    """Returns the name of the node image: kind's if it can be pulled, else the one made here."""
     image_key = key(SANDBOX / "node", _IMAGES / "kind_node.py", _IMAGES / "build.py", SANDBOX / "tools", KUBERNETES_VERSION, ETCD_TAG)
     ours = f"{NODE_IMAGE}:{KUBERNETES_VERSION}"
     if engine.has_image(KIND_NODE_IMAGE):
         return KIND_NODE_IMAGE
     if engine.has_image(ours, image_key):
         return ours
-    with step(f"node image {KIND_NODE_IMAGE}", "the registry that hosts it") as log:
+    with step(f"node image {KIND_NODE_IMAGE}", "a pull") as log:
         if pulled(KIND_NODE_IMAGE, log):
             return KIND_NODE_IMAGE
-    say("   it cannot be pulled here: one is made from Debian's packages and Go modules")
+    say("   the pull failed; making an image from Debian packages and Go modules instead")
     root = _debian_root()
     for group in ("kubernetes", "etcd", "coredns"):
         tools.build(group)
     with step("node image", "docker import and commit") as log:
         _make_node(log, ours, image_key, root)
     if not engine.has_image(ours, image_key):
-        raise StepFailed("the node image was not made")
+        raise StepFailed(f"docker commit did not create {ours}")
     return ours

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image of each node: three versions of containerd where the nodes are made here."""
+"""The image of each node: with three versions of containerd if the images are made here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NODES = 3  # the control plane and two workers
 _SUITE = "trixie"  # Debian 13
 _CONTAINERD_2 = SANDBOX / "node" / "containerd-2" / "etc" / "containerd" / "config.toml"
 _PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
-# That the programs run on Debian 12's C library, for which Debian 13's runc is too new, and read the configuration.
+# Checks that the programs run on Debian 12's C library, which is too old for Debian 13's runc, and read the configuration.
 _PROOF = """\
 for program in containerd-shim-runc-v2 ctr runc; do
   "$program" -v
@@ -29,9 +29,9 @@ containerd config dump > /dev/null
 
 
 def ensure() -> list[str]:
-    """Image names, the control plane's first: with the containerd of Debian 12, of Debian 13, and the newest.
+    """Returns the image of each node, the control plane first: with the containerd of Debian 12, of Debian 13, and the newest.
 
-    kind's own node image serves all nodes as it is: its containerd is current.
+    If kind's own node image can be pulled, all nodes use it. Its containerd is current.
     """
     base = kind_node.ensure()
     if not base.startswith(kind_node.NODE_IMAGE):
@@ -50,7 +50,7 @@ def _programs(folder: pathlib.Path) -> dict[pathlib.Path, str]:
 
 
 def _debian_13() -> pathlib.Path:
-    """The folder that Debian 13's containerd is unpacked in."""
+    """Returns the folder with the files of Debian 13's containerd."""
     target = CACHE / f"containerd-{_SUITE}"
     ready = target.with_name(f"{target.name}.ready")
     if ready.exists():
@@ -63,7 +63,7 @@ def _debian_13() -> pathlib.Path:
         download = target.with_name(f"{target.name}.download")
         for folder in (target, download):
             shutil.rmtree(folder, ignore_errors=True)
-        # Unlike apt, it needs no list of this machine's to have the suite; it checks the archive's signature.
+        # Unlike apt, debootstrap needs no package source for the suite. It checks the archive's signature.
         log.run("debootstrap", "--variant=minbase", "--download-only", "--include=containerd", _SUITE, download)
         (archive,) = (download / "var/cache/apt/archives").glob("containerd_*.deb")
         log.run("dpkg-deb", "--extract", archive, target)
@@ -73,10 +73,11 @@ def _debian_13() -> pathlib.Path:
 
 
 def _ensure(containerd: str, base: str, files: Mapping[pathlib.Path, str], *parts: str) -> str:
-    """A node image with another containerd, made unless it is there for these parts.
+    """Returns the name of a node image with another containerd, and makes it unless it exists for these parts.
 
     :param containerd: the beginning of its version.
-    :param files: what is copied, and where to.
+    :param files: paths in the image, by file.
+    :param parts: what the image depends on, for its key.
     """
     name = f"{kind_node.NODE_IMAGE}:{KUBERNETES_VERSION}-containerd-{containerd}"
     image_key = key(SANDBOX / "images" / "nodes.py", engine.image_id(base), *parts)
@@ -89,7 +90,7 @@ def _ensure(containerd: str, base: str, files: Mapping[pathlib.Path, str], *part
                 for file, place in files.items():
                     log.run("docker", "cp", file, f"{container}:{place}")
                 log.run("docker", "exec", container, "sh", "-euxc", _PROOF, "sh", containerd)
-                # Not the command line of this container, which commit would keep.
+                # docker commit would keep this container's command line.
                 back = (f"LABEL sandbox.key={image_key}", 'ENTRYPOINT ["/usr/local/bin/node-entrypoint"]', "CMD []")
                 flags = [word for text in back for word in ("--change", text)]
                 log.run("docker", "commit", *flags, container, name)

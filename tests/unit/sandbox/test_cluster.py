@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What kind and CoreDNS are told, and that a client touches its own nodes alone."""
+"""The configuration of kind and CoreDNS, and a client that touches only nodes of its cluster."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_each_node_has_its_image() -> None:
     ]
 
 
-def test_the_pod_network_is_kinds_on_kinds_own_image() -> None:
+def test_kinds_own_image_uses_kinds_pod_network() -> None:
     assert "disableDefaultCNI" not in str(cluster._config("kindest/node:v1"))
     assert "disableDefaultCNI" in str(cluster._config(f"{kind_node.NODE_IMAGE}:1"))
 
 
 @pytest.mark.parametrize(("ours", "forward"), [(True, "198.18.0.1"), (False, "/etc/resolv.conf")])
-def test_googles_names_come_before_the_way_out(ours: bool, forward: str) -> None:
+def test_googles_names_are_resolved_before_others_are_forwarded(ours: bool, forward: str) -> None:
     text = cluster._google_names(COREFILE, "198.19.0.1", ours)
     assert text.index("198.19.0.1 sts.googleapis.com") < text.index(f"forward . {forward} {{")
     assert text.count("forward .") == 1
@@ -44,7 +44,7 @@ def test_only_nodes_of_this_cluster_are_touched(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(client_cluster.subprocess, "run", lambda *_words, **_more: pytest.fail("a command ran"))
     nodes = client.Cluster(Sandbox("test"))
     for act in (nodes.stop, nodes.start, nodes.pause, nodes.unpause, nodes.cut, nodes.mend, nodes.endpoint):
-        with pytest.raises(ValueError, match="is no node of registry-cache-test"):
+        with pytest.raises(ValueError, match="is not a node of registry-cache-test"):
             act("registry-cache-demo-control-plane")
 
 
@@ -66,7 +66,7 @@ def test_a_pull_keeps_its_credential_off_the_command_line(monkeypatch: pytest.Mo
     assert "one" in default and default[-1] == "localhost:30026/p/r/i:2"
 
 
-def test_the_shell_of_a_pull_hands_the_credential_to_crictl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pull_passes_the_credential_to_crictl(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "crictl").write_text('#!/bin/sh\nprintf "%s|%s\\n" "$CRICTL_CREDS" "$*"\n')
     (tmp_path / "crictl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

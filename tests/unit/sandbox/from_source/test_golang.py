@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Go builds say what they compile; a fake Go command lists and names packages."""
+"""Go builds report the packages they compile. A fake Go command lists and logs packages."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def test_packages_are_listed_before_they_are_built(
     ((total, progress, at_most),) = counted
     assert not at_most
     assert total == 4  # two packages for two architectures, however many builds ask for them
-    assert progress() == "6 of 6 packages, compiling the last or linking"  # the fake keeps no build cache
+    assert progress() == "6 of 6 packages, compiling the last package or linking"  # the fake keeps no build cache
     calls = (tmp_path / "calls").read_text().splitlines()
     assert [call.split()[0] for call in calls] == ["list"] * 3 + ["build"] * 3
     assert calls[0].startswith("list -deps -trimpath -ldflags=-s -f {{if .Stale}}")
     assert calls[-1] == f"build -v -trimpath -ldflags=-s -o {output} example.org/a"
 
 
-def test_a_list_that_fails_fails_the_step(log: steps.Log, go: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(steps.StepFailed, match="list' ended with 1"):
+def test_a_failed_list_fails_the_step(log: steps.Log, go: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(steps.StepFailed, match="list' failed with exit code 1"):
         golang.run(log, golang.Build("install", "tool", tmp_path, {"GOARCH": "broken"}, go=go))
     assert "go: no such module" in log.tail()
