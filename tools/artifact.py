@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection as users get it: built, and the collections it depends on as archives that install without Galaxy."""
+"""Builds the collection, and archives of the collections it depends on, which install without Galaxy."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sandbox.settings import ANSIBLE_PACKAGE, CACHE, ROOT, key
 
 
 def files() -> list[pathlib.Path]:
-    """Of the clone, below its root: what git tracks, or would if it were added."""
+    """Returns the files of the clone, relative to its root, except those that git ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     named = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
     return sorted({pathlib.Path(name) for name in named if name and (ROOT / name).is_symlink() | (ROOT / name).exists()})
 
 
 def clone(target: pathlib.Path) -> pathlib.Path:
-    """The clone as it is now, uncommitted changes included, at another place."""
+    """Copy the clone, including uncommitted changes, to another folder. Returns that folder."""
     for file in files():
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / file, target / file, follow_symlinks=False)
@@ -31,7 +31,7 @@ def clone(target: pathlib.Path) -> pathlib.Path:
 
 
 def build(target: pathlib.Path, source: pathlib.Path = ROOT) -> pathlib.Path:
-    """Build the artifact of a collection into a folder of its own."""
+    """Build the artifact of a collection in an empty folder. Returns its path."""
     command = [pathlib.Path(sys.prefix) / "bin" / "ansible-galaxy", "collection", "build", "--output-path", target, source]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     (artifact,) = target.glob("*.tar.gz")
@@ -39,7 +39,7 @@ def build(target: pathlib.Path, source: pathlib.Path = ROOT) -> pathlib.Path:
 
 
 def dependency(name: str) -> pathlib.Path:
-    """A collection of the environment as an archive. PyPI's package lacks files that its manifest names: it gets another."""
+    """Returns an archive of one of the environment's collections. PyPI's package lacks files of its manifest, so it is rebuilt."""
     target = CACHE / f"artifacts-{key(ANSIBLE_PACKAGE)}" / name
     if not target.exists():
         making = target.with_name(f"{name}.making")

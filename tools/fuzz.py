@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fuzz tests of the registry's Go packages, one after the other: `python3 -m tools.fuzz SECONDS [TARGET ...]`.
+"""Runs the fuzz tests of the cache's Go packages one after the other: `python3 -m tools.fuzz SECONDS [TARGET ...]`.
 
-TARGET is a package's name and a test's, as route.FuzzParse; all unless told.
+TARGET is the name of a package and of a test, such as route.FuzzParse. Default: all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MODULE = ROOT / "docker" / "registry"
 
 
 def targets(module: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The folder of each fuzz test, by the names of package and test."""
+    """Returns the folder of each fuzz test, by the names of package and test."""
     found = {}
     for file in sorted(module.rglob("*_test.go")):
         for name in re.findall(r"(?m)^func (Fuzz\w+)\(", file.read_text()):
@@ -27,27 +27,27 @@ def targets(module: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def command(target: str, folder: pathlib.Path, seconds: int, module: pathlib.Path) -> list[str]:
-    """The command line that fuzzes one target."""
+    """Returns the command line that runs a target."""
     test = target.partition(".")[2]
     return ["go", "test", "-run=^$", f"-fuzz=^{test}$", f"-fuzztime={seconds}s", f"./{folder.relative_to(module)}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tools.fuzz", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("seconds", type=int, help="for each target")
+    parser.add_argument("seconds", type=int, help="seconds per target")
     parser.add_argument("target", nargs="*")
     arguments = parser.parse_args()
     known = targets(_MODULE)
     if unknown := set(arguments.target) - known.keys():
-        parser.error(f"no fuzz test {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+        parser.error(f"unknown TARGET {', '.join(sorted(unknown))}; choose from {', '.join(known)}")
     failed = []
     for target in arguments.target or known:
         print(f"── {target}", flush=True)
-        # One run at a time: two would share the processors, and the cache of inputs.
+        # One run at a time, since two would share the processors and the cache of inputs.
         if subprocess.run(command(target, known[target], arguments.seconds, _MODULE), cwd=_MODULE, check=False).returncode:
             failed.append(target)
     for target in failed:
-        print(f"FAILED tests/{target}: the input is in testdata/fuzz beside the test, and go test runs it from now on")
+        print(f"FAILED tests/{target}: the failing input is in testdata/fuzz beside the test; go test now runs it, too")
     print(f"{len(arguments.target or known) - len(failed)} passed, {len(failed)} failed in {arguments.seconds}s each")
     sys.exit(bool(failed))
 

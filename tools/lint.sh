@@ -1,11 +1,11 @@
 #!/bin/sh
-# Style and correctness of everything that is not a Python test.
+# Checks style and types of all files. Tests run elsewhere.
 set -eu
 yamllint --strict .
 ruff check --quiet
 mypy --no-error-summary
 antsibull-changelog lint
-# Scenarios lie elsewhere than playbooks, beside which Ansible looks for collections.
+# Ansible looks for collections beside playbooks, but scenarios are in another folder.
 export ANSIBLE_COLLECTIONS_PATH="$PWD/playbooks/collections"
 ansible-lint --strict --offline
 git ls-files --cached --others --exclude-standard | while read -r file; do

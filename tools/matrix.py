@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""python -m tools.matrix [CORE ...]: the rows of matrix.yml, or those that begin so; the result goes to matrix-latest.md."""
+"""`python -m tools.matrix [CORE ...]` runs the rows of matrix.yml, or those that start with CORE, and writes matrix-latest.md."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _candidates(version: str) -> Iterator[str]:
     for folder in os.get_exec_path():
         if (file := pathlib.Path(folder, name)).exists():
             yield str(file)
-    # pyenv's command of that name runs a version that is chosen, and others are there too.
+    # pyenv's command of that name runs only the selected version; others may be installed.
     if pyenv := shutil.which("pyenv"):
         for known in _output(pyenv, "whence", name).split():
             yield f"{_output(pyenv, 'prefix', known).strip()}/bin/{name}"
@@ -44,14 +44,14 @@ def _output(*command: str) -> str:
 
 
 def interpreter(version: str) -> tuple[str | None, str]:
-    """A Python that runs and can make environments, or the reason why there is none."""
-    reason = f"no python{version} is on the PATH or known to pyenv"
+    """Returns a Python that works and can make environments, or None and the reason."""
+    reason = f"python{version} is neither on the PATH nor in pyenv"
     for candidate in _candidates(version):
         probe = "import ensurepip, sys, venv; print('%d.%d' % sys.version_info[:2])"
         found = subprocess.run([candidate, "-c", probe], check=False, capture_output=True, text=True)
         if found.stdout.strip() == version:
             return candidate, ""
-        reason = f"{candidate} does not run: {(found.stderr.strip().splitlines() or ['it says nothing'])[-1].strip()}"
+        reason = f"{candidate} does not work: {(found.stderr.strip().splitlines() or ['no output'])[-1].strip()}"
     return None, reason
 
 
@@ -61,25 +61,25 @@ def _counted(output: str) -> str:
 
 
 def _found(venv: pathlib.Path) -> list[str]:
-    """The versions of the collections in an environment."""
+    """Returns the versions of the collections in an environment."""
     folder = environment.collections(venv) / "ansible_collections"
     manifests = [json.loads((folder / name / "MANIFEST.json").read_text()) for name in _COLLECTIONS]
     return [manifest["collection_info"]["version"] for manifest in manifests]
 
 
 def untested(found: list[list[str]]) -> list[str]:
-    """What is wrong with the versions that were tested: the oldest of each collection is the one that galaxy.yml takes."""
+    """Returns messages for collections whose oldest tested version is not the minimum in galaxy.yml."""
     wrong = []
     for name, versions in zip(_COLLECTIONS, zip(*found, strict=True), strict=True):
         oldest = min(versions, key=lambda version: [int(part) for part in version.split(".")])
         taken = _LOWEST[name.replace("/", ".")].removeprefix(">=")
         if oldest != taken:
-            wrong.append(f"galaxy.yml takes {name.replace('/', '.')} {taken}, and the oldest that was tested is {oldest}.")
+            wrong.append(f"galaxy.yml allows {name.replace('/', '.')} {taken}, but the oldest tested version is {oldest}.")
     return wrong
 
 
 def run(row: dict[str, Any], version: str, python: str) -> tuple[bool, list[str]]:
-    """One row: whether it passed, and its cells."""
+    """Run a row. Returns whether it passed, and its cells."""
     started, limit = time.monotonic(), _MATRIX["limit"] * 60
     pins = [line for line in (ROOT / "tests" / "requirements.txt").read_text().splitlines() if line.split("==")[0] in _MATRIX["packages"]]
     venv = environment.further(

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Sets a pin of the image's programs: MODULE@VERSION in every module that has it, or go@VERSION for the compiler. The images
-# that are named for a version, of distribution and of Go, follow.
+# Changes a pin of the image's programs: MODULE@VERSION in every go.mod that has it, or go@VERSION for the compiler. Also updates
+# the image tags that contain the version of distribution or Go.
 set -eu
 module=${1%@*}
 version=${1##*@}
@@ -17,7 +17,7 @@ for folder in docker/registry docker/sbom sandbox/tools/registry; do
   fi
   found=1
 done
-[ "$found" ] || { echo "no go.mod of docker/ has $module: name one that is there, such as github.com/distribution/distribution/v3" >&2; exit 1; }
+[ "$found" ] || { echo "PIN: no go.mod of docker/ requires $module. Name one that does, such as github.com/distribution/distribution/v3" >&2; exit 1; }
 distribution=$(sed -n 's|^.*distribution/distribution/v3 v\([0-9.]*\).*$|\1|p' docker/registry/go.mod)
 toolchain=$(sed -n 's|^toolchain go||p' docker/registry/go.mod)
 for file in docker/Dockerfile docker/sbom/Dockerfile roles/image/defaults/main.yml roles/image/meta/argument_specs.yml \

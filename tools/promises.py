@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The table of promises in docs/development/testing.md, made of tests/tiers.toml."""
+"""Writes the table of promises in docs/development/testing.md from tests/tiers.toml."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _BEGIN, _END = "<!-- promises -->", "<!-- end of promises -->"
 
 
 def table() -> str:
-    """Markdown: every promise with its page, its tests and their tier."""
+    """Returns a Markdown table of all promises with their page, tests and tier."""
     lines = ["| page | promise | test | tier |", "| --- | --- | --- | --- |"]
     for promise in tiers.promises():
         tests = "<br>".join(f"`{test.removeprefix('tests/')}`" for test in promise.tests)
@@ -22,13 +22,13 @@ def table() -> str:
 
 
 def written() -> str:
-    """The page with today's table.
+    """Returns the page with the current table.
 
-    :raises ValueError: when the page has no place for it.
+    :raises ValueError: the page does not have the markers.
     """
     text, number = re.subn(f"{_BEGIN}.*{_END}", lambda _: f"{_BEGIN}\n{table()}\n{_END}", PAGE.read_text(), flags=re.DOTALL)
     if number != 1:
-        raise ValueError(f"{PAGE}: write the lines '{_BEGIN}' and '{_END}', once each")
+        raise ValueError(f"{PAGE} must have the lines '{_BEGIN}' and '{_END}', once each")
     return text
 
 

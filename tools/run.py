@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a tier of tests/tiers.toml: each stage with its seconds and results, and what failed again at the end.
+"""Runs a tier of tests/tiers.toml: shows the seconds and results of each stage, and repeats all failures at the end.
 
 python3 -m tools.run TIER [STAGE ...]
 """
@@ -30,15 +30,15 @@ RESULTS = ROOT / "tests" / "e2e" / "results.md"
 _SANDBOX = ("python3", "-m", "sandbox", "--name", "test")
 _TOOL = ("python3", "-m", "sandbox", "tool", "--")
 _PYTEST = ("python", "-m", "pytest", "-q", "-rfEs", "--tb=short")
-_MORE = 15  # lines after Ansible's or Go's first one of a failure, or of a failed stage that names no test
+_MORE = 15  # lines to keep after the first one of an Ansible or Go failure, or at the end of a stage that names no test
 _FAILURE = re.compile(r"(FAILED|ERROR) tests/.*|(fatal|failed): \[.*|--- FAIL: .*|panic: .*|FAIL\t.*")
-_LONG = ("fatal", "---", "panic")  # those of which more lines tell the reason
+_LONG = ("fatal", "---", "panic")  # failures whose reason follows in more lines
 _CLOSING = re.compile(r"(\d+) (passed|failed|skipped|errors?)\b")
 
 
 @dataclass
 class Result:
-    """The outcome of a stage."""
+    """The result of a stage."""
 
     name: str
     proves: str
@@ -54,7 +54,7 @@ class Result:
 
 
 def command(stage: Stage) -> tuple[str, ...]:
-    """The command line of a stage."""
+    """Returns the command line of a stage."""
     if stage.scenario:
         return (*_SANDBOX, "run", "--", "molecule", "test", "--scenario-name", stage.scenario, "--destroy", "never")
     if stage.tests:
@@ -64,7 +64,7 @@ def command(stage: Stage) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _shown(path: pathlib.Path, failures: list[str]) -> Iterator[None]:
-    """Print the lines of a file as they come, and keep the failures: molecule shows a command's output only at its end."""
+    """Print the lines of a file as they are written, and collect failures. Molecule shows output only when a command ends."""
     path.touch()
     ended = threading.Event()
 
@@ -90,9 +90,9 @@ def _shown(path: pathlib.Path, failures: list[str]) -> Iterator[None]:
 
 
 def run(stage: Stage, tier: str) -> Result:
-    """Run one stage; its output is shown as it comes."""
+    """Run a stage, and show its output while it runs."""
     known = durations.known(f"{tier}: {stage.name}")
-    print(f"\n════ {stage.name}: {stage.proves}" + (f" (last time {known:.0f} s)" if known else ""), flush=True)
+    print(f"\n════ {stage.name}: {stage.proves}" + (f" (last run: {durations.spoken(known)})" if known else ""), flush=True)
     result, started, more, tail = Result(stage.name, stage.proves), time.monotonic(), 0, deque[str](maxlen=_MORE)
     environment, shown = {**os.environ, "TEST_TIER": tier}, list[str]()
     with contextlib.ExitStack() as stack:
@@ -126,7 +126,7 @@ def run(stage: Stage, tier: str) -> Result:
                 for number, word in _CLOSING.findall(text):
                     word = "failed" if word.startswith("error") else word
                     result.counts[word] = result.counts.get(word, 0) + int(number)
-            elif more:  # molecule breaks lines, and what Ansible says of a failure has several
+            elif more:  # Ansible's message of a failure has several lines, and molecule wraps them
                 result.failures.append(text[:400])
                 more -= 1
         process.wait()
@@ -135,33 +135,33 @@ def run(stage: Stage, tier: str) -> Result:
     if result.ok:
         durations.record(f"{tier}: {stage.name}", result.seconds)
     else:
-        # A test's own words before what molecule makes of them, and each test once.
+        # Each test once, preferably with pytest's own message instead of the one that molecule wrapped.
         result.failures = list({_of(text): text for text in reversed(shown or result.failures or tail)}.values())[::-1]
     return result
 
 
 def _of(failure: str) -> str:
-    """What a line of a failure is about: the test that it names, else all of it."""
+    """Returns the test that a line names, or else the line."""
     return failure.partition(" - ")[0] if _FAILURE.match(failure) else failure
 
 
-# Around the stages that need the cluster.
+# Run before and after the stages that need the cluster.
 _UP = Stage("sandbox", "test", "the cluster starts", run=(*_SANDBOX, "up"))
 _DESTROY = ("molecule", "destroy", "--scenario-name", "default")
-_DOWN = Stage("removal", "test", "nothing of the cluster stays", run=(*_SANDBOX, "run", "--", *_DESTROY))
+_DOWN = Stage("removal", "test", "the cluster is removed completely", run=(*_SANDBOX, "run", "--", *_DESTROY))
 
 
 def _cluster(results: list[Result]) -> bool:
-    """Whether the sandbox `test` is up, started once."""
+    """Start the sandbox `test` at the first call. Returns whether it is running."""
     if not any(result.name == _UP.name for result in results):
         results.append(run(_UP, "test"))
     return all(result.ok for result in results if result.name == _UP.name)
 
 
 def chosen(tier: str, names: list[str]) -> list[Stage]:
-    """The stages to run.
+    """Returns the stages to run.
 
-    :raises SystemExit: when there is no such stage in the tier.
+    :raises SystemExit: the tier does not have one of the names.
     """
     there = {
         "check": lambda stage: stage.tier == "check",
@@ -170,13 +170,13 @@ def chosen(tier: str, names: list[str]) -> list[Stage]:
     }[tier]
     known = {name: stage for name, stage in tiers.stages().items() if there(stage)}
     if unknown := [name for name in names if name not in known]:
-        sys.exit(f"{tier} has no stage {', '.join(unknown)}. Choose among {', '.join(known)}.")
+        sys.exit(f"Tier {tier} has no stage {', '.join(unknown)}. Choose from: {', '.join(known)}.")
     return [stage for name, stage in known.items() if name in (names or known)]
 
 
 def record(result: Result) -> None:
-    """Write the last run of a topic into tests/e2e/results.md, one line a topic."""
-    changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")  # which this run itself changes
+    """Write the result of a topic into tests/e2e/results.md, one line per topic."""
+    changes = _git("status", "--porcelain", "--", ".", f":!{RESULTS.relative_to(ROOT)}")  # this run changes the results
     commit = _git("rev-parse", "--short", "HEAD") + (" with changes" if changes else "")
     date = datetime.datetime.now(tz=datetime.timezone.utc).strftime("%Y-%m-%d")
     cells = [result.name, date, commit, "passed" if result.ok else "**failed**", result.total, f"{result.seconds / 60:.0f}"]
@@ -193,7 +193,7 @@ def _git(*words: str) -> str:
 
 
 def summary(results: list[Result], tier: tiers.Tier) -> None:
-    """Print what each stage cost and proved, every failure with its reason, and the totals."""
+    """Print the time and purpose of each stage, every failure with its reason, and the totals."""
     print("\n════ summary")
     total = {"passed": 0, "failed": 0, "skipped": 0}
     for result in results:
@@ -207,26 +207,26 @@ def summary(results: list[Result], tier: tiers.Tier) -> None:
             print(f"{result.name}: {failure}")
     seconds = sum(result.seconds for result in results)
     if tier.minutes and seconds > 60 * tier.minutes:
-        cold = f" ({tier.cold_minutes} min where the sandbox is built anew)" if tier.cold_minutes else ""
-        print(f"OVER BUDGET: {tier.name} may take {tier.minutes} min{cold}")
-    print(f"{tier.name}: {seconds / 60:.1f} min" + (f" of at most {tier.minutes} min" if tier.minutes else ""))
+        cold = f" ({tier.cold_minutes} min with a new sandbox)" if tier.cold_minutes else ""
+        print(f"TOO SLOW: the limit of {tier.name} is {tier.minutes} min{cold}")
+    print(f"{tier.name}: {seconds / 60:.1f} min" + (f" (limit: {tier.minutes} min)" if tier.minutes else ""))
     print(", ".join(f"{number} {word}" for word, number in total.items()), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tools.run", description=__doc__)
     parser.add_argument("tier", choices=tiers.NAMES)
-    parser.add_argument("stage", nargs="*", help="only these")
+    parser.add_argument("stage", nargs="*", help="run only these stages (default: all of the tier)")
     arguments = parser.parse_args()
     results: list[Result] = []
     for stage in chosen(arguments.tier, arguments.stage):
         if (stage.cluster or stage.scenario) and not _cluster(results):
-            results.append(Result(stage.name, stage.proves, counts={"skipped": 1}, skips=["no cluster to run on"]))
+            results.append(Result(stage.name, stage.proves, counts={"skipped": 1}, skips=["the cluster did not start"]))
             continue
         results.append(run(stage, arguments.tier))
         if arguments.tier == "e2e":
             record(results[-1])
-    # After a choice of stages the cluster stays, to look around and to go on.
+    # If stages were chosen, the cluster stays for debugging and the next run.
     if not arguments.stage and any(result.name == _UP.name for result in results):
         results.append(run(_DOWN, "test"))
     summary(results, tiers.tiers()[arguments.tier])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`ansible-test sanity` on the built artifact, unpacked into a collection tree with its dependencies."""
+"""Runs `ansible-test sanity` on the built artifact, unpacked into a collection tree with its dependencies."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandbox.settings import CACHE, ROOT
 
 from . import artifact
 
-# ansible-test fetches get-pip for its own environments; the interpreter's bundled pip serves as well.
+# ansible-test would download get-pip for its environments; the pip bundled with the interpreter works as well.
 _GET_PIP = """import ensurepip
 ensurepip.bootstrap()
 """
@@ -25,7 +25,7 @@ def _home(venv: pathlib.Path) -> pathlib.Path:
     home = CACHE / "ansible-test"
     requirements = environment.collections(venv) / "ansible_test" / "_internal" / "python_requirements.py"
     versions = set(re.findall(r"\bpip='([0-9.]+)'", requirements.read_text()))
-    # Older versions of it name them otherwise.
+    # Older versions use another name.
     versions |= set(re.findall(r"pip_version = '([0-9.]+)'", requirements.read_text()))
     cache = home / ".ansible" / "test" / "cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -35,13 +35,13 @@ def _home(venv: pathlib.Path) -> pathlib.Path:
 
 
 def run(venv: pathlib.Path, python: str, seconds: float | None = None) -> tuple[bool, str, int]:
-    """All sanity tests of an environment's ansible-core: whether they passed, what was said, and how many ran."""
+    """Run all sanity tests of an environment's ansible-core. Returns whether they passed, the output, and how many ran."""
     with tempfile.TemporaryDirectory() as folder:
         tree = pathlib.Path(folder) / "ansible_collections"
         ours = tree / "pullthrough" / "registry_cache"
         ours.mkdir(parents=True)
         subprocess.run(["tar", "--extract", "--file", artifact.build(pathlib.Path(folder)), "--directory", ours], check=True)
-        # The artifact leaves out the tests' settings; sanity reads them.
+        # The artifact does not include the tests' settings, which sanity reads.
         (ours / "tests" / "sanity").mkdir(parents=True)
         (ours / "tests" / "config.yml").write_text((ROOT / "tests" / "config.yml").read_text())
         for file in (ROOT / "tests" / "sanity").glob("ignore-*.txt"):

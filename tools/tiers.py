@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The test tiers as tests/tiers.toml declares them. Standard library only: the runner starts before any environment exists."""
+"""Reads the test tiers of tests/tiers.toml. Standard library only, since the runner starts before any environment exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NAMES = ("check", "test", "e2e")
 
 @dataclass(frozen=True)
 class Tier:
-    """A tier: how many minutes it may take with and without the sandbox's builds (None: any)."""
+    """A tier, and how many minutes it may take: with an existing and with a new sandbox (None: no limit)."""
 
     name: str
     minutes: float | None = None
@@ -24,14 +24,14 @@ class Tier:
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a tier.
+    """A step of a tier.
 
-    :param tier: the lowest tier that runs it; e2e runs none of `check`.
-    :param proves: what it shows, in a few words.
-    :param run: a command, for a stage that is no folder of tests.
-    :param tests: a folder of tests below tests/e2e; in tier `test` those that prove a promise.
+    :param tier: the lowest tier that runs it; e2e runs no stage of `check`.
+    :param proves: what it proves, in a few words.
+    :param run: its command, unless it is a folder of tests.
+    :param tests: a folder below tests/e2e; in tier `test` only its tests of promises run.
     :param scenario: the molecule scenario that runs them.
-    :param cluster: whether the sandbox `test` must be up.
+    :param cluster: whether it needs the sandbox `test`.
     """
 
     name: str
@@ -52,9 +52,9 @@ class Stage:
 class Promise:
     """A promise of the documentation with the tests that prove it.
 
-    :param page: where it is made.
-    :param about: the words there that lead to it.
-    :param tests: node ids of pytest (without parameters: with all of them), files of tests, or files that are no tests of pytest.
+    :param page: the page that makes it.
+    :param about: words on the page, by which a reader finds it.
+    :param tests: node ids of pytest (all parameters, unless given), files of tests, or other files.
     """
 
     page: str
@@ -72,7 +72,7 @@ def tiers() -> dict[str, Tier]:
 
 
 def stages() -> dict[str, Stage]:
-    """By name, in the order in which they run."""
+    """Returns the stages by name, in the order in which they run."""
     found = {}
     for name, fields in _read()["stages"].items():
         fields = {key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()}
@@ -89,7 +89,7 @@ def promises() -> list[Promise]:
 
 
 def tier(test: str) -> str:
-    """The lowest tier that runs a test which a promise names."""
+    """Returns the lowest tier that runs a test of a promise."""
     if test.startswith("tests/unit/"):
         return "check"
     for stage in stages().values():
@@ -99,7 +99,7 @@ def tier(test: str) -> str:
 
 
 class Selection:
-    """The tests of tier `test` below tests/e2e: those that a promise names."""
+    """The tests below tests/e2e that tier `test` runs: those that a promise names."""
 
     def __init__(self) -> None:
         self._named = {test for promise in promises() for test in promise.tests}
@@ -108,12 +108,12 @@ class Selection:
         return not self._named.isdisjoint(_names(node))
 
     def missing(self, nodes: Iterable[str]) -> list[str]:
-        """What promises name of the files of these tests, and no test is."""
+        """Returns the names in promises that belong to the files of these tests, but to no test."""
         found = {name for node in nodes for name in _names(node)}
         files = {name.partition("::")[0] for name in found}
         return sorted(name for name in self._named if name.partition("::")[0] in files and name not in found)
 
 
 def _names(node: str) -> set[str]:
-    """The names by which a promise may mean a test."""
+    """Returns the names by which a promise may refer to a test."""
     return {node, node.partition("[")[0], node.partition("::")[0]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make try`: the cache on this machine alone, in front of an emulator of Google or of a registry of yours.
+"""`make try`: run the cache on this machine without a cluster, in front of an emulator of Google or a registry of your choice.
 
 python3 -m tools.trial [--upstream HOST/REPOSITORY:TAG] [--port PORT] [--once]
 """
@@ -28,47 +28,47 @@ from .reference import Reference, parse
 
 
 def _build(google: bool) -> tuple[pathlib.Path, pathlib.Path, str, str]:
-    """The environment's Python, crane, the program, and the helper if Google is the upstream.
+    """Build what is missing. Returns the environment's Python, crane, the cache's program, and Google's helper if wanted.
 
-    :raises Refused: there is no Go, or no way to what they are built of.
+    :raises Refused: Go is not installed, or a build failed.
     """
     if not shutil.which("go"):
-        raise Refused("there is no Go on the PATH: install Go 1.21 or later, for example by 'apt-get install golang'")
+        raise Refused("Go is not on the PATH: install Go 1.21 or later, for example by 'apt-get install golang'")
     try:
         python = environment.trial() / "bin" / "python"
         return python, tools.build("crane") / "crane", programs.registry(), programs.credential_helper() if google else ""
     except SystemExit as failure:
         raise Refused(
-            "a build failed, see above: the first run needs the Go module proxy and the Python package index; "
-            "behind a proxy set HTTPS_PROXY, or GOPROXY and PIP_INDEX_URL for mirrors"
+            "a build failed, see above: the first run downloads from the Go module proxy and the Python package index; "
+            "behind a proxy set HTTPS_PROXY, or set GOPROXY and PIP_INDEX_URL to mirrors"
         ) from failure
 
 
 def _pull(crane: pathlib.Path, server: Cache) -> report.Pull:
     """Pull the image once.
 
-    :raises Refused: the cache does not give it.
+    :raises Refused: the pull fails.
     """
     before, started = server.counts(), time.monotonic()
     result = cache.pull(crane, server)
     if result.returncode:
-        said = (result.stderr.strip().splitlines() or [f"crane ended with {result.returncode}"])[-1].removeprefix("Error: ")
-        raise Refused(f"{server.image} does not come through the cache ({said}): {_fix(said, server.image.host)}")
+        said = (result.stderr.strip().splitlines() or [f"crane failed with exit code {result.returncode}"])[-1].removeprefix("Error: ")
+        raise Refused(f"the cache could not pull {server.image} ({said}): {_fix(said, server.image.host)}")
     return report.Pull(time.monotonic() - started, server.counts() - before)
 
 
 def _fix(said: str, host: str) -> str:
-    """What helps against an error of a registry."""
+    """Returns the fix for an error of a registry."""
     if any(word in said for word in ("UNAUTHORIZED", "DENIED", "refuses the credential")):
         gcloud = " or 'gcloud auth login'" if host.endswith("-docker.pkg.dev") else ""
-        return f"check its name, and log in by 'docker login {host}'{gcloud}"
+        return f"check the name, and log in with 'docker login {host}'{gcloud}"
     if any(word in said for word in ("NAME_UNKNOWN", "MANIFEST_UNKNOWN", "NOT_FOUND")):
-        return "check its repository and its tag"
+        return "check the repository and the tag"
     return f"check that this machine reaches {host}; behind a proxy set HTTPS_PROXY"
 
 
 def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> None:
-    """The cache before the Google emulator."""
+    """Run the cache in front of the Google emulator."""
     python, crane, binary, helper = _build(google=True)
     server = Cache(folder, Reference(UPSTREAM_HOST, NAME, TAGS[0]), *cache.ports(port))
     with step("the Google emulator, with a private image") as log:
@@ -93,16 +93,16 @@ def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> N
     first = _pull(crane, server)
     with google.silent():
         second = _pull(crane, server)
-    waited = " (the cache asked it for the tag, and waited 2 s)" if second.seconds > 2 else ""
-    _show(server, first, second, f", while Google answers nothing{waited}", [f"{NAME}:{tag}" for tag in TAGS])
+    waited = " (the cache waited 2 s for its answer about the tag)" if second.seconds > 2 else ""
+    _show(server, first, second, f", while Google did not answer{waited}", [f"{NAME}:{tag}" for tag in TAGS])
 
 
 def _real(stack: contextlib.ExitStack, folder: pathlib.Path, port: str, image: Reference) -> None:
-    """The cache before a registry of the user's choice."""
+    """Run the cache in front of a registry of the user's choice."""
     server = Cache(folder, image, *cache.ports(port))
     python, crane, binary, _ = _build(google=False)
     helper, who = credential.write_helper(folder / "docker-credential-try", image)
-    with step(f"the cache before {image.host}, {who}") as log:
+    with step(f"the cache in front of {image.host}, {who}") as log:
         server.prepare(log, python, {"trial_google": False})
         log.path = server.log
         stack.callback(server.stop)
@@ -112,24 +112,25 @@ def _real(stack: contextlib.ExitStack, folder: pathlib.Path, port: str, image: R
 
 
 def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str, paths: list[str]) -> None:
-    """Print what the pulls came to.
+    """Print the figures of both pulls, and commands to try.
 
-    :raises Refused: the second one did not come from the store, or the cache gives itself to everybody.
+    :raises Refused: the second pull did not come from the store, or the cache answers clients without a password.
     """
     print(report.numbers(first, second, server.image.host, meanwhile), flush=True)
     if second.counts.fetched_blobs or not first.counts.fetched_blobs:
-        raise Refused(f"the cache fetched the image twice or never; its log has more:\n{server.log.read_text()[-2000:]}")
+        raise Refused(f"the cache did not fetch the image exactly once; the end of its log:\n{server.log.read_text()[-2000:]}")
     if (status := server.status("/v2/")) != 401:
-        raise Refused(f"the cache answered {status} to a client without a password, not 401")
-    print("password      without it the cache answers 401", flush=True)
+        raise Refused(f"the cache answered {status} instead of 401 to a client without a password")
+    print("password      without one, the cache answers 401", flush=True)
     print(report.commands(server, paths), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m tools.trial", description=__doc__)
-    parser.add_argument("--upstream", type=str.strip, default="", help="an image of a registry; an emulator of Google without")
-    parser.add_argument("--port", default="", help="of the cache, on loopback; a free one without")
-    parser.add_argument("--once", action="store_true", help="end after the two pulls")
+    upstream = "an image to pull, such as ghcr.io/owner/image:1.0 (default: one of the Google emulator)"
+    parser.add_argument("--upstream", type=str.strip, default="", help=upstream)
+    parser.add_argument("--port", default="", help="the port of the cache on loopback (default: a free one)")
+    parser.add_argument("--once", action="store_true", help="stop after the two pulls")
     arguments = parser.parse_args()
     ending.watch()
     shown = False
@@ -145,7 +146,7 @@ def main() -> None:
                     _emulated(stack, folder, arguments.port)
                 shown = True
                 if not arguments.once:
-                    print("\nCtrl-C ends it and removes all of this.", flush=True)
+                    print("\nCtrl-C stops the cache and removes these files.", flush=True)
                     while True:
                         signal.pause()
             finally:
@@ -153,7 +154,7 @@ def main() -> None:
     except Refused as refused:
         sys.exit(f"make try: {refused}.")
     except ending.Ended as ended:
-        print("\nEnded; nothing of it runs, and its files are removed.", flush=True)
+        print("\nStopped. All processes have ended, and their files are removed.", flush=True)
         sys.exit(0 if shown else 128 + ended.number)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache as one process on loopback: its users, its configuration, its metrics."""
+"""The cache as a process on loopback: its users, configuration and metrics."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _READY_SECONDS = 20
 
 
 def ports(wanted: str = "") -> tuple[int, int]:
-    """For clients and for metrics.
+    """Returns the port for clients and the one for metrics.
 
-    :param wanted: that for clients; any free one if empty.
-    :raises Refused: it is no port, or taken.
+    :param wanted: the port for clients; a free one if empty.
+    :raises Refused: it is not a port, or in use.
     """
     first, second = processes.free_ports(2)
     if not wanted:
@@ -41,12 +41,12 @@ def ports(wanted: str = "") -> tuple[int, int]:
         socket.create_server(("127.0.0.1", int(wanted))).close()
     except OSError as error:
         reason = os.strerror(error.errno or 0)
-        raise Refused(f"PORT={wanted} cannot be listened on ({reason}): choose another, or leave it out for a free one") from None
+        raise Refused(f"PORT={wanted} cannot be used ({reason}): choose another port, or omit PORT to get a free one") from None
     return int(wanted), second if second != int(wanted) else first
 
 
 def config(folder: pathlib.Path, image: Reference, port: int, metrics: int, helper: pathlib.Path | None) -> dict[str, Any]:
-    """The program's configuration, see docker/registry/internal/config."""
+    """Returns the program's configuration, see docker/registry/internal/config."""
     credential = {"credential": {"helper": str(helper), "lifetime": "9m"}} if helper else {}
     return {
         "listen": f"127.0.0.1:{port}",
@@ -60,7 +60,7 @@ def config(folder: pathlib.Path, image: Reference, port: int, metrics: int, help
 
 @dataclass(frozen=True)
 class Counts:
-    """What the cache has counted: bytes from the upstream, those of blobs among them, and to clients."""
+    """Bytes that the cache counted: from the upstream, from its blobs alone, and to clients."""
 
     fetched: float
     fetched_blobs: float
@@ -79,7 +79,7 @@ def counts(text: str) -> Counts:
 
 
 class Cache:
-    """The program in a folder, which holds its `password`, `htpasswd`, `store` and `cache.log`."""
+    """The program and its folder, which has `password`, `htpasswd`, `store` and `cache.log`."""
 
     def __init__(self, folder: pathlib.Path, image: Reference, port: int, metrics: int) -> None:
         self.folder, self.image, self.port, self.metrics = folder, image, port, metrics
@@ -89,9 +89,9 @@ class Cache:
             file.write(secrets.token_hex(16))
 
     def prepare(self, log: Log, python: pathlib.Path, variables: Mapping[str, Any]) -> None:
-        """Let the collection write the users, and what `prepare.yml` writes besides.
+        """Run `prepare.yml`, with which the collection writes the users and the configuration for Google.
 
-        :raises StepFailed: it does not.
+        :raises StepFailed: it fails.
         """
         given = {"trial_folder": str(self.folder), "trial_user": USER, "ansible_python_interpreter": str(python), **variables}
         playbook = [str(python.parent / "ansible-playbook"), "--inventory", "localhost,", "--extra-vars", json.dumps(given)]
@@ -103,7 +103,7 @@ class Cache:
         log.run(*playbook, pathlib.Path(__file__).with_name("prepare.yml"), env=env, cwd=ROOT)
 
     def start(self, binary: str, helper: pathlib.Path | None, environment: Mapping[str, str]) -> None:
-        """Start it and wait until it is ready. Raises StepFailed if it ends or is not ready in time."""
+        """Start the program and wait until it is ready. Raises StepFailed if it exits or is not ready in time."""
         file = self.folder / "config.yaml"
         file.write_text(json.dumps(config(self.folder, self.image, self.port, self.metrics, helper), indent=2))  # JSON is YAML
         with ending.held():
@@ -116,7 +116,7 @@ class Cache:
 
     def _ready(self) -> bool:
         if not self.running():
-            raise StepFailed("the cache has ended")
+            raise StepFailed("the cache exited")
         return self.status("/ready") == 200
 
     def running(self) -> bool:
@@ -126,7 +126,7 @@ class Cache:
         processes.stop(self._pid_file, 3)
 
     def status(self, path: str) -> int:
-        """The status of a GET without a credential, 0 if nobody answers."""
+        """Returns the status of a GET without a credential, or 0 without an answer."""
         return direct.status(f"http://127.0.0.1:{self.port}{path}")
 
     def counts(self) -> Counts:
@@ -134,12 +134,12 @@ class Cache:
             return counts(answer.read().decode())
 
     def reference(self, path: str) -> str:
-        """An image as clients name it."""
+        """Returns the reference with which clients pull an image from the cache."""
         return f"localhost:{self.port}/{path}"
 
 
 def pull(crane: pathlib.Path, cache: Cache) -> subprocess.CompletedProcess[str]:
-    """Pull the image by crane, which checks every digest, and drop it."""
+    """Pull the image with crane, which checks every digest, and delete it."""
     login = cache.folder / "client"
     login.mkdir(exist_ok=True)
     host = f"localhost:{cache.port}"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A credential helper that gives what docker, podman or gcloud would use for an image of a registry.
+"""A credential helper that returns what docker, podman or gcloud would use for an image of a registry.
 
-python -m tools.trial.credential HOST REPOSITORY answers as one to `get`.
+`python -m tools.trial.credential HOST REPOSITORY` answers like a credential helper called with `get`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 from sandbox.settings import ROOT
 
-from .reference import Reference  # before the collection's modules, which it makes importable
+from .reference import Reference  # first, since it makes the collection's modules importable
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import registry  # isort: skip
 
@@ -25,9 +25,9 @@ _GCLOUD = "docker-credential-gcloud"
 
 
 def find(host: str, repository: str, environ: Mapping[str, str] = os.environ) -> registry.Credential | None:
-    """The credential of the first place that has one; gcloud comes last.
+    """Returns the credential of the first source that has one; gcloud is the last.
 
-    :raises _registry.RegistryError: a file cannot be read, or a helper fails.
+    :raises RegistryError: a file cannot be read, or a helper fails.
     """
     files = registry.auth_files(environ)
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def find(host: str, repository: str, environ: Mapping[str, str] = os.environ) ->
 
 
 def write_helper(path: pathlib.Path, image: Reference) -> tuple[pathlib.Path | None, str]:
-    """The helper for an image, None if there is no credential; and in a few words who the cache is to the registry."""
+    """Write the helper for an image. Returns its path, or None without a credential, and a description of the login."""
     try:
         found = find(image.host, image.repository)
     except registry.RegistryError as error:

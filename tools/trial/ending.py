@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Signals that end the program: as an exception in the main thread, never between a start and the note of what was started."""
+"""Turns the signals that stop the program into an exception, but never between starting a process and recording it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ended(BaseException):
-    """A signal ends the program. No Exception, so that nothing on the way takes it for a failure."""
+    """A signal stops the program. Not an Exception, so no handler of failures catches it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -20,25 +20,25 @@ class Ended(BaseException):
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
-    ignore()  # what was started is ended in peace
+    ignore()  # no other signal interrupts the cleanup
     raise Ended(number)
 
 
 def watch() -> None:
-    """From now on a signal raises Ended."""
+    """Make signals raise Ended."""
     for one in SIGNALS:
         signal.signal(one, _end)
 
 
 def ignore() -> None:
-    """From now on a signal does nothing."""
+    """Ignore signals."""
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """Keep signals back until the end of a block; one that came then raises Ended."""
+    """Delay signals until the end of a block. If one arrived, Ended is raised then."""
     came: list[int] = []
     before = {one: signal.signal(one, lambda number, _frame: came.append(number)) for one in SIGNALS}
     try:

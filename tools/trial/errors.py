@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ends `make try` with one sentence."""
+"""The error that stops `make try`."""
 
 from __future__ import annotations
 
 
 class Refused(Exception):
-    """It cannot go on; the text names what is wrong and the fix."""
+    """`make try` cannot continue. The text names the problem and the fix."""

@@ -24,11 +24,11 @@ from sandbox.steps import StepFailed
 from . import ending
 
 POOL, PROVIDER = "registry-cache", "trial"
-# Of the tokens that identity.py signs.
+# In the tokens that identity.py signs.
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 SUBJECT = "system:serviceaccount:registry-cache:registry-cache"
 NAME = f"{PROJECT}/{REPOSITORY}/hello"
-TAGS = ("1.0", "2.0")  # the second is for whoever tries the cache by hand
+TAGS = ("1.0", "2.0")  # the second is for users who try the cache afterwards
 _POOLS = f"projects/{PROJECT}/locations/global/workloadIdentityPools"
 _POOL_NAME = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/{POOL}"
 AUDIENCE = f"https://iam.googleapis.com/{_POOL_NAME}/providers/{PROVIDER}"
@@ -37,13 +37,13 @@ _OPERATION_SECONDS = 20
 
 
 class Google:
-    """Its processes; `home` is the folder of what it keeps."""
+    """The emulator's processes. `home`: the folder of its files."""
 
     def __init__(self, home: pathlib.Path, python: pathlib.Path, crane: pathlib.Path) -> None:
-        """Choose its ports; nothing runs before `start`.
+        """Choose ports. Nothing runs before `start`.
 
         :param python: the interpreter of `environment.trial`.
-        :param crane: go-containerregistry's client, which also is the registry that holds the images.
+        :param crane: go-containerregistry's client, which is also the registry that stores the images.
         """
         self.home, self._python, self._crane = home, python, crane
         port, self.proxy_port, self._registry_port = processes.free_ports(3)
@@ -51,7 +51,7 @@ class Google:
         self.log = home / "google.log"
 
     def start(self) -> None:
-        """Start it; `fill` waits until it answers."""
+        """Start the processes. `fill` waits until they answer."""
         self.home.mkdir()
         registry = f"127.0.0.1:{self._registry_port}"
         with ending.held():
@@ -59,14 +59,14 @@ class Google:
             emulator.start_process(self.home, self._python, "127.0.0.1", self._port, self.proxy_port, f"http://{registry}")
 
     def stop(self) -> None:
-        """End its processes, stopped ones too."""
+        """Stop the processes, also suspended ones."""
         self._signal(signal.SIGCONT)
         for name in ("google", "registry"):
             processes.stop(self.home / f"{name}.pid", 3)
 
     @contextlib.contextmanager
     def silent(self) -> Iterator[None]:
-        """Stop it in the meantime: connections are accepted by the kernel, and nothing is ever answered."""
+        """Suspend the emulator during a block: the kernel accepts connections, and no request is answered."""
         self._signal(signal.SIGSTOP)
         try:
             yield
@@ -80,7 +80,7 @@ class Google:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a process whose Google is this one: its proxy and its CA, as in a company's network."""
+        """The variables of a process that uses this emulator: a proxy and a CA, as in a company's network."""
         proxy = f"http://127.0.0.1:{self.proxy_port}"
         return {
             **dict.fromkeys(("HTTPS_PROXY", "https_proxy"), proxy),
@@ -89,9 +89,9 @@ class Google:
         }
 
     def fill(self, folder: pathlib.Path) -> None:
-        """Put images there, make the repository, and let the service account of a token in `folder` read it.
+        """Push images, create the repository, and grant the service account of a token in `folder` read access.
 
-        :raises StepFailed: it does not take them; the text has the words of Google or of the client.
+        :raises StepFailed: a step fails; the text has the message of Google or of the client.
         """
         emulator.wait_until_healthy(self.home, self.url)
         for tag in TAGS:
@@ -134,7 +134,7 @@ class Google:
         self.call("POST", registry, f"/v1/{repositories}/{REPOSITORY}:setIamPolicy", {"policy": {"bindings": [grant]}})
 
     def _make(self, host: str, path: str, body: Any) -> None:
-        """Create something and wait until it is there."""
+        """Create a resource and wait for the operation."""
         operation, deadline = self.call("POST", host, f"/v1/{path}", body), time.monotonic() + _OPERATION_SECONDS
         while not operation.get("done"):
             if time.monotonic() > deadline:
@@ -143,7 +143,7 @@ class Google:
             operation = self.call("GET", host, f"/v1/{operation['name']}")
 
     def call(self, method: str, host: str, path: str, body: Any = None) -> Any:
-        """One request of the operator to one of Google's hosts. Raises OSError on an error status."""
+        """Send a request to one of Google's hosts as the operator. Raises OSError on an error status."""
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -160,5 +160,5 @@ class Google:
 
     @property
     def image(self) -> str:
-        """The reference of the image that is pulled."""
+        """Returns the reference of the image that is pulled."""
         return f"{UPSTREAM_HOST}/{NAME}:{TAGS[0]}"

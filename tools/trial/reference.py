@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image of UPSTREAM: which registry has it, and under which name the cache has it."""
+"""The image reference in UPSTREAM: its registry, and its name in the cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandbox.settings import ROOT
 
 from .errors import Refused
 
-# The collection's own modules, as Ansible finds them in a clone.
+# Makes the collection's modules importable, as in an installed collection.
 sys.path.append(str(ROOT / "playbooks" / "collections"))
 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
@@ -20,7 +20,7 @@ _EXAMPLE = "for example UPSTREAM=ghcr.io/owner/image:1.0"
 
 @dataclass(frozen=True)
 class Reference:
-    """An image of a registry. `version`: its tag or digest."""
+    """An image in a registry. `version`: a tag or digest."""
 
     host: str
     repository: str
@@ -28,7 +28,7 @@ class Reference:
 
     @property
     def url(self) -> str:
-        """The registry's root, by HTTP on loopback as docker does it."""
+        """The URL of the registry; HTTP on loopback, as with docker."""
         if self.host == "docker.io":
             return "https://registry-1.docker.io"
         name = self.host.rpartition(":")[0] or self.host
@@ -37,7 +37,7 @@ class Reference:
 
     @property
     def path(self) -> str:
-        """What follows the host in the reference."""
+        """The part of the reference after the host."""
         return f"{self.repository}{'@' if ':' in self.version else ':'}{self.version}"
 
     def __str__(self) -> str:
@@ -45,9 +45,9 @@ class Reference:
 
 
 def parse(text: str) -> Reference:
-    """The reference that a text is.
+    """Returns the reference in a text.
 
-    :raises Refused: it is none that names its registry and its repository.
+    :raises Refused: it does not name a registry and a repository.
     """
     host, _slash, rest = text.partition("/")
     if "://" in text:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `make try` prints."""
+"""The text that `make try` prints."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .cache import USER, Cache, Counts
 
 @dataclass(frozen=True)
 class Pull:
-    """What one pull took, in seconds, and what the cache counted meanwhile."""
+    """The seconds of a pull, and what the cache counted during it."""
 
     seconds: float
     counts: Counts
 
 
 def size(count: float) -> str:
-    """Bytes for a reader."""
+    """Returns a number of bytes as text, such as `8.4 MB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -25,10 +25,10 @@ def size(count: float) -> str:
 
 
 def numbers(first: Pull, second: Pull, upstream: str, meanwhile: str) -> str:
-    """What was fetched, served and saved.
+    """Returns lines that say what was fetched, served and saved.
 
-    :param upstream: where it was fetched.
-    :param meanwhile: what was special at the second pull; empty if nothing was.
+    :param upstream: the host of the upstream.
+    :param meanwhile: a remark about the second pull, or nothing.
     """
     served, fetched = (sum(getattr(pull.counts, name) for pull in (first, second)) for name in ("served", "fetched"))
     saved = 100 * (1 - fetched / served) if served else 0
@@ -39,9 +39,9 @@ together      {size(served)} served, {size(fetched)} fetched: {saved:.0f} % save
 
 
 def commands(cache: Cache, paths: list[str]) -> str:
-    """Lines to try it by hand.
+    """Returns commands with which a user can try the cache.
 
-    :param paths: of images, without the host; the last one is shown.
+    :param paths: images, without the host; the last one is shown.
     """
     image, secret = cache.reference(paths[-1]), f'"{USER}:$(cat {cache.password})"'
     return f"""
@@ -49,4 +49,4 @@ The cache listens on localhost:{cache.port}. User: {USER}; password: in {cache.p
   curl --user {secret} http://localhost:{cache.port}/v2/{cache.image.repository}/tags/list
   podman pull --tls-verify=false --creds {secret} {image}
   sudo ctr images pull --plain-http --user {secret} {image}
-  curl http://localhost:{cache.metrics}/metrics   # what it counts; its log: {cache.log}"""
+  curl http://localhost:{cache.metrics}/metrics   # its metrics; its log: {cache.log}"""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""govulncheck on the programs of an image, at their pins."""
+"""Runs govulncheck on the programs of the cache's image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = {"registry": ".", "docker-credential-gcr": "github.com/GoogleCloudPl
 
 
 def _tools() -> pathlib.Path:
-    """The folder with govulncheck, and the database of the pinned day as `database`."""
+    """Returns the folder of govulncheck and of the pinned `database`, and makes it unless it exists."""
     target = CACHE / "vulnerabilities" / key(SOURCE / "go.mod", SOURCE / "go.sum")
     if not (target / "ready").exists():
         tools.require_go()
@@ -31,9 +31,9 @@ def _tools() -> pathlib.Path:
 
 
 def check(program: pathlib.Path, live: bool = False) -> subprocess.CompletedProcess[str]:
-    """What govulncheck says of a program, which names its modules and their versions itself.
+    """Run govulncheck on a program, which contains the list of its modules and their versions.
 
-    :param live: with today's database, from the internet.
+    :param live: use today's database, from the internet.
     """
     folder = _tools()
     database = [] if live else ["-db", f"file://{folder / 'database'}"]
@@ -42,7 +42,7 @@ def check(program: pathlib.Path, live: bool = False) -> subprocess.CompletedProc
 
 
 def build(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The programs as the Dockerfile compiles them."""
+    """Build the programs like the Dockerfile. Returns their paths by name."""
     made = {}
     with step("programs of the image", "the Go compiler") as log:
         for name, package in _PACKAGES.items():

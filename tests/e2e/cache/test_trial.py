@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make try`: a cache without a cluster, and nothing of it left."""
+"""`make try`: a cache without a cluster, which leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .program import USER
 from .upstream import NAME, Upstream, noise
 from .upstream import USER as UPSTREAM_USER
 
-_SECONDS = 300  # with builds; else it takes 10
+_SECONDS = 300  # with builds; without, 10
 _NUMBERS = re.compile(
     r"first pull +(?P<served>[\d.]+) MB served in .*, (?P<fetched>[\d.]+) MB fetched from (?P<host>\S+)\n"
     r"second pull +(?P<again>[\d.]+) MB served in .*, nothing fetched(?P<meanwhile>.*)\n"
@@ -34,13 +34,13 @@ _NUMBERS = re.compile(
 
 
 def environment(folder: pathlib.Path) -> dict[str, str]:
-    """Of a user who has logged in nowhere; the trial's files lie in a folder."""
+    """Returns the environment of a user who is not logged in anywhere. The trial's files are in a folder."""
     places = {"DOCKER_CONFIG": str(folder / "docker"), **dict.fromkeys(("TMPDIR", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR"), str(folder))}
     return {name: value for name, value in os.environ.items() if name != "REGISTRY_AUTH_FILE"} | places
 
 
 def left(folder: pathlib.Path) -> list[str]:
-    """The trial's files, and the processes that have them as arguments."""
+    """Returns the trial's files, and the processes that have them as arguments."""
     found = [path.name for path in folder.glob("registry-cache-try-*")]
     for process in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -52,7 +52,7 @@ def left(folder: pathlib.Path) -> list[str]:
 
 
 def numbers(output: str) -> re.Match[str]:
-    """What it says of its pulls: the second one came from the store alone."""
+    """Returns the figures of the pulls, of which the second came from the store."""
     match = _NUMBERS.search(output)
     assert match, output
     assert match["served"] == match["fetched"] == match["again"] and match["saved"] == "50"
@@ -61,7 +61,7 @@ def numbers(output: str) -> re.Match[str]:
 
 @pytest.fixture
 def trial(tmp_path: pathlib.Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """One that goes on, and what it has printed."""
+    """A running trial and its output."""
     argv = [sys.executable, "-m", "tools.trial"]
     with subprocess.Popen(argv, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as process:
         limit = threading.Timer(_SECONDS, process.kill)
@@ -80,7 +80,7 @@ def test_the_second_pull_comes_from_the_store_and_nothing_is_left(
 ) -> None:
     process, output = trial
     match = numbers(output)
-    assert match["host"] == "us-central1-docker.pkg.dev" and match["meanwhile"].startswith(", while Google answers nothing")
+    assert match["host"] == "us-central1-docker.pkg.dev" and match["meanwhile"].startswith(", while Google did not answer")
     assert float(match["fetched"]) > 8
     port, file = re.findall(r"localhost:(\d+)\. User: \w+; password: in (\S+)", output)[0]
     password = pathlib.Path(file).read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which fuzz tests there are, and how they are run."""
+"""Fuzz tests are found and run."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What make matrix says of the versions that it tested."""
+"""`make matrix` checks that it tested the oldest supported versions."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the runner makes of a stage's output, and what it writes down."""
+"""The runner: what it reads from a stage's output, and what it records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ exit 2
 
 @pytest.fixture(autouse=True)
 def recorded(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """Durations that would be kept."""
+    """The durations that are recorded."""
     kept: dict[str, float] = {}
     monkeypatch.setattr(durations, "record", kept.__setitem__)
     monkeypatch.setattr(durations, "known", kept.get)
@@ -47,7 +47,7 @@ def test_each_failed_test_is_named_once_with_its_reason(recorded: dict[str, floa
     assert result.counts == {"failed": 1} and not recorded
 
 
-def test_a_scenario_s_tests_are_shown_as_they_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tests_of_a_scenario_are_shown_when_they_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(run, "command", lambda stage: stage.run)
     result = run.run(shell(MOLECULE, scenario="site"), "test")
     assert "0.1 s  site/test_a.py::test_one\n" in capsys.readouterr().out
@@ -60,7 +60,7 @@ def test_the_tier_reaches_the_tests() -> None:
     assert not run.run(shell('[ "$TEST_TIER" = e2e ]'), "test").ok
 
 
-def test_the_last_run_of_a_topic_replaces_the_one_before(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+def test_a_run_replaces_the_topics_previous_result(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
     monkeypatch.setattr(run, "RESULTS", tmp_path / "results.md")
     monkeypatch.setattr(run, "ROOT", tmp_path)
     monkeypatch.setattr(run, "_git", lambda *words: "abc1234" if words[0] == "rev-parse" else "")

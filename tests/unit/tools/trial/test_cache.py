@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The ports and the configuration of the cache of `make try`, and what its metrics say."""
+"""Ports, configuration and metrics of the cache of `make try`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_ports() -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "80x", "-1", "²"])
-def test_what_is_no_port(port: str) -> None:
+def test_an_invalid_port(port: str) -> None:
     with pytest.raises(Refused, match=f"PORT={port} .*for example PORT="):
         cache.ports(port)
 
@@ -31,11 +31,11 @@ def test_what_is_no_port(port: str) -> None:
 def test_a_busy_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        with pytest.raises(Refused, match=rf"PORT={port} cannot be listened on \(Address already in use\): choose another"):
+        with pytest.raises(Refused, match=rf"PORT={port} cannot be used \(Address already in use\): choose another"):
             cache.ports(port)
 
 
-def test_it_listens_on_loopback_alone_and_knows_its_users(tmp_path: pathlib.Path) -> None:
+def test_it_listens_only_on_loopback_and_has_users(tmp_path: pathlib.Path) -> None:
     config = cache.config(tmp_path, _IMAGE, 5000, 5006, tmp_path / "helper")
     assert config["listen"] == "127.0.0.1:5000" and config["metrics"]["listen"] == "127.0.0.1:5006"
     assert config["auth"] == {"htpasswd": f"{tmp_path}/htpasswd"}
@@ -45,7 +45,7 @@ def test_it_listens_on_loopback_alone_and_knows_its_users(tmp_path: pathlib.Path
     assert upstream == {"host": "ghcr.io", "url": "https://ghcr.io"}
 
 
-def test_the_password_is_the_users_alone(tmp_path: pathlib.Path) -> None:
+def test_only_the_user_can_read_the_password(tmp_path: pathlib.Path) -> None:
     made = cache.Cache(tmp_path, _IMAGE, 5000, 5006)
     assert made.password.stat().st_mode & 0o777 == 0o600 and len(made.password.read_text()) == 32
     assert made.status("/") == 0 and not made.running()

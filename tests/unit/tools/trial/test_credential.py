@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache logs in where docker, podman or gcloud would."""
+"""The cache uses the credential that docker, podman or gcloud would use."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HOST = "us-central1-docker.pkg.dev"
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """Of a user who has logged in nowhere."""
+    """The home of a user who is not logged in anywhere."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(credential.shutil, "which", lambda name: (tmp_path / "bin" / name).exists())  # not this machine's gcloud
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_RUNTIME_DIR", "DOCKER_CONFIG"):
@@ -37,7 +37,7 @@ def helper(home: pathlib.Path, name: str, script: str) -> None:
 
 
 def answer(path: pathlib.Path) -> dict[str, str]:
-    """What a helper that was written gives the cache."""
+    """Returns what a written helper prints for the cache."""
     result = subprocess.run([path, "get"], input="ghcr.io", capture_output=True, text=True, check=True, env=os.environ)
     return json.loads(result.stdout)
 
@@ -62,7 +62,7 @@ def test_an_identity_token(home: pathlib.Path) -> None:
     assert answer(path) == {"ServerURL": "ghcr.io", "Username": "<token>", "Secret": "a-token"}
 
 
-def test_gcloud_is_asked_for_googles_registries_alone(home: pathlib.Path) -> None:
+def test_gcloud_is_asked_only_for_googles_registries(home: pathlib.Path) -> None:
     helper(home, "gcloud", "echo '{\"Username\": \"u\", \"Secret\": \"s\"}'")
     assert credential.find("ghcr.io", "a/b") is None
     assert credential.find("eu.gcr.io", "a/b") == ("u", "s", "")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A signal ends `make try` with nothing left, whenever it comes."""
+"""A signal stops `make try` and leaves nothing behind, whenever it arrives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", ending.SIGNALS)
-def test_a_signal_ends_it_and_a_second_one_does_not_disturb_the_end(number: signal.Signals) -> None:
+def test_a_second_signal_does_not_disturb_the_cleanup(number: signal.Signals) -> None:
     ending.watch()
     with pytest.raises(ending.Ended) as ended:
         os.kill(os.getpid(), number)
@@ -29,7 +29,7 @@ def test_a_signal_ends_it_and_a_second_one_does_not_disturb_the_end(number: sign
     os.kill(os.getpid(), number)
 
 
-def test_a_signal_waits_for_the_end_of_a_start() -> None:
+def test_a_signal_is_delayed_until_a_start_is_complete() -> None:
     ending.watch()
     done = False
     with pytest.raises(ending.Ended), ending.held():

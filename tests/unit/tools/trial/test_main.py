@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What ends `make try` ends it with a sentence."""
+"""Errors of `make try` are one line with a fix."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tools.trial import ending
 
 @pytest.fixture(autouse=True)
 def machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
-    """One without Go, whose temporary files lie in a folder."""
+    """A machine without Go. Temporary files are in the returned folder."""
     before = {one: signal.getsignal(one) for one in ending.SIGNALS}
     monkeypatch.setattr(trial.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(trial.shutil, "which", lambda _name: None)
@@ -26,7 +26,7 @@ def machine(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
-    """The sentence with which it ends."""
+    """Returns the message with which it exits."""
     monkeypatch.setattr(sys, "argv", ["trial", "--once", *arguments])
     with pytest.raises(SystemExit) as ended:
         trial.main()
@@ -36,8 +36,8 @@ def said(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> str:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ((), "no Go on the PATH"),
-        (("--upstream", "ghcr.io/owner/image:1.0"), "no Go on the PATH"),
+        ((), "Go is not on the PATH"),
+        (("--upstream", "ghcr.io/owner/image:1.0"), "Go is not on the PATH"),
         (("--upstream", "ghcr.io"), "UPSTREAM=ghcr.io must name a registry and a repository"),
         (("--upstream", "ghcr.io/owner/image:1.0", "--port", "no"), "PORT=no"),
     ],
@@ -63,9 +63,9 @@ def test_a_build_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         ("GET http://localhost/v2/: UNAUTHORIZED: authentication required", "ghcr.io", "docker login ghcr.io"),
         ("DENIED: the upstream refuses", "us-central1-docker.pkg.dev", "gcloud auth login"),
         ("UNAVAILABLE: the upstream refuses the credential of this cache", "ghcr.io", "docker login ghcr.io"),
-        ("MANIFEST_UNKNOWN: the upstream does not have it", "ghcr.io", "its tag"),
+        ("MANIFEST_UNKNOWN: the upstream does not have it", "ghcr.io", "the tag"),
         ("UNAVAILABLE: the upstream cannot be reached", "ghcr.io", "HTTPS_PROXY"),
     ],
 )
-def test_the_fix_of_an_upstreams_error(error: str, host: str, fix: str) -> None:
+def test_the_fix_for_an_error_of_the_upstream(error: str, host: str, fix: str) -> None:
     assert fix in trial._fix(error, host)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""UPSTREAM: what it means, and what is said of one that means nothing."""
+"""UPSTREAM: valid references, and messages for invalid ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_reference(text: str, url: str, path: str) -> None:
 @pytest.mark.parametrize(
     "text", ["ghcr.io", "ghcr.io/", "alpine:3", "owner/image:1.0", "https://ghcr.io/owner/image", "ghcr.io/Owner/image", "ghcr.io/a:"]
 )
-def test_what_names_no_registry_or_repository(text: str) -> None:
+def test_a_reference_without_registry_or_repository(text: str) -> None:
     with pytest.raises(Refused, match="for example UPSTREAM=") as refused:
         parse(text)
     assert f"UPSTREAM={text}" in str(refused.value)

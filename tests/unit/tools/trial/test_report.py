@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What `make try` prints."""
+"""The text that `make try` prints."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_numbers() -> None:
     assert "0 %" in report.numbers(nothing, nothing, "ghcr.io", "")
 
 
-def test_commands_hold_no_password(tmp_path: pathlib.Path) -> None:
+def test_commands_contain_no_password(tmp_path: pathlib.Path) -> None:
     cache = Cache(tmp_path, parse("ghcr.io/owner/image:1.0"), 5000, 5006)
     text = report.commands(cache, ["owner/image:1.0", "owner/image:2.0"])
     assert cache.password.read_text() not in text and str(cache.password) in text
