@@ -214,7 +214,7 @@ def summary(results: list[Result], tier: tiers.Tier) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python3 -m tools.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m tools.run", description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("tier", choices=tiers.NAMES)
     parser.add_argument("stage", nargs="*", help="run only these stages (default: all of the tier)")
     arguments = parser.parse_args()

@@ -126,7 +126,7 @@ def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python3 -m tools.trial", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python3 -m tools.trial", description=(__doc__ or "").partition("\n\n")[0])
     upstream = "an image to pull, such as ghcr.io/owner/image:1.0 (default: one of the Google emulator)"
     parser.add_argument("--upstream", type=str.strip, default="", help=upstream)
     parser.add_argument("--port", default="", help="the port of the cache on loopback (default: a free one)")
