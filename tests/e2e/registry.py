@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Single requests to a registry, without a second try."""
+"""Single requests to a registry, without retries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ INDEX = "application/vnd.oci.image.index.v1+json"
 
 @dataclass
 class Answer:
-    """A whole answer of a registry; header names in lower case."""
+    """A complete answer of a registry. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -23,19 +23,19 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The code of the one error that the body has."""
+        """The code of the only error in the body."""
         (error,) = json.loads(self.body)["errors"]
         assert error["message"]
         return error["code"]
 
 
 def authorization(endpoint: Endpoint) -> dict[str, str]:
-    """The header with an endpoint's credential, if it has one."""
+    """Returns the header with an endpoint's credential, if it has one."""
     return {"Authorization": endpoint.authorization} if endpoint.user else {}
 
 
 def ask(endpoint: Endpoint, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
-    """Ask once. Without an Accept of its own it takes image manifests and indexes; an empty header is not sent."""
+    """Send a request once. The default Accept is image manifests and indexes. Empty headers are not sent."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     sent = {"Accept": f"{MANIFEST}, {INDEX}", **authorization(endpoint), **named}
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=min(endpoint.timeout, 40))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading blobs: slowly, whole, and with a measure beside it."""
+"""Reads blobs, also slowly."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def path(name: str) -> str:
 
 
 def read(endpoint: Endpoint, name: str, rate: int = 0, **headers: str) -> tuple[int, str, int]:
-    """GET a blob, without a second try: status, digest and size of what came. A body that is cut raises."""
+    """GET a blob once. Returns the status, and the digest and size of the body. Raises IncompleteRead if it is interrupted."""
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=60)
     hashed, size = hashlib.sha256(), 0
     try:
         connection.connect()
         if rate:
-            # The kernel keeps little for a slow reader.
+            # Keeps the buffer of the kernel small.
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         connection.request("GET", path(name), headers={**authorization(endpoint), **headers})
         answer, began = connection.getresponse(), time.monotonic()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An upstream that a test controls, and the program before it."""
+"""Fixtures: an upstream that tests control, and the cache in front of it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def upstream() -> Iterator[Upstream]:
 
 @pytest.fixture
 def folder() -> Iterator[pathlib.Path]:
-    """Open to all users, which pytest's own are not."""
+    """A folder that all users can read, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="cache-") as name:
         path = pathlib.Path(name)
         path.chmod(0o755)
@@ -42,7 +42,7 @@ def folder() -> Iterator[pathlib.Path]:
 
 @pytest.fixture
 def start(folder: pathlib.Path, upstream: Upstream, request: pytest.FixtureRequest) -> Iterator[Start]:
-    """Starts the program with changes of its configuration; its log is shown if the test fails."""
+    """Starts the program with changes to its configuration. Its log is shown if the test fails."""
     made: list[Program] = []
 
     def begin(**changes: Any) -> Program:
@@ -50,7 +50,7 @@ def start(folder: pathlib.Path, upstream: Upstream, request: pytest.FixtureReque
         return made[-1].start()
 
     yield begin
-    upstream.heal()  # a hanging request ends with it
+    upstream.heal()  # ends hanging requests
     for program in made:
         program.kill()
         print(program.output()[-4000:])
@@ -63,7 +63,7 @@ def program(start: Start) -> Program:
 
 @pytest.fixture(params=["stored", "growing"])
 def large(request: pytest.FixtureRequest, program: Program, upstream: Upstream) -> Iterator[bytes]:
-    """A blob that is there, or of which one half is."""
+    """A blob that is stored, or that is half fetched."""
     content = noise(2 * _MIB)
     upstream.blob(content)
     if request.param == "stored":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program as a process on loopback: its configuration, its end, its metrics, what it uses."""
+"""The cache as a process on loopback: its configuration, start and stop, metrics, and use of memory and disk."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from sandbox.processes import free_ports
 from sandbox.steps import wait
 from tests.e2e.registry import Answer, ask
 
-HOST = "upstream.example"  # of the upstream, in the query "ns"
+HOST = "upstream.example"  # the upstream in the query "ns"
 USER, PASSWORD = "nodes", "a-password"
-SECRET = "0123456789abcdef0123456789abcdef"  # of the replicas
+SECRET = "0123456789abcdef0123456789abcdef"  # shared by the replicas
 
 
 def hashed(*users: str, cost: int = 4, password: str = PASSWORD) -> str:
-    """The text of an htpasswd file."""
+    """Returns the text of an htpasswd file with one user."""
     line = bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()
     return "".join(f"{user}:{line}\n" for user in users or (USER,))
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with changes; None removes a key."""
+    """Returns a configuration with changes. None removes a key."""
     result = dict(base)
     for key, value in changes.items():
         if value is None:
@@ -52,13 +52,13 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Program:
-    """`registry cache` in a folder of its own: `config`, `htpasswd`, `store`, `log`.
+    """`registry cache` with a separate folder for its configuration, htpasswd, store and log.
 
-    The folder must be open to all users. Changes of the configuration are merged into one that works.
+    All users must be able to read the folder. `changes` are merged into a valid configuration.
     """
 
     folder: pathlib.Path
-    upstream: str  # its URL
+    upstream: str  # a URL
     changes: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
 
@@ -69,7 +69,7 @@ class Program:
         self.htpasswd, self.file = self.folder / "htpasswd", self.folder / "config"
         self.binary = self.folder / "registry"
         if not self.binary.exists():
-            shutil.copy(registry(), self.binary)  # the cache folder may be closed to others than root
+            shutil.copy(registry(), self.binary)  # only root may be able to read the cache folder
         self.htpasswd.write_text(hashed())
 
     @property
@@ -77,8 +77,8 @@ class Program:
         return Endpoint(self.port, USER, PASSWORD)
 
     @property
-    def stranger(self) -> Endpoint:
-        """Without a credential."""
+    def anonymous(self) -> Endpoint:
+        """The endpoint without a credential."""
         return Endpoint(self.port)
 
     @property
@@ -94,7 +94,7 @@ class Program:
         return merged(base, self.changes)
 
     def launch(self) -> subprocess.Popen[bytes]:
-        """Start it, without waiting for anything."""
+        """Start the program without waiting until it is ready."""
         self.file.write_text(json.dumps(self.config))  # JSON is YAML
         unprivileged.lend(self.folder)
         argv = unprivileged.command(str(self.binary), "cache", str(self.file))
@@ -106,11 +106,11 @@ class Program:
         return self.process
 
     def start(self) -> Program:
-        """Start it and wait until it is ready."""
+        """Start the program and wait until it is ready."""
         process = self.launch()
         try:
             wait(lambda: process.poll() is not None or self.ready(), 20, "a ready cache", every=0.02)
-            assert process.poll() is None, f"it ended with {process.returncode}: {self.output()[-2000:]}"
+            assert process.poll() is None, f"the cache exited with code {process.returncode}: {self.output()[-2000:]}"
         except BaseException:
             self.kill()
             raise
@@ -118,7 +118,7 @@ class Program:
 
     def ready(self) -> bool:
         try:
-            return ask(self.stranger, "/ready").status == 200
+            return ask(self.anonymous, "/ready").status == 200
         except OSError:
             return False
 
@@ -126,18 +126,18 @@ class Program:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
     def kill(self) -> None:
-        """End it as a crash does."""
+        """Kill the program, like a crash."""
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait(20)
 
     def terminate(self) -> None:
-        """Tell it to end, as the kubelet does."""
+        """Send SIGTERM, like the kubelet."""
         assert self.process
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
-        """Tell it to end and wait for that; returns its status."""
+        """Send SIGTERM and wait. Returns the exit code."""
         assert self.process
         self.terminate()
         return self.process.wait(20)
@@ -145,8 +145,8 @@ class Program:
     def ask(self, path: str, method: str = "GET", **headers: str) -> Answer:
         return ask(self.endpoint, path, method, **headers)
 
-    def newcomers(self, count: int) -> list[Endpoint]:
-        """Start it anew; endpoints of users that it has not seen, whose check takes its time."""
+    def new_users(self, count: int) -> list[Endpoint]:
+        """Restart the program with new users, whose passwords take time to check. Returns their endpoints."""
         users = [f"team-{number}" for number in range(count)]
         self.htpasswd.write_text("".join(hashed(user, cost=10) for user in users))
         self.stop()
@@ -162,7 +162,7 @@ class Program:
         return total(text, name, **labels)
 
     def resident(self) -> int:
-        """Bytes of memory of the process that no file backs."""
+        """Returns the resident anonymous memory in bytes."""
         assert self.process
         status = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(r"RssAnon:\s+(\d+) kB", status)[1]) << 10  # type: ignore[index]
@@ -172,14 +172,14 @@ class Program:
         return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def used(self) -> int:
-        """Bytes in used blocks of the store, deleted files that are open included."""
+        """Returns the bytes in used blocks of the store, including open files that were deleted."""
         assert self.process
         return sum((usage.blocks([self.store]) | usage.removed([self.process.pid], [self.store])).values())
 
 
 @contextlib.contextmanager
 def fleet(folder: pathlib.Path, upstream: str, count: int, **changes: Any) -> Iterator[list[Program]]:
-    """Replicas that serve together and are ready; their logs are shown if the test fails."""
+    """Start replicas that serve together. Their logs are shown if the test fails."""
     ports = free_ports(count)
     members = [{"name": f"cache-{i}", "address": f"127.0.0.1:{port}"} for i, port in enumerate(ports)]
     made: list[Program] = []

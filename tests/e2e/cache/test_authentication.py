@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What those without a good credential can do: nothing to the upstream, and nothing to those who have one."""
+"""Clients without a valid credential affect neither the upstream nor the cache's users."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ def pull_tag(endpoint: Endpoint, **headers: str) -> Answer:
 
 @pytest.mark.parametrize("credential", ["wrong", "none"])
 def test_a_wrong_credential_among_many_header_fields(start: Start, upstream: Upstream, credential: str) -> None:
-    """With about 50 further header fields a wrong password reached the registry, because a flag had no room any more."""
+    """With about 50 more header fields, a wrong password once reached the registry, because a flag was dropped."""
     program = start()
     upstream.image("1.0")
-    program.htpasswd.write_text(hashed(cost=13))  # a check takes long enough to be seen
+    program.htpasswd.write_text(hashed(cost=13))  # makes a check long enough to measure
     program.stop()
     program.start()
     began = time.monotonic()
     assert pull_tag(program.endpoint).status == 200
     checked, asked = time.monotonic() - began, upstream.count()
 
-    endpoint = Endpoint(program.port, USER, "another") if credential == "wrong" else program.stranger
+    endpoint = Endpoint(program.port, USER, "another") if credential == "wrong" else program.anonymous
     for count in (0, *range(20, 130), 200, 500, 1000, 2000, 5000):
         headers = {f"X-{number}": "1" for number in range(count)}
         try:
             status = pull_tag(endpoint, **headers).status
-        except (BrokenPipeError, ConnectionResetError):  # it is refused while the client still sends
+        except (BrokenPipeError, ConnectionResetError):  # refused while the client is still sending
             assert count >= 2000
             continue
         assert status == 401 or (status == 431 and count > 100), (count, status)
     assert upstream.count() == asked
 
-    # Nothing of it is in the way of users: no check is due again, and no tag is pinned.
+    # Users are not affected: their credential is still remembered, and tags are still updated.
     moved, _ = upstream.image("1.0", layer=b"moved")
-    time.sleep(1.1)  # a tag is asked of the upstream at most once a second
+    time.sleep(1.1)  # tags are checked at the upstream at most once a second
     for count in (0, 50, 100):
         began = time.monotonic()
         answer = pull_tag(program.endpoint, **{f"X-{number}": "1" for number in range(count)})
@@ -56,21 +56,21 @@ def test_a_wrong_credential_among_many_header_fields(start: Start, upstream: Ups
         assert (answer.status, answer.headers["docker-content-digest"]) == (200, moved)
 
 
-def test_users_who_come_for_the_first_time_together(start: Start, upstream: Upstream) -> None:
-    """Of 12 users whom a new replica had not seen, 10 got 429."""
+def test_new_users_at_the_same_time(start: Start, upstream: Upstream) -> None:
+    """When 12 users came to a new replica at the same time, 10 of them once got 429."""
     program = start()
     upstream.image("1.0")
-    users = program.newcomers(12)
+    users = program.new_users(12)
     with ThreadPoolExecutor(len(users)) as executor:
         answers = list(executor.map(pull_tag, users))
     assert [answer.status for answer in answers] == [200] * 12
 
 
-def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream: Upstream) -> None:
-    """Guesses of others used up what the first contact of a user needs."""
+def test_new_users_during_guesses(start: Start, upstream: Upstream) -> None:
+    """Guesses of others once used up the checks that new users need."""
     program = start()
     upstream.image("1.0")
-    users = program.newcomers(6)
+    users = program.new_users(6)
 
     def guess(number: int) -> int:
         return pull_tag(Endpoint(program.port, f"nobody-{number % 50}", f"guess-{number}")).status
@@ -84,14 +84,14 @@ def test_users_who_come_for_the_first_time_during_guesses(start: Start, upstream
 
 
 def test_guesses_are_throttled(program: Program, upstream: Upstream) -> None:
-    """Whoever guesses gets some answers, then 429; users who are known notice nothing."""
+    """A client that guesses soon gets 429. Known users are not affected."""
     upstream.image("1.0")
     assert pull_tag(program.endpoint).status == 200
 
     def guess(number: int) -> Answer | None:
         try:
             return pull_tag(Endpoint(program.port, f"nobody-{number}", "guess", timeout=3))
-        except TimeoutError:  # its turn comes later
+        except TimeoutError:  # still waits for its check
             return None
 
     with ThreadPoolExecutor(30) as executor:
@@ -110,10 +110,10 @@ def test_guesses_are_throttled(program: Program, upstream: Upstream) -> None:
 
 
 def test_many_values_of_accept_evict_no_credential(start: Start, upstream: Upstream) -> None:
-    """2,000 distinct Accept values evicted every remembered credential, and each made a copy of the tag upstream."""
+    """2,000 different Accept values once evicted all remembered credentials, and each caused an upstream request for the tag."""
     program = start(tags={"ttl": "10m"})
     upstream.image("1.0")
-    # A check takes long enough to be seen.
+    # Makes a check long enough to measure.
     program.htpasswd.write_text(hashed(cost=13) + hashed("other", cost=13))
     program.stop()
     program.start()
@@ -141,12 +141,12 @@ def test_many_values_of_accept_evict_no_credential(start: Start, upstream: Upstr
 
 @pytest.mark.parametrize("auth", ["htpasswd", "none"])
 def test_no_credential_of_a_client_reaches_the_upstream(start: Start, upstream: Upstream, auth: str) -> None:
-    """Without users too: whoever sends a credential where none is asked for has another registry in mind."""
+    """Also without users: a client that sends a credential unasked has it for another registry."""
     program = start(**({"auth": "none"} if auth == "none" else {}))
     _, layer = upstream.image("1.0")
     upstream.lists[f"/v2/{NAME}/tags/list"] = {"name": NAME, "tags": ["1.0"]}
     for what in ("manifests/1.0", f"blobs/{layer}", "tags/list"):
-        statuses = [ask(endpoint, f"/v2/{NAME}/{what}").status for endpoint in (program.endpoint, program.stranger)]
+        statuses = [ask(endpoint, f"/v2/{NAME}/{what}").status for endpoint in (program.endpoint, program.anonymous)]
         assert statuses == [200, 401 if auth == "htpasswd" else 200]
         assert upstream.count(f"/{what}")
     assert not [seen for seen in upstream.seen() if "authorization" in seen.headers]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Blobs: one fetch for all who ask, within an exact limit, whatever the readers and the upstream do."""
+"""Blobs: one fetch for all clients, within an exact limit, with slow readers and a faulty upstream."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LIMIT = 64 * _MIB
 
 @pytest.mark.parametrize("size", [60, 65])
 def test_clients_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, upstream: Upstream, size: int) -> None:
-    """48 clients of a blob above 9/10 of the limit got 503 and bodies that were cut."""
+    """48 clients of a blob larger than 9/10 of the limit once got 503 and interrupted bodies."""
     program = start(store={"limit": "64Mi"})
     blob = upstream.blob(noise(size * _MIB))
     fetch = upstream.rule("GET .*/blobs/", hold=0)
     with peak(program.used, every=0.05) as used, peak(program.resident, every=0.05) as memory, ThreadPoolExecutor(48) as executor:
         pulls = [executor.submit(read, program.endpoint, blob) for _ in range(48)]
         assert fetch.began.wait(10)
-        time.sleep(1)  # until all have asked
+        time.sleep(1)  # until all have sent their requests
         fetch.release()
         got = [pull.result() for pull in pulls]
     assert got == [(200, blob, size * _MIB)] * 48
@@ -42,7 +42,7 @@ def test_clients_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, ups
 
 
 def test_slow_readers_of_more_than_the_store_holds(start: Start, upstream: Upstream) -> None:
-    """With 64 MiB for 8 fills of 14 MiB and 16 slow readers, 8 to 12 pulls were cut."""
+    """With 64 MiB for 8 fetches of 14 MiB and 16 slow readers, 8 to 12 pulls were once interrupted."""
     program = start(store={"limit": "64Mi"})
     blobs = [upstream.blob(noise(14 * _MIB, number)) for number in range(8)]
     with peak(program.used, every=0.05) as used, ThreadPoolExecutor(16) as executor:
@@ -53,8 +53,8 @@ def test_slow_readers_of_more_than_the_store_holds(start: Start, upstream: Upstr
     assert max(upstream.count(f"GET .*{blob}") for blob in blobs) == 1
 
 
-def test_a_blob_that_takes_long_to_begin_arrives(program: Program, upstream: Upstream) -> None:
-    """An upstream that needs 9 s to begin a blob made 504 for ever, because each fetch ended with its client."""
+def test_a_blob_that_starts_late_arrives(program: Program, upstream: Upstream) -> None:
+    """An upstream that needs 9 s to start a blob once caused 504 for ever, because each fetch was cancelled with its client."""
     blob = upstream.blob(noise(100_000))
     upstream.rule("GET .*/blobs/", delay=9)
     began = time.monotonic()
@@ -63,8 +63,8 @@ def test_a_blob_that_takes_long_to_begin_arrives(program: Program, upstream: Ups
     assert upstream.count("GET .*/blobs/") == 1
 
 
-def test_a_client_that_gave_up_finds_the_blob_when_it_tries_again(start: Start, upstream: Upstream) -> None:
-    """The fetch goes on when the first client has got its error, and when it has left."""
+def test_a_client_that_gave_up_gets_the_blob_when_it_retries(start: Start, upstream: Upstream) -> None:
+    """The fetch continues after the first client got an error, and after it left."""
     program = start(outage={"blob_timeout": "500ms"})
     slow, left = (upstream.blob(noise(100_000, number)) for number in range(2))
     upstream.rule("GET .*/blobs/", delay=2)
@@ -90,7 +90,7 @@ def test_a_blob_of_another_repository(start: Start, upstream: Upstream, shared: 
 
 
 def test_an_empty_blob(program: Program, upstream: Upstream) -> None:
-    """Once stored, it was 500: no byte of a body began the answer."""
+    """A stored empty blob once caused 500, because the answer only began with the first byte of the body."""
     empty = upstream.blob(b"")
     for _ in range(2):
         for method, headers in (("GET", {}), ("HEAD", {}), ("GET", {"Range": "bytes=0-"})):
@@ -99,7 +99,7 @@ def test_an_empty_blob(program: Program, upstream: Upstream) -> None:
     assert upstream.count(f"GET .*{empty}") == 1
 
 
-def test_the_least_recently_used_blob_goes_first(start: Start, upstream: Upstream) -> None:
+def test_the_least_recently_used_blob_is_evicted_first(start: Start, upstream: Upstream) -> None:
     program = start(store={"limit": "64Mi"})
     blobs = [upstream.blob(noise(10 * _MIB, number)) for number in range(7)]
     for blob in (*blobs[:6], blobs[0], blobs[6]):
@@ -110,14 +110,14 @@ def test_the_least_recently_used_blob_goes_first(start: Start, upstream: Upstrea
 
 
 def written(program: Program) -> int:
-    """Bytes that the program has made the disk write, what was deleted before that included."""
+    """Returns the bytes that the program caused to be written to disk."""
     assert program.process
     with open(f"/proc/{program.process.pid}/io", encoding="ascii") as file:
         return int(dict(line.split(": ") for line in file)["write_bytes"])
 
 
 def test_content_is_written_once(program: Program, upstream: Upstream) -> None:
-    """Content was stored twice, in two programs of a replica."""
+    """Content was once stored twice, by two programs of a replica."""
     blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(8)]
     before, fetched = written(program), 8 * 4 * _MIB
     with peak(program.used, every=0.05) as used:
@@ -132,7 +132,7 @@ def test_content_is_written_once(program: Program, upstream: Upstream) -> None:
 
 
 def test_the_whole_limit_is_usable(start: Start, upstream: Upstream) -> None:
-    """Half of the limit was for the one copy, half for the other."""
+    """Each of the two copies once had half of the limit."""
     program = start(store={"limit": "64Mi"})
     blobs = [upstream.blob(noise(4 * _MIB, number)) for number in range(15)]
     for blob in blobs:
@@ -144,7 +144,7 @@ def test_the_whole_limit_is_usable(start: Start, upstream: Upstream) -> None:
 
 
 def whole(program: Program, blob: str) -> str:
-    """The digest of the body; empty if it is cut, or its answer is an error since that was known in time."""
+    """Returns the digest of the body, or nothing if it was interrupted or the status is 502."""
     try:
         status, digest, _ = read(program.endpoint, blob)
     except (OSError, http.client.HTTPException):
@@ -153,22 +153,22 @@ def whole(program: Program, blob: str) -> str:
     return digest if status == 200 else ""
 
 
-def test_a_corrupt_body_is_never_a_whole_one(program: Program, upstream: Upstream) -> None:
+def test_a_corrupt_body_is_never_complete(program: Program, upstream: Upstream) -> None:
     blob = upstream.blob(noise(200_000))
     upstream.rule("GET .*/blobs/", times=1, corrupt=True)
-    assert whole(program, blob) in ("", blob)  # it is right where the blob was fetched again before the answer began
+    assert whole(program, blob) in ("", blob)  # correct if the blob was fetched again before the answer began
     wait(lambda: program.ask(path(blob), "HEAD").status == 200, 5, "the right blob", every=0.1)
     assert read(program.endpoint, blob) == (200, blob, 200_000)
 
 
-def test_a_body_that_breaks_off_is_gone_on_with(program: Program, upstream: Upstream) -> None:
+def test_an_interrupted_fetch_is_resumed(program: Program, upstream: Upstream) -> None:
     blob = upstream.blob(noise(200_000))
     upstream.rule("GET .*/blobs/", times=1, cut=150_000)
     assert read(program.endpoint, blob) == (200, blob, 200_000)
     assert upstream.seen("GET .*/blobs/")[-1].headers["range"] == "bytes=150000-"
 
 
-def test_a_body_that_always_breaks_off_is_cut(program: Program, upstream: Upstream) -> None:
+def test_a_fetch_that_is_always_interrupted_fails(program: Program, upstream: Upstream) -> None:
     blob = upstream.blob(noise(200_000))
     upstream.rule("GET .*/blobs/", cut=150_000)
     assert not whole(program, blob)

@@ -27,7 +27,7 @@ def test_a_tls_client_falls_back_within_a_second(program: Program) -> None:
 
 
 def client_hello() -> bytes:
-    """What a client that tries HTTPS first sends."""
+    """Returns the first bytes of a client that tries HTTPS."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -36,7 +36,7 @@ def client_hello() -> bytes:
 
 
 def received(connection: socket.socket) -> bytes:
-    """All that comes until the end. Raises ConnectionResetError."""
+    """Returns all bytes until the connection is closed. Raises ConnectionResetError."""
     pieces = []
     while piece := connection.recv(1 << 16):
         pieces.append(piece)
@@ -45,7 +45,7 @@ def received(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("split", [0, 1, 5, 100])
 def test_a_tls_hello_gets_http_400_at_once(program: Program, split: int) -> None:
-    """A TLS hello on the plain port met silence, and containerd, which tries HTTPS first for localhost, gave up."""
+    """A TLS hello on the plain port once got no answer, and containerd, which tries HTTPS first for localhost, gave up."""
     hello = client_hello()
     with socket.create_connection(("127.0.0.1", program.port), timeout=5) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,20 +59,20 @@ def test_a_tls_hello_gets_http_400_at_once(program: Program, split: int) -> None
     assert answer.startswith(b"HTTP/1.") and b" 400 " in answer.partition(b"\r\n")[0]
 
 
-def test_the_answer_to_a_tls_hello_outlives_what_the_client_sends_on(program: Program) -> None:
-    """A connection that is closed with bytes unread is reset, and the reset overtakes the answer."""
+def test_the_answer_to_a_tls_hello_arrives_while_the_client_keeps_sending(program: Program) -> None:
+    """Closing a connection with unread bytes resets it, and the client may see the reset before the answer."""
     with socket.create_connection(("127.0.0.1", program.port), timeout=5) as connection:
         connection.sendall(client_hello())
         for _ in range(4):
             connection.sendall(b"\x17" * 2000)
             time.sleep(0.02)
-        time.sleep(0.2)  # a reset would be here by now
+        time.sleep(0.2)  # by now a reset would have arrived
         assert received(connection).startswith(b"HTTP/1.")
 
 
 @contextlib.contextmanager
 def crowd(port: int, count: int, request: bytes) -> Iterator[list[socket.socket]]:
-    """Connections that have each sent the beginning of a request."""
+    """Open connections that have each sent the beginning of a request."""
     with contextlib.ExitStack() as stack:
         connections = []
         for _ in range(count):
@@ -93,12 +93,12 @@ SLOW = {
 
 @pytest.mark.parametrize("what", SLOW)
 def test_a_thousand_slow_requests_without_a_credential(program: Program, upstream: Upstream, what: str) -> None:
-    """1,000 slow bodies took a thread each and 120 MiB, and the probes timed out."""
+    """1,000 slow bodies once used a thread each and 120 MiB, and the probes timed out."""
     upstream.image("1.0")
     assert program.ask(f"/v2/{NAME}/manifests/1.0").status == 200
     before, slowest = program.resident(), 0.0
-    # The kubelet's probes have no credential either.
-    others = ((program.stranger, "/alive"), (program.stranger, "/ready"), (program.endpoint, f"/v2/{NAME}/manifests/1.0"))
+    # The kubelet's probes have no credential.
+    others = ((program.anonymous, "/alive"), (program.anonymous, "/ready"), (program.endpoint, f"/v2/{NAME}/manifests/1.0"))
     with crowd(program.port, 1000, SLOW[what]) as connections:
         until = time.monotonic() + 2
         while time.monotonic() < until:
@@ -107,7 +107,7 @@ def test_a_thousand_slow_requests_without_a_credential(program: Program, upstrea
                 assert ask(endpoint, asked).status == 200
                 slowest = max(slowest, time.monotonic() - began)
             for one in connections[::50]:
-                with contextlib.suppress(OSError):  # it was refused
+                with contextlib.suppress(OSError):  # refused by the cache
                     one.sendall(b"x")
             time.sleep(0.1)
         grown, threads = program.resident() - before, program.threads()

@@ -24,7 +24,7 @@ _SECRET = "the-upstream's"
 
 @pytest.fixture
 def helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:
-    """A helper that does what the file beside it says: `sleep 60`, `exit 1`; and that notes its runs."""
+    """A helper that executes the file `does` beside it, such as `exit 1`, and records its runs."""
     made = folder / "docker-credential-test"
     answer = json.dumps({"ServerURL": upstream.url, "Username": USER, "Secret": _SECRET})
     (folder / "answer").write_text(answer)
@@ -38,12 +38,12 @@ def helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:
 
 
 def processes(program: Program) -> int:
-    """How many there are of the program, its own one included."""
+    """Returns the number of processes in the program's session."""
     assert program.process
     found = 0
     for file in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # processes come and go
-            found += file.read_text().rpartition(")")[2].split()[3] == str(program.process.pid)  # its session
+        with contextlib.suppress(OSError):  # a process may end meanwhile
+            found += file.read_text().rpartition(")")[2].split()[3] == str(program.process.pid)
     return found
 
 
@@ -53,20 +53,20 @@ def with_helper(start: Start, upstream: Upstream, helper: pathlib.Path) -> Progr
 
 
 @pytest.mark.parametrize("what", ["exec sleep 60", "sleep 60; exit 1", "exit 1", "while :; do echo aaaaaaaaaaaaaaaaaaaaaaaa; done"])
-def test_a_helper_that_gives_nothing(start: Start, upstream: Upstream, helper: pathlib.Path, what: str) -> None:
-    """Requests piled up behind the mutex of a helper that hung, those for cached content too."""
+def test_a_helper_that_hangs_or_fails(start: Start, upstream: Upstream, helper: pathlib.Path, what: str) -> None:
+    """Requests once waited for a mutex while the helper hung, even those for cached content."""
     program = with_helper(start, upstream, helper)
     known, layer = upstream.image("1.0", layer=noise(100_000, "known"))
     assert program.ask(f"/v2/{NAME}/manifests/1.0").status == 200
     assert program.ask(path(layer)).status == 200
     (helper.parent / "does").write_text(f"{what}\n")
-    time.sleep(1.1)  # until the last answer is too old
+    time.sleep(1.1)  # until the last token has expired
     absent = [upstream.blob(noise(1000, number)) for number in range(100)]
     before, runs = program.resident(), (helper.parent / "runs").stat().st_size
 
     def failed(number: int) -> float:
         began = time.monotonic()
-        answer = program.ask(f"/v2/p/r/absent-{number}/blobs/{absent[number]}")  # for which there is no token yet
+        answer = program.ask(f"/v2/p/r/absent-{number}/blobs/{absent[number]}")  # a repository without a token
         assert answer.status in (500, 502, 503, 504) and answer.error == "UNAVAILABLE", answer
         assert int(answer.headers["retry-after"]) > 0
         return time.monotonic() - began

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Manifests, tags and lists are what the upstream answers, whatever their type and the client's Accept."""
+"""Manifests, tags and lists are the upstream's, with any media type and any Accept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def path(reference: str, name: str = NAME) -> str:
 
 
 def test_a_slow_tag_leaves_the_others_fresh(start: Start, upstream: Upstream) -> None:
-    """One slow tag made every other tag of the upstream stale."""
+    """One slow tag once made all other tags of the upstream stale."""
     program = start(tags={"ttl": "100ms"}, outage={"challenge_timeout": "500ms"})
     old, _ = upstream.image("slow", "other", layer=b"old")
     for tag in ("slow", "other"):
@@ -56,8 +56,8 @@ def test_a_repository_that_fails_leaves_the_others_fresh(start: Start, upstream:
     assert good.headers["docker-content-digest"] == new and "warning" not in good.headers
 
 
-def test_an_upstream_that_judges_by_accept(program: Program, upstream: Upstream) -> None:
-    """Where the upstream has two answers for a tag, each client gets the one for its Accept."""
+def test_an_upstream_whose_answer_depends_on_accept(program: Program, upstream: Upstream) -> None:
+    """If the upstream's answer depends on Accept, each client gets the one for its own."""
     upstream.image("1.0")
     upstream.strict = True
     assert program.ask(path("1.0"), Accept=f"{MANIFEST}, {INDEX}").status == 200
@@ -68,9 +68,9 @@ def test_an_upstream_that_judges_by_accept(program: Program, upstream: Upstream)
 @pytest.mark.parametrize("accept", ["*/*", "", "application/json", "application/vnd.oci.image.*", f"{INDEX};q=1, */*;q=0.1"])
 @pytest.mark.parametrize("by", ["tag", "digest"])
 def test_an_accept_that_does_not_name_the_type(program: Program, upstream: Upstream, accept: str, by: str) -> None:
-    """An OCI manifest was 404 for an Accept that does not name its type, where the upstream answers 200."""
+    """An OCI manifest was once 404 for an Accept without its type, although the upstream answers 200."""
     known, _ = upstream.image("1.0")
-    for method in ("GET", "HEAD", "GET"):  # the last one from the cache
+    for method in ("GET", "HEAD", "GET"):  # the last one is served from the cache
         answer = program.ask(path("1.0" if by == "tag" else known), method, Accept=accept)
         assert (answer.status, answer.headers["content-type"]) == (200, MANIFEST)
         assert answer.headers["docker-content-digest"] == known
@@ -78,7 +78,7 @@ def test_an_accept_that_does_not_name_the_type(program: Program, upstream: Upstr
 
 
 def schema1() -> tuple[bytes, str]:
-    """A signed manifest of schema 1, and its digest, which is over what was signed."""
+    """Returns a signed manifest of schema 1 and its digest, which does not include the signature."""
     signed = json.dumps({"schemaVersion": 1, "name": NAME, "tag": "1", "architecture": "amd64", "fsLayers": [], "history": []}, indent=3)
     head, tail = signed[:-2], signed[-2:]
 
@@ -112,7 +112,7 @@ ODD = {
 @pytest.mark.parametrize("by", ["tag", "digest"])
 @pytest.mark.parametrize("kind", ODD)
 def test_a_manifest_that_distribution_cannot_parse(program: Program, upstream: Upstream, kind: str, by: str, accept: str) -> None:
-    """What distribution cannot parse was 500."""
+    """Manifests that distribution cannot parse once caused 500."""
     media_type, body, known_as = ODD[kind]
     known = upstream.manifest(body, "odd", media_type=media_type, known_as=known_as)
     reference = "odd" if by == "tag" else known
@@ -123,8 +123,8 @@ def test_a_manifest_that_distribution_cannot_parse(program: Program, upstream: U
     assert answer.body == body
 
 
-def test_a_manifest_without_a_type_says_its_own(program: Program, upstream: Upstream) -> None:
-    """Its Content-Type was guessed from the bytes: text/plain, which no client takes for a manifest."""
+def test_a_manifest_without_a_content_type_gets_its_media_type(program: Program, upstream: Upstream) -> None:
+    """The Content-Type was once guessed from the bytes, as text/plain, which clients reject for a manifest."""
     body = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": {}, "layers": []}).encode()
     known = upstream.manifest(body, "1.0", media_type="")
     for reference in ("1.0", known, "1.0"):
@@ -133,7 +133,7 @@ def test_a_manifest_without_a_type_says_its_own(program: Program, upstream: Upst
 
 
 def test_two_upstreams_share_nothing(start: Start, upstream: Upstream) -> None:
-    """The same name and digest at two registries are two things."""
+    """The same name and digest at two registries are different content."""
     program = start(
         upstreams=[{"host": HOST, "url": upstream.url}, {"host": "other.example", "url": upstream.url.replace("127.0.0.1", "localhost")}]
     )
@@ -147,7 +147,7 @@ def test_two_upstreams_share_nothing(start: Start, upstream: Upstream) -> None:
 
 @pytest.mark.parametrize("what", ["manifests/1.0", "manifests/DIGEST", "blobs/LAYER"])
 def test_an_error_is_shared_for_two_seconds_and_no_longer(program: Program, upstream: Upstream, what: str) -> None:
-    """The age of an error was not counted, so that one which was passed on lived longer."""
+    """The age of an error was once not passed on, so clients of other replicas got it for longer."""
     manifest, layer = upstream.image("1.0")
     what = what.replace("DIGEST", manifest).replace("LAYER", layer)
     upstream.rule("/v2/p/", status=404)
@@ -176,7 +176,7 @@ def test_many_clients_of_a_tag_share_a_check(start: Start, upstream: Upstream) -
 
 
 def test_a_manifest_that_takes_longer_than_clients_wait(start: Start, upstream: Upstream) -> None:
-    """An upstream that needs 6 s for a manifest, where clients wait 5 s, made 504 for ever: each attempt ended with its client."""
+    """An upstream that needs 6 s for a manifest, when clients wait 5 s, once caused 504 for ever: each attempt was cancelled."""
     program = start(outage={"manifest_timeout": "1s"})
     by_tag, _ = upstream.image("1.0", layer=b"one")
     by_digest, _ = upstream.image(layer=b"two")
@@ -191,12 +191,12 @@ def test_a_manifest_that_takes_longer_than_clients_wait(start: Start, upstream: 
         assert upstream.count(f"GET .*/manifests/({reference}|{known})$") == 1
 
 
-def test_a_list_of_tags_passes_on_what_the_client_asks(program: Program, upstream: Upstream) -> None:
-    """tags/list?last= without n ignored last."""
+def test_the_query_of_a_list_of_tags_reaches_the_upstream(program: Program, upstream: Upstream) -> None:
+    """tags/list?last= without n once ignored last."""
     upstream.lists[f"/v2/{NAME}/tags/list"] = {"name": NAME, "tags": ["b"]}
     for query in ("last=a", "n=2&last=a", "n=0", ""):
         answer = program.ask(f"/v2/{NAME}/tags/list?{query}")
         assert json.loads(answer.body)["tags"] == ["b"]
         asked = upstream.seen("GET .*/tags/list")[-1].path.partition("?")[2]
-        # Some upstreams, distribution among them, read last only beside n.
+        # Some upstreams, such as distribution, ignore last without n.
         assert set(query.split("&")) <= {*asked.split("&"), ""} and ("n=" in asked or not query)

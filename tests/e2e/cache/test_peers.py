@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Three processes that serve together: one fetch for all of them, and no pull fails when one of them goes."""
+"""Three replicas as processes: one fetch for all of them, and no failed pull when one of them ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MIB = 1 << 20
 def three(folder: pathlib.Path, upstream: Upstream) -> Iterator[list[Program]]:
     with fleet(folder, upstream.url, 3) as made:
         yield made
-        upstream.heal()  # a hanging request ends with it
+        upstream.heal()  # ends hanging requests
 
 
 def _relayed(program: Program) -> float:
@@ -39,7 +39,7 @@ def _relayed(program: Program) -> float:
 
 
 def test_one_fetch_serves_the_clients_of_all_replicas(three: list[Program], upstream: Upstream) -> None:
-    """Blob and tag, cold, with clients of all replicas at the same time."""
+    """An uncached blob and tag, with clients of all replicas at the same time."""
     _, layer = upstream.image("v1", layer=noise(8 * _MIB))
     upstream.rule(f"GET .*/blobs/{layer}", rate=4 * _MIB)
     with ThreadPoolExecutor(40) as executor:
@@ -53,7 +53,7 @@ def test_one_fetch_serves_the_clients_of_all_replicas(three: list[Program], upst
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=["killed", "stopped", "ends"])
-def test_clients_of_others_do_not_notice_that_an_owner_goes(three: list[Program], upstream: Upstream, how: signal.Signals) -> None:
+def test_clients_of_other_replicas_do_not_notice_that_an_owner_ends(three: list[Program], upstream: Upstream, how: signal.Signals) -> None:
     layer = upstream.blob(noise(4 * _MIB, how))
     upstream.rule(f"GET .*/blobs/{layer}", rate=_MIB)
     with ThreadPoolExecutor(6) as executor:
@@ -88,9 +88,9 @@ def test_an_owner_that_has_lost_its_disk_asks_the_others(three: list[Program], u
 
 @pytest.mark.parametrize("how", ["refuses", "is silent"])
 def test_an_owner_that_cannot_reach_the_upstream(folder: pathlib.Path, upstream: Upstream, how: str) -> None:
-    """A replica that alone could not reach the upstream failed the uncached pulls of what it owned, for clients of all replicas."""
+    """If a single replica could not reach the upstream, uncached pulls of what it owns once failed at all replicas."""
     with socket.create_server(("127.0.0.1", 0)) as silent, socket.socket() as closed, fleet(folder, upstream.url, 3) as three:
-        closed.bind(("127.0.0.1", 0))  # without listen
+        closed.bind(("127.0.0.1", 0))  # not listening
         lost = three[0]
         lost.stop()
         lost.upstream = f"http://127.0.0.1:{(silent if how == 'is silent' else closed).getsockname()[1]}"
@@ -109,12 +109,12 @@ def test_an_owner_that_cannot_reach_the_upstream(folder: pathlib.Path, upstream:
         with ThreadPoolExecutor(12) as executor:
             got = list(executor.map(pull, range(len(wanted))))
         assert got == [(200, known) for _, known in wanted]
-        assert lost.sample("registry_cache_hops_received_total") > 0  # it was asked as an owner
+        assert lost.sample("registry_cache_hops_received_total") > 0  # other replicas asked it as the owner
 
 
 @pytest.mark.parametrize("kind", ["tag", "digest", "blob"])
-def test_the_age_of_an_error_is_counted_over_a_hop(folder: pathlib.Path, upstream: Upstream, kind: str) -> None:
-    """An error that the owner remembered was remembered anew by each replica that asked it, which made two seconds four."""
+def test_an_error_keeps_its_age_at_other_replicas(folder: pathlib.Path, upstream: Upstream, kind: str) -> None:
+    """Replicas once remembered an error of the owner for two seconds more, so clients got it for four seconds."""
     with fleet(folder, upstream.url, 3) as three:
         images = [upstream.image(f"v{number}", layer=noise(1000, number)) for number in range(6)]
         whats = {
@@ -136,16 +136,16 @@ def test_the_age_of_an_error_is_counted_over_a_hop(folder: pathlib.Path, upstrea
 
 
 def hop(path: str, sender: str, receiver: str, secret: str = SECRET, late: int = 0) -> str:
-    """The header with which a replica asks another one for a path, so many seconds ago."""
+    """Returns the header of a replica's request to another one, sent `late` seconds ago."""
     sent, nonce = str(int((time.time() - late) * 1000)), secrets.token_hex(16)
-    # After the nonce: no limit to what is stored, no Accept, no Range.
+    # After the nonce: no limit for storing, no Accept, no Range.
     parts = ("registry-cache-hop", "1", "GET", path, sender, receiver, sent, nonce, "", "0", "0")
     mac = hmac.new(secret.encode(), "".join(f"{len(part)}:{part}" for part in parts).encode(), hashlib.sha256).hexdigest()
     return f"v=1, from={sender}, to={receiver}, time={sent}, nonce={nonce}, mac={mac}"
 
 
 def test_a_request_of_another_replica_needs_its_mac(three: list[Program], upstream: Upstream) -> None:
-    """It is good for one replica, once, and for a minute; the port for clients takes none."""
+    """A MAC is valid for one replica, once, for a minute. The port for clients accepts none."""
     asked = f"{path(upstream.blob(noise(1000)))}?ns={HOST}"
     host, _, port = three[0].config["peers"]["listen"].partition(":")
     peers, once = Endpoint(int(port), host=host), hop(asked, "cache-1", "cache-0")
@@ -158,7 +158,7 @@ def test_a_request_of_another_replica_needs_its_mac(three: list[Program], upstre
         "too old": (peers, hop(asked, "cache-1", "cache-0", late=90)),
         "the secret itself": (peers, SECRET),
         "none": (peers, ""),
-        "at the port for clients": (three[0].stranger, hop(asked, "cache-1", "cache-0")),
+        "at the port for clients": (three[0].anonymous, hop(asked, "cache-1", "cache-0")),
     }
     got = {what: ask(endpoint, asked, Accept="", Registry_Cache_Hop=header).status for what, (endpoint, header) in answers.items()}
     assert list(got.values()) == [200] + [401] * 8, got

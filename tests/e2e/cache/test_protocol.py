@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a client may expect of a registry, asked of two replicas on loopback.
+"""What a client may expect from a registry, tested on two replicas on loopback.
 
 The upstream is a distribution with content, behind a gate that can answer, hang or break off in its place.
 """
@@ -42,13 +42,13 @@ ABSENT = "sha256:" + "a" * 64
 
 
 def _tool(name: str) -> str:
-    """A command of tests/conformance, built unless it is there for its pins."""
+    """Returns the path of a command of tests/conformance, and builds it unless it exists for its pins."""
     target = tools.install("conformance suite and signature tool", SOURCE, CACHE / "conformance" / key(SOURCE))
     return str(target / name)
 
 
 class Gate(http.server.ThreadingHTTPServer):
-    """Passes what it is asked on to a registry, unless there is a fault: a status, "hang" or "break".
+    """Forwards requests to a registry, unless a fault is set: a status, "hang" or "break".
 
     `referrers`: it answers them, from the index that a client without that endpoint keeps under a tag, and has no such tag.
     """
@@ -58,7 +58,7 @@ class Gate(http.server.ThreadingHTTPServer):
     def __init__(self, registry: int) -> None:
         self.registry, self.fault, self.referrers = registry, "", False
         super().__init__(("127.0.0.1", 0), _Passage)
-        # As an upstream of the bench has it.
+        # The interface of a bench upstream.
         self.port, self.secret = self.server_port, "none"
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -68,7 +68,7 @@ class _Passage(http.server.BaseHTTPRequestHandler):
     server: Gate
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def do_GET(self) -> None:
         while self.server.fault == "hang":
@@ -103,7 +103,7 @@ class _Passage(http.server.BaseHTTPRequestHandler):
 
 @dataclass
 class Cache:
-    """The endpoints of the replicas, the gate before their upstream, and the upstream itself."""
+    """The endpoints of the replicas, the gate in front of their upstream, and the upstream."""
 
     endpoints: list[Endpoint]
     gate: Gate
@@ -120,7 +120,7 @@ def _digest(body: bytes) -> str:
 
 
 def push(registry: Endpoint, *tags: str, seed: str = "") -> tuple[str, str]:
-    """Push an image; the digests of its manifest and its config."""
+    """Push an image. Returns the digests of its manifest and its config."""
     config = json.dumps({"architecture": "amd64", "os": "linux", "author": seed}).encode()
     layer = b"layer of " + seed.encode()
     for blob in (config, layer):
@@ -142,7 +142,7 @@ def push(registry: Endpoint, *tags: str, seed: str = "") -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def cache() -> Iterator[Cache]:
-    # Not pytest's folder, which is closed to others than root.
+    # Not pytest's folder, which only root can read.
     with tempfile.TemporaryDirectory(prefix="protocol-") as name:
         folder = pathlib.Path(name)
         folder.chmod(0o755)
@@ -156,7 +156,7 @@ def cache() -> Iterator[Cache]:
             manifest, config_blob = push(upstream, *TAGS, seed="one")
             passage = Gate(port)
             threading.Thread(target=passage.serve_forever, daemon=True).start()
-            # The default of 30 s is long for a test.
+            # The default of 30 s is too long for a test.
             with fleet(folder, passage.url, 2, outage={"blob_timeout": "8s"}) as replicas:
                 yield Cache([replica.endpoint for replica in replicas], passage, upstream, manifest, config_blob)
             passage.shutdown()
@@ -165,13 +165,13 @@ def cache() -> Iterator[Cache]:
 
 @pytest.fixture
 def gate(cache: Cache) -> Iterator[Gate]:
-    """The gate, open again at the end."""
+    """The gate. Its fault is removed after the test."""
     yield cache.gate
     cache.gate.fault, cache.gate.referrers = "", False
 
 
 def _conformance(folder: pathlib.Path, cache: Cache, endpoint: Endpoint) -> tuple[int, int, str]:
-    """How many tests of the OCI suite's category pull passed, of how many, and its report."""
+    """Run the pull tests of the OCI suite. Returns how many passed, how many ran, and the report."""
     others = ("BLOBS_DELETE", "MANIFESTS_DELETE", "TAGS_DELETE", "TAGS_LIST", "REFERRER", "PUSH")
     env = {
         "OCI_REGISTRY": f"{endpoint.host}:{endpoint.port}",
@@ -208,7 +208,7 @@ def test_oci_conformance(cache: Cache, tmp_path: pathlib.Path, capsys: pytest.Ca
 
 
 def _failed(cache: Cache, path: str, status: int, code: str) -> None:
-    """Every replica answers HEAD and GET alike, with one error of the specification."""
+    """Check that all replicas answer HEAD and GET with the same error of the specification."""
     for endpoint in cache.endpoints:
         answer, head = ask(endpoint, path), ask(endpoint, path, "HEAD")
         assert (answer.status, answer.error, head.status) == (status, code, status), (path, answer)
@@ -236,7 +236,7 @@ def test_unknown(cache: Cache, path: str, status: int, code: str) -> None:
 
 
 def test_referrers_of_an_unknown_digest(cache: Cache) -> None:
-    """There are none: registries that have the endpoint know no error for that."""
+    """The list is empty: the specification has no error for an unknown digest."""
     for endpoint in cache.endpoints:
         answer, head = (ask(endpoint, f"/v2/{NAME}/referrers/{ABSENT}", method) for method in ("GET", "HEAD"))
         assert (answer.status, head.status, head.body) == (200, 200, b"")
@@ -256,15 +256,15 @@ def test_upstream_fails(cache: Cache, fault: str, status: int, code: str, gate: 
     known, _ = push(cache.upstream, f"known-{fault}", seed=f"known {fault}")
     held, blob = push(cache.upstream, f"held-{fault}", seed=f"held {fault}")
     assert cache.ask(f"/v2/{NAME}/manifests/known-{fault}").headers["docker-content-digest"] == known
-    time.sleep(1.1)  # a tag is asked of the upstream at most once a second
+    time.sleep(1.1)  # tags are checked at the upstream at most once a second
     gate.fault = fault
     for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
         _failed(cache, f"/v2/{NAME}/{what}", status, code)
-    # What has been pulled goes on, also for clients of the other replica.
+    # Cached content is still served, also to clients of the other replica.
     for reference, endpoint in itertools.product((f"known-{fault}", known), cache.endpoints):
         assert ask(endpoint, f"/v2/{NAME}/manifests/{reference}").headers["docker-content-digest"] == known
     gate.fault = ""
-    # An error is kept for two seconds. An upstream that cannot be reached is not asked for three before that.
+    # An error is remembered for two seconds. An unreachable upstream is not asked for three seconds before that.
     time.sleep(5.1 if fault == "break" else 2.1)
     for what in (f"manifests/held-{fault}", f"manifests/{held}", f"blobs/{blob}", "tags/list"):
         assert cache.ask(f"/v2/{NAME}/{what}").status == 200
@@ -281,7 +281,7 @@ def test_upstream_hangs(cache: Cache, gate: Gate) -> None:
     for answer in answers:
         assert (answer.status, answer.error, "retry-after" in answer.headers) == (504, "UNAVAILABLE", True), answer
     gate.fault = ""
-    time.sleep(5)  # an error is kept for 2 s, a silent upstream's for 3 s before that
+    time.sleep(5)  # an error is remembered for 2 s, a silent upstream for 3 s before that
     assert [cache.ask(path).status for path in paths] == [200, 200, 200, 200]
 
 
@@ -302,7 +302,7 @@ def test_push_is_refused(cache: Cache, method: str, path: str) -> None:
 
 
 def _pages(endpoint: Endpoint, path: str) -> list[list[str]]:
-    """What a client gets that follows the links."""
+    """Returns the pages that a client gets by following the links."""
     pages: list[list[str]] = []
     while path:
         answer = ask(endpoint, path)
@@ -343,14 +343,14 @@ def test_signature_is_found_by_tag(cache: Cache, tmp_path: pathlib.Path) -> None
         assert result.returncode and "no signature" in result.stderr, result.stderr
         result = _signature("verify", other, endpoint, signed)
         assert result.returncode and "any trusted certificate" in result.stderr, result.stderr
-    referrers = cache.ask(f"/v2/{NAME}/referrers/{signed}")  # of the tag, since the upstream has no such endpoint
+    referrers = cache.ask(f"/v2/{NAME}/referrers/{signed}")  # from the tag, since the upstream has no such endpoint
     assert referrers.status == 200 and len(json.loads(referrers.body)["manifests"]) == 1
     fallback = cache.ask(f"/v2/{NAME}/manifests/{signed.replace(':', '-')}")
     assert fallback.headers["content-type"] == INDEX and len(json.loads(fallback.body)["manifests"]) == 1
 
 
 def test_signature_behind_the_referrers_endpoint(cache: Cache, gate: Gate, tmp_path: pathlib.Path) -> None:
-    """Clients that sign at a registry with the endpoint write no tag: the cache asks the upstream."""
+    """Clients write no tag if the registry has the endpoint, so the cache must ask the upstream."""
     signed, _ = push(cache.upstream, seed="signed by referrers")
     result = _signature("sign", tmp_path / "certificate", cache.upstream, signed)
     assert result.returncode == 0, result.stderr
@@ -369,7 +369,7 @@ def test_cosign_tag(cache: Cache) -> None:
     tag = f"{subject.replace(':', '-')}.sig"
     _failed(cache, f"/v2/{NAME}/manifests/{tag}", 404, "MANIFEST_UNKNOWN")
     for number in ("first", "second"):
-        time.sleep(2.1)  # an error is kept for two seconds, a tag for one
+        time.sleep(2.1)  # an error is remembered for two seconds, a tag for one
         signature, blob = push(cache.upstream, tag, seed=f"{number} signature")
         for endpoint in cache.endpoints:
             found = ask(endpoint, f"/v2/{NAME}/manifests/{tag}")

@@ -29,7 +29,7 @@ def test_a_pull_is_resumed(program: Program, large: bytes, first: int) -> None:
 
 
 def parts(answer: http.client.HTTPResponse, body: bytes) -> list[tuple[str, bytes]]:
-    """The parts of a multipart/byteranges answer: range and bytes."""
+    """Returns the ranges and bytes of a multipart/byteranges answer."""
     head = f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode()
     message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
     assert message.get_content_type() == "multipart/byteranges"
@@ -38,7 +38,7 @@ def parts(answer: http.client.HTTPResponse, body: bytes) -> list[tuple[str, byte
 
 @pytest.mark.parametrize("ranges", ["0-9,20-29", "0-9, 1999990-1999999", "100-199,-10", " 0-9 , , 20-29"])
 def test_several_ranges(program: Program, large: bytes, ranges: str) -> None:
-    """Several ranges in one request, as podman and stargz ask for, got 416."""
+    """Several ranges in one request, which podman and stargz send, once caused 416."""
     connection = http.client.HTTPConnection("127.0.0.1", program.port, timeout=10)
     connection.request("GET", path(digest(large)), headers={**authorization(program.endpoint), "Range": f"bytes={ranges}"})
     answer = connection.getresponse()
@@ -58,14 +58,14 @@ def test_several_ranges(program: Program, large: bytes, ranges: str) -> None:
 
 @pytest.mark.parametrize("header", ["bytes=abc", "bytes=9-0", "bytes=-", "lines=0-9", "bytes", "bytes=0-9,x", "bytes=1-2-3"])
 def test_a_malformed_range_is_ignored(program: Program, large: bytes, header: str) -> None:
-    """A malformed Range got 416, which ends a pull; HTTP has it ignored."""
+    """A malformed Range once caused 416, which fails a pull. HTTP requires servers to ignore it."""
     answer = program.ask(path(digest(large)), Range=header)
     assert (answer.status, answer.body == large) == (200, True)
 
 
 @pytest.mark.parametrize("size", [60, 65])
 def test_ranges_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, upstream: Upstream, size: int) -> None:
-    """30 ranges of a blob above 9/10 of the limit made 30 whole fetches."""
+    """30 ranges of a blob larger than 9/10 of the limit once caused 30 complete fetches."""
     program = start(store={"limit": "64Mi"})
     content = noise(size * _MIB)
     blob = upstream.blob(content)
@@ -74,7 +74,7 @@ def test_ranges_of_a_blob_as_large_as_the_store_share_a_fetch(start: Start, upst
         spans = [(number * 2 * _MIB, number * 2 * _MIB + 99_999) for number in range(30)]
         pulls = [executor.submit(program.ask, path(blob), Range=f"bytes={first}-{last}") for first, last in spans]
         assert fetch.began.wait(10)
-        time.sleep(1)  # until all have asked
+        time.sleep(1)  # until all have sent their requests
         fetch.release()
         for (first, last), pull in zip(spans, pulls, strict=True):
             answer = pull.result()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The program ends, as told or as killed, and starts again on what it has left."""
+"""The program is stopped or killed, and starts again with its store."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from .upstream import NAME, Upstream, noise
 _MIB = 1 << 20
 
 
-def test_an_end_cuts_no_pull_that_takes_less_than_the_drain_time(start: Start, upstream: Upstream) -> None:
-    """Stored blobs to slow readers, and fills: all that ends within the drain time ends whole; nothing new is let in."""
+def test_a_pull_shorter_than_the_drain_time_is_completed(start: Start, upstream: Upstream) -> None:
+    """Slow reads and fetches that end within the drain time are complete; new connections are refused."""
     program = start(drain="10s")
     stored, slow, other = (upstream.blob(noise(6 * _MIB, number)) for number in range(3))
     assert read(program.endpoint, stored)[1] == stored
@@ -48,7 +48,7 @@ def test_an_end_cuts_no_pull_that_takes_less_than_the_drain_time(start: Start, u
     assert time.monotonic() - began < 10
 
 
-def test_an_end_cuts_what_takes_longer(start: Start, upstream: Upstream) -> None:
+def test_a_pull_longer_than_the_drain_time_is_interrupted(start: Start, upstream: Upstream) -> None:
     program = start(drain="1s")
     blob = upstream.blob(noise(2 * _MIB))
     fetch = upstream.rule("GET .*/blobs/", hold=_MIB)
@@ -65,7 +65,7 @@ def test_an_end_cuts_what_takes_longer(start: Start, upstream: Upstream) -> None
     assert "cut at the end of the drain time" in program.output()
 
 
-def test_an_end_without_requests_is_short(program: Program) -> None:
+def test_a_stop_without_requests_is_fast(program: Program) -> None:
     idle = http.client.HTTPConnection("127.0.0.1", program.port)
     idle.request("GET", "/alive")
     idle.getresponse().read()
@@ -76,7 +76,7 @@ def test_an_end_without_requests_is_short(program: Program) -> None:
 
 
 @pytest.mark.parametrize("how", ["told", "killed"])
-def test_what_was_whole_is_served_without_the_upstream(start: Start, upstream: Upstream, how: str) -> None:
+def test_complete_content_is_served_without_the_upstream(start: Start, upstream: Upstream, how: str) -> None:
     program = start(drain="200ms")
     whole = [upstream.blob(noise(3 * _MIB, f"whole {number}")) for number in range(4)]
     parts = [upstream.blob(noise(3 * _MIB, f"part {number}")) for number in range(4)]
@@ -111,13 +111,13 @@ def test_what_was_whole_is_served_without_the_upstream(start: Start, upstream: U
         assert program.ask(path(blob)).status == 503
     assert program.used() < 14 * _MIB
     upstream.heal()
-    time.sleep(3.1)  # an error is kept for two seconds, an outage for three
+    time.sleep(3.1)  # an error is remembered for two seconds, an outage for three
     for blob in parts:
         assert read(program.endpoint, blob)[1] == blob
 
 
-def test_kills_in_the_middle_of_fills(start: Start, upstream: Upstream) -> None:
-    """Killed again and again while blobs come: what is served as whole is right, and in the end everything is."""
+def test_kills_during_fetches(start: Start, upstream: Upstream) -> None:
+    """The program is killed repeatedly during fetches: every complete body is correct, and finally all are complete."""
     program = start(store={"limit": "64Mi"})
     contents = {number: noise(2 * _MIB + number, number) for number in range(40)}
     blobs = [upstream.blob(content) for content in contents.values()]
@@ -155,8 +155,8 @@ def test_kills_in_the_middle_of_fills(start: Start, upstream: Upstream) -> None:
         assert read(program.endpoint, blob)[1] == blob
 
 
-def test_bytes_that_changed_on_the_disk_are_never_a_whole_body(program: Program, upstream: Upstream) -> None:
-    """A disk, or somebody, has changed a stored blob while the program did not run."""
+def test_content_that_changed_on_disk_is_never_a_complete_body(program: Program, upstream: Upstream) -> None:
+    """A stored blob was changed on the disk while the program did not run."""
     content = noise(3 * _MIB)
     blob = upstream.blob(content)
     assert read(program.endpoint, blob)[1] == blob

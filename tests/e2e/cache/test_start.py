@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong at the start ends the program with a sentence; what becomes wrong while it runs does not end it."""
+"""Problems at the start stop the program with a clear message. Later problems do not stop it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MIB = 1 << 20
 
 
 def tree(folder: pathlib.Path) -> dict[str, str]:
-    """What is in a folder: kind, mode, content."""
+    """Returns the kind, mode and content of everything in a folder."""
     found = {}
     for path in sorted(folder.rglob("*")):
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
@@ -47,7 +47,7 @@ def rests(folder: pathlib.Path) -> bool:
 
 
 def certificate(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """A new certificate for localhost, and its key."""
+    """Makes a certificate for localhost. Returns the files of certificate and key."""
     paths = folder / f"{name}.crt", folder / f"{name}.key"
     subject = ("-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost")
     argv = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]
@@ -56,7 +56,7 @@ def certificate(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.
 
 
 def ends(program: Program, seconds: float = 2) -> str:
-    """Start a program that ends at once, by itself, with status 1 and nothing changed; returns its last line."""
+    """Start a program that must exit at once with code 1 and change nothing. Returns its last line."""
     program.file.write_text("")
     unprivileged.lend(program.folder)
     before = tree(program.folder)
@@ -78,7 +78,7 @@ def ends(program: Program, seconds: float = 2) -> str:
 
 @pytest.fixture
 def broken(folder: pathlib.Path, upstream: Upstream) -> Iterator[Program]:
-    """A program that has not been started."""
+    """A program that is not started."""
     program = Program(folder / "program", upstream.url)
     yield program
     program.kill()
@@ -86,7 +86,7 @@ def broken(folder: pathlib.Path, upstream: Upstream) -> Iterator[Program]:
 
 @dataclass(frozen=True)
 class Wrong:
-    """A mistake in the configuration, and what the program must say of it: the key, and the value that was given."""
+    """A mistake in the configuration, and the key and value that the message must name."""
 
     changes: dict[str, Any]
     key: str
@@ -118,7 +118,7 @@ WRONG = {
 
 
 def says(line: str, key: str, got: str, fix: str = "for example") -> None:
-    """One sentence: the key, what was given, the fix."""
+    """Check that a message names the key, the value and the fix."""
     subject, _, advice = line.rpartition("; ")
     assert subject.startswith((f"{key} ", f"{key}: ")), line
     assert not got or f'"{got}"' in subject, line
@@ -126,7 +126,7 @@ def says(line: str, key: str, got: str, fix: str = "for example") -> None:
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_configuration_ends_at_once(broken: Program, what: str) -> None:
+def test_an_invalid_configuration_stops_the_start(broken: Program, what: str) -> None:
     wrong = WRONG[what]
     broken.changes = wrong.changes
     says(ends(broken), wrong.key, wrong.got, wrong.fix)
@@ -148,10 +148,10 @@ def test_a_path_below_a_file(broken: Program) -> None:
     says(ends(broken), "store.path", path)
 
 
-def test_a_directory_of_somebody_else(broken: Program) -> None:
+def test_a_directory_of_another_user(broken: Program) -> None:
     if os.geteuid():
         pytest.skip("only root can have a directory that the program may not write")
-    # Outside of what the program is given.
+    # Outside of the folder that belongs to the program's user.
     path = broken.folder.parent / "others"
     path.mkdir(mode=0o755)
     broken.changes = {"store": {"path": str(path)}}
@@ -204,7 +204,7 @@ def test_a_port_that_another_process_uses(program: Program, folder: pathlib.Path
 
 
 @pytest.mark.parametrize("content", [None, "listen: [", "a: 1\n---\nb: 2\n", "- list\n", "listen: x\nlisten: y\n", "\0\1\2"])
-def test_a_file_that_is_no_configuration(broken: Program, content: str | None) -> None:
+def test_a_file_that_is_not_a_configuration(broken: Program, content: str | None) -> None:
     path = broken.folder / "other"
     if content is not None:
         path.write_text(content)
@@ -227,7 +227,7 @@ def pulls(program: Program, password: str = PASSWORD) -> int:
 
 
 @pytest.mark.parametrize("what", ["malformed", "empty", "absent"])
-def test_an_htpasswd_that_breaks_keeps_its_users(program: Program, upstream: Upstream, what: str) -> None:
+def test_users_stay_when_the_htpasswd_file_becomes_invalid(program: Program, upstream: Upstream, what: str) -> None:
     upstream.image("1.0")
     assert pulls(program) == 200 and program.sample("registry_cache_htpasswd_users") == 1
     if what == "absent":
@@ -244,7 +244,7 @@ def test_an_htpasswd_that_breaks_keeps_its_users(program: Program, upstream: Ups
 
 
 def served(program: Program) -> str:
-    """The name in the certificate that a client gets."""
+    """Returns the name in the certificate that clients get."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     with (
@@ -256,7 +256,7 @@ def served(program: Program) -> str:
     return subprocess.run(argv, input=pem, capture_output=True, text=True, check=True).stdout.split("=")[-1].strip()
 
 
-def test_a_certificate_that_breaks_is_kept(folder: pathlib.Path, upstream: Upstream) -> None:
+def test_the_certificate_stays_when_its_file_becomes_invalid(folder: pathlib.Path, upstream: Upstream) -> None:
     program = Program(folder / "program", upstream.url)
     (one, one_key), (two, two_key) = (certificate(program.folder, name) for name in ("one", "two"))
     files = program.folder / "tls.crt", program.folder / "tls.key"
@@ -274,7 +274,7 @@ def test_a_certificate_that_breaks_is_kept(folder: pathlib.Path, upstream: Upstr
         wait(lambda: ready(program), 20, "a ready cache", every=0.05)
         assert served(program) == "one" and failures() == 0
         files[0].write_bytes(two.read_bytes())  # with the key of one
-        time.sleep(1.1)  # it looks at most once a second
+        time.sleep(1.1)  # the files are checked at most once a second
         assert served(program) == "one"
         wait(lambda: failures() > 0, 5, "a metric of it", every=0.1)
         assert "level=ERROR" in program.output() and "certificate" in program.output()
@@ -286,14 +286,14 @@ def test_a_certificate_that_breaks_is_kept(folder: pathlib.Path, upstream: Upstr
 
 
 def ready(program: Program) -> bool:
-    """By the listener of the metrics, which speaks plain HTTP whatever the other does."""
+    """Ask the port of the metrics, which uses plain HTTP also with TLS for clients."""
     try:
         return ask(Endpoint(program.metrics), "/ready").status == 200
     except (OSError, http.client.HTTPException):
         return False
 
 
-def test_a_disk_that_fills_cuts_no_pull(folder: pathlib.Path, start: Start, upstream: Upstream) -> None:
+def test_a_full_disk_interrupts_no_pull(folder: pathlib.Path, start: Start, upstream: Upstream) -> None:
     if os.geteuid():
         pytest.skip("only root can mount")
     disk = folder / "disk"
@@ -306,11 +306,11 @@ def test_a_disk_that_fills_cuts_no_pull(folder: pathlib.Path, start: Start, upst
         (disk / "others").write_bytes(noise(14 * _MIB))
         blobs = [upstream.blob(noise(5 * _MIB, number)) for number in range(8)]
 
-        # More than there is room for, and nothing that is read can be dropped.
+        # More than fits, and content that is being read cannot be evicted.
         with ThreadPoolExecutor(8) as executor:
             assert list(executor.map(lambda blob: read(program.endpoint, blob, 2 * _MIB)[1], blobs)) == blobs
         assert program.ready() and program.sample("registry_cache_unkept_total") > 0
-        # What is read no longer makes room.
+        # Content that is no longer read is evicted.
         for blob in blobs:
             assert read(program.endpoint, blob)[1] == blob
         assert program.sample("registry_cache_evictions_total") > 0

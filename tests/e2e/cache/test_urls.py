@@ -19,8 +19,8 @@ from .upstream import NAME, Upstream, digest
         f"//v2/{NAME}/manifests/1.0",
     ],
 )
-def test_an_empty_segment_of_a_path_is_the_clients_error(program: Program, upstream: Upstream, wrong: str) -> None:
-    """// in a path was 502."""
+def test_an_empty_path_segment_is_a_client_error(program: Program, upstream: Upstream, wrong: str) -> None:
+    """// in a path once caused 502."""
     upstream.image("1.0")
     answer = program.ask(wrong)
     assert answer.status in (400, 404) and answer.error
@@ -28,8 +28,8 @@ def test_an_empty_segment_of_a_path_is_the_clients_error(program: Program, upstr
 
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
-def test_an_escaped_digest_is_the_same_one(program: Program, upstream: Upstream, kind: str) -> None:
-    """sha256%3A… was fetched again."""
+def test_an_escaped_digest_is_the_same_digest(program: Program, upstream: Upstream, kind: str) -> None:
+    """sha256%3A… was once fetched again."""
     manifest, layer = upstream.image()
     known = manifest if kind == "manifests" else layer
     for spelling in (known, known.replace(":", "%3A"), known.replace(":", "%3a"), known.replace("s", "%73", 1)):
@@ -41,8 +41,8 @@ def test_an_escaped_digest_is_the_same_one(program: Program, upstream: Upstream,
 @pytest.mark.parametrize(
     "query", ["ns=other.example", "ns=", f"ns={HOST}&ns=other.example", f"ns={HOST}:443", "%6es=other.example", "ns=%zz"]
 )
-def test_another_registry_gets_nothing_of_this_ones(program: Program, upstream: Upstream, query: str) -> None:
-    """A request for another registry got this upstream's content."""
+def test_a_request_for_another_registry_is_refused(program: Program, upstream: Upstream, query: str) -> None:
+    """A request for another registry once got this upstream's content."""
     manifest, layer = upstream.image("1.0")
     for what in ("manifests/1.0", f"manifests/{manifest}", f"blobs/{layer}", "tags/list"):
         answer = program.ask(f"/v2/{NAME}/{what}?{query}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A registry on loopback that does what a test says: any content, errors, delays, bodies that stop. It counts requests."""
+"""A registry on loopback whose content, errors and delays a test controls. It counts requests."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def digest(content: bytes) -> str:
 
 
 def noise(size: int, seed: object = 0) -> bytes:
-    """Bytes that are the same on every run."""
+    """Returns pseudorandom bytes that are the same on every run."""
     return random.Random(repr(seed)).randbytes(size)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that came."""
+    """A received request."""
 
     method: str
-    path: str  # with its query
+    path: str  # with the query
     headers: dict[str, str]  # names in lower case
 
 
@@ -46,13 +46,13 @@ class Seen:
 class Rule:
     """What happens to requests whose `METHOD /path` matches.
 
-    :param delay: seconds before the answer begins.
-    :param status: of an error; 0 answers as usual.
-    :param rate: of a body, in bytes per second.
-    :param hold: where a body stops, in bytes, until `release` is called; 0 stops before the header.
-    :param corrupt: one byte of a body is wrong.
-    :param cut: the connection ends after so many bytes of a body.
-    :param times: how many requests it is for.
+    :param delay: seconds before the answer.
+    :param status: an error status; 0 for the usual answer.
+    :param rate: bytes of a body per second.
+    :param hold: pause after so many bytes of a body until `release` is called; 0 pauses before the header.
+    :param corrupt: change one byte of a body.
+    :param cut: close the connection after so many bytes of a body.
+    :param times: the number of requests it applies to.
     """
 
     match: str
@@ -63,7 +63,7 @@ class Rule:
     corrupt: bool = False
     cut: int | None = None
     times: int = 1 << 30
-    began: threading.Event = field(default_factory=threading.Event)  # the first such request has come
+    began: threading.Event = field(default_factory=threading.Event)  # set by the first such request
     _released: threading.Event = field(default_factory=threading.Event)
 
     def release(self) -> None:
@@ -74,7 +74,7 @@ class Rule:
 
 
 class Upstream(http.server.ThreadingHTTPServer):
-    """The registry. `strict`: a manifest is 404 for an Accept that does not name its type, as with distribution."""
+    """The registry. `strict`: a manifest is 404 for an Accept without its type, as in distribution."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -84,31 +84,31 @@ class Upstream(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[str, bytes, str]] = {}  # by NAME/REFERENCE: media type, body, digest
-        self.lists: dict[str, Any] = {}  # other JSON answers by path, without query
+        self.lists: dict[str, Any] = {}  # other JSON answers by path without query
         self.strict = False
-        self.secret = ""  # of the user who may pull; everybody may without
+        self.secret = ""  # password of the user who may pull; if empty, everybody may
         self._lock = threading.Lock()
         self._rules: list[Rule] = []
         self._seen: list[Seen] = []
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A cache that goes away, or that is killed, is what tests do."""
+        """Ignore the error: tests stop and kill the cache during requests."""
 
     def blob(self, content: bytes) -> str:
-        """Have a blob; returns its digest."""
+        """Add a blob. Returns its digest."""
         name = digest(content)
         self.blobs[name] = content
         return name
 
     def manifest(self, body: bytes, *tags: str, media_type: str = MANIFEST, name: str = NAME, known_as: str = "") -> str:
-        """Have a manifest; returns its digest, which is `known_as` if it is not that of the bytes."""
+        """Add a manifest. Returns its digest, or `known_as` if that is not the digest of the bytes."""
         known_as = known_as or digest(body)
         for reference in (known_as, *tags):
             self.manifests[f"{name}/{reference}"] = (media_type, body, known_as)
         return known_as
 
     def image(self, *tags: str, layer: bytes = b"layer", name: str = NAME) -> tuple[str, str]:
-        """Have an image of one layer; returns the digests of its manifest and its layer."""
+        """Add an image with one layer. Returns the digests of its manifest and its layer."""
         config = json.dumps({"architecture": "amd64", "os": "linux", "author": digest(layer)}).encode()
         body = {
             "schemaVersion": 2,
@@ -119,21 +119,21 @@ class Upstream(http.server.ThreadingHTTPServer):
         return self.manifest(json.dumps(body).encode(), *tags, name=name), digest(layer)
 
     def rule(self, match: str, **what: Any) -> Rule:
-        """Add a rule; the first that matches is obeyed."""
+        """Add a rule. The first one that matches applies."""
         made = Rule(match, **what)
         with self._lock:
             self._rules.append(made)
         return made
 
     def heal(self) -> None:
-        """Drop all rules, and let go on what one holds."""
+        """Remove all rules and continue paused answers."""
         with self._lock:
             rules, self._rules = self._rules, []
         for rule in rules:
             rule.release()
 
     def seen(self, match: str = "") -> list[Seen]:
-        """The requests so far whose `METHOD /path` matches."""
+        """Returns the requests so far whose `METHOD /path` matches."""
         with self._lock:
             return [one for one in self._seen if re.search(match, f"{one.method} {one.path}")]
 
@@ -141,7 +141,7 @@ class Upstream(http.server.ThreadingHTTPServer):
         return len(self.seen(match))
 
     def note(self, seen: Seen) -> Rule | None:
-        """Count a request; returns the rule for it."""
+        """Record a request. Returns its rule."""
         with self._lock:
             self._seen.append(seen)
             for rule in self._rules:
@@ -154,11 +154,11 @@ class Upstream(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # header and body are two writes
+    disable_nagle_algorithm = True  # header and body are separate writes
     server: Upstream
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are kept, not logged."""
+        """Do nothing: requests are recorded, not logged."""
 
     def do_GET(self) -> None:
         seen = Seen(self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
@@ -184,7 +184,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(Rule(""), status, "application/json", body, headers)
 
     def _token(self, rule: Rule) -> None:
-        """A token for the repository of the scope, which is no secret here."""
+        """Send a token for the repository of the scope, which is not secret here."""
         wanted = base64.b64encode(f"{USER}:{self.server.secret}".encode()).decode()
         if self.headers.get("Authorization") != f"Basic {wanted}":
             return self._error(401)
