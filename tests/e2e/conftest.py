@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What tests on real programs share: the choice by tier, a line for each test as it ends, and fixtures on a sandbox."""
+"""Shared by tests of real programs: selection by tier, a line for each finished test, and fixtures on a sandbox."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ Site = Callable[..., "subprocess.CompletedProcess[str]"]
 Play = Callable[..., "subprocess.CompletedProcess[str]"]
 Push = Callable[..., Image]
 Say = Callable[[str], None]
-Record = Callable[[str, object], None]  # a measure of bench.kind
+Record = Callable[[str, object], None]  # a measurement of bench.kind
 
-# Those that leave another cache than they found, in this order, after all of their scenario that share one.
+# These files change the cache for later tests, so they run last in their scenario, in this order.
 LAST = ("test_stock", "test_impersonation", "test_uninstall")
-# Set by the runner: the tier, and a file for the lines of what pytest's own output shows too late.
+# Set by the runner: the tier, and a file for lines that pytest itself would show too late.
 _TIER, _PROGRESS = "TEST_TIER", "TEST_PROGRESS"
 _seconds: dict[str, float] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In `make test` only what proves a promise runs; by hand and in `make e2e`, everything."""
+    """Select tests: in `make test` those that prove a promise, else all."""
     items.sort(key=lambda item: LAST.index(item.path.stem) if item.path.stem in LAST else -1)
     if os.environ.get(_TIER, "e2e") != "test":
         return
     chosen = tiers.Selection()
     if missing := chosen.missing(item.nodeid for item in items):
-        raise pytest.UsageError(f"tests/tiers.toml names tests that are not there: {', '.join(missing)}")
+        raise pytest.UsageError(f"tests/tiers.toml names tests that do not exist: {', '.join(missing)}")
     left = [item for item in items if item.nodeid not in chosen]
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item.nodeid in chosen]
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, str] | None:
-    """No dots: every test has a line of its own."""
+    """Print no dots, since every test gets a line."""
     if report.when == "call" and report.passed:
         return "passed", "", "PASSED"
     return None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Show a test that has ended, with the seconds it took, set-up and tear-down included."""
+    """Print a finished test with its seconds, including setup and teardown."""
     _seconds[report.nodeid] = _seconds.get(report.nodeid, 0) + report.duration
     if report.failed:
         crash = getattr(report.longrepr, "reprcrash", None)
@@ -95,13 +95,13 @@ def cache(sandbox: Sandbox) -> Cache:
 
 @pytest.fixture(scope="session")
 def authorization(cache: Cache) -> str:
-    """The header with which the cache's user pulls."""
+    """The Authorization header of the cache's user."""
     return basic(USER, cache.password)
 
 
 def ansible(playbook: str, *arguments: str, tree: pathlib.Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a playbook of a tree of this project on the sandbox; returns its end and output."""
-    # Without what molecule tells its own ansible-playbook: colours, and failures on standard error.
+    """Run a playbook of a clone on the sandbox. Returns the finished process with its output."""
+    # Without molecule's settings for its own ansible-playbook: colours, and failures on standard error.
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     command = ["ansible-playbook", "--inventory", "sandbox/inventory", playbook, *arguments]
     return subprocess.run(command, cwd=tree, env=plain | environment, check=False, capture_output=True, text=True)
@@ -109,13 +109,13 @@ def ansible(playbook: str, *arguments: str, tree: pathlib.Path = ROOT, **environ
 
 @pytest.fixture(scope="session")
 def site() -> Site:
-    """Runs playbooks/site.yml with further arguments and environment."""
+    """Runs playbooks/site.yml with more arguments and variables."""
     return functools.partial(ansible, "playbooks/site.yml")
 
 
 @pytest.fixture
 def play(tmp_path: pathlib.Path) -> Play:
-    """Runs entry points of roles of this collection, in one play, with further arguments."""
+    """Runs entry points of this collection's roles in one play, with more arguments."""
 
     def run(entry_points: Sequence[tuple[str, str]], *arguments: str) -> subprocess.CompletedProcess[str]:
         tasks = [
@@ -131,7 +131,7 @@ def play(tmp_path: pathlib.Path) -> Play:
 
 @pytest.fixture(scope="session")
 def push(sandbox: Sandbox) -> Iterator[Push]:
-    """Pushes an image that the cache has never seen: push(name, sizes, content=None)."""
+    """Pushes a new image, which the cache does not have: push(name, sizes, content=None)."""
     with operator_client(sandbox) as client:
 
         def new(name: str, sizes: Sequence[int], content: str | None = None) -> Image:
@@ -142,7 +142,7 @@ def push(sandbox: Sandbox) -> Iterator[Push]:
 
 @pytest.fixture
 def say(capfd: pytest.CaptureFixture[str]) -> Say:
-    """Prints one measured line, whatever pytest captures."""
+    """Prints a measurement, even if pytest captures output."""
 
     def shown(text: str) -> None:
         if _PROGRESS in os.environ:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kinds that external-secrets reads; the controller itself needs images that are nowhere here."""
+"""The custom resources of external-secrets. The controller itself cannot run here, since its images are not available."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.client import Cluster
 
 
 def _definition(kind: str) -> dict[str, Any]:
-    """A CustomResourceDefinition that takes any spec."""
+    """Returns a CustomResourceDefinition that allows any spec."""
     plural = kind.lower() + "s"
     spec = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
@@ -28,7 +28,7 @@ def _definition(kind: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def kinds(cluster: Cluster) -> Iterator[None]:
-    """The cluster knows ClusterSecretStore and ClusterExternalSecret meanwhile."""
+    """Install ClusterSecretStore and ClusterExternalSecret for a block."""
     items = [_definition(kind) for kind in ("ClusterSecretStore", "ClusterExternalSecret")]
     names = [f"crd/{item['metadata']['name']}" for item in items]
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A client that pulls as containerd does, and many of them at once.
+"""A client that pulls like containerd, and a load of many clients.
 
 A pull is the manifest by its tag, then config and layers one after another, over one connection that is kept while it
 lasts. A body that breaks off is resumed by Range from its last byte. What fails (no connection, a broken one, 408, 429,
@@ -31,24 +31,24 @@ _BROKEN = (OSError, http.client.HTTPException)
 
 
 class Failed(Exception):
-    """The client has given up."""
+    """The client gave up."""
 
 
 @dataclass
 class Body:
-    """One answer, digest and size found right. Seconds are from asking for it, whatever the number of attempts."""
+    """An answer with the correct digest and size. Seconds count from the first attempt."""
 
     asked: float  # time.monotonic()
     status: int = 0
-    content: bytes = b""  # of a manifest alone
+    content: bytes = b""  # only of a manifest
     first: float = 0
     seconds: float = 0
-    silent: float = 0  # the longest time without a byte after the first one
+    silent: float = 0  # the longest time without a byte, after the first one
     troubles: list[str] = field(default_factory=list)
 
 
 class Client:
-    """One puller. endpoint: host and port; every connection of it goes there.
+    """A client. endpoint: the host and port of all its connections.
 
     dial, answer: seconds, as containerd 2 has them. bytes_per_second: how fast it reads; 0 is as fast as it can.
     """
@@ -78,7 +78,7 @@ class Client:
             self._connection = None
 
     def pull(self, image: Image) -> list[Body]:
-        """A whole image, by its tag. Raises Failed."""
+        """Pull a complete image by its tag. Raises Failed."""
         manifest = self.manifest(image.name, image.tag, image.digest)
         listed = json.loads(manifest.content)
         blobs = [Blob(blob["digest"], blob["size"]) for blob in (listed["config"], *listed["layers"])]
@@ -92,7 +92,7 @@ class Client:
 
     def _get(self, path: str, digest: str, size: int | None) -> Body:
         body, hashed, kept, came = Body(time.monotonic()), hashlib.sha256(), [], 0
-        last = 0.0  # when a byte came
+        last = 0.0  # time of the last byte
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(0.1 * 2 ** (attempt - 1))
@@ -105,7 +105,7 @@ class Client:
                     continue
                 if answer.status not in (200, 206):
                     raise Failed(f"{path}: {answer.status} {answer.read(500)!r} after {body.troubles}")
-                skip = came if answer.status == 200 else 0  # not resumed: begun anew
+                skip = came if answer.status == 200 else 0  # not resumed but restarted
                 if answer.status == 206 and not answer.headers["Content-Range"].startswith(f"bytes {came}-"):
                     raise Failed(f"{path}: asked from {came}, got {answer.headers['Content-Range']}")
                 left = int(answer.headers["Content-Length"])
@@ -143,7 +143,7 @@ class Client:
     def _ask(self, path: str, headers: dict[str, str]) -> http.client.HTTPResponse:
         headers |= {"Authorization": self._authorization, "Accept": ACCEPT}
         if self._connection is not None:
-            # What an idle connection's end costs is no attempt: Go's client asks again by itself.
+            # A closed idle connection does not count as an attempt: Go's client retries by itself.
             try:
                 self._connection.request("GET", path, headers=headers)
                 return self._connection.getresponse()
@@ -161,7 +161,7 @@ def basic(user: str, password: str) -> str:
 
 
 class Load:
-    """Threads that do one job after another while it is entered. `pull` gets the number of the job.
+    """Threads that run one job after another during a block. `pull` gets the number of the job.
 
     Afterwards: bodies, and failures as text.
     """
@@ -192,13 +192,13 @@ class Load:
                 self.bodies += self._pull(next(self._number))
             except Failed as failure:
                 self.failures.append(str(failure))
-            except Exception:  # a bug of the test must not look like a quiet client
+            except Exception:  # a bug in the test must not look like an idle client
                 self.failures.append(traceback.format_exc())
             self.pulls += 1
             self._ended.wait(self._pause)
 
     def summary(self) -> str:
-        """One line: what was pulled and what had to be tried again."""
+        """Returns a line with the number of pulls and retries."""
         troubles = Counter(trouble for body in self.bodies for trouble in body.troubles)
         slowest = max((body.seconds for body in self.bodies), default=0.0)
         again = ", ".join(f"{count} × {trouble}" for trouble, count in troubles.most_common()) or "nothing"

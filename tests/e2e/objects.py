@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All objects of the cluster and of the Google emulator, to compare before and after: what is new, gone or changed."""
+"""Snapshots of all objects of the cluster and of the Google emulator, and their differences."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sandbox.settings import LOCATION, PROJECT
 
 from .replicas import wait
 
-# By name, what can be compared of each object. No Secret's content is in it, only its hash.
+# The comparable part of each object by name. Of Secrets it has only hashes.
 Objects = dict[str, dict[str, Any]]
 
 OURS = "app.kubernetes.io/managed-by=pullthrough.registry_cache"
-# Resources that the cluster itself writes all the time, or derives from others.
+# Resources that the cluster writes all the time or derives from others.
 _PASSING = {
     "certificatesigningrequests.certificates.k8s.io",
     "componentstatuses",
@@ -31,7 +31,7 @@ _PASSING = {
     "leasecandidates.coordination.k8s.io",
     "leases.coordination.k8s.io",
 }
-# kubeadm's tokens end after a day, and its ConfigMap is signed with them.
+# kubeadm's tokens expire after a day, and its ConfigMap is signed with them.
 _BOOTSTRAP = "bootstrap.kubernetes.io/token"
 _CLUSTER_INFO = ("kube-public", "cluster-info")
 _APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -39,13 +39,13 @@ _READER = "roles/artifactregistry.reader"
 
 
 def of_cluster(cluster: Cluster) -> Objects:
-    """Every object of the cluster that lasts, of every resource that can be listed."""
+    """Returns all permanent objects of the cluster, of all resources that can be listed."""
     items = cluster.get(_resources(cluster), "--all-namespaces")["items"]
     return {named(item): summary(item) for item in items if _lasts(item)}
 
 
 def ours(cluster: Cluster) -> Objects:
-    """All objects that carry this collection's label, and service accounts that name the pull secret of a cache."""
+    """Returns all objects with this collection's label, and service accounts that use the pull secret of a cache."""
     marked = cluster.get(_resources(cluster), "--all-namespaces", "--selector", OURS)["items"]
     accounts = cluster.get("serviceaccounts", "--all-namespaces")["items"]
     attached = [item for item in accounts if {"name": "registry-cache"} in item.get("imagePullSecrets", [])]
@@ -53,13 +53,13 @@ def ours(cluster: Cluster) -> Objects:
 
 
 def _resources(cluster: Cluster) -> str:
-    """All that can be listed, as `kubectl get` takes it."""
+    """Returns all resources that can be listed, as an argument of `kubectl get`."""
     names = cluster.kubectl("api-resources", "--verbs=list", "--output=name").split()
     return ",".join(name for name in names if name not in _PASSING)
 
 
 def named(item: dict[str, Any]) -> str:
-    """An object's kind, with its API group, and its namespace and name."""
+    """Returns the kind, API group, namespace and name of an object."""
     group = item["apiVersion"].rpartition("/")[0]
     metadata = item["metadata"]
     kind = f"{item['kind']}.{group}" if group else item["kind"]
@@ -67,7 +67,7 @@ def named(item: dict[str, Any]) -> str:
 
 
 def summary(item: dict[str, Any]) -> dict[str, Any]:
-    """What of an object tells whether somebody changed it: all but its status and what each write of the same changes."""
+    """Returns an object without its status and without fields that change with every write."""
     metadata = item["metadata"]
     annotations = {name: value for name, value in metadata.get("annotations", {}).items() if name != _APPLIED}
     content = {name: value for name, value in item.items() if name not in ("apiVersion", "kind", "metadata", "status")}
@@ -81,7 +81,7 @@ def summary(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lasts(item: dict[str, Any]) -> bool:
-    """Whether an object stays until somebody removes it: one with an owner goes when that goes."""
+    """Returns whether an object is permanent: objects with an owner are removed with it."""
     metadata = item["metadata"]
     if metadata.get("ownerReferences") or item.get("type") == _BOOTSTRAP:
         return False
@@ -89,7 +89,7 @@ def _lasts(item: dict[str, Any]) -> bool:
 
 
 def of_google(google: Google) -> Objects:
-    """All that the emulator holds of the project: deleted pools and providers too, each grant by itself, APIs with their state."""
+    """Returns the project's resources in the emulator: pools and providers (also deleted), each grant, and the state of APIs."""
     found: Objects = {}
 
     def policy(resource: str, answer: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ def of_google(google: Google) -> Objects:
 
 
 def _all(answer: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """:raises ValueError: when there are more than one page holds."""
+    """List a collection. Raises ValueError if it has more than one page."""
     if "nextPageToken" in answer:
         raise ValueError(f"more {key} than one page holds")
     return answer.get(key, [])
@@ -140,7 +140,7 @@ def _without(item: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def stays(name: str, was: dict[str, Any] | None, now: dict[str, Any] | None) -> bool:
-    """Whether an uninstall leaves this difference, as docs/uninstall.md lists it."""
+    """Returns whether docs/uninstall.md says that this difference stays after an uninstall."""
     kind, _, rest = name.partition(" ")
     if kind in ("pool", "provider"):
         # Google keeps the name for 30 days.
@@ -154,7 +154,7 @@ def stays(name: str, was: dict[str, Any] | None, now: dict[str, Any] | None) -> 
 
 
 def differences(before: Objects, after: Objects) -> list[str]:
-    """One line for each object that is new, gone or changed, apart from what stays after an uninstall."""
+    """Returns a line for each new, removed or changed object, except those that stay after an uninstall."""
     lines = []
     for name in sorted(before | after):
         was, now = before.get(name), after.get(name)
@@ -171,7 +171,7 @@ def differences(before: Objects, after: Objects) -> list[str]:
 
 
 def left(read: Callable[[], Objects], before: Objects, seconds: float = 60) -> list[str]:
-    """The differences that are still there when the cluster has had time to remove what its controllers own."""
+    """Returns the differences after the cluster's controllers had time to clean up."""
     deadline = time.monotonic() + seconds
     while (found := differences(before, read())) and time.monotonic() < deadline:
         time.sleep(2)
@@ -180,7 +180,7 @@ def left(read: Callable[[], Objects], before: Objects, seconds: float = 60) -> l
 
 @contextlib.contextmanager
 def namespaces(cluster: Cluster, *names: str) -> Iterator[None]:
-    """These namespaces, with what the cluster puts into each; gone at the end."""
+    """Create namespaces for a block, and wait for the objects that the cluster puts there."""
     items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in names]
     cluster.kubectl("apply", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
 

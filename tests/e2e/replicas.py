@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache's replicas one by one: a way to each, what each has stored, and their ends."""
+"""Access to single replicas of the cache: requests, stored blobs, metrics, kills."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from sandbox.settings import NODE_PORT, UPSTREAM_HOST
 
 from .load import Client
 
-MOST = 5  # replicas that a test has at a time
-# The cache's ports by name, each with its NodePort of ordinal 0.
+MOST = 5  # replicas in a test
+# The cache's ports by name, with the NodePort of ordinal 0.
 _PORTS = {"registry": (5000, 30100), "peers": (5005, 30110), "metrics": (5006, 30120)}
 _BLOBS = f"/var/lib/registry/upstreams/{UPSTREAM_HOST}/docker/registry/v2/blobs"
 
 
 def wait(holds: Callable[[], object], seconds: float, what: str) -> float:
-    """Until it holds; returns the seconds that took."""
+    """Wait until a condition is true. Returns the seconds."""
     started = time.monotonic()
     while not holds():
         if time.monotonic() - started > seconds:
-            raise TimeoutError(f"not within {seconds:.0f} s: {what}")
+            raise TimeoutError(f"timed out after {seconds:.0f} s waiting for {what}")
         time.sleep(0.1)
     return time.monotonic() - started
 
 
 class Replicas:
-    """By ordinal. Every replica gets NodePorts of its own, by way of the first node, which no test harms."""
+    """Replicas by ordinal. Each gets separate NodePorts, used on the first node, which no test disturbs."""
 
     def __init__(self, cluster: Cluster, authorization: str) -> None:
         self._cluster, self._authorization = cluster, authorization
         self._addresses = {node: cluster.address(node) for node in cluster.nodes}
 
     def publish(self, there: int = 3) -> None:
-        """there: to how many replicas a way is waited for."""
+        """Create the NodePorts. there: the number of replicas to wait for."""
         items = [
             {
                 "apiVersion": "v1",
@@ -80,15 +80,15 @@ class Replicas:
         return f"registry-cache-{ordinal}"
 
     def endpoint(self, ordinal: int, port: str = "registry") -> tuple[str, int]:
-        """Host and port that lead to one of a replica's ports: registry, peers or metrics."""
+        """Returns the host and port of one of a replica's ports: registry, peers or metrics."""
         return self._addresses[self._cluster.nodes[0]], _PORTS[port][1] + ordinal
 
     def entry(self, ordinal: int, **options: Any) -> Client:
-        """A client whose entry replica is this one."""
+        """Returns a client of this replica."""
         return Client(self.endpoint(ordinal), self._authorization, **options)
 
     def at(self, node: str, **options: Any) -> Client:
-        """A client of a node's NodePort: kube-proxy chooses the entry replica, for each connection."""
+        """Returns a client of a node's NodePort, where kube-proxy chooses a replica for each connection."""
         return Client((self._addresses[node], NODE_PORT), self._authorization, **options)
 
     def pod(self, ordinal: int) -> Any:
@@ -98,17 +98,17 @@ class Replicas:
         return self.pod(ordinal)["spec"]["nodeName"]
 
     def inside(self, ordinal: int, *words: str) -> str:
-        """What a command in a replica's container prints."""
+        """Run a command in a replica's container. Returns its output."""
         return self._cluster.kubectl("exec", "--namespace", NAMESPACE, self.name(ordinal), "--container", "registry", "--", *words)
 
     def metrics(self, ordinal: int) -> str:
-        """As Prometheus reads them. Raises httpx.HTTPError."""
+        """Returns a replica's metrics as text. Raises httpx.HTTPError."""
         host, port = self.endpoint(ordinal, "metrics")
         return httpx.get(f"http://{host}:{port}/metrics", trust_env=False, timeout=10).raise_for_status().text
 
     def stored(self, ordinal: int) -> set[str]:
-        """The digests in a replica's store: of what it owns or has owned, and of what it has passed on from others."""
-        script = f'find "{_BLOBS}" -name data 2> /dev/null || true'  # there is no folder before the first blob
+        """Returns the digests in a replica's store: of blobs that it owns or owned, or passed on."""
+        script = f'find "{_BLOBS}" -name data 2> /dev/null || true'  # the folder does not exist before the first blob
         return {f"sha256:{path.split('/')[-2]}" for path in self.inside(ordinal, "sh", "-c", script).split()}
 
     def holders(self, ordinals: Iterable[int]) -> dict[int, set[str]]:
@@ -116,7 +116,7 @@ class Replicas:
             return dict(zip(ordinals, executor.map(self.stored, ordinals), strict=True))
 
     def owners(self, name: str, blobs: Sequence[Blob], entry: int, count: int = 3) -> dict[str, int]:
-        """The owner of each blob, by digest. They are blobs that nobody has pulled, and are pulled through one replica now.
+        """Pull new blobs through one replica. Returns the owner of each blob by digest.
 
         Raises AssertionError if more than the owner and that replica keep one.
         """
@@ -124,18 +124,18 @@ class Replicas:
             for blob in blobs:
                 client.blob(name, blob)
         digests = {blob.digest for blob in blobs}
-        wait(lambda: digests <= self.stored(entry), 10, "pulled blobs on the disk")  # clients do not wait for that
+        wait(lambda: digests <= self.stored(entry), 10, "pulled blobs on the disk")  # blobs are written after clients got them
         held = self.holders([ordinal for ordinal in range(count) if ordinal != entry])
         found = {digest: [ordinal for ordinal, has in held.items() if digest in has] or [entry] for digest in digests}
         assert all(len(owners) == 1 for owners in found.values()), found
         return {digest: owner for digest, (owner,) in found.items()}
 
     def filling(self, count: int = 3) -> int | None:
-        """Which replica fetches a blob from the upstream, if any."""
+        """Returns the replica that fetches a blob from the upstream, if any."""
         return next((ordinal for ordinal in range(count) if total(self.metrics(ordinal), "registry_cache_fills")), None)
 
     def kill(self, ordinal: int) -> bool:
-        """SIGKILL to a replica's process. False if there is none and the kubelet waits before it starts the next one."""
+        """Kill a replica's process. Returns False if it has none because the kubelet waits before a restart."""
         (status,) = self.pod(ordinal)["status"]["containerStatuses"]
         if "waiting" in status["state"]:
             return False
@@ -146,17 +146,17 @@ class Replicas:
         return True
 
     def delete(self, ordinal: int, force: bool = True) -> None:
-        """The pod vanishes at once, or ends as its grace period has it and is replaced afterwards."""
+        """Delete the pod, either at once or with its grace period."""
         words = ("--grace-period=0", "--force") if force else ()
         self._cluster.kubectl("delete", "pod", self.name(ordinal), "--namespace", NAMESPACE, "--wait=false", *words)
 
     def uid(self, ordinal: int) -> str:
-        """Of the pod; empty while there is none."""
+        """Returns the uid of the pod, or nothing without one."""
         uid = ("pod", self.name(ordinal), "--namespace", NAMESPACE, "--ignore-not-found", "--output", "jsonpath={.metadata.uid}")
         return self._cluster.kubectl("get", *uid)
 
     def restart(self) -> None:
-        """Every replica gets a new pod, one after the other, as a changed setting has it."""
+        """Replace the pods one after the other, as after a changed setting."""
         self._cluster.kubectl("rollout", "restart", "statefulset/registry-cache", "--namespace", NAMESPACE)
         self._cluster.kubectl("rollout", "status", "statefulset/registry-cache", "--namespace", NAMESPACE, "--timeout=300s")
 
@@ -164,7 +164,7 @@ class Replicas:
         self._cluster.kubectl("scale", "statefulset/registry-cache", "--namespace", NAMESPACE, f"--replicas={count}")
 
     def settle(self, count: int, seconds: float = 240) -> float:
-        """Until there are `count` pods, all Ready, and each takes `count` replicas for alive; returns the seconds."""
+        """Wait until `count` pods are Ready and know each other. Returns the seconds."""
         return wait(lambda: self._settled(count), seconds, f"{count} replicas that know each other")
 
     def _settled(self, count: int) -> bool:
@@ -181,7 +181,7 @@ class Replicas:
             return all(alive == count for alive in executor.map(self._alive, range(count)))
 
     def _alive(self, ordinal: int) -> float:
-        """How many replicas this one takes for alive, itself among them; 0 while it does not answer."""
+        """Returns how many replicas this one considers alive, including itself; 0 if it does not answer."""
         try:
             return total(self.metrics(ordinal), "registry_cache_peers", state="in")
         except httpx.HTTPError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures on replicas with volumes of a true size; the `faults` scenario runs these tests."""
+"""Fixtures with replicas on volumes of limited size. The `faults` scenario runs these tests."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def _replicas(cluster: Cluster, authorization: str) -> Iterator[Replicas]:
 
 @pytest.fixture
 def replicas(_replicas: Replicas, cluster: Cluster, google: Google) -> Iterator[Replicas]:
-    """Three that know each other, and an upstream without faults."""
+    """Three replicas that know each other, and an upstream without faults."""
     google.reset_faults()
-    # Nobody else gives back a volume of this class whose claim went when replicas were scaled down.
+    # Nothing else releases a volume of this class whose claim was deleted when replicas were scaled down.
     for volume in cluster.get("pv")["items"]:
         if volume["status"]["phase"] == "Released":
             cluster.kubectl("patch", "pv", volume["metadata"]["name"], "--patch", '{"spec": {"claimRef": null}}')
@@ -40,7 +40,7 @@ def replicas(_replicas: Replicas, cluster: Cluster, google: Google) -> Iterator[
 
 @pytest.fixture
 def alone(_replicas: Replicas, google: Google) -> Iterator[Replicas]:
-    """One replica, whose is every key."""
+    """A single replica, which owns every key."""
     google.reset_faults()
     _replicas.scale(1)
     _replicas.settle(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What clients get while the upstream, the disk or a replica fails: digests, honest errors, and what is asked of the upstream."""
+"""Responses while the upstream, the disk or a replica fails: correct digests, clear errors, few upstream requests."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.e2e.replicas import Replicas, wait
 
 _MIB = 1 << 20
 LIMIT = 768 * _MIB  # registry_cache_size of converge.yml
-_SLACK = 0.25  # seconds of a busy machine; `make bench` has the figures
+_SLACK = 0.25  # seconds of tolerance for a busy machine; `make bench` measures exactly
 _STS = "sts.googleapis.com"
 _VOLUME = "/mnt/registry-cache"
 
 
 @dataclass
 class Answer:
-    """One request, without a second try."""
+    """A single request, without retries."""
 
     status: int
     seconds: float
@@ -44,12 +44,12 @@ class Answer:
         return "110" in self.headers.get("warning", "")
 
     def is_honest(self) -> bool:
-        """An error of the distribution specification that says when to try again."""
+        """Check that it is an error of the distribution specification with Retry-After."""
         return bool(json.loads(self.body)["errors"][0]["code"]) and int(self.headers["retry-after"]) > 0
 
 
 class Entry:
-    """Single requests through the first replica."""
+    """Single requests to the first replica."""
 
     def __init__(self, replicas: Replicas, authorization: str | None) -> None:
         host, port = replicas.endpoint(0)
@@ -70,7 +70,7 @@ class Entry:
         return self.get(image, f"blobs/{image.layers[0].digest}")
 
     def serves(self, image: Image) -> bool:
-        """Whether tag and layer come, whole."""
+        """Returns whether tag and layer are served completely."""
         try:
             return self.tag(image).digest == image.digest and self.layer(image).digest == image.layers[0].digest
         except httpx.TransportError:
@@ -85,14 +85,14 @@ def entry(alone: Replicas, authorization: str, push: Push) -> Entry:
 
 
 class Upstream:
-    """What can be wrong with Google."""
+    """Faults of Google."""
 
     def __init__(self, sandbox: Sandbox, cluster: Cluster, google: Google) -> None:
         self._gateway, self._cluster, self._google = sandbox.gateway, cluster, google
 
     @contextlib.contextmanager
     def out(self, how: str | int) -> Iterator[None]:
-        """hangs, refuses connections, or answers everything with a status."""
+        """Make the upstream hang, refuse connections, or answer everything with a status."""
         if how == "refuses":
             with self._refused():
                 yield
@@ -123,7 +123,7 @@ def upstream(sandbox: Sandbox, cluster: Cluster, google: Google) -> Upstream:
 
 @dataclass(frozen=True)
 class Outage:
-    """How the upstream is out, what an uncached image then is, and how long the first request for a cached tag may take."""
+    """An outage of the upstream, the status of an uncached image, and the maximum time of the first request for a cached tag."""
 
     how: str | int
     uncached: tuple[int, ...]
@@ -145,7 +145,7 @@ def test_upstream_out(
 ) -> None:
     known, cold = push("known", [64 << 10]), push("cold", [64 << 10])
     assert entry.serves(known) and not entry.tag(known).stale
-    time.sleep(1.1)  # its tag is to be asked again
+    time.sleep(1.1)  # the tag must be checked at the upstream again
     google.reset_counters()
     with upstream.out(outage.how):
         digests = [entry.get(known, f"manifests/{known.digest}"), entry.layer(known)]
@@ -181,7 +181,7 @@ def test_upstream_out(
 
 
 def test_no_token(alone: Replicas, entry: Entry, google: Google, push: Push) -> None:
-    """STS is out when a replica starts: it has no credential for the upstream, and what it holds is served all the same."""
+    """STS fails when a replica starts. The replica has no credential for the upstream, but serves cached content."""
     known, cold = push("known", [64 << 10]), push("cold", [64 << 10])
     assert entry.serves(known)
     google.host_fault(_STS, count=100_000, status=503)
@@ -196,7 +196,7 @@ def test_no_token(alone: Replicas, entry: Entry, google: Google, push: Push) -> 
 
 
 def renew(replicas: Replicas) -> float:
-    """The first replica's pod ends, and then a new one comes. Returns the time at which that was made."""
+    """Replace the first replica's pod. Returns its creation time."""
     before = replicas.uid(0)
     replicas.delete(0, force=False)
     wait(lambda: replicas.uid(0) not in ("", before), 60, "a new pod")
@@ -224,7 +224,7 @@ def test_start_while_upstream_is_out(
 
 
 def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image) -> None:
-    """What the first replica holds is there again after the end of its container, without the upstream."""
+    """Check that the first replica serves its content after its container restarted, without the upstream."""
     assert entry.serves(image)
     before = replicas.pod(0)["status"]
     google.reset_counters()
@@ -259,7 +259,7 @@ def test_corrupt_body(alone: Replicas, entry: Entry, google: Google, push: Push)
 
 
 def used(replicas: Replicas) -> int:
-    """Bytes of the first replica's store, in used blocks."""
+    """Returns the bytes in used blocks of the first replica's store."""
     return 1024 * int(replicas.inside(0, "du", "-sk", "/var/lib/registry").split()[0])
 
 
@@ -283,7 +283,7 @@ def test_full_disk(alone: Replicas, cluster: Cluster, google: Google, push: Push
             client.pull(image)
     assert {google.blob_counters(image.layers[0].digest)["blob_get"] for image in after} == {1}
     layers = {image.layers[0].digest for image in after}
-    wait(lambda: layers <= alone.stored(0), 5, "what came last is on the disk")  # clients do not wait for that
+    wait(lambda: layers <= alone.stored(0), 5, "the last layers on the disk")  # blobs are written after clients got them
 
 
 def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None:
@@ -305,7 +305,7 @@ def test_eviction(alone: Replicas, google: Google, push: Push, say: Say) -> None
 def test_rolling_restart(
     replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
 ) -> None:
-    """Blobs of 300 MB that take a client some twelve seconds, through every node, while each replica gets a new pod."""
+    """Clients take about twelve seconds for blobs of 300 MB, through every node, while all pods are replaced."""
     image = push("large", [300_000_000])
     ways = [lambda node=node: replicas.at(node, bytes_per_second=25_000_000) for node in cluster.nodes]
 
@@ -328,12 +328,12 @@ def test_rolling_restart(
     assert len(large) >= 12
     assert not load.failures, load.failures[:3]
     assert not cut, [body.troubles for body in cut][:3]
-    # Once by the owner, and once by the replica whose the key is while the owner is away.
+    # Once by the owner, and once by the replica that owns the key while the owner restarts.
     assert google.blob_counters(image.layers[0].digest)["blob_get"] <= 2
 
 
 def test_again(site: Site, replicas: Replicas) -> None:
-    """With volumes too a run changes nothing; what cannot be changed in place is refused with the way out."""
+    """With volumes, a second run changes nothing, and a change that is impossible in place is refused with its fix."""
     variables = {
         "registry_cache_replicas": 3,
         "registry_cache_size": "768Mi",
@@ -353,7 +353,7 @@ def test_again(site: Site, replicas: Replicas) -> None:
 
 @pytest.fixture
 def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: Google) -> Replicas:
-    """One replica whose store lives as long as its pod, by the way that the refusal of another storage names; no credential."""
+    """One replica with an emptyDir, made by the steps in the refusal of a changed storage. It needs no credential."""
     cluster.kubectl("delete", "statefulset", "registry-cache", "--namespace", NAMESPACE)
     variables = {
         "registry_cache_replicas": 1,
@@ -370,7 +370,7 @@ def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: G
 def test_restarts_without_volumes_or_users(
     without_volumes: Replicas, cluster: Cluster, google: Google, push: Push, upstream: Upstream
 ) -> None:
-    """A container comes back with its content; a new pod begins empty, and asks for each blob once. Nobody shows a credential."""
+    """A restarted container keeps its content. A new pod starts empty and fetches each blob once. No credential is needed."""
     assert not cluster.kubectl("get", "secrets", "--namespace", NAMESPACE, "registry-cache-htpasswd", "--ignore-not-found")
     entry, image = Entry(without_volumes, None), push("restart", [8 << 20])
     comes_back(without_volumes, entry, google, upstream, image)

@@ -55,7 +55,7 @@ def test_two_first_runs_at_once(site: Site, run: Run, cluster: Cluster, sandbox:
         held = credential(cluster, secret)
         assert held == (made[user]["name"], made[user]["password"])
         # A credential that a replica has not seen before may be put off (429).
-        wait(lambda held=held: cache.status(held) == 200, 60, f"{user} is let in")
+        wait(lambda held=held: cache.status(held) == 200, 60, f"access for {user}")
     pull(cluster, push, NODE_PORT, PULLS, "registry-cache")
     # What the two have left is what one run wants; it asks every replica for both users too.
     assert run(**CACHE) == 0

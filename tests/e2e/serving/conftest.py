@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures on three replicas; the `serving` scenario runs these tests."""
+"""Fixtures with three replicas. The `serving` scenario runs these tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPLICAS = 3
 
 @pytest.fixture(scope="session")
 def users(cache: Cache) -> list[dict[str, Any]]:
-    """As converge.yml has them."""
+    """The users of converge.yml."""
     play = yaml.safe_load((ROOT / "molecule" / "serving" / "converge.yml").read_text())[-1]
     listed = play["vars"]["registry_cache_users"]
     return [{**user, "password": cache.password} if user["name"] == USER else user for user in listed]
@@ -36,7 +36,7 @@ def _replicas(cluster: Cluster, authorization: str) -> Iterator[Replicas]:
 
 @pytest.fixture
 def replicas(_replicas: Replicas, google: Google) -> Iterator[Replicas]:
-    """Three that know each other, and an upstream without faults."""
+    """Three replicas that know each other, and an upstream without faults."""
     google.reset_faults()
     _replicas.settle(REPLICAS)
     google.reset_counters()

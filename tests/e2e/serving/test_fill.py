@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A layer that the upstream takes long to send, asked for all that time, by containerd among others."""
+"""Many clients, including containerd, request a layer while a slow upstream sends it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BYTES = 12 << 20
 
 
 @pytest.mark.parametrize(
-    ("silent", "streamed", "clients"),  # seconds to the upstream's first byte, seconds of its body, clients that come meanwhile
+    ("silent", "streamed", "clients"),  # seconds to the upstream's first byte, seconds of its body, number of clients
     [pytest.param(1, 11, 20, id="12 s"), pytest.param(5, 55, 100, id="60 s")],
 )
 def test_one_upstream_get_in_a_slow_fill(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Metrics as Prometheus scrapes them: each request of a client once, whichever replicas it went through."""
+"""Metrics, as Prometheus scrapes them: each request of a client is counted once, whichever replicas it passes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UPSTREAM = {"upstream": UPSTREAM_HOST}
 
 
 def _scrape(cluster: Cluster) -> list[str]:
-    """The metrics of every replica, each asked from a node at the pod's address."""
+    """Returns the metrics of each replica, requested from a node at the pod's address."""
     found = []
     for ordinal in range(REPLICAS):
         address = cluster.get("pod", Replicas.name(ordinal), "--namespace", "registry-cache")["status"]["podIP"]
@@ -30,7 +30,7 @@ def _scrape(cluster: Cluster) -> list[str]:
 
 
 def _sum(texts: list[str], name: str, **labels: str) -> float:
-    """A metric over all replicas and all labels but those given."""
+    """Returns the sum of a metric over all replicas, for samples with these labels."""
     return sum(total(text, name, **labels) for text in texts)
 
 
@@ -60,19 +60,19 @@ def test_requests_are_counted_once(
     for kind, count in asked.items():
         assert grown(_REQUESTS, kind=kind, **_UPSTREAM) == count, kind
 
-    # One replica is the owner of each blob, and fetches it once; busybox may have come with another image.
+    # The owner of each blob fetches it once. busybox may be cached from another image.
     counted = [google.blob_counters(blob.digest) for blob in image.blobs]
     fetched = sum(one["blob_get"] for one in counted)
     assert fetched in (2, 3)
     assert grown(_REQUESTS, kind="blob", result="miss") == fetched
-    # A fetch whose blob is still being stored is shared with who comes then.
+    # Clients that come while a blob is being stored share its fetch.
     assert sum(grown(_REQUESTS, kind="blob", result=result) for result in ("hit", "shared")) == asked["blob"] - fetched
     assert grown("registry_cache_upstream_requests_total", status="200", **_UPSTREAM) > 0
     received = grown("registry_cache_upstream_received_bytes_total", kind="blob", **_UPSTREAM)
     assert received == sum(one["blob_bytes"] for one in counted)
     sent = grown("registry_cache_sent_bytes_total", kind="blob", **_UPSTREAM)
     assert sent > 2 * REPLICAS * _LAYER
-    # Who is not the owner has it from there, once.
+    # Other replicas get it from the owner, once.
     assert grown("registry_cache_relayed_bytes_total", **_UPSTREAM) >= (REPLICAS - 1) * _LAYER
 
     texts = _scrape(cluster)

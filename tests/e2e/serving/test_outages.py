@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Replicas come, leave, die and vanish under load, and no pull fails."""
+"""Replicas are added, removed, killed and cut off under load, and no pull fails."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.e2e.replicas import Replicas, wait
 from .conftest import REPLICAS
 
 KEYS = 128  # small blobs, of which each of three replicas owns a fifth or more
-LEAST = 14  # of them, which a test asks for
+LEAST = 14  # the minimum that a test requests
 PROBE_PAUSE = 0.3
-LEAVING = 5  # seconds for which others ask the next replica in place of one that has said that it drains, or of its successor
-SILENCE = 3.5  # seconds that a client waits at most for a key of a node that has vanished
+LEAVING = 5  # seconds for which replicas ask the next one instead of one that drains, or of its successor
+SILENCE = 3.5  # maximum seconds that a client waits for a key of a node that vanished
 
 
 class Images:
-    """Images for a load, a new one every few seconds, so that there are cold fills all the time."""
+    """Images for a load, with a new one every few seconds, so that there are always uncached pulls."""
 
     def __init__(self, push: Push, google: Google, count: int, seconds: float) -> None:
         self.images = [push("load", [384 << 10] * 2) for _ in range(count)]
@@ -44,7 +44,7 @@ class Images:
 
 
 def through(clients: Sequence[Callable[[], Client]], images: Images) -> Callable[[int], list[Body]]:
-    """A job of a load: one pull by each way in turn."""
+    """Returns a job of a load, which pulls through each endpoint in turn."""
 
     def pull(number: int) -> list[Body]:
         with clients[number % len(clients)]() as client:
@@ -55,7 +55,7 @@ def through(clients: Sequence[Callable[[], Client]], images: Images) -> Callable
 
 @dataclass
 class Keys:
-    """Small blobs that are in one replica alone, which owns them."""
+    """Small blobs that only their owner stores."""
 
     replicas: Replicas
     name: str
@@ -73,7 +73,7 @@ class Keys:
             return client.blob(self.name, blob)
 
     def probe(self, entries: Sequence[int], count: int) -> list[tuple[Blob, Future[Body]]]:
-        """Begins to ask for `count` keys, one every PROBE_PAUSE, through these replicas in turn."""
+        """Start requests for `count` keys, one every PROBE_PAUSE, through these replicas in turn."""
         executor, begun, asked = ThreadPoolExecutor(count), time.monotonic(), []
         for number, blob in enumerate(itertools.islice(self.blobs, count)):
             time.sleep(max(0, begun + number * PROBE_PAUSE - time.monotonic()))
@@ -83,13 +83,13 @@ class Keys:
 
 
 def again_and_again(kill: Callable[[], bool], seconds: float) -> None:
-    """Kill it until the kubelet waits before it starts the next one."""
+    """Kill a replica until the kubelet waits before the next restart."""
     deadline = time.monotonic() + seconds
     while True:
         try:
             if not kill():
                 return
-        except subprocess.CalledProcessError:  # between its end and the kubelet's word for that
+        except subprocess.CalledProcessError:  # it ended, and the kubelet has not noticed yet
             pass
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -114,10 +114,10 @@ def test_a_dead_owner(
         else:
             replicas.delete(owner)
 
-    wait(lambda: replicas.filling() is None, 30, "the end of what earlier tests began")
+    wait(lambda: replicas.filling() is None, 30, "the end of fetches of earlier tests")
     with ThreadPoolExecutor(2 * REPLICAS + 1) as executor:
         first = executor.submit(fill, replicas.at(cluster.nodes[0]))
-        wait(lambda: replicas.filling() is not None, 10, "a fill begins")
+        wait(lambda: replicas.filling() is not None, 10, "a fetch")
         owner = replicas.filling()
         assert owner is not None
         others = [ordinal for ordinal in range(REPLICAS) if ordinal != owner]
@@ -132,13 +132,13 @@ def test_a_dead_owner(
             probes = keys.probe(others, 5)
             if how == "registry killed":
                 again_and_again(lambda: replicas.kill(owner), 10)
-            probes += keys.probe(others, 8)  # a pod that is gone from the API still serves for a second or two
+            probes += keys.probe(others, 8)  # a pod that is deleted in the API still serves for a second or two
             answered = [(blob, future.result()) for blob, future in probes]
             filled = [future.result() for future in fills]
             replicas.settle(REPLICAS)
             back = time.monotonic() - killed
             time.sleep(LEAVING + 1)
-    # A second fetch is that of another replica, unless the owner began anew: then it has the blob again.
+    # The second fetch is of another replica, or of the owner after its restart; then it stores the blob again.
     again = replicas.stored(owner) if how != "registry killed" else set()
     moved = [body for blob, body in answered if google.blob_counters(blob.digest)["blob_get"] > 1 and blob.digest not in again]
     gets = google.blob_counters(slow.digest)["blob_get"]
@@ -154,7 +154,7 @@ def test_a_dead_owner(
     assert moved
     assert 2 <= gets <= REPLICAS
 
-    # The owner is asked again: from its disk if that is still there, else it fetches once more.
+    # The owner is asked again. It serves the blob from disk if it still has it, else it fetches again.
     blob = next(keys.blobs)
     keys.ask(blob, others[0])
     assert google.blob_counters(blob.digest)["blob_get"] == (1 if how == "registry killed" else 2)
@@ -162,7 +162,7 @@ def test_a_dead_owner(
     def holders() -> list[int]:
         return [ordinal for ordinal, held in replicas.holders(range(REPLICAS)).items() if blob.digest in held]
 
-    wait(lambda: holders() == sorted((owner, others[0])), 10, "the blob at its owner and where it was asked for, and nowhere else")
+    wait(lambda: holders() == sorted((owner, others[0])), 10, "the blob only at its owner and the replica that was asked")
 
 
 @pytest.mark.parametrize("how", ["cut off", "paused"])
@@ -180,7 +180,7 @@ def test_a_stopped_node(
     keys = Keys.of(replicas, owner, image, image.layers)
     images = Images(push, google, 8, 1.5)
     live = [lambda ordinal=ordinal: replicas.entry(ordinal) for ordinal in others]
-    # kube-proxy goes on to lead some of these to the node that is gone: they wait for its return.
+    # kube-proxy still sends some of these to the vanished node, where they wait for its return.
     ways = [lambda name=name: replicas.at(name, dial=60, answer=60) for name in cluster.nodes if name != node]
     hot = next(keys.blobs)
     with (
@@ -195,7 +195,7 @@ def test_a_stopped_node(
             stopped = time.monotonic()
             early = executor.submit(keys.ask, hot, others[0])
             probes = keys.probe(others, 10)
-            # Of a key that somebody has been waiting for since before the node was missed.
+            # A key that a client has been waiting for since before the outage was noticed.
             late = executor.submit(keys.ask, hot, others[0])
             answered = [(blob, future.result()) for blob, future in probes]
             waited, after = early.result(), late.result()
@@ -252,7 +252,7 @@ def test_scaling(
             steps.append(f"5 after {replicas.settle(5):.0f} s")
             owners = Counter(replicas.owners(many.name, many.layers, 0, 5).values())
             time.sleep(3)
-            # One that has begun, and one that comes before every kube-proxy knows that its replica leaves.
+            # One that is in progress, and one that starts before every kube-proxy knows that its replica leaves.
             slow = [executor.submit(slowly, 3)]
             time.sleep(1)
             replicas.scale(3)
@@ -285,7 +285,7 @@ def test_scaling(
 def test_node_drain(
     replicas: Replicas, cluster: Cluster, google: Google, push: Push, say: Say, record_property: Record
 ) -> None:
-    """Its replica is evicted with a transfer open, and comes back on another node."""
+    """A replica is evicted during a transfer and starts on another node."""
     images, large = Images(push, google, 8, 2.5), push("large", [6 << 20])
     ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
     ordinal = 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every blob has one owner among the replicas; who may ask, and what replicas ask of each other."""
+"""Every blob has one owner among the replicas. Only users and replicas may request it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_one_upstream_get_for_each_blob(
     content = secrets.token_hex(8)
     image, other = (push(name, [8 << 10] * 24, content=content) for name in ("owned", "shared"))
     assert other.name != image.name and other.blobs == image.blobs
-    own = [image.config, *image.layers]  # busybox's layer is that of every image here
+    own = [image.config, *image.layers]  # all images share the layer of busybox
     ways = [replicas.at(node) for node in cluster.nodes] + [replicas.entry(ordinal) for ordinal in range(REPLICAS)]
 
     def pull(client: Client) -> int:
@@ -51,7 +51,7 @@ def test_one_upstream_get_for_each_blob(
 
 
 def test_each_blob_has_one_owner(replicas: Replicas, google: Google, push: Push, say: Say) -> None:
-    """It is kept by its owner and by the replica that it was asked of, and by no other."""
+    """Only its owner and the replica that was asked store a blob."""
     image = push("spread", [1 << 10] * 24)
     owners = Counter(replicas.owners(image.name, image.layers, 0).values())
     spread = [owners[ordinal] for ordinal in range(REPLICAS)]
@@ -70,7 +70,7 @@ def status(endpoint: tuple[str, int], path: str, **headers: str) -> int:
 
 
 def test_who_may_ask(replicas: Replicas, cluster: Cluster, push: Push, authorization: str) -> None:
-    """Users open the port for clients. The port for replicas takes requests with a MAC of their secret alone, not the secret."""
+    """The port for clients accepts users. The port for replicas accepts only a MAC of their secret, not the secret itself."""
     image = push("guarded", [8 << 10])
     path = f"/v2/{PROJECT}/{REPOSITORY}/{image.name}/blobs/{image.layers[0].digest}?ns={UPSTREAM_HOST}"
     secret = base64.b64decode(cluster.get("secret", "registry-cache-peers", "--namespace", NAMESPACE)["data"]["peer"]).decode().strip()
@@ -83,12 +83,12 @@ def test_who_may_ask(replicas: Replicas, cluster: Cluster, push: Push, authoriza
         clients, peers = replicas.endpoint(ordinal), replicas.endpoint(ordinal, "peers")
         assert status(clients, path, Authorization=authorization) == 200
         for wrong in (basic(USER, "wrong"), basic("nobody", "wrong"), "Bearer x", "Basic !"):
-            for _throttled in range(4):  # credentials that nobody has seen before wait for each other
+            for _throttled in range(4):  # new credentials are checked one after the other
                 if (answer := status(clients, path, Authorization=wrong)) != 429:
                     break
                 time.sleep(0.7)
             assert answer == 401, wrong
-        # Statuses alone are asserted, so that no secret is printed.
+        # Only statuses are asserted, so that no secret is printed.
         answers = {
             "clients, nothing": status(clients, path),
             "clients, the secret": status(clients, path, Authorization=f"Bearer {secret}", Registry_Cache_Hop=secret),
@@ -97,6 +97,6 @@ def test_who_may_ask(replicas: Replicas, cluster: Cluster, push: Push, authoriza
             "peers, the secret": status(peers, path, Authorization=f"Bearer {secret}", Registry_Cache_Hop=secret),
         }
         assert set(answers.values()) == {401}, answers
-    # Each port was asked for the blob by those whom it let in.
+    # Each port served the blob to clients it accepts.
     assert sum(hops("received_total")) > sum(received)
     assert [now - before for now, before in zip(hops("refused_total"), refused, strict=True)] == [3] * REPLICAS

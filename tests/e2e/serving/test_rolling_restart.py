@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Replicas that restart in turn, each with an empty disk, while clients pull what they hold."""
+"""Replicas restart in turn, each with an empty disk, while clients pull cached content."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.e2e.conftest import Push, Record, Say
 from tests.e2e.load import Body, Load
 from tests.e2e.replicas import Replicas
 
-_REPLICAS = 3  # of the scenario
-# Images, bytes of each, and bytes per second of a client, 0 for as fast as it can. Content that nobody asks for between the
-# first restart and the last is lost, so that clients must be fast enough to ask for nearly all of it meanwhile.
+_REPLICAS = 3  # in the scenario
+# Number of images, bytes of each, and bytes per second of a client (0: no limit). Content that no client requests between the
+# first restart and the last is lost, so clients must be fast enough to request nearly all of it.
 _CONTENT = {"128 MiB": (8, 16 << 20, 8_000_000), "5 GiB": (80, 64 << 20, 0)}
 
 

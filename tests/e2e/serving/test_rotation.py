@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""rotate.yml under a constant stream of pulls, cut off after each of its steps and run again."""
+"""rotate.yml during constant pulls, interrupted after each of its steps and run again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.e2e.site.test_site import changed, words
 from .conftest import REPLICAS
 from .test_users import decoded
 
-# What begins when a step has ended: of rotate.yml's tasks the first that follows it.
+# The first task of rotate.yml after each step.
 AFTER = {
     "the new credential is in htpasswd": "cache : Ask every replica with new and revoked credentials",
     "it is in force": "pull_secret : Bring the pull secrets to their state",
@@ -36,16 +36,16 @@ GRACE = 8
 
 
 class Rotation:
-    """rotate.yml for team-a."""
+    """Runs rotate.yml for team-a."""
 
     def __init__(self, users: list[dict[str, Any]]) -> None:
         settings = {"registry_cache_users": users, "registry_cache_replicas": REPLICAS, "registry_cache_size": "8Gi"}
         self.settings = ("--extra-vars", json.dumps(settings))
-        # What molecule tells its own ansible-playbook: colours, and failures on standard error.
+        # Molecule's settings for its own ansible-playbook: colours, and failures on standard error.
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
 
     def run(self, *arguments: str, until: str | None = None, **variables: object) -> tuple[int, str]:
-        """Its end and output; killed when a task of that name begins."""
+        """Run it and return the process with its output. It is killed when a task with this name starts."""
         named = {"registry_cache_rotate_users": ["team-a"], "registry_cache_rotate_grace": GRACE, **variables}
         command = ["ansible-playbook", "--inventory", "sandbox/inventory", "playbooks/rotate.yml", *self.settings]
         command += ["--extra-vars", json.dumps(named), *arguments]
@@ -58,14 +58,14 @@ class Rotation:
                     said.append(line)
                     if until and line.startswith("TASK [") and line.removeprefix("TASK [").partition("]")[0].endswith(until):
                         os.killpg(process.pid, signal.SIGKILL)
-            except BaseException:  # a test that is ended leaves no rotation that goes on by itself
+            except BaseException:  # an interrupted test must not leave a running rotation
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         return process.returncode, "".join(said)
 
 
 class Namespace:
-    """A pull secret's credential as a kubelet has it, which is up to two seconds old."""
+    """A pull secret's credential, up to two seconds old, as in a kubelet."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster, self._read, self.seen = cluster, 0.0, []
@@ -90,12 +90,12 @@ def rotation(users: list[dict[str, Any]]) -> Rotation:
 
 
 def held(cluster: Cluster) -> dict[str, Any]:
-    """The credentials of team-a: in force, to come, to go."""
+    """Returns the credentials of team-a: current, next, previous."""
     return json.loads(decoded(cluster, "registry-cache-passwords", NAMESPACE)["users"])["team-a"]
 
 
 def accepted(replicas: Replicas, authorization: str) -> list[int]:
-    """What each replica says of a credential."""
+    """Returns the status of each replica for a credential."""
     found = []
     for ordinal in range(REPLICAS):
         host, port = replicas.endpoint(ordinal)
@@ -119,7 +119,7 @@ def test_rotation_that_is_cut_off(
     say: Say,
     record_property: Record,
 ) -> None:
-    if len(held(cluster)) > 1:  # by a test that was ended
+    if len(held(cluster)) > 1:  # after an interrupted test
         code, said = rotation.run(registry_cache_rotate_grace=0)
         assert code == 0, said
     namespace, image = Namespace(cluster), push("rotation", [8 << 10] * 2)
@@ -142,7 +142,7 @@ def test_rotation_that_is_cut_off(
             times[step] = time.monotonic() - since
             assert accepted(replicas, basic(namespace.entry()["username"], namespace.entry()["password"])) == [200] * REPLICAS
             if step == "it is in force":
-                # The pull secret still has the old one: this brings the new one, and drops nothing.
+                # The pull secret still has the old credential: this run adds the new one and removes nothing.
                 result = site(*rotation.settings)
                 assert result.returncode == 0, result.stdout
                 assert "Run playbooks/rotate.yml to end the rotation" in words(result.stdout)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The unmodified registry in place of the cache's image, and the cache again.
+"""The unmodified registry instead of the cache's image, then the cache again.
 
 The last of the scenario, since every step changes every replica.
 """
@@ -32,7 +32,7 @@ def _containers(cluster: Cluster) -> set[str]:
 
 
 def _of_peers(cluster: Cluster) -> set[str]:
-    """What replicas need to find and to trust each other: the kinds of objects."""
+    """Returns the kinds of objects with which replicas find and trust each other."""
     found = cluster.get("services,secrets", "--namespace", NAMESPACE)["items"]
     return {item["kind"] for item in found if "-peer" in item["metadata"]["name"]}
 
@@ -51,7 +51,7 @@ def same(users: list[dict[str, Any]]) -> tuple[str, ...]:
 
 
 def test_the_unmodified_registry(site: Site, cluster: Cluster, cache: Cache, sandbox: Sandbox, same: tuple[str, ...]) -> None:
-    """It serves a real pull, with a helper out of another image, which here is the one that was built."""
+    """It serves a real pull, with a credential helper from another image, here the built one."""
     helper = _image(cluster)
     load = [str(tools.build("registry") / "kind"), "load", "docker-image", REGISTRY_IMAGE, "--name", sandbox.cluster]
     subprocess.run(load, check=True, capture_output=True)

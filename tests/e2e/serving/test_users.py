@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several users: a password that was given, one that the role made, and one of which only the hash is known."""
+"""Several users: with a given password, with a generated one, and with only a hash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def decoded(cluster: Cluster, name: str, namespace: str) -> dict[str, str]:
 
 
 def answered(client: httpx.Client, credential: tuple[str, str] | None) -> int:
-    """The status; credentials that nobody has seen before wait for each other, and may be put off (429)."""
+    """Returns the status. Retries 429, since new credentials are checked one after the other."""
     while (status := client.get("/v2/", auth=credential).status_code) == 429:
         time.sleep(0.5)
     return status
@@ -28,7 +28,7 @@ def answered(client: httpx.Client, credential: tuple[str, str] | None) -> int:
 def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluster: Cluster, cache: Cache) -> None:
     made = json.loads(decoded(cluster, "registry-cache-passwords", NAMESPACE)["users"])
     entries = json.loads(decoded(cluster, "team-a", "demo")[".dockerconfigjson"])["auths"]
-    # A rotation may have been before.
+    # There may have been a rotation.
     team, password = made["team-a"]["now"]["name"], made["team-a"]["now"]["password"]
     assert made.keys() == {USER, "team-a"} and len(password) >= 22
     for entry in entries.values():
@@ -38,8 +38,8 @@ def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluste
         host, port = replicas.endpoint(ordinal)
         with httpx.Client(base_url=f"http://{host}:{port}", trust_env=False, timeout=30) as client:
             for user, password in passwords.items():
-                # The kubelet takes its time to bring a Secret to pods that were there before.
-                wait(lambda who=(user, password): answered(client, who) == 200, 150, f"{user} is let in")
+                # The kubelet needs time to update a Secret in running pods.
+                wait(lambda who=(user, password): answered(client, who) == 200, 150, f"access for {user}")
                 assert answered(client, (user, passwords[USER] + "x")) == 401
             assert answered(client, (team, "of-team-b")) == 401
             assert answered(client, None) == 401
