@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a principal may do: IAM's decision at the moment of asking."""
+"""Decides what a principal may do, like IAM, for each request."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Access:
         self.numbers = projects
 
     def allows(self, principal: Principal, permission: str, resource: str) -> bool:
-        """resource: a full name; what its project's policy grants counts too."""
+        """resource: a full name. Grants of its project's policy count, too."""
         if principal.operator:
             return True
         if principal.pool is not None and not self._store.live_pool(principal.pool):
@@ -77,7 +77,7 @@ class Access:
         project: str | None = None,
         named: bool = True,
     ) -> str:
-        """The project's id, if the caller of a googleapis host has the permission.
+        """Returns the project's id if the caller of a googleapis host has the permission.
 
         resource: relative to the project, the project itself if empty. project: an id or a number, the one of the
         request's path unless given. named: whether a refusal names the resource. Raises GoogleError (401, 403).
@@ -94,7 +94,7 @@ class Access:
         return known
 
     def authenticate(self, request: Request, service: str) -> Principal:
-        """Who asks. Raises GoogleError: 401 without a good token, 403 for a token of too narrow a scope."""
+        """Returns the caller. Raises GoogleError: 401 without a valid token, 403 if its scope is too narrow."""
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         principal = self._tokens.find(value) if scheme.lower() == "bearer" else None
         if principal is None:
@@ -109,9 +109,9 @@ class Access:
         return principal
 
     def require_api(self, service: str, project: str) -> str:
-        """How far a project's API is, if it is not disabled (GoogleError). project: an id or a number, which may be unknown."""
+        """Returns the state of a project's API. Raises GoogleError if it is disabled. project: an id or number, maybe unknown."""
         api, known = f"{service}.googleapis.com", self._ids.get(project)
-        # Service Usage itself always answers: nothing could be enabled without it.
+        # Service Usage is always enabled, since it enables all others.
         if known is None or service == "serviceusage":
             return READY
         answer = self._apis.answers(known, api)

@@ -26,7 +26,7 @@ READY, DISABLED, DENIED = "ready", "disabled", "denied"
 
 
 class Apis:
-    """States by project id and API; every API is enabled unless told otherwise."""
+    """States by project id and API. By default, all APIs are enabled."""
 
     def __init__(
         self,
@@ -35,12 +35,12 @@ class Apis:
         conditions: Conditions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """disabled: APIs that a project starts without, by project id."""
+        """disabled: APIs that are disabled at the start, by project id."""
         self._store, self._disabled, self._conditions, self._clock = store, disabled, conditions, clock
         self._enabled_at: dict[str, float] = {}
 
     def enabled(self, project: str, api: str) -> bool:
-        """What Service Usage says."""
+        """Returns whether Service Usage reports the API as enabled."""
         stored = self._store.services.get(f"projects/{project}/services/{api}")
         return stored["state"] == "ENABLED" if stored else api not in self._disabled.get(project, ())
 
@@ -53,7 +53,7 @@ class Apis:
         self._store.save()
 
     def answers(self, project: str, api: str) -> str:
-        """READY, DISABLED or DENIED: a new API refuses for a while, first as disabled, then for want of permission."""
+        """Returns READY, DISABLED or DENIED. A new API refuses requests for a while, first as disabled, then as denied."""
         if not self.enabled(project, api):
             return DISABLED
         age = self._clock() - self._enabled_at.get(f"projects/{project}/services/{api}", float("-inf"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The application: one listener, routed by Host as Google's names are."""
+"""The application: one listener that routes requests by the Host header."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from .serviceusage import ServiceUsage
 from .store import Store
 from .sts import Exchange
 
-# What this machine's own address stands for.
+# The location for requests to this machine's address.
 _LOCAL_LOCATION = "us-central1"
 
 
 class Entrance:
-    """Around every request: brings the state up to date, applies faults, and logs one line that holds no credential."""
+    """Middleware for all requests: updates the state, applies faults, and logs a line without credentials."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Entrance:
         try:
             await self._answer(host.partition(":")[0], scope, receive, observe)
         finally:
-            # The last part of a download address is a credential; queries may hold one.
+            # The last part of a download address is a credential, and queries may contain one.
             path, mark, _token = scope["path"].partition("/downloads/")
             milliseconds = (time.monotonic() - start) * 1000
             print(scope["method"], host, ascii(path + mark)[1:-1], status, f"{milliseconds:.0f}ms", file=sys.stderr)
@@ -97,7 +97,7 @@ class Entrance:
                 raise Cut
             await send(message)
 
-        # The server closes a connection whose answer is not whole.
+        # The server closes the connection of an incomplete answer.
         with contextlib.suppress(Cut):
             await self._app(scope, receive, halve)
 
@@ -110,10 +110,10 @@ def create_app(
     clock: Callable[[], float] = time.time,
     steady_clock: Callable[[], float] = time.monotonic,
 ) -> ASGIApp:
-    """registry: another client in tests. clock: seconds since the epoch; steady_clock: for operations and lags."""
+    """Returns the application. registry: another client in tests. clock: seconds since the epoch. steady_clock: for operations and lags."""
     client = registry or httpx.AsyncClient(
         base_url=config.registry_url,
-        # No proxy of the environment, no limit: the real registry is on loopback.
+        # Without proxy and limits, since the real registry is on loopback.
         trust_env=False,
         timeout=httpx.Timeout(60),
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),

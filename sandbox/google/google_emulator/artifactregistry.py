@@ -22,7 +22,7 @@ _ID = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 # Repositories that serve a host of Container Registry, and the one location of each
 # (cloud.google.com/artifact-registry/docs/transition/gcr-repositories).
 GCR_LOCATIONS = {"gcr.io": "us", "us.gcr.io": "us", "eu.gcr.io": "europe", "asia.gcr.io": "asia"}
-# Letters of any script, none of them a capital.
+# Letters of any script, except capitals.
 _LABEL_KEY = re.compile(r"[^\W\d_][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
 _UPSTREAM: messages.Fields = {"id": str, "repository": str, "priority": int}
@@ -64,7 +64,7 @@ _KINDS = ("artifactregistry.repositories",)
 
 
 class Repositories:
-    """Repositories by full name with the project's id. A deleted one leaves its images in the registry."""
+    """Repositories by full name with the project's id. The images of a deleted one stay in the registry."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Repositories:
             Route(f"{location}/repositories", self._create, methods=["POST"]),
             Route(f"{location}/repositories", self._list, methods=["GET"]),
             Route(f"{location}/operations/{{operation}}", self._operation, methods=["GET"]),
-            # GET for Artifact Registry, where other services take POST.
+            # Artifact Registry uses GET, other services POST.
             Route(f"{one}:getIamPolicy", self._get_policy, methods=["GET"]),
             Route(f"{one}:setIamPolicy", self._set_policy, methods=["POST"]),
             Route(one, self._get, methods=["GET"]),
@@ -95,7 +95,7 @@ class Repositories:
         return f"projects/{self._access.require(request, 'artifactregistry', permission, location)}/{location}"
 
     def _existing(self, request: Request, verb: str) -> str:
-        """The full name of the request's repository, if the caller has the permission."""
+        """Returns the full name of the request's repository if the caller has the permission."""
         relative = f"locations/{request.path_params['location']}/repositories/{request.path_params['repository']}"
         permission = f"artifactregistry.repositories.{verb}"
         name = f"projects/{self._access.require(request, 'artifactregistry', permission, relative)}/{relative}"
@@ -185,7 +185,7 @@ class Repositories:
         return JSONResponse(self._policies.write(name, _KINDS, body.get("policy", {})))
 
     def _check(self, parent: str, repository: Resource) -> None:
-        """What Artifact Registry refuses in a repository; † in Google's words. parent: its location's full name."""
+        """Raise GoogleError for a repository that Artifact Registry refuses; messages are †. parent: its location's full name."""
         mode = repository["mode"]
         if repository.get("format") != "DOCKER":
             raise GoogleError("UNIMPLEMENTED", "This emulator has repositories of format DOCKER only.")
@@ -221,7 +221,7 @@ def _is_label(label: tuple[str, str]) -> bool:
 
 
 def _fixed(repository: Resource) -> Resource:
-    """What no patch changes: all but the mutable fields, and a remote repository's upstream."""
+    """Returns the immutable fields of a repository, including a remote repository's upstream."""
     remote = repository.get("remoteRepositoryConfig", {})
     rest = {key: value for key, value in repository.items() if key not in _MUTABLE}
     return {**rest, "upstream": {key: value for key, value in remote.items() if key not in _REMOTE}}

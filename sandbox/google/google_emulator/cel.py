@@ -15,7 +15,7 @@ _MACROS = {"all", "exists", "exists_one", "filter", "map"}
 
 
 class CelError(ValueError):
-    """An expression that does not compile, or that has no value for these claims."""
+    """An expression does not compile or has no value for the claims."""
 
 
 @functools.lru_cache(maxsize=256)
@@ -29,7 +29,7 @@ def _program(expression: str) -> tuple[celpy.Runner, frozenset[str]]:
 
 
 def _free_names(tree: lark.Tree) -> frozenset[str]:
-    """The variables of an expression, less those that a macro binds. celpy itself finds a typo only when it runs."""
+    """Returns the variables of an expression, without those that a macro binds. celpy would find a typo only when it runs."""
     names = {str(node.children[0]) for node in tree.find_data("ident")}
     for call in tree.find_data("member_dot_arg"):
         if str(call.children[1]) in _MACROS and len(call.children) > 2:
@@ -38,14 +38,14 @@ def _free_names(tree: lark.Tree) -> frozenset[str]:
 
 
 def check(expression: str, variables: set[str]) -> None:
-    """Raises CelError unless it compiles and uses no other variable."""
+    """Raises CelError if an expression does not compile or uses another variable."""
     _runner, names = _program(expression)
     if unknown := sorted(names - variables):
         raise CelError(f"undeclared reference to '{unknown[0]}' (in container '')")
 
 
 def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
-    """The value as plain str, bool or list; any other kind stays as it is. Raises CelError.
+    """Returns the value as str, bool or list; other types are unchanged. Raises CelError.
 
     A key of `values` may be dotted: celpy knows a package `google`, which hides a variable of that name.
     """
@@ -53,7 +53,7 @@ def evaluate(expression: str, values: Mapping[str, Any]) -> Any:
         runner, _names = _program(expression)
         result = runner.evaluate({name: celpy.json_to_cel(value) for name, value in values.items()})
     except celpy.CELEvalError as error:
-        # Its text holds every value that it saw, claims included: only the first words are safe.
+        # The message contains all values, including claims; only its beginning is safe.
         raise CelError(str(error.args[0]).partition(" (in activation")[0]) from None
     return _plain(result)
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Config:
-    """What `--config` holds; every key is required, except those with a value here.
+    """The contents of the `--config` file. Keys without a default are required.
 
-    projects: number by project id. disabled_services: by project id, the APIs that it starts without.
-    operator: the IAM member who may do everything.
-    registry_url: a distribution registry without authentication, reachable by the emulator alone.
+    projects: number by project id. disabled_services: APIs that are disabled at the start, by project id.
+    operator: the IAM member with all permissions.
+    registry_url: a distribution registry without authentication, which only the emulator can reach.
     """
 
     address: str
@@ -38,7 +38,7 @@ class Config:
         return cls(**values)
 
     def operator_token(self) -> str:
-        """The operator's access token; made (0600) at first use."""
+        """Returns the operator's access token, and creates it (0600) at the first call."""
         try:
             return self.operator_token_file.read_text().strip()
         except FileNotFoundError:
@@ -48,7 +48,7 @@ class Config:
 
 
 def write_private(path: pathlib.Path, content: bytes) -> None:
-    """Replace a file in one step; nobody else can read it at any time."""
+    """Replace a file atomically. Only its owner can ever read it."""
     temporary = path.with_name(f".{path.name}.new")
     temporary.unlink(missing_ok=True)
     with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:

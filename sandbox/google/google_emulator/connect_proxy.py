@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An HTTP proxy (RFC 9110 section 9.3.6) that leads Google's names to the emulator and nowhere else."""
+"""An HTTP proxy (RFC 9110 section 9.3.6) that connects Google's names to the emulator, and refuses all others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADER_SECONDS = 10
 
 
 async def serve(address: str, port: int, target_port: int) -> asyncio.Server:
-    """Listen on `address`; tunnels end at the same address, `target_port`."""
+    """Listen on `address`. Tunnels lead to `target_port` of the same address."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -35,7 +35,7 @@ async def serve(address: str, port: int, target_port: int) -> asyncio.Server:
             finally:
                 target_writer.close()
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # A client or the target that went away: there is nobody to tell.
+            pass  # The client or the target closed the connection.
         finally:
             writer.close()
 
@@ -43,7 +43,7 @@ async def serve(address: str, port: int, target_port: int) -> asyncio.Server:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """One direction, to its end; then the other side is told that no more comes."""
+    """Copy one direction until its end, then close the other side for writing."""
     try:
         while chunk := await reader.read(65536):
             writer.write(chunk)

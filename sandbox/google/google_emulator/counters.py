@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What was asked of the upstream, by kind, by repository and by blob; and of Google's APIs, by method and host."""
+"""Counts requests to the upstream by kind, repository and blob, and to Google's APIs by method and host."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = (
 
 
 class Counters:
-    """Counts since the last reset. Of the upstream, the operator's own requests are not told to it."""
+    """Counts since the last reset. The operator's requests to the upstream are not counted."""
 
     def __init__(self) -> None:
         self.reset()
@@ -34,7 +34,7 @@ class Counters:
         self._apis: Counter[str] = Counter()
 
     def asked(self, method: str, host: str) -> None:
-        """A request to one of the googleapis hosts, whoever sent it."""
+        """Count a request to a googleapis host, also the operator's."""
         self._apis[f"{method} {host}"] += 1
 
     def add(self, kind: str, repository: str | None = None, digest: str | None = None, amount: int = 1) -> None:
@@ -46,7 +46,7 @@ class Counters:
             self._blobs.setdefault(digest, Counter())[kind] += amount
 
     def read(self) -> dict[str, object]:
-        """Every kind, zeros too; `repositories`: the same by image repository; `blobs`: by digest; `apis`: by method and host."""
+        """Returns all counts by kind; `repositories`: by image repository; `blobs`: by digest; `apis`: by method and host."""
         repositories = {name: dict(counts) for name, counts in sorted(self._repositories.items())}
         blobs = {digest: dict(counts) for digest, counts in sorted(self._blobs.items())}
         return {**{kind: self._total[kind] for kind in KINDS}, "repositories": repositories, "blobs": blobs, "apis": dict(self._apis)}

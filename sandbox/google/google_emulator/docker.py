@@ -26,7 +26,7 @@ from .proxying import Registry
 from .roles import DELETE, DOWNLOAD, UPLOAD
 from .store import Store
 
-# The distribution spec's name and reference: nothing that a second parser could read as another path.
+# Name and reference of the distribution spec, so that no other parser can read another path.
 _NAME = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _PATH = re.compile(
     rf"(?P<name>{_NAME}(?:/{_NAME})*)/"
@@ -35,9 +35,9 @@ _PATH = re.compile(
 )
 _TOKEN_USER = re.compile(r"oauth2accesstoken|_dcgcr_.*_token")
 _ACTIONS = {"pull": {DOWNLOAD}, "push": {UPLOAD}, "delete": {DELETE}, "*": {DOWNLOAD, UPLOAD, DELETE}}
-# Whatever the docker token is worth, this is what the endpoint claims.
+# The lifetime that the endpoint claims, which may be longer than the real one.
 _CLAIMED_SECONDS = 43200
-# Google's own is not known †.
+# Google's value is not known †.
 _DOWNLOAD_SECONDS = 300
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
@@ -51,7 +51,7 @@ class _Download:
 
 
 class Docker:
-    """One location's endpoint. The permission is looked up again for every request."""
+    """The endpoint of a location. It checks the permission for every request."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Docker:
         location: str = "",
         repository: str = "",
     ) -> None:
-        """location: for hosts that do not name one. repository: the id for hosts whose paths name none, as gcr.io's."""
+        """location: for hosts whose name has none. repository: its id, for hosts whose paths have none, such as gcr.io."""
         self._store, self._tokens, self._access, self._counters = store, tokens, access, counters
         self._faults, self._registry, self._clock, self._location = faults, registry, clock, location
         self._fixed_repository = repository
@@ -91,7 +91,7 @@ class Docker:
             raise
         self._count("ping", principal)
         if principal is None:
-            # No service here: clients must live with a challenge that names only the realm.
+            # Without a service, as at Google: the challenge has only the realm.
             raise _challenge(request, "No credential was supplied.")
         return JSONResponse({})
 
@@ -113,7 +113,7 @@ class Docker:
         return JSONResponse({"token": self._token_for(credential), "expires_in": _CLAIMED_SECONDS})
 
     def _token_for(self, credential: str | None) -> str:
-        """A docker token, which lives as long as the access token behind it."""
+        """Issue a docker token, which expires with its access token."""
         if credential is None:
             return self._tokens.issue(ANONYMOUS, self._clock() + _CLAIMED_SECONDS)
         return self._tokens.derive(credential)
@@ -161,7 +161,7 @@ class Docker:
         return await self._registry.forward(request, path, request.query_params.multi_items(), missing=missing)
 
     async def _source(self, request: Request, name: str, path: str) -> str:
-        """Where a virtual repository has it from: the first of its upstreams, by priority, that holds it."""
+        """Returns the first upstream of a virtual repository, by priority, that has the content."""
         config = self._store.repositories[self._repository(request, name)].get("virtualRepositoryConfig", {})
         own = "/".join(name.split("/")[:2])
         for policy in sorted(config.get("upstreamPolicies", []), key=lambda policy: -policy.get("priority", 0)):
@@ -172,7 +172,7 @@ class Docker:
         return path
 
     def _upload_query(self, request: Request, principal: Principal) -> list[tuple[str, str]]:
-        """The query, less a cross-repository mount from where the principal may not read."""
+        """Returns the query, without a cross-repository mount from a repository that the principal may not read."""
         query = request.query_params.multi_items()
         source = request.query_params.get("from")
         if source is None:
@@ -196,7 +196,7 @@ class Docker:
         return RedirectResponse(location, 302)
 
     async def _download(self, request: Request) -> Response:
-        """The blob itself, for whoever holds the address."""
+        """Serve a blob to any client that has its download address."""
         download = self._downloads.get(request.url.path)
         if download is None or download.expires <= self._clock():
             raise DockerError(403, "DENIED", "The download address is not valid.")
@@ -208,7 +208,7 @@ class Docker:
         if fault is not None:
             await asyncio.sleep(fault.seconds)
             if fault.status:
-                raise DockerError(fault.status, "UNAVAILABLE", "The emulator was told to refuse this.")
+                raise DockerError(fault.status, "UNAVAILABLE", "A fault of the emulator.")
         answer = await self._registry.forward(request, download.path)
         body: AsyncIterator[bytes] = answer.body_iterator  # type: ignore[assignment]
         if fault is not None:
@@ -222,7 +222,7 @@ class Docker:
             yield chunk
 
     def _repository(self, request: Request, name: str) -> str:
-        """The full name of an image's repository. Raises DockerError for a name that has none.
+        """Returns the full name of an image's repository. Raises DockerError for an invalid name.
 
         The domain of a project that has one is a component of its own.
         """
@@ -281,7 +281,7 @@ def _challenge(request: Request, message: str, more: str = "") -> DockerError:
 
 
 def _credential(request: Request) -> str | None:
-    """The token of the Authorization header; None without a header, empty if it is of no known kind."""
+    """Returns the token of the Authorization header; None without a header, empty if its kind is unknown."""
     header = request.headers.get("authorization")
     if header is None:
         return None

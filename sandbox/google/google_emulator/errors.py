@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Refusals, each in the shape that its API uses."""
+"""Error responses in the formats of the APIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HTTP_STATUS = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-# What a fault may make of an answer, and how Google puts it; 502 comes from its front end, as a page.
+# The statuses that a fault can cause, with Google's messages. 502 is a page of its front end.
 _OUTAGES = {
     429: ("RESOURCE_EXHAUSTED", "Quota exceeded for quota metric 'Requests' and limit 'Requests per minute'."),
     500: ("INTERNAL", "Internal error encountered."),
@@ -34,7 +34,7 @@ OUTAGES = (*_OUTAGES, 502)
 
 
 class Refusal(Exception):
-    """An answer that is an error."""
+    """An error response."""
 
     def __init__(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(body)
@@ -78,7 +78,7 @@ def _error_info(reason: str, domain: str, **metadata: str) -> dict[str, object]:
 
 
 def permission_denied(permission: str, resource: str | None = None) -> GoogleError:
-    """The one text for a missing permission, a missing project, or an API that was just enabled.
+    """Returns the error for a missing permission, a missing project, or an API that was just enabled.
 
     resource: its full name; service accounts are not named.
     """
@@ -100,7 +100,7 @@ def scope_insufficient(api: str) -> GoogleError:
 
 
 def service_disabled(title: str, api: str, number: str) -> GoogleError:
-    """For an API that a project (its number) has not enabled."""
+    """Returns the error for an API that is disabled in a project, given by its number."""
     return GoogleError(
         "PERMISSION_DENIED",
         f"{title} has not been used in project {number} before or it is disabled. Enable it by visiting "
@@ -115,7 +115,7 @@ def not_found() -> GoogleError:
 
 
 def outage(host: str, status: int) -> Response:
-    """A host's answer when it is overloaded or broken, one of OUTAGES."""
+    """Returns the response of an overloaded or broken host, one of OUTAGES."""
     if status == 502:
         return Response(_PAGE, 502, media_type="text/html; charset=UTF-8")
     name, message = _OUTAGES[status]
@@ -124,7 +124,7 @@ def outage(host: str, status: int) -> Response:
         text = "Quota exceeded for quota metric 'Requests per project per region'" if status == 429 else message
         return DockerError(status, code, text).response()
     if host in ("sts.googleapis.com", "oauth2.googleapis.com"):
-        return OAuthError("internal_failure", message, status).response()  # † in its words
+        return OAuthError("internal_failure", message, status).response()  # the message is †
     return GoogleError(name, message).response()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a test wants of Google: blobs that are slow, cut or corrupt, hosts that fail, and conditions that hold for a while."""
+"""Fault injection: slow, interrupted or corrupt blobs, failing hosts, and conditions that last until a reset."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any, TypeVar
 
 from .errors import OUTAGES
 
-_TICK_SECONDS = 0.05  # a slow body comes in pieces of this
+_TICK_SECONDS = 0.05  # the interval between pieces of a slow body
 _HOST = re.compile(r"[a-z0-9]+\.googleapis\.com|[a-z0-9-]+-docker\.pkg\.dev")
 _F = TypeVar("_F", "Fault", "HostFault")
 _TYPES = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 
 class Cut(Exception):
-    """The connection ends before the body does."""
+    """The connection is closed before the end of the body."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Fault:
     corrupt: bool = False
 
     def check(self) -> None:
-        """Raises ValueError for what is out of bounds."""
+        """Raises ValueError for values out of range."""
         _check_bounds(self.count, self.seconds)
         if self.bytes_per_second < 0:
             raise ValueError("bytes_per_second is not negative")
@@ -48,7 +48,7 @@ class Fault:
             raise ValueError("status is an error, 400 to 599")
 
     async def shape(self, body: AsyncIterator[bytes], length: int) -> AsyncIterator[bytes]:
-        """The body of a download as this fault has it. Raises Cut where the connection is to end."""
+        """Returns the body of a download with this fault. Raises Cut to close the connection."""
         middle, sent = length // 2, 0
         async for chunk in body:
             for piece in self._pieces(chunk):
@@ -70,7 +70,7 @@ class Fault:
 
 @dataclass
 class HostFault:
-    """Applies to the next `count` requests to a host of Google's whose path contains `path`, the operator's too.
+    """Applies to the next `count` requests to one of Google's hosts whose path contains `path`, also the operator's.
 
     One of: hang, seconds of silence that end in a 504; status, an outage in the host's own words; seconds, until the
     request is looked at; truncate, an answer whose connection ends in the middle of the body.
@@ -85,7 +85,7 @@ class HostFault:
     truncate: bool = False
 
     def check(self) -> None:
-        """Raises ValueError for what is out of bounds."""
+        """Raises ValueError for values out of range."""
         _check_bounds(self.count, max(self.hang, self.seconds))
         if min(self.hang, self.seconds) < 0:
             raise ValueError("seconds and hang are not negative")
@@ -99,7 +99,7 @@ class HostFault:
 
 @dataclass
 class Conditions:
-    """What holds until the next reset.
+    """Conditions that last until the next reset.
 
     expired: tokens of STS are over when they are issued. grant_lag, enable_lag: seconds until a new binding, an API
     that was enabled, takes effect. clock_shift: seconds that the emulator's clock is ahead (behind, if negative).
@@ -111,13 +111,13 @@ class Conditions:
     clock_shift: float = 0
 
     def check(self) -> None:
-        """Raises ValueError for what is out of bounds."""
+        """Raises ValueError for values out of range."""
         if min(self.grant_lag, self.enable_lag) < 0:
             raise ValueError("grant_lag and enable_lag are not negative")
 
 
 class Faults:
-    """The faults that are left, in the order in which they were set."""
+    """The remaining faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.conditions = Conditions()
@@ -125,7 +125,7 @@ class Faults:
         self._hosts: list[HostFault] = []
 
     def add(self, body: object) -> None:
-        """One fault, or conditions, which join those that hold. Raises ValueError for what means nothing."""
+        """Add a fault, or set conditions. Raises ValueError for invalid input."""
         if not isinstance(body, Mapping):
             raise ValueError("an object is expected")
         if body.keys() & {field.name for field in fields(Conditions)}:
@@ -142,16 +142,16 @@ class Faults:
         vars(self.conditions).update(vars(Conditions()))
 
     def read(self) -> list[dict[str, object]]:
-        """Every fault that is left; the conditions come last, unless none holds."""
+        """Returns the remaining faults, then the conditions if any are set."""
         conditions = [asdict(self.conditions)] if self.conditions != Conditions() else []
         return [*map(asdict, self._blobs), *map(asdict, self._hosts), *conditions]
 
     def of_blob(self, path: str) -> Fault | None:
-        """The first fault for a blob's path; one less of it is left."""
+        """Use up one count of the first fault for a blob's path, and return it."""
         return _take(self._blobs, lambda fault: fault.match in path)
 
     def of_host(self, host: str, path: str) -> HostFault | None:
-        """The first fault for a request; one less of it is left."""
+        """Use up one count of the first fault for a request, and return it."""
         return _take(self._hosts, lambda fault: fault.host == host and fault.path in path)
 
 
@@ -166,7 +166,7 @@ def _take(faults: list[_F], fits: Callable[[_F], bool]) -> _F | None:
 
 
 def _parse(kind: Any, body: Mapping[str, Any]) -> Any:
-    """Raises ValueError for what is missing, unknown or out of bounds."""
+    """Raises ValueError for missing or unknown keys and values out of range."""
     known = {field.name: field for field in fields(kind)}
     for name, value in body.items():
         if name not in known:

@@ -32,7 +32,7 @@ _KINDS_OF_PROVIDER: messages.Fields = {
 
 @dataclass(frozen=True)
 class _Kind:
-    """What differs between pools and providers."""
+    """The differences between pools and providers."""
 
     collection: str
     id_parameter: str
@@ -70,7 +70,7 @@ _PROVIDER = _Kind(
 
 
 class Pools:
-    """Both collections; all changes are long-running operations."""
+    """Pools and providers. All changes are long-running operations."""
 
     def __init__(
         self, store: Store, operations: Operations, access: Access, clock: Callable[[], float] = time.time
@@ -83,10 +83,10 @@ class Pools:
         ]
 
     def _collection(self, kind: _Kind, path: str, resources: dict[str, Resource]) -> list[Route]:
-        """The methods of one collection."""
+        """Returns the routes of a collection."""
 
         def permitted(request: Request, verb: str) -> str:
-            """The full name of the request's object (its parent for a collection), with the project's NUMBER."""
+            """Returns the full name of the request's object or collection, with the project's number."""
             relative = "locations/global"
             for collection, parameter in (("workloadIdentityPools", "pool"), ("providers", "provider")):
                 if parameter in request.path_params:
@@ -103,7 +103,7 @@ class Pools:
             return resource
 
         def live_parent(name: str) -> None:
-            """A provider changes only in a pool that is not deleted †."""
+            """Raise GoogleError for a provider of a deleted pool, which cannot change †."""
             if kind is _PROVIDER:
                 pool = self._store.pools.get(name.partition("/providers")[0])
                 if pool is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""iamcredentials.googleapis.com: an access token of a service account for who may act as it (discovery document v1)."""
+"""iamcredentials.googleapis.com: access tokens of service accounts for callers that may impersonate them (discovery document v1)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _REQUEST: messages.Fields = {"delegates": [str], "scope": [str], "lifetime": str
 
 
 class Impersonation:
-    """The one method, generateAccessToken. Its token outlives the caller's."""
+    """The method generateAccessToken. Its token can outlive the caller's."""
 
     def __init__(
         self, store: Store, tokens: Tokens, access: Access, clock: Callable[[], float] = time.time
@@ -46,7 +46,7 @@ class Impersonation:
         if not body.get("scope"):
             raise _refused("Request contains an invalid argument: scope is required.")
         if body.get("delegates"):
-            raise GoogleError("UNIMPLEMENTED", "This emulator knows no chain of delegates.")
+            raise GoogleError("UNIMPLEMENTED", "This emulator does not support delegates.")
         match = _LIFETIME.fullmatch(body.get("lifetime", f"{_MAX_SECONDS}s"))
         if match is None or not 0 < float(f"{match[1]}{match[2] or ''}") <= _MAX_SECONDS:
             raise _refused(f"The lifetime must be more than 0s and at most {_MAX_SECONDS}s, such as 3600s.")
@@ -59,5 +59,5 @@ class Impersonation:
 
 
 def _refused(message: str) -> GoogleError:
-    """† in Google's words."""
+    """Returns an error whose message is †."""
     return GoogleError("INVALID_ARGUMENT", message)

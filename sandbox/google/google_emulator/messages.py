@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bodies of the googleapis hosts: unknown fields refused, empty ones left out, masks applied."""
+"""Bodies of the googleapis hosts: refuses unknown fields, omits empty ones, applies update masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Fields = Mapping[str, Any]
 
 
 async def read(request: Request, fields: Fields) -> Resource:
-    """The body as a message with these fields. Raises GoogleError as Google's JSON transcoding does."""
+    """Returns the body as a message with these fields. Raises GoogleError like Google's JSON transcoding."""
     try:
         body = json.loads(await request.body() or b"{}")
     except ValueError:
@@ -39,7 +39,7 @@ def _check(value: Any, kind: Any, path: str) -> None:
                 at = f" at '{path}'" if path else ""
                 message = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
                 raise GoogleError("INVALID_ARGUMENT", message)
-            if item is not None or "*" in kind:  # null is as good as left out, but not in a map
+            if item is not None or "*" in kind:  # null means omitted, except in a map
                 _check(item, kind.get("*") or kind[name], f"{path}.{name}".lstrip("."))
     elif isinstance(kind, list):
         for index, item in enumerate(value):
@@ -47,7 +47,7 @@ def _check(value: Any, kind: Any, path: str) -> None:
 
 
 def pruned(message: Resource, fields: Fields) -> Resource:
-    """Without empty and false fields, as proto3 JSON leaves them out; what a map holds stays."""
+    """Returns a message without empty and false fields, like proto3 JSON. Contents of maps stay."""
     result = {}
     for name, value in message.items():
         kind = fields.get(name)
@@ -59,7 +59,7 @@ def pruned(message: Resource, fields: Fields) -> Resource:
 
 
 def mask(text: str, fields: Fields) -> list[str]:
-    """The paths of an updateMask in camelCase; clients send snake_case too. Raises GoogleError."""
+    """Returns the paths of an updateMask in camelCase; clients also send snake_case. Raises GoogleError."""
     if not text:
         raise GoogleError("INVALID_ARGUMENT", "The update mask must be specified.")
     paths = [re.sub(r"_([a-z])", lambda match: match[1].upper(), path.strip()) for path in text.split(",")]
@@ -73,7 +73,7 @@ def mask(text: str, fields: Fields) -> list[str]:
 
 
 def updated(current: Resource, change: Resource, paths: list[str], fields: Fields) -> Resource:
-    """A copy where each path is as in `change`: a map is replaced whole, an absent field is cleared."""
+    """Returns a copy with the paths of `change`. Maps are replaced completely, absent fields are cleared."""
     result = copy.deepcopy(current)
     for path in paths:
         *outer, last = path.split(".")
@@ -85,12 +85,12 @@ def updated(current: Resource, change: Resource, paths: list[str], fields: Field
 
 
 def rfc3339(seconds: float) -> str:
-    """A Timestamp in UTC, whole seconds."""
+    """Returns a Timestamp in UTC with whole seconds."""
     return datetime.fromtimestamp(int(seconds), timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def page(request: Request, items: list[Resource], default: int, maximum: int) -> tuple[list[Resource], Resource]:
-    """One page (google.aip.dev/158) and the rest of the answer: `nextPageToken` if there is more."""
+    """Returns a page (google.aip.dev/158) and the other fields of the answer: `nextPageToken` if there is more."""
     try:
         size = min(int(request.query_params.get("pageSize") or default) or default, maximum)
         start = int(request.query_params.get("pageToken") or 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""oauth2.googleapis.com/token: a service account's own assertion against an access token (RFC 7523)."""
+"""oauth2.googleapis.com/token: exchanges a service account's assertion for an access token (RFC 7523)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TokenEndpoint:
         return JSONResponse({"access_token": token, "expires_in": _SECONDS - 1, "token_type": "Bearer"})
 
     def _verified(self, assertion: str) -> tuple[dict[str, Any], str]:
-        """The claims of an assertion and the account's full name."""
+        """Returns the claims of an assertion and the account's full name."""
         try:
             key_id = jwt.get_unverified_header(assertion).get("kid")
             claims = jwt.decode(assertion, options={"verify_signature": False})
@@ -54,7 +54,7 @@ class TokenEndpoint:
         name = self._store.account(email) if isinstance(email, str) else None
         if name is None or self._store.accounts[name]["email"] != email:
             raise _refused("Invalid grant: account not found")
-        # Without a key's id, as a file of AWX signs, any of the account's keys will do.
+        # Without a key id, as from AWX, any of the account's keys is accepted.
         own = {identifier: key for identifier, key in self._store.keys.items() if key["account"] == name}
         tried = own.values() if key_id is None else [own[key_id]] if key_id in own else []
         if not any(_signed(assertion, key["publicKey"]) for key in tried):
@@ -67,7 +67,7 @@ class TokenEndpoint:
                 "Check your iat and exp values in the JWT claim."
             )
         if not self._store.live_account(name):
-            raise _refused("Account disabled")  # † in Google's words
+            raise _refused("Account disabled")  # the message is †
         return claims, name
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from .store import Resource
 
-# Long enough that a client which does not poll misses the result.
+# Long enough that a client that does not poll misses the result.
 _SECONDS = 0.5
 
 
@@ -23,14 +23,14 @@ class _Operation:
 
 
 class Operations:
-    """Operations by name, in memory: one that a restart cuts off never happened."""
+    """Operations by name, in memory. One that a restart interrupts never happened."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._all: dict[str, _Operation] = {}
 
     def start(self, folder: str, target: str, apply: Callable[[], Resource], identifier: str = "") -> Resource:
-        """Begin a change of `target`; `apply` makes it and returns the operation's `response`.
+        """Start a change of `target`. `apply` makes it and returns the operation's `response`.
 
         folder: the name's first part, which ends in operations.
         """
@@ -46,7 +46,7 @@ class Operations:
         return any(op.target == target and "done" not in op.answer for op in self._all.values())
 
     def settle(self) -> None:
-        """Make the changes whose time has come. The application calls it before every request."""
+        """Make the changes that are due. The application calls it before every request."""
         for operation in self._all.values():
             if "done" not in operation.answer and operation.due <= self._clock():
                 operation.answer |= {"done": True, "response": operation.apply()}

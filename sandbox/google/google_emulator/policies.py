@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""IAM policies of repositories, service accounts and projects: one kind of document, read and written alike."""
+"""IAM policies of repositories, service accounts and projects."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Policies:
         self._granted_at: dict[_Grant, float] = {}
 
     def read(self, name: str, version: object) -> Resource:
-        """The policy as a client that asked for this version (options.requestedPolicyVersion) sees it.
+        """Returns the policy in the version that a client requests (options.requestedPolicyVersion).
 
         Without version 3 a conditional binding is shown under a role that does not exist
         (cloud.google.com/iam/docs/policies#versions). Raises GoogleError for a version that there is not.
@@ -46,9 +46,9 @@ class Policies:
         return {**policy, "version": 1, "bindings": [_without_condition(binding) for binding in policy["bindings"]]}
 
     def write(self, name: str, kinds: Iterable[str], policy: Resource) -> Resource:
-        """Replace a policy; kinds: of resource that its roles may be about. Raises GoogleError."""
+        """Replace a policy. kinds: the resources that its roles may apply to. Raises GoogleError."""
         current = self._current(name)
-        # Without an etag the policy is overwritten blindly, as at Google.
+        # Without an etag the policy is overwritten, as at Google.
         if policy.get("etag", current["etag"]) != current["etag"]:
             raise GoogleError(
                 "ABORTED",
@@ -67,7 +67,7 @@ class Policies:
         return self._store.policies[name]
 
     def in_effect(self, name: str) -> Iterator[Resource]:
-        """The bindings of a resource, with those members alone whose grant has come into force."""
+        """Returns the bindings of a resource, with only those members whose grant is in effect."""
         due = self._clock() - self._conditions.grant_lag
         for binding in self._store.policies.get(name, {}).get("bindings", []):
             members = [
@@ -78,17 +78,17 @@ class Policies:
             yield {**binding, "members": members}
 
     def rename(self, member: str, new: str) -> None:
-        """Everywhere: what becomes of a service account's grants when it is deleted or comes back."""
+        """Rename a member in all policies, when a service account is deleted or undeleted."""
         for policy in self._store.policies.values():
             for binding in policy.get("bindings", []):
                 binding["members"] = sorted(new if old == member else old for old in binding["members"])
 
     def _current(self, name: str) -> Resource:
-        # ACAB is the etag of a policy that nobody has set yet.
+        # ACAB is the etag of a policy that was never set.
         return self._store.policies.get(name, {"etag": "ACAB"})
 
     def _bindings(self, policy: Resource, kinds: frozenset[str]) -> list[Resource]:
-        """The bindings, checked, one for each role and condition, as Google returns them."""
+        """Returns the bindings after checks, one for each role and condition, like Google."""
         merged: dict[tuple[str, str], Resource] = {}
         for binding in policy.get("bindings", []):
             role, members = binding.get("role"), [_normal(member) for member in binding.get("members", [])]
@@ -110,7 +110,7 @@ class Policies:
     def _check_member(self, member: str) -> None:
         if member.startswith(("principal://", "principalSet://")):
             pool = member_pool(member)
-            # A soft-deleted pool is still known: its members stay in policies and grant nothing.
+            # Members of a soft-deleted pool stay in policies, but grant nothing.
             if pool not in self._store.pools:
                 raise GoogleError(
                     "INVALID_ARGUMENT",
@@ -129,7 +129,7 @@ class Policies:
 
 
 def _normal(member: str) -> str:
-    """E-mail addresses and domains in lower case; a principal's case counts."""
+    """Returns a member with e-mail addresses and domains in lower case. Principals are case-sensitive."""
     kind, separator, name = member.partition(":")
     return kind + separator + name.lower() if kind in ("user", "serviceAccount", "group", "domain") else member
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who asks: principals, and the opaque access tokens that stand for them."""
+"""Principals, and their opaque access tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FEDERATED = re.compile(
 
 @dataclass(frozen=True)
 class Principal:
-    """Who a token stands for.
+    """The caller that a token identifies.
 
     members: every IAM member that names this principal. pool: of a federated one, its pool's full name.
     account: of a service account, its full name. scopes: which APIs its token may be shown to.
@@ -52,9 +52,9 @@ def service_account(name: str, email: str, scopes: Iterable[str]) -> Principal:
 def federated(
     pool: str, subject: str, groups: Iterable[str], attributes: Mapping[str, str], scopes: Iterable[str]
 ) -> Principal:
-    """The identity of an exchanged token (cloud.google.com/iam/docs/principal-identifiers)."""
+    """Returns the identity of an exchanged token (cloud.google.com/iam/docs/principal-identifiers)."""
     parts = {f"group/{group}" for group in groups} | {f"attribute.{key}/{value}" for key, value in attributes.items()}
-    # One report says that a slash in a value is written %2F in the member †: both match.
+    # According to one report, a slash in a value is written %2F in the member †. Both match.
     parts |= {_escaped(part) for part in parts}
     subjects = {f"subject/{subject}", _escaped(f"subject/{subject}")}
     return Principal(
@@ -72,7 +72,7 @@ def _escaped(part: str) -> str:
 
 
 def member_pool(member: str) -> str | None:
-    """The pool that a principal:// or principalSet:// member names, None if it is malformed."""
+    """Returns the pool of a principal:// or principalSet:// member, None if it is malformed."""
     match = _FEDERATED.fullmatch(member)
     return match[1] if match else None
 
@@ -84,7 +84,7 @@ class _Grant:
 
 
 class Tokens:
-    """Access tokens and docker tokens alike: a value that nobody can guess, good until its time."""
+    """Access tokens and docker tokens: random values with an expiry."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -94,7 +94,7 @@ class Tokens:
         self._grants[value] = _Grant(principal, expires)
 
     def issue(self, principal: Principal, expires: float = float("inf")) -> str:
-        """A new `ya29.` token until `expires` (seconds since the epoch)."""
+        """Returns a new `ya29.` token that is valid until `expires` (seconds since the epoch)."""
         for value in [value for value, grant in self._grants.items() if grant.expires <= self._clock()]:
             del self._grants[value]
         value = f"ya29.{secrets.token_urlsafe(48)}"
@@ -102,11 +102,11 @@ class Tokens:
         return value
 
     def derive(self, value: str) -> str:
-        """Another token for the same principal that ends when `value` does."""
+        """Returns another token for the principal of `value`, with the same expiry."""
         grant = self._grants[value]
         return self.issue(grant.principal, grant.expires)
 
     def find(self, value: str) -> Principal | None:
-        """The principal of a token; None if it is unknown or over."""
+        """Returns the principal of a token, None if it is unknown or expired."""
         grant = self._grants.get(value)
         return grant.principal if grant and grant.expires > self._clock() else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What IAM refuses in a workload identity pool or provider.
+"""Checks workload identity pools and providers, like IAM.
 
 Limits and texts: the discovery document of iam.googleapis.com v1, and answers quoted in public issues.
 """
@@ -20,9 +20,9 @@ _ATTRIBUTE = re.compile(r"google\.subject|google\.groups|attribute\.[a-z0-9_]{1,
 _ID = re.compile(r"[a-z0-9-]{4,32}")
 _MAX_CUSTOM_ATTRIBUTES = 50
 _KINDS = ("oidc", "aws", "saml", "x509")
-# The members that Google documents for a key; "include only the following fields".
+# Google's documentation of keys: "include only the following fields".
 _KEY_MEMBERS = {"kty", "alg", "use", "kid", "n", "e", "x", "y", "crv"}
-# Issuers that sign for anyone: a provider without a condition would admit the whole world.
+# These issuers sign tokens for anyone, so a provider without a condition would accept everybody.
 _PUBLIC_ISSUERS = ("https://token.actions.githubusercontent.com", "https://gitlab.com")
 
 
@@ -47,7 +47,7 @@ def check_provider(provider: Resource) -> None:
     check_pool(provider)
     kinds = [kind for kind in _KINDS if kind in provider]
     if len(kinds) > 1:
-        raise _refuse(f"A provider must be of exactly one kind, got {' and '.join(kinds)}.")  # † in Google's words
+        raise _refuse(f"A provider must be of exactly one kind, got {' and '.join(kinds)}.")  # the message is †
     if not kinds or "oidc" in kinds:
         _check_oidc(provider.get("oidc", {}))
     _check_mapping(provider.get("attributeMapping", {}))
@@ -75,9 +75,9 @@ def _check_jwks(text: str) -> None:
     try:
         keys = json.loads(text)["keys"]
         if not keys:
-            raise ValueError("it holds no key")
+            raise ValueError("it has no key")
         for key in keys:
-            if unknown := sorted(key.keys() - _KEY_MEMBERS):  # † in Google's words, and whether it refuses or ignores them
+            if unknown := sorted(key.keys() - _KEY_MEMBERS):  # † the message, and whether Google refuses or ignores them
                 raise ValueError(f"unknown field {unknown[0]}")
             if key["kty"] != "RSA" and (key["kty"], key.get("crv")) != ("EC", "P-256"):
                 raise ValueError(f"key type {key['kty']} {key.get('crv', '')}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Streams a request to the real registry and its answer back; no body is ever whole in memory."""
+"""Streams requests to the real registry and its answers back, without keeping bodies in memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FORWARDED = {
     "range",
     "user-agent",
 }
-# distribution answers 404 for a kind that the client does not name; Artifact Registry sends what it has.
+# distribution answers 404 for a media type that is not in Accept; Artifact Registry does not check Accept.
 _MANIFEST_KINDS = ", ".join(
     (
         "application/vnd.oci.image.manifest.v1+json",
@@ -33,12 +33,12 @@ _MANIFEST_KINDS = ", ".join(
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )
 )
-# Of that hop alone; the server writes its own date.
+# Only for one hop; the server adds its own date.
 _DROPPED = {"connection", "date", "keep-alive", "transfer-encoding"}
 
 
 class _Relayed(StreamingResponse):
-    """An answer of the registry on its way to the client; the registry's connection is given back in any case."""
+    """An answer of the registry, streamed to the client. The registry's connection is always released."""
 
     def __init__(self, upstream: httpx.Response) -> None:
         super().__init__(upstream.aiter_raw(), upstream.status_code)
@@ -53,19 +53,19 @@ class _Relayed(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         except Cut:
-            pass  # the server closes a connection whose answer is not whole
+            pass  # the server closes the connection of an incomplete answer
         finally:
             await self._upstream.aclose()
 
 
 class Registry:
-    """A distribution registry; `client` has its URL as base."""
+    """A distribution registry. `client`: with its base URL."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def head(self, path: str) -> int:
-        """The HTTP status of a HEAD."""
+        """Returns the HTTP status of a HEAD."""
         upstream = await self._send(self._client.build_request("HEAD", path, headers={"accept": _MANIFEST_KINDS}))
         await upstream.aclose()
         return upstream.status_code
@@ -78,12 +78,12 @@ class Registry:
         *,
         missing: DockerError | None = None,
     ) -> StreamingResponse:
-        """The registry's answer to this request at another path; no credential passes.
+        """Returns the registry's answer to a request at another path, sent without the credential.
 
-        missing: raised in place of a 404.
+        missing: raised instead of a 404.
         """
         headers = [(name, value) for name, value in request.headers.items() if name in _FORWARDED]
-        # Bodies as they are stored: httpx would ask for compression by itself.
+        # No compression, which httpx would request.
         headers += [("accept", _MANIFEST_KINDS), ("accept-encoding", "identity")]
         body = request.stream() if request.method in ("PATCH", "POST", "PUT") else None
         target = f"{path}?{urlencode(query)}" if query else path
@@ -100,8 +100,8 @@ class Registry:
             message = f"The registry behind the emulator: {type(error).__name__}"
             raise DockerError(502, "UNAVAILABLE", message) from None
         except ClientDisconnect:
-            # Nobody reads this: it is for the log alone.
-            raise DockerError(400, "BLOB_UPLOAD_INVALID", "The client went away.") from None
+            # Only for the log, since the client is gone.
+            raise DockerError(400, "BLOB_UPLOAD_INVALID", "The client closed the connection.") from None
 
 
 def _on_our_host(location: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Predefined roles, as far as the emulator asks for permissions (cloud.google.com/iam/docs/roles-permissions)."""
+"""Predefined roles, with the permissions that the emulator checks (cloud.google.com/iam/docs/roles-permissions)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 DOWNLOAD = "artifactregistry.repositories.downloadArtifacts"
 UPLOAD = "artifactregistry.repositories.uploadArtifacts"
 DELETE = "artifactregistry.repositories.deleteArtifacts"
-# The one permission that not even an owner has.
+# The only permission that owners do not have.
 GET_ACCESS_TOKEN = "iam.serviceAccounts.getAccessToken"
 
 
@@ -60,10 +60,10 @@ ROLES: dict[str, frozenset[str]] = {
 
 
 def supported(role: str, kinds: Iterable[str]) -> bool:
-    """Whether a role is known and says anything about these kinds of resource, such as iam.serviceAccounts."""
+    """Returns whether a role is known and has permissions for one of these kinds of resource, such as iam.serviceAccounts."""
     return any(permission.rpartition(".")[0] in kinds for permission in ROLES.get(role, ()))
 
 
 def all_kinds() -> frozenset[str]:
-    """What a project's policy governs."""
+    """Returns all kinds of resource, which a project's policy applies to."""
     return frozenset(permission.rpartition(".")[0] for permissions in ROLES.values() for permission in permissions)

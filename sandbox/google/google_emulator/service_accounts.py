@@ -40,7 +40,7 @@ _KINDS = ("iam.serviceAccounts", "iam.serviceAccountKeys")
 
 
 class Accounts:
-    """Accounts by full name, which ends in the unique id: an address may be used again after deletion."""
+    """Accounts by full name, which ends in the unique id, since an address can be reused after a deletion."""
 
     def __init__(
         self, store: Store, access: Access, policies: Policies, clock: Callable[[], float] = time.time
@@ -64,7 +64,7 @@ class Accounts:
         ]
 
     def _existing(self, request: Request, permission: str) -> str:
-        """The full name of the request's account, if the caller has the permission. The project may be `-`."""
+        """Returns the full name of the request's account if the caller has the permission. The project may be `-`."""
         name = self._store.account(request.path_params["account"])
         project = request.path_params["project"]
         if name is not None and project == "-":
@@ -87,7 +87,7 @@ class Accounts:
                 f"Invalid service account id '{short}': 6-30 characters of [a-z0-9-] that begin with a letter.",
             )
         _check(wanted)
-        # A project of a domain, example.com:name, has that domain at the end.
+        # A domain-scoped project, example.com:name, has the domain at the end.
         email = f"{short}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
         if self._store.account(email):
             raise GoogleError(
@@ -149,7 +149,7 @@ class Accounts:
         return JSONResponse({})
 
     async def _undelete(self, request: Request) -> JSONResponse:
-        """By the unique id alone: the address may belong to another account by now."""
+        """Undelete by the unique id, since the address may belong to another account."""
         project = self._access.require(request, "iam", "iam.serviceAccounts.undelete", named=False)
         await messages.read(request, {})
         account = self._store.accounts.get(f"projects/{project}/serviceAccounts/{request.path_params['account']}")
@@ -177,7 +177,7 @@ class Accounts:
         body = await messages.read(request, {"privateKeyType": str, "keyAlgorithm": str})
         kind = body.get("privateKeyType", "TYPE_GOOGLE_CREDENTIALS_FILE")
         if kind != "TYPE_GOOGLE_CREDENTIALS_FILE" or body.get("keyAlgorithm", "KEY_ALG_RSA_2048") != "KEY_ALG_RSA_2048":
-            raise GoogleError("UNIMPLEMENTED", "This emulator makes JSON credentials with an RSA key of 2048 bits only.")
+            raise GoogleError("UNIMPLEMENTED", "This emulator creates only JSON credentials with an RSA key of 2048 bits.")
         account, key = self._store.accounts[name], rsa.generate_private_key(public_exponent=65537, key_size=2048)
         identifier = secrets.token_hex(20)
         pem = key.private_bytes(
@@ -223,7 +223,7 @@ class Accounts:
 
 
 def _chosen(account: Resource) -> Resource:
-    """What a client decides; the rest is Google's."""
+    """Returns the fields that a client may set."""
     return {key: value for key, value in account.items() if key in _MUTABLE}
 
 
@@ -238,5 +238,5 @@ def _etag() -> str:
 
 
 def _members(account: Resource) -> tuple[str, str]:
-    """How policies name an account while it lives and when it is deleted."""
+    """Returns the member for an account in policies, before and after its deletion."""
     return f"serviceAccount:{account['email']}", f"deleted:serviceAccount:{account['email']}?uid={account['uniqueId']}"

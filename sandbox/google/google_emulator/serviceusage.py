@@ -22,7 +22,7 @@ _MAX_GET, _MAX_ENABLE = 30, 20
 
 
 class ServiceUsage:
-    """APIs by their host's name."""
+    """APIs by the name of their host."""
 
     def __init__(self, operations: Operations, access: Access, apis: Apis) -> None:
         self._operations, self._access, self._apis = operations, access, apis
@@ -107,7 +107,7 @@ class ServiceUsage:
         return self._change(project, apis, True, response)
 
     def _change(self, project: str, apis: list[str], enabled: bool, response: Callable[[], Resource]) -> JSONResponse:
-        """All of them or none; what is so already is done at once, under a name that cannot be polled."""
+        """Change all APIs or none. If all are in that state already, the operation is done at once and cannot be polled."""
         _require_known(apis)
         if all(self._apis.enabled(project, api) == enabled for api in apis):
             return JSONResponse({"name": "operations/noop.DONE_OPERATION", "done": True, "response": response()})

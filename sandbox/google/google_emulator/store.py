@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The resources that outlive a restart."""
+"""The resources that survive a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Resource = dict[str, Any]
 
 
 class Store:
-    """Resources by full name, in one JSON file (in memory alone without a path)."""
+    """Resources by full name, in a JSON file, or only in memory without a path."""
 
     def __init__(self, path: pathlib.Path | None = None) -> None:
         self._path = path
@@ -34,7 +34,7 @@ class Store:
             write_private(self._path, json.dumps(content, indent=1).encode())
 
     def expire(self, now: str) -> None:
-        """Forget what was deleted 30 days ago: its id is free again.
+        """Remove resources that were deleted 30 days ago, which frees their ids.
 
         now: RFC 3339 in UTC with whole seconds, which sorts as text.
         """
@@ -50,23 +50,23 @@ class Store:
             self.save()
 
     def live_pool(self, name: str) -> bool:
-        """Whether a pool exists, is not deleted and not disabled."""
+        """Returns whether a pool exists and is neither deleted nor disabled."""
         return _live(self.pools.get(name))
 
     def live_provider(self, name: str) -> Resource | None:
-        """A provider that exists, is not deleted and not disabled, in such a pool."""
+        """Returns a provider if it and its pool are neither deleted nor disabled."""
         provider = self.providers.get(name)
         return provider if _live(provider) and self.live_pool(name.rpartition("/providers/")[0]) else None
 
     def account(self, key: str) -> str | None:
-        """The full name of a service account that is not deleted; key: its e-mail address or unique id."""
+        """Returns the full name of a service account that is not deleted. key: its e-mail address or unique id."""
         for name, account in self.accounts.items():
             if "expireTime" not in account and key in (account["email"], account["uniqueId"]):
                 return name
         return None
 
     def live_account(self, name: str) -> bool:
-        """Whether a service account exists, is not deleted and not disabled."""
+        """Returns whether a service account exists and is neither deleted nor disabled."""
         account = self.accounts.get(name)
         return account is not None and "expireTime" not in account and not account.get("disabled", False)
 

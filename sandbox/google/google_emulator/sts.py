@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""sts.googleapis.com/v1/token: a cluster's token against a Google access token (RFC 8693)."""
+"""sts.googleapis.com/v1/token: exchanges a cluster's token for a Google access token (RFC 8693)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _UNREACHABLE = "Error connecting to the given credential's issuer."
 
 
 class Exchange:
-    """The one endpoint. Every error is HTTP 400 with an OAuth body, except for an API that is disabled †."""
+    """The token endpoint. Every error is HTTP 400 with an OAuth body, except for a disabled API †."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Exchange:
         claims = self._verified(provider, fields["subject_token"])
         principal = _principal(provider, claims, fields["scope"].split())
         now = self._clock()
-        # Both bounds are measured: 2 s of life give no expires_in, 1 s an internal error.
+        # Measured at Google: with 2 s left there is no expires_in, with 1 s an internal error.
         seconds = int(min(claims["exp"] - now, _MAX_LIFE)) - 2
         if seconds < 0:
             raise OAuthError("internal_failure", "Internal error encountered.", status=500)
@@ -100,7 +100,7 @@ class Exchange:
         }
 
     def _verified(self, provider: Resource, token: str) -> dict[str, Any]:
-        """The claims of a token that this provider accepts."""
+        """Returns the claims of a token that a provider accepts."""
         try:
             key_id = jwt.get_unverified_header(token)["kid"]
             claims = jwt.decode(token, options={"verify_signature": False})
@@ -109,11 +109,11 @@ class Exchange:
                     raise ValueError(name)
             claims["sub"]
         except (jwt.PyJWTError, KeyError, ValueError):
-            # † in Google's words; the required header and claims are documented.
+            # The messages are †; the required header and claims are documented.
             raise OAuthError(
                 "invalid_request", "Unable to parse the ID Token: kid, iss, sub, aud, iat and exp are required."
             ) from None
-        oidc = provider.get("oidc", {"issuerUri": ""})  # a provider of another kind takes no token of a cluster
+        oidc = provider.get("oidc", {"issuerUri": ""})  # a provider of another kind accepts no token of a cluster
         if claims["iss"] != oidc["issuerUri"]:
             raise OAuthError(
                 "invalid_grant",
@@ -134,7 +134,7 @@ class Exchange:
 
 
 async def _fields(request: Request) -> dict[str, str]:
-    """The parameters of a form, or of JSON with names in camelCase, under their OAuth names."""
+    """Returns the parameters of a form, or of JSON with camelCase names, under their OAuth names."""
     body = await request.body()
     if request.headers.get("content-type", "").startswith("application/json"):
         try:
@@ -149,7 +149,7 @@ async def _fields(request: Request) -> dict[str, str]:
 
 
 def _verify_signature(oidc: Resource, key_id: str, token: str) -> None:
-    """With an uploaded key only: the emulator fetches no issuer's keys."""
+    """Verify a token with uploaded keys only, since the emulator does not fetch an issuer's keys."""
     keys = [key for key in json.loads(oidc.get("jwksJson", '{"keys": []}'))["keys"] if key.get("kid") == key_id]
     if not keys:
         raise OAuthError("invalid_grant", _UNREACHABLE)
@@ -161,13 +161,13 @@ def _verify_signature(oidc: Resource, key_id: str, token: str) -> None:
 
 
 def _principal(provider: Resource, claims: dict[str, Any], scopes: list[str]) -> Principal:
-    """Attribute mapping, then the attribute condition."""
+    """Apply the attribute mapping, then the attribute condition."""
     mapped: dict[str, Any] = {}
     for key, expression in provider["attributeMapping"].items():
         try:
             mapped[key] = cel.evaluate(expression, {"assertion": claims})
         except cel.CelError as error:
-            # † in Google's words.
+            # The message is †.
             raise OAuthError("invalid_request", f"The mapped attribute '{key}' cannot be evaluated: {error}") from None
         if key == "google.groups":
             mapped[key] = [mapped[key]] if isinstance(mapped[key], str) else mapped[key]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The emulator's own certificate authority, and its server certificate for Google's names."""
+"""The emulator's certificate authority, and its server certificate for Google's names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CA_DAYS, _SERVER_DAYS = 3650, 397
 
 
 def ensure(state: pathlib.Path, address: str) -> tuple[pathlib.Path, pathlib.Path]:
-    """Certificate and key of the server, new at every start, from a CA that stays (`ca.pem`)."""
+    """Make a new server certificate, signed by a permanent CA (`ca.pem`). Returns the files of certificate and key."""
     ca_file, ca_key_file = state / "ca.pem", state / "ca-key.pem"
     if not (ca_file.exists() and ca_key_file.exists()):
         key = ec.generate_private_key(ec.SECP256R1())
@@ -53,7 +53,7 @@ def _builder(
         .issuer_name(issuer or subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # Clocks of clients may be a little behind.
+        # Clients' clocks may be slow.
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
