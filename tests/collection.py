@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Makes `ansible_collections.*` importable from a clone in a directory of any name."""
+"""Makes `ansible_collections.*` importable from a clone in a folder of any name."""
 
 from __future__ import annotations
 

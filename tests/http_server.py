@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An HTTP server on loopback, in the test's process."""
+"""An HTTP server on loopback in the test's process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Base of handlers that write no log."""
+    """Base class of handlers that log nothing."""
 
     def log_message(self, *_arguments: Any) -> None:
         pass
 
 
 class HttpServer:
-    """A server that answers by a handler until it is closed.
+    """A server that uses a handler until it is closed.
 
-    :param certificate: the files of a certificate and its key, for HTTPS.
+    :param certificate: the files of certificate and key for HTTPS.
     """
 
     def __init__(self, handler: Any, certificate: tuple[pathlib.Path, pathlib.Path] | None = None) -> None:

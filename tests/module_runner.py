@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs a module in this process, with any ansible-core: arguments in, its result out."""
+"""Runs a module in this process with any version of ansible-core."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ except ImportError:  # before 2.19
             yield
 
 
-# What ansible-core itself says before 2.18 of a null among an option's own options.
+# A warning of ansible-core before 2.18 about null in a suboption.
 NULL = "is of type <class 'NoneType'>"
 
 
 def run(name: str, /, *, check: bool = False, with_secrets: bool = False, **arguments: Any) -> dict[str, Any]:
-    """The result of a module, with C(failed) where it failed.
+    """Returns the result of a module, with C(failed) if it failed.
 
     :param with_secrets: whether the result is as the module hands it over, before Ansible adds arguments and blots out secrets.
     """

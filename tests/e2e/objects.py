@@ -129,9 +129,9 @@ def of_google(google: Google) -> Objects:
 
 
 def _all(answer: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """List a collection. Raises ValueError if it has more than one page."""
+    """Returns the items of an answer. Raises ValueError if there are more pages."""
     if "nextPageToken" in answer:
-        raise ValueError(f"more {key} than one page holds")
+        raise ValueError(f"{key} has more than one page")
     return answer.get(key, [])
 
 

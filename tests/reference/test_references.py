@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image references are read as github.com/distribution/reference reads them, on thousands of generated ones."""
+"""Image references are parsed like by github.com/distribution/reference, checked on thousands of generated ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 NUMBER = 20_000
 SEED = 20260601
 HEX = "0123456789abcdef"
-# What the grammar treats in a special way, and what it does not know.
+# Characters that are special in the grammar, and others that are not in it.
 ALPHABET = "aZ09._-:/@[] \n\té\u212a"
 HOSTS = ["docker.io", "index.docker.io", "gcr.io", "localhost", "localhost:5000", "Cache", "cache", "127.0.0.1:80", "[::1]:5000"]
 PIECES = ["library", "ubuntu", "foo..bar", "a.-b", "a--b", "a__b", "a___b", "a_b.c", "-a", "a-", "i", "0", "A", *HOSTS]
@@ -28,7 +28,7 @@ ALGORITHMS = ["sha256", "sha384", "sha512", "sha1", "md5", "SHA256", "sha256+b64
 
 
 def a_reference(rng: random.Random) -> str:
-    """A reference of likely and unlikely parts, most of which are valid."""
+    """Returns a reference of common and unusual parts, most of them valid."""
 
     def word(limit: int) -> str:
         return "".join(rng.choice(string.ascii_lowercase + string.digits) for _ in range(rng.randint(1, limit)))
@@ -53,7 +53,7 @@ def a_reference(rng: random.Random) -> str:
     if kind < 0.06:
         text = "".join(rng.choice(HEX) for _ in range(rng.choice([63, 64, 65])))
     elif kind < 0.12:
-        # Repositories about as long as they may be, of which docker.io's have library/ in front.
+        # Repositories of about the maximum length; those of docker.io get the prefix library/.
         text = "/".join("a" * rng.choice([7, 63]) for _ in range(rng.randint(1, 4)))
         text += "b" * (rng.randint(245, 258) - len(text))
     else:
@@ -68,7 +68,7 @@ def a_reference(rng: random.Random) -> str:
 
 
 def a_mutation(rng: random.Random, text: str) -> str:
-    """The text with one to three small changes."""
+    """Returns the text with one to three small changes."""
     for _ in range(rng.randint(1, 3)):
         place = rng.randint(0, len(text))
         change = rng.randrange(5)
@@ -88,7 +88,7 @@ def a_mutation(rng: random.Random, text: str) -> str:
 
 @pytest.fixture(scope="module")
 def references() -> list[str]:
-    """Generated, the same ones each time, and those that were once read in another way."""
+    """Generated references, the same in each run, and some that were once parsed differently."""
     rng = random.Random(SEED)
     valid = [a_reference(rng) for _ in range(NUMBER // 2)]
     known = ["index.docker.io/ubuntu", "index.docker.io/a/b", "foo..bar/x", "a.-b/x", "a_b.c/x", "", "/"]
@@ -100,7 +100,7 @@ def references() -> list[str]:
 
 @pytest.fixture(scope="module")
 def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """What the library makes of each."""
+    """The library's result for each."""
     program = tmp_path_factory.mktemp("go") / "reference"
     subprocess.run(["go", "build", "-o", str(program), "."], cwd=HERE, check=True)
     lines = "".join(json.dumps(text) + "\n" for text in references)
@@ -109,7 +109,7 @@ def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def accepted(answer: dict[str, str]) -> bool:
-    """Whether the parser is to accept it too. A name without a registry is none: image_reference says why."""
+    """Returns whether our parser must accept a reference, too. It refuses names without a registry; image_reference explains why."""
     return not answer["error"] and bool(answer["registry"])
 
 
@@ -128,7 +128,7 @@ def test_the_same_parts_and_the_same_refusals(references: list[str], answers: li
 
 
 def test_every_kind_of_reference_is_among_them(answers: list[dict[str, str]]) -> None:
-    """What the comparison is worth."""
+    """Shows that the comparison covers all kinds."""
     kinds = collections.Counter(re.sub(r"\([^)]*\)", "", answer["error"]) or "valid" for answer in answers)
     assert kinds["valid"] > NUMBER / 4 and len(answers) - kinds["valid"] > NUMBER / 4
     reasons = "more than 255", "64-byte hexadecimal", "must be lowercase", "digest length", "digest algorithm", "invalid reference format"

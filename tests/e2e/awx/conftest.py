@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures: a clone where AWX would have its project, and AWX's own documentation of its modules."""
+"""Fixtures: a clone as in an AWX project, and the documentation of AWX's modules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BIN = environment.VENV / "bin"
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """At a path as odd as AWX's own, `_8__registry_cache`."""
+    """A clone at a path like AWX's, `_8__registry_cache`."""
     return artifact.clone(tmp_path_factory.mktemp("projects") / "_8__registry cache")
 
 

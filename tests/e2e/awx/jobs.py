@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jobs as AWX runs them: by ansible-runner, a playbook by its file's name in a clone, with the environment that AWX injects."""
+"""Runs jobs like AWX: a playbook in a clone, by ansible-runner, with the environment that AWX injects."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FOREIGN = re.compile("ANSIBLE_|CONTROLLER_|DOCKER_|GC[EP]_|GOOGLE_|K8S_|KUBECON
 
 @dataclass
 class Credential:
-    """Of one of AWX's built-in types, by its namespace there, as AWX's own injectors take it."""
+    """A credential of a built-in type of AWX, given by its namespace, for AWX's injectors."""
 
     kind: str
     inputs: Mapping[str, Any]
@@ -36,7 +36,7 @@ class Credential:
         return bool(self.inputs.get(name))
 
     def inject(self, variables: dict[str, str], folder: pathlib.Path) -> None:
-        """By the code that AWX runs. Its containers have the job's folder at /runner; here there is none."""
+        """Inject the credential with AWX's code. AWX mounts the job's folder at /runner; here there is no container."""
         if hasattr(injectors, self.kind):
             injected: dict[str, str] = {}
             getattr(injectors, self.kind)(self, injected, str(folder))
@@ -48,7 +48,7 @@ class Credential:
 
 @dataclass
 class Job:
-    """What came of one."""
+    """The result of a job."""
 
     status: str
     output: str
@@ -57,12 +57,12 @@ class Job:
 
 
 def update_project(project: pathlib.Path, base: pathlib.Path) -> pathlib.Path:
-    """What AWX does after it fetched a project: the collections of collections/requirements.yml, into a folder beside it."""
+    """Install the collections of collections/requirements.yml beside the project, like AWX after it fetched a project."""
     target = base / "requirements_collections"
     entries = ("kubernetes.core", "google.cloud", "awx.awx")
     command = [environment.users() / "bin" / "ansible-galaxy", "collection", "install", "--offline", "--collections-path", target]
     subprocess.run([*command, *map(artifact.dependency, entries)], check=True, capture_output=True, cwd=project)
-    # Galaxy is out of reach here: what it would deliver is there already, in versions that the file takes.
+    # Galaxy cannot be reached here. Its collections are installed already, in versions that the file allows.
     result = subprocess.run(
         [*command, "--requirements-file", "collections/requirements.yml"], check=False, capture_output=True, text=True, cwd=project
     )
@@ -82,7 +82,7 @@ def run(
     check: bool = False,
     **extra_vars: Any,
 ) -> Job:
-    """Run a job in a folder of its own.
+    """Run a job in a separate folder.
 
     :param further: variables of the execution environment's own, such as a proxy.
     :param check: whether it is a job of type check.
@@ -91,7 +91,7 @@ def run(
         (folder / name).mkdir(parents=True)
     (folder / "project").symlink_to(project)
     (folder / "inventory" / "hosts.json").write_text(json.dumps(inventory))
-    # Of awx/main/tasks/jobs.py, what a playbook can notice.
+    # The part of awx/main/tasks/jobs.py that affects a playbook.
     variables = {
         "ANSIBLE_COLLECTIONS_PATH": f"{collections}:{folder}/.ansible/collections:/usr/share/ansible/collections",
         "ANSIBLE_FORCE_COLOR": "False",
@@ -105,7 +105,7 @@ def run(
     }
     for credential in credentials:
         credential.inject(variables, folder)
-    # ansible-runner adds to this process's environment, where credentials or a kubeconfig may be.
+    # ansible-runner keeps this process's environment, which may have credentials or a kubeconfig.
     own = dict(os.environ)
     try:
         for name in filter(_FOREIGN.match, own):
@@ -124,7 +124,7 @@ def run(
         os.environ.update(own)
     events = list(ran.events)
     failed = [event["event_data"] for event in events if event["event"] in ("runner_on_failed", "runner_item_on_failed")]
-    # Of a loop each item says why, and then the task that one did.
+    # In a loop, each failed item has a reason; then the task reports that one failed.
     own = [data["res"] for data in failed if not data.get("ignore_errors") and "results" not in data["res"]]
     said = [str(result.get("msg", result)) for result in own]
     output = re.sub(r"\s+", " ", "\n".join(event["stdout"] for event in events))
@@ -132,7 +132,7 @@ def run(
 
 
 def own_type(definition: Mapping[str, Any], folder: pathlib.Path, **inputs: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Environment and extra variables of a credential whose type playbooks/awx.yml makes, rendered as AWX renders them."""
+    """Returns the environment and extra variables of a credential of a type of playbooks/awx.yml, rendered like in AWX."""
     names = {}
     for name, template in definition["injectors"].get("file", {}).items():
         path = folder / f"injected-{name}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An AWX that keeps what it is told, as far as the modules of awx.awx speak to one, and refuses what AWX would refuse.
+"""A minimal AWX API for the modules of awx.awx: it stores objects, and refuses what AWX would refuse.
 
 The fields that an object may have come from the documentation of the module that makes it.
 """
@@ -16,7 +16,7 @@ from tests.http_server import HttpServer, QuietHandler
 
 Object = dict[str, Any]
 
-# The module behind each kind of object.
+# The module for each kind of object.
 KINDS = {
     "organizations": "organization",
     "execution_environments": "execution_environment",
@@ -28,7 +28,7 @@ KINDS = {
     "groups": "group",
     "job_templates": "job_template",
 }
-# Fields that hold another object's id.
+# Fields with the id of another object.
 _REFERENCES = {
     "organization": "organizations",
     "project": "projects",
@@ -37,9 +37,9 @@ _REFERENCES = {
     "default_environment": "execution_environments",
     "credential_type": "credential_types",
 }
-# Fields that a module sends by itself.
+# Fields that a module adds.
 _SENT = {"credential_types": {"managed": {"type": "bool"}}}
-# What an object has that was not told.
+# Default fields of an object.
 _DEFAULTS: dict[str, Object] = {
     "projects": {"scm_revision": "0" * 40, "scm_branch": ""},
     "inventories": {"kind": "", "host_filter": None},
@@ -142,7 +142,7 @@ class Recorder(HttpServer):
         def fits(item: Object) -> bool:
             for field, value in query.items():
                 name, _, lookup = field.removeprefix("or__").partition("__")
-                if lookup == "name":  # of an object that is referred to
+                if lookup == "name":  # of a referenced object
                     name, value = name, str(next((i for n, i in self._ids(_REFERENCES[name]) if n == value), -1))
                 has = str(item.get(name))
                 if has not in (value.split(",") if lookup == "in" else [value]):
@@ -159,7 +159,7 @@ class Recorder(HttpServer):
         for field, value in fields.items():
             if field not in known or known[field].get("type") == "list":
                 raise Refusal(400, **{field: ["no such field"]})
-            # A reference is its id, and a mapping is sent as JSON by some modules.
+            # References are ids, and some modules send mappings as JSON.
             if field in _REFERENCES:
                 if value not in self.objects[_REFERENCES[field]]:
                     raise Refusal(400, **{field: [f'Invalid pk "{value}" - object does not exist.']})
@@ -180,7 +180,7 @@ class Recorder(HttpServer):
             raise Refusal(400, name=["This field is required."])
         self._check(kind, body)
         made = self.add(kind, **body)
-        # A new project is fetched at once.
+        # AWX fetches a new project at once.
         updating = {"summary_fields": {"current_update": {"id": 1}}} if kind == "projects" else {}
         return 201, made | updating
 
@@ -226,7 +226,7 @@ def _page(items: list[Object]) -> Object:
 
 
 def _check_type(inputs: Object, injectors: Object) -> None:
-    """What AWX's own schema and its trial rendering would refuse of a credential type."""
+    """Returns what AWX's schema and its test rendering would refuse in a credential type."""
     if not inputs.keys() <= {"fields", "required"} or not injectors.keys() <= {"file", "env", "extra_vars"}:
         raise Refusal(400, inputs=["additional properties"])
     fields = {field["id"] for field in inputs["fields"]}

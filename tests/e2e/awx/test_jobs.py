@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Each job template's playbook as a job of AWX that lacks something: one sentence, before anything is changed.
+"""Jobs of all templates with something missing: they stop with a clear message before anything is changed.
 
 On a cluster, with all that they need: tests/e2e/site/test_awx.py.
 """
@@ -26,7 +26,7 @@ from . import jobs
 from .jobs import Credential, Job
 from .test_templates import SAID, TEMPLATES
 
-# As an inventory in AWX has it: no host variable but these.
+# Like an inventory in AWX, with only these host variables.
 LOCAL = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
 EXAMPLE = yaml.safe_load((ROOT / "inventory/example/group_vars/registry_cache_clusters/main.yml").read_text())
 CLUSTERS = {"registry_cache_clusters": {"hosts": {"my-cluster": LOCAL}, "vars": EXAMPLE}}
@@ -65,7 +65,7 @@ def start(project: pathlib.Path, collections: pathlib.Path, tmp_path: pathlib.Pa
             playbook,
             changes.pop("inventory", BUILDERS if playbook == "playbooks/image.yml" else CLUSTERS),
             credentials,
-            # No engine answers on this host.
+            # This host has no container engine.
             {"DOCKER_HOST": "unix:///nonexistent"},
             **{**ANSWERS[playbook], **fixed, **changes},
         )
@@ -133,7 +133,7 @@ def test_every_template_is_started_here() -> None:
 def test_a_job_without_its_credential(start: Start, playbook: str, credentials: list[Credential], words: tuple[str, ...]) -> None:
     job = start(playbook, *credentials)
     assert (job.status, job.changed) == ("failed", 0), job.output
-    # An item's failure is told with the task's again, and a rescued one by the sentence that follows.
+    # The task repeats an item's failure, and a rescued failure is followed by another message.
     assert all(word in job.failures[-1] for word in words), job.failures
     assert "couldn't resolve" not in job.output
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/awx.yml: what it says of itself, and what AWX holds after it."""
+"""playbooks/awx.yml: its definitions, and the objects that it creates in AWX."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ OPTIONS = {
     for name, option in yaml.safe_load(file.read_text())["argument_specs"]["main"]["options"].items()
 }
 PLAYBOOKS = {f"playbooks/{path.name}" for path in (ROOT / "playbooks").glob("*.yml")}
-# The types of answers that an option of a role takes.
+# The types of survey answers for types of role options.
 ANSWERS = {"text": {"str", "path"}, "password": {"str"}, "textarea": {"str"}, "multiplechoice": {"str"}, "integer": {"int"}}
 EXECUTION_ENVIRONMENT = "registry.example/ee:1"
 
 
 class _Unsafe(yaml.SafeLoader):
-    """Reads Ansible's !unsafe as the text it is."""
+    """Reads Ansible's !unsafe as text."""
 
 
 _Unsafe.add_constructor("!unsafe", lambda loader, node: loader.construct_scalar(node))
@@ -76,13 +76,13 @@ def test_the_page_names_every_template_and_type() -> None:
     page = (ROOT / "docs/awx.md").read_text()
     assert not [entry["name"] for entry in [*TEMPLATES, *SAID["_registry_cache_awx_credential_types"]] if entry["name"] not in page]
     assert not [name for template in TEMPLATES for name in template["credentials"] if name not in page]
-    # What the playbook takes.
+    # The variables of the playbook.
     known = set(re.findall(r"\bregistry_cache_awx_\w+", (ROOT / "playbooks/awx.yml").read_text()))
     assert known and not [name for name in known if f"`{name}`" not in page]
 
 
 def run(project: pathlib.Path, recorder: Recorder | None, *arguments: str, **variables: Any) -> str:
-    """The playbook's output, with how it ended as its last line."""
+    """Run the playbook. Returns its output, with the exit status as the last line."""
     bare = {"PATH": f"{BIN}:{os.environ['PATH']}", "HOME": str(project.parent), "LANG": "C.UTF-8", "ANSIBLE_NOCOLOR": "1"}
     if recorder:
         bare |= {"CONTROLLER_HOST": recorder.url, "CONTROLLER_OAUTH_TOKEN": recorder.token}
@@ -108,7 +108,7 @@ def recorder(module_options: dict[str, dict[str, Any]]) -> Iterator[Recorder]:
 
 
 class TestAwx:
-    """In this order: each test goes on with what the one before left."""
+    """Tests in this order: each continues with the state that the previous one left."""
 
     def test_check_mode_on_an_awx_without_it(self, project: pathlib.Path, recorder: Recorder) -> None:
         said = run(project, recorder, "--check", **WANTED)
@@ -129,7 +129,7 @@ class TestAwx:
         assert json.loads(site["extra_vars"]) == {"registry_cache_image_mode": "published"}
         attached = {recorder.objects["credentials"][one]["name"] for one in recorder.associated["job_templates", site["id"], "credentials"]}
         assert attached == {"my Google key", "my cluster"}
-        # Each template has those of its own types.
+        # Each template has credentials of its types.
         image = templates["Registry cache image"]
         assert not recorder.associated.get(("job_templates", image["id"], "credentials"))
         assert recorder.named("execution_environments").popitem()[1]["image"] == EXECUTION_ENVIRONMENT
@@ -139,7 +139,7 @@ class TestAwx:
         (group,) = recorder.named("groups").values()
         assert recorder.associated["groups", group["id"], "hosts"] == [host["id"]]
         assert json.loads(group["variables"])["ansible_python_interpreter"] == "{{ ansible_playbook_python }}"
-        # The template of this playbook runs it as it ran now.
+        # The template of this playbook has the variables of this run.
         again = json.loads(templates["Registry cache in AWX"]["extra_vars"])
         assert again["registry_cache_awx_clusters"] == WANTED["registry_cache_awx_clusters"]
 
@@ -157,9 +157,9 @@ class TestAwx:
         said = run(project, recorder, **wanted)
         assert re.search(r"changed=1\b", said), said
         assert site["playbook"] == "playbooks/site.yml" and len(recorder.surveys[site["id"]]["spec"]) == len(TEMPLATES[0]["survey"])
-        # Credentials that were given stay where none is named.
+        # Existing credentials stay if none is named.
         assert len(recorder.associated["job_templates", site["id"], "credentials"]) == 2
-        # The template of this playbook is told how it ran.
+        # The template of this playbook has the variables of this run.
         own = recorder.named("job_templates")["Registry cache in AWX"]
         assert {urlsplit(path).path for _method, path in recorder.writes} == {site["url"], site["related"]["survey_spec"], own["url"]}
 

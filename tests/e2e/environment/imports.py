@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Run by an interpreter to be proved: imports whatever a plugin imports, guarded or not, and prints what it could not.
+"""Runs in the interpreter under test: imports everything that plugins import, and prints what is missing.
 
 python imports.py FOLDER_OF_ANSIBLE_COLLECTIONS FILE ...
 """
@@ -15,7 +15,7 @@ from ansible.utils.collection_loader._collection_finder import _AnsibleCollectio
 
 
 def imports(file: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
-    """Modules, and names of them, empty for the module itself, by the name that they are bound to; not those of its own folder.
+    """Returns modules and imported names (empty for the module itself), by the name they are bound to; without relative imports.
 
     Where a name has several, one is the fallback of the other.
     """
@@ -31,7 +31,7 @@ def imports(file: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
 
 
 def fault(module: str, name: str) -> str:
-    """Why it cannot be imported; empty if it can."""
+    """Returns the reason why an import fails, or nothing."""
     try:
         if name and not hasattr(importlib.import_module(module), name):
             importlib.import_module(f"{module}.{name}")

@@ -26,10 +26,10 @@ def clean() -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """As ansible-galaxy lays them in the image, with the built artifact among them."""
+    """The collections, as ansible-galaxy installs them in the image, with the built artifact."""
     tree = tmp_path_factory.mktemp("collections")
     built = artifact.build(tree / "built")
-    # Also what is installed elsewhere on this machine.
+    # Hides what is installed elsewhere on this machine.
     command = [BIN / "ansible-galaxy", "collection", "install", "--force", "--offline", "--collections-path", tree, built]
     subprocess.run([*command, *map(artifact.dependency, ("kubernetes.core", "google.cloud"))], check=True, capture_output=True)
     return tree
@@ -38,7 +38,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def test_ansible_builder_makes_the_context(tmp_path: pathlib.Path) -> None:
     source = artifact.clone(tmp_path / "source")
     command = [BIN / "ansible-builder", "create", "--file", "execution-environment.yml", "--context", tmp_path / "context"]
-    # By itself it takes the name after the engine that it finds.
+    # By default it uses the file name of the engine that it finds.
     command += ["--output-filename", "Containerfile"]
     result = subprocess.run(command, cwd=source, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -55,7 +55,7 @@ def test_ansible_builder_finds_the_requirements_of_the_collection(collections: p
     found = yaml.safe_load(result.stdout)
     mark = "  # from collection pullthrough.registry_cache"
     ours = [line for line in (ROOT / "requirements.txt").read_text().splitlines() if not line.startswith("#")]
-    # PyYAML is left out: ansible-core brings it.
+    # PyYAML is not listed, since ansible-core depends on it.
     wanted = {line for line in ours if not line.startswith("PyYAML")}
     assert {line.removesuffix(mark) for line in found["python"] if line.endswith(mark)} == wanted
     assert not [line for line in found["system"] if line.endswith(mark)]
@@ -116,7 +116,7 @@ def test_ansible_doc_shows_every_role_and_option() -> None:
 
 
 def test_the_pages_for_people_render_too() -> None:
-    """Without --json other code renders, and it tells of markup that it cannot read."""
+    """Without --json, ansible-doc renders the text, and reports invalid markup."""
     folders = {"module": "plugins/modules", "filter": "plugins/filter", "lookup": "plugins/lookup", "role": "roles"}
     for kind, folder in folders.items():
         names = [f"pullthrough.registry_cache.{path.stem}" for path in sorted((ROOT / folder).iterdir()) if path.stem[0] != "_"]

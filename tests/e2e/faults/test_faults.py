@@ -44,7 +44,7 @@ class Answer:
         return "110" in self.headers.get("warning", "")
 
     def is_honest(self) -> bool:
-        """Check that it is an error of the distribution specification with Retry-After."""
+        """Returns whether it is an error of the distribution specification with Retry-After."""
         return bool(json.loads(self.body)["errors"][0]["code"]) and int(self.headers["retry-after"]) > 0
 
 
@@ -196,7 +196,7 @@ def test_no_token(alone: Replicas, entry: Entry, google: Google, push: Push) -> 
 
 
 def renew(replicas: Replicas) -> float:
-    """Replace the first replica's pod. Returns its creation time."""
+    """Replace the first replica's pod. Returns the time at which the new one was found."""
     before = replicas.uid(0)
     replicas.delete(0, force=False)
     wait(lambda: replicas.uid(0) not in ("", before), 60, "a new pod")

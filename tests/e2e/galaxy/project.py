@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A project as a new user has it: a folder, and an environment with what README.md says to install."""
+"""A project of a new user: a folder, and an environment with the packages that README.md lists."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import yaml
 
 from sandbox import environment
 
-# What the user's shell does not have: what tests and their tools set for themselves.
+# Variables that tests and their tools set, and a user's shell does not have.
 _FOREIGN = re.compile("ANSIBLE_|MOLECULE_|PYTHONPATH|PYTEST_|VIRTUAL_ENV")
 
 
 class Project:
-    """requirements.yml, an inventory and archives; no ansible.cfg.
+    """A project with requirements.yml, an inventory and archives, without ansible.cfg.
 
     :param variables: the environment of the user's shell.
     """
@@ -34,7 +34,7 @@ class Project:
         return subprocess.run([str(word) for word in command], cwd=self.path, env=shell, check=False, capture_output=True, text=True)
 
     def install(self, *archives: pathlib.Path) -> None:
-        """As Galaxy would by name: there is none here, so each is an archive."""
+        """Install the collections. Galaxy cannot be reached, so each is an archive."""
         wanted = [{"name": str(archive), "type": "file"} for archive in archives]
         (self.path / "requirements.yml").write_text(yaml.safe_dump({"collections": wanted}))
         result = self.run("ansible-galaxy", "collection", "install", "--offline", "-r", "requirements.yml")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The built artifact: what is in it, what Galaxy says of it, and how it installs into an empty project."""
+"""The built artifact: its contents, the result of Galaxy's importer, and its installation in an empty project."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_artifact_holds_what_users_need_and_nothing_else(built: pathlib.Path
 
 
 def test_the_dependencies_are_the_least() -> None:
-    """What site.yml needs; an engine is asked by its command line, and AWX has a playbook of its own."""
+    """Only what site.yml needs: engines are used by their command line, and AWX has a separate playbook."""
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     assert galaxy["dependencies"].keys() == set(DEPENDENCIES)
     assert re.fullmatch(r"\d+\.\d+\.\d+", galaxy["version"])
@@ -56,7 +56,7 @@ def test_the_dependencies_are_the_least() -> None:
 
 def test_galaxy_importer_passes(built: pathlib.Path, tmp_path: pathlib.Path) -> None:
     venv = environment.further("galaxy-importer", [pathlib.Path(__file__).with_name("requirements.txt")])
-    # It looks for what ours depends on beside itself.
+    # The importer looks for dependencies beside itself.
     link = environment.collections(venv) / "ansible_collections"
     link.unlink(missing_ok=True)
     link.symlink_to(environment.collections() / "ansible_collections")
@@ -73,7 +73,7 @@ def test_galaxy_importer_passes(built: pathlib.Path, tmp_path: pathlib.Path) -> 
     imported = json.loads((tmp_path / "importer_result.json").read_text())
     found = {content["name"] for content in imported["contents"]}
     assert {path.name for path in (ROOT / "roles").iterdir()} | {path.name for path in (ROOT / "playbooks").glob("*.yml")} <= found
-    # A page of Galaxy is made of these.
+    # Galaxy makes a page from these.
     pages = imported["docs_blob"]["contents"]
     documented = {page["content_name"] for page in pages if page["doc_strings"] or page["readme_html"]}
     assert {path.stem for path in (ROOT / "plugins").glob("[flm][io][lod]*/[a-z]*.py")} <= documented
@@ -101,10 +101,10 @@ def project(tmp_path_factory: pytest.TempPathFactory, built: pathlib.Path) -> Pr
 
 def test_an_empty_project_runs_the_playbook_by_its_full_name(project: Project) -> None:
     command = ["ansible-playbook", "-i", "inventory", "pullthrough.registry_cache.site", "-e", "vault_registry_cache_password=of-the-vault"]
-    # As in an execution environment, which has no engine.
+    # Like in an execution environment, which has no engine.
     result = project.run(*command, "-e", "registry_cache_image_mode=published", "-e", "registry_cache_image=ghcr.io/o/registry-cache:1")
     said = re.sub(r"\s+", " ", result.stdout + result.stderr)
-    # There is no cluster: all roles and modules resolve, then the preflight says so.
+    # There is no cluster: all roles and modules are found, then the preflight reports it.
     assert "The cluster does not answer" in said and re.search(r"changed=0 .*failed=1", said), said
     assert "couldn't resolve" not in said and "WARNING" not in said, said
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The collection under its name."""
+"""Makes the collection importable under its name."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd where files have other owners and disks are full, which root alone can arrange."""
+"""Module htpasswd with files of other owners and full disks, which only root can set up."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def mode(path: pathlib.Path) -> int:
 
 @pytest.fixture
 def lent() -> Iterator[pathlib.Path]:
-    """A directory in which another user may write."""
+    """A folder that another user may write to."""
     if os.geteuid():
         pytest.skip("only root can be another user")
     with tempfile.TemporaryDirectory() as name:
-        # Ansible loads some of itself with the first module; another user may not read where it lies.
+        # Ansible loads parts of itself with the first module, from files that another user may not be able to read.
         first = pathlib.Path(name, "first")
         run("htpasswd", path=str(first), users=[user("nodes", NODES)], cost=COST)
         first.unlink()

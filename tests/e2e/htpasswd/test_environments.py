@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd with the packages of other environments, which pip installs from the network."""
+"""Module htpasswd with packages of other environments, which pip downloads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 
 @pytest.mark.parametrize("packages", [["passlib==1.7.4"], ["passlib==1.7.4", "libpass==1.9.4"]])
 def test_in_an_environment_as_people_have_it(tmp_path: pathlib.Path, packages: list[str]) -> None:
-    """bcrypt 5, with which passlib 1.7.4 fails, beside either or both; the rest of this environment is out of sight."""
+    """bcrypt 5, with which passlib 1.7.4 fails, with or without passlib. Other packages of this environment are hidden."""
     folder = tmp_path / "packages"
     for package in packages:
         argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "--upgrade", package]

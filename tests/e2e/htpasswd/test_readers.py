@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Who reads what module htpasswd wrote: Apache's own htpasswd, and the registry."""
+"""Programs that read the files of module htpasswd: Apache's htpasswd and the registry."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _free_port() -> int:
 
 @pytest.fixture(params=["apache", "registry"])
 def accepts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Accepts]:
-    """Whether a real reader of tmp_path/htpasswd accepts a user and password."""
+    """Returns whether a real program that reads tmp_path/htpasswd accepts a user and password."""
     path = tmp_path / "htpasswd"
     if request.param == "apache":
         command = request.getfixturevalue("apache")
@@ -57,7 +57,7 @@ def accepts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[
         def ask_apache(name: str, password: str) -> bool:
             argv = [command, "-v", "-i", str(path), name]
             done = subprocess.run(argv, input=password, capture_output=True, text=True, check=False)
-            # 3: another password; 6: no such user.
+            # 3: wrong password; 6: unknown user.
             assert done.returncode in (0, 3, 6), done.stderr
             return done.returncode == 0
 

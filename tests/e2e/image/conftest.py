@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role image for real: docker and Debian's podman, base images for two platforms, registries on loopback, no cluster."""
+"""Fixtures: role image with docker and Debian's podman, base images for two platforms, registries on loopback, no cluster."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ ENGINES = ("docker", "podman")
 
 @dataclass
 class Outcome:
-    """What a run of role image came to."""
+    """The result of a run of role image."""
 
     returncode: int
     output: str
     seconds: float
-    cpu: float  # seconds of a processor, which other work on this machine does not lengthen as much
+    cpu: float  # CPU seconds, which depend less on other load than elapsed time
     reference: str
     changed: int
     environment: dict[str, str] = field(repr=False)
 
     @property
     def words(self) -> str:
-        """The output with its line breaks and escapes folded, so that a sentence can be found in it."""
+        """The output without line breaks and escapes, so that sentences can be found in it."""
         return re.sub(r"\s+", " ", self.output.replace("\\n", " ").replace('\\"', '"'))
 
 
@@ -56,7 +56,7 @@ def command(engine_name: str, *words: str, check: bool = True) -> subprocess.Com
 
 
 class Server:
-    """A real registry on a port of loopback, with a user; everything it gets is on its own disk."""
+    """A real registry on a loopback port, with a user and a separate folder."""
 
     def __init__(self, folder: pathlib.Path, auth: bool = True, store: pathlib.Path | None = None) -> None:
         folder.mkdir()
@@ -114,7 +114,7 @@ class Server:
 
 @pytest.fixture(scope="session", autouse=True)
 def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Both engines with the builder's image, and the hub with base images for two platforms."""
+    """Both engines, each with the builder's image, and the hub with base images for two platforms."""
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
     engine.ensure()
@@ -125,8 +125,8 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     store = f'[storage]\ndriver = "overlay"\ngraphroot = "{CACHE}/podman"\nrunroot = "{CACHE}/run/podman"\n'
     (folder / "storage.conf").write_text(store)
     (folder / "registries.conf").write_text('[[registry]]\nlocation = "127.0.0.1"\n' + f'[[registry]]\nlocation = "{HUB}"\ninsecure = true\n')
-    # Podman 5 asks for a million files and processes as root, which not every machine lets it have; podman 4 first lowers
-    # its own processes to pid_max where that is less than it may have, and cannot give a container more than that again.
+    # As root, podman 5 requests a million files and processes, which not every machine allows. Podman 4 first lowers its own
+    # limit of processes to pid_max, and cannot give a container more than that.
     files = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = int(pathlib.Path("/proc/sys/kernel/pid_max").read_text())
     tasks = [min(limit, most) if limit >= 0 else most for limit in resource.getrlimit(resource.RLIMIT_NPROC)]
@@ -136,7 +136,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         CONTAINERS_CONF=str(folder / "containers.conf"),
         CONTAINERS_STORAGE_CONF=str(folder / "storage.conf"),
         CONTAINERS_REGISTRIES_CONF=str(folder / "registries.conf"),
-        BUILDAH_ISOLATION="chroot",  # no container of podman's starts in a sandbox like this one
+        BUILDAH_ISOLATION="chroot",  # podman cannot start containers in a sandbox like this
     )
     wanted = command("docker", "image", "inspect", "--format", "{{.Id}}", GO_IMAGE).stdout.strip().removeprefix("sha256:")
     held = command("podman", "image", "inspect", "--format", "{{.Id}}", GO_IMAGE, check=False).stdout.strip()
@@ -149,7 +149,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def forget(*repositories: str) -> None:
-    """Take the names of built images away; their layers stay, so that a build of the same is quick."""
+    """Remove the names of built images. Their layers stay, so another build is fast."""
     for name in ENGINES:
         for line in command(name, "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split():
             if any(repository in line for repository in repositories):
@@ -161,7 +161,7 @@ Role = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def role(tmp_path_factory: pytest.TempPathFactory) -> Role:
-    """Runs preflight and role image with variables, in check mode if asked, from another folder of the collection if given."""
+    """Runs preflight and role image with variables, optionally in check mode or from another copy of the collection."""
 
     def run(
         *arguments: str, collections: pathlib.Path | None = None, env: dict[str, str] | None = None, **variables: Any
@@ -200,7 +200,7 @@ def role(tmp_path_factory: pytest.TempPathFactory) -> Role:
 
 @pytest.fixture(scope="session")
 def server(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A registry with basic auth."""
+    """A registry with basic authentication."""
     running = Server(tmp_path_factory.mktemp("registry") / "auth")
     yield running
     running.stop()
@@ -209,7 +209,7 @@ def server(engines: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @contextlib.contextmanager
 def tmpfs(folder: pathlib.Path, size: str) -> Iterator[pathlib.Path]:
-    """A file system that is soon full."""
+    """A small file system."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], check=True)
     try:
@@ -219,7 +219,7 @@ def tmpfs(folder: pathlib.Path, size: str) -> Iterator[pathlib.Path]:
 
 
 def programs(engine_name: str, image: str, folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The programs of an image, copied out without running it."""
+    """Copy the programs out of an image without running it."""
     folder.mkdir()
     container = command(engine_name, "create", image, "none").stdout.split()[-1]
     try:
@@ -266,7 +266,7 @@ def published(
 def binaries(
     published: dict[str, Outcome], server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str], dict[str, pathlib.Path]]:
-    """By engine and platform."""
+    """The programs by engine and platform."""
     folder, found = tmp_path_factory.mktemp("binaries"), {}
     for name in ENGINES:
         lines = command(name, "images", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
@@ -278,7 +278,7 @@ def binaries(
 
 @pytest.fixture
 def other_collection(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A copy of the collection, to change its sources; its folder is what the second argument of `role` takes."""
+    """A copy of the collection whose sources a test can change. Returns the folder for the second argument of `role`."""
     target = tmp_path / "collections" / "ansible_collections" / "pullthrough" / "registry_cache"
     ignore = shutil.ignore_patterns(".git", "collections", "sandbox", "bench", "molecule")
     shutil.copytree(ROOT, target, ignore=ignore)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The image that both engines build and push, and what a run does that finds it there."""
+"""The image that both engines build and push, and a second run, which finds it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def repository(outcome: Outcome) -> str:
 def test_the_cache_is_deployed_by_digest(published: dict[str, Outcome], server: Server, engine: str) -> None:
     outcome = published[engine]
     assert re.fullmatch(rf"{server.host}/acme/{engine}@sha256:[0-9a-f]{{64}}", outcome.reference)
-    # The output of the build was shown while it ran; the password nowhere.
+    # The output of the build was shown while it ran, but not the password.
     assert f"$ {engine} build" in outcome.output and f"$ {engine} manifest push" in outcome.output
     assert PASSWORD not in outcome.output
     assert tag(outcome) in server.tags(f"acme/{engine}")
@@ -120,7 +120,7 @@ def test_what_was_pushed_runs_as_nobody_and_read_only(published: dict[str, Outco
         assert version in command("docker", *run, "registry", reference, "--version").stdout
         helper = re.findall(r"docker-credential-gcr/v2 v(\S+)", (ROOT / "docker/registry/go.mod").read_text())[0]
         assert helper in command("docker", *run, "docker-credential-gcr", reference, "version").stdout
-        # Without a command it is the cache, which finds no configuration here.
+        # Without a command the image runs the cache, which has no configuration here.
         bare = command("docker", *run[:-1], reference, check=False)
         assert bare.returncode == 1 and "/etc/registry-cache/config.yaml" in bare.stderr, bare.stdout + bare.stderr
         command("docker", "rmi", "--no-prune", reference)
@@ -139,14 +139,14 @@ def test_a_rerun_does_nothing_and_needs_no_engine(published: dict[str, Outcome],
     again = role(env=gone, **variables)
     assert (again.returncode, again.changed, again.reference) == (0, 0, published[engine].reference), again.output
     print(f"{engine}: {again.seconds:.1f} s, {again.cpu:.1f} s of a processor")
-    # Three seconds where a play of one task takes one, as it does on a machine that does nothing else.
+    # Three seconds if a play of one task takes one, as on an idle machine.
     assert again.cpu < 3 * one_task(), again.output
     check = role("--check", env=gone, **variables)
     assert (check.returncode, check.changed) == (0, 0), check.output
 
 
 def one_task() -> float:
-    """Seconds of a processor that a play of one task takes."""
+    """Returns the CPU seconds of a play with one task."""
     used = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     ansible = [str(environment.VENV / "bin" / "ansible"), "localhost", "--connection", "local", "--module-name", "command"]
     subprocess.run([*ansible, "--args", "true"], check=True, capture_output=True)
@@ -168,13 +168,13 @@ def test_sboms_name_what_is_in_the_programs(published: dict[str, Outcome], engin
             assert bom["bomFormat"] == "CycloneDX"
             held = {component["name"]: component["version"] for component in bom["components"]}
             assert held[module] == pins[module]
-        # Docker's older builder also exports the empty folders of a container.
+        # Docker's older builder also exports empty folders of a container.
         assert {path.name for path in beside.glob("*.json")} == {f"{pathlib.Path(program).name}.cdx.json" for program in PROGRAMS}
 
 
 @pytest.fixture
 def goproxy(tmp_path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, list[str]]]:
-    """A module proxy behind HTTPS with a CA of its own, serving what this machine's Go has downloaded: URL, CA, paths asked for."""
+    """A module proxy with a private CA that serves this machine's downloads of Go: its URL, CA and requested paths."""
     key, ca = tmp_path / "key.pem", tmp_path / "ca.pem"
     subject = ["-subj", "/CN=goproxy", "-addext", "subjectAltName=IP:127.0.0.1"]
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]
@@ -201,7 +201,7 @@ def test_a_changed_pin_is_one_command_and_another_image(
     engine: str,
 ) -> None:
     url, ca, asked = goproxy
-    # An older helper, which the builder's image has not.
+    # An older helper, which the builder's image does not have.
     pin = "github.com/GoogleCloudPlatform/docker-credential-gcr/v2@v2.1.32"
     subprocess.run(["make", "pin", f"PIN={pin}"], cwd=other_collection, check=True, capture_output=True)
     options = {
@@ -219,7 +219,7 @@ def test_a_changed_pin_is_one_command_and_another_image(
     assert any("docker-credential-gcr" in path and path.endswith(".zip") for path in asked), asked
     again = role(collections=other_collection.parents[2], **options)
     assert (again.returncode, again.changed, again.reference) == (0, 0, changed.reference), again.output
-    # The other engine reads what this one saved.
+    # The other engine loads what this one saved.
     (archive,) = (other_collection.parent / "archives").iterdir()
     other = ENGINES[1 - ENGINES.index(engine)]
     command(other, "load", "--input", str(archive))
@@ -248,9 +248,9 @@ def test_three_hosts_build_once(role: Role, server: Server, engine: str) -> None
 
 
 def test_containerd_and_k3s_nodes_get_the_image(role: Role, tmp_path: pathlib.Path) -> None:
-    """A real containerd, of which this machine is the node."""
+    """A real containerd on this machine."""
     address = tmp_path / "containerd.sock"
-    # The program that k3s is: `k3s ctr` is containerd's client.
+    # A replacement for k3s, whose `k3s ctr` is containerd's client.
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "k3s").write_text('#!/bin/sh\nexec "$@"\n')
     (tmp_path / "bin" / "k3s").chmod(0o755)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes wrong with a real engine and a real registry: a sentence each, and nothing half-published."""
+"""Failures with a real engine and a real registry: a clear message each, and nothing is half published."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def on(server: Server, name: str, **variables: Any) -> dict[str, Any]:
 
 
 def final(tags: list[str]) -> list[str]:
-    """The tags that a cluster would pull, without those of a platform."""
+    """Returns the tags that a cluster would pull, without those of single platforms."""
     return [tag for tag in tags if re.fullmatch(r"b-[0-9a-f]{12}", tag)]
 
 
 class Cut:
-    """A way to a registry that breaks for good once so many bytes went there."""
+    """A proxy to a registry that stops working after so many bytes."""
 
     def __init__(self, target: str, after: int) -> None:
         self._target, self._left, self._lock = target, after, threading.Lock()
@@ -98,7 +98,7 @@ def test_a_registry_that_goes_down_in_the_middle_of_a_push(role: Role, server: S
     broken = role(**options)
     told(broken, "was not pushed, and nothing is under that tag", f"(tries: {2 if engine == 'podman' else 1})")
     assert final(server.tags(f"refused/cut-{engine}")) == []
-    # The same from the registry's own side, once it is up.
+    # A run after the registry is back publishes the image.
     whole = role(**{**options, "registry_cache_image": f"{server.host}/refused/cut-{engine}"})
     assert whole.returncode == 0, whole.output
     assert len(final(server.tags(f"refused/cut-{engine}"))) == 1
@@ -157,7 +157,7 @@ def test_a_build_on_a_full_disk(role: Role, tmp_path: pathlib.Path) -> None:
         (tmp_path / "storage.conf").write_text(f'[storage]\ndriver = "vfs"\ngraphroot = "{folder}"\nrunroot = "{tmp_path}/run"\n')
         options = {"registry_cache_image": "acme/full", "registry_cache_image_engine": "podman", **AMD64}
         options |= {"registry_cache_image_publish": "archive", "registry_cache_image_archive_path": str(tmp_path)}
-        # Of the hub, since this store holds no image at all: the builder comes first.
+        # From the hub, since this store has no image and the builder comes first.
         options["registry_cache_image_builder"] = f"{HUB}/library/registry:untrusting"
         told(role(env={"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}, **options), "The disk is full")
 
@@ -205,7 +205,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.fixture(scope="module")
 def refusals(role: Role, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """One run over a host per row."""
+    """The result of a single run with a host per row."""
     hosts = {f"row-{number}": {"registry_cache_image": "acme/cache", **BAD_INPUT[name][0]} for number, name in enumerate(BAD_INPUT)}
     inventory = tmp_path_factory.mktemp("bad-input") / "hosts.yml"
     inventory.write_text(json.dumps({"all": {"hosts": hosts}}))

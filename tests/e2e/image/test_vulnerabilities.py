@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is known against the pins, by govulncheck and the Go vulnerability database of a pinned day, on the programs themselves."""
+"""Known vulnerabilities of the programs, found by govulncheck with a pinned Go vulnerability database."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def test_nothing_is_known(binaries: dict[tuple[str, str], dict[str, pathlib.Path
 
 
 def test_what_is_known_is_found() -> None:
-    """etcd of the sandbox is pinned for its Kubernetes, not for its age."""
+    """The sandbox's etcd is pinned to the version of Kubernetes, so it has known vulnerabilities."""
     result = check(tools.build("etcd") / "server")
     assert result.returncode == 3 and "Vulnerability #1" in result.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What these tests share: runs of site.yml by their variables, and namespaces. Each file begins and ends without a cache."""
+"""Fixtures: runs of site.yml with variables, and namespaces. Each file begins and ends without a cache."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.e2e.site.test_site import changed
 Run = Callable[..., int]
 Everything = Callable[[], Objects]
 
-# The uninstall of README.md.
+# The uninstall in README.md.
 ABSENT = {"state": "absent", "wif_state": "absent", "pull_secret_state": "absent"}
 POOL = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
 
 
 def extra(**variables: Any) -> tuple[str, str]:
-    """Variables of the collection, without registry_cache_, as arguments of ansible-playbook."""
+    """Returns arguments of ansible-playbook for variables, given without the prefix registry_cache_."""
     return "--extra-vars", json.dumps({f"registry_cache_{name}": value for name, value in variables.items()})
 
 
 @pytest.fixture(scope="session")
 def run(site: Site) -> Run:
-    """Runs site.yml with variables, which must succeed; returns how many of its tasks changed something."""
+    """Runs site.yml with variables. It must succeed. Returns the number of changed tasks."""
 
     def succeed(**variables: Any) -> int:
         result = site(*extra(**variables))
@@ -44,19 +44,19 @@ def run(site: Site) -> Run:
 
 @pytest.fixture(scope="session")
 def everything(cluster: Cluster, google: Google) -> Everything:
-    """Reads all objects of the cluster and of Google."""
+    """Returns a function that reads all objects of the cluster and of Google."""
     return lambda: objects.of_cluster(cluster) | objects.of_google(google)
 
 
 def readers(google: Google) -> set[str]:
-    """The subjects of this cluster's pool that may read the private repository."""
+    """Returns the subjects of this cluster's pool that may read the private repository."""
     members = [member for binding in google.policy().get("bindings", []) for member in binding["members"]]
     prefix = f"principal://iam.googleapis.com/{POOL}/subject/"
     return {member.removeprefix(prefix) for member in members if member.startswith(prefix)}
 
 
 def providers(google: Google) -> dict[str, set[str]]:
-    """The live providers of the pool by id, each with the service accounts that its condition admits."""
+    """Returns the active providers of the pool by id, with the service accounts that their conditions allow."""
     found = objects.of_google(google)
     prefix = f"provider {POOL}/providers/"
     return {
@@ -71,14 +71,14 @@ def subject(namespace: str, name: str = "registry-cache") -> str:
 
 
 def restart(cluster: Cluster, namespace: str, name: str = "registry-cache") -> None:
-    """Replace every replica, so that none holds an image or a token of Google's."""
+    """Replace all replicas, so that none has an image or a Google token."""
     where = (f"statefulset/{name}", "--namespace", namespace)
     cluster.kubectl("rollout", "restart", *where)
     cluster.kubectl("rollout", "status", *where, "--timeout=180s")
 
 
 def pull(cluster: Cluster, push: Push, port: int, namespace: str, *secrets: str) -> None:
-    """Run a pod whose image nobody has pulled before, with these pull secrets or those of its service account."""
+    """Run a pod with a new image, with these pull secrets or those of its service account."""
     image = push("ownership", [64 << 10])
     reference = f"localhost:{port}/{PROJECT}/{REPOSITORY}/{image.name}:{image.tag}"
     try:
@@ -91,6 +91,6 @@ def pull(cluster: Cluster, push: Push, port: int, namespace: str, *secrets: str)
 
 
 def attached(cluster: Cluster, namespace: str) -> list[str]:
-    """The pull secrets of a namespace's default service account."""
+    """Returns the pull secrets of a namespace's default service account."""
     account = cluster.get("serviceaccount", "default", "--namespace", namespace)
     return [entry["name"] for entry in account.get("imagePullSecrets", [])]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Several hosts of one play: names that agree for long have different providers, and the image is built once for all."""
+"""Several hosts in a play: names with a long common prefix get different providers, and the image is built once."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.e2e.site.test_site import IAM, SANDBOX_HOST
 
 from .conftest import POOL, Everything, extra, providers, readers, subject
 
-# As kubectl names contexts of GKE. They agree in 47 characters.
+# Context names like those of GKE, with 47 characters in common.
 NAMES = tuple(f"gke_my-project_europe-west1_production-cluster-{letter}" for letter in "ab")
 
 
 def inventory(folder: pathlib.Path, *names: str) -> str:
-    """An inventory in which the sandbox's cluster has these names, each with a cache in another namespace."""
+    """Returns an inventory with these names for the sandbox's cluster, each with a cache in another namespace."""
     hosts = {name: {**SANDBOX_HOST, "registry_cache_namespace": f"cache-{number}"} for number, name in enumerate(names)}
     path = folder / "hosts.yml"
     path.write_text(json.dumps({"registry_cache_clusters": {"hosts": hosts}}))
@@ -34,7 +34,7 @@ def inventory(folder: pathlib.Path, *names: str) -> str:
 
 
 def provider_of(name: str) -> str:
-    """The provider that a host of the inventory has by default, as roles/wif/README.md says."""
+    """Returns the default provider of a host, according to roles/wif/README.md."""
     readable = re.sub("[^a-z0-9-]", "-", name.lower())[:19]
     return f"k8s-{readable}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -58,7 +58,7 @@ def test_names_that_agree_for_long_have_different_providers(
         assert providers(google) == {first: {subject("cache-0")}, second: {subject("cache-1")}}
         assert readers(google) == {f"{first}:{subject('cache-0')}", f"{second}:{subject('cache-1')}"}
 
-        # As of another cluster: the sandbox has one alone.
+        # As if from another cluster, since the sandbox has only one.
         own = google.call("GET", IAM, f"/v1/{POOL}/providers/{second}")["description"]
         describe(google, second, re.sub("[0-9a-f-]{36}", "00000000-0000-4000-8000-000000000000", own))
         try:
@@ -68,7 +68,7 @@ def test_names_that_agree_for_long_have_different_providers(
         finally:
             describe(google, second, own)
     finally:
-        # One after the other, so that the last one finds the pool empty.
+        # One after the other, so that the last run finds an empty pool.
         removed = play([("wif", "main")], *hosts, "--limit", ",".join(NAMES), "--forks", "1", *extra(wif_state="absent"))
     assert removed.returncode == 0, removed.stdout
     assert objects.left(everything, before) == []
@@ -76,11 +76,11 @@ def test_names_that_agree_for_long_have_different_providers(
 
 @pytest.fixture
 def image(cluster: Cluster) -> Iterator[str]:
-    """The name of an image that nobody has built."""
+    """The name of an image that does not exist yet."""
     name = f"registry-cache-once-{secrets.token_hex(4)}"
     yield name
     listed = subprocess.run(["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"], capture_output=True, text=True, check=True)
-    # By name: the content may be that of the sandbox's own image.
+    # By name, since the sandbox's image may have the same content.
     for found in [one for one in listed.stdout.split() if name in one]:
         subprocess.run(["docker", "rmi", "--no-prune", found], capture_output=True, check=True)
     for node in cluster.nodes:
@@ -94,7 +94,7 @@ def test_three_hosts_build_the_image_once(play: Play, image: str, cluster: Clust
     entry_points = [("image", "preflight"), ("image", "main")]
     built = play(entry_points, *arguments)
     assert built.returncode == 0, built.stdout
-    # The engine's commands are shown as they run. The nodes of one cluster are of one platform.
+    # The engine's commands are shown while they run. The nodes of a cluster have the same platform.
     assert len(re.findall(r"(?m)^\s*\$ (?:docker|podman) build ", built.stdout)) == 1, built.stdout
     for node in cluster.nodes:
         assert [one for one in cluster.images(node) if f"{image}:" in one]

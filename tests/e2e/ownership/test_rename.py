@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All objects of the cluster and of Google before site.yml and after the uninstall, also after other names in between.
+"""Compares all objects of the cluster and of Google before site.yml and after the uninstall, also with renames in between.
 
 The namespaces are there before, so that no removal of a namespace hides what is left in it.
 """
@@ -20,7 +20,7 @@ from tests.e2e.objects import Objects
 from .conftest import ABSENT, Everything, Run, attached, extra, providers, pull, readers, restart, subject
 
 OLD_HOME, NEW_HOME, PULLS = "old-home", "new-home", "pulls"
-# Everything that can be left: entries of service accounts, and what external-secrets reads, part of it outside of any namespace.
+# Everything that could be left: entries in service accounts, and objects for external-secrets, some of them cluster-wide.
 COMMON: dict[str, Any] = {
     "namespace_create": False,
     "pull_secret_namespaces": [PULLS],
@@ -43,7 +43,7 @@ def _external_secrets(cluster: Cluster) -> Iterator[None]:
 def _namespaces(_external_secrets: None, cluster: Cluster, run: Run) -> Iterator[None]:
     with objects.namespaces(cluster, OLD_HOME, NEW_HOME, PULLS):
         yield
-        if objects.ours(cluster):  # a test failed
+        if objects.ours(cluster):  # after a failed test
             for cache in (OLD, NEW):
                 run(**cache, **ABSENT)
 
@@ -68,19 +68,19 @@ def test_an_uninstall_and_then_another_name(run: Run, everything: Everything, be
 def test_names_that_change_while_the_cache_runs(
     run: Run, play: Play, everything: Everything, before: Objects, cluster: Cluster, google: Google, push: Push
 ) -> None:
-    """A cache that was removed at the cluster alone, then another provider, then another name of the pull secret."""
+    """Remove a cache only from the cluster, then use another provider, then another name of the pull secret."""
     run(**OLD)
     assert readers(google) == {f"k8s-old-name:{subject(OLD_HOME, 'old-name')}"}
     removed = play([("cache", "main"), ("pull_secret", "main")], *extra(**OLD, **ABSENT))
     assert removed.returncode == 0, removed.stdout
     assert readers(google) == {f"k8s-old-name:{subject(OLD_HOME, 'old-name')}"}
 
-    # Its principal has no service account any more.
+    # The service account of its principal is gone.
     same_provider = {**NEW, "wif_provider": "k8s-old-name"}
     run(**same_provider)
     assert readers(google) == {f"k8s-old-name:{subject(NEW_HOME, 'new-name')}"}
 
-    # The provider of this cluster that no cache uses any more.
+    # The provider of this cluster, which no cache uses any more.
     run(**NEW)
     assert readers(google) == {f"k8s-new-name:{subject(NEW_HOME, 'new-name')}"}
     assert providers(google)["k8s-new-name"] == {subject(NEW_HOME, "new-name")}
@@ -98,7 +98,7 @@ def test_names_that_change_while_the_cache_runs(
 
 
 def test_another_pool(run: Run, play: Play, everything: Everything, before: Objects, google: Google) -> None:
-    """docs/uninstall.md: after the run with the new pool, role wif takes away what the cache had in the old one."""
+    """docs/uninstall.md: after the run with the new pool, role wif removes the cache's resources in the old one."""
     run(**OLD)
     run(**OLD, wif_pool="another-pool")
     removed = play([("wif", "main")], *extra(**OLD, wif_state="absent"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two first runs of site.yml at once, as of two people or two jobs: both succeed, with one set of passwords."""
+"""Two first runs of site.yml at the same time: both succeed, with the same passwords."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.e2e.replicas import wait
 from .conftest import ABSENT, Run, extra, pull
 
 PULLS = "pulls"
-# The passwords of both are made by the role.
+# The role generates the passwords of both.
 CACHE: dict[str, Any] = {
     "users": [{"name": "nodes"}, {"name": "team-a", "pull_secret": {"name": "team-a", "namespaces": [PULLS]}}],
     "pull_secret_namespaces": [PULLS],
@@ -35,7 +35,7 @@ def _namespaces(cluster: Cluster, run: Run) -> Iterator[None]:
 
 
 def credential(cluster: Cluster, name: str) -> tuple[str, str]:
-    """The user and password of a pull secret."""
+    """Returns the user and password of a pull secret."""
     data = cluster.get("secret", name, "--namespace", PULLS)["data"][".dockerconfigjson"]
     entry = json.loads(base64.b64decode(data))["auths"][f"localhost:{NODE_PORT}"]
     return entry["username"], entry["password"]
@@ -54,8 +54,8 @@ def test_two_first_runs_at_once(site: Site, run: Run, cluster: Cluster, sandbox:
     for user, secret in (("nodes", "registry-cache"), ("team-a", "team-a")):
         held = credential(cluster, secret)
         assert held == (made[user]["name"], made[user]["password"])
-        # A credential that a replica has not seen before may be put off (429).
+        # A replica may delay a new credential (429).
         wait(lambda held=held: cache.status(held) == 200, 60, f"access for {user}")
     pull(cluster, push, NODE_PORT, PULLS, "registry-cache")
-    # What the two have left is what one run wants; it asks every replica for both users too.
+    # Another run finds nothing to change; it also verifies both users at every replica.
     assert run(**CACHE) == 0

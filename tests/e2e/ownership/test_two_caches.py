@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Two caches with default names in one cluster: neither touches what is the other's, from the first run to the last uninstall."""
+"""Two caches with default names in one cluster: neither changes objects of the other, from the first run to the last uninstall."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.objects import Objects
 from .conftest import ABSENT, Everything, Run, attached, providers, pull, readers, restart, subject
 
 PULLS = "pulls"
-# Both bring their pull secrets to the same namespace and service account.
+# Both have a pull secret in the same namespace and service account.
 BOTH: dict[str, Any] = {"pull_secret_namespaces": [PULLS], "pull_secret_service_accounts": ["default"]}
 ONE: dict[str, Any] = {**BOTH, "namespace": "registry-cache", "node_port": 30026}
 TWO: dict[str, Any] = {**BOTH, "namespace": "registry-cache-two", "node_port": 30027}
@@ -28,14 +28,14 @@ def before(cluster: Cluster, run: Run, everything: Everything) -> Iterator[Objec
     """All objects before the first run."""
     with objects.namespaces(cluster, PULLS):
         yield everything()
-        if objects.ours(cluster):  # a test failed
+        if objects.ours(cluster):  # after a failed test
             for cache in (ONE, TWO):
                 run(**cache, **ABSENT)
 
 
 @pytest.fixture(scope="module")
 def runs(before: Objects, run: Run) -> list[tuple[int, int]]:
-    """How many tasks changed something in three runs of each, one after the other."""
+    """The number of changed tasks in three runs for each cache, one after the other."""
     return [(run(**ONE), run(**TWO)) for _ in range(3)]
 
 
@@ -51,7 +51,7 @@ def test_both_are_admitted_by_one_provider(runs: list[tuple[int, int]], google: 
 
 
 def pull_secret(cluster: Cluster, cache: dict[str, Any]) -> str:
-    """The name of a cache's pull secret."""
+    """Returns the name of a cache's pull secret."""
     owner = f"registry-cache.pullthrough/namespace={cache['namespace']}"
     (found,) = cluster.get("secrets", "--namespace", PULLS, "--selector", owner)["items"]
     return str(found["metadata"]["name"])
@@ -68,7 +68,7 @@ def test_each_serves_by_its_own_pull_secret(
 
 
 def of_two(cluster: Cluster) -> Objects:
-    """What is in the second cache's namespace, and its pull secret."""
+    """Returns the objects in the second cache's namespace, and its pull secret."""
     mine = f"Secret {PULLS}/{pull_secret(cluster, TWO)}"
     found = objects.of_cluster(cluster)
     return {name: one for name, one in found.items() if name == mine or name.partition(" ")[2].split("/")[0] == TWO["namespace"]}
@@ -86,7 +86,7 @@ def test_an_uninstall_of_one_leaves_the_other(
     assert attached(cluster, PULLS) == [pull_secret(cluster, TWO)]
     assert providers(google) == {"k8s-sandbox": {subject(TWO["namespace"])}}
     assert readers(google) == {f"k8s-sandbox:{subject(TWO['namespace'])}"}
-    # Tokens that Google has issued live on: only new replicas show whether it still exchanges theirs.
+    # Issued tokens stay valid, so only new replicas show whether Google still exchanges theirs.
     restart(cluster, TWO["namespace"])
     image = push("uncached", [64 << 10])
     blobs, _size, _first = Cache(sandbox, TWO["node_port"]).pull(image.name, image.tag)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role image with programs in place of docker and containerd's client, built on hosts whose files the control node does not see."""
+"""Role image with fakes of docker and containerd's client, on hosts whose files the control node does not see."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sandbox.settings import ROOT
 from tests.unit.plugins.image_stand_ins import Program
 
 CLUSTERS = ["one", "two"]
-# Says what it has, and takes an archive's content for the name of its image.
+# Lists its images, and uses the content of an archive as the name of its image.
 _CTR = """#!{python} -IS
 import pathlib, sys
 held = pathlib.Path({folder!r}, "held-by-" + pathlib.Path(sys.argv[0]).name)
@@ -33,7 +33,7 @@ else:
 
 
 class Run:
-    """What a run of role image for two clusters that share a node came to."""
+    """The result of a run of role image for two clusters that share a node."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder, self.temporary = folder, folder / "tmp"

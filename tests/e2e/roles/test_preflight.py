@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the roles' preflight refuses, on an API server in this process: one run, with a host for each case."""
+"""Refusals of the roles' preflight, with an API server in this process: one run, with a host for each case."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.unit.plugins.kubernetes_api import ApiServer
 UPSTREAMS = [{"host": "us-central1-docker.pkg.dev", "repositories": ["my-project/my-repository"]}]
 GOOD = {"registry_cache_upstreams": UPSTREAMS, "registry_cache_users": [{"name": "nodes"}]}
 HELM = {"app.kubernetes.io/managed-by": "Helm"}
-# The variables of each host beside those of GOOD; each has a namespace of its name and a port unless it says so.
+# The variables of each host in addition to GOOD. By default, each has a namespace with its name and a port.
 CASES: dict[str, dict[str, Any]] = {
-    # All digits, which YAML must not read as a number on the way to the cluster.
+    # Only digits, which YAML must not read as a number.
     "123": {"registry_cache_users": [{"name": "456", "password": "789"}]},
     "foreign": {},
     "leaving": {},
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
         "registry_cache_users": [{"name": "nodes", "password": "known"}, {"name": "team-a"}],
         "registry_cache_pull_secret_namespaces": ["open"],
     },
-    # Everything that only a cache that is to exist is asked for is wrong, and its namespace is being deleted.
+    # Everything that is checked only for a present cache is wrong, and its namespace is being deleted.
     "gone": {
         "registry_cache_state": "absent",
         "registry_cache_upstreams": [],
@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "registry_cache_prometheus_operator": True,
     },
 }
-# The words of each refusal; the others pass.
+# The words of each message. Hosts that are not listed pass.
 REFUSED: dict[str, tuple[str, ...]] = {
     "foreign": (
         "registry_cache_name",
@@ -93,7 +93,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module")
 def said(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """Of each host its failures and its line of the recap. No host changes anything."""
+    """The failures and recap line of each host. No host changes anything."""
     folder = tmp_path_factory.mktemp("preflight")
     kubeconfig = {
         "kind": "Config",
@@ -124,7 +124,7 @@ def said(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     environment |= {
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections"),
         "ANSIBLE_NOCOLOR": "1",
-        # Not below the home of whoever runs this, who may have none.
+        # Not in the home of the user, who may have none.
         "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
         "HOME": str(folder),
         "TMPDIR": str(folder),

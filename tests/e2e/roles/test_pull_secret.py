@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role pull_secret, run by ansible-playbook against an API server in this process."""
+"""Role pull_secret in ansible-playbook, with an API server in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.plugins.kubernetes_api import ApiServer
 USERS = [{"name": "nodes", "password": "of-the-nodes"}, {"name": "ci", "hash": "$2b$05$x", "pull_secret": {"namespaces": []}}]
 FIRST = {"registry_cache_namespace": "registry-cache", "registry_cache_pull_secret_controller": "external_secrets"}
 SECOND = {"registry_cache_namespace": "team-b", "registry_cache_node_port": 30027, "registry_cache_pull_secret_labels": {"team": "b"}}
-# The documented uninstall: nothing else is set, not even who pulls.
+# The documented uninstall, without other variables, not even users.
 ABSENT = {"registry_cache_pull_secret_state": "absent", "registry_cache_users": [], "registry_cache_pull_secret_controller": "none"}
 
 
@@ -36,7 +36,7 @@ def server() -> Iterator[ApiServer]:
 
 
 def play(server: ApiServer, folder: pathlib.Path, *runs: dict[str, Any]) -> tuple[int, str, list[int]]:
-    """The return code, the output, and of each run of the role in turn how many tasks changed something."""
+    """Returns the exit code, the output, and the number of changed tasks of each run of the role."""
     common = {
         "registry_cache_users": USERS,
         "registry_cache_pull_secret_namespaces": ["default"],
@@ -75,7 +75,7 @@ def test_two_caches_with_default_names_and_the_end_of_one(server: ApiServer, tmp
     assert set(server.secrets()) == {"team-b/registry-cache-passwords", "default/registry-cache.team-b"}
     made = server.secrets()["default/registry-cache.team-b"]
     assert made["metadata"]["labels"]["team"] == "b" and server.bound("default") == ["registry-cache.team-b"]
-    # What is in force in the cache, and not what the inventory says.
+    # The password in the cache, not the one in the inventory.
     (entry,) = {json.dumps(one) for one in json.loads(base64.b64decode(made["data"][".dockerconfigjson"]))["auths"].values()}
     assert json.loads(entry)["username"] == "nodes.g1"
     assert not [key for key in server.objects if key[0].startswith("cluster")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role `wif` in one play of five hosts, against the emulator of Google and three clusters."""
+"""Role `wif` in a play of five hosts, with the Google emulator and three clusters."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROLE = ROOT / "roles" / "wif"
 BIN = pathlib.Path(sys.prefix) / "bin"
 POOL = "projects/42/locations/global/workloadIdentityPools/registry-cache"
 REPOSITORY = "projects/demo-project/locations/us/repositories/private"
-# Names as kubectl gives them to contexts: they agree in 28 characters and more.
+# Names like those of kubectl contexts, with at least 28 characters in common.
 LONG = "gke_my-project_europe-west1_production-"
 NAMES = {
     "sandbox": "k8s-sandbox",
@@ -64,7 +64,7 @@ def run(play: list[dict[str, Any]], folder: pathlib.Path, inventory: dict[str, A
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with what expressions of roles come to."""
+    """A folder with evaluated expressions of roles."""
     folder = tmp_path_factory.mktemp("names")
     expressions = {
         f"account-{number}": ("_registry_cache_wif_service_account_project", {"registry_cache_wif_service_account": account})
@@ -131,7 +131,7 @@ def _free_port() -> int:
 
 
 class Google:
-    """The emulator as a process of its own, reached through its proxy."""
+    """The emulator as a separate process, reached through its proxy."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.port, self.proxy = _free_port(), _free_port()
@@ -173,7 +173,7 @@ class Google:
         return ssl.create_default_context(cafile=str(self.state / "ca.pem"))
 
     def make(self, host: str, collection: str, parameter: str, name: str, **fields: Any) -> None:
-        """An object, once its operation is done."""
+        """Returns a resource after its operation is done."""
         url = f"https://127.0.0.1:{self.port}/v1/{collection}"
         headers = {"Host": host, "Authorization": f"Bearer {self.token}"}
         options: dict[str, Any] = {"headers": headers, "verify": self._trust(), "trust_env": False, "timeout": 60}
@@ -201,7 +201,7 @@ def cluster(uid: str, jwks: dict[str, Any]) -> ApiServer:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """One play: two clusters with one provider, one with a provider that is taken, and two caches of a cluster, of which one ends.
+    """One play: two clusters with the same provider, one with a provider of others, and two caches of a cluster, one of them removed.
 
     Ansible's start takes longer than the rest, so that all is in one run.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/acceptance.yml with the emulator in Google's place: each answer as assumed, nothing left, no secret shown."""
+"""playbooks/acceptance.yml with the emulator instead of Google: all answers as assumed, nothing left, no secret shown."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ASSUMPTIONS = yaml.safe_load((ROOT / "playbooks" / "files" / "assumptions.yml").
 NAME = "rc-acceptance"
 POOLS = f"/v1/projects/{PROJECT}/locations/global/workloadIdentityPools"
 REPOSITORIES = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories"
-# docs/google.md names these.
+# From docs/google.md.
 MODEST = ("roles/iam.workloadIdentityPoolAdmin", "roles/artifactregistry.admin")
 ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
 
 
 def acceptance(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs the playbook in a folder, where its answers then are."""
+    """Runs the playbook in a folder, where it writes its answers."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     command = ["ansible-playbook", "--inventory", str(ROOT / "sandbox" / "inventory"), *arguments]
     playbook = str(ROOT / "playbooks" / "acceptance.yml")
@@ -47,7 +47,7 @@ def status(google: Google, host: str, path: str) -> int:
 
 
 def left(google: Google, cluster: Cluster) -> list[str]:
-    """Whatever of any run is still there; a deleted pool keeps its name."""
+    """Returns what is left of any run. The name of a deleted pool stays."""
     pools = google.call("GET", "iam.googleapis.com", POOLS).get("workloadIdentityPools", [])
     repositories = google.call("GET", "artifactregistry.googleapis.com", REPOSITORIES).get("repositories", [])
     accounts = google.call("GET", "iam.googleapis.com", ACCOUNTS).get("accounts", [])
@@ -58,7 +58,7 @@ def left(google: Google, cluster: Cluster) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pathlib.Path]:
-    """The output of one whole run, as talkative as it can be, and the file of answers."""
+    """The most verbose output of a complete run, and its file of answers."""
     folder = tmp_path_factory.mktemp("acceptance")
     result = acceptance(folder, "-vvv", "--diff")
     assert result.returncode == 0, result.stdout
@@ -101,7 +101,7 @@ def test_check_mode_makes_nothing(tmp_path: pathlib.Path, google: Google, cluste
 
 @pytest.fixture
 def modest(google: Google) -> Iterator[str]:
-    """An access token of somebody who may manage pools and repositories, and nothing else."""
+    """Returns an access token of an account that may only manage pools and repositories."""
     crm, iam, account = "cloudresourcemanager.googleapis.com", "iam.googleapis.com", f"modest@{PROJECT}.iam.gserviceaccount.com"
     google.call("POST", iam, ACCOUNTS, {"accountId": "modest"})
     before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {})

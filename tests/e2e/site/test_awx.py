@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Job templates as AWX runs them, by ansible-runner, with nothing but what AWX injects for its Google and Kubernetes credentials."""
+"""Job templates, run by ansible-runner like in AWX, with only what AWX injects for its Google and Kubernetes credentials."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .test_site import state
 
 ACCOUNT = f"awx-admin@{PROJECT}.iam.gserviceaccount.com"
 ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
-# What docs/google.md says that whoever runs the playbook needs.
+# The roles that docs/google.md requires for running the playbook.
 ROLES = ("serviceusage.serviceUsageAdmin", "iam.workloadIdentityPoolAdmin", "artifactregistry.admin", "iam.serviceAccountAdmin")
 Start = Callable[..., Job]
 
 
 @pytest.fixture(scope="module")
 def key(google: Google) -> Iterator[dict[str, str]]:
-    """Of an administrator's service account, as Google gives it out."""
+    """The key of an administrator's service account, created by Google."""
     iam, crm = "iam.googleapis.com", "cloudresourcemanager.googleapis.com"
     google.call("POST", iam, ACCOUNTS, {"accountId": "awx-admin"})
     before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {}).get("bindings", [])
@@ -69,7 +69,7 @@ def token(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def inventory(sandbox: Sandbox) -> dict[str, Any]:
-    """The sandbox's, without a credential: AWX has those."""
+    """The sandbox's inventory, without credentials, which AWX injects."""
     groups = yaml.safe_load((ROOT / "sandbox/inventory/hosts.yml").read_text())
     variables = groups["registry_cache_clusters"]["vars"]
     for name in ("registry_cache_gcp_auth_kind", "registry_cache_gcp_access_token"):
@@ -94,7 +94,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], c
         "playbooks/image.yml": {"registry_cache_image": reference.partition("@")[0].rpartition(":")[0].rpartition("/")[2]},
         "playbooks/acceptance.yml": {},
     }
-    # An execution environment of a company with an inspecting proxy.
+    # An execution environment behind a TLS-inspecting proxy.
     further = {name: os.environ[name] for name in ("HTTPS_PROXY", "NO_PROXY", "REQUESTS_CA_BUNDLE")}
 
     def run(playbook: str, *credentials: Credential, check: bool = False, **changes: str) -> Job:
@@ -120,7 +120,7 @@ def test_the_cache_is_as_the_template_wants_it(
 
 
 def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str], token: str) -> None:
-    """As check jobs, which read all that they need."""
+    """They run as check jobs, which read everything they need."""
     credentials = (of_google(key), of_kubernetes(sandbox, token))
     for playbook in ("playbooks/acceptance.yml", "playbooks/rotate.yml"):
         job = start(playbook, *credentials, check=True)
@@ -132,7 +132,7 @@ def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str]
 
 
 class TestCredentials:
-    """One sentence, before anything is changed."""
+    """The message is one sentence, and nothing is changed."""
 
     @pytest.fixture(autouse=True)
     def _unchanged(self, cluster: Cluster, google: Google) -> Iterator[None]:
@@ -159,7 +159,7 @@ class TestCredentials:
         cluster.kubectl("delete", "serviceaccount", "awx", "--namespace", "kube-system")
         kubernetes = of_kubernetes(sandbox, token)
         trusted = ssl.create_default_context(cadata=kubernetes.inputs["ssl_ca_cert"])
-        # The API server remembers for some seconds whom it knew.
+        # The API server caches authentication for some seconds.
         deadline = time.monotonic() + 60
         with httpx.Client(headers={"Authorization": f"Bearer {token}"}, verify=trusted, trust_env=False) as client:
             while client.get(f"{kubernetes.inputs['host']}/api").status_code != 401:

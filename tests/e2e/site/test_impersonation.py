@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The cache acts as a Google service account that the role makes, and may read by no other grant.
+"""The cache impersonates a Google service account that the role creates, and has no other grant.
 
 They are the last on this cache: those of test_uninstall begin with its removal.
 """
@@ -31,7 +31,7 @@ def _impersonated(site: Site, google: Google) -> Iterator[None]:
     made = site("--extra-vars", json.dumps({**NAMED, "registry_cache_wif_create_service_account": True}))
     assert made.returncode == 0, made.stdout
     yield
-    # The role leaves what a service account may read.
+    # The role does not remove grants of a service account.
     google.set_policy({**direct, "etag": google.policy()["etag"]})
 
 

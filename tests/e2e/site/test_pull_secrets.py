@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role pull_secret on namespaces of these tests alone, as for a cache of theirs, with the credential of the one that site.yml made."""
+"""Role pull_secret in the namespaces of these tests, as for a separate cache, with the credential of the one that site.yml made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .test_site import changed, words
 
 PREFIX = "pull-secrets"
 A, B, C = (f"{PREFIX}-{letter}" for letter in "abc")
-# Also the cache's name, in namespace B: a run for the real cache would remove its pull secrets from other namespaces.
+# Also the cache's name, in namespace B, since a run for the real cache would remove its pull secrets elsewhere.
 NAME = "pull-secrets-test"
 OWNED = ("--selector", f"app.kubernetes.io/instance={NAME},registry-cache.pullthrough/namespace={B}")
 TEAM_PASSWORD = "a-password-of-a-team"
@@ -53,7 +53,7 @@ def _none_left(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def role(play: Play) -> Role:
-    """Runs the role's preflight and the role with further variables."""
+    """Runs the role's preflight and the role with more variables."""
 
     cache = {"name": NAME, "namespace": B, "pull_secret_name": NAME, "pull_secret_namespaces": []}
 
@@ -65,7 +65,7 @@ def role(play: Play) -> Role:
 
 
 def story(role: Role, cluster: Cluster, **variables: Any) -> str:
-    """Check says changed and changes nothing, apply says changed, a repeat says unchanged; returns what apply said."""
+    """Check that check mode reports a change and makes none, that a run changes, and that a repeat does not. Returns its result."""
     before = state(cluster)
     apply(role, True, "--check", **variables)
     assert state(cluster) == before
@@ -84,7 +84,7 @@ def apply(role: Role, changes: bool, *arguments: str, **variables: Any) -> str:
 
 
 def state(cluster: Cluster) -> dict[str, Any]:
-    """Versions of the Secrets and service accounts of the namespaces."""
+    """Returns the versions of the Secrets and service accounts in the namespaces."""
     items = [item for name in (A, B, C) for item in cluster.get("secrets,serviceaccounts", "--namespace", name)["items"]]
     return {f"{item['kind']}/{named(item)}": item["metadata"]["resourceVersion"] for item in items}
 
@@ -94,7 +94,7 @@ def named(item: dict[str, Any]) -> str:
 
 
 def secrets(cluster: Cluster) -> dict[str, dict[str, Any]]:
-    """The auths of every pull secret of these tests, by namespace and name."""
+    """Returns the auths of all pull secrets of these tests, by namespace and name."""
     items = cluster.get("secrets", "--all-namespaces", *OWNED, "--field-selector", "type=kubernetes.io/dockerconfigjson")["items"]
     items = [item for item in items if "app.kubernetes.io/component" not in item["metadata"]["labels"]]
     return {named(item): json.loads(base64.b64decode(item["data"][".dockerconfigjson"]))["auths"] for item in items}
@@ -128,7 +128,7 @@ def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> Non
     apply(role, True, pull_secret_namespaces=[A], pull_secret_service_accounts=["default"])
     assert sorted(bound(cluster, A)) == [NAME, "theirs"]
     image = f"localhost:{NODE_PORT}/{PROJECT}/{REPOSITORY}/hello:1.0"
-    # Always: the kubelet asks for the image with the pod's credential, whatever the node holds.
+    # Always: the kubelet uses the pod's credential even if the node has the image.
     container = {"name": "main", "image": image, "imagePullPolicy": "Always"}
     spec = {"automountServiceAccountToken": False, "terminationGracePeriodSeconds": 0, "containers": [container]}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "hello"}, "spec": spec}
@@ -141,7 +141,7 @@ def test_a_pod_pulls_by_its_service_account(role: Role, cluster: Cluster) -> Non
 
 
 def test_a_pull_secret_that_was_deleted_by_hand(role: Role, cluster: Cluster) -> None:
-    """Its service account names it no longer once it is absent, and keeps what somebody else put there."""
+    """When it is absent, its service account no longer names it, and keeps entries of others."""
     cluster.kubectl("patch", "serviceaccount", "default", "--namespace", A, "--patch", '{"imagePullSecrets": [{"name": "theirs"}]}')
     variables = {"pull_secret_namespaces": [A], "pull_secret_service_accounts": ["default"]}
     apply(role, True, **variables)
@@ -172,7 +172,7 @@ def test_each_team_has_its_own(role: Role, cluster: Cluster, cache: Cache) -> No
 
 
 def test_a_generated_password(role: Role, cluster: Cluster) -> None:
-    """Secret NAME-passwords is role cache's."""
+    """Role cache creates Secret NAME-passwords."""
     variables = {"users": [{"name": "team"}], "pull_secret_namespaces": [A]}
     apply(role, True, "--check", **variables)
     before = state(cluster)
@@ -183,7 +183,7 @@ def test_a_generated_password(role: Role, cluster: Cluster) -> None:
     held = json.dumps({"team": {"now": {"name": "team.g1", "password": TEAM_PASSWORD}}})
     cluster.kubectl("create", "secret", "generic", f"{NAME}-passwords", "--namespace", B, f"--from-literal=users={held}")
     try:
-        # What is in force in the cache goes before what the inventory says.
+        # The password in the cache takes precedence over the inventory.
         for user in ({"name": "team"}, {"name": "team", "password": "of-the-vault-by-now"}):
             apply(role, "password" not in user, **{**variables, "users": [user]})
             entry = secrets(cluster)[f"{A}/{NAME}"][f"localhost:{NODE_PORT}"]
@@ -193,7 +193,7 @@ def test_a_generated_password(role: Role, cluster: Cluster) -> None:
 
 
 HASHED = {"name": "ci", "hash": "$2b$05$abcdefghijklmnopqrstuv"}
-# What the role refuses itself, and what it makes of the module's refusals; each of these has a unit test.
+# Refusals of the role, and those of the module, which also have unit tests.
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no selector": (
         {"pull_secret_namespace_selector": "team in b"},
@@ -272,7 +272,7 @@ def controlled(cluster: Cluster, kinds: str = CONTROLLED) -> set[str]:
     return {f"{item['kind']}/{item['metadata']['name']}" for item in items}
 
 
-# Before the kinds are there: kubernetes.core remembers for a while which kinds a cluster has.
+# Runs before the kinds exist, since kubernetes.core caches the kinds of a cluster.
 def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
     before = state(cluster)
     result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
@@ -297,19 +297,19 @@ def test_objects_for_external_secrets(role: Role, cluster: Cluster, external_sec
     assert controlled(cluster) == sources(USER)
     assert set(secrets(cluster)) == {f"{B}/{NAME}", f"{C}/{NAME}"}
     apply(role, False, **on)
-    # Its service account reads the one credential and no other.
+    # Its service account can read only this credential.
     may = ("auth", "can-i", "get", "--namespace", B, f"--as=system:serviceaccount:{B}:{SOURCE}")
     answers = [cluster.kubectl(*may, f"secret/{name}", check=False).strip() for name in (SOURCE, NAME)]
     assert answers == ["yes", "no"]
 
-    # A user who left.
+    # A removed user.
     team = {"name": "team", "password": TEAM_PASSWORD}
     apply(role, True, **{**on, "users": [team]})
     assert controlled(cluster) == sources("team")
     apply(role, True, **variables)
     assert controlled(cluster) == set() and len(secrets(cluster)) == 2
 
-    # The documented uninstall does not name the controller, and the cache's namespace may have gone before.
+    # The documented uninstall does not name the controller, and the cache's namespace may already be deleted.
     apply(role, True, **on)
     cluster.kubectl(
         "delete", "roles,rolebindings,serviceaccounts,secrets", "--namespace", B, "--selector", f"app.kubernetes.io/instance={NAME}"
@@ -325,7 +325,7 @@ def test_a_source_for_reflector(role: Role, cluster: Cluster) -> None:
     apply(role, True, **on)
     assert controlled(cluster, "secrets") == {f"Secret/{NAME}"} and f"{A}/{NAME}" in secrets(cluster)
 
-    # As reflector makes it in a namespace that came later.
+    # Like a copy that reflector makes in a new namespace.
     source = cluster.get("secret", NAME, "--namespace", B)
     reflector = "reflector.v1.k8s.emberstack.com"
     assert source["metadata"]["annotations"][f"{reflector}/reflection-auto-namespaces"] == A

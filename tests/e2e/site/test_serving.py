@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A cache that site.yml made: who may pull, from where, and what lies in the cluster."""
+"""A cache that site.yml installed: who can pull, from where, and which objects it has."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def test_credentials(cache: Cache) -> None:
 
 
 def containerd(cluster: Cluster, node: str) -> tuple[int, ...]:
-    """The version of a node's containerd."""
+    """Returns the version of a node's containerd."""
     found = re.match(r"containerd://v?(\d+)\.(\d+)\.(\d+)", cluster.runtime(node))
     assert found, cluster.runtime(node)
     return tuple(map(int, found.groups()))
 
 
 def test_kubelets_pull_from_localhost(cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say) -> None:
-    """By each containerd, with the pull secret, from the cache alone, and without a setting for it on the node."""
+    """Each containerd pulls with the pull secret, only from the cache, without settings on the node."""
     oldest, middle, newest = sorted(containerd(cluster, node) for node in cluster.nodes)
     assert oldest[:2] == (1, 6) and (1, 7, 24) <= middle < (1, 8) and newest >= (2, 3)
     image = push("kubelet", [1 << 20])
@@ -36,9 +36,9 @@ def test_kubelets_pull_from_localhost(cluster: Cluster, cache: Cache, google: Go
     google.reset_counters()
 
     def run(node: str) -> float:
-        # With config_path containerd tries HTTPS first; without a hosts.toml nothing tells it that this is HTTP.
+        # With config_path containerd tries HTTPS first, since without a hosts.toml it cannot know that this is HTTP.
         folders = re.findall(r"""(?m)^\s*config_path = ['"](/[^'"]+)""", cluster.on_node("containerd", "config", "dump", node=node))
-        if containerd(cluster, node) >= (2, 2):  # sets its own as it starts, where the configuration has none
+        if containerd(cluster, node) >= (2, 2):  # has a default if the configuration has none
             folders = folders or ["/etc/containerd/certs.d:/etc/docker/certs.d"]
         assert folders
         for folder in ":".join(folders).split(":"):
@@ -72,7 +72,7 @@ def test_pods_fit_pod_security_restricted(cluster: Cluster) -> None:
 def test_secrets_lie_in_secrets_only(cluster: Cluster, sandbox: Sandbox, cache: Cache) -> None:
     kinds = "configmaps,statefulsets,services,serviceaccounts,pods,poddisruptionbudgets,events"
     everything = json.dumps(cluster.get(kinds, "--namespace", NAMESPACE))
-    assert "external_account" in everything  # the test looks at what it means to
+    assert "external_account" in everything  # the search covers the objects of the cache
     peer = cluster.get("secret", "registry-cache-peers", "--namespace", NAMESPACE)["data"]["peer"]
     known = [cache.password, base64.b64decode(peer).decode()]
     for secret in (*known, sandbox.operator_token.read_text().strip(), "$2"):

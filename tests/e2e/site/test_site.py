@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml on a cluster where it has run: check mode, scaling, proof of the credential chain, bad input."""
+"""site.yml on a cluster where it already ran: check mode, scaling, proof of the credential chain, bad input."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from tests.e2e.conftest import Play, Say, Site
 POOL = f"/v1/projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
 PROVIDER = f"{POOL}/providers/k8s-sandbox"
 IAM = "iam.googleapis.com"
-# The Google side as if another tool managed it: site.yml leaves what a test broke as it is.
+# As if another tool managed Google: site.yml does not repair what a test broke.
 BY_HAND = (
     "--extra-vars",
     json.dumps({"registry_cache_wif_manage": False, "registry_cache_wif_project_number": PROJECT_NUMBER}),
 )
-# What site.yml proves at its end, alone.
+# Only the proofs at the end of site.yml.
 PROOF = [("cache", "preflight"), ("cache", "verify")]
 REPLICAS = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
 IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
@@ -40,12 +40,12 @@ def changed(output: str) -> int:
 
 
 def words(output: str) -> str:
-    """The output with its line breaks and escapes folded, so that a sentence can be found in it."""
+    """Returns the output without line breaks and escapes, so that sentences can be found in it."""
     return re.sub(r"\s+", " ", output.replace("\\n", " ").replace('\\"', '"'))
 
 
 def state(cluster: Cluster) -> dict[str, str]:
-    """Everything of the cache in the cluster, by its version."""
+    """Returns the versions of all objects of the cache in the cluster."""
     kinds = "namespaces,configmaps,secrets,services,serviceaccounts,statefulsets,poddisruptionbudgets"
     items = cluster.get(kinds, "--all-namespaces")["items"]
     return {
@@ -68,7 +68,7 @@ def test_check_mode_changes_nothing_and_shows_no_secret(
 
 
 def test_a_run_without_changes_is_quick(site: Site, say: Say) -> None:
-    """With its proofs. More calls of modules than now would show: it takes half of this on two quiet cores."""
+    """This includes its proofs. It takes half of the limit on two quiet cores, so more module calls would be noticed."""
     started = time.monotonic()
     result = site()
     took = time.monotonic() - started
@@ -88,7 +88,7 @@ def test_check_mode_shows_what_would_change(site: Site, cluster: Cluster) -> Non
 
 @pytest.fixture
 def rerun(play: Play, cluster: Cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Role cache again, after what the other roles tell it, with the image that the replicas have."""
+    """Runs role cache again, with the results of the other roles and the replicas' image."""
     template = cluster.get(*REPLICAS)["spec"]["template"]["spec"]
     (image,) = {container["image"] for container in template["containers"]}
     known = {"registry_cache_image_mode": "published", "registry_cache_image": image}
@@ -126,7 +126,7 @@ def test_after_a_first_run_that_died_before_it_scaled(
 
 
 def break_provider(google: Google, **fields: Any) -> None:
-    """Change fields of the provider behind the playbook's back, and wait until that is in force."""
+    """Change fields of the provider without the playbook, and wait until the change is in effect."""
     google.call("PATCH", IAM, PROVIDER, fields, updateMask=",".join(fields))
     deadline = time.monotonic() + 10
     while any(google.call("GET", IAM, PROVIDER).get(field, False) != value for field, value in fields.items()):
@@ -135,7 +135,7 @@ def break_provider(google: Google, **fields: Any) -> None:
 
 
 class TestBrokenChain:
-    """The image is cached everywhere: only the upstream itself can tell that something is wrong.
+    """All replicas have the image in their store, so only the upstream can show a fault.
 
     Whether the proof passes while nothing is broken is asked by every other run of site.yml.
     """
@@ -153,7 +153,7 @@ class TestBrokenChain:
         result = play(PROOF, *IMPATIENT)
         assert result.returncode != 0
         assert 'The target service indicated by the "audience" parameters is invalid.' in words(result.stdout)
-        assert cache.manifest("hello", "1.0").status_code == 200  # what is cached is still served
+        assert cache.manifest("hello", "1.0").status_code == 200  # cached content is still served
 
     def test_audience_wrong(self, play: Play, google: Google, cache: Cache) -> None:
         provider = google.call("GET", IAM, PROVIDER)
@@ -176,10 +176,10 @@ class TestBrokenChain:
         assert cache.manifest("hello", "1.0").status_code == 200
 
 
-# As sandbox/inventory has its host; it says all else of the group.
+# Like the host in sandbox/inventory; the other variables are in its group.
 SANDBOX_HOST = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
 
-# What a user may get wrong: variables of a host, and the words that the refusal must hold.
+# Mistakes of users: variables of a host, and words that the message must contain.
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no upstream": ({"registry_cache_upstreams": []}, ("registry_cache_upstreams", "us-central1-docker.pkg.dev")),
     "upstream host with scheme": (
@@ -261,7 +261,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-# Rows about the cache that exists. The others are caches that do not exist yet, since two hosts must not mean the same one.
+# Rows for the existing cache. The others are for new caches, since two hosts must not have the same one.
 OF_THE_CACHE = ("password that is not the one in force", "another storage than there is")
 
 
@@ -271,7 +271,7 @@ def a_place(number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def refusals(site: Site, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """What one run over a host per row of bad input said: of each row, its failures and its line of the recap."""
+    """The failures and the recap line of each row, from a single run with a host per row of bad input."""
     hosts = {f"row-{number}": name for number, name in enumerate(BAD_INPUT)}
     inventory = tmp_path_factory.mktemp("bad-input") / "hosts.yml"
     cluster_vars = {
@@ -324,7 +324,7 @@ def test_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
 
 
 def test_a_namespace_that_is_being_deleted(site: Site, cluster: Cluster, google: Google) -> None:
-    """It is refused before anything is changed at Google."""
+    """It is refused before anything changes at Google."""
     metadata = {"name": "leaving", "finalizers": ["example.com/stays"]}
     cluster.kubectl("create", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}))
     cluster.kubectl("delete", "namespace", "leaving", "--wait=false")
@@ -365,6 +365,6 @@ def test_a_clone_of_any_name_needs_no_environment(tmp_path: pathlib.Path) -> Non
     tasks = subprocess.run([*command, "--list-tasks"], cwd=clone, env=bare, check=False, capture_output=True, text=True)
     assert tasks.returncode == 0, tasks.stderr
     run = subprocess.run(command, cwd=clone, env=bare, check=False, capture_output=True, text=True)
-    # There is no cluster in that environment: all roles and modules resolve, then the preflight says so.
+    # That environment has no cluster: all roles and modules are found, then the preflight reports it.
     assert "couldn't resolve" not in run.stdout + run.stderr
     assert "registry_cache_kubeconfig" in run.stdout, run.stdout + run.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects of somebody else under the names that site.yml would write: it refuses them before any change, and removes none."""
+"""Objects of others with names that site.yml needs: it refuses them before any change and never removes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.e2e.objects import Objects
 
 from .test_site import SANDBOX_HOST, changed, words
 
-# A namespace in which nobody else has an object.
+# A namespace without objects of others.
 EMPTY = "foreign-empty"
 HELM = {"app.kubernetes.io/managed-by": "Helm"}
 DOCKERCONFIGJSON = {
@@ -33,7 +33,7 @@ RBAC, ESO = "rbac.authorization.k8s.io/v1", "external-secrets.io/v1"
 
 @dataclass(frozen=True)
 class Foreign:
-    """An object of somebody else, the variables of the host that would write it, and the variable that the refusal names."""
+    """An object of others, the variables of the host that would write it, and the variable that the message names."""
 
     kind: str
     name: str = "registry-cache"
@@ -44,7 +44,7 @@ class Foreign:
     namespaced: bool = True
 
     def called(self, namespace: str) -> str:
-        """Outside of namespaces, names hold that of the cache's."""
+        """The name of the object; names of cluster-wide objects contain the namespace."""
         return self.name if self.namespaced else f"{self.name}.{namespace}"
 
     def manifest(self, namespace: str) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def secret(suffix: str) -> Foreign:
 
 
 def controlled(kind: str, cache: str, api_version: str = "v1", namespaced: bool = True, **fields: Any) -> Foreign:
-    """What role pull_secret writes for external-secrets; the name keeps the pull secrets of rows apart, which share a namespace."""
+    """Returns the variables for external-secrets. Pull secrets of rows share a namespace, so their names differ."""
     variables = {
         "registry_cache_name": cache,
         "registry_cache_pull_secret_controller": "external_secrets",
@@ -124,12 +124,12 @@ FOREIGN: dict[str, Foreign] = {
 
 
 def place(name: str) -> str:
-    """The namespace of a row, which is also its host."""
+    """Returns the namespace of a row, which is also its host."""
     return f"foreign-{list(FOREIGN).index(name)}"
 
 
 def of_row(everything: Objects, name: str) -> Objects:
-    """What is in the namespace of a row, and its object if that is in none."""
+    """Returns the objects in the namespace of a row, and its cluster-wide object."""
     one, space = FOREIGN[name], place(name)
     unplaced = f"{one.kind}.{one.api_version.partition('/')[0]} {one.called(space)}"
     return {key: value for key, value in everything.items() if key == unplaced or key.partition(" ")[2].split("/")[0] == space}
@@ -137,7 +137,7 @@ def of_row(everything: Objects, name: str) -> Objects:
 
 @pytest.fixture(scope="module")
 def chosen(request: pytest.FixtureRequest) -> list[str]:
-    """The rows of the tests that were selected."""
+    """The rows of the selected tests."""
     mine = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     asked = {item.callspec.params["name"] for item in mine if hasattr(item, "callspec")}
     return [name for name in FOREIGN if name in asked]
@@ -145,7 +145,7 @@ def chosen(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture(scope="module")
 def before(chosen: list[str], cluster: Cluster) -> Iterator[Objects]:
-    """The cluster with the objects of somebody else, each in the namespace of its row."""
+    """The cluster with the objects of others, each in the namespace of its row."""
     needed = any(FOREIGN[name].variables.get("registry_cache_pull_secret_controller") == "external_secrets" for name in chosen)
     kinds = external_secrets.kinds(cluster) if needed else contextlib.nullcontext()
     with objects.namespaces(cluster, EMPTY, *map(place, chosen)), kinds:
@@ -159,7 +159,7 @@ def create(cluster: Cluster, *items: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def hosts(chosen: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """Arguments of ansible-playbook: a host for each row, in whose namespace it would install a cache."""
+    """Arguments of ansible-playbook: a host for each row, which would install a cache in its namespace."""
     own = {
         place(name): {
             **SANDBOX_HOST,
@@ -177,13 +177,13 @@ def hosts(chosen: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 @dataclass(frozen=True)
 class Ran:
-    """What a run of site.yml said, and all objects of the cluster after it."""
+    """The output of a run of site.yml, and all objects of the cluster after it."""
 
     output: str
     after: Objects
 
     def recap(self, name: str) -> str:
-        """The line of a row's host."""
+        """Returns the recap line of a row's host."""
         (line,) = re.findall(rf"(?m)^{place(name)} +: .*$", self.output.split("PLAY RECAP", 1)[1])
         return line
 
@@ -193,7 +193,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def refused(before: Objects, hosts: tuple[str, ...], site: Site, cluster: Cluster) -> Ran:
-    """The checks of site.yml, which change nothing even where one of them is missing."""
+    """A check mode run of site.yml, which changes nothing even if a check is missing."""
     return Ran(site(*hosts, "--tags", "preflight").stdout, objects.of_cluster(cluster))
 
 
@@ -208,7 +208,7 @@ def test_an_object_of_another_is_refused(refused: Ran, before: Objects, name: st
 
 @pytest.fixture(scope="module")
 def uninstalled(refused: Ran, hosts: tuple[str, ...], site: Site, cluster: Cluster) -> Ran:
-    """The documented uninstall of what was never installed."""
+    """The documented uninstall, without an installation."""
     absent = {f"registry_cache_{name}": "absent" for name in ("state", "wif_state", "pull_secret_state")}
     return Ran(site(*hosts, "--extra-vars", json.dumps(absent)).stdout, objects.of_cluster(cluster))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Tokens that must not be exchanged. What the kubelet would not issue is signed with the cluster's own key."""
+"""Tokens that must not be exchanged. Those that the kubelet would not issue are signed with the cluster's key."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cluster_key(cluster: Cluster) -> str:
 
 @pytest.fixture(scope="module")
 def good(cluster: Cluster) -> str:
-    """A token as the kubelet projects it."""
+    """Returns a token, like one that the kubelet projects."""
     return cluster.kubectl("create", "token", "registry-cache", "--namespace", NAMESPACE, "--audience", AUDIENCE).strip()
 
 
@@ -42,7 +42,7 @@ def test_the_cache_s_token_is_exchanged(google: Google, good: str) -> None:
 
 
 def test_the_cluster_s_key_signs_what_google_accepts(google: Google, good: str, cluster_key: str) -> None:
-    """Without this, the refusals below could be those of a wrong key."""
+    """Shows that the refusals below are not caused by a wrong key."""
     answer = google.exchange(f"//iam.googleapis.com/{PROVIDER}", resign(good, cluster_key))
     assert answer.status_code == 200, answer.text
 

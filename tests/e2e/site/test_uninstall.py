@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The last of the scenario: everything absent leaves nothing of the cache, and a new user begins with the built artifact."""
+"""The last tests of the scenario: a complete uninstall, then a new user with the built artifact."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_node_port_of_another_service_is_no_obstacle(site: Site, cluster: Clus
 
 
 def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
-    """Of all kinds of objects, none of the cache's is left; topic `ownership` compares everything before and after."""
+    """No object of the cache of any kind is left. Topic `ownership` compares all objects before and after."""
     kinds = {name.split()[0] for name in objects.ours(cluster)}
     assert {"Namespace", "Service", "StatefulSet.apps", "ConfigMap", "Secret", "ServiceAccount"} <= kinds
     assert google.policy()["bindings"]
@@ -61,7 +61,7 @@ def test_absent_again_changes_nothing(site: Site) -> None:
 
 
 def test_an_empty_project_reaches_a_working_cache(tmp_path: pathlib.Path, cluster: Cluster, cache: Cache) -> None:
-    """With requirements.yml, an inventory and archives alone; then with a second version, of which only what differs changes."""
+    """With only requirements.yml, an inventory and archives. Then a second version, which changes only what differs."""
     project = Project(tmp_path / "project", os.environ)
     shutil.copytree(ROOT / "sandbox" / "inventory", project.path / "inventory")
     archives = [artifact.dependency(name) for name in ("kubernetes.core", "google.cloud")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The last version with a front: its files, its images, and its site.yml on the sandbox."""
+"""The last version with a front: its files, its images, and runs of its site.yml."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.e2e.conftest import Site, ansible
 from tests.e2e.site.test_site import IAM, PROVIDER, break_provider
 
 COMMIT = "d3736af5c59b59d6a4280670f967dc0fe7fdb641"
-# Of each of its replicas.
+# Per replica.
 CONTAINERS = {"front", "registry", "credentials", "exporter", "log"}
 
-# Runs in that version's own tree, with its own sandbox code.
+# Runs in that version's tree, with its version of the sandbox.
 _MAKE_IMAGES = """\
 import json, sys
 from sandbox import __main__, base_images, engine, front_images
@@ -36,15 +36,15 @@ elif not engine.has_image(builder, commit):
     base_images.GO_IMAGE = builder
     with step(f"base image {builder}", "the Go compiler") as log:
         base_images._make_go(log, commit)
-front, *_ = front_images.ensure_front_images(Sandbox("demo"))  # which has the default alone
+front, *_ = front_images.ensure_front_images(Sandbox("demo"))  # which supports only the default
 print(json.dumps({"builder": builder, "front": front}))
 """
-# The role tries to pull the builder first. No public registry is asked for this name.
+# The role first tries to pull the builder. This name is on no public registry.
 _BUILDER = f"localhost/registry-cache-sandbox/golang:{COMMIT[:12]}"
 
 
 def unpack(folder: pathlib.Path) -> pathlib.Path:
-    """The folder, with the files of that version.
+    """Write the files of that version into a folder and return it.
 
     :raises pytest.fail.Exception: this clone does not have its commit.
     """
@@ -56,7 +56,7 @@ def unpack(folder: pathlib.Path) -> pathlib.Path:
 
 
 def make_images(tree: pathlib.Path, sandbox: Sandbox) -> str:
-    """Bring the front's image to the nodes; returns the image in which the role of that version compiles.
+    """Load the front's image into the nodes. Returns the image in which the role of that version compiles.
 
     Where Docker Hub cannot be reached, the sandbox makes both from packages. A build then has only the modules that are in the Go
     image made here, and those of this version lack what the older one compiles (docker/exporter). The older version's Go image
@@ -78,13 +78,13 @@ def make_images(tree: pathlib.Path, sandbox: Sandbox) -> str:
 
 
 def site(tree: pathlib.Path, builder: str) -> Site:
-    """Runs that version's playbooks/site.yml with further arguments and environment."""
+    """Runs that version's playbooks/site.yml with more arguments and variables."""
     builds_in = json.dumps({"registry_cache_image_builder": builder})
     return functools.partial(ansible, "playbooks/site.yml", "--extra-vars", builds_in, tree=tree)
 
 
 def hand_over_provider(cluster: Cluster, google: Google) -> None:
-    """Write into the older version's provider whose it is, as whoever upgrades does by hand: this version refuses it otherwise.
+    """Record the owner in the older version's provider, a manual step of the upgrade, without which this version refuses it.
 
     Its condition admits one service account in another form.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml over a cache of the last version with a front, back to that version, and forward again, while clients pull."""
+"""Upgrade from the last version with a front, rollback, and upgrade again, while clients pull."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _SETTINGS = {
     "registry_cache_replicas": _REPLICAS,
     "registry_cache_users": [
         {"name": "nodes", "password": "{{ lookup('ansible.builtin.file', sandbox_state ~ '/password') }}"},
-        # Its password is made by the role.
+        # The role generates its password.
         {"name": "team-a", "pull_secret": {"name": "team-a", "namespaces": ["demo"]}},
     ],
 }
 _SAME = ("--extra-vars", json.dumps(_SETTINGS))
 _KINDS = "configmaps,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
-_ASSIGNED = ("clusterIP", "clusterIPs")  # to a Service, by the cluster
+_ASSIGNED = ("clusterIP", "clusterIPs")  # assigned to a Service by the cluster
 
 _CLIENTS = 6
 _KNOWN, _KNOWN_BYTES, _NEW_BYTES = 6, 16 << 20, 256 << 10
-_BYTES_PER_SECOND = 8_000_000  # of a client: a large blob takes two seconds
+_BYTES_PER_SECOND = 8_000_000  # per client: a large blob takes two seconds
 _FEWEST = 60  # pulls during a change, a quarter of them of new images
 
 
 def objects(cluster: Cluster) -> Objects:
-    """What is in the cache's namespace, by kind and name: all that a role says of it. Of a Secret only its keys, since some are made."""
+    """Returns the objects in the cache's namespace by kind and name, as roles define them; of Secrets only the keys."""
     found = {}
     for item in cluster.get(_KINDS, "--namespace", NAMESPACE)["items"]:
         metadata, data = item["metadata"], item.get("data", {})
@@ -57,7 +57,7 @@ def objects(cluster: Cluster) -> Objects:
 
 
 def differences(found: Any, wanted: Any, path: str = "") -> list[str]:
-    """Where two values differ: a line for each place, with both."""
+    """Returns a line for each difference between two values."""
     if not (isinstance(found, dict) and isinstance(wanted, dict)):
         return [] if found == wanted else [f"{path}: {found!r} in place of {wanted!r}"]
     names = sorted({*found, *wanted}, key=str)
@@ -65,7 +65,7 @@ def differences(found: Any, wanted: Any, path: str = "") -> list[str]:
 
 
 def kept(cluster: Cluster) -> dict[str, Any]:
-    """What nodes and users rely on: the Service with its addresses, the passwords and the pull secrets, with their versions."""
+    """Returns what nodes and users rely on: the Service and its addresses, the passwords and pull secrets, and their versions."""
     service = cluster.get("service", "registry-cache", "--namespace", NAMESPACE)
     secrets = [cluster.get("secret", f"registry-cache-{name}", "--namespace", NAMESPACE) for name in ("passwords", "htpasswd")]
     secrets += cluster.get("secrets", "--namespace", "demo")["items"]
@@ -76,7 +76,7 @@ def kept(cluster: Cluster) -> dict[str, Any]:
 
 
 def containers(cluster: Cluster) -> list[set[str]]:
-    """The containers of each replica."""
+    """Returns the containers of each replica."""
     pods = cluster.get("pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/name=registry-cache")["items"]
     return [
         {container["name"] for kind in ("initContainers", "containers") for container in pod["spec"].get(kind, [])} for pod in pods
@@ -84,13 +84,13 @@ def containers(cluster: Cluster) -> list[set[str]]:
 
 
 def peer_services(cluster: Cluster) -> list[str]:
-    """The Services for single replicas, which only the older version has."""
+    """Returns the Services for single replicas, which only the older version has."""
     found = cluster.get("services", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/component=peer")
     return [item["metadata"]["name"] for item in found["items"]]
 
 
 def adopt(cluster: Cluster) -> None:
-    """Name what the older version has made: it has no label with the cache's namespace, by which this version knows its objects."""
+    """Label the older version's objects with the cache's namespace, by which this version recognizes its objects."""
     kinds = "configmaps,poddisruptionbudgets,secrets,serviceaccounts,services,statefulsets"
     selector = "app.kubernetes.io/managed-by=pullthrough.registry_cache"
     named = [
@@ -103,10 +103,10 @@ def adopt(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="module")
 def wanted(cluster: Cluster, google: Google, site: Site) -> Objects:
-    """What this version makes in an empty cluster."""
+    """The objects that this version creates in an empty cluster."""
     google.reset_faults()
     cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found")
-    # An earlier run of these tests ended with the older version.
+    # An earlier run of these tests may have left the older version.
     older.hand_over_provider(cluster, google)
     result = site(*_SAME)
     assert result.returncode == 0, result.stdout
@@ -117,7 +117,7 @@ def wanted(cluster: Cluster, google: Google, site: Site) -> Objects:
 def older_site(
     wanted: Objects, cluster: Cluster, google: Google, sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 ) -> Site:
-    """site.yml of the older version, which is installed, with nothing of this version beside it."""
+    """site.yml of the older version, which is installed without anything of this version."""
     tree = older.unpack(tmp_path_factory.mktemp("older"))
     playbook = older.site(tree, older.make_images(tree, sandbox))
 
@@ -134,7 +134,7 @@ def older_site(
 
 @pytest.fixture(scope="module")
 def pull(cluster: Cluster, authorization: str, push: Push) -> Pull:
-    """One pull through the NodePort of each node in turn, its digests checked; every fourth is of an image that no replica has."""
+    """Returns a job that pulls through the NodePort of each node in turn and checks digests. Every fourth image is new."""
     replicas = Replicas(cluster, authorization)
     known = [push("known", [_KNOWN_BYTES]) for _ in range(_KNOWN)]
 
@@ -147,7 +147,7 @@ def pull(cluster: Cluster, authorization: str, push: Push) -> Pull:
 
 
 def during_pulls(pull: Pull, run: Site, what: str, say: Say) -> None:
-    """Run a site.yml while clients pull; no pull may fail."""
+    """Run a site.yml while clients pull. No pull may fail."""
     started = time.monotonic()
     with Load(_CLIENTS, pull) as load:
         time.sleep(3)
@@ -178,7 +178,7 @@ def test_upgrade_rollback_and_upgrade(
     assert containers(cluster) == [older.CONTAINERS] * _REPLICAS and peer_services(cluster)
     assert kept(cluster) == before
 
-    # The Services for single replicas are new.
+    # The Services for single replicas are created again.
     adopt(cluster)
     during_pulls(pull, site, "upgrade after the rollback", say)
     assert containers(cluster) == [{"registry"}] * _REPLICAS
@@ -187,7 +187,7 @@ def test_upgrade_rollback_and_upgrade(
 
 
 def test_volumes_with_a_folder_of_the_front_are_refused(older_site: Site, site: Site, cluster: Cluster) -> None:
-    """The last test: it leaves no replicas. No volume is ever bound, since a StatefulSet without running pods is enough."""
+    """The last test, since it leaves no replicas. A StatefulSet without running pods is enough, so no volume is bound."""
     stateful_set = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
     volumes = {"registry_cache_storage": "volumeClaim", "registry_cache_storage_class": "nowhere"}
     cluster.kubectl("delete", *stateful_set)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A connection to a host whose files the control node does not see: they are there only while the host works."""
+"""A connection to a host whose files the control node does not see: they exist only while a command runs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ options:
 extends_documentation_fragment: [connection_pipelining]
 """
 
-# The log of a module is read while the module runs.
+# The control node reads the log of a module while it runs.
 _lock, _users = threading.Lock(), [0]
 
 
 class Connection(Local):
-    """Folder $ELSEWHERE/HOST is what the host alone has; it lies under another name while no command runs there."""
+    """Folder $ELSEWHERE/HOST has the host's files. It is renamed while no command runs."""
 
     transport = "elsewhere"
 
