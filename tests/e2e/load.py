@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A client that pulls like containerd, and a load of many clients.
 
-A pull is the manifest by its tag, then config and layers one after another, over one connection that is kept while it
-lasts. A body that breaks off is resumed by Range from its last byte. What fails (no connection, a broken one, 408, 429,
-5xx) is tried again, at most ATTEMPTS times a body with a short pause; any other error status, a wrong size or a wrong
+A pull gets the manifest by its tag, then config and layers one after another, over the same connection as long as it
+lasts. An interrupted body is resumed by Range after its last byte. What fails (no connection, a broken one, 408, 429,
+5xx) is retried after a short pause, at most ATTEMPTS times per body; any other error status, a wrong size or a wrong
 digest is the end. Then the pull has failed.
 """
 
@@ -50,7 +50,7 @@ class Body:
 class Client:
     """A client. endpoint: the host and port of all its connections.
 
-    dial, answer: seconds, as containerd 2 has them. bytes_per_second: how fast it reads; 0 is as fast as it can.
+    dial, answer: timeouts in seconds, as in containerd 2. bytes_per_second: the reading rate; 0 for no limit.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ def basic(user: str, password: str) -> str:
 class Load:
     """Threads that run one job after another during a block. `pull` gets the number of the job.
 
-    Afterwards: bodies, and failures as text.
+    The results are in `bodies`, and in `failures` as text.
     """
 
     def __init__(self, threads: int, pull: Callable[[int], Sequence[Body]], pause: float = 0) -> None:

@@ -118,7 +118,7 @@ class Replicas:
     def owners(self, name: str, blobs: Sequence[Blob], entry: int, count: int = 3) -> dict[str, int]:
         """Pull new blobs through one replica. Returns the owner of each blob by digest.
 
-        Raises AssertionError if more than the owner and that replica keep one.
+        Raises AssertionError if another replica than these two stores a blob.
         """
         with self.entry(entry) as client:
             for blob in blobs:

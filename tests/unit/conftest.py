@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""For all unit tests: the collection under its name, and the Google emulator in memory."""
+"""Makes the collection importable for all unit tests, and provides the Google emulator in memory."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""README.md names all that there is, and no page links to what there is not."""
+"""README.md names all roles, playbooks and plugins, and links of all pages work."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)")
 
 
 def headings(page: pathlib.Path) -> set[str]:
-    """As GitHub and Galaxy make them into anchors."""
+    """Returns the anchors that GitHub and Galaxy make from headings."""
     found = re.findall(r"(?m)^#+ (.+)$", page.read_text())
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
@@ -39,7 +39,7 @@ def test_every_plugin_is_named(kind: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: pathlib.Path) -> None:
+def test_links_work(page: pathlib.Path) -> None:
     text = re.sub(r"(?s)```.*?```", "", page.read_text())
     for target, anchor in _LINK.findall(text):
         if target.startswith(("http://", "https://")):
@@ -49,7 +49,7 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
         assert not anchor or anchor in headings(file), f"{page}: {target}#{anchor}"
 
 
-def test_the_commands_of_the_quick_start_name_files_that_there_are() -> None:
+def test_the_commands_of_the_quick_start_name_existing_files() -> None:
     block = README.split("## Use it on your cluster")[1].split("```sh")[1].split("```")[0]
     for name in re.findall(r"(?:-r |cp -r |mine )(\S+\.(?:txt|yml)|inventory/example)", block):
         assert (ROOT / name).exists(), name

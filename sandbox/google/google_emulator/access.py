@@ -79,8 +79,8 @@ class Access:
     ) -> str:
         """Returns the project's id if the caller of a googleapis host has the permission.
 
-        resource: relative to the project, the project itself if empty. project: an id or a number, the one of the
-        request's path unless given. named: whether a refusal names the resource. Raises GoogleError (401, 403).
+        resource: relative to the project; empty for the project itself. project: an id or number; default: the one in the
+        request's path. named: whether an error names the resource. Raises GoogleError (401, 403).
         """
         principal = self.authenticate(request, service)
         project = request.path_params["project"] if project is None else project

@@ -224,7 +224,7 @@ class Docker:
     def _repository(self, request: Request, name: str) -> str:
         """Returns the full name of an image's repository. Raises DockerError for an invalid name.
 
-        The domain of a project that has one is a component of its own.
+        The domain of a domain-scoped project is a separate path component.
         """
         parts = name.split("/")
         project, rest = (":".join(parts[:2]), parts[2:]) if "." in parts[0] else (parts[0], parts[1:])

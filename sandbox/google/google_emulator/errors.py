@@ -80,7 +80,7 @@ def _error_info(reason: str, domain: str, **metadata: str) -> dict[str, object]:
 def permission_denied(permission: str, resource: str | None = None) -> GoogleError:
     """Returns the error for a missing permission, a missing project, or an API that was just enabled.
 
-    resource: its full name; service accounts are not named.
+    resource: its full name. Errors do not name service accounts.
     """
     named = f"resource '{resource}'" if resource else "resource"
     metadata = {"permission": permission, **({"resource": resource} if resource else {})}

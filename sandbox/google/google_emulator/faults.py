@@ -26,9 +26,9 @@ class Cut(Exception):
 class Fault:
     """Applies to the next `count` downloads of blobs whose path contains `match` (a digest, an image, any part).
 
-    seconds: before the answer begins. bytes_per_second: of the body; 0 is no limit.
-    status: an error instead of the blob. cut, corrupt: at the middle of the body.
-    The operator's own downloads are spared.
+    seconds: delay of the answer. bytes_per_second: of the body; 0 for no limit.
+    status: an error instead of the blob. cut, corrupt: in the middle of the body.
+    The operator's downloads are not affected.
     """
 
     match: str
@@ -72,8 +72,8 @@ class Fault:
 class HostFault:
     """Applies to the next `count` requests to one of Google's hosts whose path contains `path`, also the operator's.
 
-    One of: hang, seconds of silence that end in a 504; status, an outage in the host's own words; seconds, until the
-    request is looked at; truncate, an answer whose connection ends in the middle of the body.
+    One of: hang, seconds without an answer, then 504; status, an outage with the host's message; seconds, the delay of the
+    request; truncate, an answer whose connection is closed in the middle of the body.
     """
 
     host: str
@@ -101,7 +101,7 @@ class HostFault:
 class Conditions:
     """Conditions that last until the next reset.
 
-    expired: tokens of STS are over when they are issued. grant_lag, enable_lag: seconds until a new binding, an API
+    expired: STS issues expired tokens. grant_lag, enable_lag: seconds until a new binding, or an API
     that was enabled, takes effect. clock_shift: seconds that the emulator's clock is ahead (behind, if negative).
     """
 

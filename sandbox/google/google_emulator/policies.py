@@ -36,7 +36,7 @@ class Policies:
         """Returns the policy in the version that a client requests (options.requestedPolicyVersion).
 
         Without version 3 a conditional binding is shown under a role that does not exist
-        (cloud.google.com/iam/docs/policies#versions). Raises GoogleError for a version that there is not.
+        (cloud.google.com/iam/docs/policies#versions). Raises GoogleError for an unknown version.
         """
         if str(version) not in ("0", "1", "3"):
             raise GoogleError("INVALID_ARGUMENT", "The requested policy version must be 0, 1 or 3.")

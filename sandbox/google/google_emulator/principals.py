@@ -22,8 +22,8 @@ _FEDERATED = re.compile(
 class Principal:
     """The caller that a token identifies.
 
-    members: every IAM member that names this principal. pool: of a federated one, its pool's full name.
-    account: of a service account, its full name. scopes: which APIs its token may be shown to.
+    members: all IAM members that name this principal. pool: the full name of a federated principal's pool.
+    account: the full name of a service account. scopes: the APIs that its token is valid for.
     """
 
     members: frozenset[str]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Checks workload identity pools and providers, like IAM.
 
-Limits and texts: the discovery document of iam.googleapis.com v1, and answers quoted in public issues.
+Limits and messages are from the discovery document of iam.googleapis.com v1, and from answers in public issues.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A minimal AWX API for the modules of awx.awx: it stores objects, and refuses what AWX would refuse.
 
-The fields that an object may have come from the documentation of the module that makes it.
+The possible fields of an object are taken from the documentation of its module.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Jobs of all templates with something missing: they stop with a clear message before anything is changed.
 
-On a cluster, with all that they need: tests/e2e/site/test_awx.py.
+Complete jobs on a cluster are in tests/e2e/site/test_awx.py.
 """
 
 from __future__ import annotations

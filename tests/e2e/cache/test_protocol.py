@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a client may expect from a registry, tested on two replicas on loopback.
 
-The upstream is a distribution with content, behind a gate that can answer, hang or break off in its place.
+The upstream is a distribution registry, behind a gate that can answer with errors, hang or close connections.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _tool(name: str) -> str:
 class Gate(http.server.ThreadingHTTPServer):
     """Forwards requests to a registry, unless a fault is set: a status, "hang" or "break".
 
-    `referrers`: it answers them, from the index that a client without that endpoint keeps under a tag, and has no such tag.
+    `referrers`: the gate serves this endpoint from the index that clients keep under a tag, and hides that tag.
     """
 
     daemon_threads = True

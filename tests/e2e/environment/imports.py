@@ -17,7 +17,7 @@ from ansible.utils.collection_loader._collection_finder import _AnsibleCollectio
 def imports(file: pathlib.Path) -> dict[str, list[tuple[str, str]]]:
     """Returns modules and imported names (empty for the module itself), by the name they are bound to; without relative imports.
 
-    Where a name has several, one is the fallback of the other.
+    If a name has several, they are fallbacks of each other.
     """
     found: dict[str, list[tuple[str, str]]] = {}
     for node in ast.walk(ast.parse(file.read_text())):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compares all objects of the cluster and of Google before site.yml and after the uninstall, also with renames in between.
 
-The namespaces are there before, so that no removal of a namespace hides what is left in it.
+The namespaces exist before, so that removing a namespace does not hide what is left in it.
 """
 
 from __future__ import annotations

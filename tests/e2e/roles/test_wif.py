@@ -203,7 +203,7 @@ def cluster(uid: str, jwks: dict[str, Any]) -> ApiServer:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """One play: two clusters with the same provider, one with a provider of others, and two caches of a cluster, one of them removed.
 
-    Ansible's start takes longer than the rest, so that all is in one run.
+    Starting Ansible takes longer than the tasks, so there is only one run.
     """
     folder = tmp_path_factory.mktemp("story")
     jwks = Keys().jwks()

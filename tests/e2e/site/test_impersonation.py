@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The cache impersonates a Google service account that the role creates, and has no other grant.
 
-They are the last on this cache: those of test_uninstall begin with its removal.
+These tests are the last ones with this cache, since test_uninstall begins with its removal.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def break_provider(google: Google, **fields: Any) -> None:
 class TestBrokenChain:
     """All replicas have the image in their store, so only the upstream can show a fault.
 
-    Whether the proof passes while nothing is broken is asked by every other run of site.yml.
+    All other runs of site.yml show that the proof passes if nothing is broken.
     """
 
     @pytest.fixture(autouse=True)

@@ -86,7 +86,7 @@ def site(tree: pathlib.Path, builder: str) -> Site:
 def hand_over_provider(cluster: Cluster, google: Google) -> None:
     """Record the owner in the older version's provider, a manual step of the upgrade, without which this version refuses it.
 
-    Its condition admits one service account in another form.
+    Its condition admits the service account in another form.
     """
     providers, _, name = PROVIDER.rpartition("/")
     found = google.call("GET", IAM, providers).get("workloadIdentityPoolProviders", [])

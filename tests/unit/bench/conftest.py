@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An upstream in this process, and an image that it holds."""
+"""An upstream in this process, with an image."""
 
 from __future__ import annotations
 

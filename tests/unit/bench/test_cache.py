@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Replicas are configured by keys that the program knows."""
+"""Replicas are configured with keys that the program knows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UPSTREAM: Any = SimpleNamespace(port=8080, url="http://127.0.0.1:8080")
 
 
 def keys(value: object) -> set[str]:
-    """The keys of all mappings."""
+    """Returns the keys of all mappings."""
     if isinstance(value, dict):
         return set(value) | {key for one in value.values() for key in keys(one)}
     return {key for one in value for key in keys(one)} if isinstance(value, list) else set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bench's client pulls as containerd does, and believes no body that it has not hashed."""
+"""The client of the bench pulls like containerd, and verifies the digest of every body."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PATH = f"/v2/some/blobs/{BLOB.digest}"
 
 @pytest.fixture
 def scripted() -> Iterator[Callable[..., tuple[Endpoint, list[bytes]]]]:
-    """A server that gives one prepared answer a connection, and notes what it was asked."""
+    """A server that gives one prepared answer per connection, and records requests."""
     listener, servers = socket.create_server(("127.0.0.1", 0)), []
 
     def start(*answers: bytes) -> tuple[Endpoint, list[bytes]]:
@@ -35,7 +35,7 @@ def scripted() -> Iterator[Callable[..., tuple[Endpoint, list[bytes]]]]:
             for answer in answers:
                 try:
                     connection, _ = listener.accept()
-                except OSError:  # the test is over
+                except OSError:  # the test has ended
                     return
                 with connection:
                     asked.append(connection.recv(65536))
@@ -46,7 +46,7 @@ def scripted() -> Iterator[Callable[..., tuple[Endpoint, list[bytes]]]]:
         return Endpoint(listener.getsockname()[1], "nodes", "password", timeout=5), asked
 
     yield start
-    listener.shutdown(socket.SHUT_RDWR)  # close() alone would leave the thread in accept(), to fail within a later test
+    listener.shutdown(socket.SHUT_RDWR)  # with only close(), the thread would stay in accept() and fail during a later test
     for server in servers:
         server.join(5)
     listener.close()
@@ -63,7 +63,7 @@ def fetch(endpoint: Endpoint, sink: Sink | None = None, **options: bool | int) -
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_cut_is_resumed_by_range(scripted: Callable, sink: Sink) -> None:
+def test_an_interrupted_body_is_resumed_by_range(scripted: Callable, sink: Sink) -> None:
     rest = answer(BODY[300:], "206 Partial Content", more=f"Content-Range: bytes 300-{BLOB.size - 1}/{BLOB.size}\r\n")
     endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size), rest)
     transfer = fetch(endpoint, sink)
@@ -74,12 +74,12 @@ def test_a_cut_is_resumed_by_range(scripted: Callable, sink: Sink) -> None:
 
 
 @pytest.mark.parametrize("sink", [Keep(BLOB.size), Stream()], ids=["kept", "streamed"])
-def test_a_server_without_ranges_sends_what_is_there_already(scripted: Callable, sink: Sink) -> None:
+def test_a_server_without_ranges_sends_everything_again(scripted: Callable, sink: Sink) -> None:
     endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), answer(BODY))
     assert fetch(endpoint, sink).right
 
 
-def test_another_range_than_asked_for_is_not_taken(scripted: Callable) -> None:
+def test_another_range_than_requested_is_refused(scripted: Callable) -> None:
     other = answer(BODY[200:], "206 Partial Content", more=f"Content-Range: bytes 200-{BLOB.size - 1}/{BLOB.size}\r\n")
     endpoint, _ = scripted(answer(BODY[:300], length=BLOB.size), other)
     transfer = fetch(endpoint)
@@ -87,25 +87,25 @@ def test_another_range_than_asked_for_is_not_taken(scripted: Callable) -> None:
     assert not transfer.wrong
 
 
-def test_without_resume_a_cut_ends_it(scripted: Callable) -> None:
+def test_without_resume_an_interruption_is_final(scripted: Callable) -> None:
     endpoint, asked = scripted(answer(BODY[:300], length=BLOB.size))
     transfer = fetch(endpoint, resume=False)
     assert (transfer.complete, transfer.wrong, len(asked)) == (False, False, 1)
 
 
-def test_a_server_error_is_tried_again(scripted: Callable) -> None:
+def test_a_server_error_is_retried(scripted: Callable) -> None:
     endpoint, asked = scripted(answer(b"", "500 Oops"), answer(b"", "503 Later"), answer(BODY))
     assert fetch(endpoint).right
     assert len(asked) == 3
 
 
-def test_it_gives_up_after_so_many_tries(scripted: Callable) -> None:
+def test_it_gives_up_after_the_last_attempt(scripted: Callable) -> None:
     endpoint, asked = scripted(*[answer(b"", "500 Oops")] * 9)
     transfer = fetch(endpoint, retries=2)
     assert (transfer.complete, transfer.status, len(asked)) == (False, 500, 3)
 
 
-def test_what_is_not_there_is_not_asked_for_again(scripted: Callable) -> None:
+def test_not_found_is_not_retried(scripted: Callable) -> None:
     endpoint, asked = scripted(*[answer(b"", "404 Not Found")] * 2)
     assert not fetch(endpoint).complete
     assert len(asked) == 1
@@ -115,7 +115,7 @@ def test_what_is_not_there_is_not_asked_for_again(scripted: Callable) -> None:
 @pytest.mark.parametrize(
     "body", [BODY[:500] + b"x" + BODY[501:], BODY[:-1], BODY + b"x"], ids=["a byte", "too short", "too long"]
 )
-def test_a_wrong_body_is_seen(scripted: Callable, sink: Callable[[], Sink], body: bytes) -> None:
+def test_a_wrong_body_is_noticed(scripted: Callable, sink: Callable[[], Sink], body: bytes) -> None:
     endpoint, _ = scripted(answer(body))
     transfer = fetch(endpoint, sink())
     assert transfer.complete
@@ -133,7 +133,7 @@ def test_a_pull_through_tokens_and_redirects(endpoint: Endpoint, state: State, i
     assert all(state.counts[f"GET content {blob.digest}"] == 1 for blob in image.blobs)
 
 
-def test_a_pull_goes_on_after_a_cut(endpoint: Endpoint, server: Server, state: State, image: Image) -> None:
+def test_a_pull_continues_after_an_interruption(endpoint: Endpoint, server: Server, state: State, image: Image) -> None:
     state.settings = Settings(faults={image.layers[0].digest: Fault("cut", times=1)})
     pull = containerd_client.pull(endpoint, image)
     pull.check()
@@ -141,7 +141,7 @@ def test_a_pull_goes_on_after_a_cut(endpoint: Endpoint, server: Server, state: S
     assert sum(transfer.resumed for transfer in pull.transfers) == 1
 
 
-def test_a_corrupt_layer_is_wrong_and_its_pull_not_failed(endpoint: Endpoint, state: State, image: Image) -> None:
+def test_a_corrupt_layer_counts_as_wrong_not_as_failed(endpoint: Endpoint, state: State, image: Image) -> None:
     state.settings = Settings(faults={image.layers[0].digest: Fault("corrupt")})
     pull = containerd_client.pull(endpoint, image)
     pull.check()
@@ -165,7 +165,7 @@ def test_many_clients_at_once(endpoint: Endpoint, state: State, image: Image) ->
     assert state.counts[f"GET content {image.layers[1].digest}"] == 5
 
 
-def test_a_manifest_is_what_its_digest_says(state: State, image: Image) -> None:
+def test_a_manifest_matches_its_digest(state: State, image: Image) -> None:
     manifest = json.loads(state.library.manifest(image.manifest.digest).read_bytes())
     assert [layer["size"] for layer in manifest["layers"]] == [blob.size for blob in image.layers]
     assert state.library.image("bench/some", (3 << 20, 100_000)) == image

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the tests of three replicas recorded becomes the rows of `make bench-kind`."""
+"""The rows of `make bench-kind` come from the records of tests with three replicas."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_rows(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("test", [test for tests in kind.TESTS.values() for test in tests])
-def test_what_it_runs_is_there(test: str) -> None:
+def test_the_tests_that_it_runs_exist(test: str) -> None:
     file, _, name = test.partition("::")
     text = (ROOT / file).read_text()
     assert "record_property(" in text
@@ -31,6 +31,6 @@ def test_what_it_runs_is_there(test: str) -> None:
     assert "[" not in name or f"\"{name.partition('[')[2].removesuffix(']')}\"" in text
 
 
-def test_a_measure_without_a_goal_is_an_error() -> None:
+def test_a_measurement_without_a_goal_is_an_error() -> None:
     with pytest.raises(ValueError, match="pulls failed, at noon"):
         kind.results({"pulls failed, at noon": 1})

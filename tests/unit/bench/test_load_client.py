@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the load client is told, and what is made of its report."""
+"""The load client's plan and report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SEEN = {
 
 @pytest.fixture
 def program(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A program in the load client's place. It notes its plan, environment and arguments, and prints the file `report`."""
+    """A fake of the load client. It records its plan, environment and arguments, and prints the file `report`."""
     file = tmp_path / "load"
     file.write_text(
         f'#!/bin/sh\ncat > {tmp_path}/plan\nenv > {tmp_path}/env\necho "$@" > {tmp_path}/arguments\n'
@@ -49,7 +49,7 @@ def report(program: pathlib.Path, *groups: dict[str, object]) -> None:
     (program / "report").write_text(json.dumps({"groups": groups, "wall": 2.0, "cpu": 0.5}))
 
 
-def test_a_password_is_in_the_environment_alone(program: pathlib.Path) -> None:
+def test_a_password_is_only_in_the_environment(program: pathlib.Path) -> None:
     report(program, {"name": "a", **SEEN}, {"name": "b", **SEEN}, {"name": "c", **SEEN})
     target = [{"path": "/v2/"}]
     load_client.run(
@@ -67,7 +67,7 @@ def test_a_password_is_in_the_environment_alone(program: pathlib.Path) -> None:
     assert not {"user", "password_env"} & set(third)
 
 
-def test_what_was_seen(program: pathlib.Path) -> None:
+def test_the_report_is_read(program: pathlib.Path) -> None:
     report(program, {"name": "clients", **SEEN}, {"name": "slow", **SEEN, "connections": 9, "closed": 7})
     group = Group(Endpoint(5000), [{"path": "/v2/"}], 1)
     found = load_client.run(group, group)
@@ -76,7 +76,7 @@ def test_what_was_seen(program: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"failed": 1, "errors": {"wrong digest": 1}}, {"requests": 0}])
-def test_what_is_not_right_is_not_measured(program: pathlib.Path, wrong: dict[str, object]) -> None:
+def test_wrong_content_is_not_measured(program: pathlib.Path, wrong: dict[str, object]) -> None:
     report(program, {"name": "clients", **SEEN, **wrong})
     group = Group(Endpoint(5000), [{"path": "/v2/"}], 1)
     assert load_client.run(group).groups[0].requests == wrong.get("requests", 3)
@@ -84,7 +84,7 @@ def test_what_is_not_right_is_not_measured(program: pathlib.Path, wrong: dict[st
         load_client.one(group)
 
 
-def test_a_client_that_ends_with_an_error(program: pathlib.Path) -> None:
+def test_a_client_that_fails(program: pathlib.Path) -> None:
     with pytest.raises(StepFailed, match="it is broken"):
         load_client.run(Group(Endpoint(5000), [{"path": "/v2/"}], 1))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The bench's upstream lets nobody in whom a real one would refuse, and counts what it sends."""
+"""The upstream of the bench refuses what a real one would refuse, and counts what it sends."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def token(server: Server, image: Image, secret: str) -> tuple[int, str]:
     return answer.status, json.loads(body).get("token", "")
 
 
-def test_a_blob_comes_with_a_token_through_a_signed_url(server: Server, state: State, image: Image, path: str) -> None:
+def test_a_blob_needs_a_token_and_a_signed_url(server: Server, state: State, image: Image, path: str) -> None:
     refused, _ = ask(server, path)
     assert refused.status == 401
     assert refused.headers["WWW-Authenticate"].startswith('Bearer realm="http://127.0.0.1:')
@@ -63,7 +63,7 @@ def test_a_range_of_a_blob(server: Server, state: State, image: Image) -> None:
     assert body == state.library.blob(blob.digest).read_bytes()[-10:]
 
 
-def test_a_head_tells_the_size(server: Server, state: State, image: Image, path: str) -> None:
+def test_a_head_returns_the_size(server: Server, state: State, image: Image, path: str) -> None:
     answer, _ = ask(server, path, "HEAD", **bearer(state.token(f"repository:{image.name}:pull")))
     assert (answer.status, answer.headers["Content-Length"]) == (200, str(image.layers[0].size))
 
@@ -99,14 +99,14 @@ def test_a_bad_url_is_refused(server: Server, state: State, image: Image, what: 
     assert ask(server, good)[0].status == 200
 
 
-def test_every_nth_answer_is_corrupt_and_no_more_than_wanted(server: Server, state: State, image: Image) -> None:
+def test_every_nth_answer_is_corrupt_up_to_a_limit(server: Server, state: State, image: Image) -> None:
     digest = image.layers[1].digest
     state.settings = Settings(faults={digest: Fault("corrupt", every=2, times=2)})
     right = [hashlib.sha256(ask(server, state.signed_url(digest))[1]).hexdigest() in digest for _ in range(6)]
     assert right == [True, False, True, False, True, True]
 
 
-def test_a_cut_ends_the_connection_in_the_middle(server: Server, state: State, image: Image) -> None:
+def test_a_cut_closes_the_connection_in_the_middle(server: Server, state: State, image: Image) -> None:
     blob = image.layers[1]
     state.settings = Settings(faults={blob.digest: Fault("cut")})
     with pytest.raises(http.client.IncompleteRead) as caught:

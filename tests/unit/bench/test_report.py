@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The report says what was measured, and of a goal whether it was met."""
+"""The report has all measurements, and whether each goal was met."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_goals() -> None:
     assert [result.met for result in ALL] == [True, False, True, True, False, None]
 
 
-def test_a_value_that_never_came_misses_its_goal() -> None:
+def test_a_missing_value_misses_its_goal() -> None:
     never = Result("first byte", "s", "distribution 3", float("inf"), 0.1, Goal("ours", "<=", 0.5))
     assert never.met is False
     assert (never.ratio, never.data()["ours"]) == (None, None)

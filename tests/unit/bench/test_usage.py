@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a process uses, asked of this one."""
+"""Resource usage of processes, tested with this one."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_processor_time() -> None:
     assert 0.05 <= usage.cpu(ME) - before < 5
 
 
-def test_a_process_that_is_gone_uses_nothing() -> None:
-    gone = [2**22 + 1]  # the largest pid that Linux gives is one less
+def test_an_ended_process_uses_nothing() -> None:
+    gone = [2**22 + 1]  # larger than the maximum pid of Linux
     assert (usage.cpu(gone), usage.written(gone), usage.removed(gone, [pathlib.Path("/")])) == (0, 0, {})
 
 
@@ -62,7 +62,7 @@ def test_removed_files_that_are_open(tmp_path: pathlib.Path) -> None:
     assert usage.removed(ME, [inside]) == {}
 
 
-def test_a_file_that_takes_the_place_of_another_is_not_added_to_it() -> None:
+def test_a_replaced_file_is_not_counted_twice() -> None:
     looks = iter([{(1, 1): 5, (1, 2): 7, (1, 3): 2}, {(1, 1): 6, (1, 3): 1, (1, 4): 7}])
     assert usage.at_once(lambda: next(looks)) == 5 + 1
 

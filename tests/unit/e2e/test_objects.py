@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The comparison of all objects before and after: what counts as a difference, and what stays after an uninstall."""
+"""The comparison of all objects before and after: which differences count, and which stay after an uninstall."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Item = dict[str, Any]
 
 
 def item(kind: str = "ConfigMap", name: str = "one", api_version: str = "v1", **fields: Any) -> Item:
-    """An object as `kubectl get --output json` has it; fields of its metadata go by `metadata`."""
+    """Returns an object like `kubectl get --output json`. `metadata`: more fields of its metadata."""
     metadata = {"name": name, "uid": f"uid-of-{name}", "resourceVersion": "1", **fields.pop("metadata", {})}
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
 
 
 class Cluster:
-    """kubectl, with these objects."""
+    """A fake of kubectl with these objects."""
 
     def __init__(self, *items: Item) -> None:
         self.items, self.asked = list(items), ""
@@ -44,7 +44,7 @@ def of(*items: Item) -> objects.Objects:
     return objects.of_cluster(cast(client.Cluster, Cluster(*items)))
 
 
-def test_everything_that_can_be_listed_is_read_but_what_passes() -> None:
+def test_everything_is_listed_except_temporary_objects() -> None:
     cluster = Cluster(item())
     objects.of_cluster(cast(client.Cluster, cluster))
     assert cluster.asked == "configmaps,pods,clustersecretstores.external-secrets.io"
@@ -56,7 +56,7 @@ def test_a_name_says_kind_group_and_namespace() -> None:
     assert names == ["ConfigMap demo/one", "ClusterSecretStore.external-secrets.io store"]
 
 
-def test_what_another_object_owns_or_what_ends_by_itself_is_left_out() -> None:
+def test_owned_and_expiring_objects_are_omitted() -> None:
     owned = item("Pod", metadata={"ownerReferences": [{"name": "set"}]})
     token = item("Secret", "bootstrap-token-abc", type="bootstrap.kubernetes.io/token")
     signed = item(name="cluster-info", metadata={"namespace": "kube-public"})
@@ -81,7 +81,7 @@ def test_a_change_is_a_difference(change: Item) -> None:
     assert line.startswith("changed: ConfigMap one: ")
 
 
-def test_what_each_write_or_the_status_changes_is_none() -> None:
+def test_changes_of_status_and_of_each_write_do_not_count() -> None:
     after = item(metadata={"resourceVersion": "2", "generation": 3, "managedFields": []}, status={"ready": True})
     assert objects.differences(of(item()), of(after)) == []
 
@@ -93,11 +93,11 @@ def test_no_content_of_a_secret_is_shown() -> None:
     assert "c2VjcmV0" not in line + json.dumps(of(secrets[0])) and "b3RoZXI=" not in line
 
 
-def test_new_and_gone() -> None:
+def test_new_and_removed_objects() -> None:
     assert objects.differences(of(item(name="a")), of(item(name="b"))) == ["gone: ConfigMap a", "new: ConfigMap b"]
 
 
-def test_ours_are_what_has_the_label_and_service_accounts_with_a_pull_secret() -> None:
+def test_ours_are_labelled_objects_and_service_accounts_with_a_pull_secret() -> None:
     marked = item(metadata={"labels": {"app.kubernetes.io/managed-by": "pullthrough.registry_cache"}})
     helm = item(name="two", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
     account = item("ServiceAccount", "default", imagePullSecrets=[{"name": "theirs"}, {"name": "registry-cache"}])
@@ -121,7 +121,7 @@ READ = "roles/artifactregistry.reader projects/p/locations/l/repositories/r"
         (f"grant serviceAccount:a@p.iam.gserviceaccount.com {READ}", None, {"condition": ""}),
     ],
 )
-def test_what_stays_is_no_difference(name: str, was: Item | None, now: Item | None) -> None:
+def test_objects_that_stay_do_not_count(name: str, was: Item | None, now: Item | None) -> None:
     before, after = ({name: one} if one else {} for one in (was, now))
     assert objects.differences(before, after) == []
     if was is None:
@@ -141,12 +141,12 @@ def test_what_stays_is_no_difference(name: str, was: Item | None, now: Item | No
         (f"grant serviceAccount:a@p.iam.gserviceaccount.com {READ}", {"condition": ""}, None),
     ],
 )
-def test_what_does_not_stay_is_one(name: str, was: Item | None, now: Item | None) -> None:
+def test_other_objects_count(name: str, was: Item | None, now: Item | None) -> None:
     before, after = ({name: one} if one else {} for one in (was, now))
     assert len(objects.differences(before, after)) == 1
 
 
-def test_what_is_left_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cleanup_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
     readings = [of(item(), item(name="two")), of(item())]
     assert objects.left(lambda: readings.pop(0), of(item())) == []
@@ -154,7 +154,7 @@ def test_what_is_left_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Google(client.Google):
-    """The operator's client, whose requests reach the emulator in memory."""
+    """The operator's client, with the emulator in memory."""
 
     def __init__(self, emulator: harness.Google) -> None:
         self._emulator = emulator
@@ -165,7 +165,7 @@ class Google(client.Google):
         return answer.json()
 
 
-def test_the_google_emulator_is_read_as_a_whole(google: harness.Google, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_google_emulator_is_read_completely(google: harness.Google, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "PROJECT", "demo")
     emulator, operator = google, Google(google)
     before = objects.of_google(operator)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The action groups: each holds every module with its options, and what module_defaults says reaches them."""
+"""Action groups: each has all modules with its options, and module_defaults apply to them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import yaml
 
 from sandbox.settings import ROOT
 
-# Of the ansible-core that runs these tests.
+# From the ansible-core that runs these tests.
 BIN = pathlib.Path(sys.prefix) / "bin"
 GROUPS = yaml.safe_load((ROOT / "meta" / "runtime.yml").read_text())["action_groups"]
 NAMES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py"))
-# An option that the modules of a group have and no other, and defaults with which none of them gets as far as its API.
+# An option that only modules of the group have, and defaults with which they stop before using their API.
 SIGN = {"google": "auth_kind", "kubernetes": "kubeconfig"}
 DEFAULTS = {
     "google": {"project": "of-the-defaults", "auth_kind": "accesstoken"},
@@ -48,7 +48,7 @@ def test_every_module_with_its_options_is_in_the_group(options: dict[str, set[st
 
 @pytest.fixture(scope="module")
 def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """The arguments that each module got of the defaults alone; none gets far."""
+    """The arguments that each module got from the defaults. All modules stop early."""
     folder = tmp_path_factory.mktemp("groups")
     names = [f"pullthrough.registry_cache.{name}" for name in sorted(members("google") | members("kubernetes"))]
     names += ["kubernetes.core.k8s", "kubernetes.core.k8s_info"]
@@ -61,8 +61,8 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     plain = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "GC", "K8S_", "KUBECONFIG"))}
     plain["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / "playbooks" / "collections")
     plain |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_FORMAT_PRETTY": "0"}
-    plain["ANSIBLE_REMOTE_TMP"] = str(folder / "tmp")  # not below the home of whoever runs this, who may have none
-    plain["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later tell arguments on request only
+    plain["ANSIBLE_REMOTE_TMP"] = str(folder / "tmp")  # not in the home of the user, who may have none
+    plain["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later return arguments only on request
     command = [BIN / "ansible-playbook", "-vvv", *local, folder / "play.yml"]
     result = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, cwd=folder)
     assert result.returncode == 0, result.stdout[-3000:]
@@ -73,9 +73,9 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
 @pytest.mark.parametrize("group", GROUPS)
 def test_module_defaults_reach_every_module(received: dict[str, dict[str, Any]], group: str) -> None:
     ours = {f"pullthrough.registry_cache.{name}" for name in members(group)}
-    # The group of kubernetes.core, by extension.
+    # The group of kubernetes.core, which ours extends.
     theirs = {"kubernetes.core.k8s", "kubernetes.core.k8s_info"} if group == "kubernetes" else set()
     for name in ours | theirs:
-        # The content of a kubeconfig may be one too, and is not shown.
+        # This option may contain a kubeconfig, so it is hidden.
         wanted = {option: value for option, value in DEFAULTS[group].items() if option != "kubeconfig"}
         assert received[name].items() >= wanted.items(), name

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/adopt.yml against an API server in this process."""
+"""playbooks/adopt.yml with an API server in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from sandbox.settings import ROOT
 from tests.unit.plugins.kubernetes_api import ApiServer
 
-# As a survey of AWX gives it, and as --extra-vars do.
+# As from a survey of AWX, and as from --extra-vars.
 HOSTS: dict[str, Any] = {
     "text": "[{kind: Service, name: registry-cache}]",
     "list": [{"kind": "Secret", "name": "pull", "namespace": "demo"}],
@@ -24,7 +24,7 @@ HOSTS: dict[str, Any] = {
 }
 
 
-def test_it_shows_and_labels_what_is_named(tmp_path: pathlib.Path) -> None:
+def test_named_objects_are_shown_and_labelled(tmp_path: pathlib.Path) -> None:
     server = ApiServer()
     for name in ("registry-cache", "demo"):
         server.namespace(name)

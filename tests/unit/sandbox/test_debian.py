@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files in roots of Debian."""
+"""Files in Debian root file systems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox import debian
 @pytest.mark.parametrize(
     ("link", "to"),
     [
-        ("lib64/loader", "/lib/loader"),  # as Debian 12 has its program loader
+        ("lib64/loader", "/lib/loader"),  # like the program loader of Debian 12
         ("lib64/loader", "../lib/loader"),
         ("lib64/loader", "../../../lib/loader"),  # there is nothing above a root
         ("lib64", "/lib"),
@@ -23,9 +23,9 @@ from sandbox import debian
 def test_links_stay_within_the_root(tmp_path: pathlib.Path, link: str, to: str) -> None:
     root = tmp_path / "root"
     (root / "lib").mkdir(parents=True)
-    (root / "lib" / "loader").write_text("the root's own")
+    (root / "lib" / "loader").write_text("in the root")
     (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "loader").write_text("of another machine")
+    (tmp_path / "lib" / "loader").write_text("outside of the root")
     (root / link).parent.mkdir(exist_ok=True)
     (root / link).symlink_to(to)
     assert debian.inside(root, "/lib64/loader") == root / "lib" / "loader"

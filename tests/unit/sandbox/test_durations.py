@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Durations: no state of their files is an error, for what is timed goes on."""
+"""Durations: problems with their files are never an error, so the timed work continues."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_reference_serves_until_this_machine_has_its_own() -> None:
 
 
 @pytest.mark.parametrize("broken", ["", "[]", '{"seconds": [1]}', '{"seconds": {"build": "long"}}', "\0"])
-def test_a_broken_file_is_an_empty_one(broken: str) -> None:
+def test_a_broken_file_counts_as_empty(broken: str) -> None:
     durations.RECORDED.parent.mkdir()
     durations.RECORDED.write_text(broken)
     durations.REFERENCE.write_text(broken)

@@ -36,7 +36,7 @@ def sandbox(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     monkeypatch.setattr(emulator.environment, "PYTHON", tmp_path / "python")
     monkeypatch.setattr(direct, "status", lambda *_, **__: 200)
     monkeypatch.setattr(emulator, "wait_until_healthy", lambda *_: None)
-    monkeypatch.setattr(steps.Log, "run", lambda *_, **__: None)  # the images are put there by another program
+    monkeypatch.setattr(steps.Log, "run", lambda *_, **__: None)  # seed.py would push the images
     made = Sandbox("test")
     yield made
     emulator.stop(made)

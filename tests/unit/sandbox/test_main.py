@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A sandbox command within `run`, as molecule starts one, sees this machine as it is outside."""
+"""A sandbox command inside `run`, such as molecule starts, gets the environment from outside."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from sandbox import __main__ as program
 
 
-def test_what_run_replaces_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_that_run_replaces_are_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", {"HTTPS_PROXY": "http://company:3128", "KEPT": "yes"})
     inside: Any = {"HTTPS_PROXY": "http://emulator:3128", "SANDBOX": "test"}
     monkeypatch.setattr(program, "_inside", lambda _sandbox: inside)

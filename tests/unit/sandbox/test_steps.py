@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A step that fails ends the command, shows why, and is no measure of how long it takes."""
+"""A failed step stops the command and shows the reason, and its duration is not recorded."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_either_side_of_a_pipe_that_fails_ends_the_step() -> None:
             log.pipe(source, target)
 
 
-def test_what_another_process_did_meanwhile_is_not_timed() -> None:
+def test_work_of_another_process_is_not_timed() -> None:
     with steps.step("elsewhere") as log:
         log.worked = False
     assert durations.last("elsewhere") is None
 
 
-def test_a_condition_that_does_not_come_is_named() -> None:
+def test_a_timeout_names_the_condition() -> None:
     with pytest.raises(steps.StepFailed, match="the registry"):
         steps.wait(lambda: False, 0, "the registry", every=0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""tests/tiers.toml: every stage and promise is real, and the page for contributors says the same."""
+"""tests/tiers.toml: every stage and promise exists, and the page for contributors is up to date."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMISES = tiers.promises()
 
 @functools.cache
 def functions(file: str) -> set[str]:
-    """The tests of a file as node ids without parameters."""
+    """Returns the tests of a file as node ids without parameters."""
     found = set()
     for node in ast.parse((ROOT / file).read_text()).body:
         if isinstance(node, ast.FunctionDef):
@@ -30,7 +30,7 @@ def functions(file: str) -> set[str]:
 
 @functools.cache
 def page(name: str) -> str:
-    """The words of a page in lower case, without their markup."""
+    """Returns the words of a page in lower case, without markup."""
     return re.sub(r"[*`\s]+", " ", (ROOT / name).read_text()).lower()
 
 
@@ -49,7 +49,7 @@ def test_every_folder_of_tests_is_a_stage() -> None:
 
 
 @pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.about)
-def test_a_promise_is_made_and_names_tests_that_there_are(promise: Promise) -> None:
+def test_a_promise_is_on_its_page_and_names_existing_tests(promise: Promise) -> None:
     assert promise.about.lower() in page(promise.page), f"{promise.page} says nothing of {promise.about}"
     assert promise.tests
     for test in promise.tests:
@@ -72,17 +72,17 @@ def test_every_topic_of_make_test_proves_a_promise() -> None:
             assert any(test.startswith(f"{stage.tests}/") for test in named), stage.name
 
 
-def test_the_page_has_the_table_of_today() -> None:
+def test_the_page_has_the_current_table() -> None:
     assert promises.PAGE.read_text() == promises.written(), "run 'make promises'"
 
 
-def test_a_test_is_of_the_tier_of_its_stage() -> None:
+def test_a_test_belongs_to_the_tier_of_its_stage() -> None:
     assert tiers.tier("tests/unit/plugins/modules/test_htpasswd.py") == "check"
     assert tiers.tier("tests/e2e/site/test_tokens.py") == tiers.tier("molecule/site/converge.yml") == "test"
     assert tiers.tier("tests/e2e/ownership/test_two_caches.py") == tiers.tier("tools/fresh/__main__.py") == "e2e"
 
 
-def test_only_what_a_promise_names_is_selected() -> None:
+def test_only_tests_of_promises_are_selected() -> None:
     chosen = tiers.Selection()
     assert "tests/e2e/faults/test_faults.py::test_upstream_out[hangs]" in chosen
     assert "tests/e2e/faults/test_faults.py::test_upstream_out[429]" not in chosen
@@ -90,7 +90,7 @@ def test_only_what_a_promise_names_is_selected() -> None:
     assert "tests/e2e/site/test_site.py::test_no_engine" not in chosen
 
 
-def test_a_promised_test_with_a_parameter_that_is_not_there_is_missed() -> None:
+def test_an_unknown_parameter_of_a_promised_test_is_reported() -> None:
     file = "tests/e2e/faults/test_faults.py"
     named = [test for promise in PROMISES for test in promise.tests if test.startswith(file)]
     assert tiers.Selection().missing(named) == []

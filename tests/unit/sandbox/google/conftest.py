@@ -10,7 +10,7 @@ from tests.unit.sandbox.google.harness import Google
 
 @pytest.fixture
 def docker(google: Google) -> Google:
-    """The emulator with a repository that the cache's service account may read."""
+    """The emulator with a repository that the cache's service account can read."""
     google.federate()
     google.create_repository()
     google.grant()

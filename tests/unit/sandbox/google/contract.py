@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Requests and answers against Google's discovery documents, as google-api-python-client ships them.
+"""Checks requests and answers against Google's discovery documents, which google-api-python-client includes.
 
 What makes a parameter or field required is `required` or a description that begins so; a field is missed in what is
 created (POST) only, for a patch names what it changes.
@@ -31,30 +31,30 @@ _APIS = (
 )
 _REQUIRED = re.compile(r"required[.:]", re.IGNORECASE)
 _NUMBERS = {"int32", "uint32", "int64", "uint64"}
-# The token endpoints have the errors of RFC 6749 section 5.2.
+# The errors of the token endpoints follow RFC 6749 section 5.2.
 _OAUTH_HOSTS = ("sts.googleapis.com",)
 
 
 @dataclass(frozen=True)
 class Method:
-    """One method of an API: its description, its document, and what the path must match."""
+    """A method of an API: its description, its document, and the pattern of its path."""
 
     description: Document
     document: Document
     path: re.Pattern[str]
-    literal: int  # characters of the path that are no parameter
+    literal: int  # number of path characters outside of parameters
 
 
 def check(
     method: str, url: str, query: Iterable[tuple[str, str]], request_body: Any, status: int, answer_body: Any
 ) -> None:
-    """A request and its answer, bodies as parsed JSON or None. Raises AssertionError with what is wrong and where."""
+    """Check a request and its answer; bodies are parsed JSON or None. Raises AssertionError with the problem and its place."""
     check_request(method, url, query, request_body)
     check_answer(method, url, status, answer_body)
 
 
 def check_request(method: str, url: str, query: Iterable[tuple[str, str]], body: Any) -> None:
-    """Path, method, query parameters and body. Raises AssertionError."""
+    """Check path, method, query parameters and body. Raises AssertionError."""
     found = find(method, url)
     assert found is not None, f"{method} {url}: no such method in the discovery documents"
     where = found.description["id"]
@@ -67,7 +67,7 @@ def check_request(method: str, url: str, query: Iterable[tuple[str, str]], body:
 
 
 def check_answer(method: str, url: str, status: int, body: Any) -> None:
-    """An answer of a method that exists. Raises AssertionError."""
+    """Check an answer of a known method. Raises AssertionError."""
     found = find(method, url)
     assert found is not None, f"{method} {url}: no such method in the discovery documents"
     where = f"answer of {found.description['id']}"
@@ -80,7 +80,7 @@ def check_answer(method: str, url: str, status: int, body: Any) -> None:
 
 
 def find(method: str, url: str) -> Method | None:
-    """The method that serves a URL; of several the one whose path says most."""
+    """Returns the method for a URL; of several, the one with the most specific path."""
     parts = urlsplit(url)
     fitting = [one for one in _methods(parts.hostname or "", method) if one.path.fullmatch(unquote(parts.path))]
     return max(fitting, key=lambda one: one.literal, default=None)
@@ -152,7 +152,7 @@ def _required(description: Document) -> bool:
 
 
 def _check(document: Document, schema: Document, value: Any, where: str, complete: bool = False) -> None:
-    """complete: whether required fields must be there."""
+    """complete: whether required fields must exist."""
     if "$ref" in schema:
         schema = document["schemas"][schema["$ref"]]
     kind = schema["type"]
@@ -177,13 +177,13 @@ def _check(document: Document, schema: Document, value: Any, where: str, complet
 
 def _check_object(document: Document, schema: Document, value: Mapping[str, Any], where: str, complete: bool) -> None:
     properties, others = schema.get("properties", {}), schema.get("additionalProperties")
-    # An Any holds its own type: that of an operation's metadata and response.
+    # An Any contains its type, for an operation's metadata and response.
     if named := document["schemas"].get(str(value.get("@type", "")).rpartition(".")[2]):
         _check(document, named, {name: item for name, item in value.items() if name != "@type"}, where)
         return
     for name, item in value.items():
         assert name in properties or others, f"{where}: unknown field {name}"
-        if item is not None or others:  # null is as good as left out, but not in a map
+        if item is not None or others:  # null means omitted, except in a map
             _check(document, properties.get(name) or others, item, f"{where}.{name}", complete)
     for name, description in properties.items():
         missing = complete and value.get(name) is None and _required(description)
@@ -208,7 +208,7 @@ def _check_string(schema: Document, value: str, where: str) -> None:
 
 
 def _check_error(document: Document, status: int, body: Any, where: str) -> None:
-    """google.rpc.Status as HTTP has it (google.aip.dev/193)."""
+    """Check google.rpc.Status as in HTTP (google.aip.dev/193)."""
     assert isinstance(body, dict) and body.keys() == {"error"}, f"{where}: no error object: {body!r}"
     error = body["error"]
     assert isinstance(error, dict), f"{where}: no error object: {body!r}"
@@ -218,5 +218,5 @@ def _check_error(document: Document, status: int, body: Any, where: str) -> None
 
 
 def _as_status(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Less the status' name, which HTTP alone has."""
+    """Check google.rpc.Status without the status name, which exists only in HTTP."""
     return {name: value for name, value in error.items() if name != "status"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The Google emulator in memory: a client that speaks to any of its hosts, keys that sign, clocks that obey."""
+"""The Google emulator in memory, with a client for all its hosts, signing keys, and clocks that tests control."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ TYPE = "urn:ietf:params:oauth:token-type:"
 
 
 def refused(answer: httpx.Response, code: int, status: str, text: str) -> None:
-    """Asserts that an API of Google refused a request."""
+    """Check that an API of Google refused a request."""
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["status"]) == (code, code, status)
     assert text in error["message"]
 
 
 def fake_registry() -> Starlette:
-    """One image with one layer; answers an upload with an absolute Location, as distribution does unless told."""
+    """Returns a registry with one image of one layer. It answers uploads with an absolute Location, like distribution by default."""
 
     async def manifest(request: Request) -> Response:
         if "authorization" in request.headers:
@@ -97,7 +97,7 @@ def fake_registry() -> Starlette:
 
 
 class RegistryTransport(httpx.ASGITransport):
-    """Notes each path, and counts the answers whose connection nobody has given back."""
+    """Records each path, and counts answers whose connection is not released."""
 
     unclosed = 0
     down = False
@@ -128,7 +128,7 @@ class _Stream(httpx.AsyncByteStream):
 
 
 class Keys:
-    """A cluster's signing keys: one RSA, one EC; and one that the cluster never published."""
+    """A cluster's signing keys: an RSA and an EC key, and one that the cluster does not publish."""
 
     def __init__(self) -> None:
         self.rsa = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -145,12 +145,12 @@ class Keys:
 
 
 def _published(key: dict[str, Any], kid: str) -> dict[str, Any]:
-    """As a cluster publishes a key; PyJWT adds key_ops, which Google does not take."""
+    """Returns a key as a cluster publishes it: without key_ops, which PyJWT adds and Google rejects."""
     return {**{name: value for name, value in key.items() if name != "key_ops"}, "kid": kid}
 
 
 def _check_contract(answer: httpx.Response) -> None:
-    """What the emulator takes and says is what Google's discovery documents describe."""
+    """Check a request and its answer against Google's discovery documents."""
     request, parts = answer.request, answer.request.url
     url = f"https://{parts.host}{parts.path}"
     if not parts.host.endswith(".googleapis.com") or url == OAUTH2:
@@ -168,7 +168,7 @@ def _check_contract(answer: httpx.Response) -> None:
 
 
 def _request_body(request: httpx.Request) -> Any:
-    """As JSON; a form of the token exchange has the names in snake case."""
+    """Returns the body as JSON. Forms of the token exchange have snake_case names."""
     if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
         fields = dict(parse_qsl(request.content.decode()))
         return {re.sub("_(.)", lambda match: match[1].upper(), name): value for name, value in fields.items()}
@@ -176,7 +176,7 @@ def _request_body(request: httpx.Request) -> Any:
 
 
 class Google:
-    """Calls as the operator unless told otherwise."""
+    """The emulator. Calls are made as the operator by default."""
 
     def __init__(self, path: pathlib.Path, keys: Keys, projects: dict[str, str] | None = None) -> None:
         self.now, self.steady, self.keys = 1_800_000_000.0, 0.0, keys
@@ -199,7 +199,7 @@ class Google:
         )
         self._app = app
         self._http = httpx.AsyncClient(transport=httpx.ASGITransport(app))
-        # One loop for all calls: the emulator's own client belongs to it.
+        # One loop for all calls, since the emulator's client is bound to it.
         self._runner = asyncio.Runner()
 
     def close(self) -> None:
@@ -214,7 +214,7 @@ class Google:
         return answer
 
     def serve(self, use: Callable[[str], Awaitable[Any]]) -> Any:
-        """What `use(url)` returns while a real server has the emulator on loopback, without TLS."""
+        """Run the emulator as a real server on loopback, without TLS, and return the result of `use(url)`."""
 
         async def run() -> Any:
             config = uvicorn.Config(
@@ -233,7 +233,7 @@ class Google:
         return self._runner.run(run())
 
     def done(self, answer: httpx.Response) -> dict[str, Any]:
-        """The response of an operation after its time."""
+        """Returns the response of an operation after it is done."""
         assert answer.status_code == 200, answer.text
         self.steady += 1
         host = answer.request.url.host
@@ -257,7 +257,7 @@ class Google:
         return self.call("PATCH", f"{IAM}/{name}", params={"updateMask": mask}, json=fields)
 
     def federate(self, **fields: Any) -> None:
-        """A pool and a provider, live."""
+        """Create a pool and a provider."""
         self.done(self.create_pool())
         self.done(self.create_provider(**fields))
 
@@ -275,7 +275,7 @@ class Google:
         assert answer.status_code == 200, answer.text
 
     def jwt(self, key: Any = None, kid: str | None = "rsa", algorithm: str = "RS256", **claims: Any) -> str:
-        """A projected service-account token; a claim of None is left out."""
+        """Returns a projected service account token. Claims of None are omitted."""
         payload = {
             "iss": ISSUER,
             "sub": SUBJECT,
@@ -303,7 +303,7 @@ class Google:
         return self.call("POST", url, token=token, json={"scope": [CLOUD_PLATFORM], **fields})
 
     def account_token(self, *roles: str, name: str = "caller") -> str:
-        """An access token of a service account with exactly these roles in the project."""
+        """Returns an access token of a service account with only these roles in the project."""
         assert self.create_account(name).status_code == 200
         email = f"{name}@demo.iam.gserviceaccount.com"
         bindings = [{"role": role, "members": [f"serviceAccount:{email}"]} for role in roles]

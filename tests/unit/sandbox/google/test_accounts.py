@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Service accounts and acting as one: iam, iamcredentials and oauth2.googleapis.com."""
+"""Service accounts and their impersonation: iam, iamcredentials and oauth2.googleapis.com."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def account(google: Google) -> dict[str, Any]:
 
 @pytest.fixture
 def impersonated(google: Google, account: dict[str, Any]) -> Google:
-    """The cache's service account may act as the account, which may read the repository."""
+    """The cache's service account can impersonate the account, which can read the repository."""
     google.federate()
     google.create_repository()
     google.grant(member=f"serviceAccount:{EMAIL}")
@@ -55,7 +55,7 @@ def impersonated(google: Google, account: dict[str, Any]) -> Google:
     return google
 
 
-def test_an_account_comes_and_goes(google: Google, account: dict[str, Any]) -> None:
+def test_an_account_is_created_and_deleted(google: Google, account: dict[str, Any]) -> None:
     assert account["name"] == f"projects/demo/serviceAccounts/{EMAIL}"
     assert (account["displayName"], account["description"]) == ("Cache", "d")
     assert "disabled" not in account
@@ -130,7 +130,7 @@ def test_the_policy_is_read_with_post(google: Google, account: dict[str, Any]) -
         (MEMBER.replace("/cache/", "/other/"), "Identity Pool does not exist ("),
     ],
 )
-def test_a_member_that_is_not_there(google: Google, account: dict[str, Any], member: str, text: str) -> None:
+def test_an_unknown_member(google: Google, account: dict[str, Any], member: str, text: str) -> None:
     google.federate()
     refused(google.set_account_policy({"role": USER, "members": [member]}), 400, "INVALID_ARGUMENT", text)
 
@@ -140,7 +140,7 @@ def test_addresses_are_in_lower_case(google: Google, account: dict[str, Any]) ->
     assert answer.json()["bindings"][0]["members"] == ["user:some.one@example.com"]
 
 
-def test_the_federated_identity_acts_as_the_account(impersonated: Google) -> None:
+def test_the_federated_identity_impersonates_the_account(impersonated: Google) -> None:
     federated = impersonated.access_token()
     assert impersonated.call("GET", MANIFEST, token=federated).status_code == 403
     answer = impersonated.impersonate(federated, lifetime="600s").json()
@@ -154,7 +154,7 @@ def test_the_federated_identity_acts_as_the_account(impersonated: Google) -> Non
     assert impersonated.call("GET", MANIFEST, token=token).status_code == 401
 
 
-def test_its_token_outlives_the_federated_one(impersonated: Google) -> None:
+def test_the_accounts_token_outlives_the_federated_one(impersonated: Google) -> None:
     federated = impersonated.access_token(exp=int(impersonated.now) + 300)
     token = impersonated.impersonate(federated).json()["accessToken"]
     impersonated.now += 3000
@@ -162,7 +162,7 @@ def test_its_token_outlives_the_federated_one(impersonated: Google) -> None:
     assert impersonated.call("GET", MANIFEST, token=token).status_code == 200
 
 
-def test_who_may_not_act_as_it(impersonated: Google) -> None:
+def test_callers_that_may_not_impersonate(impersonated: Google) -> None:
     federated = impersonated.access_token()
     refused(impersonated.impersonate(federated, "other@demo.iam.gserviceaccount.com"), 403, "PERMISSION_DENIED", DENIED)
     impersonated.set_account_policy()
@@ -187,7 +187,7 @@ def test_what_generate_access_token_refuses(impersonated: Google) -> None:
     refused(impersonated.impersonate(narrow), 403, "PERMISSION_DENIED", "insufficient authentication scopes")
 
 
-def test_a_disabled_account_neither_acts_nor_reads(impersonated: Google) -> None:
+def test_a_disabled_account_can_neither_be_impersonated_nor_read(impersonated: Google) -> None:
     federated = impersonated.access_token()
     token = impersonated.impersonate(federated).json()["accessToken"]
     assert impersonated.call("POST", f"{URL}:disable", json={}).json() == {}
@@ -235,7 +235,7 @@ READS = {
         ("roles/viewer", set(READS)),
     ],
 )
-def test_a_role_in_the_project_gives_what_it_has(google: Google, role: str, allowed: set[str]) -> None:
+def test_a_role_in_the_project_grants_its_permissions(google: Google, role: str, allowed: set[str]) -> None:
     token = google.account_token(role)
     answers = {name: google.call("GET", url, token=token).status_code for name, url in READS.items()}
     assert answers == {name: 200 if name in allowed else 403 for name in READS}
@@ -246,7 +246,7 @@ def test_only_an_owner_makes_pools(google: Google, role: str, status: int) -> No
     token = google.account_token(role)
     answer = google.call("POST", POOLS, token=token, params={"workloadIdentityPoolId": "other"}, json={})
     assert answer.status_code == status
-    # Not even an owner acts as an account by that alone.
+    # Owners cannot impersonate an account without a further role.
     assert google.create_account().status_code == 200
     refused(google.impersonate(token), 403, "PERMISSION_DENIED", DENIED)
 
@@ -285,7 +285,7 @@ def test_a_key_gives_the_account_s_token(google: Google, key: dict[str, str]) ->
 
 
 def test_a_key_need_not_be_named(google: Google, key: dict[str, str]) -> None:
-    """AWX writes a file of the account's address and the key alone."""
+    """AWX writes a file with only the account's address and the key."""
     nameless = {name: value for name, value in key.items() if name != "private_key_id"}
     assert assertion(google, nameless).status_code == 200
     foreign = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -338,7 +338,7 @@ def test_accounts_and_keys_outlive_a_restart(google: Google, key: dict[str, str]
         restarted.close()
 
 
-def test_a_disabled_pool_acts_as_nobody(impersonated: Google) -> None:
+def test_a_disabled_pool_cannot_impersonate(impersonated: Google) -> None:
     federated = impersonated.access_token()
     impersonated.done(impersonated.patch(PROVIDER, "disabled", disabled=True))
     assert impersonated.impersonate(federated).status_code == 200

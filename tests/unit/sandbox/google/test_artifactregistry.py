@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Repositories and their IAM policies, as artifactregistry.googleapis.com answers."""
+"""Repositories and their IAM policies: artifactregistry.googleapis.com."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def registry(google: Google) -> Google:
     return google
 
 
-def test_a_repository_comes_with_its_operation_and_goes(google: Google) -> None:
+def test_a_repository_exists_after_its_operation_and_is_deleted(google: Google) -> None:
     create = google.call("POST", PARENT, params={"repositoryId": "private"}, json={"format": "DOCKER"})
     assert create.json()["name"].startswith("projects/demo/locations/us-central1/operations/")
     refused(google.call("GET", URL), 404, "NOT_FOUND", "Requested entity was not found.")
@@ -32,7 +32,7 @@ def test_a_repository_comes_with_its_operation_and_goes(google: Google) -> None:
     assert (repository["name"], repository["mode"]) == (REPOSITORY, "STANDARD_REPOSITORY")
     assert repository["registryUri"] == "us-central1-docker.pkg.dev/demo/private"
     assert google.call("GET", PARENT).json() == {"repositories": [repository]}
-    # By the project's number it is the same one.
+    # The project's number leads to the same repository.
     assert google.call("GET", URL.replace("/demo/", "/42/")).json() == repository
     google.done(google.call("DELETE", URL))
     assert google.call("GET", PARENT).json() == {}
@@ -45,7 +45,7 @@ def test_a_bad_repository_is_refused(google: Google, name: str, body: dict[str, 
     refused(google.call("POST", PARENT, params={"repositoryId": name}, json=body), 400, "INVALID_ARGUMENT", "nvalid")
 
 
-def test_the_policy_is_read_with_get_and_empty_but_for_its_etag(registry: Google) -> None:
+def test_the_policy_is_read_with_get_and_has_only_an_etag(registry: Google) -> None:
     assert registry.call("GET", f"{URL}:getIamPolicy").json() == {"etag": "ACAB"}
     assert registry.call("POST", f"{URL}:getIamPolicy", json={}).status_code == 405
     missing = registry.call("GET", f"{URL}-other:getIamPolicy")
@@ -71,7 +71,7 @@ def test_bindings_of_one_role_are_merged(registry: Google) -> None:
     "member",
     [
         MEMBER.replace("/cache/", "/other/"),
-        # The project's id where its number belongs.
+        # The project's id instead of its number.
         MEMBER.replace("/42/", "/demo/"),
         f"principal://iam.googleapis.com/{POOL}",
     ],
@@ -98,7 +98,7 @@ def test_a_binding_that_google_refuses(registry: Google, binding: dict[str, Any]
     refused(registry.set_policy(binding), 400, "INVALID_ARGUMENT", text)
 
 
-def test_a_condition_is_compiled_and_holds_or_not(registry: Google) -> None:
+def test_a_condition_is_compiled_and_evaluated(registry: Google) -> None:
     def conditional(expression: str) -> Any:
         return registry.set_policy({**BINDING, "condition": {"title": "t", "expression": expression}}, version=3)
 
@@ -145,7 +145,7 @@ def test_a_patch_answers_with_the_repository(registry: Google) -> None:
     changed = patch(registry, "description,labels", description="d", labels={"a": "1", "b": "2"}, mode="REMOTE_REPOSITORY").json()
     assert (changed["description"], changed["labels"]) == ("d", {"a": "1", "b": "2"})
     assert changed["mode"] == "STANDARD_REPOSITORY" and changed["updateTime"] > changed["createTime"]
-    # A map is replaced whole, an absent field is cleared.
+    # A map is replaced completely, an absent field is cleared.
     assert patch(registry, "labels", labels={"b": "2"}).json()["labels"] == {"b": "2"}
     assert patch(registry, "labels", labels={"empty": ""}).json()["labels"] == {"empty": ""}
     assert "labels" not in patch(registry, "labels").json()
@@ -206,12 +206,12 @@ def test_a_remote_repository_keeps_its_upstream(google: Google) -> None:
         ),
     ],
 )
-def test_a_mode_that_does_not_fit(google: Google, body: dict[str, Any], text: str) -> None:
+def test_a_configuration_of_another_mode(google: Google, body: dict[str, Any], text: str) -> None:
     refused(create(google, "other", **body), 400, "INVALID_ARGUMENT", text)
 
 
-def test_a_virtual_repository_has_what_its_upstreams_hold(registry: Google) -> None:
-    """The fake registry holds one image under any name: which repository was asked is seen by its counters."""
+def test_a_virtual_repository_has_the_content_of_its_upstreams(registry: Google) -> None:
+    """The fake registry has the same image under any name, so the counters show which repository was asked."""
     registry.done(create(registry, "other"))
     policies = [upstream("other", 10), upstream("private", 20)]
     config = {"upstreamPolicies": policies}
@@ -232,14 +232,14 @@ def test_a_virtual_repository_has_what_its_upstreams_hold(registry: Google) -> N
     assert upload.status_code == 400 and "takes no images" in upload.text
 
 
-def test_a_new_grant_lags_and_a_withdrawn_one_does_not(registry: Google) -> None:
+def test_a_new_grant_is_delayed_and_a_removed_one_is_not(registry: Google) -> None:
     registry.fault(grant_lag=60)
     token = registry.access_token()
     manifest = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
     registry.grant()
     assert registry.call("GET", manifest, token=token).status_code == 403
     registry.steady += 59
-    # Written again it is no new grant.
+    # Writing it again is not a new grant.
     registry.grant()
     assert registry.call("GET", manifest, token=token).status_code == 403
     registry.steady += 1
@@ -248,7 +248,7 @@ def test_a_new_grant_lags_and_a_withdrawn_one_does_not(registry: Google) -> None
     assert registry.call("GET", manifest, token=token).status_code == 403
 
 
-def test_a_grant_in_the_project_is_one_on_its_repositories(registry: Google) -> None:
+def test_a_grant_in_the_project_applies_to_its_repositories(registry: Google) -> None:
     token = registry.access_token()
     manifest = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
     assert registry.call("GET", manifest, token=token).status_code == 403

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""google-auth, as it is, against the emulator: each kind of credential that leads to a service account."""
+"""Unmodified google-auth with the emulator: all kinds of credentials of a service account."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MANIFEST = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
 
 @pytest.fixture
 def account(google: Google) -> Google:
-    """An account that may read the repository, and as which the cache may act."""
+    """An account that can read the repository, and that the cache can impersonate."""
     google.federate()
     google.create_repository()
     assert google.create_account().status_code == 200
@@ -31,7 +31,7 @@ def account(google: Google) -> Google:
 
 
 def refreshed(google: Google, credentials: Any) -> str:
-    """The token of credentials after a refresh by way of the emulator."""
+    """Refresh credentials at the emulator. Returns the token."""
 
     def request(url: str, method: str = "GET", body: Any = None, headers: Any = None, **_options: Any) -> Any:
         answer = google.call(method, url, token=None, headers=dict(headers or {}), content=body)
@@ -56,12 +56,12 @@ def external(google: Google, path: Any) -> identity_pool.Credentials:
     )
 
 
-def test_a_federated_identity_that_acts_as_the_account(account: Google, tmp_path: Any) -> None:
+def test_a_federated_identity_that_impersonates_the_account(account: Google, tmp_path: Any) -> None:
     token = refreshed(account, external(account, tmp_path / "token"))
     assert account.call("GET", MANIFEST, token=token).status_code == 200
 
 
-def test_one_that_may_not(account: Google, tmp_path: Any) -> None:
+def test_a_federated_identity_without_the_permission(account: Google, tmp_path: Any) -> None:
     account.set_account_policy()
     with pytest.raises(google.auth.exceptions.RefreshError, match="iam.serviceAccounts.getAccessToken"):
         refreshed(account, external(account, tmp_path / "token"))
@@ -88,5 +88,5 @@ def test_a_key_that_is_deleted(account: Google, key: service_account.Credentials
 
 
 def _shift(google: Google) -> float:
-    """From the emulator's clock to that of google-auth, which is this machine's."""
+    """The difference between the emulator's clock and this machine's, which google-auth uses."""
     return time.time() - google.now

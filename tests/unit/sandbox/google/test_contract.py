@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The checker itself: what Google's documents know passes, anything else is named."""
+"""The checker accepts what Google's documents describe, and names anything else."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_good_request(method: str, url: str, query: list[tuple[str, str]], bod
         ("PUT", POOLS, [], None, "no such method"),
         ("GET", f"{IAM}/{LOCATION}/pools", [], None, "no such method"),
         ("GET", "https://example.googleapis.com/v1/x", [], None, "no such method"),
-        # POST is what other services take.
+        # Other services use POST.
         ("POST", f"{REPOSITORIES}/private:getIamPolicy", [], None, "no such method"),
         ("POST", POOLS, [], {}, "query parameter workloadIdentityPoolId is missing"),
         ("POST", POOLS, [*POOL_ID, ("poolId", "x")], {}, "unknown query parameter poolId"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The docker endpoint: challenge, token, permission at each request, redirect of blobs, push, counters."""
+"""The docker endpoint: challenge, token, permission check of each request, redirect of blobs, push, counters."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_bad_credential_at_the_token_endpoint(docker: Google) -> None:
         assert "www-authenticate" not in answer.headers
 
 
-def test_the_token_endpoint_takes_get_alone(docker: Google) -> None:
+def test_the_token_endpoint_accepts_only_get(docker: Google) -> None:
     assert docker.call("POST", f"{DOCKER}/v2/token").status_code == 405
 
 
@@ -122,7 +122,7 @@ def test_anonymous(docker: Google) -> None:
     assert docker.call("GET", MANIFEST, token=token).status_code == 200
 
 
-def test_the_permission_is_asked_for_each_request(docker: Google) -> None:
+def test_the_permission_is_checked_for_each_request(docker: Google) -> None:
     token = docker_token(docker, docker.access_token(), scope=PULL).json()["token"]
     assert docker.call("GET", MANIFEST, token=token).status_code == 200
     docker.set_policy()
@@ -156,7 +156,7 @@ def test_members(google: Google, member: str, admitted: bool) -> None:
 
 
 @pytest.mark.parametrize("stop", ["disable", "delete"])
-def test_a_stopped_provider_spares_issued_tokens_and_a_stopped_pool_does_not(docker: Google, stop: str) -> None:
+def test_issued_tokens_stay_valid_without_the_provider_but_not_without_the_pool(docker: Google, stop: str) -> None:
     def stopped(name: str) -> None:
         if stop == "disable":
             docker.done(docker.patch(name, "disabled", disabled=True))
@@ -181,7 +181,7 @@ def test_names(docker: Google) -> None:
     at_token = docker_token(docker, docker.operator, scope="repository:demo/other/hello:pull")
     refused(at_token, 404, "NAME_UNKNOWN", 'Repository "other" not found')
     refused(docker.call("GET", f"{IMAGE}/manifests/2.0", token=token), 404, "MANIFEST_UNKNOWN", 'Failed to fetch "2.0"')
-    # The same repository in another location is another one.
+    # The same name in another location is another repository.
     elsewhere = docker.call("GET", MANIFEST.replace("us-central1", "europe-west1"), token=token)
     assert elsewhere.status_code == 403 and "/locations/europe-west1/" in elsewhere.text
 
@@ -222,7 +222,7 @@ def test_who_may_push(docker: Google, role: str, uploads: int, deletes: int) -> 
     docker.grant(role)
     token = docker.access_token()
     assert docker.call("POST", f"{IMAGE}/blobs/uploads/", token=token).status_code == uploads
-    # 405 is the fake registry's: the request went through.
+    # 405 is from the fake registry, so the request was forwarded.
     assert docker.call("DELETE", MANIFEST, token=token).status_code == deletes
 
 
@@ -233,7 +233,7 @@ def test_an_upload_stays_on_this_host(docker: Google) -> None:
     assert docker.call("PUT", url, params={"digest": LAYER_DIGEST}, content=LAYER).status_code == 201
 
 
-def test_a_mount_from_where_one_may_not_read_is_an_ordinary_upload(docker: Google) -> None:
+def test_a_mount_from_an_unreadable_repository_is_an_ordinary_upload(docker: Google) -> None:
     docker.grant("roles/artifactregistry.writer")
     uploads = f"{IMAGE}/blobs/uploads/"
     token = docker.access_token()
@@ -283,7 +283,7 @@ def test_the_admin_api_is_for_the_operator_on_this_machine(docker: Google) -> No
     assert docker.call("GET", "https://example.com/emulator/health").status_code == 404
 
 
-def test_the_log_holds_no_credential(docker: Google, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_log_contains_no_credential(docker: Google, capfd: pytest.CaptureFixture[str]) -> None:
     token = docker.access_token()
     location = docker.call("GET", BLOB, token=token).headers["location"]
     docker.call("GET", f"{DOCKER}{location}", token=None)
@@ -293,19 +293,19 @@ def test_the_log_holds_no_credential(docker: Google, capfd: pytest.CaptureFixtur
     assert token not in log and location.rpartition("/")[2] not in log
 
 
-def test_every_connection_to_the_registry_is_given_back(docker: Google) -> None:
+def test_all_connections_to_the_registry_are_released(docker: Google) -> None:
     for method, url in (("GET", MANIFEST), ("HEAD", BLOB), ("GET", BLOB), ("GET", f"{IMAGE}/manifests/2.0")):
         docker.call(method, url)
         assert docker.registry.unclosed == 0
 
 
-def test_a_registry_that_is_down_is_said(docker: Google) -> None:
+def test_an_unreachable_registry_is_reported(docker: Google) -> None:
     docker.registry.down = True
     refused(docker.call("GET", MANIFEST), 502, "UNAVAILABLE", "The registry behind the emulator: ConnectError")
 
 
 def _serve(google: Google, location: str, name: str, project: str = "demo") -> None:
-    """A repository that the cache's service account may read."""
+    """A repository that the cache's service account can read."""
     parent = f"{AR}/projects/{project}/locations/{location}/repositories"
     google.done(google.call("POST", parent, params={"repositoryId": name}, json={"format": "DOCKER"}))
     policy = {"bindings": [{"role": READER, "members": [MEMBER]}]}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Slow, refused, cut and corrupt blobs: how often, for whom, and what of it is counted."""
+"""Faults: slow, refused, interrupted and corrupt blobs, failing hosts, and conditions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_fault_ends_with_its_count(docker: Google) -> None:
     assert docker.call("GET", FAULTS).json() == []
 
 
-def test_a_reset_takes_every_fault_away(docker: Google) -> None:
+def test_a_reset_removes_all_faults(docker: Google) -> None:
     fault(docker, count=100, status=500)
     fault(docker, count=100, corrupt=True)
     assert docker.call("POST", f"{FAULTS}/reset").status_code == 204
@@ -39,25 +39,25 @@ def test_a_reset_takes_every_fault_away(docker: Google) -> None:
 
 
 @pytest.mark.parametrize(("match", "status"), [("demo/private/hello/", 503), ("demo/private/other/", 200), ("", 503)])
-def test_a_fault_fits_any_part_of_the_path(docker: Google, match: str, status: int) -> None:
+def test_a_fault_matches_any_part_of_the_path(docker: Google, match: str, status: int) -> None:
     fault(docker, match, status=503)
     assert download(docker).status_code == status
 
 
-def test_the_first_fault_that_fits_applies(docker: Google) -> None:
+def test_the_first_matching_fault_applies(docker: Google) -> None:
     fault(docker, "sha256:other", status=501)
     fault(docker, status=502)
     fault(docker, status=503)
     assert [download(docker).status_code for _ in range(3)] == [502, 503, 200]
 
 
-def test_the_operator_is_spared(docker: Google) -> None:
+def test_the_operator_is_not_affected(docker: Google) -> None:
     fault(docker, status=500)
     assert download(docker, docker.operator).content == LAYER
     assert download(docker).status_code == 500
 
 
-def test_an_answer_is_late_and_its_body_slow(docker: Google) -> None:
+def test_an_answer_is_delayed_and_its_body_slow(docker: Google) -> None:
     fault(docker, seconds=0.2)
     fault(docker, bytes_per_second=len(LAYER) * 5)
     for _ in range(2):
@@ -73,8 +73,8 @@ def test_one_byte_is_corrupt(docker: Google) -> None:
         assert different == [len(whole) // 2]
 
 
-def test_a_cut_body_ends_with_its_connection(docker: Google) -> None:
-    """By a real server: what the client sees of it is what matters."""
+def test_an_interrupted_body_closes_the_connection(docker: Google) -> None:
+    """With a real server, to test what a client gets."""
     fault(docker, cut=True)
     location = docker.call("GET", BLOB, token=docker.access_token()).headers["location"]
 
@@ -105,7 +105,7 @@ def test_a_cut_body_ends_with_its_connection(docker: Google) -> None:
         ({"match": "a", "count": 1, "speed": 1}, "unknown: speed"),
     ],
 )
-def test_a_fault_that_means_nothing_is_refused(google: Google, body: object, text: str) -> None:
+def test_an_invalid_fault_is_refused(google: Google, body: object, text: str) -> None:
     answer = google.call("POST", FAULTS, json=body)
     assert answer.status_code == 400 and text in answer.json()["error"]["message"]
 
@@ -138,7 +138,7 @@ MANIFEST = f"{DOCKER}/v2/demo/private/hello/manifests/1.0"
         ("us-central1-docker.pkg.dev", MANIFEST, 500, '"UNKNOWN"'),
     ],
 )
-def test_a_host_fails_in_its_own_words(docker: Google, host: str, url: str, status: int, text: str) -> None:
+def test_a_host_fails_with_its_message(docker: Google, host: str, url: str, status: int, text: str) -> None:
     docker.fault(host=host, path=url.partition(host)[2], count=2, status=status)
     for _ in range(2):
         answer = docker.call("GET", url)
@@ -146,13 +146,13 @@ def test_a_host_fails_in_its_own_words(docker: Google, host: str, url: str, stat
     assert docker.call("GET", url).status_code == 200
 
 
-def test_the_exchange_fails_as_oauth_does(docker: Google) -> None:
+def test_the_exchange_fails_with_an_oauth_error(docker: Google) -> None:
     docker.fault(host="sts.googleapis.com", count=1, status=503)
     assert docker.exchange().json().keys() == {"error", "error_description"}
     assert docker.exchange().status_code == 200
 
 
-def test_another_path_or_host_is_spared(google: Google) -> None:
+def test_other_paths_and_hosts_are_not_affected(google: Google) -> None:
     google.fault(host="iam.googleapis.com", path="/other", count=1, status=503)
     google.fault(host="sts.googleapis.com", count=1, status=503)
     assert google.call("GET", POOLS).status_code == 200
@@ -168,7 +168,7 @@ def test_a_host_is_slow_or_silent(google: Google) -> None:
         assert time.monotonic() - started >= 0.2
 
 
-def test_an_answer_is_cut(google: Google) -> None:
+def test_an_answer_is_interrupted(google: Google) -> None:
     whole = google.create_account().content
     google.fault(host="iam.googleapis.com", count=1, truncate=True)
 
@@ -183,7 +183,7 @@ def test_an_answer_is_cut(google: Google) -> None:
     assert google.serve(fetch) == whole
 
 
-def test_tokens_that_are_over_when_they_are_issued(docker: Google) -> None:
+def test_tokens_that_are_issued_expired(docker: Google) -> None:
     docker.fault(expired=True)
     answer = docker.exchange().json()
     assert answer["expires_in"] > 3000
@@ -203,7 +203,7 @@ def test_another_clock(docker: Google) -> None:
     assert docker.exchange().status_code == 200
 
 
-def test_conditions_join_and_are_shown_last(google: Google) -> None:
+def test_conditions_are_merged_and_shown_last(google: Google) -> None:
     google.fault(grant_lag=5)
     google.fault(match="a", count=1, status=500)
     google.fault(clock_shift=1.5)
@@ -229,7 +229,7 @@ def test_conditions_join_and_are_shown_last(google: Google) -> None:
         ({"expired": True, "count": 1}, "unknown: count"),
     ],
 )
-def test_a_general_fault_that_means_nothing_is_refused(google: Google, body: object, text: str) -> None:
+def test_an_invalid_general_fault_is_refused(google: Google, body: object, text: str) -> None:
     answer = google.call("POST", FAULTS, json=body)
     assert answer.status_code == 400 and text in answer.json()["error"]["message"]
     assert google.call("GET", FAULTS).json() == []

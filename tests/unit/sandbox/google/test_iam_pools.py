@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Workload identity pools and providers, as iam.googleapis.com answers."""
+"""Workload identity pools and providers of iam.googleapis.com."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_change_takes_effect_when_its_operation_is_done(google: Google) -> Non
     assert google.call("GET", f"{POOLS}/cache").status_code == 404
     google.steady += 1
     assert google.call("GET", f"{IAM}/{operation['name']}").json()["done"] is True
-    # The project's number for its id; empty and false fields left out.
+    # With the project's number instead of its id, and without empty and false fields.
     assert google.call("GET", f"{POOLS}/cache").json() == {"name": POOL, "state": "ACTIVE", "displayName": "Cache"}
 
 
@@ -34,13 +34,13 @@ def test_an_unknown_field_is_refused(google: Google) -> None:
     refused(google.create_pool(displayName=1), 400, "INVALID_ARGUMENT", "Invalid value at 'displayName'")
 
 
-def test_null_is_as_good_as_left_out(google: Google) -> None:
+def test_null_means_omitted(google: Google) -> None:
     assert google.done(google.create_pool(displayName=None))["name"] == POOL
     answer = google.create_provider(attributeMapping={"google.subject": "assertion.sub", "attribute.a": None})
     refused(answer, 400, "INVALID_ARGUMENT", "Invalid value at 'attributeMapping.attribute.a'")
 
 
-def test_an_id_is_taken_while_live_pending_and_for_30_days_after_deletion(google: Google) -> None:
+def test_an_id_is_in_use_until_30_days_after_deletion(google: Google) -> None:
     first = google.create_pool()
     refused(google.create_pool(), 409, "ALREADY_EXISTS", "Requested entity already exists")
     google.done(first)
@@ -64,7 +64,7 @@ def test_undelete_revives(google: Google) -> None:
     assert google.call("GET", f"{PROVIDERS}/kubernetes").json() == before
 
 
-def test_lists_are_paged_and_hide_what_is_deleted(google: Google) -> None:
+def test_lists_are_paged_and_omit_deleted_resources(google: Google) -> None:
     for name in ("pool-a", "pool-b", "pool-c"):
         google.done(google.create_pool(name))
     google.done(google.call("DELETE", f"{POOLS}/pool-b"))
@@ -76,7 +76,7 @@ def test_lists_are_paged_and_hide_what_is_deleted(google: Google) -> None:
     assert google.call("GET", f"{POOLS}/pool-a/providers").json() == {}
 
 
-def test_a_mask_replaces_a_mapping_whole(google: Google) -> None:
+def test_a_mask_replaces_a_mapping_completely(google: Google) -> None:
     google.federate(attributeMapping={"google.subject": "assertion.sub", "attribute.iss": "assertion.iss"})
     change = {"attributeMapping": {"google.subject": "assertion.sub"}, "displayName": "not in the mask"}
     google.done(google.patch(PROVIDER, "attributeMapping", **change))
@@ -153,7 +153,7 @@ def test_no_credential_or_a_wrong_one_is_unauthenticated(google: Google, token: 
     refused(google.call("GET", POOLS, token=token), 401, "UNAUTHENTICATED", "Expected OAuth 2 access token")
 
 
-def test_who_is_not_the_operator_is_denied_like_in_an_unknown_project(google: Google) -> None:
+def test_other_callers_are_denied_like_in_an_unknown_project(google: Google) -> None:
     google.federate()
     text = (
         "Permission 'iam.workloadIdentityPools.create' denied on resource "

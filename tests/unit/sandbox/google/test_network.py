@@ -34,7 +34,7 @@ async def _through_proxy(head: bytes, payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("target", ["sts.googleapis.com:443", "us-central1-docker.pkg.dev:443", "gcr.io:443", "eu.gcr.io:443"])
-def test_the_proxy_leads_googles_names_to_the_emulator(target: str) -> None:
+def test_the_proxy_connects_googles_names_to_the_emulator(target: str) -> None:
     head = f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
     answer = asyncio.run(_through_proxy(head, b"hello"))
     assert answer == b"HTTP/1.1 200 Connection established\r\n\r\necho hello"

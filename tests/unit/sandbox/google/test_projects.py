@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Projects and their APIs, as cloudresourcemanager and serviceusage.googleapis.com answer."""
+"""Projects and their APIs: cloudresourcemanager and serviceusage.googleapis.com."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_project_by_id_and_by_number(google: Google, name: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["v1", "v3"])
-def test_a_project_that_is_not_there_is_denied(google: Google, version: str) -> None:
+def test_an_unknown_project_is_denied(google: Google, version: str) -> None:
     answer = google.call("GET", f"{CRM}/{version}/projects/other")
     refused(answer, 403, "PERMISSION_DENIED", "Permission 'resourcemanager.projects.get' denied on resource")
 
@@ -56,11 +56,11 @@ def test_without_version_3_a_condition_is_not_shown(google: Google) -> None:
     assert google.set_project_policy(binding, version=3).json()["bindings"] == [binding]
     (shown,) = google.call("POST", f"{CRM}/v1/projects/demo:getIamPolicy", json={}).json()["bindings"]
     assert "condition" not in shown and shown["role"].startswith(f"{READER}_withcond_")
-    # What was read so cannot be written back.
+    # A policy that was read without version 3 cannot be written back.
     refused(google.set_project_policy(shown), 400, "INVALID_ARGUMENT", "is not supported")
 
 
-def test_everything_is_enabled_and_what_is_so_is_done_at_once(google: Google) -> None:
+def test_enabling_an_enabled_api_is_done_at_once(google: Google) -> None:
     names = [f"projects/demo/services/{api}" for api in APIS]
     states = google.call("GET", f"{SERVICES}:batchGet", params={"names": names}).json()["services"]
     assert [(state["name"], state["state"]) for state in states] == [
@@ -74,7 +74,7 @@ def test_everything_is_enabled_and_what_is_so_is_done_at_once(google: Google) ->
     refused(google.call("GET", f"{USAGE}/operations/noop.DONE_OPERATION"), 400, "INVALID_ARGUMENT", "noop")
 
 
-def test_enabling_takes_its_time(google: Google) -> None:
+def test_enabling_takes_time(google: Google) -> None:
     for api in APIS:
         disable(google, api)
     operation = google.call("POST", f"{SERVICES}:batchEnable", json={"serviceIds": APIS})
@@ -93,7 +93,7 @@ def test_one_service(google: Google) -> None:
     assert enabled["service"]["state"] == "ENABLED"
 
 
-def test_iam_brings_its_credentials_api(google: Google) -> None:
+def test_iam_also_enables_its_credentials_api(google: Google) -> None:
     disable(google, "iamcredentials.googleapis.com")
     disable(google, "iam.googleapis.com")
     google.done(google.call("POST", f"{SERVICES}/iam.googleapis.com:enable", json={}))
@@ -131,7 +131,7 @@ def test_an_api_that_is_disabled(google: Google, api: str, title: str, url: str)
     assert reason(answer) == "SERVICE_DISABLED"
 
 
-def test_the_others_that_are_disabled(docker: Google) -> None:
+def test_other_disabled_apis(docker: Google) -> None:
     token = docker.access_token()
     assert docker.create_account().status_code == 200
     disable(docker, "sts.googleapis.com")
@@ -153,7 +153,7 @@ def test_the_others_that_are_disabled(docker: Google) -> None:
     assert docker.call("GET", manifest, token=token).status_code == 200
 
 
-def test_a_new_api_lags(google: Google) -> None:
+def test_a_new_api_is_delayed(google: Google) -> None:
     disable(google, "iam.googleapis.com")
     google.fault(enable_lag=60)
     google.done(google.call("POST", f"{SERVICES}/iam.googleapis.com:enable", json={}))
@@ -166,14 +166,14 @@ def test_a_new_api_lags(google: Google) -> None:
     assert google.call("GET", POOLS).status_code == 200
 
 
-def test_a_project_may_start_without_an_api(google: Google) -> None:
+def test_an_api_may_be_disabled_at_the_start(google: Google) -> None:
     google.config.disabled_services["demo"] = ["iam.googleapis.com"]
     assert reason(google.call("GET", POOLS)) == "SERVICE_DISABLED"
     google.done(google.call("POST", f"{SERVICES}/iam.googleapis.com:enable", json={}))
     assert google.call("GET", POOLS).status_code == 200
 
 
-def test_who_may_enable(google: Google) -> None:
+def test_who_may_enable_apis(google: Google) -> None:
     disable(google, APIS[0])
     consumer = google.account_token("roles/serviceusage.serviceUsageConsumer")
     url = f"{SERVICES}/{APIS[0]}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The way to the real registry, where a client breaks off."""
+"""Requests to the real registry whose client closes the connection."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATH = "/v2/demo/private/hello/manifests/1.0"
 
 
 def a_request(method: str, path: str) -> Request:
-    """Of a client that is gone already."""
+    """The body of a client that has closed the connection."""
 
     async def receive() -> Message:
         return {"type": "http.disconnect"}
@@ -31,7 +31,7 @@ def registry(transport: RegistryTransport) -> Registry:
     return Registry(httpx.AsyncClient(transport=transport, base_url="http://registry:5000"))
 
 
-def test_the_connection_is_given_back_when_the_client_goes_before_the_body() -> None:
+def test_the_connection_is_released_when_the_client_leaves_before_the_body() -> None:
     transport = RegistryTransport(fake_registry())
     request = a_request("GET", PATH)
 
@@ -48,7 +48,7 @@ def test_the_connection_is_given_back_when_the_client_goes_before_the_body() -> 
     assert transport.unclosed == 0
 
 
-def test_an_upload_that_breaks_off_is_no_failure_of_the_emulator() -> None:
+def test_an_interrupted_upload_is_not_a_failure_of_the_emulator() -> None:
     path = "/v2/demo/private/hello/blobs/uploads/id"
     with pytest.raises(DockerError, match="closed the connection"):
         asyncio.run(registry(RegistryTransport(fake_registry())).forward(a_request("PUT", path), path))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The token exchange: each refusal in STS's own words and its two-key body."""
+"""The token exchange: refusals have the messages of STS and a body with two keys."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_forged_signature(federated: Google) -> None:
     header = base64.urlsafe_b64encode(b'{"alg":"none","kid":"rsa"}').decode().rstrip("=")
     unsigned = f"{header}.{payload}."
     refused(federated.exchange(unsigned), "invalid_grant", "Unable to verify the ID Token signature.")
-    # The right key under the name of the other kind.
+    # The right key with the id of the other kind.
     confused = federated.jwt(federated.keys.ec, "rsa", "ES256")
     refused(federated.exchange(confused), "invalid_grant", "Unable to verify the ID Token signature.")
 
@@ -150,7 +150,7 @@ def test_a_missing_claim(federated: Google, claim: str) -> None:
     assert (answer.status_code, answer.json()["error"]) == (400, "invalid_request")
 
 
-def test_what_is_no_token(federated: Google) -> None:
+def test_an_invalid_token(federated: Google) -> None:
     assert federated.exchange("not.a.token").json()["error"] == "invalid_request"
     assert federated.exchange(federated.jwt(kid=None)).json()["error"] == "invalid_request"
 
@@ -198,7 +198,7 @@ def test_a_subject_of_more_than_127_bytes(google: Google) -> None:
     )
 
 
-def test_a_subject_that_is_no_string(google: Google) -> None:
+def test_a_subject_that_is_not_a_string(google: Google) -> None:
     google.federate(attributeMapping={"google.subject": "assertion.iat"})
     refused(
         google.exchange(), "unauthorized_client", "The mapped attribute 'google.subject' must be of type STRING."
@@ -206,7 +206,7 @@ def test_a_subject_that_is_no_string(google: Google) -> None:
 
 
 @pytest.mark.parametrize(("life", "expires_in"), [(7200, 3598), (300, 298), (3, 1), (2, None)])
-def test_the_life_is_bounded_by_the_subject_token(federated: Google, life: int, expires_in: int | None) -> None:
+def test_the_lifetime_is_limited_by_the_subject_token(federated: Google, life: int, expires_in: int | None) -> None:
     answer = federated.exchange(federated.jwt(exp=int(federated.now) + life))
     assert answer.json().get("expires_in") == expires_in
     token = answer.json()["access_token"]
@@ -217,7 +217,7 @@ def test_the_life_is_bounded_by_the_subject_token(federated: Google, life: int, 
     assert not works(federated, token)
 
 
-def test_one_second_of_life_is_an_internal_error(federated: Google) -> None:
+def test_one_second_of_lifetime_is_an_internal_error(federated: Google) -> None:
     assert federated.exchange(federated.jwt(exp=int(federated.now) + 1)).status_code == 500
 
 

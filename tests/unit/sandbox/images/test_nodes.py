@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which containerd each node has, and that its configuration is what a user of that version has."""
+"""The containerd of each node, and its configuration, which is the default for users of that version."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_no_node_has_a_hosts_toml() -> None:
     ("version", "reads", "proved"),
     [("1.7.24~ds1", "true", True), ("1.6.20~ds1", "true", False), ("2.1.7", "true", False), ("1.7.24~ds1", "false", False)],
 )
-def test_a_node_image_is_proved(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, version: str, reads: str, proved: bool) -> None:
+def test_a_node_image_is_checked(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, version: str, reads: str, proved: bool) -> None:
     for program in ("containerd-shim-runc-v2", "ctr", "runc"):
         (tmp_path / program).write_text("#!/bin/sh\n")
     script = f'#!/bin/sh\n[ "$1" != config ] || exec {reads}\necho "containerd example.org/containerd {version}"\n'
@@ -98,5 +98,5 @@ def test_a_node_image_is_proved(tmp_path: pathlib.Path, monkeypatch: pytest.Monk
         return not subprocess.run(["sh", "-euc", nodes._PROOF, "sh", "1.7"], capture_output=True, check=False).returncode
 
     assert run() is proved
-    (tmp_path / "ctr").write_text("#!/bin/sh\nexit 1\n")  # as with a C library that is too old
+    (tmp_path / "ctr").write_text("#!/bin/sh\nexit 1\n")  # as if the C library were too old
     assert not run()
