@@ -218,5 +218,5 @@ def _check_error(document: Document, status: int, body: Any, where: str) -> None
 
 
 def _as_status(error: Mapping[str, Any]) -> dict[str, Any]:
-    """Check google.rpc.Status without the status name, which exists only in HTTP."""
+    """Returns google.rpc.Status without the status name, which exists only in HTTP."""
     return {name: value for name, value in error.items() if name != "status"}
