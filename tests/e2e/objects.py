@@ -140,7 +140,7 @@ def _without(item: dict[str, Any], *fields: str) -> dict[str, Any]:
 
 
 def stays(name: str, was: dict[str, Any] | None, now: dict[str, Any] | None) -> bool:
-    """Returns whether docs/uninstall.md says that this difference stays after an uninstall."""
+    """Returns whether docs/usage/uninstall.md says that this difference stays after an uninstall."""
     kind, _, rest = name.partition(" ")
     if kind in ("pool", "provider"):
         # Google keeps the name for 30 days.

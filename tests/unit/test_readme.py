@@ -55,5 +55,5 @@ def test_the_commands_of_the_quick_start_name_existing_files() -> None:
         assert (ROOT / name).exists(), name
     dependencies = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
     assert dict(re.findall(r"'([a-z]+\.[a-z]+):([^']+)'", block)) == dependencies
-    for page in sorted((ROOT / "docs").glob("*.md")):
+    for page in sorted((ROOT / "docs").glob("**/*.md")):
         assert any(page.name in other.read_text() for other in PAGES if other != page), f"no page leads to {page.name}"

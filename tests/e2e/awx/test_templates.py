@@ -73,7 +73,7 @@ def test_the_cache_is_made_without_an_engine() -> None:
 
 
 def test_the_page_names_every_template_and_type() -> None:
-    page = (ROOT / "docs/awx.md").read_text()
+    page = (ROOT / "docs/usage/awx.md").read_text()
     assert not [entry["name"] for entry in [*TEMPLATES, *SAID["_registry_cache_awx_credential_types"]] if entry["name"] not in page]
     assert not [name for template in TEMPLATES for name in template["credentials"] if name not in page]
     # The variables of the playbook.

@@ -121,11 +121,11 @@ def test_a_second_version_replaces_the_first(project: Project, tmp_path: pathlib
     source = artifact.clone(tmp_path / "source")
     galaxy = source / "galaxy.yml"
     galaxy.write_text(re.sub(r"(?m)^version: .*", "version: 9.9.9", galaxy.read_text()))
-    (source / "docs" / "google.md").unlink()
+    (source / "docs" / "usage" / "google.md").unlink()
     (source / "docs" / "new.md").write_text("# New\n")
     project.install(artifact.build(tmp_path / "built", source), *map(artifact.dependency, DEPENDENCIES))
     assert json.loads((project.installed / "MANIFEST.json").read_text())["collection_info"]["version"] == "9.9.9"
     assert (project.installed / "docs" / "new.md").exists()
-    assert not (project.installed / "docs" / "google.md").exists()
+    assert not (project.installed / "docs" / "usage" / "google.md").exists()
     result = project.run("ansible-galaxy", "collection", "verify", "--offline", "pullthrough.registry_cache")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -54,7 +54,7 @@ def before(everything: Everything) -> Objects:
 
 
 def test_an_uninstall_and_then_another_name(run: Run, everything: Everything, before: Objects, cluster: Cluster) -> None:
-    """docs/uninstall.md: to rename a cache or its namespace, uninstall it under the old name and install it under the new one."""
+    """docs/usage/uninstall.md: to rename a cache or its namespace, uninstall it under the old name and install it under the new one."""
     assert run(**OLD) > 0
     assert len(cluster.get(STORES)["items"]) == 2 and attached(cluster, PULLS) == ["registry-cache"]
     assert run(**OLD, **ABSENT) > 0
@@ -98,7 +98,7 @@ def test_names_that_change_while_the_cache_runs(
 
 
 def test_another_pool(run: Run, play: Play, everything: Everything, before: Objects, google: Google) -> None:
-    """docs/uninstall.md: after the run with the new pool, role wif removes the cache's resources in the old one."""
+    """docs/usage/uninstall.md: after the run with the new pool, role wif removes the cache's resources in the old one."""
     run(**OLD)
     run(**OLD, wif_pool="another-pool")
     removed = play([("wif", "main")], *extra(**OLD, wif_state="absent"))

@@ -25,7 +25,7 @@ ASSUMPTIONS = yaml.safe_load((ROOT / "playbooks" / "files" / "assumptions.yml").
 NAME = "rc-acceptance"
 POOLS = f"/v1/projects/{PROJECT}/locations/global/workloadIdentityPools"
 REPOSITORIES = f"/v1/projects/{PROJECT}/locations/{LOCATION}/repositories"
-# From docs/google.md.
+# From docs/usage/google.md.
 MODEST = ("roles/iam.workloadIdentityPoolAdmin", "roles/artifactregistry.admin")
 ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
 

@@ -26,7 +26,7 @@ from .test_site import state
 
 ACCOUNT = f"awx-admin@{PROJECT}.iam.gserviceaccount.com"
 ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
-# The roles that docs/google.md requires for running the playbook.
+# The roles that docs/usage/google.md requires for running the playbook.
 ROLES = ("serviceusage.serviceUsageAdmin", "iam.workloadIdentityPoolAdmin", "artifactregistry.admin", "iam.serviceAccountAdmin")
 Start = Callable[..., Job]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Alerts ask for metrics and labels that docs/metrics.md names; a Go test of package cache holds that page to the program."""
+"""Alerts ask for metrics and labels that docs/usage/metrics.md names; a Go test of package cache holds that page to the program."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from sandbox.settings import ROOT
 
 RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "roles/cache/files/alerts.yml").read_text())["groups"][0]["rules"]
-DOCS = (ROOT / "docs/metrics.md").read_text()
+DOCS = (ROOT / "docs/usage/metrics.md").read_text()
 _ROW = re.compile(r"(?m)^\| `(registry_cache_\w+)` \| \w+ \|([^|]*)\|")
 # What a scrape adds.
 _OF_A_POD = {"namespace", "pod"}

@@ -16,7 +16,7 @@ import (
 )
 
 // page is the description of all keys, for those who write a configuration.
-var page = filepath.Join("..", "..", "..", "..", "docs", "configuration.md")
+var page = filepath.Join("..", "..", "..", "..", "docs", "usage", "configuration.md")
 
 // code is a cell that is one word of code and nothing else.
 var code = regexp.MustCompile("^`([^`]+)`$")

@@ -27,7 +27,7 @@ const (
 
 // An Answer is the answer of an upstream, or of another replica, to a request. It is not changed after it was returned.
 type Answer struct {
-	// Status is that of HTTP, in the terms of this cache's clients (docs/serving.md, "Protocol").
+	// Status is that of HTTP, in the terms of this cache's clients (docs/usage/behaviour.md, "Protocol").
 	Status int
 	// Header is the upstream's. Content-Type, Docker-Content-Digest, Link, OCI-Filters-Applied and Retry-After are read.
 	Header http.Header

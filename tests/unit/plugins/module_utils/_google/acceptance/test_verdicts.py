@@ -66,6 +66,6 @@ def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
 
 
 def test_the_page_about_google_names_each_assumption() -> None:
-    rows = (ROOT / "docs" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
+    rows = (ROOT / "docs" / "usage" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
     assert sorted(named) == sorted(ASSUMPTIONS)
