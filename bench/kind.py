@@ -16,7 +16,7 @@ from sandbox.client import Cluster
 from sandbox.settings import ROOT, Sandbox
 from sandbox.steps import say
 
-from . import machine, pull_secrets, report, summary, wif
+from . import machine, pull_secrets, report, wif
 from .report import Goal, Result
 
 BUDGET_SECONDS = 30 * 60
@@ -103,7 +103,6 @@ def main() -> None:
     }
     print(report.table(table))
     report.write(table, facts, stem="kind")
-    summary.write()
     seconds = time.monotonic() - started
     say(f"{seconds / 60:.1f} min" + ("" if seconds < BUDGET_SECONDS else f": OVER THE BUDGET of {BUDGET_SECONDS // 60} min"))
     missed = [result.name for result in table if not result.met]

@@ -1,69 +1,73 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""README's table of figures: a choice of rows from the last results of `make bench` and `make bench-kind`."""
+"""README's tables of figures and of costs: a choice of rows from the last results of `make bench`."""
 
 from __future__ import annotations
 
 import json
 import pathlib
+import re
 
 from sandbox.settings import ROOT
 
+from .candidates import NGINX, V3
 from .report import RESULTS, number
 
 README = ROOT / "README.md"
-_BEGIN, _END = "<!-- figures of the last bench -->\n", "<!-- end of figures -->"
-# By file: what README says, and the row that it says it of.
+_PAGE = "https://github.com/pullthrough/registry_cache/blob/main/bench/results/latest.md"
+# What README says, and the measure that it says it of: all are measured against both peers. nginx is equal in the first one.
 ROWS = {
-    "latest": {
-        "100 clients come while one blob is filled: fetches": (
-            "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob, against distribution 3"
-        ),
-        "cold image, 100 clients at once: median pull over one client's": (
-            "herd of 100 on a cold image, 20 ms, 8 MB/s: p50 over one client's [×], against distribution 3"
-        ),
-        "cold pull, one client [s]": "cold pull, one client, 3 × 16 MiB, 20 ms, 8 MB/s [s], against distribution 3",
-        "warm pull of a small image, credential checked [s]": (
-            "warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50 [s], against distribution 3"
-        ),
-        "manifests with a credential [1/s]": "manifest GET/s with a credential, bcrypt 12 [1/s], against distribution 3",
-        "20 transfers cut in the middle: wrong bodies that ended as complete": (
-            "cut in the middle, resumed by Range, 20 blobs: wrong bodies ended as complete, against distribution 3"
-        ),
-        "upstream hangs: a cached tag, first pull [s]": "upstream hangs, cached tag: first [s], against distribution 3",
-        "upstream hangs: a cached tag, next pulls [s]": "upstream hangs, cached tag: next [s], against distribution 3",
-        "5 × the limit pulled: disk used, over the limit": (
-            "used disk after 5 × the limit, over the limit [×], against distribution 3"
-        ),
-    },
-    "kind": {
-        "3 replicas, the owner's node vanishes under load: failed pulls": "pulls failed, owner's node cut off",
-        "3 replicas, rolling restart, blobs of 300 MB: pulls cut": "pulls cut by a rolling restart, 300 MB blobs",
-    },
+    "100 clients during a fetch of 60 s: upstream requests": (
+        "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob"
+    ),
+    "20 corrupt blobs: served as complete": "one corrupt byte, 20 blobs: wrong bodies ended as complete",
+    "warm pull of 5 MiB [s]": "warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50 [s]",
+    "warm blob of 256 MiB [MiB/s]": "warm blob of 256 MiB, 8 clients [MiB/s]",
+}
+# By resource: what README says, the measures that it says it of, and the defaults of role cache.
+COSTS = {
+    "disk": ("{} bytes written for each byte fetched; an exact limit", ("bytes written to the disk per byte fetched",), "20 GiB"),
+    "memory": (
+        "{} MiB idle, {} MiB with 100 clients on a blob of 1 GiB",
+        ("memory with sockets, idle [MiB]", "memory with sockets, 100 clients on a blob of 1024 MiB [MiB]"),
+        "request 64 MiB, limit 512 MiB",
+    ),
+    "CPU": ("{} s for each GiB served", ("warm blob of 256 MiB, 8 clients: processor time per GiB [s]",), "request 50m"),
 }
 
 
-def table(folder: pathlib.Path = RESULTS) -> str:
-    """The chosen rows as Markdown; those of a command that has not run yet are left out.
+def tables(folder: pathlib.Path = RESULTS) -> dict[str, str]:
+    """The tables as Markdown, by their name in README; none before the first full run.
 
-    :param folder: where both commands write their results.
-    :raises KeyError: a chosen row is not among its command's results.
+    :param folder: where `make bench` writes its results.
+    :raises KeyError: a chosen row is not among the results.
     """
-    lines = ["| measure | this cache | plain `registry:3` |", "| --- | --- | --- |"]
-    for stem, rows in ROWS.items():
-        if not (folder / f"{stem}.json").exists():
-            continue
-        found = {row["measure"]: row for row in json.loads((folder / f"{stem}.json").read_text())}
-        lines += [f"| {says} | {number(found[row]['ours'])} | {number(found[row]['peer'])} |" for says, row in rows.items()]
-    return "\n".join(lines) + "\n"
+    file = folder / "latest.json"
+    if not file.exists():
+        return {}
+    found = {row["measure"]: row for row in json.loads(file.read_text())}
+    figures = ["| measure | this cache | `registry:3` | nginx `proxy_cache` |", "| --- | --- | --- | --- |"]
+    for says, measure in ROWS.items():
+        plain, nginx = (found[f"{measure}, against {peer}"] for peer in (V3, NGINX))
+        figures.append(f"| {says} | {number(plain['ours'])} | {number(plain['peer'])} | {number(nginx['peer'])} |")
+    costs = [f"| resource | [measured]({_PAGE}) | default |", "| --- | --- | --- |"]
+    for resource, (says, measures, default) in COSTS.items():
+        values = [number(found[f"{measure}, against {V3}"]["ours"]) for measure in measures]
+        costs.append(f"| {resource} | {says.format(*values)} | {default} |")
+    return {"figures": "\n".join(figures) + "\n", "costs": "\n".join(costs) + "\n"}
+
+
+def _place(name: str) -> re.Pattern[str]:
+    return re.compile(f"(?s)(?<=<!-- {name} of the last bench -->\n).*?(?=<!-- end of {name} -->)")
 
 
 def write() -> None:
-    """Put the table into README, in place of the last one."""
-    before, _, rest = README.read_text().partition(_BEGIN)
-    README.write_text(before + _BEGIN + table() + rest[rest.index(_END) :])
+    """Put the tables into README, in place of the last ones."""
+    text = README.read_text()
+    for name, table in tables().items():
+        text = _place(name).sub(lambda _, table=table: table, text, count=1)
+    README.write_text(text)
 
 
-def shown() -> str:
-    """The table as README has it."""
-    _, _, rest = README.read_text().partition(_BEGIN)
-    return rest.partition(_END)[0]
+def shown() -> dict[str, str]:
+    """The tables as README has them."""
+    return {name: _place(name).findall(README.read_text())[0] for name in ("figures", "costs")}

@@ -20,7 +20,7 @@ from tests.e2e.site.test_site import changed
 Run = Callable[..., int]
 Everything = Callable[[], Objects]
 
-# The uninstall in README.md.
+# The uninstall of docs/usage/uninstall.md.
 ABSENT = {"state": "absent", "wif_state": "absent", "pull_secret_state": "absent"}
 POOL = f"projects/{PROJECT_NUMBER}/locations/global/workloadIdentityPools/registry-cache"
 

@@ -58,10 +58,11 @@ def test_a_promise_is_on_its_page_and_names_existing_tests(promise: Promise) -> 
         assert not name or test.partition("[")[0] in functions(file), test
 
 
-def test_every_bold_sentence_of_how_it_behaves_is_a_promise() -> None:
-    behaviour = (ROOT / "README.md").read_text().partition("## How it behaves")[2]
-    bold = re.findall(r"(?m)^- \*\*(.+?)\*\*", behaviour)
-    made = {promise.about for promise in PROMISES if promise.page == "README.md"}
+def test_every_bold_sentence_of_what_you_can_rely_on_is_a_promise() -> None:
+    page = "docs/usage/behaviour.md"
+    relied_on = (ROOT / page).read_text().partition("## What you can rely on")[2].partition("\n## ")[0]
+    bold = re.findall(r"(?m)^- \*\*(.+?)\*\*", relied_on)
+    made = {promise.about for promise in PROMISES if promise.page == page}
     assert bold and not [words for words in bold if words.strip(".").replace("`", "").removeprefix("playbooks/") not in made]
 
 
