@@ -10,23 +10,23 @@ import pathlib
 import tempfile
 import typing as t
 
-from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import inputs
+from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils._secrets import SecretsAction
 
 _PAUSE_SECONDS = 1
 _display = Display()
 
 
-class ActionModule(ActionBase):
+class ActionModule(SecretsAction):
     """The module writes its log into a file where it runs; this reads on in it through the same connection."""
 
-    _supports_check_mode = True
+    SECRETS = ("password",)
+    _supports_async = False
 
-    def run(self, tmp: str | None = None, task_vars: dict[str, t.Any] | None = None) -> dict[str, t.Any]:
-        super().run(tmp, task_vars)
+    def execute(self, arguments: dict[str, t.Any], task_vars: dict[str, t.Any] | None) -> dict[str, t.Any]:
         collection = pathlib.Path(__file__).resolve().parents[2]
-        arguments = {**self._task.args, "labels": inputs.labels(collection)}
+        arguments = {**arguments, "labels": inputs.labels(collection)}
         self._make_tmp_path()
         try:
             if self._connection.transport == "local":

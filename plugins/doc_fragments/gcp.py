@@ -40,6 +40,12 @@ options:
       - An OAuth 2.0 access token, with O(auth_kind=accesstoken).
       - Falls back to E(GCP_ACCESS_TOKEN).
     type: str
+  access_token_from:
+    description:
+      - The name of a variable that holds the token, instead of O(access_token). So no task argument holds it. An empty variable sets
+        none.
+      - The action plugin of this name reads the variable.
+    type: str
   scopes:
     description:
       - OAuth 2.0 scopes to ask for; C(cloud-platform) if unset.

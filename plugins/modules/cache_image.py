@@ -85,6 +85,12 @@ options:
   password:
     description: That user's password. It is on no command line.
     type: str
+  password_from:
+    description:
+      - The name of a variable that holds the password, instead of O(password). So no task argument holds it. An empty variable sets
+        none.
+      - The action plugin of this name reads the variable.
+    type: str
   insecure:
     description:
       - Whether the registry's certificate is not checked, and plain HTTP serves where it has no HTTPS.
@@ -129,7 +135,7 @@ attributes:
     description: An image has no diff.
     support: none
   action:
-    description: An action plugin of the same name shows the output as it comes.
+    description: An action plugin of the same name reads the variable of O(password_from), and shows the output as it comes.
     support: full
 """
 
@@ -261,6 +267,7 @@ def main() -> None:
             "auth_file": {"type": "path"},
             "username": {"type": "str"},
             "password": {"type": "str", "no_log": True},
+            "password_from": {"type": "str", "no_log": False},  # the name of a variable
             "insecure": {"type": "bool", "default": False},
             "retries": {"type": "int", "default": 3},
             "anonymous_pull": {"type": "bool", "default": False},

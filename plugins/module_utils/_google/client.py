@@ -174,6 +174,7 @@ def argument_spec() -> dict[str, t.Any]:
         ),
         "service_account_contents": option(["GCP_SERVICE_ACCOUNT_CONTENTS"], type="jsonarg", no_log=True),
         "access_token": option(["GCP_ACCESS_TOKEN"], no_log=True),
+        "access_token_from": {"type": "str", "no_log": False},  # the name of a variable
         "scopes": option(["GCP_SCOPES"], type="list", elements="str"),
         "env_type": option(["GCP_ENV_TYPE"]),
         "impersonate_service_account": option(

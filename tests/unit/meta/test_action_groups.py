@@ -23,9 +23,11 @@ NAMES = sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")
 # An option that only modules of the group have, and defaults with which they stop before using their API.
 SIGN = {"google": "auth_kind", "kubernetes": "kubeconfig"}
 DEFAULTS = {
-    "google": {"project": "of-the-defaults", "auth_kind": "accesstoken"},
+    "google": {"project": "of-the-defaults", "auth_kind": "accesstoken", "access_token_from": "vault_token"},
     "kubernetes": {"kubeconfig": "kubeconfig", "context": "of-the-defaults"},
 }
+
+TOKEN = "ya29.of-the-vault"
 
 
 def members(group: str) -> set[str]:
@@ -54,7 +56,7 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     names += ["kubernetes.core.k8s", "kubernetes.core.k8s_info"]
     tasks: list[dict[str, Any]] = [{name: {}, "failed_when": False} for name in names]
     defaults = {f"group/pullthrough.registry_cache.{group}": values for group, values in DEFAULTS.items()}
-    play = {"hosts": "localhost", "gather_facts": False, "module_defaults": defaults, "tasks": tasks}
+    play = {"hosts": "localhost", "gather_facts": False, "module_defaults": defaults, "tasks": tasks, "vars": {"vault_token": TOKEN}}
     (folder / "kubeconfig").write_text(json.dumps({"kind": "Config", "clusters": [], "contexts": [], "users": []}))
     (folder / "play.yml").write_text(json.dumps([play]))
     local = ["--connection", "local", "--inventory", "localhost,", "--extra-vars", f"ansible_python_interpreter={sys.executable}"]
@@ -66,6 +68,7 @@ def received(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     command = [BIN / "ansible-playbook", "-vvv", *local, folder / "play.yml"]
     result = subprocess.run(command, env=plain, capture_output=True, text=True, check=False, cwd=folder)
     assert result.returncode == 0, result.stdout[-3000:]
+    assert TOKEN not in result.stdout + result.stderr
     results = [json.loads(found) for found in re.findall(r"^ok: \[localhost\] => (\{.*\})$", result.stdout, re.M)]
     return dict(zip(names, (one["invocation"]["module_args"] for one in results), strict=True))
 
@@ -79,3 +82,8 @@ def test_module_defaults_reach_every_module(received: dict[str, dict[str, Any]],
         # This option may contain a kubeconfig, so it is hidden.
         wanted = {option: value for option, value in DEFAULTS[group].items() if option != "kubeconfig"}
         assert received[name].items() >= wanted.items(), name
+
+
+def test_the_token_of_a_variable_reaches_every_module(received: dict[str, dict[str, Any]]) -> None:
+    for name in members("google"):
+        assert received[f"pullthrough.registry_cache.{name}"]["access_token"] == "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER", name

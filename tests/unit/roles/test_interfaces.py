@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from typing import Any
@@ -157,26 +158,129 @@ def test_the_example_inventory_holds_what_is_required_and_knows_no_other_name() 
     assert required - example.keys() == set()
 
 
-@pytest.mark.parametrize("role", ["cache", "pull_secret"])
-def test_no_task_has_the_password_of_a_user(role: str) -> None:
-    """Modules read them from the Secret, and from the variable that users_from names."""
-    for file in (ROOT / "roles" / role / "tasks").glob("*.yml"):
-        for task in flat(yaml.safe_load(file.read_text())):
-            assert "no_log" not in task, file
-            assert task.get("kubernetes.core.k8s_info", {}).get("kind") != "Secret", file
-            module = next((key for key in task if "." in key), "")
-            for value in task.get(module, {}).values() if isinstance(task.get(module), dict) else ():
-                assert not re.search(r"\{\{[^}]*\b(registry_cache_users\b|password|hash\b)", str(value)), (file, value)
+# What Ansible evaluates for itself. Everything else of a task may be shown: arguments, items of loops, labels.
+_NOT_SHOWN = ("vars", "when", "changed_when", "failed_when", "until")
+_PARTS = ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers")
+# Options that hold a secret, in modules of any collection.
+_SECRET_OPTION = re.compile(r"(\w*_)?(password|passwd|passphrase|hash|api_key|access_token|private_key|(file|service_account)_contents)")
+TASK_FILES = [
+    *(file for folder in ("tasks", "handlers") for file in (ROOT / "roles").glob(f"*/{folder}/*.yml")),
+    *(ROOT / "playbooks").glob("*.yml"),
+    *(ROOT / "playbooks" / "tasks").glob("*.yml"),
+]
 
 
 def flat(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tasks, and those of their blocks."""
+    """Plays and tasks, and those inside of them."""
     found = []
     for task in tasks:
         found.append(task)
-        for part in ("block", "rescue", "always"):
+        for part in _PARTS:
             found += flat(task.get(part, []))
     return found
+
+
+def has_no_log(option: dict[str, Any]) -> bool:
+    return bool(option.get("no_log")) or any(map(has_no_log, (option.get("options") or {}).values()))
+
+
+def templates(node: Any) -> list[str]:
+    """The expressions of all templates of a value."""
+    if isinstance(node, dict):
+        return templates([*node, *node.values()])
+    if isinstance(node, list):
+        return [one for item in node for one in templates(item)]
+    return re.findall(r"\{\{.*?\}\}", node, re.S) if isinstance(node, str) else []
+
+
+def plays(file: pathlib.Path) -> list[dict[str, Any]]:
+    """The plays and tasks of a file."""
+    return flat(yaml.safe_load(file.read_text().replace("!unsafe ", "")))
+
+
+def internal_variables() -> dict[str, Any]:
+    """Every variable that is defined for roles and in tasks, by name."""
+    nodes = [load(str(file)) for file in (ROOT / "roles").glob("*/vars/*.yml")]
+    nodes += [task["vars"] for file in TASK_FILES for task in plays(file) if "vars" in task]
+    return {name: value for node in nodes for name, value in node.items()}
+
+
+@functools.cache
+def secret_variables() -> set[str]:
+    """The variables that hold a secret by the argument specs of roles, and those that are made of them."""
+    found = {name for role in ROLES for name, option in options(role).items() if has_no_log(option)}
+    internal = internal_variables()
+    while True:
+        more = {name for name, value in internal.items() if any(mentions(one, found) for one in templates(value))}
+        if more <= found:
+            return found
+        found |= more
+
+
+def mentions(expression: str, names: set[str]) -> bool:
+    return bool(set(re.findall(r"\w+", expression)) & names)
+
+
+def shown(node: Any) -> Any:
+    """What may be shown of a play or task."""
+    return {key: value for key, value in node.items() if key not in (*_NOT_SHOWN, *_PARTS)}
+
+
+def keys(node: Any) -> set[str]:
+    if isinstance(node, list):
+        return set().union(*map(keys, node))
+    return {str(key) for key in node} | keys(list(node.values())) if isinstance(node, dict) else set()
+
+
+def problems(tasks: list[dict[str, Any]], secret: set[str]) -> list[str]:
+    """What may show a secret."""
+    found = []
+    for task in tasks:
+        found += [f"no_log: {task.get('name')}"] if "no_log" in task else []
+        found += [key for key in keys(shown(task)) if _SECRET_OPTION.fullmatch(key)]
+        found += [one for one in templates(shown(task)) if mentions(one, secret)]
+        found += ["a Secret is read"] if task.get("kubernetes.core.k8s_info", {}).get("kind") == "Secret" else []
+    return found
+
+
+def test_variables_with_a_secret_are_known() -> None:
+    """By no_log in argument specs, from which the next test takes them."""
+    for role in ROLES:
+        for name, option in options(role).items():
+            assert has_no_log(option) or not _SECRET_OPTION.fullmatch(name), name
+    found = secret_variables()
+    assert {"registry_cache_users", "registry_cache_image_password", "registry_cache_gcp_access_token"} <= found
+    assert "_registry_cache_acceptance_access_token" in found
+
+
+@pytest.mark.parametrize("file", TASK_FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_no_task_has_a_secret(file: pathlib.Path) -> None:
+    """Modules read them by the names of their variables, such as password_from, and from the Secrets of the cluster."""
+    assert problems(plays(file), secret_variables()) == []
+
+
+@pytest.mark.parametrize("file", [*(ROOT / "roles").glob("*/vars/*.yml")], ids=lambda file: file.parts[-3])
+def test_no_module_defaults_have_a_secret(file: pathlib.Path) -> None:
+    """Roles have them among their vars."""
+    for name, value in load(str(file)).items():
+        assert not any(map(_SECRET_OPTION.fullmatch, keys(value))), name
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"ansible.builtin.debug": {"msg": "{{ registry_cache_users }}"}},
+        {"ns.coll.module": {"password": "{{ whatever }}"}},
+        {"ns.coll.module": {"users": [{"name": "a", "hash": "x"}]}},
+        {"block": [{"ns.coll.module": {"header": "Bearer {{ registry_cache_gcp_access_token }}"}}]},
+        {"module_defaults": {"group/ns.coll.group": {"access_token": "{{ x }}"}}, "block": []},
+        {"ns.coll.module": {"name": "{{ item }}"}, "loop": "{{ [registry_cache_image_password] }}"},
+        {"ns.coll.module": {}, "environment": {"TOKEN": "{{ registry_cache_gcp_access_token }}"}},
+        {"ns.coll.module": {}, "no_log": True},
+    ],
+)
+def test_a_secret_in_a_task_is_found(task: dict[str, Any]) -> None:
+    assert problems(flat([task]), secret_variables())
 
 
 def test_no_role_has_a_shell_or_a_raw_request() -> None:

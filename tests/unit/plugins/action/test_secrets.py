@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that take users by the name of a variable, and a rotation by role cache, as ansible-playbook runs them: no password is shown."""
+"""Modules that read secrets from variables, and roles that use them, as ansible-playbook runs them: no secret is shown."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.action import cache_users, pull_secrets
+from ansible.errors import AnsibleActionFail
+from ansible_collections.pullthrough.registry_cache.plugins.action import cache_image, cache_users, gcp_iam_member, pull_secrets
 
 from sandbox.settings import ROOT
 from tests.module_runner import run
+from tests.unit.plugins.image_stand_ins import Program, Registry
 from tests.unit.plugins.kubernetes_api import ApiServer
 
 PASSWORD, HASH = "the-vault-password", "$2b$05$" + "a" * 53
@@ -38,7 +40,7 @@ def server(server: ApiServer) -> ApiServer:
     return server
 
 
-def play(server: ApiServer, folder: pathlib.Path, tasks: list[dict[str, Any]], *arguments: str, **variables: Any) -> tuple[str, str]:
+def play(server: ApiServer | None, folder: pathlib.Path, tasks: list[dict[str, Any]], *arguments: str, **variables: Any) -> tuple[str, str]:
     """The output of a play with the most detail that people ask for, and its recap."""
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vault_password": PASSWORD}
     host = {"registry_cache_users": USERS, **common, **variables}
@@ -47,11 +49,12 @@ def play(server: ApiServer, folder: pathlib.Path, tasks: list[dict[str, Any]], *
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "K8S_", "KUBE"))}
     environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_ARGS_TO_STDOUT": "1", "HOME": str(folder), "TMPDIR": str(folder)}
     environment |= {"ANSIBLE_ASYNC_DIR": str(folder / "async"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
-    environment |= {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": "cluster-token"}
+    environment |= {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": "cluster-token"} if server else {}
+    environment["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later show arguments on request only
     argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "-vvv", "--diff", "--inventory", str(folder / "hosts.json")]
     done = subprocess.run([*argv, *arguments, str(folder / "play.json")], env=environment, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
-    for secret in (PASSWORD, HASH, "cluster-token", *made(server)):
+    for secret in (PASSWORD, HASH, "cluster-token", *(made(server) if server else ())):
         assert secret not in said and base64.b64encode(secret.encode()).decode() not in said
     return said, done.stdout.partition("PLAY RECAP")[2]
 
@@ -75,19 +78,47 @@ def test_users_of_a_variable(server: ApiServer, tmp_path: pathlib.Path) -> None:
     assert PASSWORD not in "".join(path.read_text() for path in (tmp_path / "async").iterdir())
 
 
+LEFT = "__omit_place_holder__1"
+
+
+def given(action: Any, arguments: dict[str, Any], **variables: Any) -> dict[str, Any]:
+    """The arguments that a module gets of a task."""
+    plugin = action.ActionModule.__new__(action.ActionModule)
+    plugin._task = SimpleNamespace(args=arguments, async_val=0, check_mode=False)
+    plugin._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/none"))
+    plugin._templar = SimpleNamespace(template=lambda value: value)
+    plugin.execute = lambda arguments, _task_vars: arguments
+    return plugin.run(task_vars={"omit": LEFT, **variables})
+
+
 @pytest.mark.parametrize("action", [cache_users, pull_secrets])
 def test_omitted_values(action: Any) -> None:
     """Before 2.19 ansible-core leaves a placeholder in variables, which must become no password."""
-    left = "__omit_place_holder__1"
-    users = [{"name": "nodes", "password": left, "hash": left, "pull_secret": {"name": left, "namespaces": ["a", left]}}]
-    plugin = action.ActionModule.__new__(action.ActionModule)
-    plugin._task = SimpleNamespace(args={"users_from": "my_users"}, async_val=0, check_mode=False)
-    plugin._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/none"))
-    plugin._templar = SimpleNamespace(template=lambda value: value)
-    plugin._execute_module = lambda module_args, **_more: module_args
+    users = [{"name": "nodes", "password": LEFT, "hash": LEFT, "pull_secret": {"name": LEFT, "namespaces": ["a", LEFT]}}]
     expected = {"name": "nodes", "pull_secret": {"namespaces": ["a"]}}
-    given = plugin.run(task_vars={"my_users": users, "omit": left})["users"]
-    assert given == [{key: value for key, value in expected.items() if key in action.ActionModule.KEYS}]
+    users = given(action, {"users_from": "my_users"}, my_users=users)["users"]
+    assert users == [{key: value for key, value in expected.items() if key in action.ActionModule.KEYS}]
+
+
+@pytest.mark.parametrize(("action", "option"), [(cache_image, "password"), (gcp_iam_member, "access_token")])
+def test_one_secret(action: Any, option: str) -> None:
+    """An empty variable leaves the option unset, so that the module reads its environment, or what a play's module_defaults say."""
+    source = {f"{option}_from": "my_secret"}
+    assert given(action, source, my_secret=PASSWORD) == {**source, option: PASSWORD}
+    for empty in (None, "", LEFT):
+        assert given(action, source, my_secret=empty) == source
+        assert given(action, {**source, option: "own"}, my_secret=empty) == {**source, option: "own"}
+    assert given(action, {option: "own"}) == {option: "own"}
+    for wrong in ({**source, option: "own"}, {f"{option}_from": "no_such_variable"}, {f"{option}_from": ["my_secret"]}):
+        with pytest.raises(AnsibleActionFail, match=f"{option}_from.*Example: {option}_from: ") as caught:
+            given(action, wrong, my_secret=PASSWORD)
+        assert PASSWORD not in str(caught.value)
+
+
+def test_every_module_of_google_reads_its_token_from_a_variable() -> None:
+    plugins = ROOT / "plugins"
+    links = {path.name for path in (plugins / "action").iterdir() if path.resolve().stem == "_google_action"}
+    assert links == {path.name for path in (plugins / "modules").iterdir() if "- pullthrough.registry_cache.gcp\n" in path.read_text()}
 
 
 def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
@@ -133,3 +164,22 @@ def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> Non
     said, recap = play(server, tmp_path, tasks, **common, registry_cache_auth="none", registry_cache_auth_none_confirmed=True)
     assert "Example: registry_cache_auth: htpasswd" in said and "failed=1" in recap
     assert not server.writes
+
+
+def test_the_credential_of_the_image(registry: Registry, docker: Program, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Role image asks a registry with the password of its variable."""
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{os.defpath}")
+    registry.auth, registry.user = "basic", ("ada", PASSWORD)
+    role = {"name": "pullthrough.registry_cache.image", "tasks_from": "preflight"}
+    variables = {
+        "registry_cache_image": f"{registry.host}/cache/registry-cache",
+        "registry_cache_image_insecure": True,
+        "registry_cache_image_publish": "push",
+        "registry_cache_image_pull_secrets": ["push"],
+        "registry_cache_image_username": "ada",
+    }
+    tasks = [{"ansible.builtin.include_role": role}]
+    said, recap = play(None, tmp_path, tasks, **variables, registry_cache_image_password="{{ vault_password }}")
+    assert "failed=0" in recap and docker.called("image"), said
+    said, recap = play(None, tmp_path, tasks, **variables, registry_cache_image_password="of-another-vault")
+    assert "failed=1" in recap and "of-another-vault" not in said, said
