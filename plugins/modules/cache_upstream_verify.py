@@ -113,7 +113,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image 
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import cache_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
@@ -127,29 +127,29 @@ def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
-    """All steps for one replica; returns the digest. Raises Refused or Hopeless with the step's name."""
+    """All steps for one replica; returns the digest. Raises TransientError or PermanentError with the step's name."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
-    except (Refused, Hopeless) as error:
+    except (TransientError, PermanentError) as error:
         raise type(error)(f"{pod} gets no access token: {error}") from error
     try:
         expected = upstream.fetch_manifest(image.registry, image.repository, image.version, username, secret, ca_bundle)
     except upstream.NotFoundError as error:
-        raise Hopeless(f"{image.registry} does not have it: {error}") from error
+        raise PermanentError(f"{image.registry} does not have it: {error}") from error
     except upstream.UpstreamError as error:
-        raise Refused(f"{image.registry}, asked with the credential of {pod}: {error}") from error
+        raise TransientError(f"{image.registry}, asked with the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
         replicas.require_http(pod)
         status, body = replicas.fetch(pod, path, params["cache_username"], params["cache_password"])
-    except (Refused, Hopeless) as error:
+    except (TransientError, PermanentError) as error:
         raise type(error)(f"{pod}: {error}") from error
     if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
-        raise Refused(f"{pod} does not take the credential of user {params['cache_username']}: {upstream.words(status, body)}")
+        raise TransientError(f"{pod} does not take the credential of user {params['cache_username']}: {upstream.words(status, body)}")
     if status != 200:
-        raise Refused(f"the upstream has it, but {pod} answers {upstream.words(status, body)}")
+        raise TransientError(f"the upstream has it, but {pod} answers {upstream.words(status, body)}")
     if upstream.digest(body) != expected:
-        raise Refused(f"{pod} serves {upstream.digest(body)}, the upstream {expected}")
+        raise TransientError(f"{pod} serves {upstream.digest(body)}, the upstream {expected}")
     return expected
 
 
@@ -169,7 +169,7 @@ def verify_all(
             try:
                 results.append({"pod": pod, "digest": verify(replicas, pod, image, params, ca_bundle)})
                 break
-            except Refused:
+            except TransientError:
                 if clock() + PAUSE_SECONDS > deadline:
                     raise
                 sleep(PAUSE_SECONDS)
@@ -178,14 +178,14 @@ def verify_all(
 
 @contextlib.contextmanager
 def trusted(ca_path: str | None) -> t.Iterator[str | None]:
-    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests. Raises Hopeless."""
+    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests. Raises PermanentError."""
     if not ca_path:
         yield None
         return
     try:
         bundle = upstream.ca_bundle(pathlib.Path(ca_path).read_bytes())
     except OSError as error:
-        raise Hopeless(
+        raise PermanentError(
             f"ca_path: {error.filename} cannot be read ({error.strerror}). Example: ca_path: /etc/ssl/company-ca.pem"
         ) from error
     with bundle:
@@ -200,11 +200,11 @@ def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
     with trusted(params["ca_path"]) as ca_bundle:
         try:
             return {"changed": False, "replicas": verify_all(replicas, image, params, ca_bundle)}
-        except Refused as error:
-            raise Refused(f"{params['image']}, tried for {params['timeout']} s: {error}") from error
+        except TransientError as error:
+            raise TransientError(f"{params['image']}, tried for {params['timeout']} s: {error}") from error
         # OSError: no file of CA certificates where the environment names one.
-        except (Hopeless, OSError) as error:
-            raise Hopeless(f"{params['image']}: {error}") from error
+        except (PermanentError, OSError) as error:
+            raise PermanentError(f"{params['image']}: {error}") from error
 
 
 def main() -> None:

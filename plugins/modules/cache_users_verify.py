@@ -84,7 +84,7 @@ import typing as t
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import users
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.cache_objects import cache_of
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
 
@@ -115,7 +115,7 @@ class Probe:
         self._unreached: set[str] = set()
 
     def look(self) -> tuple[list[str], dict[str, str]]:
-        """The names of the pods, and for each that is not as it should be what is wrong with it. Raises Hopeless."""
+        """The names of the pods, and for each that is not as it should be what is wrong with it. Raises PermanentError."""
         found = self._replicas.look(self._selector)
         wrong = {pod: self._wrong(pod, uid) if ready else "is not ready" for pod, (uid, ready) in found.items()}
         for pod in wrong:
@@ -130,9 +130,9 @@ class Probe:
                 continue
             try:
                 status, _body = self._replicas.fetch(pod, "/v2/", one["name"], one["password"])
-            except Refused as error:
+            except TransientError as error:
                 return str(error)
-            except Hopeless as error:
+            except PermanentError as error:
                 # Once that may be a pod that has just gone.
                 if uid in self._unreached:
                     raise
@@ -153,14 +153,14 @@ def wait(
     clock: t.Callable[[], float] = time.monotonic,
     sleep: t.Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """The names of the pods, once all are as they should be. Raises Refused and Hopeless."""
+    """The names of the pods, once all are as they should be. Raises TransientError and PermanentError."""
     probe, deadline = Probe(replicas, params["label_selector"], asked), clock() + params["timeout"]
     while True:
         pods, wrong = probe.look()
         if not wrong:
             return pods
         if clock() + PAUSE_SECONDS > deadline:
-            raise Refused("; ".join(f"{pod} {what}" for pod, what in sorted(wrong.items())))
+            raise TransientError("; ".join(f"{pod} {what}" for pod, what in sorted(wrong.items())))
         sleep(PAUSE_SECONDS)
 
 
@@ -170,8 +170,8 @@ def verify(module: t.Any, client: Client) -> dict[str, t.Any]:
     asked = questions(client, params)
     try:
         pods = wait(Replicas(client, params["namespace"], "", params["port"]), asked, params) if asked else []
-    except Refused as error:
-        raise Refused(
+    except TransientError as error:
+        raise TransientError(
             f"timeout: after {params['timeout']} s: {error}. The htpasswd file comes to each replica by its kubelet. Nothing is lost:"
             " run again, or wait for longer. Example: timeout: 600"
         ) from error

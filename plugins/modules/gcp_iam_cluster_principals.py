@@ -281,7 +281,7 @@ class _Principals:
         """Remove subjects from a provider as it is now, and the provider if it has no other."""
         if not self._check_mode:
             # 409: somebody else changes it at the same time.
-            self._client.patience.outlast(lambda: self._shrink_once(identifier, subjects), lambda error: error.status == 409)
+            self._client.budget.retry(lambda: self._shrink_once(identifier, subjects), lambda error: error.status == 409)
 
     def _shrink_once(self, identifier: str, subjects: set[str]) -> None:
         provider = self._object(f"{self._pool_path}/providers", identifier)

@@ -191,7 +191,7 @@ class _Provider(WorkloadIdentityObject):
                 raise lost
             return outcomes[-1]
 
-        _changed, _before, after = self.client.patience.outlast(act, lambda error: error is lost or error.status == 409)
+        _changed, _before, after = self.client.budget.retry(act, lambda error: error is lost or error.status == 409)
         return outcomes[0][0], outcomes[0][1], after
 
     def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:

@@ -52,7 +52,7 @@ GOOGLE_CLOUD = "google.cloud:>=1.4.1,<2.0.0"
 TIMEOUT = (10, 60)
 _CONNECT_RETRIES = 4
 # HTTP statuses that pass by themselves, and those of them after which a change may have been made.
-_TRANSIENT, _UNCLEAR = (429, 500, 502, 503, 504), (500, 502, 503, 504)
+_TRANSIENT, _AMBIGUOUS = (429, 500, 502, 503, 504), (500, 502, 503, 504)
 _PRODUCT = "registry_cache"
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
 # The domain of Google's hosts; another universe has the same hosts under its own domain.
@@ -91,8 +91,8 @@ class GcpError(Exception):
     :param status: of HTTP, where Google answered.
     :param words: Google's own.
     :param info: the google.rpc.ErrorInfo, if the answer has one: reason and metadata.
-    :param passes: whether the same request may succeed later.
-    :param unclear: whether the change may have been made all the same.
+    :param transient: whether the same request may succeed later.
+    :param ambiguous: whether the change may have been made all the same.
     :param retry_after: seconds that Google wants to be left alone.
     """
 
@@ -103,16 +103,16 @@ class GcpError(Exception):
         words: str = "",
         *,
         info: dict[str, t.Any] | None = None,
-        passes: bool = False,
-        unclear: bool = False,
+        transient: bool = False,
+        ambiguous: bool = False,
         retry_after: float = 0,
     ) -> None:
         super().__init__(text)
         self.status, self.words, self.info = status, words, info or {}
-        self.passes, self.unclear, self.retry_after = passes, unclear, retry_after
+        self.transient, self.ambiguous, self.retry_after = transient, ambiguous, retry_after
 
 
-class Patience:
+class RetryBudget:
     """The time that one run of a module has for Google; every pause is taken out of it."""
 
     def __init__(self, seconds: float) -> None:
@@ -148,14 +148,14 @@ class Patience:
         # Clients that met once should not meet again.
         return self._sleep(at_least + random.uniform(0, min(_BACK_OFF * 2 ** min(tried, 16), _MAX_BACK_OFF)))
 
-    def outlast(self, act: t.Callable[[], t.Any], passes: t.Callable[[GcpError], bool]) -> t.Any:
-        """What `act` returns; polled while its error is one that passes by itself."""
+    def retry(self, act: t.Callable[[], t.Any], is_transient: t.Callable[[GcpError], bool]) -> t.Any:
+        """What `act` returns; polled while its error is transient."""
         polls = self.polls()
         while True:
             try:
                 return act()
             except GcpError as error:
-                if not passes(error) or not next(polls, False):
+                if not is_transient(error) or not next(polls, False):
                     raise
 
 
@@ -247,16 +247,16 @@ def check_bytes(params: dict[str, t.Any], limits: dict[str, int]) -> None:
 class _TokenRequest:
     """A request by which google-auth gets a token, under the same retry policy as all others."""
 
-    def __init__(self, patience: Patience) -> None:
+    def __init__(self, budget: RetryBudget) -> None:
         session = requests.Session()
         session.mount("https://", _adapter())
-        self._send, self._patience = Request(session), patience
+        self._send, self._budget = Request(session), budget
 
     def __call__(self, *arguments: t.Any, **options: t.Any) -> t.Any:
         tried = 0
         while True:
             answer = self._send(*arguments, **options)
-            if answer.status not in _TRANSIENT or not self._patience.back_off(tried, _retry_after(answer.headers)):
+            if answer.status not in _TRANSIENT or not self._budget.back_off(tried, _retry_after(answer.headers)):
                 return answer
             tried += 1
 
@@ -264,13 +264,13 @@ class _TokenRequest:
 class GcpClient:
     """Requests with one token and one connection pool for the whole module run.
 
-    What passes by itself is tried again until C(wait_timeout) is over. That may repeat any of our requests: a new object's
+    What fails for a while is tried again until C(wait_timeout) is over. That may repeat any of our requests: a new object's
     id is ours, so that a second create is refused by 409, and a policy is written with its etag.
     """
 
     def __init__(self, module: AnsibleModule) -> None:
         params = module.params
-        self.patience = Patience(params["wait_timeout"])
+        self.budget = RetryBudget(params["wait_timeout"])
         # Check mode has enabled nothing.
         self._just_enabled = params["apis_just_enabled"] and not module.check_mode
         self._universe = params["universe_domain"]
@@ -284,7 +284,7 @@ class GcpClient:
         # Nothing can refresh a bare token: without this a 401 becomes a RefreshError that hides Google's own words.
         bare = kind == "accesstoken" and not params["impersonate_service_account"]
         session = AuthorizedSession(
-            credentials, auth_request=_TokenRequest(self.patience), **({"refresh_status_codes": ()} if bare else {})
+            credentials, auth_request=_TokenRequest(self.budget), **({"refresh_status_codes": ()} if bare else {})
         )
         session.headers["User-Agent"] = "-".join(filter(None, ("Google-Ansible-MM", _PRODUCT, params["env_type"])))
         self._session = _prepared(session)
@@ -292,25 +292,25 @@ class GcpClient:
     def request(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
     ) -> dict[str, t.Any]:
-        """One request, again while its error is one that passes by itself.
+        """One request, repeated while its error is transient.
 
         :param url: on Google's own host, whatever the universe.
         :param what: the object, as an error names it.
         :return: the decoded JSON answer.
         :raises GcpError: with the object, the HTTP status, Google's own message and what to do.
         """
-        tried, unclear = 0, False
+        tried, ambiguous = 0, False
         while True:
             try:
                 return self._send(method, url, what, body, params)
             except GcpError as error:
-                unclear = error.unclear = unclear or error.unclear
-                if not error.passes and not self._refused_by_a_new_api(error, url):
+                ambiguous = error.ambiguous = ambiguous or error.ambiguous
+                if not error.transient and not self._refused_by_a_new_api(error, url):
                     raise
-                if not self.patience.back_off(tried, error.retry_after):
+                if not self.budget.back_off(tried, error.retry_after):
                     asked = f", and Google asks for {error.retry_after:g} s" if error.retry_after else ""
                     error.args = (
-                        f"{error} Tried {tried + 1} times; wait_timeout is {self.patience.seconds:g} s{asked}: raise it to try longer.",
+                        f"{error} Tried {tried + 1} times; wait_timeout is {self.budget.seconds:g} s{asked}: raise it to try longer.",
                     )
                     raise
                 tried += 1
@@ -370,11 +370,11 @@ class GcpClient:
         except google.auth.exceptions.TransportError as error:
             raise GcpError(f"{what}: no token, since its server does not answer: {_cause(error)}") from error
         except google.auth.exceptions.GoogleAuthError as error:
-            passes = getattr(error, "retryable", False)
-            raise GcpError(f"{what}: Google does not take the credential {_refusal(error)}", passes=passes) from error
+            transient = getattr(error, "retryable", False)
+            raise GcpError(f"{what}: Google does not take the credential {_refusal(error)}", transient=transient) from error
         except requests.exceptions.RequestException as error:
             lost = _was_lost(error)
-            raise GcpError(f"{what}: no answer from {url}: {_cause(error)}", passes=lost, unclear=lost) from error
+            raise GcpError(f"{what}: no answer from {url}: {_cause(error)}", transient=lost, ambiguous=lost) from error
 
     @functools.cached_property
     def _anonymous(self) -> t.Any:
@@ -427,11 +427,11 @@ class GcpClient:
 
         :param api: the service's root, such as C(https://iam.googleapis.com/v1).
         """
-        polls = self.patience.polls()
+        polls = self.budget.polls()
         while not operation.get("done") and operation.get("name") != _NO_OPERATION:
             if not next(polls, False):
                 raise GcpError(
-                    f"{what}: the operation {operation.get('name')} did not end within {self.patience.seconds:g} s."
+                    f"{what}: the operation {operation.get('name')} did not end within {self.budget.seconds:g} s."
                     " Raise wait_timeout, or run again to go on."
                 )
             operation = self.request("GET", f"{api}/{operation['name']}", what)
@@ -463,8 +463,8 @@ def refused(answer: t.Any, what: str) -> GcpError:
         answer.status_code,
         str(message),
         info=info,
-        passes=answer.status_code in _TRANSIENT,
-        unclear=answer.status_code in _UNCLEAR,
+        transient=answer.status_code in _TRANSIENT,
+        ambiguous=answer.status_code in _AMBIGUOUS,
         retry_after=_retry_after(answer.headers),
     )
 

@@ -129,14 +129,14 @@ class Policy:
         self._client, self._resource, self._kind, self._warn = client, resource, kind, warn
         self._url, self._what = f"{kind.api}/{resource}", f"IAM policy of {resource}"
         # Whether a write had no clear answer: what is found afterwards may be its work.
-        self._unclear = False
+        self._ambiguous = False
 
     def ensure(self, grant: Grant, present: bool, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
         """Give the grant or take it away.
 
         :return: whether that is a change, the binding before, the binding after.
         """
-        return self._client.patience.outlast(
+        return self._client.budget.retry(
             lambda: self._outlast_conflicts(grant, present, check_mode),
             lambda error: present and bool(_NOT_YET_KNOWN.search(error.words)),
         )
@@ -154,7 +154,7 @@ class Policy:
             try:
                 return self._ensure(grant, present, check_mode)
             except GcpError as error:
-                if error.status != 409 or not self._client.patience.back_off(tried):
+                if error.status != 409 or not self._client.budget.back_off(tried):
                     raise
                 tried += 1
 
@@ -171,7 +171,7 @@ class Policy:
             policy = {}
         before = grant.binding(policy)
         if grant.held(policy) == present:
-            return self._unclear, before, before
+            return self._ambiguous, before, before
         wanted = grant.changed(policy, present)
         if not check_mode:
             wanted = self._write(wanted)
@@ -181,7 +181,7 @@ class Policy:
         try:
             return self._client.request("POST", f"{self._url}:setIamPolicy", self._what, body={"policy": policy})
         except GcpError as error:
-            self._unclear = self._unclear or error.unclear
+            self._ambiguous = self._ambiguous or error.ambiguous
             raise
 
     def _read(self) -> dict[str, t.Any] | None:

@@ -91,7 +91,7 @@ class Resource:
                 # Two clusters of one play share an object: the other one was faster, and may still be at it.
                 if error.status != 409:
                     raise
-                before, made = self._made_elsewhere(error), error.unclear
+                before, made = self._made_elsewhere(error), error.ambiguous
         self.check(before, wanted)
         wanted = self.complete(before, wanted)
         deleted = self.deleted(before)
@@ -133,7 +133,7 @@ class Resource:
                 self.delete()
             except GcpError as error:
                 # Somebody else was faster, or a request before this one got through though its answer did not.
-                if error.status != 404 and not (error.unclear and self._is_gone()):
+                if error.status != 404 and not (error.ambiguous and self._is_gone()):
                     raise
         return True, before, {}
 
@@ -148,4 +148,4 @@ class Resource:
                 raise conflict
             return found
 
-        return self.client.patience.outlast(read, lambda error: error is conflict)
+        return self.client.budget.retry(read, lambda error: error is conflict)

@@ -36,10 +36,10 @@ class ServiceAccount(Resource):
         texts = {field: value for field, value in wanted.items() if field != "disabled"}
         self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
         # Google shows a new account, and lets it be changed, some seconds later only.
-        outlast = self.client.patience.outlast
-        account = outlast(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
+        retry = self.client.budget.retry
+        account = retry(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
         if wanted.get("disabled"):
-            return outlast(lambda: self._switch(account, True), _not_yet_there)
+            return retry(lambda: self._switch(account, True), _not_yet_there)
         return account
 
     def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:

@@ -42,12 +42,12 @@ class UnreachableError(ClusterError):
         return self._words
 
 
-class Refused(ClusterError):
-    """A step that did not succeed, and may after a while."""
+class TransientError(ClusterError):
+    """A step that failed, and may succeed after a while."""
 
 
-class Hopeless(ClusterError):
-    """A step that waiting does not mend."""
+class PermanentError(ClusterError):
+    """A step that fails however long one waits."""
 
 
 class ApiError(ClusterError):

@@ -13,7 +13,7 @@ import json
 import typing as t
 
 from .client import Client
-from .errors import Hopeless, Refused
+from .errors import PermanentError, TransientError
 
 try:
     from kubernetes.client import CoreV1Api
@@ -30,7 +30,7 @@ except ImportError:  # AnsibleK8SModule says what is missing
 _EXEC_SECONDS = 60
 
 
-class Ended(t.NamedTuple):
+class ExecResult(t.NamedTuple):
     """A command that has ended.
 
     :param code: its exit code; None if it was not started.
@@ -58,14 +58,14 @@ class Streams:
         self._api, self._namespace = CoreV1Api(client.raw.client), namespace
 
     def _open(self, opener: t.Any, method: t.Any, pod: str, **options: t.Any) -> t.Any:
-        """A stream to a pod; raises Hopeless in the API server's words."""
+        """A stream to a pod; raises PermanentError in the API server's words."""
         try:
             return opener(method, pod, self._namespace, **options)
         except ApiException as error:
-            raise Hopeless(f"the API server opens no stream to it: {_words(error)}") from error
+            raise PermanentError(f"the API server opens no stream to it: {_words(error)}") from error
 
-    def run(self, pod: str, container: str, command: list[str]) -> Ended:
-        """Run a command to its end. Raises Hopeless without a stream, and Refused if it breaks or takes too long."""
+    def run(self, pod: str, container: str, command: list[str]) -> ExecResult:
+        """Run a command to its end. Raises PermanentError without a stream, and TransientError if it breaks or takes too long."""
         session = self._open(
             stream,
             self._api.connect_get_namespaced_pod_exec,
@@ -82,21 +82,21 @@ class Streams:
             try:
                 session.run_forever(timeout=_EXEC_SECONDS)
             except (WebSocketException, OSError) as error:
-                raise Refused(f"the stream to it broke: {error}") from error
+                raise TransientError(f"the stream to it broke: {error}") from error
             if session.is_open():
-                raise Refused(f"the command gave no answer within {_EXEC_SECONDS} s")
+                raise TransientError(f"the command gave no answer within {_EXEC_SECONDS} s")
             output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
             status = session.read_channel(ERROR_CHANNEL)
         if not status:
-            raise Refused("the stream to it broke before the command ended")
+            raise TransientError("the stream to it broke before the command ended")
         # Not session.returncode, which takes every failure for an exit code.
         status = json.loads(status)
         if status["status"] == "Success":
-            return Ended(0, "", output, errors)
+            return ExecResult(0, "", output, errors)
         if status.get("reason") == "NonZeroExitCode":
-            return Ended(int(status["details"]["causes"][0]["message"]), "", output, errors)
-        return Ended(None, status["message"], output, errors)
+            return ExecResult(int(status["details"]["causes"][0]["message"]), "", output, errors)
+        return ExecResult(None, status["message"], output, errors)
 
     def forward(self, pod: str, port: int) -> t.Any:
-        """A connection to a port: its C(socket(port)), and C(error(port)) with what the kubelet met there. Raises Hopeless."""
+        """A connection to a port: its C(socket(port)), and C(error(port)) with what the kubelet met there. Raises PermanentError."""
         return self._open(portforward, self._api.connect_get_namespaced_pod_portforward, pod, ports=str(port))

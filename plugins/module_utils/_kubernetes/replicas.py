@@ -18,7 +18,7 @@ from base64 import b64encode
 
 from .._image import upstream
 from .client import PATCH, Client
-from .errors import ClusterError, Hopeless, Refused
+from .errors import ClusterError, PermanentError, TransientError
 from .exec import Streams
 
 PAUSE_SECONDS = 2
@@ -70,7 +70,7 @@ class Replicas:
         self._streams = Streams(client, namespace)
 
     def look(self, label_selector: str) -> dict[str, tuple[str, bool]]:
-        """The uid of each pod that does not end, and whether it is ready, by name; raises Hopeless if there is none."""
+        """The uid of each pod that does not end, and whether it is ready, by name; raises PermanentError if there is none."""
         pods = self._client.list_all("pods", namespace=self._namespace, label_selector=label_selector)
         found = {
             pod["metadata"]["name"]: (pod["metadata"]["uid"], _is_ready(pod))
@@ -78,14 +78,14 @@ class Replicas:
             if "deletionTimestamp" not in pod["metadata"]
         }
         if not found:
-            raise Hopeless(f"no pod in namespace {self._namespace} has the labels {label_selector}")
+            raise PermanentError(f"no pod in namespace {self._namespace} has the labels {label_selector}")
         return found
 
     def ready(self, label_selector: str) -> list[str]:
-        """The names of the pods; raises Hopeless unless there are some and all are ready."""
+        """The names of the pods; raises PermanentError unless there are some and all are ready."""
         found = self.look(label_selector)
         if waiting := sorted(name for name, (_uid, ready) in found.items() if not ready):
-            raise Hopeless(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
+            raise PermanentError(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
         return sorted(found)
 
     def touch(self, pod: str, mark: str) -> None:
@@ -101,27 +101,27 @@ class Replicas:
         command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
         code, message, output, errors = self._streams.run(pod, self._container, command)
         if code in (None, 126, 127):
-            raise Hopeless(f"{helper} cannot be run in container {self._container}: {message or errors.strip()}")
+            raise PermanentError(f"{helper} cannot be run in container {self._container}: {message or errors.strip()}")
         if code:
-            raise Refused((output + errors).strip())
+            raise TransientError((output + errors).strip())
         try:
             credential = json.loads(output)
             return credential["Username"], credential["Secret"]
         except (ValueError, LookupError, TypeError):
-            raise Refused(f"{helper} returned no credential") from None
+            raise TransientError(f"{helper} returned no credential") from None
 
     def require_http(self, pod: str) -> None:
-        """Ask the registry of one pod for TLS, as containerd does; raises Refused or Hopeless unless the answer is HTTP."""
+        """Ask the registry of one pod for TLS, as containerd does; raises TransientError or PermanentError unless the answer is HTTP."""
         forward = self._streams.forward(pod, self._port)
         with contextlib.closing(forward.socket(self._port)) as connection:
             answer, closed = _answer(connection, client_hello())
         if answer == _HTTP:
             return
         if not answer and (error := forward.error(self._port)):
-            raise Refused(f"no answer from its registry ({error})")
+            raise TransientError(f"no answer from its registry ({error})")
         # An alert or a handshake of TLS 1.
         if answer[:2] in (b"\x15\x03", b"\x16\x03"):
-            raise Hopeless(
+            raise PermanentError(
                 f"port {self._port} speaks TLS, where clients use plain HTTP. Remove what adds TLS in front of the registry, "
                 "for example a sidecar, or give clients an address with https"
             )
@@ -132,7 +132,7 @@ class Replicas:
             "proxy or a sidecar; use the cache's own image, or serve TLS at the address"
         )
         # Silence may be one of a busy node.
-        raise Hopeless(message) if answer else Refused(message)
+        raise PermanentError(message) if answer else TransientError(message)
 
     def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
         """GET a path of the registry of one pod; returns status and body."""
@@ -149,6 +149,6 @@ class Replicas:
             return answer.status, answer.read()
         except (http.client.HTTPException, OSError) as error:
             # What the kubelet met at the port comes beside the stream.
-            raise Refused(f"no answer from its registry ({forward.error(self._port) or error})") from error
+            raise TransientError(f"no answer from its registry ({forward.error(self._port) or error})") from error
         finally:
             connection.close()

@@ -54,7 +54,7 @@ def clean(client: GcpClient, project: str, location: str, name: str, kinds: t.Co
     for kind, resource in resources.items():
         if kind not in kinds:
             continue
-        client.patience.renew()
+        client.budget.renew()
         try:
             removed, _before, _after = resource.ensure(False, {}, False)
             changed = changed or removed

@@ -80,12 +80,12 @@ class Run:
 
     def take(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> dict[str, t.Any]:
         """The object of an answer that must be good. Raises GcpError."""
-        self.client.patience.renew()
+        self.client.budget.renew()
         return self.client.request(method, url, f"{method} {url}", body, query)
 
     def finish(self, api: str, operation: dict[str, t.Any]) -> None:
         """Wait for the end of an operation. Raises GcpError for one that fails or lasts too long."""
-        self.client.patience.renew()
+        self.client.budget.renew()
         self.client.wait(operation, api, self.name)
 
     def change(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import reference as image_reference
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream as _upstream
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import errors, runner
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_upstream_verify
 
 from tests.module_runner import run
@@ -79,7 +79,7 @@ class Fakes:
         return [(call[0], call[1]) for call in self.calls if call[0] != "upstream"]
 
     def error(self, kind: type[Exception], **params: Any) -> str:
-        with pytest.raises((Refused, Hopeless)) as error:
+        with pytest.raises((TransientError, PermanentError)) as error:
             self.verify_all(**params)
         assert type(error.value) is kind
         assert TOKEN not in str(error.value) and PASSWORD not in str(error.value)
@@ -128,15 +128,15 @@ def test_verify_asks_by_digest(fakes: Fakes) -> None:
 
 
 def test_helper_refusal(fakes: Fakes) -> None:
-    fakes.helper = fails(Refused(STS_WORDS))
-    message = fakes.error(Refused)
+    fakes.helper = fails(TransientError(STS_WORDS))
+    message = fakes.error(TransientError)
     assert "cache-0 gets no access token" in message and STS_WORDS in message
     assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
 
 
 def test_grant_refusal(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.UpstreamError(GRANT_WORDS))
-    message = fakes.error(Refused)
+    message = fakes.error(TransientError)
     assert message == f"{HOST}, asked with the credential of cache-0: {GRANT_WORDS}"
     # Each attempt takes a fresh credential, and a cached manifest is not asked for.
     assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
@@ -144,8 +144,8 @@ def test_grant_refusal(fakes: Fakes) -> None:
 
 @pytest.mark.parametrize("timeout", [0, 1])
 def test_one_attempt_without_time(fakes: Fakes, timeout: int) -> None:
-    fakes.helper = fails(Refused(STS_WORDS))
-    fakes.error(Refused, timeout=timeout)
+    fakes.helper = fails(TransientError(STS_WORDS))
+    fakes.error(TransientError, timeout=timeout)
     assert fakes.clock.slept == [] and len(fakes.calls) == 1
 
 
@@ -156,7 +156,7 @@ def test_second_replica_alone_is_refused(fakes: Fakes) -> None:
         return DIGEST
 
     fakes.upstream = upstream
-    assert "cache-1" in fakes.error(Refused)
+    assert "cache-1" in fakes.error(TransientError)
     assert fakes.steps().count(("helper", "cache-0")) == 1 and fakes.steps().count(("helper", "cache-1")) == 6
 
 
@@ -170,13 +170,13 @@ def test_replicas_share_one_deadline(fakes: Fakes) -> None:
         return DIGEST
 
     fakes.upstream = upstream
-    assert "cache-1" in fakes.error(Refused)
+    assert "cache-1" in fakes.error(TransientError)
     assert sum(fakes.clock.slept) == 10
 
 
 @pytest.mark.parametrize("step", ["helper", "upstream", "hello", "registry"])
 def test_recovers(fakes: Fakes, step: str) -> None:
-    error = _upstream.UpstreamError(GRANT_WORDS) if step == "upstream" else Refused("not yet")
+    error = _upstream.UpstreamError(GRANT_WORDS) if step == "upstream" else TransientError("not yet")
     errors, good = [error] * 3, getattr(fakes, step)
 
     def answer(pod: str) -> Any:
@@ -191,61 +191,61 @@ def test_recovers(fakes: Fakes, step: str) -> None:
 
 def test_nothing_is_fetched_from_what_answers_no_tls_hello(fakes: Fakes) -> None:
     """Nor gets it the password of the cache's user."""
-    fakes.hello = fails(Hopeless("port 5000 speaks TLS"))
-    assert fakes.error(Hopeless) == "cache-0: port 5000 speaks TLS"
+    fakes.hello = fails(PermanentError("port 5000 speaks TLS"))
+    assert fakes.error(PermanentError) == "cache-0: port 5000 speaks TLS"
     assert fakes.clock.slept == [] and fakes.steps() == [("helper", "cache-0"), ("hello", "cache-0")]
 
 
 def test_digest_mismatch(fakes: Fakes) -> None:
     other = "sha256:" + hashlib.sha256(b"other").hexdigest()
     fakes.registry = lambda pod: (200, b"other")
-    message = fakes.error(Refused)
+    message = fakes.error(TransientError)
     assert message == f"cache-0 serves {other}, the upstream {DIGEST}"
     assert sum(fakes.clock.slept) == 10
 
 
 def test_registry_refusal(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (404, b'{"errors": [{"code": "MANIFEST_UNKNOWN", "message": "manifest unknown"}]}')
-    message = fakes.error(Refused)
+    message = fakes.error(TransientError)
     assert "the upstream has it, but cache-0 answers HTTP 404: manifest unknown" in message
     assert sum(fakes.clock.slept) == 10
 
 
 def test_registry_without_answer(fakes: Fakes) -> None:
-    fakes.registry = fails(Refused("no answer from its registry (reset)"))
-    assert fakes.error(Refused) == "cache-0: no answer from its registry (reset)"
+    fakes.registry = fails(TransientError("no answer from its registry (reset)"))
+    assert fakes.error(TransientError) == "cache-0: no answer from its registry (reset)"
 
 
 # What waiting does not mend
 
 
 def test_pods_that_are_not_ready(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fakes, "ready", fails(Hopeless("not ready in namespace registry-cache: cache-1")))
-    assert "cache-1" in fakes.error(Hopeless) and fakes.clock.slept == []
+    monkeypatch.setattr(fakes, "ready", fails(PermanentError("not ready in namespace registry-cache: cache-1")))
+    assert "cache-1" in fakes.error(PermanentError) and fakes.clock.slept == []
 
 
 def test_upstream_does_not_have_the_image(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.NotFoundError('HTTP 404: Failed to fetch "1.0"'))
-    assert fakes.error(Hopeless) == f'{HOST} does not have it: HTTP 404: Failed to fetch "1.0"'
+    assert fakes.error(PermanentError) == f'{HOST} does not have it: HTTP 404: Failed to fetch "1.0"'
     assert fakes.clock.slept == [] and len(fakes.calls) == 2
 
 
 def test_no_stream_to_the_registry(fakes: Fakes) -> None:
-    fakes.registry = fails(Hopeless("the API server opens no stream to it"))
-    assert fakes.error(Hopeless) == "cache-0: the API server opens no stream to it"
+    fakes.registry = fails(PermanentError("the API server opens no stream to it"))
+    assert fakes.error(PermanentError) == "cache-0: the API server opens no stream to it"
     assert fakes.clock.slept == []
 
 
 def test_cache_refuses_its_user(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
-    message = fakes.error(Refused)
+    message = fakes.error(TransientError)
     assert "cache-0" in message and "user nodes" in message and "HTTP 401: authentication required" in message
     assert fakes.clock.slept  # a new htpasswd takes a while to reach the pod
 
 
 def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
-    fakes.helper = fails(Hopeless("docker-credential-gcr cannot be run"))
-    assert "cache-0 gets no access token: docker-credential-gcr cannot be run" in fakes.error(Hopeless)
+    fakes.helper = fails(PermanentError("docker-credential-gcr cannot be run"))
+    assert "cache-0 gets no access token: docker-credential-gcr cannot be run" in fakes.error(PermanentError)
     assert fakes.clock.slept == [] and len(fakes.calls) == 1
 
 
@@ -280,13 +280,13 @@ def test_module_success(cluster: Fakes) -> None:
 
 
 def test_module_refused(cluster: Fakes) -> None:
-    cluster.helper = fails(Refused(STS_WORDS))
+    cluster.helper = fails(TransientError(STS_WORDS))
     result = module()
     assert result["failed"] and result["msg"] == f"{IMAGE}, tried for 0 s: cache-0 gets no access token: {STS_WORDS}."
 
 
 def test_module_hopeless(cluster: Fakes) -> None:
-    cluster.helper = fails(Hopeless("docker-credential-gcr cannot be run"))
+    cluster.helper = fails(PermanentError("docker-credential-gcr cannot be run"))
     result = module(timeout=300)
     assert result["failed"] and result["msg"].startswith(f"{IMAGE}: cache-0 gets no access token")
     assert TOKEN not in json.dumps(result) and PASSWORD not in json.dumps(result)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.modules import cache_users_verify
 
 from tests.module_runner import run
@@ -72,10 +72,10 @@ def test_until_the_last_replica_has_it() -> None:
 
 def test_not_within_the_time() -> None:
     replicas = Replicas(a=0, b=61)
-    with pytest.raises(Refused, match=r"^b does not take user 'team.g1' \(HTTP 401\)$"):
+    with pytest.raises(TransientError, match=r"^b does not take user 'team.g1' \(HTTP 401\)$"):
         replicas.wait()
     assert replicas.now == 60
-    with pytest.raises(Refused, match=r"^b still takes user 'team' \(HTTP 200\)$"):
+    with pytest.raises(TransientError, match=r"^b still takes user 'team' \(HTTP 200\)$"):
         Replicas(a=0, b=61).wait(ASKED[1:])
 
 
@@ -86,7 +86,7 @@ def test_an_answer_that_proves_nothing(status: int) -> None:
     replicas.wait()
     assert replicas.now == 4
     replicas.answer = lambda _pod, name: status if name == "team" else None
-    with pytest.raises(Refused, match=f"does not refuse user 'team' \\(HTTP {status}\\)"):
+    with pytest.raises(TransientError, match=f"does not refuse user 'team' \\(HTTP {status}\\)"):
         replicas.wait()
 
 
@@ -102,19 +102,19 @@ def test_a_replica_that_is_not_ready_and_one_that_takes_anothers_place() -> None
     assert cache_users_verify.wait(replicas, ASKED, PARAMS, lambda: replicas.now, sleep) == ["a", "b"]
     assert replicas.now == 10 and replicas.touched == ["a"]
     replicas.unready = {"b"}
-    with pytest.raises(Refused, match="b is not ready"):
+    with pytest.raises(TransientError, match="b is not ready"):
         replicas.wait()
 
 
 def test_a_stream_that_breaks_and_one_that_is_refused() -> None:
     replicas = Replicas(a=0)
-    replicas.answer = lambda _pod, _name: Refused("no answer from its registry (cut)") if replicas.now < 4 else None
+    replicas.answer = lambda _pod, _name: TransientError("no answer from its registry (cut)") if replicas.now < 4 else None
     replicas.wait()
     assert replicas.now == 4
     # A pod may go between the two requests; what is refused again stays refused.
     replicas = Replicas(a=0)
-    replicas.answer = lambda _pod, _name: Hopeless("the API server opens no stream to it: forbidden")
-    with pytest.raises(Hopeless, match="opens no stream"):
+    replicas.answer = lambda _pod, _name: PermanentError("the API server opens no stream to it: forbidden")
+    with pytest.raises(PermanentError, match="opens no stream"):
         replicas.wait()
     assert replicas.now == 2
 

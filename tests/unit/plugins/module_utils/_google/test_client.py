@@ -172,7 +172,7 @@ def test_tries_end_with_wait_timeout(server: Server, method: str, fault: tuple[i
         client(wait_timeout=90).request(method, URL, "x")
     assert sum(server.pauses) == pytest.approx(90) and len(server.seen) == len(server.pauses) + 1
     # Google did not take up what it has no quota for; of others nobody knows.
-    assert caught.value.unclear == (fault[0] != 429)
+    assert caught.value.ambiguous == (fault[0] != 429)
 
 
 def test_the_time_is_that_of_the_module_and_not_of_each_request(server: Server) -> None:
@@ -217,7 +217,7 @@ def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) ->
     server.answers = [(-1, b"")]
     with pytest.raises(gcp.GcpError, match=r"^x: no answer from https://iam\.googleapis\.com/v1/x: .*HTTPS_PROXY") as caught:
         client(wait_timeout=3).request("POST", URL, "x", body={})
-    assert caught.value.unclear and len(server.seen) > 1
+    assert caught.value.ambiguous and len(server.seen) > 1
 
 
 @pytest.mark.parametrize(("module", "options", "what"), EVERY)

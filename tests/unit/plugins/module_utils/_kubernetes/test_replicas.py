@@ -18,7 +18,7 @@ import pytest
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image import upstream
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import exec as streams
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes import replicas as _replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import Hopeless, Refused
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import Replicas
 from kubernetes.client.exceptions import ApiException
 from websocket import WebSocketException
@@ -58,7 +58,7 @@ def test_ready_pods_in_order(server: ApiServer, replicas: Replicas) -> None:
 def test_no_pods(server: ApiServer, replicas: Replicas, leaving: bool) -> None:
     if leaving:
         put(server, "cache-0", READY, deletionTimestamp="now")
-    with pytest.raises(Hopeless, match="no pod in namespace registry-cache has the labels app=cache"):
+    with pytest.raises(PermanentError, match="no pod in namespace registry-cache has the labels app=cache"):
         replicas.ready("app=cache")
 
 
@@ -67,7 +67,7 @@ def test_pods_that_are_not_ready(server: ApiServer, replicas: Replicas) -> None:
     put(server, "cache-0", READY)
     put(server, "cache-1", None)
     put(server, "cache-3", {"Initialized": "True"})
-    with pytest.raises(Hopeless, match="not ready in namespace registry-cache: cache-1, cache-2, cache-3$"):
+    with pytest.raises(PermanentError, match="not ready in namespace registry-cache: cache-1, cache-2, cache-3$"):
         replicas.ready("app=cache")
 
 
@@ -153,19 +153,19 @@ def test_helper_answer(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(("output", "errors"), [(STS_WORDS, None), (None, f"{STS_WORDS}\n")])
 def test_helper_fails_in_its_words(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, output: str | None, errors: str | None) -> None:
-    with pytest.raises(Refused) as error:
+    with pytest.raises(TransientError) as error:
         helper(replicas, monkeypatch, 1, output, errors)
     assert str(error.value) == STS_WORDS
 
 
 @pytest.mark.parametrize("code", [126, 127])
 def test_helper_is_missing(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    with pytest.raises(Hopeless, match="docker-credential-gcr cannot be run in container registry: not found"):
+    with pytest.raises(PermanentError, match="docker-credential-gcr cannot be run in container registry: not found"):
         helper(replicas, monkeypatch, code, None, "not found\n")
 
 
 def test_helper_hangs(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Refused, match="gave no answer within"):
+    with pytest.raises(TransientError, match="gave no answer within"):
         helper(replicas, monkeypatch, None, TOKEN)
 
 
@@ -173,13 +173,13 @@ def test_command_that_does_not_start(replicas: Replicas, monkeypatch: pytest.Mon
     words = "Internal error occurred: error executing command in container: no sh"
     cause = {"message": "error executing command in container: no sh"}
     status = {"status": "Failure", "message": words, "reason": "InternalError", "details": {"causes": [cause]}}
-    with pytest.raises(Hopeless) as error:
+    with pytest.raises(PermanentError) as error:
         helper(replicas, monkeypatch, json.dumps(status), None)
     assert str(error.value) == f"docker-credential-gcr cannot be run in container registry: {words}"
 
 
 def test_stream_without_an_end(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Refused) as error:
+    with pytest.raises(TransientError) as error:
         helper(replicas, monkeypatch, "", TOKEN)
     assert "the stream to it broke" in str(error.value) and TOKEN not in str(error.value)
 
@@ -190,7 +190,7 @@ def test_stream_that_breaks(replicas: Replicas, monkeypatch: pytest.MonkeyPatch,
         raise error
 
     monkeypatch.setattr(Session, "run_forever", lose)
-    with pytest.raises(Refused, match="the stream to it broke: lost"):
+    with pytest.raises(TransientError, match="the stream to it broke: lost"):
         helper(replicas, monkeypatch, 0, None)
 
 
@@ -210,7 +210,7 @@ def test_no_stream(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, opener: 
         raise error
 
     monkeypatch.setattr(streams, opener, refuse)
-    with pytest.raises(Hopeless) as caught:
+    with pytest.raises(PermanentError) as caught:
         if opener == "stream":
             replicas.run_helper("cache-0", "docker-credential-gcr", HOST)
         else:
@@ -260,7 +260,7 @@ def test_registry_answer(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, us
 def test_registry_gives_no_answer(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, expected: str
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(TransientError) as caught:
         registry(replicas, monkeypatch, answer, error)
     assert str(caught.value).startswith("no answer from its registry (") and expected in str(caught.value)
     assert PASSWORD not in str(caught.value)
@@ -308,7 +308,7 @@ class Port:
             self._theirs.close()
 
     def error(self, kind: type[Exception]) -> str:
-        with pytest.raises((Refused, Hopeless)) as error:
+        with pytest.raises((TransientError, PermanentError)) as error:
             self.require_http()
         assert type(error.value) is kind
         return str(error.value)
@@ -330,21 +330,21 @@ def test_the_tls_hello_is_a_real_one(replicas: Replicas, monkeypatch: pytest.Mon
     with pytest.raises(ssl.SSLError) as error:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(hello, alert, server_side=True).do_handshake()
     assert error.value.reason == "NO_SHARED_CIPHER"
-    assert "port 5000 speaks TLS" in Port(replicas, monkeypatch, alert.read(), closes=True).error(Hopeless)
+    assert "port 5000 speaks TLS" in Port(replicas, monkeypatch, alert.read(), closes=True).error(PermanentError)
 
 
 def test_tls_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    message = Port(replicas, monkeypatch, b"\x16\x03\x03\x00\x7a\x02\x00").error(Hopeless)
+    message = Port(replicas, monkeypatch, b"\x16\x03\x03\x00\x7a\x02\x00").error(PermanentError)
     assert "port 5000 speaks TLS" in message and "sidecar" in message
 
 
 @pytest.mark.parametrize(
     ("answer", "closes", "kind", "expected"),
     [
-        ((), True, Refused, "nothing and closes the connection"),
-        ((b"\x00\x00\x06\x04\x00\x00",), False, Hopeless, r"b'\x00\x00\x06\x04\x00'"),
-        ((b"http/1.1 400\r\n",), True, Hopeless, "b'http/'"),
-        ((b"HTTP",), True, Hopeless, "b'HTTP'"),
+        ((), True, TransientError, "nothing and closes the connection"),
+        ((b"\x00\x00\x06\x04\x00\x00",), False, PermanentError, r"b'\x00\x00\x06\x04\x00'"),
+        ((b"http/1.1 400\r\n",), True, PermanentError, "b'http/'"),
+        ((b"HTTP",), True, PermanentError, "b'HTTP'"),
     ],
 )
 def test_no_http_answers_a_tls_hello(
@@ -356,7 +356,7 @@ def test_no_http_answers_a_tls_hello(
 
 def test_nothing_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
-    found = NOT_HTTP.match(Port(replicas, monkeypatch).error(Refused))
+    found = NOT_HTTP.match(Port(replicas, monkeypatch).error(TransientError))
     assert found and found[1] == "nothing for 0.3 s"
 
 
@@ -389,12 +389,12 @@ def test_the_answer_to_a_tls_hello_has_its_time_as_a_whole(replicas: Replicas, m
 
 def test_nobody_gets_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "dial tcp4 127.0.0.1:5000: connect: connection refused"
-    assert Port(replicas, monkeypatch, closes=True, error=words).error(Refused) == f"no answer from its registry ({words})"
+    assert Port(replicas, monkeypatch, closes=True, error=words).error(TransientError) == f"no answer from its registry ({words})"
 
 
 @pytest.mark.parametrize("output", ["", TOKEN, json.dumps({"Secret": TOKEN}), json.dumps([TOKEN]), json.dumps(TOKEN)])
 def test_helper_without_credential(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, output: str) -> None:
-    with pytest.raises(Refused) as error:
+    with pytest.raises(TransientError) as error:
         helper(replicas, monkeypatch, 0, output)
     assert "returned no credential" in str(error.value) and TOKEN not in str(error.value)
     assert error.value.__suppress_context__
