@@ -103,3 +103,13 @@ notes:
   - Options of another O(auth_kind) are ignored, so that credentials injected by AWX do not disturb.
   - Requests go through E(HTTPS_PROXY) and trust E(REQUESTS_CA_BUNDLE) where these are set.
 """
+
+    # Of modules that make and delete an object.
+    STATE = r"""
+options:
+  state:
+    description: Whether it exists.
+    type: str
+    choices: [present, absent]
+    default: present
+"""

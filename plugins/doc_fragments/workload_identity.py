@@ -25,9 +25,13 @@ options:
       - A disabled pool or provider exchanges no token. Tokens that were issued live on with a disabled provider, and stop
         granting with a disabled pool.
     type: bool
-  state:
-    description: Whether it is there.
-    type: str
-    choices: [present, absent]
-    default: present
+"""
+
+    # Of modules that only read them.
+    READ = r"""
+options:
+  show_deleted:
+    description: Whether a list has those that were deleted within the last 30 days, too.
+    type: bool
+    default: false
 """

@@ -20,7 +20,7 @@ description:
   - A plain pull proves none of this. The registry goes on anonymously and silently when its helper fails, and answers a tag
     that it holds in spite of a broken grant.
   - Tries again until O(timeout), since Google's changes take a while to be known everywhere, and fails with the words of
-    Google's token service or of the upstream.
+    Google's token service or of the upstream. What waiting does not fix fails at once.
   - The upstream is asked from where the module runs. The helper's short-lived credential comes there through the API server,
     and is neither returned nor logged.
 options:
@@ -28,18 +28,10 @@ options:
     description: The namespace of the replicas.
     type: str
     required: true
-  label_selector:
-    description: Selects the replicas' pods.
-    type: str
-    required: true
   container:
     description: The container that holds the helper and the registry.
     type: str
     default: registry
-  port:
-    description: The port of the registry in the pod.
-    type: int
-    default: 5000
   helper:
     description: The credential helper, as the registry runs it.
     type: str
@@ -57,19 +49,12 @@ options:
   ca_path:
     description: CA certificates (PEM) to trust for the upstream besides the usual ones.
     type: path
-  timeout:
-    description: How many seconds to try while the upstream refuses. What waiting does not mend fails at once.
-    type: int
-    default: 300
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.replicas
 requirements:
-  - kubernetes
   - requests
 attributes:
-  check_mode:
-    description: Changes nothing, but needs running replicas, so that check mode skips it.
-    support: none
   diff_mode:
     description: Changes nothing.
     support: none
@@ -115,7 +100,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import REPLICA_OPTIONS, cluster_module, run
 
 
 def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None]:
@@ -209,15 +194,13 @@ def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
 
 def main() -> None:
     spec = {
+        **REPLICA_OPTIONS,
         "namespace": {"type": "str", "required": True},
-        "label_selector": {"type": "str", "required": True},
         "container": {"type": "str", "default": "registry"},
-        "port": {"type": "int", "default": 5000},
         "helper": {"type": "str", "default": "docker-credential-gcr"},
         "image": {"type": "str", "required": True},
         "name": {"type": "str"},
         "ca_path": {"type": "path"},
-        "timeout": {"type": "int", "default": 300},
     }
     module = cluster_module(spec, supports_check_mode=False)
     if upstream.IMPORT_ERROR:

@@ -35,10 +35,6 @@ options:
       hash:
         description: A ready-made bcrypt hash. Alone it is put into the htpasswd file as it is, and is never rotated.
         type: str
-  users_from:
-    description:
-      - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
-    type: str
   step:
     description:
       - V(ensure) adds new users, and changes no credential in force. It revokes what a rotation has left and whose time is over.
@@ -62,6 +58,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.users
   - pullthrough.registry_cache.cache
   - pullthrough.registry_cache.attributes
 attributes:

@@ -19,14 +19,6 @@ description:
   - A replica that does not answer as it should gets an annotation, at which its kubelet brings the Secret at once.
   - Of many credentials it asks with ten, since the htpasswd file comes to a pod as a whole.
 options:
-  label_selector:
-    description: Selects the replicas' pods.
-    type: str
-    required: true
-  port:
-    description: The port of the registry in the pod.
-    type: int
-    default: 5000
   added:
     description:
       - Names on the wire that are new in the htpasswd file, as M(pullthrough.registry_cache.cache_users) returns them. Credentials of
@@ -34,19 +26,11 @@ options:
     type: list
     elements: str
     default: []
-  timeout:
-    description: How many seconds to wait.
-    type: int
-    default: 300
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
   - pullthrough.registry_cache.cache
-requirements:
-  - kubernetes
+  - pullthrough.registry_cache.replicas
 attributes:
-  check_mode:
-    description: Needs running replicas that know the users, so that check mode skips it.
-    support: none
   diff_mode:
     description: Changes nothing but an annotation of pods.
     support: none
@@ -86,7 +70,12 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import PermanentError, TransientError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.replicas import PAUSE_SECONDS, Replicas
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import CACHE_OPTIONS, cluster_module, run
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import (
+    CACHE_OPTIONS,
+    REPLICA_OPTIONS,
+    cluster_module,
+    run,
+)
 
 _MOST = 10
 
@@ -181,10 +170,8 @@ def verify(module: t.Any, client: Client) -> dict[str, t.Any]:
 def main() -> None:
     spec = {
         **CACHE_OPTIONS,
-        "label_selector": {"type": "str", "required": True},
-        "port": {"type": "int", "default": 5000},
+        **REPLICA_OPTIONS,
         "added": {"type": "list", "elements": "str", "default": []},
-        "timeout": {"type": "int", "default": 300},
     }
     run(cluster_module(spec, supports_check_mode=False), verify)
 

@@ -124,6 +124,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     check_id,
     check_subject,
     condition_of,
+    pools_of,
+    providers_of,
     subjects_of,
 )
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client, connect
@@ -197,8 +199,9 @@ class _Principals:
         self._module, self._client, self._check_mode = module, client, module.check_mode
         self._keep_own = params["state"] == "present"
         self._own = Principal(params["provider_id"], params["subject"])
-        self._parent = f"projects/{params['project']}/locations/global/workloadIdentityPools"
+        self._parent = pools_of(params["project"])
         self._pool_path = f"{self._parent}/{params['pool_id']}"
+        self._provider_parent = providers_of(params["project"], params["pool_id"])
         self._cluster = _Cluster(module, required=self._keep_own)
         self.removed: list[dict[str, str]] = []
 
@@ -233,7 +236,7 @@ class _Principals:
         )
 
     def _providers(self) -> list[dict[str, t.Any]]:
-        parent = f"{self._pool_path}/providers"
+        parent = self._provider_parent
         return self._client.list_all(f"{API}/{parent}", "workloadIdentityPoolProviders", parent, {"pageSize": _PAGE})
 
     def _is_foreign(self, providers: list[dict[str, t.Any]], admitted: dict[str, list[str]]) -> bool:
@@ -284,7 +287,7 @@ class _Principals:
             self._client.budget.retry(lambda: self._shrink_once(identifier, subjects), lambda error: error.status == 409)
 
     def _shrink_once(self, identifier: str, subjects: set[str]) -> None:
-        provider = self._object(f"{self._pool_path}/providers", identifier)
+        provider = self._object(self._provider_parent, identifier)
         current = provider.read() or {"state": "DELETED"}
         left = set(subjects_of(current.get("attributeCondition")) or ()) - subjects
         if provider.deleted(current):

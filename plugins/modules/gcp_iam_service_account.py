@@ -29,13 +29,9 @@ options:
   disabled:
     description: Whether it is disabled, so that nobody can act as it. Left as it is if unset.
     type: bool
-  state:
-    description: Whether it is there.
-    type: str
-    choices: [present, absent]
-    default: present
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.gcp.state
   - pullthrough.registry_cache.attributes
 notes:
   - O(project) must be the project's id, which is part of the account's address; its number does not do.

@@ -23,6 +23,7 @@ options:
     type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.gcp.state
   - pullthrough.registry_cache.workload_identity
   - pullthrough.registry_cache.attributes
 attributes:
@@ -70,6 +71,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     OPTIONS,
     WorkloadIdentityObject,
     check_id,
+    pools_of,
 )
 
 
@@ -116,7 +118,7 @@ def ensure(module: t.Any) -> dict[str, t.Any]:
     check_lengths(params, {"made_by": LENGTHS["description"]})
     pool = _Pool(
         GcpClient(module),
-        parent=f"projects/{params['project']}/locations/global/workloadIdentityPools",
+        parent=pools_of(params["project"]),
         id_parameter="workloadIdentityPoolId",
         object_id=params["pool_id"],
         made_by=params["made_by"],

@@ -19,12 +19,9 @@ options:
       - The pool's id; all pools if unset.
       - A pool that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
     type: str
-  show_deleted:
-    description: Whether a list of all pools has those that were deleted within the last 30 days, too.
-    type: bool
-    default: false
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.workload_identity.read
   - pullthrough.registry_cache.attributes.read
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool
@@ -59,7 +56,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
+    READ_OPTIONS,
     check_id,
+    pools_of,
 )
 
 _PAGE = 1000
@@ -67,17 +66,16 @@ _PAGE = 1000
 
 def read(module: t.Any) -> dict[str, t.Any]:
     """The result. Raises GcpError."""
-    project, pool_id = module.params["project"], module.params["pool_id"]
+    project, pool_id, deleted = (module.params[key] for key in ("project", "pool_id", "show_deleted"))
     check_project(project)
     if pool_id is not None:
         check_id("pool_id", pool_id)
-    parent = f"projects/{project}/locations/global/workloadIdentityPools"
-    deleted = module.params["show_deleted"]
-    return {"changed": False, "pools": GcpClient(module).find(API, parent, "workloadIdentityPools", pool_id, _PAGE, deleted)}
+    found = GcpClient(module).find(API, pools_of(project), "workloadIdentityPools", pool_id, _PAGE, deleted)
+    return {"changed": False, "pools": found}
 
 
 def main() -> None:
-    run(gcp_module({"pool_id": {"type": "str"}, "show_deleted": {"type": "bool", "default": False}}), read)
+    run(gcp_module({"pool_id": {"type": "str"}, **READ_OPTIONS}), read)
 
 
 if __name__ == "__main__":

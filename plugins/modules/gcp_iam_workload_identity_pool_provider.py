@@ -68,6 +68,7 @@ options:
         type: dict
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.gcp.state
   - pullthrough.registry_cache.workload_identity
   - pullthrough.registry_cache.attributes
 attributes:
@@ -146,6 +147,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
     check_id,
     check_subject,
     condition_of,
+    providers_of,
     subjects_of,
 )
 
@@ -334,7 +336,7 @@ def ensure(module: t.Any) -> dict[str, t.Any]:
     _check(params)
     provider = _Provider(
         GcpClient(module),
-        parent=f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers",
+        parent=providers_of(params["project"], params["pool_id"]),
         id_parameter="workloadIdentityPoolProviderId",
         object_id=params["provider_id"],
         subject=params["subject"],

@@ -23,12 +23,9 @@ options:
       - The provider's id; all providers of the pool if unset.
       - A provider that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
     type: str
-  show_deleted:
-    description: Whether a list of all providers has those that were deleted within the last 30 days, too.
-    type: bool
-    default: false
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
+  - pullthrough.registry_cache.workload_identity.read
   - pullthrough.registry_cache.attributes.read
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
@@ -67,7 +64,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
     API,
+    READ_OPTIONS,
     check_id,
+    providers_of,
 )
 
 _PAGE = 100
@@ -80,8 +79,7 @@ def read(module: t.Any) -> dict[str, t.Any]:
     check_id("pool_id", params["pool_id"])
     if params["provider_id"] is not None:
         check_id("provider_id", params["provider_id"])
-    parent = f"projects/{params['project']}/locations/global/workloadIdentityPools/{params['pool_id']}/providers"
-    kind = "workloadIdentityPoolProviders"
+    parent, kind = providers_of(params["project"], params["pool_id"]), "workloadIdentityPoolProviders"
     found = GcpClient(module).find(API, parent, kind, params["provider_id"], _PAGE, params["show_deleted"])
     return {"changed": False, "providers": found}
 
@@ -90,7 +88,7 @@ def main() -> None:
     spec = {
         "pool_id": {"type": "str", "required": True},
         "provider_id": {"type": "str"},
-        "show_deleted": {"type": "bool", "default": False},
+        **READ_OPTIONS,
     }
     run(gcp_module(spec), read)
 

@@ -61,10 +61,6 @@ options:
             description: Instead of O(service_accounts).
             type: list
             elements: str
-  users_from:
-    description:
-      - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
-    type: str
   credentials_in_force:
     description:
       - Whether the credentials are those of Secret C(NAME-passwords) in the cache's namespace, which
@@ -140,6 +136,7 @@ requirements:
   - kubernetes
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
+  - pullthrough.registry_cache.users
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:

@@ -385,10 +385,12 @@ class GcpClient:
         """The access token of the last request."""
         return self._session.credentials.token
 
-    def get(self, url: str, what: str, params: dict[str, t.Any] | None = None) -> dict[str, t.Any] | None:
-        """GET an object, or None where there is none (404)."""
+    def get(
+        self, url: str, what: str, params: dict[str, t.Any] | None = None, *, method: str = "GET", body: t.Any = None
+    ) -> dict[str, t.Any] | None:
+        """The object, or None where there is none (404). Some APIs read by POST."""
         try:
-            return self.request("GET", url, what, params=params)
+            return self.request(method, url, what, body=body, params=params)
         except GcpError as error:
             if error.status == 404:
                 return None

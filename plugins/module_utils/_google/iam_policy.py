@@ -188,18 +188,8 @@ class Policy:
         """The policy, or None where there is no such resource."""
         version = {"options": {"requestedPolicyVersion": _VERSION}}
         query = None if self._kind.in_body else {"options.requestedPolicyVersion": _VERSION}
-        try:
-            return self._client.request(
-                self._kind.read,
-                f"{self._url}:getIamPolicy",
-                self._what,
-                body=version if self._kind.in_body else None,
-                params=query,
-            )
-        except GcpError as error:
-            if error.status == 404:
-                return None
-            raise
+        body = version if self._kind.in_body else None
+        return self._client.get(f"{self._url}:getIamPolicy", self._what, query, method=self._kind.read, body=body)
 
 
 def _normal(member: str) -> str:

@@ -13,16 +13,18 @@ import typing as t
 
 from .client import GcpClient, GcpError
 from .resource import Resource
+from .runner import STATE
 
 API = "https://iam.googleapis.com/v1"
-# The options of doc fragment workload_identity.
+# The options of the doc fragments workload_identity and workload_identity.read.
 OPTIONS: dict[str, t.Any] = {
     "pool_id": {"type": "str", "required": True},
     "display_name": {"type": "str"},
     "description": {"type": "str"},
     "disabled": {"type": "bool"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    **STATE,
 }
+READ_OPTIONS: dict[str, t.Any] = {"show_deleted": {"type": "bool", "default": False}}
 # Characters that Google takes, by option.
 LENGTHS = {"display_name": 32, "description": 256}
 _MAX_CONDITION = 4096
@@ -33,6 +35,16 @@ _SUBJECTS = re.compile(rf"assertion\.sub in \[('{_SUBJECT}'(?:, '{_SUBJECT}')*)\
 # The description of a pool that role wif made, and the beginning of a provider's, which ends with the cluster's UID.
 POOL_DESCRIPTION = "Made by pullthrough.registry_cache"
 CLUSTER_DESCRIPTION = "Made by pullthrough.registry_cache for cluster "
+
+
+def pools_of(project: str) -> str:
+    """The name of the collection of a project's pools."""
+    return f"projects/{project}/locations/global/workloadIdentityPools"
+
+
+def providers_of(project: str, pool_id: str) -> str:
+    """The name of the collection of a pool's providers."""
+    return f"{pools_of(project)}/{pool_id}/providers"
 
 
 def check_id(option: str, value: str) -> None:

@@ -17,10 +17,15 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from .client import Client, connect
 from .errors import ClusterError
 
-# The options of doc fragment cache.
+# The options of the doc fragments cache and replicas.
 CACHE_OPTIONS: dict[str, t.Any] = {
     "name": {"type": "str", "default": "registry-cache"},
     "namespace": {"type": "str", "default": "registry-cache"},
+}
+REPLICA_OPTIONS: dict[str, t.Any] = {
+    "label_selector": {"type": "str", "required": True},
+    "port": {"type": "int", "default": 5000},
+    "timeout": {"type": "int", "default": 300},
 }
 
 

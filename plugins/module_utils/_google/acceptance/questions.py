@@ -14,7 +14,7 @@ from ..artifact_registry import API as AR
 from ..client import GcpClient, GcpError
 from ..resource import Resource
 from ..service_account import ServiceAccount
-from ..workload_identity import WorkloadIdentityObject
+from ..workload_identity import WorkloadIdentityObject, pools_of
 from . import accounts, exchange, images, pools, projects
 from .run import Run
 
@@ -44,11 +44,10 @@ def clean(client: GcpClient, project: str, location: str, name: str, kinds: t.Co
     :param kinds: account, repository or pool.
     :return: whether anything was removed, and sentences about what could not be.
     """
-    parent = f"projects/{project}"
     resources = {
         "account": ServiceAccount(client, project, name),
-        "repository": Resource(client, AR, f"{parent}/locations/{location}/repositories/{name}"),
-        "pool": WorkloadIdentityObject(client, f"{parent}/locations/global/workloadIdentityPools", "", name),
+        "repository": Resource(client, AR, f"projects/{project}/locations/{location}/repositories/{name}"),
+        "pool": WorkloadIdentityObject(client, pools_of(project), "", name),
     }
     changed, failures = False, []
     for kind, resource in resources.items():

@@ -16,6 +16,7 @@ from ..artifact_registry import API as AR
 from ..client import CLOUD_PLATFORM, GcpClient, GcpError
 from ..service_account import email
 from ..workload_identity import API as IAM
+from ..workload_identity import pools_of
 from .answers import required, status_is, until
 from .issuer import Signer
 from .verdicts import Words, judged, table
@@ -42,7 +43,7 @@ class Run:
         self.answers: dict[str, t.Any] = {}
         self.reasons: dict[str, str] = {}
         self.made: list[str] = []
-        self.pools = f"{IAM}/projects/{self.project}/locations/global/workloadIdentityPools"
+        self.pools = f"{IAM}/{pools_of(self.project)}"
         self.pool = f"{self.pools}/{self.name}"
         self.repositories = f"{AR}/projects/{self.project}/locations/{self.location}/repositories"
         self.repository = f"{self.repositories}/{self.name}"
