@@ -53,7 +53,8 @@ EXAMPLES = r"""
 
 - name: Let it read
   pullthrough.registry_cache.gcp_iam_member:
-    resource: projects/my-project/locations/us-central1/repositories/my-images
+    resources:
+      - projects/my-project/locations/us-central1/repositories/my-images
     role: roles/artifactregistry.reader
     member: "serviceAccount:{{ reader.service_account.email }}"
 """

@@ -163,7 +163,7 @@ class Policy:
         if policy is None:
             if not present:
                 return False, {}, {}
-            missing = f"resource '{self._resource}' does not exist. {self._kind.way_out}"
+            missing = f"resources: '{self._resource}' does not exist. {self._kind.way_out}"
             if not check_mode:
                 raise GcpError(missing)
             # An earlier task may be about to make it.

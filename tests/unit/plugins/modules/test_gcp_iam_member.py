@@ -35,8 +35,20 @@ def _repository(wire: Wire) -> None:
     wire.google.create_repository()
 
 
-def member(wire: Wire, **arguments: Any) -> dict[str, Any]:
-    return wire.run("gcp_iam_member", **{"resource": REPOSITORY, "role": READER, "member": MEMBER, **arguments})
+def members(wire: Wire, *resources: str, **arguments: Any) -> dict[str, Any]:
+    return wire.run("gcp_iam_member", **{"resources": list(resources), "role": READER, "member": MEMBER, **arguments})
+
+
+def member(wire: Wire, *, resource: str = REPOSITORY, **arguments: Any) -> dict[str, Any]:
+    """The result for one resource, with its binding and its diff."""
+    result = members(wire, resource, **arguments)
+    if "bindings" in result:
+        assert result["bindings"].keys() == {resource} and bool(result["diff"]) == result["changed"]
+        result["binding"] = result["bindings"][resource]
+        for one in result["diff"]:
+            assert one.pop("before_header") == one.pop("after_header") == resource
+            result["diff"] = one
+    return result
 
 
 def bindings(wire: Wire) -> list[dict[str, Any]]:
@@ -69,6 +81,40 @@ def test_story(wire: Wire) -> None:
         repeat = member(wire, check=check_mode)
         assert not repeat["changed"] and repeat["binding"] == binding and wire.sent() == [("GET", GET)]
     assert bindings(wire) == [binding]
+
+
+def test_several_resources(wire: Wire) -> None:
+    """Check, change, repeat and check; each resource has its own binding and its own diff."""
+    every, ours = [f"{REPOSITORY}-b", REPOSITORY, "projects/demo"], {"role": READER, "members": [MEMBER]}
+    url, _, name = every[0].rpartition("/")
+    wire.google.done(wire.google.call("POST", f"{AR}/{url}", params={"repositoryId": name}, json={"format": "DOCKER"}))
+    member(wire)
+    differ = [{"before_header": one, "after_header": one, "before": {}, "after": ours} for one in every if one != REPOSITORY]
+    check = members(wire, *every, check=True)
+    assert check["changed"] and check["bindings"] == dict.fromkeys(every, ours) and check["diff"] == differ
+    assert [method for method, url in wire.sent() if "setIamPolicy" in url] == []
+    change = members(wire, *every)
+    assert change["changed"] and change["bindings"] == dict.fromkeys(every, ours) and change["diff"] == differ
+    for again in (members(wire, *every), members(wire, *every, check=True)):
+        assert not again["changed"] and again["bindings"] == dict.fromkeys(every, ours) and again["diff"] == []
+    gone = members(wire, *every, state="absent")
+    assert gone["changed"] and gone["bindings"] == {one: {} for one in every}
+    assert [one["after_header"] for one in gone["diff"]] == every
+    none = members(wire)
+    assert not none["changed"] and none["bindings"] == {} and not wire.requests
+
+
+def test_a_resource_that_fails_after_another_was_changed(wire: Wire) -> None:
+    missing = f"{REPOSITORY}-other"
+    result = members(wire, REPOSITORY, missing)
+    assert result["failed"] and result["changed"] and result["bindings"].keys() == {REPOSITORY}
+    assert result["msg"].startswith(f"resources: '{missing}' does not exist") and result["msg"].endswith(f"Changed before: {REPOSITORY}.")
+    assert [one["after_header"] for one in result["diff"]] == [REPOSITORY]
+    again = members(wire, REPOSITORY, missing)
+    assert again["failed"] and "changed" not in again and "Changed before" not in again["msg"]
+    wire.requests.clear()
+    refused = members(wire, REPOSITORY, "demo", state="absent")
+    assert refused["msg"].startswith("resources: 'demo' is not") and not wire.requests
 
 
 def test_absent(wire: Wire) -> None:
@@ -221,7 +267,7 @@ def test_thirty_writers_at_once_all_succeed(wire: Wire, monkeypatch: pytest.Monk
 def test_a_resource_that_does_not_exist(
     wire: Wire, resource: str, way_out: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = f"resource '{resource}' does not exist. {way_out}"
+    words = f"resources: '{resource}' does not exist. {way_out}"
     for check in (True, False):
         gone = member(wire, resource=resource, check=check, state="absent")
         assert not gone["changed"] and gone["binding"] == {} and len(wire.requests) == 1
@@ -390,7 +436,8 @@ def test_a_deleted_pools_member_can_be_removed(wire: Wire) -> None:
 )
 def test_bad_input_is_refused_before_any_request(wire: Wire, option: str, value: str) -> None:
     message = member(wire, **{option: value})["msg"]
-    assert message.startswith(f"{option} '{value}' is not") and f"Example: {option}: " in message
+    shown, option = ("resources:", "resources") if option == "resource" else (option, option)
+    assert message.startswith(f"{shown} '{value}' is not") and f"Example: {option}: " in message
     assert not wire.requests
 
 
@@ -492,9 +539,9 @@ def test_no_empty_binding_is_written(wire: Wire) -> None:
     assert wire.writes()[0].body["policy"]["bindings"] == []
 
 
-@pytest.mark.parametrize("option", ["resource", "role", "member"])
+@pytest.mark.parametrize("option", ["resources", "role", "member"])
 def test_a_missing_option_is_named(wire: Wire, option: str) -> None:
-    options = {"resource": REPOSITORY, "role": READER, "member": MEMBER}
+    options = {"resources": [REPOSITORY], "role": READER, "member": MEMBER}
     del options[option]
     assert wire.run("gcp_iam_member", **options)["msg"] == f"missing required arguments: {option}"
 

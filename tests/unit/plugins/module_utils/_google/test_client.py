@@ -50,7 +50,7 @@ EVERY = [
     ),
     (
         "gcp_iam_member",
-        {"resource": "projects/p/locations/l/repositories/r", **ROLE},
+        {"resources": ["projects/p/locations/l/repositories/r"], **ROLE},
         "IAM policy of projects/p/locations/l/repositories/r",
     ),
     (f"{MODULE}_info", {"project": "demo"}, "projects/demo/locations/global/workloadIdentityPools"),
@@ -531,8 +531,9 @@ def test_every_module_refuses_a_token_without_a_way_round_it(
 
 @pytest.mark.parametrize(("module", "options", "what"), EVERY)
 def test_a_token_of_another_project(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
-    options = {name: value.replace("/p/", "/other/") if name == "resource" else value for name, value in options.items()}
-    message = wire.run(module, **{**options, **({} if "resource" in options else {"project": "other"})})["msg"]
+    theirs = {"resources": ["projects/other/locations/l/repositories/r"]} if "resources" in options else {"project": "other"}
+    options = {**options, **theirs}
+    message = wire.run(module, **options)["msg"]
     assert "HTTP 403: Permission '" in message and ("projects/other" in message or "project other" in message)
     assert "(Check the project, and grant the permission to the identity that runs this module.)" in message
     assert not [request for request in wire.writes() if not request.url.endswith(":getIamPolicy")]
@@ -543,9 +544,9 @@ def test_a_token_of_another_project(wire: Wire, module: str, options: dict[str, 
     [(module, options, "iam") for module, options, _what in EVERY if "_iam_" in module and module != "gcp_iam_member"]
     + [(module, options, "artifactregistry") for module, options, _what in EVERY if "artifactregistry" in module]
     + [
-        ("gcp_iam_member", {"resource": "projects/demo", **ROLE}, "cloudresourcemanager"),
-        ("gcp_iam_member", {"resource": "projects/demo/serviceAccounts/a@b.c", **ROLE}, "iam"),
-        ("gcp_iam_member", {"resource": "projects/demo/locations/us/repositories/r", **ROLE}, "artifactregistry"),
+        ("gcp_iam_member", {"resources": ["projects/demo"], **ROLE}, "cloudresourcemanager"),
+        ("gcp_iam_member", {"resources": ["projects/demo/serviceAccounts/a@b.c"], **ROLE}, "iam"),
+        ("gcp_iam_member", {"resources": ["projects/demo/locations/us/repositories/r"], **ROLE}, "artifactregistry"),
     ],
 )
 def test_an_api_that_is_not_enabled(wire: Wire, module: str, options: dict[str, Any], api: str) -> None:
@@ -578,7 +579,7 @@ def just_enabled(wire: Wire, seconds: float) -> None:
 def test_an_api_that_was_just_enabled_is_waited_for(
     wire: Wire, module: str, options: dict[str, Any], asked_first: str
 ) -> None:
-    there = {"resource": REPOSITORY, "role": READER}
+    there = {"resources": [REPOSITORY], "role": READER}
     options = {name: there.get(name, value) for name, value in options.items()}
     wire.google.done(wire.google.create_pool())
     wire.google.create_repository()
