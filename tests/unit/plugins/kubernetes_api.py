@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.client import Client
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
+from kubernetes.dynamic import DynamicClient
 
 from tests.http_server import HttpServer, QuietHandler
 
@@ -267,6 +269,18 @@ class ApiServer(HttpServer):
             self.objects = {other: item for other, item in self.objects.items() if other[1] != key[2]}
         del self.objects[key]
         return {"kind": "Status", "status": "Success"}
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, method: str, part: str, error: OSError) -> None:
+    """Lose the connection at requests whose path has a part."""
+    request = DynamicClient.request
+
+    def cut_or_request(self: DynamicClient, called: str, path: str, *arguments: Any, **options: Any) -> Any:
+        if called == method and part in path:
+            raise error
+        return request(self, called, path, *arguments, **options)
+
+    monkeypatch.setattr(DynamicClient, "request", cut_or_request)
 
 
 def _merge(target: dict[str, Any], patch: dict[str, Any]) -> None:

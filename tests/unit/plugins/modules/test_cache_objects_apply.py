@@ -7,10 +7,9 @@ import functools
 from typing import Any
 
 import pytest
-from kubernetes.dynamic import DynamicClient
 
 from tests.module_runner import run
-from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal, cut
 
 pytestmark = pytest.mark.usefixtures("cache_namespace")
 
@@ -81,14 +80,7 @@ def test_an_object_that_is_refused(server: ApiServer) -> None:
 
 
 def test_no_answer_between_two_objects(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = DynamicClient.request
-
-    def cut(self: DynamicClient, method: str, path: str, *arguments: Any, **options: Any) -> Any:
-        if method == "patch" and "statefulsets" in path:
-            raise ConnectionResetError("the connection was reset")
-        return request(self, method, path, *arguments, **options)
-
-    monkeypatch.setattr(DynamicClient, "request", cut)
+    cut(monkeypatch, "patch", "statefulsets", ConnectionResetError("the connection was reset"))
     result = apply(server, *OBJECTS)
     assert result["failed"] and result["changed"] and result["applied"] == NAMES[:2]
     assert result["msg"].startswith(f"objects: {NAMES[2]} was not applied (")

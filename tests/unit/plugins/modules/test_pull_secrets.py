@@ -16,10 +16,9 @@ from typing import Any, ClassVar
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import dockerconfigjson
-from kubernetes.dynamic.client import DynamicClient
 
 from tests.module_runner import run
-from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal, cut
 
 HOSTS = ["localhost:30026", "127.0.0.1:30026"]
 PASSWORD = "correct-horse-battery"
@@ -964,14 +963,7 @@ def test_no_list(server: ApiServer, monkeypatch: pytest.MonkeyPatch, answer: Any
 
 
 def test_a_cluster_that_goes_away_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    request = DynamicClient.request
-
-    def broken(self: DynamicClient, method: str, path: str, *arguments: Any, **options: Any) -> Any:
-        if method == "post" and "/namespaces/dev/" in path:
-            raise OSError("Network is unreachable")
-        return request(self, method, path, *arguments, **options)
-
-    monkeypatch.setattr(DynamicClient, "request", broken)
+    cut(monkeypatch, "post", "/namespaces/dev/", OSError("Network is unreachable"))
     result = ensure(server, secret(namespaces=["dev", "prod"]))
     assert result["changed"] and "Secret dev/registry-cache could not be written (" in result["msg"]
     assert "Network is unreachable)" in result["msg"]
