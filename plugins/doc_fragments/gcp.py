@@ -44,7 +44,6 @@ options:
     description:
       - The name of a variable that holds the token, instead of O(access_token). So no task argument holds it. An empty variable sets
         none.
-      - The action plugin of this name reads the variable.
     type: str
   scopes:
     description:
@@ -95,6 +94,10 @@ options:
       - A connection that cannot be made is reported after some 10 seconds.
     type: int
     default: 300
+attributes:
+  action:
+    description: An action plugin of the same name reads the variable of O(access_token_from).
+    support: full
 requirements:
   - requests
   - google-auth

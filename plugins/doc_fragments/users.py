@@ -13,4 +13,8 @@ options:
     description:
       - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
     type: str
+attributes:
+  action:
+    description: An action plugin of the same name reads the variable of O(users_from).
+    support: full
 """

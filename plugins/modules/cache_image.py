@@ -89,7 +89,6 @@ options:
     description:
       - The name of a variable that holds the password, instead of O(password). So no task argument holds it. An empty variable sets
         none.
-      - The action plugin of this name reads the variable.
     type: str
   insecure:
     description:
