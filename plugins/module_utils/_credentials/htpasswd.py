@@ -31,11 +31,11 @@ _BCRYPT = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 
 
 class UserError(ValueError):
-    """A user that cannot be taken; the message names it and the way out, never a password or hash."""
+    """A user that cannot be taken; the message names it and the fix, never a password or hash."""
 
 
 class TextError(ValueError):
-    """Text that cannot be taken; the message names its lines and the way out, never what a line holds after the user."""
+    """Text that cannot be taken; the message names its lines and the fix, never what a line holds after the user."""
 
 
 class User(t.NamedTuple):

@@ -65,15 +65,15 @@ _OPTIONS_OF_KIND = {
     "serviceaccount": ("service_account_file", "service_account_contents"),
     "accesstoken": ("access_token",),
 }
-_WAY_OUT = {
+_FIXES = {
     401: "Check auth_kind and its credential: it is expired, malformed or of another kind",
     403: "Check the project, and grant the permission to the identity that runs this module",
     404: "Check project, location and name",
     409: "Somebody else changes it at the same time: run again",
     429: "Google's quota is used up for the moment: run again in a minute",
 }
-_NETWORK_WAY_OUT = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
-_CERTIFICATE_WAY_OUT = "Set REQUESTS_CA_BUNDLE to a file that holds the CA of the proxy, or of what else stands before Google."
+_NETWORK_FIX = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
+_CERTIFICATE_FIX = "Set REQUESTS_CA_BUNDLE to a file that holds the CA of the proxy, or of what else stands before Google."
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
 _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _ACCOUNTS = re.compile(r"[^@\s,]+@[^@\s,]+(,[^@\s,]+@[^@\s,]+)*")
@@ -352,7 +352,7 @@ class GcpClient:
         content = _content(answer)
         if not isinstance(content, dict):
             url = answer.url.partition("?")[0]
-            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_WAY_OUT}")
+            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_FIX}")
         return content
 
     def respond(self, method: str, url: str, what: str, *, anonymous: bool = False, **options: t.Any) -> t.Any:
@@ -459,9 +459,9 @@ def refused(answer: t.Any, what: str) -> GcpError:
     refusal = content.get("error") if isinstance(content, dict) else None
     message = refusal.get("message") if isinstance(refusal, dict) else answer.text[:300]
     info = _error_info(refusal)
-    way_out = _way_out_of_reason(info) or _WAY_OUT.get(answer.status_code)
+    fix = _fix_of_reason(info) or _FIXES.get(answer.status_code)
     return GcpError(
-        f"{what}: HTTP {answer.status_code}: {message}" + (f" ({way_out}.)" if way_out else ""),
+        f"{what}: HTTP {answer.status_code}: {message}" + (f" ({fix}.)" if fix else ""),
         answer.status_code,
         str(message),
         info=info,
@@ -563,14 +563,14 @@ def _refusal(error: Exception) -> str:
             words.append(json.loads(part)["error"]["message"])
         except (TypeError, ValueError, KeyError):
             words.append(str(part))
-    way_out = _WAY_OUT[401]
+    fix = _FIXES[401]
     if "impersonated" in words[0]:
-        way_out = "Grant roles/iam.serviceAccountTokenCreator on the account of impersonate_service_account"
-    return f"({': '.join(words)}). {way_out}."
+        fix = "Grant roles/iam.serviceAccountTokenCreator on the account of impersonate_service_account"
+    return f"({': '.join(words)}). {fix}."
 
 
 def _cause(error: Exception) -> str:
-    """The innermost reason of a failed connection, and the way out."""
+    """The innermost reason of a failed connection, and the fix."""
     cause: Exception | None = error
     proxy = ""
     while cause is not None:
@@ -579,8 +579,8 @@ def _cause(error: Exception) -> str:
         inner = (getattr(error, "reason", None), *reversed(error.args))
         cause = next((one for one in inner if isinstance(one, Exception)), None)
     words = re.sub(r"<[^>]* at 0x[0-9a-f]+>: ", "", str(error))  # urllib3 shows an object's address
-    way_out = _CERTIFICATE_WAY_OUT if "CERTIFICATE_VERIFY_FAILED" in words else _NETWORK_WAY_OUT
-    return f"{proxy}{words}. {way_out}"
+    fix = _CERTIFICATE_FIX if "CERTIFICATE_VERIFY_FAILED" in words else _NETWORK_FIX
+    return f"{proxy}{words}. {fix}"
 
 
 def _error_info(refusal: t.Any) -> dict[str, t.Any]:
@@ -592,7 +592,7 @@ def _error_info(refusal: t.Any) -> dict[str, t.Any]:
     return {}
 
 
-def _way_out_of_reason(info: dict[str, t.Any]) -> str | None:
+def _fix_of_reason(info: dict[str, t.Any]) -> str | None:
     """What to do about the reason that a refusal names."""
     reason, metadata = info.get("reason"), info.get("metadata", {})
     service = metadata.get("service")

@@ -31,14 +31,14 @@ class Kind:
     """How one kind of resource shows its policy.
 
     read: the verb of getIamPolicy. in_body: whether its options are in a body; else they are in the query.
-    way_out: what to do where there is no such resource.
+    fix: what to do where there is no such resource.
     """
 
     form: re.Pattern[str]
     api: str
     read: str
     in_body: bool
-    way_out: str
+    fix: str
 
 
 _KINDS = (
@@ -163,7 +163,7 @@ class Policy:
         if policy is None:
             if not present:
                 return False, {}, {}
-            missing = f"resources: '{self._resource}' does not exist. {self._kind.way_out}"
+            missing = f"resources: '{self._resource}' does not exist. {self._kind.fix}"
             if not check_mode:
                 raise GcpError(missing)
             # An earlier task may be about to make it.

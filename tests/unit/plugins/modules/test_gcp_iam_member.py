@@ -258,16 +258,16 @@ def test_thirty_writers_at_once_all_succeed(wire: Wire, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("resource", "way_out"),
+    ("resource", "fix"),
     [
         (f"{REPOSITORY}-other", "Make it with module gcp_artifactregistry_repository"),
         (ACCOUNT, "Make it with module gcp_iam_service_account"),
     ],
 )
 def test_a_resource_that_does_not_exist(
-    wire: Wire, resource: str, way_out: str, capfd: pytest.CaptureFixture[str]
+    wire: Wire, resource: str, fix: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    words = f"resources: '{resource}' does not exist. {way_out}"
+    words = f"resources: '{resource}' does not exist. {fix}"
     for check in (True, False):
         gone = member(wire, resource=resource, check=check, state="absent")
         assert not gone["changed"] and gone["binding"] == {} and len(wire.requests) == 1

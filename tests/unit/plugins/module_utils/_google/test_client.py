@@ -230,12 +230,12 @@ def test_a_refused_connection(server: Server, module: str, options: dict[str, An
     assert "secret-token" not in json.dumps(result) and sum(server.pauses) < 10
 
 
-@pytest.mark.parametrize(("status", "way_out"), sorted(gcp._WAY_OUT.items()))
-def test_an_error_tells_a_way_out(wire: Wire, status: int, way_out: str) -> None:
+@pytest.mark.parametrize(("status", "fix"), sorted(gcp._FIXES.items()))
+def test_an_error_names_a_fix(wire: Wire, status: int, fix: str) -> None:
     refusal = {"error": {"code": status, "message": "Google's words"}}
     wire.answer("POST", "workloadIdentityPoolId", status, refusal, times=100)
     message = wire.run(MODULE, **POOL)["msg"]
-    assert f"/workloadIdentityPools/cache: HTTP {status}: Google's words ({way_out}.)" in message
+    assert f"/workloadIdentityPools/cache: HTTP {status}: Google's words ({fix}.)" in message
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>Log in</html>", b"[]"])
@@ -660,7 +660,7 @@ def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, m
         client().request("GET", f"{tls_server}/v1/x", "x")
     message = str(caught.value)
     assert message.startswith(f"x: no answer from {tls_server}/v1/x: [SSL: CERTIFICATE_VERIFY_FAILED]")
-    assert message.endswith(f". {gcp._CERTIFICATE_WAY_OUT}") and "REQUESTS_CA_BUNDLE" in gcp._CERTIFICATE_WAY_OUT
+    assert message.endswith(f". {gcp._CERTIFICATE_FIX}") and "REQUESTS_CA_BUNDLE" in gcp._CERTIFICATE_FIX
     assert not pauses, "a certificate does not get better"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "ca.pem"))
     assert client().request("GET", f"{tls_server}/v1/x", "x") == {"name": "x"}
