@@ -348,7 +348,7 @@ class GcpClient:
     ) -> dict[str, t.Any]:
         answer = self.respond(method, url, what, json=body, params=params)
         if answer.status_code >= 400:
-            raise refused(answer, what)
+            raise error_of(answer, what)
         content = _content(answer)
         if not isinstance(content, dict):
             url = answer.url.partition("?")[0]
@@ -450,7 +450,7 @@ def _content(answer: t.Any) -> t.Any:
         return None
 
 
-def refused(answer: t.Any, what: str) -> GcpError:
+def error_of(answer: t.Any, what: str) -> GcpError:
     """The error of an answer that is a refusal, with Google's words and what to do.
 
     :param what: the object, as an error names it.

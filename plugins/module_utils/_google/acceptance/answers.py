@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import typing as t
 
-from ..client import refused
+from ..client import error_of
 
 LAG_SECONDS = 300
 _PAUSE = 0.5
@@ -26,7 +26,7 @@ def content(answer: t.Any) -> dict[str, t.Any]:
     return value if isinstance(value, dict) else {}
 
 
-def told(answer: t.Any) -> dict[str, t.Any]:
+def outcome(answer: t.Any) -> dict[str, t.Any]:
     """The status, and what a refusal says in one of the three forms: google.rpc.Status, OAuth, distribution."""
     body = content(answer)
     status: dict[str, t.Any] = {"status": answer.status_code}
@@ -43,7 +43,7 @@ def required(answer: t.Any, *statuses: int) -> dict[str, t.Any]:
     """The object of an answer that must have one of these statuses, 200 unless given. Raises GcpError."""
     if answer.status_code in (statuses or (200,)):
         return content(answer)
-    raise refused(answer, f"{answer.request.method} {(answer.request.url or '').partition('?')[0]}")
+    raise error_of(answer, f"{answer.request.method} {(answer.request.url or '').partition('?')[0]}")
 
 
 def until(act: t.Callable[[], t.Any], good: t.Callable[[t.Any], bool], seconds: float = LAG_SECONDS) -> tuple[t.Any, float | str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from ..workload_identity import API as IAM
-from .answers import content, status_is, told, until
+from .answers import content, outcome, status_is, until
 from .issuer import Signer
 from .run import STS, Run
 
@@ -25,26 +25,26 @@ def ask_exchange(run: Run) -> None:
     answer, _seconds = until(lambda: run.exchange(token, "cluster"), status_is(200), 120)
     run.answer("token_ends_with_subject", content(answer).get("expires_in"))
     answer, _seconds = until(lambda: run.exchange(run.own_token()), status_is(200), 120)
-    run.answer("unreachable_issuer", told(answer))
+    run.answer("unreachable_issuer", outcome(answer))
     two_hours = run.exchange(run.own_token(end=7200))
     run.answer("token_at_most_an_hour", content(two_hours).get("expires_in"))
     camel = {
         re.sub("_(.)", lambda match: match[1].upper(), name): value
         for name, value in run.form(run.own_token(), "own-keys").items()
     }
-    run.answer("json_body", told(run.post(STS, json=camel)))
+    run.answer("json_body", outcome(run.post(STS, json=camel)))
     bare = run.exchange(run.own_token(aud=run.own_audience.removeprefix("https:")))
     https = run.exchange(run.own_token())
     run.answer("default_audiences", {"https": https.status_code, "bare": bare.status_code})
 
     malformed = run.exchange(token, audience="//iam.googleapis.com/nothing")
-    run.answer("malformed_audience", told(malformed))
+    run.answer("malformed_audience", outcome(malformed))
     run.answer("sts_errors_two_keys", sorted(content(malformed)))
-    run.answer("unknown_target", told(run.exchange(token, "none")))
+    run.answer("unknown_target", outcome(run.exchange(token, "none")))
     other = run.cluster_token(audience="https://acceptance.invalid/other")
-    run.answer("wrong_audience", told(run.exchange(other, "cluster")))
+    run.answer("wrong_audience", outcome(run.exchange(other, "cluster")))
     other = run.cluster_token(account=f"{run.name}-other")
-    run.answer("condition_false", told(run.exchange(other, "cluster")))
+    run.answer("condition_false", outcome(run.exchange(other, "cluster")))
 
     for name, token in {
         "wrong_issuer": run.own_token(iss="https://other.acceptance.invalid"),
@@ -57,7 +57,7 @@ def ask_exchange(run: Run) -> None:
         "long_subject": run.own_token(sub="x" * 130),
         "subject_no_text": run.own_token(sub=42),
     }.items():
-        run.answer(name, told(run.exchange(token)))
+        run.answer(name, outcome(run.exchange(token)))
 
     run.signer = Signer("second")
     provider = f"{run.pool}/providers/own-keys"
@@ -66,10 +66,10 @@ def ask_exchange(run: Run) -> None:
     run.answer("new_keys_seconds", seconds)
     body = {"oidc": {"allowedAudiences": [OWN_AUDIENCE]}}
     answer = run.call("PATCH", provider, body, updateMask="oidc.allowed_audiences")
-    run.answer("mask_in_snake_case", told(answer))
+    run.answer("mask_in_snake_case", outcome(answer))
     if answer.status_code != 200:
         answer = run.call("PATCH", provider, body, updateMask="oidc.allowedAudiences")
     run.finish(IAM, content(answer))
     answer, _seconds = until(lambda: run.exchange(run.own_token()), status_is(400), 60)
-    run.answer("audience_of_its_own", told(answer))
+    run.answer("audience_of_its_own", outcome(answer))
     run.own_audience = OWN_AUDIENCE

@@ -17,7 +17,7 @@ import urllib.parse
 
 from ..artifact_registry import API as AR
 from ..service_account import email
-from .answers import content, required, status_is, told, until
+from .answers import content, outcome, required, status_is, until
 from .run import MANIFEST, Run
 
 DEVSTORAGE = "https://www.googleapis.com/auth/devstorage.read_write"
@@ -31,12 +31,12 @@ def ask_repository(run: Run) -> None:
     run.answer("repository_create_is_operation", {"name": operation.get("name")})
     run.finish(AR, operation)
     policy = run.call("GET", f"{run.repository}:getIamPolicy")
-    run.answer("getiampolicy_is_get", told(policy))
+    run.answer("getiampolicy_is_get", outcome(policy))
     run.answer("empty_policy", sorted(content(policy)))
     pool = run.pool_name.replace(f"/{name}", f"/{name}-none")
-    run.answer("unknown_pool_in_policy", told(run.grant(f"principal://iam.googleapis.com/{pool}/subject/x")))
+    run.answer("unknown_pool_in_policy", outcome(run.grant(f"principal://iam.googleapis.com/{pool}/subject/x")))
     nobody = f"serviceAccount:{email(f'{name}-none', run.project)}"
-    run.answer("unknown_account_in_policy", told(run.grant(nobody)))
+    run.answer("unknown_account_in_policy", outcome(run.grant(nobody)))
     _push(run)
 
 
@@ -59,7 +59,7 @@ def _push(run: Run) -> None:
 
 
 def _challenged(answer: t.Any) -> dict[str, t.Any]:
-    return {**told(answer), "challenge": answer.headers.get("www-authenticate")}
+    return {**outcome(answer), "challenge": answer.headers.get("www-authenticate")}
 
 
 def ask_challenges(run: Run) -> None:
@@ -69,14 +69,14 @@ def ask_challenges(run: Run) -> None:
     run.answer("repository_challenge", _challenged(run.manifest(None)))
     run.answer("bad_credential_no_challenge", _challenged(run.get(root, bad)))
     run.answer("bad_credential_at_v2_token", _challenged(run.docker_token(bad)))
-    run.answer("v2_token_is_get", told(run.get(f"{root}token", method="POST")))
-    run.answer("anonymous_at_v2_token", told(run.docker_token(None)))
+    run.answer("v2_token_is_get", outcome(run.get(f"{root}token", method="POST")))
+    run.answer("anonymous_at_v2_token", outcome(run.docker_token(None)))
     token = run.access_token("cluster")
     missing = f"repository:{run.project}/{run.name}-none/image:pull"
-    run.answer("denied_at_v2_token", told(run.docker_token(token)))
-    run.answer("missing_repository_unprivileged", told(run.docker_token(token, missing)))
-    run.answer("missing_repository_privileged", told(run.docker_token(run.client.token, missing)))
-    run.answer("short_name", told(run.docker_token(token, "repository:short:pull")))
+    run.answer("denied_at_v2_token", outcome(run.docker_token(token)))
+    run.answer("missing_repository_unprivileged", outcome(run.docker_token(token, missing)))
+    run.answer("missing_repository_privileged", outcome(run.docker_token(run.client.token, missing)))
+    run.answer("short_name", outcome(run.docker_token(token, "repository:short:pull")))
 
 
 def ask_images(run: Run) -> None:
@@ -85,17 +85,17 @@ def ask_images(run: Run) -> None:
     required(run.grant(member))
     _answer, seconds = until(lambda: run.docker_token(token), status_is(200))
     run.answer("grant_lag_seconds", seconds)
-    run.answer("stale_etag_409", told(run.grant(member, etag=before)))
-    run.answer("no_etag_overwrites", told(run.grant(member, etag="")))
+    run.answer("stale_etag_409", outcome(run.grant(member, etag=before)))
+    run.answer("no_etag_overwrites", outcome(run.grant(member, etag="")))
     run.answer("v2_token_claims_12_hours", content(run.docker_token(token)).get("expires_in"))
-    run.answer("raw_token_as_bearer", told(until(lambda: run.manifest(token), status_is(200))[0]))
+    run.answer("raw_token_as_bearer", outcome(until(lambda: run.manifest(token), status_is(200))[0]))
     narrow = run.access_token("cluster", scope=DEVSTORAGE)
-    run.answer("devstorage_scope", told(until(lambda: run.manifest(narrow), status_is(200), 60)[0]))
+    run.answer("devstorage_scope", outcome(until(lambda: run.manifest(narrow), status_is(200), 60)[0]))
     plain = run.get(run.url("manifests/1.0"), token)
     digest = plain.headers.get("docker-content-digest") == _digest(plain.content)
     run.answer("manifest_without_accept", {"status": plain.status_code, "digest": digest})
-    run.answer("missing_tag", told(run.manifest(token, "none")))
-    run.answer("missing_blob", told(run.get(run.url(f"blobs/{_digest(b'none')}"), token)))
+    run.answer("missing_tag", outcome(run.manifest(token, "none")))
+    run.answer("missing_blob", outcome(run.get(run.url(f"blobs/{_digest(b'none')}"), token)))
     _ask_blob(run, token)
 
     started, short = time.monotonic(), run.access_token(end=20)

@@ -14,7 +14,7 @@ import time
 import typing as t
 
 from ..workload_identity import API as IAM
-from .answers import content, required, status_is, told, until
+from .answers import content, outcome, required, status_is, until
 from .issuer import unsupported_jwks
 from .run import OWN_ISSUER, Run
 
@@ -22,7 +22,7 @@ from .run import OWN_ISSUER, Run
 def ask_pool(run: Run) -> None:
     """A pool, from before it is made until it is live."""
     name = run.name
-    run.answer("missing_pool", told(run.call("GET", run.pool)))
+    run.answer("missing_pool", outcome(run.call("GET", run.pool)))
     operation = run.make("pool", run.pools, {"displayName": name, "disabled": False}, workloadIdentityPoolId=name)
     run.answer("create_is_operation", {"name": operation.get("name")})
     run.answer("operation_not_done_at_once", bool(operation.get("done")))
@@ -34,9 +34,9 @@ def ask_pool(run: Run) -> None:
     fields = ("disabled", "description", "expireTime")
     run.answer("empty_fields_omitted", {field: pool.get(field, "omitted") for field in fields})
     again = run.call("POST", run.pools, {}, workloadIdentityPoolId=name)
-    run.answer("create_existing", told(again))
-    run.answer("undelete_live", told(run.call("POST", f"{run.pool}:undelete", {})))
-    run.answer("update_mask_required", told(run.call("PATCH", run.pool, {"displayName": "other"})))
+    run.answer("create_existing", outcome(again))
+    run.answer("undelete_live", outcome(run.call("POST", f"{run.pool}:undelete", {})))
+    run.answer("update_mask_required", outcome(run.call("PATCH", run.pool, {"displayName": "other"})))
 
 
 def _provider(run: Run, provider: str, issuer: str, jwks: str | None = None, **fields: t.Any) -> t.Any:
@@ -56,12 +56,12 @@ def ask_providers(run: Run) -> None:
         run.finish(IAM, required(answer))
     run.own_audience = f"https://iam.googleapis.com/{run.pool_name}/providers/own-keys"
     jwks, upper = run.signer.jwks(), {"google.subject": "assertion.sub", "attribute.Upper": "assertion.sub"}
-    run.answer("reserved_id", told(_provider(run, "gcp-reserved", OWN_ISSUER, jwks)))
-    run.answer("http_issuer", told(_provider(run, "http", "http://acceptance.invalid", jwks)))
-    run.answer("mapping_key", told(_provider(run, "mapping", OWN_ISSUER, jwks, attributeMapping=upper)))
+    run.answer("reserved_id", outcome(_provider(run, "gcp-reserved", OWN_ISSUER, jwks)))
+    run.answer("http_issuer", outcome(_provider(run, "http", "http://acceptance.invalid", jwks)))
+    run.answer("mapping_key", outcome(_provider(run, "mapping", OWN_ISSUER, jwks, attributeMapping=upper)))
     github = _provider(run, "github", "https://token.actions.githubusercontent.com")
-    run.answer("public_issuer_needs_condition", told(github))
-    run.answer("bad_key_at_upload", told(_provider(run, "bad-key", OWN_ISSUER, unsupported_jwks())))
+    run.answer("public_issuer_needs_condition", outcome(github))
+    run.answer("bad_key_at_upload", outcome(_provider(run, "bad-key", OWN_ISSUER, unsupported_jwks())))
 
 
 def ask_ends(run: Run) -> None:
@@ -70,12 +70,12 @@ def ask_ends(run: Run) -> None:
     token = run.access_token("cluster")
     run.change("PATCH", provider, {"disabled": True}, updateMask="disabled")
     refused, _seconds = until(lambda: run.exchange(subject, "cluster"), status_is(400))
-    run.answer("disabled_provider", told(refused))
-    run.answer("provider_disable_spares_tokens", told(run.manifest(token)))
+    run.answer("disabled_provider", outcome(refused))
+    run.answer("provider_disable_spares_tokens", outcome(run.manifest(token)))
 
     run.change("PATCH", run.pool, {"disabled": True}, updateMask="disabled")
     refused, seconds = until(lambda: run.manifest(token), status_is(401, 403))
-    run.answer("pool_disable_stops_tokens", told(refused))
+    run.answer("pool_disable_stops_tokens", outcome(refused))
     run.answer("pool_disable_lag_seconds", seconds)
     run.change("PATCH", run.pool, {}, updateMask="disabled")
     token = run.access_token()
@@ -85,7 +85,7 @@ def ask_ends(run: Run) -> None:
     required(run.grant())
     refused, seconds = until(lambda: run.manifest(token), status_is(401, 403))
     run.answer("revoke_lag_seconds", seconds)
-    run.answer("denied_manifest", told(refused))
+    run.answer("denied_manifest", outcome(refused))
 
 
 def ask_deleted(run: Run) -> None:
@@ -94,16 +94,16 @@ def ask_deleted(run: Run) -> None:
     run.change("DELETE", run.pool)
     deleted = run.call("GET", run.pool)
     pool = {"state": content(deleted).get("state"), "days": _days_until(content(deleted).get("expireTime"))}
-    run.answer("deleted_answers_get", {**told(deleted), **pool})
-    run.answer("reuse_is_409", told(run.call("POST", run.pools, {}, workloadIdentityPoolId=run.name)))
+    run.answer("deleted_answers_get", {**outcome(deleted), **pool})
+    run.answer("reuse_is_409", outcome(run.call("POST", run.pools, {}, workloadIdentityPoolId=run.name)))
     patched = run.call("PATCH", run.pool, {"displayName": "other"}, updateMask="displayName")
-    run.answer("patch_deleted", told(patched))
+    run.answer("patch_deleted", outcome(patched))
     patched = run.call("PATCH", provider, {"displayName": "other"}, updateMask="displayName")
-    run.answer("patch_in_deleted_pool", told(patched))
+    run.answer("patch_in_deleted_pool", outcome(patched))
     found = {key: _listed(run, shown) for key, shown in (("without", "false"), ("with", "true"))}
     run.answer("deleted_in_list", found)
     refused, _seconds = until(lambda: run.exchange(run.own_token()), status_is(400))
-    run.answer("deleted_target", told(refused))
+    run.answer("deleted_target", outcome(refused))
     run.change("POST", f"{run.pool}:undelete", {})
     states = {"pool": run.take("GET", run.pool).get("state"), "provider": run.take("GET", provider).get("state")}
     run.answer("undelete_revives", states)

@@ -8,7 +8,7 @@ Private to this collection.
 
 from __future__ import annotations
 
-from .answers import told
+from .answers import outcome
 from .run import Run
 
 USAGE = "https://serviceusage.googleapis.com/v1"
@@ -21,7 +21,7 @@ def ask_services(run: Run) -> None:
     answer = run.take("POST", f"{service}:enable", {})
     run.answer("noop_operation", {"name": answer.get("name"), "done": answer.get("done")})
     if answer.get("name", "").startswith("operations/noop"):
-        run.answer("noop_poll", told(run.call("GET", f"{USAGE}/{answer['name']}")))
+        run.answer("noop_poll", outcome(run.call("GET", f"{USAGE}/{answer['name']}")))
 
 
 def ask_project(run: Run) -> None:
