@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs module cache_image with the sources of this collection, and shows what it logs as it comes, which Ansible does for no module."""
+"""Runs module cache_image with the sources of this collection, and shows its log while it runs, which Ansible does for no module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _display = Display()
 
 
 class ActionModule(SecretsAction):
-    """The module writes its log into a file where it runs; this reads on in it through the same connection."""
+    """The module writes its log to a file on its host; this plugin polls the file through the same connection."""
 
     SECRETS = ("password",)
     _supports_async = False

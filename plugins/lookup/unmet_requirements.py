@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: A sentence for each of them; none if nothing is in the way.
+  description: A sentence for each of them; empty if all are met.
   type: list
   elements: str
 """

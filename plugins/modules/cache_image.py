@@ -12,14 +12,14 @@ short_description: Build and publish the cache's image with docker or podman
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Builds C(docker/) of this collection by the command line of docker or podman, for each platform, under a tag that is a
-    hash of all that goes into it. What is there is not built again.
-  - Runs of one user that build with the same engine wait for each other, and use what the other one made. Hosts of a play that want the
-    same image so build it once.
-  - With O(publish=push) the registry is asked first; what it has under that tag needs no engine. All images are pushed before
-    the index that names them, so that a push that breaks leaves nothing under the final tag.
-  - The engine's output is shown as it comes. A failure is told in a sentence, with the engine's last lines.
-  - Runs where the engine is. The sources are those of this collection on the control node; a host that is reached by SSH gets them.
+  - Builds C(docker/) of this collection with the command line of docker or podman, once for each platform. The tag is a hash of all
+    inputs. An image that exists is not built again.
+  - Runs of one user with the same engine wait for each other and share the result, so that the hosts of a play build an image once.
+  - With O(publish=push) the module asks the registry first, and needs no engine if the registry has the tag. It pushes all images before
+    the index that names them, so that an interrupted push leaves nothing under the final tag.
+  - The engine's output is shown while it runs. An error message has the engine's last lines.
+  - Runs on the host of the engine. The sources are those of this collection on the control node; hosts that Ansible reaches by SSH get
+    a copy.
 options:
   name:
     description: The repository, without a tag, such as C(ghcr.io/acme/registry-cache).
@@ -128,7 +128,7 @@ requirements:
   - requests
 attributes:
   check_mode:
-    description: Says what would be built, pushed or saved, and finds what is in the way of it. The registry is asked.
+    description: Reports what would be built, pushed or saved, and the problems that would prevent it. Asks the registry.
     support: full
   diff_mode:
     description: An image has no diff.
@@ -218,7 +218,7 @@ def look(build: Build, publishing: Keep) -> Missing:
 
 
 def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-    """Bring the image to where it is wanted; returns what the module does. Raises ImageError and OSError."""
+    """Build and publish the image; returns the result of the module. Raises ImageError and OSError."""
     engine = EngineChoice(params["engine"], Log(params["log_path"]))
     ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
     with inputs.context(params["context"], params["sources"]) as context:

@@ -30,8 +30,8 @@ options:
     default: []
   remove_namespace:
     description:
-      - Whether the namespace goes too. It goes only if role C(cache) has created it for this cache, and if it holds nothing of anybody
-        else; otherwise a warning says what is there. While it is being deleted already, the module waits.
+      - Whether to delete the namespace too. It is deleted only if role C(cache) created it for this cache and it holds nothing else;
+        otherwise a warning names the other objects. While it is being deleted already, the module waits.
     type: bool
     default: false
   timeout:

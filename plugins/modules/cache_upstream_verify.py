@@ -17,10 +17,10 @@ description:
   - Before that it sends a TLS ClientHello to the replica, whose answer must begin with C(HTTP/) within five seconds. containerd
     1.6.28, 1.7.7 or later with C(config_path) tries HTTPS first at C(localhost), and pulls without TLS only after such an answer. It
     is what the cache and the unmodified registry send; a proxy or a sidecar in front of them may send none.
-  - A plain pull proves none of this. The registry goes on anonymously and silently when its helper fails, and answers a tag
-    that it holds in spite of a broken grant.
-  - Tries again until O(timeout), since Google's changes take a while to be known everywhere, and fails with the words of
-    Google's token service or of the upstream. What waiting does not fix fails at once.
+  - A plain pull proves none of this. When its helper fails, the registry continues anonymously without an error, and it serves a cached
+    tag even if the grant is missing.
+  - Retries until O(timeout), since Google's changes take a while to take effect everywhere. The error message has the words of Google's
+    token service or of the upstream. Errors that waiting cannot fix are reported at once.
   - The upstream is asked from where the module runs. The helper's short-lived credential comes there through the API server,
     and is neither returned nor logged.
 options:
@@ -112,7 +112,7 @@ def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
-    """All steps for one replica; returns the digest. Raises TransientError or PermanentError with the step's name."""
+    """Run all steps for one replica; returns the digest. Raises TransientError or PermanentError with the step's name."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
     except (TransientError, PermanentError) as error:

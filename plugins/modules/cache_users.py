@@ -12,13 +12,13 @@ short_description: Manage the users of a cache in its cluster, and replace their
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Keeps two Secrets in the namespace of a cache. C(NAME-passwords) holds, as JSON under the key C(users), the credentials of each
-    user whose password is known. C(NAME-htpasswd) is made of it, and is what the registry reads.
-  - A password that nobody gives is made once, with more than 128 bits. One that is given and is not the one in force is refused, since
-    pull secrets hold the one in force. A rotation by O(step) replaces it.
-  - A new credential has a name of its own on the wire, such as C(team-a.g1) for the user C(team-a), so that the old one stays good.
-  - Several runs at once end with the same passwords. Whoever is slower reads what the other one has written, and goes on with it.
-  - Refuses Secrets of these names that are not of this cache, see M(pullthrough.registry_cache.cache_objects_info).
+  - Manages two Secrets in the namespace of a cache. C(NAME-passwords) holds, as JSON under the key C(users), the credentials of each
+    user whose password is known. C(NAME-htpasswd) is generated from it, and is what the registry reads.
+  - A user without a password gets a generated one, with more than 128 bits. A password that differs from the one in force is refused,
+    since pull secrets hold the one in force. A rotation by O(step) replaces it.
+  - A new credential has another user name for the registry, such as C(team-a.g1) for the user C(team-a), so that the old one stays valid.
+  - Concurrent runs end with the same passwords. The slower run reads what the other has written, and continues with it.
+  - Refuses Secrets of these names that do not belong to this cache, see M(pullthrough.registry_cache.cache_objects_info).
 options:
   users:
     description: All users. Others lose their credentials. Required without O(users_from).

@@ -122,7 +122,7 @@ class Grant:
 class Policy:
     """The policy of a resource.
 
-    :param warn: told what check mode cannot know.
+    :param warn: called with what check mode cannot know.
     """
 
     def __init__(self, client: GcpClient, resource: str, kind: Kind, warn: t.Callable[[str], t.Any]) -> None:

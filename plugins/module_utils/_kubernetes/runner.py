@@ -30,7 +30,7 @@ REPLICA_OPTIONS: dict[str, t.Any] = {
 
 
 def cluster_module(spec: dict[str, t.Any], **rest: t.Any) -> t.Any:
-    """A module with kubernetes.core's connection options and these; supports check mode unless told otherwise."""
+    """A module with kubernetes.core's connection options and these; supports check mode by default."""
     return AnsibleK8SModule(
         module_class=AnsibleModule,
         argument_spec={**AUTH_ARG_SPEC, **spec},
