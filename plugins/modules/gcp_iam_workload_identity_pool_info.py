@@ -52,26 +52,18 @@ pools:
 
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import check_project
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
-    API,
-    READ_OPTIONS,
-    check_id,
-    pools_of,
-)
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import READ_OPTIONS, find, pools_of
 
 _PAGE = 1000
 
 
 def read(module: t.Any) -> dict[str, t.Any]:
     """The result. Raises GcpError."""
-    project, pool_id, deleted = (module.params[key] for key in ("project", "pool_id", "show_deleted"))
+    project = module.params["project"]
     check_project(project)
-    if pool_id is not None:
-        check_id("pool_id", pool_id)
-    found = GcpClient(module).find(API, pools_of(project), "workloadIdentityPools", pool_id, _PAGE, deleted)
-    return {"changed": False, "pools": found}
+    return {"changed": False, "pools": find(module, pools_of(project), "workloadIdentityPools", "pool_id", _PAGE)}
 
 
 def main() -> None:

@@ -60,12 +60,12 @@ providers:
 
 import typing as t
 
-from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import GcpClient, check_project
+from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.client import check_project
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.runner import gcp_module, run
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.workload_identity import (
-    API,
     READ_OPTIONS,
     check_id,
+    find,
     providers_of,
 )
 
@@ -74,14 +74,11 @@ _PAGE = 100
 
 def read(module: t.Any) -> dict[str, t.Any]:
     """The result. Raises GcpError."""
-    params = module.params
-    check_project(params["project"])
-    check_id("pool_id", params["pool_id"])
-    if params["provider_id"] is not None:
-        check_id("provider_id", params["provider_id"])
-    parent, kind = providers_of(params["project"], params["pool_id"]), "workloadIdentityPoolProviders"
-    found = GcpClient(module).find(API, parent, kind, params["provider_id"], _PAGE, params["show_deleted"])
-    return {"changed": False, "providers": found}
+    project, pool_id = module.params["project"], module.params["pool_id"]
+    check_project(project)
+    check_id("pool_id", pool_id)
+    parent = providers_of(project, pool_id)
+    return {"changed": False, "providers": find(module, parent, "workloadIdentityPoolProviders", "provider_id", _PAGE)}
 
 
 def main() -> None:

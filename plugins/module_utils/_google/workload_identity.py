@@ -88,6 +88,17 @@ def subjects_of(condition: str | None) -> list[str] | None:
     return re.findall(f"'({_SUBJECT})'", found[1]) if found else None
 
 
+def find(module: t.Any, parent: str, kind: str, option: str, page: int) -> list[dict[str, t.Any]]:
+    """The pool or provider whose id an option has, or all below a parent without one. Raises GcpError.
+
+    :param kind: the name of such objects in a list.
+    :param page: how many objects Google gives in one answer.
+    """
+    if module.params[option] is not None:
+        check_id(option, module.params[option])
+    return GcpClient(module).find(API, parent, kind, module.params[option], page, module.params["show_deleted"])
+
+
 class WorkloadIdentityObject(Resource):
     """A pool or a provider.
 
