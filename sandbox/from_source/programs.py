@@ -23,7 +23,7 @@ def toolchain() -> dict[str, str]:
 
 def registry() -> str:
     """Returns the path of the cache's program, and builds it unless it exists for this source."""
-    return _build("our registry", CACHE / "bench" / f"registry-{key(SOURCE)}" / "registry", ".")
+    return _build("the cache's program", CACHE / "bench" / f"registry-{key(SOURCE)}" / "registry", ".")
 
 
 def credential_helper() -> str:
