@@ -2,20 +2,21 @@
 
 // Package auth checks the credentials of requests against an htpasswd file with bcrypt hashes.
 //
-// bcrypt proves a credential once. The proof belongs to the user's line of the file and holds as long as the hash in
-// that line stays the same, so it needs no time to live: a revoked or rotated user is refused with the next version of
-// the file, and an unchanged user keeps the proof through every reload. At most one password of up to 72 bytes without
-// NUL matches a bcrypt hash, so one proof per user is enough, and only a credential that bcrypt accepted can write it.
+// A credential is checked with bcrypt once. The successful check is remembered as a proof that belongs to the user's
+// line of the file and stays valid as long as the hash in that line is unchanged. It needs no time to live: a revoked
+// or rotated user is refused as soon as the new version of the file is loaded, and an unchanged user keeps the proof
+// through every reload. At most one password of up to 72 bytes without NUL matches a bcrypt hash, so one proof per user
+// is enough, and only a credential that bcrypt has accepted can replace it.
 //
-// Everything else waits for bcrypt, which checks one credential at a time:
+// All other credentials wait for bcrypt, which checks one credential at a time:
 //
-//   - A user without a proof has a separate lane, and a lane without recent failures always goes first. These are the
-//     first contacts of existing users.
-//   - All credentials that cannot be good share one lane with a budget: names that are not in the file, and other
-//     passwords of users whose password is already proven. Both cost the same bcrypt, so time does not show which
-//     names exist. The exception is a flood: it delays unknown names before it delays the first contacts of users.
+//   - A user without a proof has a separate lane. Lanes without recent failures always go first, since they hold the
+//     first requests of existing users.
+//   - All credentials that cannot be valid share one lane with a budget: unknown user names, and other passwords of
+//     users who already have a proof. Both cost the same bcrypt check, so that timing does not reveal which names
+//     exist. A flood is the exception: it delays unknown names before it delays the first requests of users.
 //
-// The zero value of every answer is Bad.
+// The zero value of Verdict is Bad.
 package auth
 
 import (
@@ -36,18 +37,18 @@ type Verdict int
 const (
 	// Bad is a missing, malformed or wrong credential: 401.
 	Bad Verdict = iota
-	// Good is a credential that matches the file as it is now.
+	// Good is a credential that matches the current version of the file.
 	Good
 	// TryLater is a credential that could not be checked in time: 429 with Retry-After.
 	TryLater
 )
 
-// Result is the answer to one request.
+// Result is the result of one call of Check.
 type Result struct {
 	Verdict Verdict
 	// User is the name of a Good credential; otherwise it is empty.
 	User string
-	// RetryAfter is set with TryLater: whole seconds, from 1 s to 60 s.
+	// RetryAfter is set with TryLater. It is in whole seconds, from 1 s to 60 s.
 	RetryAfter time.Duration
 }
 
@@ -55,28 +56,28 @@ type Result struct {
 type Options struct {
 	// Path is the htpasswd file.
 	Path string
-	// Poll is the time between two looks at the file; 1 s if it is 0. A change takes effect within this time.
+	// Poll is the interval at which the file is read (default 1 s). A change takes effect within this time.
 	Poll time.Duration
-	// MaxWait is how long a request waits for its check before the answer is TryLater; 20 s if it is 0, which stays
-	// below the 30 s after which containerd gives up.
+	// MaxWait is how long a request waits for its check before the result is TryLater (default 20 s, which is less than
+	// the 30 s after which containerd gives up).
 	MaxWait time.Duration
-	// Log receives what happens to the file; nothing is logged if it is nil.
+	// Log receives reloads and errors of the file. If it is nil, nothing is logged.
 	Log *slog.Logger
 }
 
-// Stats are counters since the start and gauges of this moment.
+// Stats holds counters since the start and current gauges.
 type Stats struct {
 	Users          int    // gauge: users in the file; 0 while the file on disk is broken
-	Waiting        int    // gauge: checks that wait for bcrypt
-	Good           uint64 // answers
-	Bad            uint64 // answers
-	TryLater       uint64 // answers, also to clients that left
+	Waiting        int    // gauge: checks waiting for bcrypt
+	Good           uint64 // results
+	Bad            uint64 // results
+	TryLater       uint64 // results, including those of clients that have left
 	Matched        uint64 // bcrypt checks
 	Mismatched     uint64 // bcrypt checks
-	ReloadFailures uint64 // versions of the file that were not taken
+	ReloadFailures uint64 // versions of the file that could not be loaded
 }
 
-// Checker checks credentials. Its methods may be called by many goroutines at once.
+// Checker checks credentials. It is safe for concurrent use.
 type Checker struct {
 	key     [sha256.Size]byte
 	maxWait time.Duration
@@ -90,18 +91,18 @@ type Checker struct {
 	done sync.WaitGroup
 }
 
-// digest is the keyed hash of a credential, so that the credential itself is not kept in memory.
+// digest is the keyed hash of a credential. The credential itself is not kept in memory.
 type digest [sha256.Size]byte
 
-// compareFunc reports whether a password has a bcrypt hash. It returns false early when the context ends.
+// compareFunc reports whether a password matches a bcrypt hash. It returns false as soon as ctx is done.
 type compareFunc func(ctx context.Context, hash string, password []byte) bool
 
-// New returns a Checker that follows the file until Close. It returns an error if the file cannot be used.
+// New returns a Checker that follows changes of the file until Close. It returns an error if the file cannot be used.
 func New(o Options) (*Checker, error) { return newChecker(o, matches) }
 
 func newChecker(o Options, compare compareFunc) (*Checker, error) {
 	if o.Path == "" {
-		return nil, errors.New("auth: no htpasswd file is given; name one, for example /etc/registry/htpasswd")
+		return nil, errors.New("auth: an htpasswd file is required; for example /etc/registry/htpasswd")
 	}
 	if o.Poll <= 0 {
 		o.Poll = time.Second
@@ -130,7 +131,7 @@ func newChecker(o Options, compare compareFunc) (*Checker, error) {
 	return c, nil
 }
 
-// Close ends the background work and every wait. Check refuses from then on.
+// Close stops the background work and all waiting checks. Afterwards, Check refuses every credential.
 func (c *Checker) Close() {
 	c.queue.close()
 	c.stop()
@@ -150,9 +151,9 @@ func (c *Checker) Stats() Stats {
 	return s
 }
 
-// Check checks the value of an Authorization header. It waits for the result at most MaxWait, or until ctx ends. The
-// source is the client's address. It only sets the order within a lane, so that one client's guesses do not delay another
-// client; the zero Addr is fine.
+// Check checks the value of an Authorization header. It waits for the result until ctx is done, and at most MaxWait.
+// source is the client's address, or the zero Addr. It affects only the order within a lane, so that one client's
+// guesses do not delay other clients.
 func (c *Checker) Check(ctx context.Context, header string, source netip.Addr) Result {
 	r := c.check(ctx, header, source)
 	switch r.Verdict {
@@ -190,13 +191,13 @@ func (c *Checker) check(ctx context.Context, header string, source netip.Addr) R
 		case rejected:
 			return tryLater(retry)
 		case stale:
-			// The user's line changed while the credential waited: judge it by the new one.
+			// The user's line changed while the credential was waiting: check it against the new line.
 		}
 	}
 }
 
-// newCheck returns the check that the credential needs: against the user's hash as long as no password of the user is
-// proven, otherwise one that cannot succeed and costs the same.
+// newCheck returns the check for a credential: against the user's hash if the user has no proof, or else a check that
+// cannot succeed and costs the same.
 func (c *Checker) newCheck(u *user, cred credential, id digest) *check {
 	k := &check{id: id, name: string(cred.name), password: cred.password, lane: &c.queue.guesses}
 	if u != nil && u.proof.Load() == nil {
@@ -207,8 +208,8 @@ func (c *Checker) newCheck(u *user, cred credential, id digest) *check {
 	return k
 }
 
-// valid reports whether the result of a check is still what its clients wait for. It is called with the queue's lock held,
-// which is also held when proofs are written.
+// valid reports whether the result of a check still applies to its clients. The caller holds the queue's lock, which is
+// also held when proofs are written.
 func (c *Checker) valid(k *check) bool {
 	u := c.users.Load().byName[k.name]
 	if k.user != nil {
@@ -217,8 +218,8 @@ func (c *Checker) valid(k *check) bool {
 	return u == nil || u.proof.Load() != nil && !u.proves(k.id)
 }
 
-// digest returns the digest of a credential: the hash of the key and the credential. HMAC is not needed, since nobody sees a
-// digest and could extend it.
+// digest returns the hash of the key and the credential. HMAC is not needed: digests never leave the process, so nobody
+// can extend one.
 func (c *Checker) digest(cred credential) digest {
 	var text [sha256.Size + maxHeader]byte
 	n := copy(text[:], c.key[:])
@@ -226,7 +227,7 @@ func (c *Checker) digest(cred credential) digest {
 	return sha256.Sum256(text[:n])
 }
 
-// watchFile loads each new version of the file until ctx ends.
+// watchFile loads each new version of the file until ctx is done.
 func (c *Checker) watchFile(ctx context.Context, poll time.Duration) {
 	ticker := time.NewTicker(poll)
 	defer ticker.Stop()
@@ -243,13 +244,13 @@ func (c *Checker) watchFile(ctx context.Context, poll time.Duration) {
 	}
 }
 
-// tryLater returns a Result with the Verdict TryLater and a time in whole seconds.
+// tryLater returns a Result with the verdict TryLater. It rounds retry to whole seconds.
 func tryLater(retry time.Duration) Result {
 	seconds := (retry + time.Second - 1) / time.Second
 	return Result{Verdict: TryLater, RetryAfter: min(max(seconds, 1), 60) * time.Second}
 }
 
-// sourcePrefix returns the addresses that count as one source: an IPv4 address, or the /64 of an IPv6 address.
+// sourcePrefix returns the prefix that counts as one source: an IPv4 address, or the /64 of an IPv6 address.
 func sourcePrefix(a netip.Addr) netip.Prefix {
 	a = a.Unmap().WithZone("")
 	bits := a.BitLen()

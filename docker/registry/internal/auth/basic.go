@@ -9,28 +9,30 @@ import (
 )
 
 const (
-	// maxHeader is the most bytes of an Authorization header.
+	// maxHeader is the maximum length of an Authorization header, in bytes.
 	maxHeader = 1024
-	// maxPassword is the most bytes that bcrypt reads. A longer password is refused, never truncated.
+	// maxPassword is the maximum length of a password, in bytes. bcrypt reads no more; a longer password is refused,
+	// never truncated.
 	maxPassword = 72
 )
 
-// credential is a decoded header. Its slices share the memory of pair, which is name, colon and password.
+// credential is a decoded Authorization header. Its slices share the memory of pair, which is "name:password".
 type credential struct {
 	pair, name, password []byte
 }
 
-// strictBase64 refuses a second spelling of the same bytes.
+// strictBase64 accepts only one encoding of the same bytes.
 var strictBase64 = base64.StdEncoding.Strict()
 
-// parseBasic returns the credential of an Authorization header, or false if bcrypt could not accept it anyway.
+// parseBasic returns the credential in an Authorization header. It returns false if bcrypt could not accept the
+// credential.
 func parseBasic(header string) (credential, bool) {
 	if len(header) > maxHeader {
 		return credential{}, false
 	}
 	scheme, encoded, _ := strings.Cut(header, " ")
 	encoded = strings.TrimLeft(encoded, " ")
-	// The decoder would skip line breaks.
+	// The decoder ignores line breaks.
 	if !strings.EqualFold(scheme, "Basic") || strings.ContainsAny(encoded, "\r\n") {
 		return credential{}, false
 	}

@@ -12,10 +12,10 @@ import (
 )
 
 const (
-	// slice is how long a check computes before it lets others run. Go's scheduler would do so after 10 ms.
+	// slice is how long a check computes before it pauses. Go's scheduler would preempt it only after 10 ms.
 	slice = time.Millisecond
-	// pause must be a sleep: after runtime.Gosched a single processor takes the check again without looking for
-	// network events. It is short, since nothing else may want to run.
+	// pause must be a sleep: after runtime.Gosched, a single processor resumes the check without polling the network.
+	// It is short, since there may be nothing else to run.
 	pause = 20 * time.Microsecond
 )
 
@@ -23,9 +23,9 @@ const (
 var bcryptBase64 = base64.NewEncoding("./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789").
 	WithPadding(base64.NoPadding)
 
-// matches reports whether the password has the bcrypt hash, which parseCost has accepted. It equals
-// bcrypt.CompareHashAndPassword of golang.org/x/crypto, but pauses every millisecond and stops when ctx ends: with one
-// processor that function adds 10 ms to every step of every other request.
+// matches reports whether the password matches the bcrypt hash, which parseCost must have accepted. It is
+// bcrypt.CompareHashAndPassword of golang.org/x/crypto, but pauses every millisecond and stops when ctx is done: on one
+// processor, the original adds 10 ms to every step of all other requests.
 func matches(ctx context.Context, hash string, password []byte) bool {
 	rounds, err := parseCost(hash)
 	if err != nil || len(password) > maxPassword {
@@ -59,7 +59,7 @@ func matches(ctx context.Context, hash string, password []byte) bool {
 			cipher.Encrypt(text[i:i+blowfish.BlockSize], text[i:i+blowfish.BlockSize])
 		}
 	}
-	// Every implementation of bcrypt leaves the last of the 24 bytes out.
+	// Every implementation of bcrypt omits the last of the 24 bytes.
 	sum := bcryptBase64.EncodeToString(text[:23])
 	return subtle.ConstantTimeCompare([]byte(sum), []byte(hash[29:])) == 1
 }

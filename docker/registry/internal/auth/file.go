@@ -12,22 +12,22 @@ import (
 	"sync/atomic"
 )
 
-// maxFile is the most bytes of the file: those of a Kubernetes Secret.
+// maxFile is the maximum size of the file, in bytes: that of a Kubernetes Secret.
 const maxFile = 1 << 20
 
-// file reads the htpasswd file and tells its versions apart. It reads the content each time, which takes some
-// microseconds: a look at size and time of change would miss the second of two versions of one clock tick.
+// file reads the htpasswd file and detects new versions. It compares the content, which takes microseconds: size and
+// modification time can be equal for two versions written within one clock tick.
 type file struct {
 	path  string
 	log   *slog.Logger
-	state string // what the last look found: a hash of the content, or why it could not be read
+	state string // result of the last read: a hash of the content, or an error
 
 	broken   atomic.Bool
 	failures atomic.Uint64
 }
 
-// next returns the lines of the file and whether it changed since the last call. An unusable version is logged and
-// counted once.
+// next returns the lines of the file, and whether the file has changed since the last call. An unusable version is
+// logged and counted once.
 func (f *file) next() (lines map[string]string, changed bool, err error) {
 	content, err := readFile(f.path)
 	state := fmt.Sprintf("%x", sha256.Sum256(content))
@@ -49,14 +49,14 @@ func (f *file) next() (lines map[string]string, changed bool, err error) {
 			return nil, true, err
 		}
 		f.failures.Add(1)
-		f.log.Error("the htpasswd file is not usable, the users of its last good version stay", "error", err)
+		f.log.Error("the htpasswd file cannot be used; keeping the users of the last valid version", "error", err)
 		return nil, true, err
 	}
-	f.log.Info("htpasswd file read", "path", f.path, "users", len(lines))
+	f.log.Info("htpasswd file loaded", "path", f.path, "users", len(lines))
 	return lines, true, nil
 }
 
-// readFile returns the content of a regular file of at most maxFile bytes.
+// readFile returns the content of a regular file. It returns an error if the file is larger than maxFile.
 func readFile(path string) ([]byte, error) {
 	// Opening a named pipe would block.
 	info, err := os.Stat(path)
@@ -64,7 +64,7 @@ func readFile(path string) ([]byte, error) {
 		return nil, readError(err)
 	}
 	if !info.Mode().IsRegular() {
-		return nil, errors.New("is not a regular file; name a file with lines as of: htpasswd -nB USER")
+		return nil, errors.New("is not a regular file; name a file with lines as created by: htpasswd -nB USER")
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -76,15 +76,15 @@ func readFile(path string) ([]byte, error) {
 		return nil, readError(err)
 	}
 	if len(content) > maxFile {
-		return nil, fmt.Errorf("is larger than %d bytes; remove users that are no longer needed", maxFile)
+		return nil, fmt.Errorf("is larger than %d bytes; remove users you no longer need", maxFile)
 	}
 	return content, nil
 }
 
-// readError returns the reason without the path, which the caller names.
+// readError returns an error without the path, which the caller adds.
 func readError(err error) error {
 	if p := (*os.PathError)(nil); errors.As(err, &p) {
 		err = p.Err
 	}
-	return fmt.Errorf("cannot be read: %w; mount the Secret there, readable by this process", err)
+	return fmt.Errorf("cannot be read: %w; mount the Secret at this path and make it readable by this process", err)
 }

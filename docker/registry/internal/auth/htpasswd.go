@@ -12,31 +12,31 @@ import (
 	"unicode"
 )
 
-// The bcrypt costs that are accepted, which are those of the collection's module htpasswd. A check of cost 17 takes
-// about 10 s; with a higher one a single user would hold up everybody's first contact.
+// Bcrypt costs that are accepted; module htpasswd of this collection has the same limits. A check with cost 17 takes
+// about 10 s. With a higher cost, one user would delay the first requests of all others.
 const (
 	minCost = 4
 	maxCost = 17
 )
 
 var (
-	errNoUser        = errors.New("holds no user; add one, for example: htpasswd -nB USER")
-	errMalformedLine = errors.New("is not USER:HASH; create the line with: htpasswd -nB USER")
-	errInvalidName   = errors.New("has a user name with a control character or byte order mark; save the file as plain UTF-8 without one")
-	errInvalidHash   = errors.New("does not hold a bcrypt hash, which is $2y$, $2b$ or $2a$ and 60 characters long; create the line with: htpasswd -nB USER")
-	errInvalidCost   = fmt.Errorf("has a bcrypt cost that is not from %d to %d; create the line with: htpasswd -nB -C 10 USER", minCost, maxCost)
+	errNoUser        = errors.New("has no users; add one, for example with: htpasswd -nB USER")
+	errMalformedLine = errors.New("is not USER:HASH; create the line, for example with: htpasswd -nB USER")
+	errInvalidName   = errors.New("has a control character or byte order mark in the user name; save the file as plain UTF-8 without a byte order mark")
+	errInvalidHash   = errors.New("has no valid bcrypt hash (60 characters, beginning with $2y$, $2b$ or $2a$); create the line, for example with: htpasswd -nB USER")
+	errInvalidCost   = fmt.Errorf("has a bcrypt cost outside of %d to %d; create the line, for example with: htpasswd -nB -C 10 USER", minCost, maxCost)
 )
 
-// user is one user's line. A changed hash makes a new user, so what belongs to the old hash goes with it.
+// user is one line of the file. A changed hash makes a new user, which discards the proof and lane of the old hash.
 type user struct {
 	name, hash string
-	// proof is the credential that bcrypt accepted for this hash; nil before that.
+	// proof is the credential that bcrypt has accepted for this hash, or nil.
 	proof atomic.Pointer[digest]
-	// lane is where credentials wait as long as there is no proof.
+	// lane holds the waiting credentials until there is a proof.
 	lane lane
 }
 
-// proves reports whether this credential is proven for the user's hash.
+// proves reports whether the credential is the user's proof.
 func (u *user) proves(id digest) bool {
 	if u == nil {
 		return false
@@ -45,14 +45,14 @@ func (u *user) proves(id digest) bool {
 	return proof != nil && hmac.Equal(proof[:], id[:])
 }
 
-// users is one version of the file. It never changes.
+// users is one version of the file. It is immutable.
 type users struct {
 	byName map[string]*user
-	// decoy is a hash for checks that cannot succeed; its cost is the one that most users have.
+	// decoy is a hash for checks that cannot succeed. It has the most common cost.
 	decoy string
 }
 
-// newUsers returns the users of these lines, and keeps those of the old version whose hash is the same.
+// newUsers returns the users in lines. It keeps users of the old version whose hash is unchanged.
 func newUsers(lines map[string]string, old *users) *users {
 	u := &users{byName: make(map[string]*user, len(lines)), decoy: decoyHash(lines)}
 	for name, hash := range lines {
@@ -67,7 +67,7 @@ func newUsers(lines map[string]string, old *users) *users {
 	return u
 }
 
-// decoyHash returns a random hash of the most common cost, or of the higher one if two are equally common.
+// decoyHash returns a random hash with the most common cost. Of two equally common costs it uses the higher one.
 func decoyHash(lines map[string]string) string {
 	var count [maxCost + 1]int
 	common := minCost
@@ -82,12 +82,12 @@ func decoyHash(lines map[string]string) string {
 		}
 	}
 	var random [39]byte
-	_, _ = rand.Read(random[:]) // it never fails
+	_, _ = rand.Read(random[:]) // never fails
 	return fmt.Sprintf("$2b$%02d$%s%s", common, bcryptBase64.EncodeToString(random[:16]), bcryptBase64.EncodeToString(random[16:]))
 }
 
-// parseHtpasswd returns each user's hash. The last line of a user wins, as in Apache and distribution. An error names
-// the line by its number, never by its content.
+// parseHtpasswd returns the hash of each user. The last line of a user wins, as in Apache and distribution. Errors
+// contain the line number, but never the content of the line.
 func parseHtpasswd(content string) (map[string]string, error) {
 	lines := map[string]string{}
 	number := 0
@@ -120,7 +120,7 @@ func checkLine(name, hash string) error {
 	return err
 }
 
-// parseCost returns the cost of a bcrypt hash, or an error if the text is not a whole one.
+// parseCost returns the cost of a bcrypt hash, or an error if the hash is not valid.
 func parseCost(hash string) (int, error) {
 	if len(hash) != 60 || hash[:2] != "$2" || !strings.Contains("aby", hash[2:3]) || hash[3] != '$' || hash[6] != '$' {
 		return 0, errInvalidHash

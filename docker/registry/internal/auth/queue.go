@@ -12,33 +12,35 @@ import (
 )
 
 const (
-	// checkWaiters is how many requests wait for one check.
+	// checkWaiters is the maximum number of requests that wait for one check.
 	checkWaiters = 4096
-	// calmTime is how long a failure counts as recent, and calmFactor the same as a multiple of what the check took.
+	// calmTime is how long a failure counts as recent, and calmFactor is the same as a multiple of the duration of the
+	// check.
 	calmTime   = 5 * time.Second
 	calmFactor = 5
 )
 
-// outcome is how a check ends.
+// outcome is the result of a check.
 type outcome int
 
 const (
 	rejected outcome = iota
 	matched
 	mismatched
-	stale // the user's line changed meanwhile, or another password of the user was proven
+	stale // the user's line has changed, or the user has a proof for another password
 )
 
-// check is one credential that waits for bcrypt, or is being checked. All requests that carry it share the check.
+// check is one credential that is waiting for bcrypt or being checked. All requests with this credential share the
+// check.
 type check struct {
 	id       digest
 	name     string
 	password []byte
-	user     *user // nil: the check cannot succeed
+	user     *user // nil if the check cannot succeed
 	hash     string
 	lane     *lane
 
-	sources []netip.Prefix // the clients' addresses; the first is whose place it takes
+	sources []netip.Prefix // the clients' addresses; the check counts against the first one
 	waiters int
 	seq     uint64
 	done    chan struct{}
@@ -52,12 +54,12 @@ type queue struct {
 	maxWait time.Duration
 	valid   func(*check) bool // called under mu
 	closed  atomic.Bool
-	changed chan struct{} // something may have become ready
+	changed chan struct{} // signals that a check may have become ready
 
 	mu        sync.Mutex
 	seq       uint64
 	lanes     map[*lane]struct{} // those with waiting checks
-	guesses   lane               // shared by all that cannot succeed
+	guesses   lane               // shared by all checks that cannot succeed
 	userTime  budget             // seconds of bcrypt for failures in the lanes of users
 	guessTime budget             // the same in the shared lane
 
@@ -75,8 +77,8 @@ func newQueue(compare compareFunc, maxWait time.Duration, valid func(*check) boo
 	}
 }
 
-// wait returns how the check ends, or rejected when ctx ends or the deadline passes before. A check that nobody waits
-// for any longer leaves the queue; one that is running goes on.
+// wait returns the outcome of the check, or rejected if ctx or the deadline ends first. A check that no request waits
+// for leaves the queue, unless it is already running.
 func (q *queue) wait(ctx context.Context, c *check, source netip.Prefix, deadline time.Time) (outcome, time.Duration) {
 	c, end, retry := q.join(c, source, time.Now())
 	if c == nil {
@@ -93,8 +95,8 @@ func (q *queue) wait(ctx context.Context, c *check, source netip.Prefix, deadlin
 	return q.leave(c)
 }
 
-// join returns the check to wait for: the given one, or the one that already has this credential. Without one it
-// returns the outcome.
+// join adds a request to the queue. It returns the check to wait for, which is c or an existing check of the same
+// credential. If there is no check to wait for, it returns the outcome.
 func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outcome, time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -137,7 +139,7 @@ func (q *queue) join(c *check, source netip.Prefix, now time.Time) (*check, outc
 	return c, 0, 0
 }
 
-// leave takes one request away from a check, unless the check has just ended.
+// leave removes one request from a check, unless the check has just ended.
 func (q *queue) leave(c *check) (outcome, time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -154,7 +156,7 @@ func (q *queue) leave(c *check) (outcome, time.Duration) {
 	return rejected, q.expectedDelay(c, time.Now())
 }
 
-// wake makes work look for a check that is ready.
+// wake makes work look for a ready check.
 func (q *queue) wake() {
 	select {
 	case q.changed <- struct{}{}:
@@ -162,7 +164,7 @@ func (q *queue) wake() {
 	}
 }
 
-// work runs the checks, one after another, until ctx ends.
+// work runs one check after another until ctx is done.
 func (q *queue) work(ctx context.Context) {
 	for ctx.Err() == nil {
 		c, delay := q.next(time.Now())
@@ -183,7 +185,7 @@ func (q *queue) work(ctx context.Context) {
 }
 
 // next returns the check to run now, or the time until one may be ready. Lanes of users without a recent failure go
-// first, then those with few, then those that waited longest; the shared lane is last.
+// first, then those with few failures, then those that have waited longest. The shared lane is last.
 func (q *queue) next(now time.Time) (*check, time.Duration) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -207,7 +209,7 @@ func (q *queue) next(now time.Time) (*check, time.Duration) {
 	return best, 0
 }
 
-// before reports whether a is checked before b, which is of another lane.
+// before reports whether a is checked before b, which is in another lane.
 func before(a, b *check, now time.Time) bool {
 	if a.lane.limits.shared != b.lane.limits.shared {
 		return b.lane.limits.shared
@@ -229,7 +231,7 @@ func (q *queue) delay(c *check, now time.Time) time.Duration {
 	return max(c.lane.failures.until(now, c.lane.tokensNeeded(c, now)), q.guessDelay(c.lane, now))
 }
 
-// expectedDelay returns roughly how long a check waits for the budgets, counting the checks of its lane that go before it.
+// expectedDelay estimates how long a check waits for the budgets, including the checks ahead of it in its lane.
 func (q *queue) expectedDelay(c *check, now time.Time) time.Duration {
 	l := c.lane
 	ahead := 0
@@ -241,8 +243,8 @@ func (q *queue) expectedDelay(c *check, now time.Time) time.Duration {
 	return max(l.failures.until(now, l.tokensNeeded(c, now)+float64(ahead)), q.guessDelay(l, now))
 }
 
-// guessDelay returns the time until there is processor time for a failure, or until a user's lane needs none because
-// its failures are too long ago.
+// guessDelay returns the time until the budget has processor time for a failure, or until a user's lane needs none
+// because its failures are no longer recent.
 func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
 	wait := q.timeBudget(l).until(now, 0.001)
 	if !l.limits.shared {
@@ -259,7 +261,7 @@ func (q *queue) timeBudget(l *lane) *budget {
 	return &q.userTime
 }
 
-// finish ends the running check and charges a failure.
+// finish ends the running check and charges a failure to the budgets.
 func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -290,7 +292,7 @@ func (q *queue) finish(c *check, ok bool, began, now time.Time) {
 	c.end(mismatched, 0)
 }
 
-// dropStale ends the waiting checks that are no longer valid. Their clients start a new check.
+// dropStale ends the waiting checks that are no longer valid. Their clients start new checks.
 func (q *queue) dropStale() {
 	for l := range q.lanes {
 		for _, c := range slices.Clone(l.waiting) {
@@ -302,7 +304,7 @@ func (q *queue) dropStale() {
 	}
 }
 
-// remove removes a check from those that wait in its lane.
+// remove removes a waiting check from its lane.
 func (q *queue) remove(c *check) {
 	l := c.lane
 	if i := slices.Index(l.waiting, c); i >= 0 {
@@ -326,7 +328,7 @@ func (q *queue) close() {
 	}
 }
 
-// counts returns the number of waiting checks and the results of the finished ones.
+// counts returns the number of waiting checks, and the numbers of matched and mismatched ones.
 func (q *queue) counts() (waiting int, matched, mismatched uint64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -336,13 +338,13 @@ func (q *queue) counts() (waiting int, matched, mismatched uint64) {
 	return waiting, q.matched, q.mismatched
 }
 
-// end sets the outcome and wakes those that wait for it.
+// end sets the outcome and wakes the requests that wait for it.
 func (c *check) end(o outcome, retry time.Duration) {
 	c.outcome, c.retry = o, retry
 	close(c.done)
 }
 
-// addSource adds the address of one more client that waits for the check.
+// addSource adds the address of another client that waits for the check.
 func (c *check) addSource(source netip.Prefix) {
 	if len(c.sources) < laneSources && !slices.Contains(c.sources, source) {
 		c.sources = append(c.sources, source)

@@ -25,10 +25,10 @@ type Cache struct {
 	config   *config.Config
 	log      *slog.Logger
 	metrics  *metrics.Metrics
-	auth     *auth.Checker // nil: everybody is let in
+	auth     *auth.Checker // nil: no credential is required
 	content  atomic.Pointer[content]
 	clients  endpoint
-	peers    *peers     // nil: it serves alone
+	peers    *peers     // nil if this is the only replica
 	internal []endpoint // for metrics and the profiler
 }
 
@@ -38,7 +38,7 @@ type endpoint struct {
 	listener net.Listener
 }
 
-// New returns a cache that listens but does not serve yet. The access log is used if the configuration wants one.
+// New returns a cache that listens but does not serve yet. It writes to the access log if the configuration enables it.
 func New(cfg *config.Config, log, access *slog.Logger) (*Cache, error) {
 	c := &Cache{config: cfg, log: log, metrics: metrics.New()}
 	if err := c.open(access); err != nil {
@@ -48,7 +48,7 @@ func New(cfg *config.Config, log, access *slog.Logger) (*Cache, error) {
 	return c, nil
 }
 
-// open reads the files that the configuration names, and listens.
+// open reads the files named in the configuration and opens the listeners.
 func (c *Cache) open(access *slog.Logger) (err error) {
 	cfg := c.config
 	limits := server.Limits{
@@ -61,7 +61,7 @@ func (c *Cache) open(access *slog.Logger) (err error) {
 	}
 	if !cfg.Auth.None {
 		if c.auth, err = auth.New(auth.Options{Path: cfg.Auth.Htpasswd, Log: c.log}); err != nil {
-			return fmt.Errorf("auth.htpasswd: %w", err) // which names the file and the fix
+			return fmt.Errorf("auth.htpasswd: %w", err) // err names the file and the fix
 		}
 		o.Checker = htpasswdChecker{c.auth}
 	}
@@ -89,7 +89,7 @@ func (c *Cache) open(access *slog.Logger) (err error) {
 	return err
 }
 
-// addInternal listens for a server that clients do not use.
+// addInternal opens the listener of a server for metrics, the profiler or other replicas.
 func (c *Cache) addInternal(key, address string, s *server.Server) error {
 	l, err := listen(key, address)
 	if err == nil {
@@ -98,11 +98,11 @@ func (c *Cache) addInternal(key, address string, s *server.Server) error {
 	return err
 }
 
-// listen listens on the address of a key of the configuration.
+// listen listens on an address. Errors name the configuration key.
 func listen(key, address string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, configError(key, "cannot be listened on", address, err, "choose an address of this machine and a free port, for example :5000")
+		return nil, configError(key, "cannot be used", address, err, "choose an address of this machine and a free port, for example :5000")
 	}
 	return l, nil
 }
@@ -125,18 +125,18 @@ func (c *Cache) closeOpened() {
 	}
 }
 
-// Address returns the address on which clients are served.
+// Address returns the address of the client port.
 func (c *Cache) Address() net.Addr { return c.clients.listener.Addr() }
 
 // loaded reports whether the store is loaded.
 func (c *Cache) loaded() bool { return c.content.Load() != nil }
 
-// Run serves until ctx ends, then drains. It is called once. Its probes answer while a large store is loaded. A store that
-// cannot be used is a *store.ConfigError.
+// Run serves until ctx is done, then drains. It must be called only once. Probes are answered while a large store
+// loads. If the store cannot be used, the error is a *store.ConfigError.
 func (c *Cache) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	// Metrics and the profiler show the end of the others.
+	// Metrics and the profiler stop last, so that the shutdown can be observed.
 	aside, stopAside := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopAside()
 	clients, hops, others := &serverGroup{failed: stop}, &serverGroup{failed: stop}, &serverGroup{failed: stop}
@@ -173,7 +173,7 @@ func (c *Cache) Run(ctx context.Context) error {
 
 // A serverGroup is a group of running servers.
 type serverGroup struct {
-	failed func() // called if one of them ends with an error
+	failed func() // called if a server fails
 	mu     sync.Mutex
 	err    error
 	wg     sync.WaitGroup

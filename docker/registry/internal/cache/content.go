@@ -17,24 +17,24 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/upstream"
 )
 
-// content serves requests once the store is loaded.
+// content serves requests after the store has loaded.
 type content struct {
 	table     *route.Table
 	store     *store.Store
 	upstreams []*upstream.Upstream
-	fills     map[string]*fill.Handler // of what this replica asks the upstream for
-	relays    *relays                  // nil: it serves alone
+	fills     map[string]*fill.Handler // by upstream; they fetch from the upstream
+	relays    *relays                  // nil if this is the only replica
 	manifests *manifest.Handler
 }
 
-// load opens the store and returns what serves from it.
+// load opens the store and returns the content served from it.
 func (c *Cache) load() (*content, error) {
 	cfg := c.config
-	// Manifests and small blobs have half of the memory each.
+	// Manifests and small blobs get half of the memory each.
 	memory := max(1, int64(cfg.Store.Memory)/2)
 	scrub := int64(cfg.Store.ScrubRate)
 	if scrub == 0 {
-		scrub = -1 // for the store 0 is its default
+		scrub = -1 // the store takes 0 as its default
 	}
 	opened, err := store.New(store.Options{
 		Path: cfg.Store.Path, Limit: int64(cfg.Store.Limit), MemoryLimit: memory, ScrubRate: scrub,
@@ -84,7 +84,7 @@ func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 	}
 	c.table = route.New(hosts[0], hosts[1:]...)
 	c.manifests = manifest.New(manifest.Options{
-		// For the handler 0 is a default.
+		// The handler takes 0 as its default.
 		Upstreams: askers, TTL: max(1, cfg.Tags.TTL), Patience: cfg.Outage.ChallengeTimeout, Remember: max(1, cfg.Outage.Remember),
 		ClientTimeout: cfg.Outage.ManifestTimeout, FetchTimeout: max(cfg.Fill.StallTimeout, cfg.Outage.ManifestTimeout), Memory: memory,
 		Logger: p.log,
@@ -92,7 +92,7 @@ func (c *content) add(p *Cache, asked *upstream.Metrics, memory int64) error {
 	return nil
 }
 
-// close closes the handlers, the upstreams and the store. It is called when no client is served any more.
+// close closes the handlers, the upstreams and the store. Call it after the last client has been served.
 func (c *content) close() error {
 	c.relays.close()
 	for _, f := range c.fills {
@@ -108,7 +108,7 @@ func (c *content) close() error {
 	return errors.Join(err, c.store.Close())
 }
 
-// registerMetrics registers the metrics of what other packages count.
+// registerMetrics registers metrics for the counters of other packages.
 func (c *Cache) registerMetrics(m *content) {
 	gauge := func(name, help string, value func(store.Stats) int64) {
 		c.metrics.RegisterGauge(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
@@ -116,36 +116,36 @@ func (c *Cache) registerMetrics(m *content) {
 	counter := func(name, help string, value func(store.Stats) int64) {
 		c.metrics.RegisterCounter(name, help, nil, func() float64 { return float64(value(m.store.Stats())) })
 	}
-	gauge("registry_cache_disk_used_bytes", "Disk that the store uses, in blocks, deleted but open files included.",
+	gauge("registry_cache_disk_used_bytes", "Disk space used by the store, in allocated blocks, including deleted files that are still open.",
 		func(s store.Stats) int64 { return s.UsedBytes })
-	gauge("registry_cache_disk_limit_bytes", "The most that the store may use.", func(s store.Stats) int64 { return s.LimitBytes })
-	gauge("registry_cache_readers", "Blobs that are being read.", func(s store.Stats) int64 { return s.OpenReaders })
-	counter("registry_cache_evictions_total", "Blobs and manifests that were dropped to make room.",
+	gauge("registry_cache_disk_limit_bytes", "Maximum disk space that the store may use.", func(s store.Stats) int64 { return s.LimitBytes })
+	gauge("registry_cache_readers", "Number of open blob readers.", func(s store.Stats) int64 { return s.OpenReaders })
+	counter("registry_cache_evictions_total", "Number of blobs and manifests evicted to make room.",
 		func(s store.Stats) int64 { return s.Evictions })
-	counter("registry_cache_evicted_bytes_total", "Disk that dropping them freed.", func(s store.Stats) int64 { return s.EvictedBytes })
-	counter("registry_cache_unkept_total", "Bodies that were passed on and not stored.", func(s store.Stats) int64 { return s.Unkept })
-	counter("registry_cache_corrupt_total", "Stored blobs that were dropped because they were wrong or could not be read.",
+	counter("registry_cache_evicted_bytes_total", "Disk space freed by evictions.", func(s store.Stats) int64 { return s.EvictedBytes })
+	counter("registry_cache_unkept_total", "Number of bodies sent to clients but not stored.", func(s store.Stats) int64 { return s.Unkept })
+	counter("registry_cache_corrupt_total", "Number of stored blobs dropped because they were corrupt or unreadable.",
 		func(s store.Stats) int64 { return s.Corrupt })
-	counter("registry_cache_slow_readers_total", "Readers that were cut because they held up a transfer that the disk has no room for.",
+	counter("registry_cache_slow_readers_total", "Number of readers disconnected because they slowed down a transfer that does not fit on the disk.",
 		func(s store.Stats) int64 { return s.SlowReaders })
 	for host, f := range m.fills {
 		labels := prometheus.Labels{"upstream": host}
-		c.metrics.RegisterGauge("registry_cache_fills", "Transfers of blobs that run.", labels, func() float64 { return float64(f.Stats().Running) })
-		c.metrics.RegisterCounter("registry_cache_fills_failed_total", "Transfers of blobs that failed.", labels,
+		c.metrics.RegisterGauge("registry_cache_fills", "Number of blob transfers in progress from the upstream.", labels, func() float64 { return float64(f.Stats().Running) })
+		c.metrics.RegisterCounter("registry_cache_fills_failed_total", "Number of failed blob transfers from the upstream.", labels,
 			func() float64 { return float64(f.Stats().Failed) })
 	}
 	c.registerPeerMetrics(m)
 	if c.auth != nil {
-		c.metrics.RegisterGauge("registry_cache_htpasswd_users", "Users of the htpasswd file; 0 if it is missing, malformed or empty.", nil,
+		c.metrics.RegisterGauge("registry_cache_htpasswd_users", "Number of users in the htpasswd file; 0 if the file is missing, malformed or empty.", nil,
 			func() float64 { return float64(c.auth.Stats().Users) })
-		c.metrics.RegisterCounter("registry_cache_htpasswd_failures_total", "Versions of the htpasswd file that were not taken.", nil,
+		c.metrics.RegisterCounter("registry_cache_htpasswd_failures_total", "Number of versions of the htpasswd file that could not be loaded.", nil,
 			func() float64 { return float64(c.auth.Stats().ReloadFailures) })
-		c.metrics.RegisterGauge("registry_cache_credentials_waiting", "Credentials that wait for their check.", nil,
+		c.metrics.RegisterGauge("registry_cache_credentials_waiting", "Number of credentials waiting to be checked.", nil,
 			func() float64 { return float64(c.auth.Stats().Waiting) })
 	}
 }
 
-// upstreamGetter is a manifest.Getter for an upstream.
+// upstreamGetter adapts an upstream to manifest.Getter.
 type upstreamGetter struct{ upstream *upstream.Upstream }
 
 // Get returns the upstream's answer, which may be an error.
@@ -158,7 +158,7 @@ func (a upstreamGetter) Get(ctx context.Context, r route.Request, accept string)
 		return nil, fmt.Errorf("ask %s: %w", a.upstream.Name(), err)
 	}
 	answer := &manifest.Answer{Status: 200, Header: got.Header, Body: got.Body, Stale: !got.Fresh()}
-	if !got.Asked.IsZero() { // else it is by digest, and ageless
+	if !got.Asked.IsZero() { // requests by digest have no age
 		answer.Age = time.Since(got.Asked)
 	}
 	return answer, nil

@@ -20,22 +20,22 @@ import (
 )
 
 const (
-	// logBurst is how many records of one message the error log takes in logPeriod.
+	// logBurst is the maximum number of records with the same message that the log accepts per logPeriod.
 	logBurst  = 20
 	logPeriod = 10 * time.Second
-	// gcPercent is how much garbage there may be, in percent of what is in use, which is a few MiB: collecting each few MiB took a
-	// tenth of the processor time of small requests. The memory limit bounds it where much is in use.
+	// gcPercent is the default of GOGC. Only a few MiB are live; collecting garbage every few MiB took a tenth of the
+	// CPU time of small requests. The memory limit bounds the garbage when much memory is in use.
 	gcPercent = 200
 )
 
-// Main runs the program with a configuration file until SIGTERM or SIGINT, and returns its exit status. If it ends for another
-// reason, it writes that to standard error.
+// Main runs the program with a configuration file until SIGTERM or SIGINT, and returns the exit status. Errors are
+// written to standard error.
 func Main(file string) int {
 	cfg, err := config.Load(file)
 	if err != nil {
 		return fail(err)
 	}
-	// Distribution says by itself what our packages say better, once for each request.
+	// Distribution logs every request; our packages log the same events with more detail.
 	logrus.SetOutput(io.Discard)
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(cfg.Log.Level)); err != nil {
@@ -44,7 +44,7 @@ func Main(file string) int {
 	lines := slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})
 	log, access := slog.New(server.LimitLog(lines, logBurst, logPeriod)), slog.New(slog.NewTextHandler(os.Stderr, nil))
 	if limit, err := server.SetMemoryLimit(os.DirFS("/"), os.Getenv); err != nil {
-		log.Warn("The container's memory limit is not known", "error", err)
+		log.Warn("Cannot read the container's memory limit", "error", err)
 	} else if limit > 0 {
 		log.Info("Memory limit of Go", "bytes", limit)
 	}
@@ -58,14 +58,14 @@ func Main(file string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal kills the process
 	if err := c.Run(ctx); err != nil {
 		return fail(err)
 	}
 	return 0
 }
 
-// fail prints an error and returns the exit status.
+// fail prints err to standard error and returns exit status 1.
 func fail(err error) int {
 	fmt.Fprintln(os.Stderr, err)
 	return 1

@@ -21,24 +21,26 @@ import (
 )
 
 const (
-	// stallShare is how many times the stall limit of one upstream a relay may be silent: each member that it asks has its own.
+	// stallShare is the stall limit of a relay, as a multiple of the stall limit of an upstream: each member that is
+	// asked in turn has its own limit.
 	stallShare = 3
-	// recheckAfter is how long after an answer of the upstream that another replica finds out this one looks, too.
+	// recheckAfter is the minimum time since the upstream's last answer before this replica checks an upstream that
+	// another replica reports as down.
 	recheckAfter = time.Second
-	// hopsPollInterval is how often it is looked whether hops run, when the program ends.
+	// hopsPollInterval is the interval at which a draining replica checks whether hops are still running.
 	hopsPollInterval = 20 * time.Millisecond
 )
 
-// peers are the other replicas and the port for them. A nil *peers is a replica that serves alone.
+// peers holds the other replicas and the server for them. It is nil if this is the only replica.
 type peers struct {
 	*peer.Peers
 	served endpoint
 	ctx    context.Context
 	stop   context.CancelFunc
-	hops   atomic.Int64 // that are served now
+	hops   atomic.Int64 // hops being served
 }
 
-// openPeers listens for the other replicas, if any are configured.
+// openPeers opens the port for the other replicas, if any are configured.
 func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	cfg := c.config.Peers
 	if cfg == nil {
@@ -68,7 +70,7 @@ func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	return made, nil
 }
 
-// endpoint returns the endpoint for the other replicas, the zero value if there are none.
+// endpoint returns the endpoint for the other replicas, or the zero value if there are none.
 func (p *peers) endpoint() endpoint {
 	if p == nil {
 		return endpoint{}
@@ -90,7 +92,8 @@ func (p *peers) run(g *serverGroup) {
 	}
 }
 
-// waitForMembers waits until the other replicas are known: a replica that thinks it is alone would fetch everything.
+// waitForMembers waits for the first lookup of the other replicas. A replica that believes it is alone would fetch
+// everything.
 func (p *peers) waitForMembers(ctx context.Context) {
 	if p != nil {
 		select {
@@ -100,8 +103,8 @@ func (p *peers) waitForMembers(ctx context.Context) {
 	}
 }
 
-// drain makes the others ask only for what this replica has. The port closes when the clients have left and no hop runs, or
-// after a time limit. Until then it stays open, since the others would otherwise consider this replica dead.
+// drain tells the other replicas to ask only for content that this one has stored. The port closes when the clients
+// have left and no hop is running, or after atMost. Closing it earlier would make this replica look dead to the others.
 func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 	if p == nil {
 		return
@@ -130,7 +133,7 @@ func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
 	}()
 }
 
-// serveHop answers a request of another replica, from the store or from the upstream.
+// serveHop answers a request from another replica, from the store or from the upstream.
 func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	hop, _ := peer.FromContext(r.Context())
 	loaded := c.content.Load()
@@ -143,16 +146,16 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 		loaded.checkUpstream(q.Upstream)
 	}
 	switch {
-	case loaded.fills[r.URL.Query().Get("ns")] == nil: // its configuration is older or newer
+	case loaded.fills[r.URL.Query().Get("ns")] == nil: // the other replica has another configuration
 		server.WriteError(w, r, http.StatusMisdirectedRequest, "NAME_UNKNOWN", "this replica does not serve that registry")
 	case refusal != nil:
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
 	case q.Kind == route.Blob && hop.StoreOnly:
 		if !loaded.fills[q.Upstream].ServeStored(w, r, q) {
-			server.WriteError(w, r, http.StatusNotFound, "BLOB_UNKNOWN", "this replica does not have it")
+			server.WriteError(w, r, http.StatusNotFound, "BLOB_UNKNOWN", "this replica has not stored the blob")
 			return
 		}
-		loaded.relays.stores[q.Upstream].SetRelay(q.Digest, true) // the one that asks has it, too
+		loaded.relays.stores[q.Upstream].SetRelay(q.Digest, true) // the requesting replica will have the blob, too
 	case q.Kind == route.Blob:
 		loaded.fills[q.Upstream].ServePeer(w, r, q)
 		loaded.relays.stores[q.Upstream].SetRelay(q.Digest, false)
@@ -161,7 +164,8 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// checkUpstream checks whether an upstream is out, as another replica reports, unless the upstream has answered a moment ago.
+// checkUpstream checks whether an upstream is down, as another replica reports, unless the upstream has answered
+// recently.
 func (c *content) checkUpstream(host string) {
 	for _, u := range c.upstreams {
 		if since := time.Now().Add(-recheckAfter); u.Name() == host {
@@ -170,7 +174,7 @@ func (c *content) checkUpstream(host string) {
 	}
 }
 
-// relays serve clients with content that other replicas own.
+// relays serves clients with content that other replicas own.
 type relays struct {
 	peers  *peer.Peers
 	byHost map[string]*relay.Relay
@@ -185,7 +189,8 @@ func newRelays(p *peers) *relays {
 	return &relays{p.Peers, map[string]*relay.Relay{}, map[string]*fill.Handler{}, map[string]*store.Upstream{}}
 }
 
-// add adds the relay of an upstream. It returns the handler of what this replica owns, and makes manifests go through the relay.
+// add adds the relay of an upstream. It returns the handler for the blobs that this replica owns, and sends manifest
+// requests through the relay.
 func (r *relays) add(host string, health relay.Health, o fill.Options, asks *manifest.Upstream) *fill.Handler {
 	made := relay.New(relay.Options{
 		Peers: r.peers, Health: health, Upstream: host, Share: o.Share, Store: o.Store, Log: o.Log.With("component", "relay", "upstream", host),
@@ -229,30 +234,30 @@ func (c *Cache) registerPeerMetrics(m *content) {
 	counter := func(name, help string, labels prometheus.Labels, value func(peer.Stats) uint64) {
 		c.metrics.RegisterCounter(name, help, labels, func() float64 { return float64(value(c.peers.Stats())) })
 	}
-	const states = "Replicas that this one knows, itself included, by whether they answer."
+	const states = "Number of replicas known to this one, including itself, by state."
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "in"}, func(s peer.Stats) int { return s.Members - s.Suspect - s.Out })
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "suspect"}, func(s peer.Stats) int { return s.Suspect })
 	gauge("registry_cache_peers", states, prometheus.Labels{"state": "out"}, func(s peer.Stats) int { return s.Out })
 	first := c.peers.Stats()
 	for result := range first.Hops {
-		counter("registry_cache_hops_total", "Requests to other replicas, by what became of them.", prometheus.Labels{"result": string(result)},
+		counter("registry_cache_hops_total", "Number of requests to other replicas, by result.", prometheus.Labels{"result": string(result)},
 			func(s peer.Stats) uint64 { return s.Hops[result] })
 	}
 	for reason := range first.Refusals {
-		counter("registry_cache_hops_refused_total", "Requests at the port for other replicas that were refused.", prometheus.Labels{"reason": string(reason)},
+		counter("registry_cache_hops_refused_total", "Number of requests refused at the port for other replicas.", prometheus.Labels{"reason": string(reason)},
 			func(s peer.Stats) uint64 { return s.Refusals[reason] })
 	}
-	counter("registry_cache_hops_received_total", "Requests of other replicas.", nil, func(s peer.Stats) uint64 { return s.Received })
-	counter("registry_cache_hops_cut_total", "Transfers from other replicas that ended early.", nil, func(s peer.Stats) uint64 { return s.Cut })
-	counter("registry_cache_peer_probes_total", "Probes of replicas that were silent.", nil, func(s peer.Stats) uint64 { return s.Probes })
-	counter("registry_cache_peer_lookup_failures_total", "Lookups of the replicas that failed.", nil, func(s peer.Stats) uint64 { return s.LookupFailures })
-	counter("registry_cache_peer_secret_failures_total", "Versions of the replicas' secret that were not taken.", nil,
+	counter("registry_cache_hops_received_total", "Number of requests from other replicas.", nil, func(s peer.Stats) uint64 { return s.Received })
+	counter("registry_cache_hops_cut_total", "Number of transfers from other replicas that ended early.", nil, func(s peer.Stats) uint64 { return s.Cut })
+	counter("registry_cache_peer_probes_total", "Number of probes sent to silent replicas.", nil, func(s peer.Stats) uint64 { return s.Probes })
+	counter("registry_cache_peer_lookup_failures_total", "Number of failed lookups of the replicas.", nil, func(s peer.Stats) uint64 { return s.LookupFailures })
+	counter("registry_cache_peer_secret_failures_total", "Number of versions of the replicas' shared secret that could not be loaded.", nil,
 		func(s peer.Stats) uint64 { return s.SecretFailures })
 	for host, r := range m.relays.byHost {
 		labels, relayed := prometheus.Labels{"upstream": host}, m.relays.fills[host]
-		c.metrics.RegisterCounter("registry_cache_relayed_bytes_total", "Bytes of blobs that came from other replicas.", labels,
+		c.metrics.RegisterCounter("registry_cache_relayed_bytes_total", "Bytes of blobs received from other replicas.", labels,
 			func() float64 { return float64(r.Bytes()) })
-		c.metrics.RegisterGauge("registry_cache_relays", "Transfers of blobs from other replicas that run.", labels,
+		c.metrics.RegisterGauge("registry_cache_relays", "Number of blob transfers in progress from other replicas.", labels,
 			func() float64 { return float64(relayed.Stats().Running) })
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// Kinds and results of metrics that no other package names.
+// Metric label values that no other package defines.
 const (
 	kindTag   = "tag"
 	kindOther = "other"
@@ -23,12 +23,12 @@ const (
 	resultHit       = "hit"
 	resultAbsent    = "absent"
 	resultError     = "error"
-	resultChallenge = "challenge" // no credential: how containerd begins
-	resultDenied    = "denied"    // a wrong one
-	resultThrottled = "throttled" // too many wait for their check
+	resultChallenge = "challenge" // no credential, as in containerd's first request
+	resultDenied    = "denied"    // wrong credential
+	resultThrottled = "throttled" // too many credentials are waiting to be checked
 )
 
-// serve answers a request whose credential is good.
+// serve answers a request with a valid credential.
 func (c *Cache) serve(w http.ResponseWriter, r *http.Request) {
 	loaded := c.content.Load()
 	if loaded == nil {
@@ -58,18 +58,19 @@ func (c *Cache) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answerPing answers the request by which clients find out whether this is a registry and whether their credential is good.
+// answerPing answers a request for /v2/, with which clients check that this is a registry and that their credential is
+// valid.
 func answerPing(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", "2")
 	w.Header().Set("Docker-Distribution-Api-Version", "registry/2.0")
 	w.WriteHeader(http.StatusOK)
 	if r.Method != http.MethodHead {
-		_, _ = io.WriteString(w, "{}") // the client has gone: nobody is left to hear of it
+		_, _ = io.WriteString(w, "{}") // fails only if the client has disconnected
 	}
 }
 
-// kindOf returns the kind of a request for metrics.
+// kindOf returns the metric label for the kind of a request.
 func kindOf(q route.Request) string {
 	switch {
 	case q.Kind == route.Blob:
@@ -82,10 +83,10 @@ func kindOf(q route.Request) string {
 	return kindOther
 }
 
-// record counts a request.
+// record adds a request to the metrics.
 func (c *Cache) record(r *http.Request, o server.Outcome) {
 	d := o.Description
-	if d.Kind == "" { // the server has refused it
+	if d.Kind == "" { // the server refused the request
 		d = c.describeRefused(r, o.Status)
 	}
 	c.metrics.CountRequest(d, o)
@@ -110,7 +111,7 @@ func (c *Cache) describeRefused(r *http.Request, status int) server.Description 
 	return d
 }
 
-// allowAll is a server.Checker that accepts everybody.
+// allowAll is a server.Checker that accepts every credential.
 type allowAll struct{}
 
 // Check accepts every credential.
@@ -121,7 +122,7 @@ func (allowAll) Check(context.Context, string) server.Decision {
 // htpasswdChecker is a server.Checker that accepts the users of an htpasswd file.
 type htpasswdChecker struct{ auth *auth.Checker }
 
-// Check checks a credential. A verdict that is neither good nor to be tried later is bad.
+// Check checks a credential. Every verdict but Good and TryLater counts as bad.
 func (u htpasswdChecker) Check(ctx context.Context, authorization string) server.Decision {
 	var source netip.Addr
 	if address, ok := server.Remote(ctx).(*net.TCPAddr); ok {

@@ -4,14 +4,14 @@ package route
 
 import "strings"
 
-// Limits of the specification.
+// Limits of the distribution specification.
 const (
 	repositoryLimit = 255
 	tagLimit        = 128
 )
 
-// validRepository reports whether a name follows the specification's grammar. It is a scanner since Parse takes
-// four times as long with a regular expression.
+// validRepository reports whether a name matches the specification's grammar. A regular expression would make Parse
+// four times slower.
 func validRepository(name string) bool {
 	if len(name) > repositoryLimit {
 		return false
@@ -55,7 +55,7 @@ func validTag(reference string) bool {
 	}) == len(reference)
 }
 
-// isAlphanumeric reports whether a byte is a lower-case letter or a digit.
+// isAlphanumeric reports whether c is a lower-case letter or a digit.
 func isAlphanumeric(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }
 
 // prefixLen returns the length of the longest prefix whose bytes all match.

@@ -10,17 +10,18 @@ import (
 	"strings"
 )
 
-// rangesLimit is the most ranges that are served one by one: podman asks for up to 1,024 chunks of a layer.
+// rangesLimit is the maximum number of ranges in a request. Podman asks for up to 1,024 chunks of a layer.
 const rangesLimit = 1024
 
 // A Range is a part of some content, in bytes.
 type Range struct{ Start, Length int64 }
 
-// Ranges returns the parts of content of size bytes that a Range header asks for, in its order.
+// Ranges returns the byte ranges that a Range header requests from content of the given size, in the order of the
+// header.
 //
-// None and true mean the whole content with status 200, as RFC 9110 has it for a header that is empty, malformed or of
-// another unit; so it is for more ranges than the limit and for those that are longer together than the content. None and
-// false mean status 416.
+// No ranges and true mean the whole content with status 200, as RFC 9110 requires for a header that is empty, malformed
+// or in another unit. The same holds for more ranges than the limit, and for ranges that together exceed the size. No
+// ranges and false mean status 416.
 func Ranges(header string, size int64) (ranges []Range, satisfiable bool) {
 	unit, set, ok := strings.Cut(header, "=")
 	if !ok || !strings.EqualFold(strings.TrimSpace(unit), "bytes") || size <= 0 || strings.Count(set, ",") >= rangesLimit {
@@ -30,7 +31,7 @@ func Ranges(header string, size int64) (ranges []Range, satisfiable bool) {
 	for spec := range strings.SplitSeq(set, ",") {
 		spec = strings.Trim(spec, " \t")
 		if spec == "" {
-			continue // lists may have empty elements
+			continue // RFC 9110 allows empty list elements
 		}
 		r, ok := parseRange(spec, size)
 		if !ok {
@@ -47,7 +48,8 @@ func Ranges(header string, size int64) (ranges []Range, satisfiable bool) {
 	return ranges, len(ranges) > 0 || valid == 0
 }
 
-// parseRange returns a range limited to size. Its length is 0 if it is outside of the content. ok is false if it is malformed.
+// parseRange parses a range and clips it to size. The length is 0 if the range is outside of the content. ok is false
+// if spec is malformed.
 func parseRange(spec string, size int64) (r Range, ok bool) {
 	first, last, ok := strings.Cut(spec, "-")
 	if !ok {
@@ -74,7 +76,7 @@ func parseRange(spec string, size int64) (r Range, ok bool) {
 	return Range{start, min(end, size-1) - start + 1}, true
 }
 
-// parseDigits parses a number that has only digits. It returns MaxInt64 for larger numbers.
+// parseDigits parses a decimal number without a sign. It returns MaxInt64 for larger numbers.
 func parseDigits(digits string) (int64, bool) {
 	if digits == "" || strings.Trim(digits, "0123456789") != "" {
 		return 0, false
@@ -86,8 +88,8 @@ func parseDigits(digits string) (int64, bool) {
 	return n, true
 }
 
-// CleanRange rewrites the Range header of a request for content of size bytes, so that http.ServeContent answers what
-// Ranges says: by itself it answers 416 to a malformed header, and 206 to an empty suffix.
+// CleanRange rewrites the Range header of a request so that http.ServeContent answers as Ranges specifies. On its own,
+// http.ServeContent answers 416 to a malformed header, and 206 to an empty suffix.
 func CleanRange(h http.Header, size int64) {
 	header := h.Get("Range")
 	if header == "" {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package route turns a client's URL into a request of the OCI distribution specification (1.1) to one upstream.
+// Package route parses a client's URL into a request of the OCI distribution specification (1.1) to one upstream.
 //
-// A parsed request has a canonical path, and requests that mean the same have the same key. Requests that are ambiguous or outside
-// of the specification are refused, so that no later package has to look at a path.
+// A parsed request has a canonical path, and equivalent requests have the same key. Requests that are ambiguous or
+// outside of the specification are refused, so that no other package has to inspect paths.
 package route
 
 import (
@@ -18,16 +18,17 @@ import (
 )
 
 const (
-	// queryLimit is the most bytes that a query may have.
+	// queryLimit is the maximum length of a query, in bytes.
 	queryLimit = 2048
-	// queryRoom is what is left of it for "ns" and what replicas add, once the query is canonical.
+	// queryRoom is the part of queryLimit that is reserved for "ns" and for the parameters that replicas add to a
+	// canonical query.
 	queryRoom = 512
 )
 
-// Kind is what a request asks for.
+// Kind is the kind of object that a request asks for.
 type Kind int
 
-// Kinds of requests. Unknown is the zero value and always comes with a refusal.
+// Kinds of requests. Unknown is the zero value; Parse returns it only with an error.
 const (
 	Unknown   Kind = iota
 	Ping           // /v2/
@@ -47,7 +48,7 @@ func (k Kind) String() string {
 	return names[k]
 }
 
-// A Request is a parsed request. Two requests that are equal (==) ask for the same.
+// A Request is a parsed request. Two requests that are equal (==) ask for the same object.
 type Request struct {
 	Kind       Kind
 	Upstream   string        // host of a configured upstream
@@ -84,7 +85,7 @@ func (r Request) URI() string {
 	return r.Path() + "?" + r.Query
 }
 
-// Reference returns the digest or the tag.
+// Reference returns the tag or, if there is none, the digest.
 func (r Request) Reference() string {
 	if r.Digest != "" {
 		return r.Digest.String()
@@ -92,31 +93,31 @@ func (r Request) Reference() string {
 	return r.Tag
 }
 
-// Key returns a key that identifies the request among those of all upstreams.
-func (r Request) Key() string { return r.Upstream + r.URI() } // a host has no slash, a URI begins with one
+// Key returns a key that is unique among the requests to all upstreams.
+func (r Request) Key() string { return r.Upstream + r.URI() } // unambiguous: a host has no slash, and a URI begins with one
 
-// A StatusError is the error of a request that is not served, as it is sent to the client.
+// A StatusError is an error response to a client.
 type StatusError struct {
-	Status  int    // of HTTP
-	Code    string // of the specification's error body
+	Status  int    // HTTP status
+	Code    string // error code of the specification
 	Message string
 }
 
 // Error returns the code and the message.
 func (e *StatusError) Error() string { return e.Code + ": " + e.Message }
 
-// refuse returns a StatusError without a request.
+// refuse returns a zero Request and a StatusError.
 func refuse(status int, code, message string) (Request, *StatusError) {
 	return Request{}, &StatusError{Status: status, Code: code, Message: message}
 }
 
-// A Table parses requests to a set of upstreams.
+// A Table parses requests for a set of upstreams.
 type Table struct {
 	hosts map[string]bool
 	first string
 }
 
-// New returns a table of upstream hosts. The first one serves requests that name no host.
+// New returns a table of upstream hosts. Requests without "ns" go to the first one.
 func New(first string, others ...string) *Table {
 	t := &Table{hosts: map[string]bool{first: true}, first: first}
 	for _, host := range others {
@@ -125,7 +126,7 @@ func New(first string, others ...string) *Table {
 	return t
 }
 
-// Parse returns the request of a URL, or the error if it is refused.
+// Parse returns the request for a URL, or an error for the client.
 func (t *Table) Parse(u *url.URL) (Request, *StatusError) {
 	values, refusal := parseQuery(u.RawQuery)
 	if refusal != nil {
@@ -153,7 +154,7 @@ func (t *Table) Parse(u *url.URL) (Request, *StatusError) {
 	return r, nil
 }
 
-// parseQuery parses a query. It refuses a query that is malformed in any part, since "ns" might be in that part.
+// parseQuery parses a query. It refuses a query with any malformed part, since that part might be "ns".
 func parseQuery(raw string) (url.Values, *StatusError) {
 	if raw == "" {
 		return nil, nil
@@ -165,8 +166,8 @@ func parseQuery(raw string) (url.Values, *StatusError) {
 	return values, nil
 }
 
-// upstream returns the host that "ns" names, or the first one if there is no "ns". The error for a registry that is not configured
-// is 404, after which containerd tries its next host.
+// upstream returns the host that "ns" names, or the first host if there is no "ns". A registry that is not configured
+// is a 404, after which containerd tries its next host.
 func (t *Table) upstream(values url.Values) (string, *StatusError) {
 	names, given := values["ns"]
 	if !given {
@@ -180,9 +181,9 @@ func (t *Table) upstream(values url.Values) (string, *StatusError) {
 	return "", &StatusError{http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve the registry that ns names"}
 }
 
-// unescapedPath returns the unescaped path. It refuses an escaped slash, which would change the segments.
+// unescapedPath returns the unescaped path. It refuses an escaped slash, which would add a segment.
 func unescapedPath(u *url.URL) (string, *StatusError) {
-	// net/url keeps RawPath only where Path has lost something, such as which slashes were escaped.
+	// net/url sets RawPath only if Path is ambiguous, for example if a slash was escaped.
 	if u.RawPath == "" {
 		return u.Path, nil
 	}
@@ -201,12 +202,12 @@ func unescapedPath(u *url.URL) (string, *StatusError) {
 
 // unknownEndpoint returns the error for an unknown endpoint.
 func unknownEndpoint() *StatusError {
-	// Not NAME_UNKNOWN: clients that ask for referrers would not fall back to the tag.
+	// With NAME_UNKNOWN, clients that ask for referrers would not fall back to the tag.
 	return &StatusError{http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"}
 }
 
-// parse returns the request of a path. It takes the endpoint from the last two segments, since a repository may have components
-// such as "blobs".
+// parse returns the request for a path. It finds the endpoint in the last two segments, since a repository may have
+// components such as "blobs".
 func parse(path string) (Request, *StatusError) {
 	if path == "/v2" || path == "/v2/" {
 		return Request{Kind: Ping}, nil
@@ -244,20 +245,20 @@ func parse(path string) (Request, *StatusError) {
 		return r, nil
 	case r.Kind == Manifest && !strings.Contains(reference, ":"):
 		if !validTag(reference) {
-			// 404, as the specification's conformance suite expects: no registry has such a tag.
-			return refuse(http.StatusNotFound, "MANIFEST_UNKNOWN", "the reference is no tag: at most 128 letters, digits, _, . and -")
+			// The conformance suite of the specification expects 404 for an invalid tag.
+			return refuse(http.StatusNotFound, "MANIFEST_UNKNOWN", "the reference is not a valid tag: at most 128 letters, digits, _, . and -")
 		}
 		r.Tag = reference
 		return r, nil
 	}
 	r.Digest = digest.Digest(reference)
 	if !digests.Valid(r.Digest) {
-		return refuse(http.StatusBadRequest, "DIGEST_INVALID", "the digest is no sha256, sha384 or sha512 in lower-case hex")
+		return refuse(http.StatusBadRequest, "DIGEST_INVALID", "the digest is not a valid sha256, sha384 or sha512 digest in lower-case hex")
 	}
 	return r, nil
 }
 
-// cutLast cuts a path around its last slash.
+// cutLast splits a path at its last slash.
 func cutLast(path string) (before, after string, found bool) {
 	i := strings.LastIndexByte(path, '/')
 	if i < 0 {
@@ -266,7 +267,8 @@ func cutLast(path string) (before, after string, found bool) {
 	return path[:i], path[i+1:], true
 }
 
-// canonicalQuery returns the query for an upstream. It keeps unknown keys, since an upstream's Link header may use them for pages.
+// canonicalQuery returns the canonical query for an upstream. It keeps unknown keys, since an upstream's Link header
+// may use them for pagination.
 func canonicalQuery(values url.Values) (string, *StatusError) {
 	if len(values) == 0 {
 		return "", nil
@@ -274,7 +276,7 @@ func canonicalQuery(values url.Values) (string, *StatusError) {
 	if n, given := values["n"]; given {
 		count, err := strconv.ParseUint(n[0], 10, 31)
 		if err != nil || len(n) > 1 {
-			return "", &StatusError{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be one whole number of at least 0"}
+			return "", &StatusError{http.StatusBadRequest, "PAGINATION_NUMBER_INVALID", "n must be a single non-negative integer"}
 		}
 		values.Set("n", strconv.FormatUint(count, 10))
 	}
