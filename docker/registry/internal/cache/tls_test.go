@@ -155,7 +155,7 @@ func TestTLS(t *testing.T) {
 	if n := event("certificate_reloaded"); n != 1 {
 		t.Errorf("%v reloads are counted", n)
 	}
-	if !logged(r, "level=ERROR", "The TLS certificate cannot be reloaded", folder.path+"/tls.crt") || !logged(r, "level=INFO", "The TLS certificate was reloaded") {
+	if !logged(r, "level=ERROR", folder.path+"/tls.crt") || !logged(r, "level=INFO", "certificate="+folder.path+"/tls.crt") {
 		t.Errorf("log: %s", r.log)
 	}
 

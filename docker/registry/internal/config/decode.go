@@ -14,18 +14,19 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// decoder fills structs from YAML nodes. Unlike yaml's own it goes on after a problem, and names keys by their whole path.
+// decoder fills structs from YAML nodes. Unlike the decoder of package yaml, it continues after a problem, and its
+// errors contain the full path of a key.
 type decoder struct {
 	errs Errors
-	seen map[string]int // the line of every key that was given
+	seen map[string]int // the line of every key in the file
 }
 
-// A nodeDecoder takes more than one form in YAML, so it decodes itself.
+// A nodeDecoder has more than one form in YAML, and decodes itself.
 type nodeDecoder interface {
 	decode(d *decoder, key string, node *yaml.Node)
 }
 
-// A defaulter sets the defaults of a struct that is an element of a list, or optional.
+// A defaulter is an optional struct, or an element of a list, that has defaults.
 type defaulter interface{ setDefaults() }
 
 // add adds an error about a node.
@@ -33,7 +34,7 @@ func (d *decoder) add(node *yaml.Node, key, what, got, fix string) {
 	d.errs = append(d.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: node.Line})
 }
 
-// value decodes a node into a settable value. Messages show the example.
+// value decodes a node into a settable value. Errors contain the example.
 func (d *decoder) value(key, example string, node *yaml.Node, v reflect.Value) {
 	d.seen[key] = node.Line
 	switch {
@@ -94,11 +95,11 @@ func (d *decoder) value(key, example string, node *yaml.Node, v reflect.Value) {
 	case reflect.Struct:
 		d.mapping(key, example, node, v)
 	default:
-		panic("config: no decoder for " + v.Type().String()) // a fault of this package, found by its tests
+		panic("config: no decoder for " + v.Type().String()) // a bug in this package
 	}
 }
 
-// scalar decodes a node that must be a scalar of one of the tags.
+// scalar decodes a node that must be a scalar with one of the tags.
 func (d *decoder) scalar(
 	key, example, kind string, node *yaml.Node, tags []string, set func([]byte) error,
 ) {
@@ -125,7 +126,7 @@ func (d *decoder) list(key, example string, node *yaml.Node, v reflect.Value) {
 	v.Set(list)
 }
 
-// mapping decodes a node that must be a mapping whose keys are those of a struct.
+// mapping decodes a node that must be a mapping with the keys of a struct.
 func (d *decoder) mapping(key, example string, node *yaml.Node, v reflect.Value) {
 	if node.Kind != yaml.MappingNode {
 		d.add(node, key, "must be a mapping of keys to values", describe(node), "write, for example, "+example)
@@ -161,7 +162,7 @@ func setDefaults(v reflect.Value) {
 	}
 }
 
-// joinKey returns the path of a key below another one.
+// joinKey returns the path of a key below another key.
 func joinKey(key, name string) string {
 	if len(name) > maxGot {
 		name = name[:maxGot] + "…"
@@ -175,7 +176,7 @@ func joinKey(key, name string) string {
 	return key + "." + name
 }
 
-// describe returns a description of a node of the wrong kind for a message.
+// describe returns a description of a node of the wrong kind, for an error.
 func describe(node *yaml.Node) string {
 	switch node.Kind {
 	case yaml.ScalarNode:
@@ -188,7 +189,7 @@ func describe(node *yaml.Node) string {
 	return "an alias"
 }
 
-// suggestFix returns the fix for an unknown key: the key that was probably meant, or all known keys.
+// suggestFix returns the fix for an unknown key: the most similar known key, or all known keys.
 func suggestFix(name string, names []string) string {
 	slices.Sort(names)
 	for _, known := range names {
@@ -199,7 +200,7 @@ func suggestFix(name string, names []string) string {
 	return "use one of " + strings.Join(names, ", ")
 }
 
-// editDistance returns how many bytes must be inserted, removed or replaced to turn a into b.
+// editDistance returns the Levenshtein distance of a and b, in bytes.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

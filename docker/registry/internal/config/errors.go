@@ -8,19 +8,19 @@ import (
 	"strings"
 )
 
-// maxGot is the most bytes of a wrong value that an error repeats.
+// maxGot is the maximum length of a wrong value in an error, in bytes.
 const maxGot = 80
 
-// An Error is one problem of the configuration.
+// An Error is one problem in the configuration.
 type Error struct {
 	Key  string // dotted path, such as upstreams[0].host; empty for the whole file
 	What string // what is wrong, such as "must be at least 64Mi"
-	Got  string // what was given; empty if nothing was
-	Fix  string // what to write, with an example
-	Line int    // where it is in the file; 0 if unknown
+	Got  string // the value in the file; empty if there is none
+	Fix  string // how to fix it, with an example
+	Line int    // line in the file; 0 if unknown
 }
 
-// Error returns one sentence that names the key, what was given and the fix.
+// Error returns one sentence with the key, the value and the fix.
 func (p Error) Error() string {
 	key := p.Key
 	if key == "" {
@@ -40,7 +40,7 @@ func (p Error) Error() string {
 	return sentence + "; " + p.Fix
 }
 
-// quote returns a value for a message: in quotes, on one line, and shortened if it is long.
+// quote returns a value for an error: in quotes, on one line, and truncated to maxGot.
 func quote(value string) string {
 	if len(value) > maxGot {
 		value = value[:maxGot] + "…"
@@ -48,10 +48,10 @@ func quote(value string) string {
 	return strconv.Quote(value)
 }
 
-// Errors are all problems that were found.
+// Errors lists all problems in a configuration.
 type Errors []Error
 
-// Error returns a line for each problem.
+// Error returns one line per problem.
 func (p Errors) Error() string {
 	lines := make([]string, len(p))
 	for i, problem := range p {
@@ -68,7 +68,7 @@ func (p Errors) err() error {
 	return p
 }
 
-// covers reports whether one of the problems is about key, a part of it, or what it is part of.
+// covers reports whether one of the problems is about key, a key below it, or a key above it.
 func (p Errors) covers(key string) bool {
 	for _, problem := range p {
 		if isWithin(key, problem.Key) || isWithin(problem.Key, key) {
@@ -78,7 +78,7 @@ func (p Errors) covers(key string) bool {
 	return false
 }
 
-// isWithin reports whether key is the same as whole or a part of it.
+// isWithin reports whether key equals whole or is below it.
 func isWithin(key, whole string) bool {
 	rest, ok := strings.CutPrefix(key, whole)
 	return ok && (rest == "" || whole == "" || rest[0] == '.' || rest[0] == '[')

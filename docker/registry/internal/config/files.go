@@ -12,8 +12,8 @@ import (
 	"path/filepath"
 )
 
-// CheckFiles checks the files that the configuration names: certificate and key, htpasswd, the peers' secret, the store's
-// directory and credential helpers. It changes none of them. The error is of type Errors.
+// CheckFiles checks the files named in the configuration: certificate and key, htpasswd, the peers' secret, the store's
+// directory and the credential helpers. It does not modify them. The error is of type Errors.
 func (c *Config) CheckFiles() error {
 	var problems Errors
 	add := func(key, what, got, fix string) {
@@ -21,25 +21,25 @@ func (c *Config) CheckFiles() error {
 	}
 	if t := c.TLS; t != nil {
 		if _, err := tls.LoadX509KeyPair(t.Certificate, t.Key); err != nil {
-			add("tls", "is no certificate with its key: "+err.Error(), t.Certificate+" and "+t.Key,
+			add("tls", "is not a certificate with its key: "+err.Error(), t.Certificate+" and "+t.Key,
 				"name two PEM files that belong together, for example tls.crt and tls.key of one Secret")
 		}
 	}
 	if path := c.Auth.Htpasswd; path != "" {
 		if err := checkReadable(path); err != nil {
 			add("auth.htpasswd", "cannot be read: "+err.Error(), path,
-				"name a readable file, for example one made by \"htpasswd -cB htpasswd USER\"")
+				"name a readable file, for example one created by \"htpasswd -cB htpasswd USER\"")
 		}
 	}
 	if p := c.Peers; p != nil {
 		if err := checkReadable(p.Secret); err != nil {
 			add("peers.secret", "cannot be read: "+err.Error(), p.Secret,
-				"name a readable file that all replicas share, for example one made by \"openssl rand -hex 32\"")
+				"name a readable file with the same content for all replicas, for example one created by \"openssl rand -hex 32\"")
 		}
 	}
 	if err := checkWritable(c.Store.Path); err != nil {
 		add("store.path", "cannot be written: "+err.Error(), c.Store.Path,
-			"name a directory that the program's user may write, for example /var/lib/registry-cache")
+			"name a directory that the program's user can write, for example /var/lib/registry-cache")
 	}
 	for i, u := range c.Upstreams {
 		if u.Credential == nil {
@@ -53,9 +53,9 @@ func (c *Config) CheckFiles() error {
 	return problems.err()
 }
 
-// checkReadable returns an error if a file's content cannot be read.
+// checkReadable returns an error if a file is not a regular file or cannot be read.
 func checkReadable(path string) error {
-	// Before it is opened, since opening a pipe waits for its writer.
+	// Check this before opening the file, since opening a pipe blocks until it has a writer.
 	info, err := os.Stat(path)
 	if err != nil {
 		return err
@@ -70,8 +70,8 @@ func checkReadable(path string) error {
 	return file.Close()
 }
 
-// checkWritable returns an error if no file can be created in a directory, or if a missing directory cannot be created. It
-// leaves everything as it was, since the program may still stop because of another error.
+// checkWritable returns an error if no file can be created in a directory, or if a missing directory cannot be created.
+// It leaves no files or directories behind, since the program may still stop because of another error.
 func checkWritable(path string) error {
 	_, err := os.Stat(path)
 	for errors.Is(err, fs.ErrNotExist) && path != filepath.Dir(path) {

@@ -12,28 +12,30 @@ import (
 	"strings"
 )
 
-// Peers are the replicas that serve together. Either Service or Members says who they are.
+// Peers are the other replicas of the cache. They are found by Service, or listed as Members.
 type Peers struct {
 	// Listen is the address for the other replicas.
 	Listen string `yaml:"listen" example:"listen: \":5005\""`
-	// Service is the DNS name of a headless Service that has a port named "peers": its SRV records are the members.
+	// Service is the DNS name of a headless Service with a port named "peers". Its SRV records are the members.
 	Service string `yaml:"service,omitempty" example:"service: registry-cache-replicas"`
-	// Members are the other replicas where no DNS has them. One may be this replica.
+	// Members lists the replicas if there is no such Service. The list may include this replica.
 	Members []Member `yaml:"members,omitempty" example:"members: [{name: registry-cache-1, address: \"10.0.0.2:5005\"}]"`
-	// Name is this replica's, which is the first label of its name in the SRV records; the host's name if it is missing.
+	// Name is the name of this replica, which is the first label of its name in the SRV records (default: the host
+	// name).
 	Name string `yaml:"name" example:"name: registry-cache-0"`
-	// Secret is the file with what the replicas share, and while that is renewed with the other secret in a second line; required.
+	// Secret is the file with the secret that the replicas share; required. While the secret is rotated, the file has
+	// the other secret in a second line.
 	Secret string `yaml:"secret" example:"secret: /etc/registry-cache/peers/secret"`
 }
 
-// A Member is another replica.
+// A Member is one replica.
 type Member struct {
 	Name    string `yaml:"name" example:"name: registry-cache-1"`
 	Address string `yaml:"address" example:"address: \"10.0.0.2:5005\""`
 }
 
-// setDefaults names this replica by its host, as a StatefulSet names its pods. A host that has no usable name is a problem of
-// peers.name.
+// setDefaults sets the name to the host name, which is the pod's name in a StatefulSet. A host name that cannot be used
+// is reported as a problem of peers.name.
 func (p *Peers) setDefaults() {
 	p.Listen = ":5005"
 	name, _ := os.Hostname()
@@ -49,9 +51,9 @@ func (p *Peers) endpoint() *Endpoint {
 }
 
 var (
-	// memberNamePattern is a label of a DNS name.
+	// memberNamePattern matches a label of a DNS name.
 	memberNamePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}$`)
-	// dnsNamePattern is a name that can be looked up, in lower case.
+	// dnsNamePattern matches a DNS name in lower case.
 	dnsNamePattern = regexp.MustCompile(`^[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*\.?$`)
 )
 
@@ -68,7 +70,7 @@ func (v *validator) peers(p *Peers) {
 	case p.Service == "" && len(p.Members) == 0:
 		v.add("peers.service", "is required, unless members are listed", "", service)
 	case p.Service != "" && len(p.Members) > 0:
-		v.add("peers.members", "must not be set beside service", "", "keep one of the two")
+		v.add("peers.members", "must not be set together with service", "", "keep one of the two")
 	case p.Service != "" && (len(p.Service) > 253 || !dnsNamePattern.MatchString(p.Service)):
 		v.add("peers.service", "must be a DNS name in lower case, without a port", p.Service, service)
 	}
@@ -76,8 +78,8 @@ func (v *validator) peers(p *Peers) {
 		key := fmt.Sprintf("peers.members[%d]", i)
 		v.memberName(key+".name", m.Name, "name: registry-cache-1")
 		if j := slices.IndexFunc(p.Members[:i], func(o Member) bool { return o.Name == m.Name }); j >= 0 && m.Name != "" {
-			v.add(key+".name", fmt.Sprintf("is that of peers.members[%d] too", j), m.Name,
-				"remove one of the two, or correct it, for example to name: registry-cache-2")
+			v.add(key+".name", fmt.Sprintf("is already the name of peers.members[%d]", j), m.Name,
+				"remove one of the two, or change the name, for example to name: registry-cache-2")
 		}
 		host, port, err := net.SplitHostPort(m.Address)
 		if n, bad := strconv.ParseUint(port, 10, 16); err != nil || host == "" || bad != nil || n == 0 {
@@ -91,6 +93,6 @@ func (v *validator) memberName(key, name, example string) {
 	case name == "":
 		v.add(key, "is required", "", "write, for example, "+example)
 	case !memberNamePattern.MatchString(name):
-		v.add(key, "must be 1 to 63 lower-case letters, digits, - and _", name, "write, for example, "+example)
+		v.add(key, "must be 1 to 63 lower-case letters, digits, - or _", name, "write, for example, "+example)
 	}
 }

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// Bounds outside of which a value is a mistake.
+// Values outside of these bounds are treated as mistakes.
 const (
 	minStoreLimit  = 64 * Mi
 	minHeaderBytes = 4 * Ki
@@ -23,11 +23,12 @@ const (
 	maxDuration    = 24 * time.Hour
 )
 
-// hostnamePattern is what an image reference has before its first slash: lower case, with a dot, a port or "localhost".
+// hostnamePattern matches the registry in an image reference, before the first slash: lower case, with a dot, a port or
+// "localhost".
 var hostnamePattern = regexp.MustCompile(
 	`^(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*|\[[0-9a-f:]+\])(?::[0-9]{1,5})?$`)
 
-// validator collects what is wrong with the values of keys.
+// validator collects the problems with the values of keys.
 type validator struct {
 	errs Errors
 	seen map[string]int
@@ -37,7 +38,7 @@ func (v *validator) add(key, what, got, fix string) {
 	v.errs = append(v.errs, Error{Key: key, What: what, Got: got, Fix: fix, Line: v.seen[key]})
 }
 
-// validate returns the errors of values, by themselves and in combination. seen maps keys to their lines.
+// validate returns the problems with single values and with combinations of values. seen maps keys to their lines.
 func (c *Config) validate(seen map[string]int) Errors {
 	v := &validator{seen: seen}
 	v.addresses(c)
@@ -50,7 +51,7 @@ func (c *Config) validate(seen map[string]int) Errors {
 	return v.errs
 }
 
-// addresses checks where the program listens, and that no two listeners want the same port.
+// addresses checks the addresses on which the program listens, and that they do not conflict.
 func (v *validator) addresses(c *Config) {
 	var taken []listener
 	for _, l := range []struct {
@@ -68,7 +69,7 @@ func (v *validator) addresses(c *Config) {
 		}
 		address, what := parseListener(l.address.Listen)
 		if what == "" && l.loopback && !address.ip.IsLoopback() {
-			what = "must be a loopback address, since the profiler asks for no credential"
+			what = "must be a loopback address, since the profiler does not require a credential"
 		}
 		if what != "" {
 			v.add(l.key, what, l.address.Listen, "write, for example, "+l.example)
@@ -77,31 +78,31 @@ func (v *validator) addresses(c *Config) {
 		address.key = l.key
 		for _, other := range taken {
 			if address.clashes(other) {
-				v.add(l.key, "takes the port of "+other.key, l.address.Listen, "choose another port, for example "+l.example)
+				v.add(l.key, "uses the same port as "+other.key, l.address.Listen, "choose another port, for example "+l.example)
 			}
 		}
 		taken = append(taken, address)
 	}
 }
 
-// A listener is an address on which the program listens; the zero ip is every address.
+// A listener is an address on which the program listens. The zero ip means all addresses.
 type listener struct {
 	key  string
 	ip   netip.Addr
 	port int
 }
 
-// clashes reports whether two listeners need the same port of the same address.
+// clashes reports whether two listeners use the same port of the same address.
 func (l listener) clashes(other listener) bool {
 	everywhere := func(ip netip.Addr) bool { return !ip.IsValid() || ip.IsUnspecified() }
 	return l.port != 0 && l.port == other.port && (l.ip == other.ip || everywhere(l.ip) || everywhere(other.ip))
 }
 
-// parseListener returns the listener of an address, or what is wrong with it.
+// parseListener returns the listener for an address, or a description of the problem with it.
 func parseListener(address string) (l listener, what string) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
-		return l, "must be an IP address and a port, or a colon and a port"
+		return l, "must be an IP address with a port, or a colon and a port"
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil {
@@ -111,9 +112,9 @@ func parseListener(address string) (l listener, what string) {
 	if host == "" {
 		return l, ""
 	}
-	// A name may resolve to another address tomorrow.
+	// Host names are refused, since they may resolve to another address later.
 	if l.ip, err = netip.ParseAddr(host); err != nil {
-		return l, "must have an IP address before the port, or nothing"
+		return l, "must have an IP address or nothing before the port"
 	}
 	return l, ""
 }
@@ -146,7 +147,7 @@ func (v *validator) store(s Store) {
 	}
 }
 
-// path checks a required absolute path.
+// path checks that a required key is an absolute path.
 func (v *validator) path(key, path, example string) {
 	switch {
 	case path == "":
@@ -165,8 +166,8 @@ func (v *validator) upstreams(list []Upstream) {
 		key := fmt.Sprintf("upstreams[%d]", i)
 		v.host(key+".host", u.Host)
 		if j := slices.IndexFunc(list[:i], func(o Upstream) bool { return o.Host == u.Host }); j >= 0 && u.Host != "" {
-			v.add(key+".host", fmt.Sprintf("is that of upstreams[%d] too", j), u.Host,
-				"remove one of the two, or correct it, for example to host: europe-docker.pkg.dev")
+			v.add(key+".host", fmt.Sprintf("is already the host of upstreams[%d]", j), u.Host,
+				"remove one of the two, or change the host, for example to host: europe-docker.pkg.dev")
 		}
 		if u.URL != "" {
 			v.url(key+".url", u.URL)
@@ -183,7 +184,7 @@ func (v *validator) host(key, host string) {
 	case host == "":
 		v.add(key, "is required", "", fix)
 	case len(host) > 255 || !hostnamePattern.MatchString(host):
-		v.add(key, "must be a registry's host name in lower case, with a port if it has one", host, fix)
+		v.add(key, "must be a registry's host name in lower case, with an optional port", host, fix)
 	}
 }
 
@@ -194,13 +195,13 @@ func (v *validator) url(key, value string) {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		v.add(key, "must be a URL that begins with https:// or http://", redactUser(value), fix)
 	case u.User != nil:
-		v.add(key, "must not hold a credential", u.Redacted(), "use credential: {helper: docker-credential-gcr} in its place")
+		v.add(key, "must not contain a credential", u.Redacted(), "use, for example, credential: {helper: docker-credential-gcr} instead")
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		v.add(key, "must be the root of a registry, without path and query", value, fix)
+		v.add(key, "must be the root of a registry, without a path or query", value, fix)
 	}
 }
 
-// redactUser returns a malformed URL without the part that may hold a password.
+// redactUser returns a malformed URL without the part that may contain a password.
 func redactUser(value string) string {
 	if i := strings.LastIndexByte(value, '@'); i >= 0 {
 		return "…" + value[i:]
@@ -213,7 +214,7 @@ func (v *validator) credential(key string, c Credential) {
 	case c.Helper == "":
 		v.add(key+".helper", "is required", "", "write, for example, helper: docker-credential-gcr")
 	case strings.ContainsRune(c.Helper, '/') && !filepath.IsAbs(c.Helper) || strings.ContainsFunc(c.Helper, isSpaceOrNUL):
-		v.add(key+".helper", "must be a command's name or absolute path, without arguments", c.Helper,
+		v.add(key+".helper", "must be the name or absolute path of a program, without arguments", c.Helper,
 			"write, for example, helper: docker-credential-gcr")
 	}
 	v.duration(key+".lifetime", c.Lifetime, time.Second, "lifetime: 9m")

@@ -36,10 +36,10 @@ func (s Size) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// MarshalText returns the size as UnmarshalText takes it.
+// MarshalText returns the size in the form that UnmarshalText accepts.
 func (s Size) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText sets the size from its written form.
+// UnmarshalText parses a size, such as 20Gi.
 func (s *Size) UnmarshalText(text []byte) error {
 	number, unit := string(text), Size(1)
 	for _, u := range units {
@@ -48,16 +48,16 @@ func (s *Size) UnmarshalText(text []byte) error {
 			break
 		}
 	}
-	// ParseInt takes signs, which no size has.
+	// ParseInt would accept a sign.
 	n, err := strconv.ParseUint(number, 10, 63)
 	if err != nil || n > uint64(math.MaxInt64/unit) {
-		return errors.New("must be a size: a whole number of bytes, or one with Ki, Mi, Gi or Ti")
+		return errors.New("must be a size: a whole number of bytes, or a whole number with Ki, Mi, Gi or Ti")
 	}
 	*s = Size(n) * unit
 	return nil
 }
 
-// Access is how many requests the access log shows: 0 none, 1 all, n one of n.
+// Access selects the requests in the access log: 0 means none, 1 all, and n one of n.
 type Access int
 
 // String returns off, all or 1/n.
@@ -71,10 +71,10 @@ func (a Access) String() string {
 	return fmt.Sprintf("1/%d", int(a))
 }
 
-// MarshalText returns the value as UnmarshalText takes it.
+// MarshalText returns the value in the form that UnmarshalText accepts.
 func (a Access) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
-// UnmarshalText sets the value from off, all or 1/n.
+// UnmarshalText parses off, all or 1/n.
 func (a *Access) UnmarshalText(text []byte) error {
 	switch string(text) {
 	case "off":
@@ -87,7 +87,7 @@ func (a *Access) UnmarshalText(text []byte) error {
 	number, ok := strings.CutPrefix(string(text), "1/")
 	n, err := strconv.ParseUint(number, 10, 31)
 	if !ok || err != nil || n == 0 {
-		return errors.New("must be off, all or 1/n, one request of n")
+		return errors.New("must be off, all or 1/n (log one of n requests)")
 	}
 	*a = Access(n)
 	return nil

@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package digests validates digests without a regular expression. Every request has a digest to validate, and the library's
-// regular expression took a twentieth of its processor time.
+// Package digests validates digests without a regular expression. Nearly every request has a digest, and the regular
+// expression of package go-digest took 5 % of the CPU time of a request.
 package digests
 
 import (
-	_ "crypto/sha256" // for the library
+	_ "crypto/sha256" // registers the algorithm
 	_ "crypto/sha512"
 	"strings"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// Valid reports whether a digest is a known algorithm with its number of lower-case hex digits. It agrees with the library's
-// Validate.
+// Valid reports whether d has a known algorithm and the right number of lower-case hex digits. The result is that of
+// digest.Digest.Validate.
 func Valid(d digest.Digest) bool {
 	algorithm, hex, _ := strings.Cut(string(d), ":")
 	size := 0

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package metrics exports the program's metrics to Prometheus. No label has a repository, a tag or a credential.
+// Package metrics exports the program's metrics to Prometheus. No label contains a repository, tag or credential.
 package metrics
 
 import (
@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// Metrics are the metrics of the process. They have a separate registry, since distribution uses the default one.
+// Metrics holds the metrics of the process. It has a separate registry, since distribution uses the default one.
 type Metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -25,7 +25,7 @@ type Metrics struct {
 	series   sync.Map // *series by server.Description
 }
 
-// series are the metrics of requests with one description.
+// series holds the metrics of requests with the same description.
 type series struct {
 	requests prometheus.Counter
 	sent     prometheus.Counter
@@ -39,25 +39,25 @@ func New() *Metrics {
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_requests_total",
-			Help: "Requests of clients, by what was asked for and what came of it.",
+			Help: "Number of client requests, by upstream, kind and result.",
 		}, labels),
 		sent: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_sent_bytes_total",
-			Help: "Bytes of bodies sent to clients.",
+			Help: "Bytes of response bodies sent to clients.",
 		}, labels),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "registry_cache_first_byte_seconds",
-			Help:    "Time until the answer to a client began, in seconds.",
+			Help:    "Time until the first byte of the response to a client, in seconds.",
 			Buckets: []float64{0.005, 0.025, 0.1, 0.5, 1, 2.5, 10, 30},
 		}, labels),
 		events: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "registry_cache_events_total",
-			Help: "Events of the client port: connections dropped or refused, TLS on the plain port, failures of a handler or a certificate.",
+			Help: "Number of events at the client port: dropped or refused connections, TLS on the plain port, handler failures, certificate failures.",
 		}, []string{"event"}),
 	}
 	m.registry.MustRegister(m.requests, m.sent, m.latency, m.events,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	// An increase is seen only from a value that was there before.
+	// Export zeros: increase() and rate() miss the first event of a series that did not exist before.
 	for _, event := range []server.Event{
 		server.ConnectionDropped, server.ConnectionRefused, server.TLSHello, server.HandlerPanicked, server.HandlerSilent,
 		server.CertificateReloaded, server.CertificateFailed,
@@ -67,13 +67,13 @@ func New() *Metrics {
 	return m
 }
 
-// Registerer returns the registerer for the collectors of other packages.
+// Registerer returns the registerer for collectors of other packages.
 func (m *Metrics) Registerer() prometheus.Registerer { return m.registry }
 
 // CountEvent counts an event of a server.
 func (m *Metrics) CountEvent(event server.Event) { m.events.WithLabelValues(string(event)).Inc() }
 
-// CountRequest counts a request. Descriptions must have few different values.
+// CountRequest counts a request. There must be few different descriptions, since each is a series.
 func (m *Metrics) CountRequest(d server.Description, o server.Outcome) {
 	found, ok := m.series.Load(d)
 	if !ok {
@@ -107,5 +107,5 @@ func (m *Metrics) Handler(log *slog.Logger) http.Handler {
 
 type errorLog struct{ log *slog.Logger }
 
-// Println logs an error of promhttp.
-func (l errorLog) Println(v ...any) { l.log.Error("Metrics cannot be shown", "error", v) }
+// Println logs an error from promhttp.
+func (l errorLog) Println(v ...any) { l.log.Error("Cannot write metrics", "error", v) }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package schema1 verifies digests of Docker manifests of schema 1, whose digest covers only their signed part.
+// Package schema1 verifies digests of manifests, including Docker schema 1, where the digest covers only the signed
+// part.
 package schema1
 
 import (
@@ -13,20 +14,20 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// Media types of manifests of schema 1.
+// Media types of schema 1 manifests.
 const (
 	Plain  = "application/vnd.docker.distribution.manifest.v1+json"
 	Signed = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 )
 
-// IsMediaType reports whether a media type, with any parameters, is one of schema 1.
+// IsMediaType reports whether a media type, with or without parameters, is that of a schema 1 manifest.
 func IsMediaType(mediaType string) bool {
 	kind, _, _ := strings.Cut(mediaType, ";")
 	kind = strings.TrimSpace(kind)
 	return kind == Plain || kind == Signed
 }
 
-// HasDigest reports whether a manifest of any media type has the digest.
+// HasDigest reports whether a manifest of any media type matches the digest.
 func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	if d.Algorithm().FromBytes(content) == d {
 		return true
@@ -38,7 +39,8 @@ func HasDigest(d digest.Digest, mediaType string, content []byte) bool {
 	return err == nil && d.Algorithm().FromBytes(payload) == d
 }
 
-// signedPart returns the signed part of a manifest of schema 1: its beginning, and an end that is in the signature.
+// signedPart returns the signed part of a schema 1 manifest: the beginning of its content, followed by the end that is
+// in the signature.
 func signedPart(content []byte) ([]byte, error) {
 	var manifest struct {
 		Signatures []struct {
@@ -67,7 +69,7 @@ func signedPart(content []byte) ([]byte, error) {
 		return nil, err
 	}
 	if format.Length < 0 || format.Length > len(content) {
-		return nil, fmt.Errorf("a signed length of %d in %d bytes", format.Length, len(content))
+		return nil, fmt.Errorf("a signed length of %d in a manifest of %d bytes", format.Length, len(content))
 	}
 	return append(content[:format.Length:format.Length], tail...), nil
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// accessLog writes one of every n requests, without credentials and without what a query holds but for the registry's name.
+// accessLog logs one of every n requests. It logs no credentials, and of the query only the registry's name.
 type accessLog struct {
 	log   *slog.Logger
 	every uint64
@@ -24,7 +24,7 @@ func newAccessLog(log *slog.Logger, every int) *accessLog {
 	return &accessLog{log: log, every: uint64(every)}
 }
 
-// write logs a request that was answered. cut reports that its body is incomplete.
+// write logs a finished request. cut reports that the response body is incomplete.
 func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	if a == nil || (a.seen.Add(1)-1)%a.every != 0 {
 		return
@@ -43,7 +43,7 @@ func (a *accessLog) write(w *response, r *http.Request, cut bool) {
 	)
 }
 
-// truncate shortens a text of a client, which may be as long as a header.
+// truncate shortens text from a client, which may be as long as a header.
 func truncate(text string) string {
 	const limit = 512
 	if len(text) > limit {

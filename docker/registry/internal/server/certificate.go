@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// recheckAfter is how long a certificate is used before its files are looked at again.
+// recheckAfter is how long a certificate is used before its files are read again.
 const recheckAfter = time.Second
 
-// A Certificate is a pair of PEM files that are read again when they change. While what they hold is broken, such as a new
-// certificate before its new key, the last good pair is used.
+// A Certificate is a pair of PEM files that are reloaded when they change. While the pair is invalid, for example
+// because the key has not been replaced yet, the last valid pair is used.
 type Certificate struct {
 	certificate, key string // paths
 	log              *slog.Logger
@@ -25,14 +25,14 @@ type Certificate struct {
 	now              func() time.Time
 
 	current atomic.Pointer[tls.Certificate]
-	checked atomic.Int64 // when, in Unix nanoseconds
+	checked atomic.Int64 // time of the last check, in Unix nanoseconds
 
 	mu  sync.Mutex // held while the files are read
-	pem [2][]byte  // what they held when they were good last
+	pem [2][]byte  // content of the last valid pair
 }
 
-// LoadCertificate returns the certificate in two files, or an error if they do not hold one. observe, if not nil, is called for
-// each reload and each failure.
+// LoadCertificate returns the certificate in two files, or an error if they are not a valid pair. observe, if not nil,
+// is called for each reload and each failure.
 func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Event)) (*Certificate, error) {
 	c := &Certificate{certificate: certificate, key: key, log: log, observe: observe, now: time.Now}
 	if observe == nil {
@@ -49,8 +49,8 @@ func LoadCertificate(certificate, key string, log *slog.Logger, observe func(Eve
 	return c, nil
 }
 
-// GetCertificate returns the current certificate, for tls.Config.GetCertificate. It reads the files at most once per second and
-// compares their content, since two versions may have the same time stamp.
+// GetCertificate returns the current certificate, for tls.Config.GetCertificate. It reads the files at most once per
+// second, and compares their content, since two versions may have the same modification time.
 func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if c.now().UnixNano()-c.checked.Load() >= int64(recheckAfter) && c.mu.TryLock() {
 		c.reload()
@@ -60,7 +60,7 @@ func (c *Certificate) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, er
 	return c.current.Load(), nil
 }
 
-// reload reads the files and takes a new pair if it is good.
+// reload reads the files and uses a new pair if it is valid.
 func (c *Certificate) reload() {
 	pem, err := c.read()
 	if err == nil {
@@ -70,11 +70,11 @@ func (c *Certificate) reload() {
 		err = c.set(pem)
 	}
 	if err != nil {
-		c.log.Error("The TLS certificate cannot be reloaded; the last good one is used", "error", err)
+		c.log.Error("Cannot reload the TLS certificate; using the last valid one", "error", err)
 		c.observe(CertificateFailed)
 		return
 	}
-	c.log.Info("The TLS certificate was reloaded", "certificate", c.certificate)
+	c.log.Info("Reloaded the TLS certificate", "certificate", c.certificate)
 	c.observe(CertificateReloaded)
 }
 

@@ -81,7 +81,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	expect("no key", 2, 1, 3)
 	copyOver(key2, key)
 	expect("key again", 2, 1, 3)
-	if !strings.Contains(log.String(), "cannot be reloaded") || !strings.Contains(log.String(), "was reloaded") {
+	if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), "certificate="+crt) {
 		t.Errorf("log: %s", log)
 	}
 }

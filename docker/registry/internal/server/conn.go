@@ -21,31 +21,32 @@ import (
 )
 
 const (
-	// sendChunk is how much a client must take within the send timeout.
+	// sendChunk is how many bytes a client must receive within the send timeout.
 	sendChunk = 1 << 20
-	// headerLines is the most lines of a request's header. Each costs a hundred bytes more in memory than on the wire.
+	// headerLines is the maximum number of header lines of a request. Each takes about 100 bytes more in memory than on
+	// the wire.
 	headerLines = 128
-	// linger is how long a connection is read on after an early answer: closing with unread bytes would make the kernel
-	// send a reset, on which clients lose the answer.
+	// linger is how long a connection is read after an early response. If it were closed with unread bytes, the kernel
+	// would send a reset, and clients would lose the response.
 	linger      = time.Second
 	lingerBytes = 256 << 10
-	// tlsHandshake is the first byte of a TLS connection, and of no HTTP request.
+	// tlsHandshake is the first byte of a TLS connection. No HTTP request begins with it.
 	tlsHandshake = 0x16
 )
 
-// A timedConn is a TCP connection whose client must take each chunk within a time limit.
+// A timedConn is a TCP connection whose client must receive each chunk within a time limit.
 type timedConn struct {
 	net.Conn
 	timeout  time.Duration
 	extended atomic.Int64 // Unix nanoseconds at which the deadline was last moved; 0 if it must be moved
-	explicit atomic.Bool  // somebody else has set a deadline, which is kept
-	written  int64        // by one goroutine at a time
-	taken    int64        // how much of it the client had when the deadline was last moved
+	explicit atomic.Bool  // a caller has set a deadline, which is kept
+	written  int64        // used by one goroutine at a time
+	taken    int64        // how much of it the client had received when the deadline was last moved
 	reads    readState
 	sender   sendLimiter
 }
 
-// extendDeadline moves the write deadline, at most eight times per timeout, since each move costs a timer.
+// extendDeadline moves the write deadline at most eight times per timeout, since each move resets a timer.
 func (c *timedConn) extendDeadline(now time.Time) {
 	if c.timeout <= 0 || c.explicit.Load() {
 		return
@@ -53,13 +54,14 @@ func (c *timedConn) extendDeadline(now time.Time) {
 	if last := c.extended.Load(); last != 0 && now.UnixNano()-last < int64(c.timeout/8) {
 		return
 	}
-	_ = c.Conn.SetWriteDeadline(now.Add(c.timeout)) // closed: the write says so
+	_ = c.Conn.SetWriteDeadline(now.Add(c.timeout)) // if the connection is closed, the write fails
 	c.extended.Store(now.UnixNano())
 	c.taken = c.written - queued(c.Conn)
 }
 
-// noteWritten counts bytes that were written since began. It reports whether the write must be repeated, because the deadline is
-// over but the client goes on: it takes what the kernel holds, which may be megabytes, before the kernel has room for more.
+// noteWritten counts bytes that were written since began. It reports whether the write must be retried: the deadline
+// has passed, but the client is still receiving. The kernel may hold megabytes that the client must receive before
+// there is room for more.
 func (c *timedConn) noteWritten(n int64, began time.Time, err error) (again bool) {
 	c.written += n
 	c.sender.written(c.Conn, n, time.Since(began))
@@ -70,10 +72,10 @@ func (c *timedConn) noteWritten(n int64, began time.Time, err error) (again bool
 	return true
 }
 
-// SetWriteDeadline sets a write deadline in place of the time limit. The zero time returns to the time limit.
+// SetWriteDeadline sets a write deadline that replaces the time limit per chunk. The zero time restores the time limit.
 func (c *timedConn) SetWriteDeadline(t time.Time) error {
 	if t.IsZero() && !c.explicit.Load() {
-		return nil // as net/http does after each answer: the wire's own is moved by the next write
+		return nil // net/http does this after each response; the next write moves the TCP deadline
 	}
 	c.explicit.Store(!t.IsZero())
 	c.extended.Store(0)
@@ -93,7 +95,7 @@ func (c *timedConn) CloseWrite() error {
 	return nil
 }
 
-// Write writes b in chunks.
+// Write writes b in chunks of sendChunk bytes.
 func (c *timedConn) Write(b []byte) (n int, err error) {
 	c.sender.prepare(c.Conn, int64(len(b)))
 	for {
@@ -107,10 +109,10 @@ func (c *timedConn) Write(b []byte) (n int, err error) {
 	}
 }
 
-// buffers are for content that is not a file.
+// buffers holds buffers for content that is not a file.
 var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
-// ReadFrom sends files by sendfile, chunk by chunk.
+// ReadFrom sends files with sendfile, one chunk at a time.
 func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	limited, ok := r.(*io.LimitedReader)
 	to, isTCP := c.Conn.(io.ReaderFrom)
@@ -130,7 +132,7 @@ func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	for limited.N > 0 {
 		began := time.Now()
 		c.extendDeadline(began)
-		// The kernel is used only for a file under a single LimitedReader.
+		// net uses sendfile only for a file in a single LimitedReader.
 		chunk := &io.LimitedReader{R: limited.R, N: min(limited.N, sendChunk)}
 		want := chunk.N
 		m, err := to.ReadFrom(chunk)
@@ -143,38 +145,38 @@ func (c *timedConn) ReadFrom(r io.Reader) (n int64, err error) {
 	return n, nil
 }
 
-// A conn is a client's connection. It looks at what the client sends before net/http does, which limits only the bytes
-// of a header and answers a TLS hello only after the hello's first line feed.
+// A conn is a client's connection. It inspects what the client sends before net/http does: net/http limits only the
+// bytes of a header, and answers a TLS hello only after the first line feed in it.
 type conn struct {
 	*timedConn
-	stream  net.Conn // the wire, or TLS on it
+	stream  net.Conn // the TCP connection, or TLS on top of it
 	secure  *tls.Conn
-	timeout time.Duration // of a TLS handshake
+	timeout time.Duration // for a TLS handshake
 	log     *slog.Logger
 	observe func(Event)
 	conns   *connections
 
-	admitted atomic.Bool // has shown a good credential; spares the lock of all
-	request  Description // of the request that is served
+	admitted atomic.Bool // has sent a valid credential; saves locking conns
+	request  Description // of the current request
 
-	// Of connections.
+	// Guarded by connections.mu.
 	place          *list.Element
-	waits          time.Time // since when
+	waits          time.Time // since this time
 	known, dropped bool
 
-	// Of Read, which one goroutine at a time calls.
+	// Used by Read only, in one goroutine at a time.
 	begun    bool
-	ended    bool // answered early
-	anything bool // what comes is not looked at: the rest of a request that is refused
+	ended    bool // answered before net/http saw the request
+	anything bool // no more inspection: this is the rest of a refused request
 	header   headerScanner
 }
 
-// Read reads what the client sends, unless the connection was answered early.
+// Read reads from the client. It returns io.EOF after an early response.
 func (c *conn) Read(b []byte) (int, error) {
 	if c.ended {
 		return 0, io.EOF
 	}
-	if len(b) == 1 && !c.reads.await() { // it is net/http's background read
+	if len(b) == 1 && !c.reads.await() { // net/http's background read
 		return 0, os.ErrDeadlineExceeded
 	}
 	n, err := c.stream.Read(b)
@@ -184,7 +186,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	if !c.begun {
 		c.begun = true
 		if c.secure == nil && b[0] == tlsHandshake {
-			// containerd goes on to plain HTTP at once if the answer to its hello begins with "HTTP/".
+			// containerd falls back to plain HTTP if the response to its hello begins with "HTTP/".
 			c.observe(TLSHello)
 			c.reject(http.StatusBadRequest, "UNSUPPORTED", "this port speaks plain HTTP, not TLS")
 			return 0, io.EOF
@@ -196,7 +198,7 @@ func (c *conn) Read(b []byte) (int, error) {
 	}
 	c.anything = c.header.refused
 	if c.header.whole && !c.admitted.Load() {
-		c.conns.busy(c) // net/http says so too, but later
+		c.conns.busy(c) // before net/http reports StateActive
 	}
 	return n, err
 }
@@ -206,7 +208,7 @@ func (c *conn) Write(b []byte) (int, error) { return c.stream.Write(b) }
 
 // Close closes the connection.
 func (c *conn) Close() error {
-	c.reads.watch() // net/http may begin a read just before
+	c.reads.watch() // wakes a read that net/http has just started
 	return c.stream.Close()
 }
 
@@ -219,7 +221,7 @@ func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDea
 // SetDeadline sets both deadlines.
 func (c *conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }
 
-// CloseWrite closes the writing side, over TLS if the connection has it.
+// CloseWrite closes the writing side of the connection, with a TLS alert if it uses TLS.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.stream.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
@@ -227,7 +229,7 @@ func (c *conn) CloseWrite() error {
 	return nil
 }
 
-// hasUnread reports whether the kernel has bytes of the client that the program has not read.
+// hasUnread reports whether the kernel has received bytes that the program has not read.
 func (c *conn) hasUnread() (yes bool) {
 	control(c.timedConn.Conn, func(fd int) {
 		n, err := unix.IoctlGetInt(fd, unix.SIOCINQ)
@@ -236,10 +238,10 @@ func (c *conn) hasUnread() (yes bool) {
 	return yes
 }
 
-// abort closes the connection without a TLS alert, which might wait for the client.
+// abort closes the connection without a TLS alert, which could block.
 func (c *conn) abort() { _ = c.timedConn.Conn.Close() }
 
-// reject answers with an error before net/http has seen a request, and waits until the client has read the answer.
+// reject sends an error before net/http has seen a request, and waits until the client has read it.
 func (c *conn) reject(status int, code, message string) {
 	c.ended = true
 	body := errorBody(code, message)
@@ -250,21 +252,21 @@ func (c *conn) reject(status int, code, message string) {
 	}
 }
 
-// lingerClose closes the writing side, and reads on until the client closes the connection or a time limit is over.
+// lingerClose closes the writing side, and reads until the client closes the connection or a time limit expires.
 func (c *conn) lingerClose() {
 	_ = c.CloseWrite()
 	_ = c.SetReadDeadline(time.Now().Add(linger))
-	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // its end is all that is waited for
+	_, _ = io.CopyN(io.Discard, c.stream, lingerBytes) // waits for the end of the connection
 }
 
-// plainConn is a connection of plain HTTP, on which net/http sends files by the kernel.
+// plainConn is a plain HTTP connection, on which net/http sends files with sendfile.
 type plainConn struct{ *conn }
 
-// tlsConn is a TLS connection. net/http does the handshake only for a bare *tls.Conn, so it is done here, before the first
-// request.
+// tlsConn is a TLS connection. net/http does the handshake only for a bare *tls.Conn, so tlsConn does it before the
+// first request.
 type tlsConn struct{ *conn }
 
-// ReadFrom hides that of timedConn, since content must be encrypted.
+// ReadFrom hides timedConn.ReadFrom, since content must be encrypted.
 func (c tlsConn) ReadFrom(r io.Reader) (int64, error) {
 	buffer := buffers.Get().(*[64 << 10]byte)
 	defer buffers.Put(buffer)
@@ -282,7 +284,7 @@ func (c tlsConn) ConnectionState() tls.ConnectionState {
 	return c.secure.ConnectionState()
 }
 
-// handshakeFailed ends a connection whose handshake failed, with an answer for a client that speaks plain HTTP.
+// handshakeFailed closes a connection after a failed handshake. A client that speaks plain HTTP gets an error response.
 func (c tlsConn) handshakeFailed(err error) {
 	c.ended = true
 	record, ok := errors.AsType[tls.RecordHeaderError](err)
@@ -299,12 +301,12 @@ type headerScanner struct {
 	lines   int     // of the current request
 	length  int     // of the current line
 	last    byte    // of the current line
-	method  [5]byte // the beginning of the request line
-	refused bool    // the last request was neither GET nor HEAD: what follows may be its body
-	whole   bool    // what was read ends with the end of a header
+	method  [5]byte // beginning of the request line
+	refused bool    // the last request is neither GET nor HEAD, so a body may follow
+	whole   bool    // the bytes scanned so far end with the end of a header
 }
 
-// scan scans bytes that were read. It returns the most lines that any header in them has so far.
+// scan scans bytes that were read. It returns the maximum number of lines of the headers in them.
 func (s *headerScanner) scan(b []byte) (most int) {
 	s.whole = false
 	for {

@@ -10,18 +10,19 @@ import (
 )
 
 const (
-	// requestGrace is how long a connection may be without a request before it makes room. A lost first packet is sent again after 1 s.
+	// requestGrace is how long a new connection may be without a request before it can be dropped to make room. TCP
+	// retransmits a lost first packet after 1 s.
 	requestGrace = 3 * time.Second
-	// maxVictimScan is how many connections are looked at for each new one.
+	// maxVictimScan is how many connections are considered for dropping per new connection.
 	maxVictimScan = 16
 )
 
-// connections knows every open connection, and bounds those that have shown no good credential.
+// connections tracks every open connection, and limits those without a valid credential.
 //
-// When they are as many as the limit, a new one takes the place of the one that has been without a request for longest,
-// so that a client that speaks at once is served whoever else holds connections. Up to as many again are let in beside
-// those that keep their place: with a request that is being answered, younger than a grace time, or with bytes that the
-// program has not read yet. A request may wait in these, and it is not the client that is slow.
+// At the limit, a new connection replaces the one that has been without a request for longest, so that idle connections
+// cannot keep out a client that sends a request at once. A connection keeps its place if it has a request that is being
+// answered, is younger than requestGrace, or has bytes that the program has not read yet: they may be a request, and
+// the client is not the one that is slow. Beside such connections, up to twice the limit are accepted.
 type connections struct {
 	limit   int
 	observe func(Event)
@@ -29,9 +30,9 @@ type connections struct {
 
 	mu      sync.Mutex
 	open    map[*conn]struct{}
-	unknown int           // of the open ones: without a good credential
-	waiting *list.List    // of the unknown ones: without a request, longest first
-	empty   chan struct{} // closed once none is open; nil while nobody waits
+	unknown int           // number of open connections without a valid credential
+	waiting *list.List    // unknown connections without a request, longest first
+	empty   chan struct{} // closed when no connection is open; nil if nobody waits
 }
 
 func newConnections(limit int, observe func(Event)) *connections {
@@ -42,7 +43,7 @@ func newConnections(limit int, observe func(Event)) *connections {
 func (cs *connections) add(c *conn) bool {
 	cs.mu.Lock()
 	var dropped []*conn
-	// Two, so that those beside the limit become fewer.
+	// Drop two, so that the number falls back to the limit.
 	for len(dropped) < 2 && cs.unknown >= cs.limit {
 		c := cs.victim()
 		if c == nil {
@@ -68,7 +69,7 @@ func (cs *connections) add(c *conn) bool {
 	return fits
 }
 
-// victim returns the connection to drop for a new one, or nil if there is none.
+// victim returns the connection to drop for a new one, or nil if all keep their place.
 func (cs *connections) victim() *conn {
 	full := cs.unknown >= 2*cs.limit
 	now := cs.now()
@@ -89,7 +90,7 @@ func (cs *connections) victim() *conn {
 	return nil
 }
 
-// addWaiting adds a connection to those without a request, as the youngest.
+// addWaiting appends a connection to those without a request.
 func (cs *connections) addWaiting(c *conn) {
 	c.waits, c.place = cs.now(), cs.waiting.PushBack(c)
 }
@@ -101,7 +102,7 @@ func (cs *connections) busy(c *conn) {
 	cs.removeWaiting(c)
 }
 
-// idle notes that a connection waits for its next request, or only for its end.
+// idle notes that a connection waits for its next request, or is about to be closed.
 func (cs *connections) idle(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -110,7 +111,7 @@ func (cs *connections) idle(c *conn) {
 	}
 }
 
-// authenticated removes a connection from the limit for good.
+// authenticated permanently exempts a connection from the limit.
 func (cs *connections) authenticated(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -121,7 +122,7 @@ func (cs *connections) authenticated(c *conn) {
 	}
 }
 
-// closed removes a connection for which nothing runs any more.
+// closed removes a connection whose goroutine has ended.
 func (cs *connections) closed(c *conn) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -136,7 +137,8 @@ func (cs *connections) closed(c *conn) {
 	}
 }
 
-// release stops counting a connection to the limit. It stays open until its goroutine has ended.
+// release stops counting a connection towards the limit. It stays in the set of open connections until its goroutine
+// has ended.
 func (cs *connections) release(c *conn) {
 	cs.removeWaiting(c)
 	if !c.known && !c.dropped {
@@ -153,7 +155,7 @@ func (cs *connections) removeWaiting(c *conn) {
 	}
 }
 
-// abortAll closes all connections at once, and returns their number.
+// abortAll closes all connections immediately, and returns their number.
 func (cs *connections) abortAll() int {
 	cs.mu.Lock()
 	all := make([]*conn, 0, len(cs.open))
@@ -167,14 +169,14 @@ func (cs *connections) abortAll() int {
 	return len(all)
 }
 
-// count returns how many connections are open, and how many of them count to the limit.
+// count returns the number of open connections, and how many of them count towards the limit.
 func (cs *connections) count() (open, unknown int) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return len(cs.open), cs.unknown
 }
 
-// wait waits until no connection is open. It returns false if ctx ends or the time is over before that.
+// wait waits until no connection is open. It returns false if ctx is done or the time limit expires first.
 func (cs *connections) wait(ctx context.Context, atMost time.Duration) bool {
 	cs.mu.Lock()
 	if len(cs.open) == 0 {

@@ -15,19 +15,21 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, connKey{}, connOf(c))
 }
 
-// requestContext is the context of a request. It makes net/http watch for the end of the client only once somebody waits for it.
+// requestContext is the context of a request. It makes net/http watch for a client that disconnects only when Done is
+// called.
 type requestContext struct {
 	context.Context
 	conn *conn
 }
 
-// Done makes net/http watch for the end of the client. It is called to wait for the end of a context, or to derive another one.
+// Done makes net/http watch for a client that disconnects. It is called to wait for the end of the context, or to
+// derive another context.
 func (c requestContext) Done() <-chan struct{} {
 	c.conn.reads.watch()
 	return c.Context.Done()
 }
 
-// Value returns the connection without a walk through the contexts of net/http.
+// Value returns the connection without walking through the contexts of net/http.
 func (c requestContext) Value(key any) any {
 	if key == (connKey{}) {
 		return c.conn
@@ -50,8 +52,8 @@ func connFrom(ctx context.Context) *conn {
 	return c
 }
 
-// Authenticated removes the connection of a request from the limit for those without a credential. The server calls it for each
-// request that its Checker finds good.
+// Authenticated exempts the connection of a request from the limit for connections without a credential. The server
+// calls it for each request whose credential its Checker accepts.
 func Authenticated(ctx context.Context) {
 	if c := connFrom(ctx); c != nil && !c.admitted.Swap(true) {
 		c.conns.authenticated(c)

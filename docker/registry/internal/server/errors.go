@@ -9,21 +9,21 @@ import (
 	"time"
 )
 
-// realm names the cache in the challenge of a 401.
+// realm is the challenge in a 401.
 const realm = `Basic realm="registry-cache"`
 
-// retryAfter is when it makes sense to ask again, unless the answer names another time.
+// retryAfter is the default of Retry-After.
 const retryAfter = 2 * time.Second
 
-// codes are those of the OCI distribution specification for statuses that mean the same everywhere.
+// codes maps statuses to their default error code of the OCI distribution specification.
 var codes = map[int]string{
 	http.StatusUnauthorized: "UNAUTHORIZED", http.StatusForbidden: "DENIED", http.StatusNotFound: "UNSUPPORTED",
 	http.StatusMethodNotAllowed: "UNSUPPORTED", http.StatusTooManyRequests: "TOOMANYREQUESTS",
 	http.StatusBadGateway: "UNAVAILABLE", http.StatusServiceUnavailable: "UNAVAILABLE", http.StatusGatewayTimeout: "UNAVAILABLE",
 }
 
-// WriteError answers with an error body of the specification. An empty code is the status's own. A 401 gets a challenge;
-// 429 and 502 to 504 get a Retry-After unless the header has one.
+// WriteError writes an error response of the OCI distribution specification. If code is empty, it uses the default code
+// for the status. It adds a challenge to a 401, and a Retry-After to a 429 and to 502 to 504 unless the header has one.
 func WriteError(w http.ResponseWriter, r *http.Request, status int, code, message string) {
 	if code == "" {
 		if code = codes[status]; code == "" {
@@ -31,7 +31,7 @@ func WriteError(w http.ResponseWriter, r *http.Request, status int, code, messag
 		}
 	}
 	h := w.Header()
-	// What a handler has set for the content that it could not send.
+	// Remove headers that the handler has set for the content that it could not send.
 	for _, name := range []string{"Content-Range", "Content-Encoding", "Etag", "Last-Modified", "Cache-Control", "Docker-Content-Digest"} {
 		h.Del(name)
 	}
@@ -49,16 +49,16 @@ func WriteError(w http.ResponseWriter, r *http.Request, status int, code, messag
 	}
 	w.WriteHeader(status)
 	if r.Method != http.MethodHead {
-		_, _ = w.Write(body) // the client has gone: nobody is left to hear of it
+		_, _ = w.Write(body) // fails only if the client has disconnected
 	}
 }
 
-// setRetryAfter sets a time in whole seconds, at least one.
+// setRetryAfter sets Retry-After in whole seconds, at least 1.
 func setRetryAfter(h http.Header, after time.Duration) {
 	h.Set("Retry-After", strconv.FormatInt(max(1, int64((after+time.Second-1)/time.Second)), 10))
 }
 
-// errorBody returns the JSON of one error.
+// errorBody returns the JSON body for one error.
 func errorBody(code, message string) []byte {
 	type item struct {
 		Code    string `json:"code"`
@@ -66,7 +66,7 @@ func errorBody(code, message string) []byte {
 	}
 	body, err := json.Marshal(map[string][]item{"errors": {{code, message}}})
 	if err != nil {
-		return []byte(`{"errors":[]}`) // never: the strings are made valid UTF-8
+		return []byte(`{"errors":[]}`) // cannot happen: strings always encode
 	}
 	return append(body, '\n')
 }

@@ -16,7 +16,7 @@ import (
 // A Verdict is the result of checking a credential.
 type Verdict int
 
-// Verdicts. The zero value and any other that is not Good refuse.
+// Verdicts. Every verdict but Good refuses the request.
 const (
 	Undecided Verdict = iota // 403
 	Good
@@ -24,32 +24,32 @@ const (
 	TryLater // 429
 )
 
-// A Decision is a verdict with what else the answer needs.
+// A Decision is a verdict with the details for the response.
 type Decision struct {
 	Verdict    Verdict
-	RetryAfter time.Duration // of TryLater; 0: two seconds
+	RetryAfter time.Duration // for TryLater; 0 means two seconds
 }
 
-// A Checker checks the credential of a request: the value of its Authorization header, empty if there is none. Remote returns the
-// client's address.
+// A Checker checks the credential of a request: the value of its Authorization header, or "" if there is none. Remote
+// returns the client's address from the context.
 type Checker interface {
 	Check(ctx context.Context, authorization string) Decision
 }
 
-// allowAll is a Checker that accepts every credential. It is for listeners without credentials.
+// allowAll is a Checker that accepts every credential, for listeners without authentication.
 type allowAll struct{}
 
 // Check accepts every credential.
 func (allowAll) Check(context.Context, string) Decision { return Decision{Verdict: Good} }
 
-// requestHandler is the handler of all requests of a server. It answers those that are not passed to next.
+// requestHandler handles all requests to a server. It passes valid requests to next and answers all others.
 type requestHandler struct {
 	server  *Server
 	checker Checker
-	peers   bool // next verifies each request, and there are no probes
+	peers   bool // next verifies each request; there are no probes
 	next    http.Handler
 	access  *accessLog                   // nil: off
-	record  func(*http.Request, Outcome) // nil: nobody counts
+	record  func(*http.Request, Outcome) // nil: not counted
 }
 
 // ServeHTTP answers a request, or passes it to next.
@@ -68,7 +68,7 @@ func (h *requestHandler) ServeHTTP(original http.ResponseWriter, r *http.Request
 		w.Header().Set("Allow", "GET, HEAD")
 		h.refuseBody(w, r, http.StatusMethodNotAllowed, "this cache is read-only")
 	case r.ContentLength != 0:
-		h.refuseBody(w, r, http.StatusBadRequest, "a request has no body here")
+		h.refuseBody(w, r, http.StatusBadRequest, "requests must not have a body")
 	case h.peers:
 		h.next.ServeHTTP(w, r)
 	case h.server.probes.serve(w, r):
@@ -78,51 +78,52 @@ func (h *requestHandler) ServeHTTP(original http.ResponseWriter, r *http.Request
 	}
 }
 
-// refuseBody answers with an error without waiting for the body. net/http reads on for a moment, so that the answer arrives.
+// refuseBody sends an error without waiting for the request body. net/http keeps reading for a moment, so that the
+// client receives the error.
 func (h *requestHandler) refuseBody(w *response, r *http.Request, status int, message string) {
-	w.Header().Set("Connection", "close") // what follows may be a body
+	w.Header().Set("Connection", "close") // a body may follow
 	if r.ContentLength != 0 {
 		if c := connFrom(r.Context()); c != nil {
 			h.server.conns.idle(c)
 		}
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not supported: not net/http's
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(linger)) // not supported outside of net/http
 	}
 	WriteError(w, r, status, "UNSUPPORTED", message)
 }
 
-// authorize reports whether a request's credential is good. If it is not, it answers with an error.
+// authorize reports whether the credential of a request is valid. If it is not, it writes an error response.
 func (h *requestHandler) authorize(w http.ResponseWriter, r *http.Request) bool {
 	authorization := r.Header["Authorization"]
 	if len(authorization) > 1 {
-		WriteError(w, r, http.StatusUnauthorized, "", "there is more than one Authorization header")
+		WriteError(w, r, http.StatusUnauthorized, "", "only one Authorization header is allowed")
 		return false
 	}
 	decision := h.checker.Check(r.Context(), r.Header.Get("Authorization"))
 	switch decision.Verdict {
 	case Good:
-		// Nothing behind this needs the credential, so nothing can pass it on or log it.
+		// No later handler needs the credential. Removing it ensures that it is not forwarded or logged.
 		r.Header.Del("Authorization")
 		Authenticated(r.Context())
 		return true
 	case Bad:
-		WriteError(w, r, http.StatusUnauthorized, "", "a credential of this cache is required")
+		WriteError(w, r, http.StatusUnauthorized, "", "a credential for this cache is required")
 	case TryLater:
 		if decision.RetryAfter > 0 {
 			setRetryAfter(w.Header(), decision.RetryAfter)
 		}
-		WriteError(w, r, http.StatusTooManyRequests, "", "too many credentials wait for their check")
+		WriteError(w, r, http.StatusTooManyRequests, "", "too many credentials are waiting to be checked")
 	default:
-		WriteError(w, r, http.StatusForbidden, "", "the credential was not decided on")
+		WriteError(w, r, http.StatusForbidden, "", "the credential could not be checked")
 	}
 	return false
 }
 
-// finish ends a request. After a panic, or if the handler did not answer, it answers 500, or cuts the connection if an answer has
-// begun.
+// finish ends a request. If the handler panicked or wrote no response, it sends a 500, or cuts the connection if the
+// response has begun.
 func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 	if err, ok := panicked.(error); ok && errors.Is(err, http.ErrAbortHandler) {
 		h.report(w, r, true)
-		panic(http.ErrAbortHandler) // intended: the body cannot be completed
+		panic(http.ErrAbortHandler) // intended by the handler: the body cannot be completed
 	}
 	cut := false
 	switch {
@@ -130,12 +131,12 @@ func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 		h.server.observe(HandlerPanicked)
 		h.server.log.Error("A handler panicked", "panic", fmt.Sprint(panicked), "path", r.URL.Path, "stack", string(debug.Stack()))
 		cut = w.status != 0
-	case w.status == 0 && r.Context().Err() == nil: // else the client has gone
+	case w.status == 0 && r.Context().Err() == nil: // the client has not disconnected
 		h.server.observe(HandlerSilent)
-		h.server.log.Error("A handler gave no answer", "path", r.URL.Path)
+		h.server.log.Error("A handler wrote no response", "path", r.URL.Path)
 	}
 	if w.status == 0 {
-		WriteError(w, r, http.StatusInternalServerError, "", "the cache failed; its log says why")
+		WriteError(w, r, http.StatusInternalServerError, "", "internal error; see the log of the cache")
 	}
 	h.report(w, r, cut)
 	if cut {
@@ -143,7 +144,7 @@ func (h *requestHandler) finish(w *response, r *http.Request, panicked any) {
 	}
 }
 
-// report logs and counts a request that was answered. cut reports that its body is incomplete.
+// report logs and counts a finished request. cut reports that the response body is incomplete.
 func (h *requestHandler) report(w *response, r *http.Request, cut bool) {
 	h.access.write(w, r, cut)
 	if h.record != nil && !w.probe {
@@ -151,16 +152,16 @@ func (h *requestHandler) report(w *response, r *http.Request, cut bool) {
 	}
 }
 
-// probes are for the kubelet. They need no credential and ask no upstream.
+// probes answers the kubelet's probes. They require no credential and do not depend on an upstream.
 type probes struct {
 	ready    func() bool
 	draining *atomic.Bool
 }
 
-// isReady reports whether the program serves and does not drain.
+// isReady reports whether the program is serving and not draining.
 func (p probes) isReady() bool { return !p.draining.Load() && (p.ready == nil || p.ready()) }
 
-// serve answers /alive and /ready, and reports whether the request was for one of them.
+// serve answers /alive and /ready, and reports whether the request was a probe.
 func (p probes) serve(w http.ResponseWriter, r *http.Request) bool {
 	status := http.StatusOK
 	switch r.URL.Path {

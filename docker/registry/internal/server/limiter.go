@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// limiterKeys is the most messages that are counted apart; further ones share a budget.
+// limiterKeys is the maximum number of messages with separate budgets; further ones share a budget.
 const limiterKeys = 512
 
-// LimitLog returns a handler that passes at most burst records of the same level and message to next in each period. The first
-// record of the next period has the number of dropped ones as "suppressed".
+// LimitLog returns a handler that passes at most burst records with the same level and message to next in each period.
+// The first record of the next period has the number of dropped records as "suppressed".
 func LimitLog(next slog.Handler, burst int, period time.Duration) slog.Handler {
 	return &limitedHandler{next, &logBudget{burst: burst, period: period, spent: map[logKey]*usage{}}}
 }
@@ -23,7 +23,7 @@ type limitedHandler struct {
 	budget *logBudget
 }
 
-// Handle passes a record on unless there were too many like it.
+// Handle passes a record to next unless its budget is used up.
 func (h *limitedHandler) Handle(ctx context.Context, record slog.Record) error {
 	allowed, suppressed := h.budget.allow(logKey{record.Level, record.Message}, record.Time)
 	if !allowed {
@@ -51,7 +51,7 @@ type logKey struct {
 	message string
 }
 
-// usage is the part of its budget that a key has used.
+// usage is the used part of the budget of a key.
 type usage struct {
 	since            time.Time
 	used, suppressed int
@@ -64,7 +64,7 @@ type logBudget struct {
 	spent  map[logKey]*usage
 }
 
-// allow reports whether a record may pass, and how many were dropped before it.
+// allow reports whether a record may pass, and how many were dropped since the last one.
 func (b *logBudget) allow(key logKey, now time.Time) (allowed bool, suppressed int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -91,7 +91,7 @@ func (b *logBudget) allow(key logKey, now time.Time) (allowed bool, suppressed i
 	return true, suppressed
 }
 
-// lineWriter logs the text lines of net/http as records with one message, so that they are limited together.
+// lineWriter logs the lines of net/http's logger as records with the same message, so that they share a budget.
 type lineWriter struct{ log *slog.Logger }
 
 // Write logs a line.

@@ -11,15 +11,16 @@ import (
 	"strings"
 )
 
-// memoryShare is the part of the container's limit that Go may use; the rest is for the kernel's share of the process.
+// memoryShare is the part of the container's memory limit that Go may use. The rest is for memory that the kernel uses
+// on behalf of the process.
 const memoryShare = 0.9
 
-// unlimited is the least of what cgroup v1 has for "no limit", rounded down to pages of any size.
+// unlimited is a lower bound of the value for "no limit" in cgroup v1, which depends on the page size.
 const unlimited = 1 << 62
 
-// SetMemoryLimit sets Go's memory limit from that of the container. It returns the limit in bytes, or 0 if it set none. It does not
-// change a GOMEMLIMIT of the environment. root is the file system at /. GOMAXPROCS needs no such function: since 1.25 Go sets it
-// from the container's CPU limit.
+// SetMemoryLimit sets Go's memory limit from the container's limit. It returns the limit in bytes, or 0 if it set none.
+// It does not override GOMEMLIMIT. root is the file system at /. GOMAXPROCS needs no such function: since Go 1.25, it
+// follows the container's CPU limit.
 func SetMemoryLimit(root fs.FS, getenv func(string) string) (int64, error) {
 	if getenv("GOMEMLIMIT") != "" {
 		return 0, nil
@@ -37,14 +38,14 @@ func SetMemoryLimit(root fs.FS, getenv func(string) string) (int64, error) {
 func containerMemory(root fs.FS) (int64, error) {
 	content, err := fs.ReadFile(root, "proc/self/cgroup")
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil // no cgroups here
+		return 0, nil // no cgroups
 	}
 	if err != nil {
 		return 0, err
 	}
 	least := int64(unlimited)
 	for line := range strings.Lines(string(content)) {
-		// Such as "0::/group" (v2) or "9:memory:/group" (v1).
+		// For example "0::/group" (v2) or "9:memory:/group" (v1).
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(fields) != 3 {
 			continue
@@ -58,7 +59,7 @@ func containerMemory(root fs.FS) (int64, error) {
 		default:
 			continue
 		}
-		// A container may see its own group as the root, under a path that only its host has.
+		// In a container, the process's group may be mounted as the root, while the path is that on the host.
 		for group := path.Join("/", fields[2]); ; group = path.Dir(group) {
 			limit, err := readLimit(root, path.Join(mount, group, file))
 			if err != nil {
@@ -76,7 +77,7 @@ func containerMemory(root fs.FS) (int64, error) {
 	return least, nil
 }
 
-// readLimit returns the limit in a file in bytes, or unlimited if the file says so or is missing.
+// readLimit returns the limit in a file, in bytes, or unlimited if there is no limit or no such file.
 func readLimit(root fs.FS, name string) (int64, error) {
 	content, err := fs.ReadFile(root, name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,7 +100,7 @@ func readLimit(root fs.FS, name string) (int64, error) {
 	return min(limit, unlimited), nil
 }
 
-// listContains reports whether a comma-separated list has an item.
+// listContains reports whether a comma-separated list contains an item.
 func listContains(list, item string) bool {
 	for one := range strings.SplitSeq(list, ",") {
 		if one == item {

@@ -9,22 +9,22 @@ import (
 	"time"
 )
 
-// started is before every deadline but the one by which net/http takes back a read that waits.
+// started is earlier than every deadline but the one with which net/http interrupts a waiting read.
 var started = time.Now()
 
-// readState is the state of the reads of a connection. net/http sets a deadline six times for each request, and reads in the background while
-// a handler runs, to learn that the client has gone. Most requests are over before either matters, and each costs more than
-// all that the handler does.
+// readState tracks the reads of a connection. For each request, net/http sets six deadlines and reads in the background
+// to detect that the client has disconnected. Most requests finish before either matters, and each of the two costs
+// more than the handler itself.
 type readState struct {
 	mu      sync.Mutex
 	wake    sync.Cond
-	wanted  time.Time // the deadline; zero: none
-	set     time.Time // that of the connection, which may be an earlier one that is over; zero: none
-	running bool      // a read of the connection
-	alone   bool      // a handler runs, and nobody waits for the end of its request's context
+	wanted  time.Time // deadline set by net/http; zero: none
+	set     time.Time // deadline of the TCP connection, which may be an earlier one; zero: none
+	running bool      // a read of the TCP connection is running
+	alone   bool      // a handler is running, and nothing waits for the end of its request's context
 }
 
-// SetReadDeadline sets the read deadline. It is set on the TCP connection only while a read waits.
+// SetReadDeadline sets the read deadline. It sets the deadline of the TCP connection only while a read is waiting.
 func (c *timedConn) SetReadDeadline(t time.Time) error {
 	r := &c.reads
 	r.mu.Lock()
@@ -42,7 +42,7 @@ func (c *timedConn) SetReadDeadline(t time.Time) error {
 // isInterrupted reports whether net/http wants a waiting read to return at once.
 func (r *readState) isInterrupted() bool { return r.wanted.Before(started) && !r.wanted.IsZero() }
 
-// tightenLocked sets the deadline on the TCP connection if it is earlier than the one there.
+// tightenLocked sets the deadline of the TCP connection unless that is already earlier.
 func (r *readState) tightenLocked(c *timedConn) error {
 	if r.wanted.IsZero() || !r.set.IsZero() && !r.wanted.Before(r.set) {
 		return nil
@@ -51,7 +51,7 @@ func (r *readState) tightenLocked(c *timedConn) error {
 	return c.Conn.SetReadDeadline(r.wanted)
 }
 
-// Read reads until the deadline that was set last, whatever the deadline of the TCP connection is.
+// Read reads until the deadline that was set last, even if the TCP connection still has an earlier one.
 func (c *timedConn) Read(b []byte) (int, error) {
 	if err := c.beginRead(); err != nil {
 		return 0, err
@@ -64,7 +64,7 @@ func (c *timedConn) Read(b []byte) (int, error) {
 	}
 }
 
-// beginRead begins a read, unless it is interrupted.
+// beginRead starts a read, or returns an error if net/http has interrupted it.
 func (c *timedConn) beginRead() error {
 	r := &c.reads
 	r.mu.Lock()
@@ -76,7 +76,8 @@ func (c *timedConn) beginRead() error {
 	return r.tightenLocked(c)
 }
 
-// endRead ends a read. It reports whether the read must be repeated because it ended at an old deadline, and sets the new one then.
+// endRead ends a read. If the read timed out at an old deadline, endRead sets the new one and reports that the read
+// must be retried.
 func (c *timedConn) endRead(timedOut bool) (again bool) {
 	r := &c.reads
 	r.mu.Lock()
@@ -91,14 +92,14 @@ func (c *timedConn) endRead(timedOut bool) (again bool) {
 	return false
 }
 
-// unwatch begins a request. Nobody waits for the end of its client yet.
+// unwatch makes background reads wait, since a request has begun and nothing waits for its client to disconnect yet.
 func (r *readState) unwatch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.alone = true
 }
 
-// watch lets net/http watch for the end of the client, or read the next request.
+// watch lets net/http watch for a client that disconnects, or read the next request.
 func (r *readState) watch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -108,7 +109,7 @@ func (r *readState) watch() {
 	}
 }
 
-// await waits until watch is called. It returns false if net/http interrupts its read before that.
+// await waits until watch is called. It returns false if net/http interrupts its read first.
 func (r *readState) await() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

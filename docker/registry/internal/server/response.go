@@ -8,12 +8,12 @@ import (
 	"time"
 )
 
-// response records the status and the size of an answer. It passes on ReadFrom, by which files are sent without a copy.
+// response records the status and size of a response. It forwards ReadFrom, so that files are sent with sendfile.
 type response struct {
 	http.ResponseWriter
 	begun  time.Time
-	first  time.Duration // from then until the answer has begun
-	status int           // 0 until then
+	first  time.Duration // time from start to the beginning of the response
+	status int           // 0 before the response has begun
 	bytes  int64         // of the body
 	probe  bool
 }
@@ -34,7 +34,7 @@ func (w *response) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom writes and counts the content of a reader.
+// ReadFrom sends and counts the content of a reader.
 func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	w.begin(http.StatusOK)
 	to, ok := w.ResponseWriter.(io.ReaderFrom)
@@ -46,16 +46,16 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	return n, err
 }
 
-// Flush sends the part that was written so far.
+// Flush sends buffered bytes.
 func (w *response) Flush() {
 	w.begin(http.StatusOK)
-	_ = http.NewResponseController(w.ResponseWriter).Flush() // not supported: nothing was kept back
+	_ = http.NewResponseController(w.ResponseWriter).Flush() // if it is not supported, nothing is buffered
 }
 
 // Unwrap returns the wrapped response for http.ResponseController.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// begin records the first status and its time.
+// begin records the first status and when it was written.
 func (w *response) begin(status int) {
 	if w.status == 0 {
 		w.status, w.first = status, time.Since(w.begun)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package server has the program's listeners: for clients, with limits on what a stranger can cost, credentials, TLS and
-// drain; and for metrics and the profiler.
+// Package server has the HTTP servers of the program: for clients, with authentication, TLS, draining, and limits on
+// what unauthenticated clients can use; and for metrics and the profiler.
 package server
 
 import (
@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// closeNotice is how long clients with an open connection are answered with "Connection: close" after the program was told
-	// to end, before connections without a request are closed.
+	// closeNotice is how long a stopping server answers requests on open connections with "Connection: close" before it
+	// closes idle connections.
 	closeNotice = time.Second
-	// handlerGrace is how long handlers have to return after their connections were cut.
+	// handlerGrace is how long handlers may take to return after their connections were cut.
 	handlerGrace = 5 * time.Second
-	// headerSlop is what net/http reads beyond its limit.
+	// headerSlop is how many bytes net/http reads beyond its header limit.
 	headerSlop = 4096
-	// internalConnections is the limit of the listeners for metrics and the profiler.
+	// internalConnections is the connection limit for metrics and the profiler.
 	internalConnections = 64
 )
 
@@ -35,37 +35,37 @@ type Event string
 
 // Events that a server reports.
 const (
-	ConnectionDropped   Event = "connection_dropped"   // an idle one without a credential, for want of room
-	ConnectionRefused   Event = "connection_refused"   // a new one, for want of room
+	ConnectionDropped   Event = "connection_dropped"   // an idle one without a credential, to make room
+	ConnectionRefused   Event = "connection_refused"   // a new one, for lack of room
 	TLSHello            Event = "tls_hello"            // on the plain port
 	HandlerPanicked     Event = "handler_panicked"     //
-	HandlerSilent       Event = "handler_silent"       // it returned without an answer
+	HandlerSilent       Event = "handler_silent"       // it returned without a response
 	CertificateReloaded Event = "certificate_reloaded" //
-	CertificateFailed   Event = "certificate_failed"   // the files were changed, but hold no pair
+	CertificateFailed   Event = "certificate_failed"   // the changed files are not a valid pair
 )
 
 // Limits protect a listener.
 type Limits struct {
-	HeaderBytes                int           // of request line and header
-	HeaderTimeout              time.Duration // for them, and for a TLS handshake
-	IdleTimeout                time.Duration // of a connection without a request
-	SendTimeout                time.Duration // for each MiB that a client takes
-	UnauthenticatedConnections int           // open ones that have shown no good credential
+	HeaderBytes                int           // maximum size of request line and header
+	HeaderTimeout              time.Duration // maximum time for these, and for a TLS handshake
+	IdleTimeout                time.Duration // maximum time of a connection without a request
+	SendTimeout                time.Duration // maximum time for each MiB that a client receives
+	UnauthenticatedConnections int           // maximum number of open connections without a valid credential
 }
 
 // Options configure a server for clients. Handler, Checker and Log are required.
 type Options struct {
-	Handler     http.Handler // what serves requests with a good credential, of GET and HEAD only
+	Handler     http.Handler // serves GET and HEAD requests with a valid credential
 	Checker     Checker
 	Ready       func() bool // for the probe /ready; nil: always
 	Limits      Limits
 	Certificate *Certificate  // nil: plain HTTP
-	Drain       time.Duration // how long open transfers go on after the end of Run's context
+	Drain       time.Duration // how long open transfers may continue after the end of Run's context
 	Log         *slog.Logger  // errors; see LimitLog
 	Access      *slog.Logger  // requests, one of AccessEvery; nil: none
 	AccessEvery int
-	Observe     func(Event) // counts; nil: nothing is counted
-	// Record is told of every request but probes, when its answer has ended; nil: nobody is.
+	Observe     func(Event) // called for each event; may be nil
+	// Record, if not nil, is called for every finished request except probes.
 	Record func(*http.Request, Outcome)
 }
 
@@ -78,7 +78,7 @@ type Server struct {
 	tls          *tls.Config
 	drain        time.Duration
 	draining     atomic.Bool
-	loopback     bool // no other listener is accepted
+	loopback     bool // serve loopback listeners only
 	handlerGrace time.Duration
 	probes       probes
 	log          *slog.Logger
@@ -91,7 +91,7 @@ func New(o Options) (*Server, error) {
 	case o.Handler == nil:
 		return nil, errors.New("server: a handler is required")
 	case o.Checker == nil:
-		return nil, errors.New("server: a checker is required; one that finds everything good lets everybody in")
+		return nil, errors.New("server: a checker is required; to allow anonymous access, use one that accepts every credential")
 	case o.Log == nil:
 		return nil, errors.New("server: a log is required")
 	}
@@ -104,8 +104,8 @@ func New(o Options) (*Server, error) {
 	return s, nil
 }
 
-// NewMetrics returns a server for metrics and probes. ready should be the Ready of the clients' server. The server asks for no
-// credential.
+// NewMetrics returns a server for metrics and probes, without authentication. ready should be the Ready method of the
+// client server.
 func NewMetrics(handler http.Handler, ready func() bool, limits Limits, log *slog.Logger, observe func(Event)) *Server {
 	limits.UnauthenticatedConnections = internalConnections
 	s := newServer(limits, 0, log, observe)
@@ -116,7 +116,7 @@ func NewMetrics(handler http.Handler, ready func() bool, limits Limits, log *slo
 	return s
 }
 
-// NewProfiler returns a server for Go's profiler. It serves loopback addresses only.
+// NewProfiler returns a server for Go's profiler. It refuses listeners that are not on a loopback address.
 func NewProfiler(limits Limits, log *slog.Logger, observe func(Event)) *Server {
 	limits.UnauthenticatedConnections = internalConnections
 	s := newServer(limits, 0, log, observe)
@@ -139,7 +139,7 @@ func newServer(limits Limits, drain time.Duration, logger *slog.Logger, observe 
 	}
 	s.probes.draining = &s.draining
 	var protocols http.Protocols
-	// One connection would carry many requests in HTTP/2, so that limits by connection would mean nothing.
+	// An HTTP/2 connection would carry many requests, which would bypass the limits on connections.
 	protocols.SetHTTP1(true)
 	s.http = http.Server{
 		Protocols:                    &protocols,
@@ -154,15 +154,15 @@ func newServer(limits Limits, drain time.Duration, logger *slog.Logger, observe 
 	return s
 }
 
-// Ready reports whether the probe /ready succeeds. It does not while the program starts or drains.
+// Ready reports whether the probe /ready succeeds. It fails while the program is starting or draining.
 func (s *Server) Ready() bool { return s.probes.isReady() }
 
-// Run serves a listener until ctx ends, then drains: it closes the listener, lets open transfers go on for the drain time, and cuts
-// those that are still open. It returns when nothing of the server runs any more. It returns an error if the listener failed or
-// a handler does not return.
+// Run serves a listener until ctx is done, then drains: it closes the listener, lets open transfers continue for the
+// drain time, and cuts those that are still open. It returns when all goroutines of the server have ended. It returns
+// an error if the listener failed or a handler does not return.
 func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	if address, ok := l.Addr().(*net.TCPAddr); s.loopback && (!ok || !address.IP.IsLoopback()) {
-		return errors.Join(fmt.Errorf("server: the profiler is not served on %s, which is no loopback address", l.Addr()), l.Close())
+		return errors.Join(fmt.Errorf("server: the profiler requires a loopback address (got %s); for example 127.0.0.1:6060", l.Addr()), l.Close())
 	}
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(&listener{l, s}) }()
@@ -172,32 +172,32 @@ func (s *Server) Run(ctx context.Context, l net.Listener) error {
 	case failed = <-served:
 	}
 	s.draining.Store(true)
-	_ = l.Close() // it may have failed before
+	_ = l.Close() // it may already be closed
 	if failed == nil {
 		<-served
 	}
 	return errors.Join(failed, s.shutDown())
 }
 
-// shutDown waits for open transfers, and cuts those that are open after the drain time.
+// shutDown waits for open transfers, and cuts those that are still open after the drain time.
 func (s *Server) shutDown() error {
 	ctx, cancel := context.WithTimeout(context.Background(), s.drain)
 	defer cancel()
 	s.conns.wait(ctx, closeNotice)
 	if s.http.Shutdown(ctx) != nil {
 		if n := s.conns.abortAll(); n > 0 {
-			s.log.Warn("Connections were cut at the end of the drain time", "connections", n, "drain", s.drain)
+			s.log.Warn("Cut open connections at the end of the drain time", "connections", n, "drain", s.drain)
 		}
 	}
-	_ = s.http.Close() // every connection was closed or cut
+	_ = s.http.Close() // all connections are already closed
 	if !s.conns.wait(context.Background(), s.handlerGrace) {
 		open, _ := s.conns.count()
-		return fmt.Errorf("server: %d requests do not end", open)
+		return fmt.Errorf("server: %d request handlers did not return", open)
 	}
 	return nil
 }
 
-// connStateChanged follows the states of connections in net/http.
+// connStateChanged tracks the states of connections in net/http.
 func (s *Server) connStateChanged(c net.Conn, state http.ConnState) {
 	connection := connOf(c)
 	switch {
@@ -215,7 +215,7 @@ func (s *Server) connStateChanged(c net.Conn, state http.ConnState) {
 	}
 }
 
-// listener is a listener that makes a conn of every connection for which there is room.
+// listener wraps each accepted connection in a conn, and refuses connections for which there is no room.
 type listener struct {
 	net.Listener
 	server *Server
@@ -245,7 +245,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	}
 }
 
-// connOf returns the conn of a connection that net/http knows, or nil if it is another one.
+// connOf returns the conn behind a connection of net/http, or nil if there is none.
 func connOf(c net.Conn) *conn {
 	switch c := c.(type) {
 	case plainConn:

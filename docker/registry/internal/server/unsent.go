@@ -13,27 +13,28 @@ import (
 )
 
 const (
-	// unsent is how many bytes the kernel takes of an answer to a slow client before it can send them.
+	// unsent is how many unsent bytes the kernel may hold for a slow client.
 	unsent = 256 << 10
-	// large is how many bytes of an answer make it count.
+	// large is the size from which a response counts as large, in bytes.
 	large = 256 << 10
-	// maxUnlimited is how many large answers have no limit. The kernel takes up to 4 MiB of each.
+	// maxUnlimited is the number of large responses that have no limit. The kernel holds up to 4 MiB of each.
 	maxUnlimited = 8
-	// unsentAll is about how many bytes it takes of all of them together, if they are more.
+	// unsentAll is roughly how many bytes the kernel may hold of all large responses together if there are more of
+	// them.
 	unsentAll = 16 << 20
-	// unsentLeast is how many it takes of each of very many.
+	// unsentLeast is the minimum limit of one large response, in bytes.
 	unsentLeast = 128 << 10
-	// fast is the time for a sendChunk below which a client is not slow.
+	// fast is the time below which a client that receives a sendChunk does not count as slow.
 	fast = 250 * time.Millisecond
-	// sendBufferLock is SOCK_SNDBUF_LOCK of linux/socket.h: the send buffer does not grow by itself.
+	// sendBufferLock is SOCK_SNDBUF_LOCK of linux/socket.h, which disables autotuning of the send buffer.
 	sendBufferLock = 1
 )
 
-// largeAnswers counts the large answers that are being sent.
+// largeAnswers counts the large responses being sent.
 type largeAnswers struct{ size atomic.Int64 }
 
-// limit returns how many unsent bytes each of them may have, or 0 for no limit. It changes only when their number passes a power
-// of two.
+// limit returns how many unsent bytes each large response may have, or 0 for no limit. It changes only when their
+// number passes a power of two.
 func (c *largeAnswers) limit() int {
 	size := c.size.Load()
 	if size <= maxUnlimited {
@@ -42,14 +43,14 @@ func (c *largeAnswers) limit() int {
 	return max(unsentAll>>bits.Len64(uint64(size-1)), unsentLeast)
 }
 
-// A sendRate measures how fast a client takes what it is sent. A new client counts as slow.
+// A sendRate measures how fast a client receives. A new client counts as slow.
 type sendRate struct {
 	sent  int64
-	spent time.Duration // on sending it, without what passes between answers
+	spent time.Duration // time spent sending, without the time between responses
 	fast  bool
 }
 
-// add adds bytes that were sent within some time, and reports whether they complete a chunk.
+// add adds n bytes sent in the given time, and reports whether they complete a chunk.
 func (p *sendRate) add(n int64, within time.Duration) bool {
 	p.sent += n
 	p.spent += within
@@ -61,24 +62,24 @@ func (p *sendRate) add(n int64, within time.Duration) bool {
 	return true
 }
 
-// A sendLimiter limits how much the kernel takes of a connection's answers. One goroutine at a time uses it.
+// A sendLimiter limits how much the kernel may hold of a connection's responses. It is used by one goroutine at a time.
 type sendLimiter struct {
 	sendRate
 	largeAnswers *largeAnswers
-	counted      bool // largeAnswers counts the answer
-	// In force.
+	counted      bool // the response is counted in largeAnswers
+	// Limits in force.
 	unsent int // see limitUnsent
 	buffer int // see limitBuffer
 }
 
-// prepare prepares for n bytes of an answer.
+// prepare must be called before writing n bytes of a response.
 func (s *sendLimiter) prepare(c net.Conn, n int64) {
 	if n >= large && !s.counted {
 		s.join(c)
 	}
 }
 
-// written adds bytes that were written within some time.
+// written must be called after writing n bytes in the given time.
 func (s *sendLimiter) written(c net.Conn, n int64, within time.Duration) {
 	switch {
 	case s.counted:
@@ -92,7 +93,7 @@ func (s *sendLimiter) written(c net.Conn, n int64, within time.Duration) {
 	}
 }
 
-// end ends an answer.
+// end must be called after a response.
 func (s *sendLimiter) end() {
 	s.sent = 0
 	if s.counted {
@@ -101,7 +102,7 @@ func (s *sendLimiter) end() {
 	}
 }
 
-// join begins a large answer.
+// join counts the response as a large one.
 func (s *sendLimiter) join(c net.Conn) {
 	s.counted = true
 	s.largeAnswers.size.Add(1)
@@ -109,10 +110,11 @@ func (s *sendLimiter) join(c net.Conn) {
 	s.adjust(c)
 }
 
-// adjust sets the limits of the kernel if they have changed.
+// adjust updates the kernel's limits if they have changed.
 func (s *sendLimiter) adjust(c net.Conn) {
 	limit := s.largeAnswers.limit()
-	// Half as many again for what was sent and not confirmed: a client that has no processor for a while confirms nothing.
+	// Add half as much for bytes that were sent but not acknowledged: a client that waits for a CPU acknowledges
+	// nothing.
 	if buffer := limit + limit/2; buffer != s.buffer {
 		s.buffer = buffer
 		limitBuffer(c, buffer)
@@ -126,37 +128,38 @@ func (s *sendLimiter) adjust(c net.Conn) {
 	}
 }
 
-// limitUnsent sets how many bytes the kernel takes of a connection before it can send them, 0 for no limit.
+// limitUnsent limits the unsent bytes in the kernel; 0 means no limit.
 func limitUnsent(c net.Conn, bytes int) {
-	// A kernel without the option only takes more.
+	// Errors are ignored: without the option, the kernel only holds more.
 	control(c, func(fd int) { _ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, bytes) })
 }
 
-// limitBuffer sets how many bytes the kernel holds of a connection that the client has not confirmed, 0 for no limit.
+// limitBuffer limits the unacknowledged bytes in the kernel; 0 means no limit.
 func limitBuffer(c net.Conn, bytes int) {
 	control(c, func(fd int) {
 		if bytes == 0 {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // it fails only where nothing was locked
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, 0) // fails only if the buffer was never locked
 			return
 		}
 		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendBufferLock) != nil {
-			return // before Linux 5.14 the limit could not be taken back
+			return // a kernel older than 5.14 could not remove the limit again
 		}
-		// The kernel sets twice as much, at most twice net.core.wmem_max. Without it, it only holds more.
+		// The kernel limits this value to net.core.wmem_max and then doubles it. Errors are ignored: the kernel only
+		// holds more.
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, bytes/2)
 	})
 }
 
-// queued returns how many bytes the kernel holds of a connection that its client has not confirmed.
+// queued returns the number of unacknowledged bytes in the kernel.
 func queued(c net.Conn) (n int64) {
 	control(c, func(fd int) {
-		held, _ := unix.IoctlGetInt(fd, unix.SIOCOUTQ) // 0 where the kernel does not say
+		held, _ := unix.IoctlGetInt(fd, unix.SIOCOUTQ) // 0 if the kernel does not support it
 		n = int64(held)
 	})
 	return n
 }
 
-// control calls f with the descriptor of a TCP connection.
+// control calls f with the file descriptor of a TCP connection.
 func control(c net.Conn, f func(fd int)) {
 	s, ok := c.(syscall.Conn)
 	if !ok {
@@ -164,7 +167,7 @@ func control(c net.Conn, f func(fd int)) {
 	}
 	raw, err := s.SyscallConn()
 	if err != nil {
-		return // closed: the next write says so
+		return // closed: the next write fails
 	}
-	_ = raw.Control(func(fd uintptr) { f(int(fd)) }) // the same
+	_ = raw.Control(func(fd uintptr) { f(int(fd)) }) // as above
 }
