@@ -13,32 +13,32 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// RelayParameter is the parameter of a hop's URI that names the relay which assembles the body. A replica that does not know it
-// ignores it.
+// RelayParameter is the query parameter of a hop that identifies the relay for which the body is requested. Older
+// replicas ignore it.
 const RelayParameter = "relay"
 
-// Codes of the errors by which a replica refuses the rest of a relay's body.
+// Error codes with which a replica refuses to send the rest of a body to a relay.
 const (
-	CodeWrong  = "RELAY_WRONG"  // what it has sent so far may be wrong
-	CodeBroken = "RELAY_BROKEN" // its fill has failed twice
+	CodeWrong  = "RELAY_WRONG"  // the bytes sent so far may be wrong
+	CodeBroken = "RELAY_BROKEN" // the fill has failed twice
 )
 
 const (
-	// maxBroken is how many relays are remembered.
+	// maxBroken is the maximum number of relays to remember.
 	maxBroken = 4096
-	// maxRelayName is how long the name of a relay may be.
+	// maxRelayName is the maximum length of a relay's name, in bytes.
 	maxRelayName = 64
 )
 
-// brokenRelays remembers the relays whose body a failed fill has cut. The connection just ends, as it does when this replica dies,
-// so the other replica learns the cause only by asking for the rest.
+// brokenRelays remembers the relays whose body was cut by a failed fill. The other replica only sees the connection
+// end, as if this replica had died. It learns the cause when it asks for the rest.
 type brokenRelays struct {
 	mu     sync.Mutex
-	byName map[string]string // the code of the refusal; empty: the rest may be asked for once more
+	byName map[string]string // error code; empty if the rest may be requested once more
 	order  []string          // oldest first
 }
 
-// add notes that the fill of a relay has failed.
+// add records that the fill of a relay has failed.
 func (b *brokenRelays) add(name string, cause error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -61,14 +61,14 @@ func (b *brokenRelays) add(name string, cause error) {
 	}
 }
 
-// code returns why the rest of a relay is refused, or nothing if it is not.
+// code returns the error code with which to refuse the rest of a relay's body, or "".
 func (b *brokenRelays) code(name string) string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.byName[name]
 }
 
-// relayName returns the name of the relay that sent a request, or nothing if none did.
+// relayName returns the name of the relay that sent a request, or "".
 func relayName(r *http.Request) string {
 	if _, isHop := peer.FromContext(r.Context()); !isHop {
 		return ""
@@ -79,7 +79,8 @@ func relayName(r *http.Request) string {
 	return ""
 }
 
-// noteBroken notes that a relay was cut because its fill has failed. It does nothing for other requests and results.
+// noteBroken records that a relay was cut because its fill has failed. It does nothing if r is not from a relay or g
+// has not failed.
 func (h *Handler) noteBroken(r *http.Request, g *store.Growing) {
 	name := relayName(r)
 	if name == "" {
@@ -90,7 +91,8 @@ func (h *Handler) noteBroken(r *http.Request, g *store.Growing) {
 	}
 }
 
-// refuseBroken refuses to send the rest of a relay if its fill has failed for good, and reports whether it has refused.
+// refuseBroken refuses to send the rest of a relay's body if its fill has failed permanently. It reports whether it
+// wrote a response.
 func (h *Handler) refuseBroken(w http.ResponseWriter, r *http.Request, q route.Request) bool {
 	name := relayName(r)
 	if name == "" {
@@ -100,8 +102,8 @@ func (h *Handler) refuseBroken(w http.ResponseWriter, r *http.Request, q route.R
 	if code == "" {
 		return false
 	}
-	h.opts.Log.Info("The rest of a relay is refused, since its fill failed", "digest", q.Digest, "code", code)
+	h.opts.Log.Info("Refused to send the rest of a relay: its fill failed", "digest", q.Digest, "code", code)
 	server.SetResult(r.Context(), resultError)
-	server.WriteError(w, r, http.StatusBadGateway, code, "the fill of what was sent so far has failed")
+	server.WriteError(w, r, http.StatusBadGateway, code, "the fill that sent the first bytes has failed")
 	return true
 }

@@ -10,17 +10,17 @@ import (
 )
 
 const (
-	// failureTTL is how long an error answers the same request.
+	// failureTTL is how long an error is returned to identical requests.
 	failureTTL = 2 * time.Second
-	// wrongTTL is for how long wrong bytes count as those of a fetch before.
+	// wrongTTL is how long wrong bytes are remembered as those of an earlier fetch.
 	wrongTTL = time.Minute
-	// maxFailures is how many errors are remembered at a time.
+	// maxFailures is the maximum number of errors to remember.
 	maxFailures = 4096
 )
 
-// failures holds the errors of the last moments by request. An error of one repository says nothing about another.
+// failures holds recent errors by request. An error for one repository does not apply to another.
 type failures struct {
-	time      time.Duration // for which each is remembered
+	time      time.Duration // how long each is remembered
 	byRequest map[route.Request]failure
 	order     []expiry // oldest first
 }
@@ -30,19 +30,19 @@ type failure struct {
 	until time.Time
 }
 
-// sharedError is an error that several requests get.
+// sharedError is an error that is returned to several requests.
 type sharedError struct {
 	error
 	learned time.Time
 }
 
-// Unwrap returns the error.
+// Unwrap returns the underlying error.
 func (e *sharedError) Unwrap() error { return e.error }
 
-// Age returns how long ago the error was learned.
+// Age returns the time since the error was received.
 func (e *sharedError) Age() time.Duration { return time.Since(e.learned) }
 
-// errorAge returns how old an error was when it was received: other replicas send its age.
+// errorAge returns the age of an error, which other replicas send with it.
 func errorAge(err error) time.Duration {
 	var aged interface{ Age() time.Duration }
 	if errors.As(err, &aged) {
@@ -68,7 +68,7 @@ func (f *failures) add(q route.Request, err error, now time.Time) {
 	f.order = append(f.order, expiry{q, until})
 }
 
-// get returns the error of a request, or nil if there is none.
+// get returns the remembered error of a request, or nil.
 func (f *failures) get(q route.Request, now time.Time) error {
 	if found := f.byRequest[q]; now.Before(found.until) {
 		return found.err
@@ -76,7 +76,7 @@ func (f *failures) get(q route.Request, now time.Time) error {
 	return nil
 }
 
-// evict drops the errors that have expired, and makes room for one.
+// evict drops expired errors, and makes room for another error.
 func (f *failures) evict(now time.Time) {
 	n := 0
 	for n < len(f.order) && (!now.Before(f.order[n].until) || len(f.order)-n >= maxFailures) {

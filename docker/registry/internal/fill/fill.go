@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package fill serves blobs: from the store, or from a fill, which is the one transfer of a blob from an upstream.
+// Package fill serves blobs from the store or from a fill, which is a single transfer of a blob from an upstream.
 //
-// All clients that ask for a blob while it comes share its fill, each at its own offset and pace. A fill is not the
-// request of the client that began it: it goes on after its clients have left, so that a slow upstream's content arrives.
-// What bounds it is silence (Options.Stall), and how many fills without clients there may be (Options.Abandoned).
+// All clients that ask for a blob during its transfer share the fill, each at its own offset and speed. A fill does not
+// belong to the client that started it: it continues after its clients have left, so that content from a slow upstream
+// arrives eventually. It is limited by the time for which the upstream may be silent (Options.Stall) and by the number
+// of fills without clients (Options.Abandoned).
 //
-// Where repositories share blobs, one fill serves the clients of all. But a slow answer of one repository says nothing about
-// the others: a client that has waited a second for the first byte of another repository's fill begins a fill of its own
-// repository. The fill whose first byte comes first serves all clients, and the others end.
+// If repositories share blobs, one fill serves the clients of all repositories. But one repository may be slow while
+// others are not: a client that has waited a second for the first byte of another repository's fill starts a fill from
+// its own repository. The fill that receives the first byte serves all clients, and the others end.
 //
-// A fill that fails before its first byte answers its clients, and those of the next two seconds, with an error. One that
-// fails later cuts their connections, so that nobody takes a part for the whole.
+// If a fill fails before its first byte, its clients and those of the next two seconds get an error. If it fails later,
+// the connections of its clients are cut, so that no client mistakes a part for the whole blob.
 package fill
 
 import (
@@ -31,47 +32,47 @@ import (
 )
 
 var (
-	// ErrStalled is the error of a fill whose upstream was silent for too long.
+	// ErrStalled is the error of a fill whose upstream sent nothing for Options.Stall.
 	ErrStalled = errors.New("the upstream sent nothing for too long")
 
-	errAbandoned = errors.New("no client is left, and the fill is not needed or enough others go on without one")
+	errAbandoned = errors.New("all clients have left, and the fill is redundant or too many others continue without clients")
 	errClosed    = errors.New("the cache is shutting down")
 )
 
 const (
-	// fetchGrace is how long a fetch may take to return after its context has ended.
+	// fetchGrace is how long a fetch may take to return after its context is done.
 	fetchGrace = 5 * time.Second
-	// windowStall is the least time of silence that ends a fill without room in the store. Such a fill waits for its
-	// readers, which are dropped only after a while.
+	// windowStall is the minimum stall time for a fill without room in the store. Such a fill waits for its readers,
+	// and slow readers are dropped only after some time.
 	windowStall = time.Minute
-	// otherPatience is how long a client waits for the first byte of another repository's fill before it begins its own.
+	// otherPatience is how long a client waits for the first byte of another repository's fill before it starts one
+	// from its own repository.
 	otherPatience = time.Second
 )
 
-// A Fetcher fetches a blob of one upstream.
+// A Fetcher fetches blobs from one upstream.
 type Fetcher interface {
-	// Fetch writes a blob into the Growing and keeps it in the store, linked in the request's repository. Without a SetSize
-	// before the first byte, answers have no Content-Length, and ranges get the whole. It returns soon after its context has
-	// ended. A *route.StatusError in its error is the answer to clients, with the Retry-After of the error's
-	// Header method if it has one.
+	// Fetch writes a blob into the Growing and stores it, linked to the request's repository. If it does not call
+	// SetSize before the first byte, responses have no Content-Length, and range requests get the whole blob. It must
+	// return soon after its context is done. If the error wraps a *route.StatusError, clients get that as the response,
+	// with the Retry-After from the error's Header method if it has one.
 	Fetch(context.Context, route.Request, *store.Growing) error
 }
 
-// Options are those of a Handler. Store, Fetcher and Log are required.
+// Options configure a Handler. Store, Fetcher and Log are required.
 type Options struct {
 	Store   *store.Upstream
 	Fetcher Fetcher
-	// Share lets a blob that one repository brought serve the others. It concerns success only: a repository's error is
-	// never another's.
+	// Share serves a blob fetched from one repository to requests for other repositories. Errors are never shared
+	// between repositories.
 	Share bool
-	// Stall is how long an upstream may send nothing before its fill ends; 0: for ever.
+	// Stall is how long an upstream may send nothing before its fill ends; 0 means no limit.
 	Stall time.Duration
-	// Wait is how long a client waits for the first byte before it is answered with 504, while the fill goes on; 0: for
-	// ever.
+	// Wait is how long a client waits for the first byte before it gets a 504; 0 means no limit. The fill continues.
 	Wait time.Duration
-	// Abandoned is how many fills may go on without clients.
+	// Abandoned is how many fills may continue without clients.
 	Abandoned int
-	// Next serves what Pass says, and what the Fetcher refuses with ErrNext; nil: nothing is passed on.
+	// Next serves the requests that Pass selects or the Fetcher refuses with ErrNext. It may be nil.
 	Next *Handler
 	Pass func(route.Request) bool
 	Log  *slog.Logger
@@ -80,11 +81,11 @@ type Options struct {
 // Stats is a snapshot of a Handler.
 type Stats struct {
 	Running   int   // fills
-	Abandoned int   // the part of Running that has no clients
-	Fetches   int64 // fills that were begun
-	Shared    int64 // requests that joined a fill
+	Abandoned int   // fills without clients, included in Running
+	Fetches   int64 // fills started
+	Shared    int64 // requests that joined a running fill
 	Failed    int64 // fills that failed
-	Stalled   int64 // the part of Failed that was due to silence
+	Stalled   int64 // fills that failed because the upstream was silent, included in Failed
 }
 
 // A Handler serves the blobs of one upstream.
@@ -98,12 +99,12 @@ type Handler struct {
 	closed   bool
 	groups   map[route.Request]*group
 	failures failures
-	wrong    failures // those of wrong bytes
+	wrong    failures // failures because of wrong bytes
 	broken   brokenRelays
 	stats    Stats
 }
 
-// New returns a handler for one upstream.
+// New returns a Handler for one upstream.
 func New(o Options) *Handler {
 	h := &Handler{
 		opts: o, groups: map[route.Request]*group{},
@@ -113,7 +114,7 @@ func New(o Options) *Handler {
 	return h
 }
 
-// Close ends all fills and waits until they have ended.
+// Close aborts all fills and waits for them.
 func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -129,26 +130,26 @@ func (h *Handler) Stats() Stats {
 	return h.stats
 }
 
-// A group is the fills of a blob that may serve the same clients: at most one for each repository.
+// A group is the set of fills of the same blob that may serve the same clients: at most one per repository.
 type group struct {
 	key       route.Request
 	fills     []*fill // oldest first
 	hasLeader chan struct{}
-	// leader is the first that had something to read. It is read after led was closed.
+	// leader is the first fill with something to read. Read it only after led is closed.
 	leader *fill
 }
 
-// A fill is one fetch of a blob.
+// A fill is one transfer of a blob.
 type fill struct {
 	group   *group
-	request route.Request // of the client that began it
+	request route.Request // of the client that started it
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 
 	growing *store.Growing
-	stored  atomic.Bool   // it comes from what another replica has stored
-	done    chan struct{} // closed at the end
-	err     error         // after done
+	stored  atomic.Bool   // the blob comes from another replica's store
+	done    chan struct{} // closed when the fill has ended
+	err     error         // valid after done is closed
 
 	// Guarded by Handler.mu.
 	clients   int
@@ -156,7 +157,7 @@ type fill struct {
 	over      bool
 }
 
-// key returns the part of a request that is the same for all requests that share a fill.
+// key returns the part of a request that is the same for all requests that may share a fill.
 func (h *Handler) key(q route.Request) route.Request {
 	if h.opts.Share {
 		q.Repository = ""
@@ -164,7 +165,7 @@ func (h *Handler) key(q route.Request) route.Request {
 	return q
 }
 
-// pick returns the fill that a client should wait for, or nil.
+// pick returns the fill that a client should wait for, or nil if it should start one.
 func (g *group) pick(repository string, own bool) *fill {
 	if g.leader != nil {
 		return g.leader
@@ -180,9 +181,9 @@ func (g *group) pick(repository string, own bool) *fill {
 	return g.fills[0]
 }
 
-// join adds a client to a fill: to any that may serve it or, with own, to that of its repository unless another has begun to
-// send. It returns the error of a fill of the same request that has just failed, and neither a fill nor an error if the blob is
-// in the store by now. The first client starts the fill by calling run.
+// join adds a client to a fill that may serve it. With own, that is the fill of its repository, unless another fill
+// already has something to read. If a fill of the same request has just failed, join returns its error. If the blob is
+// in the store by now, it returns neither a fill nor an error. The first client must start the fill by calling run.
 func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err error) {
 	key := h.key(q)
 	h.mu.Lock()
@@ -195,7 +196,7 @@ func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err erro
 		g = &group{key: key, hasLeader: make(chan struct{})}
 	}
 	if f = g.pick(q.Repository, own); f != nil {
-		if !own { // else it has joined another before
+		if !own { // with own, it has already been counted
 			h.stats.Shared++
 		}
 		h.addClientLocked(f)
@@ -204,7 +205,7 @@ func (h *Handler) join(q route.Request, own bool) (f *fill, first bool, err erro
 	if err := h.failures.get(q, time.Now()); err != nil {
 		return nil, false, err
 	}
-	// A fill leaves its group after its blob was stored, so it is looked for in this order.
+	// Look in the store after looking for a fill: a fill leaves its group only after its blob is stored.
 	if _, ok := h.lookup(q); ok {
 		return nil, false, nil
 	}
@@ -230,8 +231,8 @@ func (h *Handler) addClientLocked(f *fill) {
 	h.setAbandonedLocked(f, false)
 }
 
-// removeClient removes a client from its fill. A fill without clients goes on if there is a place for it and no other fill serves
-// its clients. A fill that has a place keeps it, so that it ends at some time however many others begin.
+// removeClient removes a client from its fill. A fill without clients continues if fewer than Options.Abandoned others
+// do and no other fill serves its clients. Once allowed, it may continue to its end, however many others start.
 func (h *Handler) removeClient(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -239,9 +240,9 @@ func (h *Handler) removeClient(f *fill) {
 		return
 	}
 	if state, _ := f.growing.State(); state != store.InProgress {
-		return // it ends by itself: it is being kept, or known to be wrong
+		return // it is about to end: it is being stored, or has failed
 	}
-	// What goes through a window is not kept.
+	// Continuing is pointless in a window, which does not store the blob.
 	if h.stats.Abandoned >= h.opts.Abandoned || f.growing.Windowed() || f.isRedundant() {
 		h.abortLocked(f)
 		return
@@ -249,10 +250,10 @@ func (h *Handler) removeClient(f *fill) {
 	h.setAbandonedLocked(f, true)
 }
 
-// isRedundant reports whether another fill serves the clients that would wait for this one.
+// isRedundant reports whether another fill serves this fill's clients.
 func (f *fill) isRedundant() bool { return f.group.leader != nil && f.group.leader != f }
 
-// setLeader makes a fill the leader of its group, if it is the first that has something to read.
+// setLeader makes a fill the leader of its group, unless there is one.
 func (h *Handler) setLeader(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -273,7 +274,7 @@ func (h *Handler) setLeaderLocked(f *fill) {
 	}
 }
 
-// abortLocked ends a fill that has no clients. Nobody may join what is about to fail.
+// abortLocked aborts a fill without clients, and detaches it, so that no client joins a fill that is about to fail.
 func (h *Handler) abortLocked(f *fill) {
 	h.detachLocked(f)
 	h.setAbandonedLocked(f, false)
@@ -290,7 +291,7 @@ func (h *Handler) setAbandonedLocked(f *fill, abandoned bool) {
 	f.abandoned = abandoned
 }
 
-// detach removes a fill from its group, so that no client can join it.
+// detach removes a fill from its group, so that no more clients can join it.
 func (h *Handler) detach(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -305,8 +306,8 @@ func (h *Handler) detachLocked(f *fill) {
 	}
 }
 
-// run fetches the blob. The first client calls it when its reader is there, since a fill without room in the store loses
-// its beginning to those who come later.
+// run starts the fetch. The first client calls it after adding its reader, since a fill without room in the store
+// discards bytes that no reader waits for.
 func (h *Handler) run(f *fill) {
 	go func() {
 		defer h.running.Done()
@@ -321,7 +322,7 @@ func (h *Handler) run(f *fill) {
 	}()
 }
 
-// watch makes the fill the leader as soon as it has something to read.
+// watch makes the fill the leader once it has something to read.
 func (h *Handler) watch(f *fill, r *store.Reader) {
 	defer r.Close()
 	var first [1]byte
@@ -330,7 +331,7 @@ func (h *Handler) watch(f *fill, r *store.Reader) {
 	}
 }
 
-// fetch fetches the blob. It returns nil if the whole blob came, or if the store had it already.
+// fetch fetches the blob. It returns nil if the blob is complete, or already in the store.
 func (h *Handler) fetch(f *fill) error {
 	err := h.watchdog(f)
 	if err == nil && f.growing.Written() == 0 {
@@ -344,12 +345,12 @@ func (h *Handler) fetch(f *fill) error {
 		return err
 	}
 	if state == store.Complete && err != nil {
-		h.opts.Log.Debug("A blob came whole, but was not kept", "digest", f.request.Digest, "error", err)
+		h.opts.Log.Debug("Received a blob, but did not store it", "digest", f.request.Digest, "error", err)
 	}
 	return cause
 }
 
-// watchdog runs the fetch until it ends, is aborted, or is silent for too long.
+// watchdog runs the fetch until it returns, is aborted, or receives nothing for too long.
 func (h *Handler) watchdog(f *fill) error {
 	result := make(chan error, 1)
 	go func() { result <- h.callFetcher(f) }()
@@ -369,7 +370,7 @@ func (h *Handler) watchdog(f *fill) error {
 			select {
 			case <-result:
 			case <-time.After(fetchGrace):
-				h.opts.Log.Error("A fetch did not end when it was told to", "upstream", f.request.Upstream, "digest", f.request.Digest)
+				h.opts.Log.Error("A canceled fetch did not return", "upstream", f.request.Upstream, "digest", f.request.Digest)
 			}
 			return cause
 		case now := <-tick:
@@ -387,7 +388,7 @@ func (h *Handler) watchdog(f *fill) error {
 	}
 }
 
-// abortUnread ends a fill that found no room for what it fetches after its clients had left.
+// abortUnread aborts a fill that turned out to have no room in the store after its clients had left.
 func (h *Handler) abortUnread(f *fill) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -396,7 +397,7 @@ func (h *Handler) abortUnread(f *fill) {
 	}
 }
 
-// callFetcher calls the Fetcher. A panic in it ends the fill, not the process.
+// callFetcher calls the Fetcher. It turns a panic into an error.
 func (h *Handler) callFetcher(f *fill) (err error) {
 	defer func() {
 		p := recover()
@@ -404,14 +405,14 @@ func (h *Handler) callFetcher(f *fill) (err error) {
 			return
 		}
 		err = fmt.Errorf("the fetch panicked: %v", p)
-		if p != http.ErrAbortHandler { // by which distribution's handler says that it cannot complete a body
+		if p != http.ErrAbortHandler { // distribution's handler panics with it to cut an incomplete body
 			h.opts.Log.Error("A fetch panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 		}
 	}()
 	return h.opts.Fetcher.Fetch(context.WithValue(f.ctx, fillKey{}, f), f.request, f.growing)
 }
 
-// end tells the clients how the fill has ended. Later clients find the blob in the store or begin a new fill.
+// end reports the result of the fill to its clients. Later clients find the blob in the store or start a new fill.
 func (h *Handler) end(f *fill, err error) {
 	h.mu.Lock()
 	h.setAbandonedLocked(f, false)
@@ -427,7 +428,7 @@ func (h *Handler) end(f *fill, err error) {
 		}
 	}
 	close(f.done)
-	if err == nil { // those who wait for another fill find the blob here, or in the store
+	if err == nil { // clients that wait for other fills find the blob here or in the store
 		h.setLeaderLocked(f)
 	}
 	h.detachLocked(f)
@@ -438,7 +439,7 @@ func (h *Handler) end(f *fill, err error) {
 	}
 }
 
-// foundInStore reports whether the fill has ended without bytes because the store had the blob.
+// foundInStore reports whether the fill ended without bytes because the blob was already in the store.
 func (f *fill) foundInStore() bool {
 	select {
 	case <-f.done:
@@ -449,18 +450,18 @@ func (f *fill) foundInStore() bool {
 	}
 }
 
-// isWrong reports whether the bytes are known to be wrong, so that a client must not begin to read them.
+// isWrong reports whether the bytes are known to be wrong, so that no client may start reading them.
 func (f *fill) isWrong() bool {
 	_, cause := f.growing.State()
 	return isWrong(cause)
 }
 
-// isWrong reports whether the cause of a failed fill is that its bytes are wrong.
+// isWrong reports whether a fill failed because its bytes are wrong.
 func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// wait waits until the fill has ended. It returns the cause of ctx if that ends first.
+// wait waits until the fill has ended. If ctx is done first, it returns the cause.
 func (f *fill) wait(ctx context.Context) error {
 	select {
 	case <-f.done:
@@ -470,8 +471,8 @@ func (f *fill) wait(ctx context.Context) error {
 	}
 }
 
-// shareErrorLocked reports whether the next clients get the fill's error. They do not if a client may resume where it was cut,
-// or if wrong bytes came for the first time, which was an accident unless another fetch brings them again.
+// shareErrorLocked reports whether the next clients get the fill's error. They do not if a client may resume where it
+// was cut, or if the bytes were wrong for the first time, since that may have been an accident.
 func (h *Handler) shareErrorLocked(f *fill, now time.Time) bool {
 	switch {
 	case errors.Is(f.err, errAbandoned), errors.Is(f.err, errClosed), errors.Is(f.err, ErrAgain),

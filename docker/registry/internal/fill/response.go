@@ -11,21 +11,21 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// partBufferSize is how much of a part of several ranges is copied at a time.
+// partBufferSize is the buffer size for copying one of several ranges, in bytes.
 const partBufferSize = 32 << 10
 
-// growingResponse is a response that is sent as its reader gets the bytes, without waiting for a buffer to fill. It remembers why
-// the content ended early, since http.ServeContent does not return that.
+// growingResponse sends bytes as soon as its reader has them, without waiting for a buffer to fill. It records why the
+// content ended early, since http.ServeContent does not return errors.
 type growingResponse struct {
 	http.ResponseWriter
 	reader *store.Reader
 	err    error
 }
 
-// ReadFrom sends the content. The kernel copies what is in a file.
+// ReadFrom sends the content, with sendfile if it is in a file.
 func (t *growingResponse) ReadFrom(from io.Reader) (n int64, err error) {
 	control := http.NewResponseController(t.ResponseWriter)
-	_ = control.Flush() // the header; not supported: nothing was kept back
+	_ = control.Flush() // sends the header; if it is not supported, nothing is buffered
 	if limited, ok := from.(*io.LimitedReader); ok && limited.R == io.Reader(t.reader) {
 		n, err = t.reader.CopyN(t.ResponseWriter, limited.N)
 		limited.N -= n
@@ -56,8 +56,8 @@ func (t *growingResponse) ReadFrom(from io.Reader) (n int64, err error) {
 // Unwrap returns the wrapped response for http.ResponseController.
 func (t *growingResponse) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// fileResponse is a response with a stored file, which the kernel sends. It remembers that the content ended early, since
-// http.ServeContent does not return that.
+// fileResponse sends a stored file with sendfile. It records whether the content ended early, since http.ServeContent
+// does not return errors.
 type fileResponse struct {
 	http.ResponseWriter
 	early bool
@@ -74,7 +74,7 @@ func (f *fileResponse) ReadFrom(from io.Reader) (int64, error) {
 // Unwrap returns the wrapped response for http.ResponseController.
 func (f *fileResponse) Unwrap() http.ResponseWriter { return f.ResponseWriter }
 
-// rangeErrorResponse is the response for a range that cannot be satisfied. It adds the Content-Range, which server.WriteError drops.
+// rangeErrorResponse is a 416 response. It adds the Content-Range, which server.WriteError removes.
 type rangeErrorResponse struct {
 	http.ResponseWriter
 	size int64

@@ -24,18 +24,19 @@ import (
 // Results of requests, for server.SetResult.
 const (
 	resultHit    = "hit"    // from the store
-	resultMiss   = "miss"   // it began a fill
-	resultShared = "shared" // it joined one
+	resultMiss   = "miss"   // started a fill
+	resultShared = "shared" // joined a fill
 	resultAbsent = "absent" // 404
 	resultError  = "error"
 )
 
-// maxRounds is how often a request begins anew because the blob was dropped again or the fill's window has passed.
+// maxRounds is how often a request starts over because the blob was evicted or the fill's window has moved on.
 const maxRounds = 5
 
-// Serve answers a GET or HEAD of a blob. It panics with http.ErrAbortHandler to cut a body that cannot be completed.
+// Serve answers a GET or HEAD request for a blob. It panics with http.ErrAbortHandler to cut a body that cannot be
+// completed.
 //
-// A HEAD starts a fill as a GET does, since a client that asks for the size mostly wants the blob next.
+// A HEAD request starts a fill, too, since most clients request the blob next.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request) {
 	if h.serveStored(w, r, q) {
 		return
@@ -45,17 +46,17 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, q route.Request)
 	h.serveFills(waiting, w, r, q)
 }
 
-// serveFills answers from a fill, or passes the request on.
+// serveFills answers from a fill, from Next, or with an error.
 func (h *Handler) serveFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) {
 	if err := h.tryFills(waiting, w, r, q); err != nil {
 		writeError(w, r, err)
 	}
 }
 
-// tryFills answers from a fill, or returns why it has not. Next is tried first for what Pass reports, and last for everything
-// else.
+// tryFills answers from a fill, or returns an error if it wrote no response. Next is tried first for requests that Pass
+// selects, and last for all others.
 func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) error {
-	var failed error // of Next
+	var failed error // error of Next
 	if h.opts.Next != nil && h.opts.Pass(q) {
 		failed = h.opts.Next.tryFills(waiting, w, r, q)
 		if failed == nil || !othersMayHave(failed) || waiting.Err() != nil {
@@ -78,12 +79,12 @@ func (h *Handler) tryFills(waiting context.Context, w http.ResponseWriter, r *ht
 			return nil
 		}
 	}
-	h.opts.Log.Error("A blob came and went too often to be served", "repository", q.Repository, "digest", q.Digest)
-	server.WriteError(w, r, http.StatusServiceUnavailable, "", "the cache has no room to keep the blob for this request")
+	h.opts.Log.Error("Cannot serve a blob: it was evicted before it could be read", "repository", q.Repository, "digest", q.Digest)
+	server.WriteError(w, r, http.StatusServiceUnavailable, "", "the cache has no room to store the blob for this request")
 	return nil
 }
 
-// waitContext returns a context that ends when a client has waited long enough for the first byte.
+// waitContext returns a context that ends after Options.Wait.
 func (h *Handler) waitContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	if h.opts.Wait <= 0 {
 		return ctx, func() {}
@@ -91,7 +92,7 @@ func (h *Handler) waitContext(ctx context.Context) (context.Context, context.Can
 	return context.WithTimeoutCause(ctx, h.opts.Wait, errWaitTimeout)
 }
 
-// serveStored answers if the store has the blob, and reports whether it has.
+// serveStored answers if the blob is in the store, and reports whether it is.
 func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Request) bool {
 	if r.Method == http.MethodHead {
 		size, ok := h.lookup(q)
@@ -106,7 +107,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	case errors.Is(err, fs.ErrNotExist):
 		return false
 	case err != nil:
-		h.opts.Log.Error("A blob of the store cannot be opened", "digest", q.Digest, "error", err)
+		h.opts.Log.Error("Cannot open a stored blob", "digest", q.Digest, "error", err)
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", "the cache cannot read the blob")
 		return true
 	}
@@ -115,8 +116,8 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	if small, ok := b.Content().(*bytes.Reader); ok && isUnconditional(r) {
 		setHeader(w.Header(), q)
 		w.Header()["Content-Length"] = []string{strconv.FormatInt(b.Size, 10)}
-		w.WriteHeader(http.StatusOK) // of an empty blob nothing is written
-		_, _ = small.WriteTo(w)      // the client has gone: nobody is left to hear of it
+		w.WriteHeader(http.StatusOK) // an empty blob writes nothing
+		_, _ = small.WriteTo(w)      // fails only if the client has disconnected
 		return true
 	}
 	file, ok := b.Content().(*os.File)
@@ -128,7 +129,7 @@ func (h *Handler) serveStored(w http.ResponseWriter, r *http.Request, q route.Re
 	return true
 }
 
-// serveFile answers with the file of a blob.
+// serveFile sends the file of a blob.
 func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store.Blob, file *os.File) {
 	sent := &fileResponse{ResponseWriter: w}
 	serveSized(sent, r, q, b.Size, file, false)
@@ -137,7 +138,7 @@ func serveFile(w http.ResponseWriter, r *http.Request, q route.Request, b *store
 	}
 }
 
-// headContent returns content of a size for a HEAD, which does not read it.
+// headContent returns content of a size for a HEAD request, which does not read it.
 func headContent(size int64) io.ReadSeeker { return io.NewSectionReader(nil, 0, size) }
 
 // isUnconditional reports whether a request has no header that http.ServeContent would evaluate.
@@ -155,27 +156,27 @@ type waiter struct {
 	h *Handler
 	r *http.Request
 	q route.Request
-	// ctx ends with the request, or when the client is answered.
+	// ctx ends with the request, or when a response is written.
 	ctx    context.Context
-	places []place // those of other fills are given up once one serves
+	places []place // places in other fills are given up once a fill serves the client
 }
 
 // A place is the membership of a client in a fill.
 type place struct {
 	fill   *fill
-	reader *store.Reader // nil for HEAD
-	first  bool          // the client began it
+	reader *store.Reader // nil for HEAD requests
+	first  bool          // the client started the fill
 }
 
 // leave removes the client from the fill.
 func (p place) leave(h *Handler) {
 	if p.reader != nil {
-		_ = p.reader.Close() // which has no errors
+		_ = p.reader.Close() // never fails
 	}
 	h.removeClient(p.fill)
 }
 
-// addReader adds a reader to a fill that the client has joined, and starts the fill if the client is the first.
+// addReader adds a reader to a fill that the client has joined. It starts the fill if the client is the first.
 func (w *waiter) addReader(f *fill, first bool) (err error) {
 	p := place{fill: f, first: first}
 	if w.r.Method != http.MethodHead {
@@ -185,7 +186,7 @@ func (w *waiter) addReader(f *fill, first bool) (err error) {
 	if first {
 		w.h.run(f)
 	}
-	if err != nil { // it came too late: what it wants has passed, or the blob is in the store
+	if err != nil { // too late: the window has moved on, or the blob is in the store
 		w.h.detach(f)
 		return errStartOver
 	}
@@ -201,13 +202,13 @@ func (w *waiter) join(own bool) error {
 	case f == nil:
 		return errStartOver
 	case w.waitsFor(f):
-		w.h.removeClient(f) // it waits for this one already
+		w.h.removeClient(f) // it already waits for this fill
 		return nil
 	}
 	return w.addReader(f, first)
 }
 
-// choose returns the place in the fill that serves, and leaves all other fills.
+// choose returns the client's place in a fill, and leaves all other fills.
 func (w *waiter) choose(f *fill) (place, error) {
 	if f.foundInStore() {
 		return place{}, errStartOver
@@ -235,8 +236,8 @@ func (w *waiter) waitsFor(f *fill) bool {
 	return slices.ContainsFunc(w.places, func(p place) bool { return p.fill == f })
 }
 
-// wait returns the client's place in the fill that serves it. When waiting ends, the fill goes on without the client. The request
-// must begin anew if the error is errStartOver.
+// wait waits for a fill with something to read, and returns the client's place in it. If waiting ends first, the fill
+// continues without the client. If the error is errStartOver, the request must start over.
 func (w *waiter) wait(waiting context.Context) (place, error) {
 	if err := w.join(false); err != nil {
 		return place{}, err
@@ -258,7 +259,7 @@ func (w *waiter) wait(waiting context.Context) (place, error) {
 			if !other || waiting.Err() != nil {
 				return place{}, f.err
 			}
-			// The other repository's error says nothing of this one.
+			// The error of another repository does not apply to this one.
 		case <-patience.C:
 			if !other {
 				continue
@@ -270,8 +271,8 @@ func (w *waiter) wait(waiting context.Context) (place, error) {
 	}
 }
 
-// serveFill answers from the fill of a blob, unless it fails or waiting ends before there is something to read. It reports
-// false without an error if the request must begin anew.
+// serveFill answers from a fill. It returns an error if the fill fails or waiting ends before there is something to
+// read, and false without an error if the request must start over.
 func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *http.Request, q route.Request) (bool, error) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -311,11 +312,11 @@ func (h *Handler) serveFill(waiting context.Context, w http.ResponseWriter, r *h
 }
 
 var (
-	errWaitTimeout = errors.New("the upstream has not begun to send the blob yet; it is fetched on")
-	errStartOver   = errors.New("the blob is in the store without having come, or has passed")
+	errWaitTimeout = errors.New("the upstream has not started sending the blob yet; the fetch continues")
+	errStartOver   = errors.New("the blob is already in the store, or the fill's window has moved on")
 )
 
-// firstByte returns the offset of the first byte that a request asks for, or 0 if that is not known.
+// firstByte returns the offset of the first requested byte, or 0 if it is not known.
 func firstByte(r *http.Request, q route.Request, size int64) int64 {
 	header := rangeHeader(r, q)
 	if header == "" || size < 0 {
@@ -328,7 +329,7 @@ func firstByte(r *http.Request, q route.Request, size int64) int64 {
 	return ranges[0].Start
 }
 
-// rangeHeader returns the Range header, or nothing if If-Range makes it void.
+// rangeHeader returns the Range header, or "" if If-Range does not match.
 func rangeHeader(r *http.Request, q route.Request) string {
 	if condition := r.Header.Get("If-Range"); condition != "" && condition != etag(q) {
 		return ""
@@ -336,8 +337,8 @@ func rangeHeader(r *http.Request, q route.Request) string {
 	return r.Header.Get("Range")
 }
 
-// serveSized answers from content of a known size. With passes, content may be gone once it was read (a fill without room), so
-// that a request for ranges out of order gets the whole blob.
+// serveSized answers from content of a known size. With passes, content can be read only once (a fill without room), so
+// that a request for ranges in descending order gets the whole blob.
 func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size int64, content io.ReadSeeker, passes bool) {
 	setHeader(w.Header(), q)
 	if r.Header.Get("Range") != "" {
@@ -345,7 +346,7 @@ func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size in
 		ranges, satisfiable := route.Ranges(header, size)
 		if !satisfiable && r.Header.Get("If-None-Match") == "" {
 			server.WriteError(rangeErrorResponse{w, size}, r, http.StatusRequestedRangeNotSatisfiable, "RANGE_INVALID",
-				fmt.Sprintf("the blob has %d bytes, and the range none of them", size))
+				fmt.Sprintf("the range is outside of the blob, which has %d bytes", size))
 			return
 		}
 		if passes && !isAscending(ranges) {
@@ -365,7 +366,7 @@ func serveSized(w http.ResponseWriter, r *http.Request, q route.Request, size in
 	}
 }
 
-// withRange returns a request with a Range header that http.ServeContent understands as package route does.
+// withRange returns a request with a Range header that http.ServeContent interprets like package route.
 func withRange(r *http.Request, header string, size int64) *http.Request {
 	clean := *r
 	clean.Header = r.Header.Clone()
@@ -378,7 +379,7 @@ func withRange(r *http.Request, header string, size int64) *http.Request {
 	return &clean
 }
 
-// isAscending reports whether ranges can be served from content that passes once.
+// isAscending reports whether ranges can be served from content that can be read only once.
 func isAscending(ranges []route.Range) bool {
 	at := int64(0)
 	for _, part := range ranges {
@@ -390,8 +391,8 @@ func isAscending(ranges []route.Range) bool {
 	return true
 }
 
-// serveUnsized answers from a fill whose size is not known yet. It sends the whole blob whatever the range, since it is not
-// known whether the blob has the range.
+// serveUnsized answers from a fill of unknown size. It ignores ranges and sends the whole blob, since a range cannot be
+// checked against the size.
 func serveUnsized(w http.ResponseWriter, q route.Request, g *store.Growing, reader *store.Reader) {
 	setHeader(w.Header(), q)
 	w.WriteHeader(http.StatusOK)
@@ -410,10 +411,10 @@ var (
 	registryVersion = []string{"registry/2.0"}
 )
 
-// etag returns the entity tag of a blob.
+// etag returns the ETag of a blob.
 func etag(q route.Request) string { return `"` + string(q.Digest) + `"` }
 
-// setHeader sets the header of an answer with a blob.
+// setHeader sets the headers of a response with a blob.
 func setHeader(header http.Header, q route.Request) {
 	header["Content-Type"] = octetStream
 	header["Accept-Ranges"] = acceptRanges
@@ -422,7 +423,7 @@ func setHeader(header http.Header, q route.Request) {
 	header["Docker-Content-Digest"], header["Etag"] = values[:1:1], values[1:]
 }
 
-// writeError writes the answer for the error of a fill.
+// writeError writes the response for the error of a fill.
 func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var refusal *route.StatusError
 	var headed interface{ Header() http.Header }
@@ -437,12 +438,12 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 			server.SetResult(r.Context(), resultAbsent)
 		}
 		server.WriteError(w, r, refusal.Status, refusal.Code, refusal.Message)
-	case r.Context().Err() != nil: // the client has gone
+	case r.Context().Err() != nil: // the client has disconnected
 		panic(http.ErrAbortHandler)
 	case errors.Is(err, errClosed):
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", errClosed.Error())
 	case errors.Is(err, errWaitTimeout), errors.Is(err, ErrStalled), isTimeout(err):
-		server.WriteError(w, r, http.StatusGatewayTimeout, "", "the upstream takes too long to send the blob")
+		server.WriteError(w, r, http.StatusGatewayTimeout, "", "the upstream did not send the blob in time")
 	default:
 		server.WriteError(w, r, http.StatusBadGateway, "", "the upstream did not send the blob")
 	}

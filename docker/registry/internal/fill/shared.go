@@ -15,8 +15,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// dataPath returns the path under which distribution keeps a blob's data for all repositories. It is known for sha256 only:
-// blobs of other algorithms are kept under their sha256, which only the links of repositories name.
+// dataPath returns the path where distribution stores a blob's data for all repositories. It is known only for sha256:
+// blobs with other algorithms are stored under their sha256, which is found only in the links of repositories.
 func dataPath(d digest.Digest) (path string, ok bool) {
 	if d.Algorithm() != digest.SHA256 {
 		return "", false
@@ -41,7 +41,7 @@ func (h *Handler) lookup(q route.Request) (size int64, ok bool) {
 	return info.Size(), true
 }
 
-// open opens a blob that the store may serve for a request. It returns fs.ErrNotExist if there is none.
+// open opens a blob that the store may serve for a request. The error is fs.ErrNotExist if there is none.
 func (h *Handler) open(ctx context.Context, q route.Request) (*store.Blob, error) {
 	b, err := h.opts.Store.Open(ctx, q.Repository, q.Digest)
 	if !h.opts.Share || !errors.Is(err, fs.ErrNotExist) {
