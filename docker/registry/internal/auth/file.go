@@ -49,10 +49,10 @@ func (f *file) next() (lines map[string]string, changed bool, err error) {
 			return nil, true, err
 		}
 		f.failures.Add(1)
-		f.log.Error("the htpasswd file cannot be used; keeping the users of the last valid version", "error", err)
+		f.log.Error("The htpasswd file cannot be used; keeping the users of the last valid version", "error", err)
 		return nil, true, err
 	}
-	f.log.Info("htpasswd file loaded", "path", f.path, "users", len(lines))
+	f.log.Info("Loaded the htpasswd file", "path", f.path, "users", len(lines))
 	return lines, true, nil
 }
 

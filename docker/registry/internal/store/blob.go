@@ -19,21 +19,21 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/digests"
 )
 
-var errChanged = errors.New("the file was changed by somebody else")
+var errChanged = errors.New("another process has changed the file")
 
-// Blob is a finished blob that is open for reading. It counts as a reader until it is closed.
+// Blob is a complete blob that is open for reading. It counts as a reader until it is closed.
 type Blob struct {
-	Digest digest.Digest // under which the data is stored
+	Digest digest.Digest // digest under which the data is stored
 	Size   int64
 
 	content io.ReadSeeker
 	once    sync.Once
 	close   func()
-	drop    func(error) // nil where the content is not the blob's file
+	drop    func(error) // nil if the content is not the blob's file
 }
 
-// Content returns what http.ServeContent takes: an *os.File (sendfile), a *bytes.Reader, or a *Reader where the blob is
-// read for the first time since the start.
+// Content returns the content for http.ServeContent: an *os.File (sent with sendfile), a *bytes.Reader, or a *Reader if
+// the blob is being verified.
 func (b *Blob) Content() io.ReadSeeker { return b.content }
 
 // Read reads the content.
@@ -42,8 +42,8 @@ func (b *Blob) Read(p []byte) (int, error) { return b.content.Read(p) }
 // Seek sets the offset of the next Read.
 func (b *Blob) Seek(offset int64, whence int) (int64, error) { return b.content.Seek(offset, whence) }
 
-// CheckFile checks, after a transfer that ended early, whether the file can be read where the transfer stopped. If it cannot, the
-// disk was the cause, and the blob is dropped so that it is fetched again.
+// CheckFile checks, after an incomplete transfer, whether the file can be read where the transfer stopped. If it
+// cannot, the blob is dropped, so that it is fetched again.
 func (b *Blob) CheckFile() {
 	f, ok := b.content.(*os.File)
 	if !ok || b.drop == nil {
@@ -65,8 +65,8 @@ func (b *Blob) Close() error {
 	return nil
 }
 
-// Open opens a blob that a repository has. A digest of another algorithm than sha256 is found under the name that
-// distribution gives it. It returns fs.ErrNotExist when the store does not have it.
+// Open opens a blob of a repository. A digest with another algorithm than sha256 is resolved by the link that
+// distribution wrote for it. The error is fs.ErrNotExist if the store does not have the blob.
 func (u *Upstream) Open(ctx context.Context, repository string, d digest.Digest) (*Blob, error) {
 	b := u.find(repository, d)
 	if b == nil {
@@ -75,7 +75,7 @@ func (u *Upstream) Open(ctx context.Context, repository string, d digest.Digest)
 	return u.store.openBlob(ctx, b)
 }
 
-// Has returns the size of a blob, and whether the repository has it. It counts as use.
+// Has returns the size of a blob, and whether the repository has it. It marks the blob as used.
 func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool) {
 	b := u.find(repository, d)
 	if b == nil {
@@ -87,7 +87,7 @@ func (u *Upstream) Has(repository string, d digest.Digest) (size int64, ok bool)
 	return b.size, b.data != nil
 }
 
-// find returns a blob that a repository has, or nil.
+// find returns a blob of a repository, or nil.
 func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	if !digests.Valid(d) {
 		return nil
@@ -106,12 +106,12 @@ func (u *Upstream) find(repository string, d digest.Digest) *blob {
 	return b
 }
 
-// openBlob opens a blob: from memory, as a file, or with verification.
+// openBlob opens a blob from memory, as a file, or with verification.
 func (s *Store) openBlob(ctx context.Context, b *blob) (*Blob, error) {
 	s.touch(b)
 	for {
 		open, err := s.openBlobOnce(ctx, b)
-		if !errors.Is(err, ErrClosed) && !errors.Is(err, errChanged) { // its verification has just ended, or must begin
+		if !errors.Is(err, ErrClosed) && !errors.Is(err, errChanged) { // otherwise its verification has just ended, or must start
 			return open, err
 		}
 	}
@@ -155,8 +155,9 @@ func (s *Store) openBlobOnce(ctx context.Context, b *blob) (*Blob, error) {
 	return open, nil
 }
 
-// openWhole opens the data of a blob for reading. A blob whose file was removed or cut behind the store's back, or cannot be
-// opened, is dropped, so that it is fetched anew. The caller closes both.
+// openWhole opens the data of a blob for reading. If another process has removed or truncated the file, or if it cannot
+// be opened, the blob is dropped, so that it is fetched again. The caller closes the file and calls releaseFD for the
+// node.
 func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	s.mu.Lock()
 	p, size := n.path, b.size
@@ -181,28 +182,29 @@ func (s *Store) openWhole(b *blob, n *node) (*os.File, *node, error) {
 	if isResourceError(err) {
 		return nil, nil, err
 	}
-	s.dropCorrupt(b, n, err) // unless it was dropped or replaced meanwhile
+	s.dropCorrupt(b, n, err) // unless it has been dropped or replaced
 	return nil, nil, fs.ErrNotExist
 }
 
-// isModified reports whether another process has changed the file of a blob since it was verified. The blob is verified again then,
-// like one of an earlier process.
+// isModified reports whether another process has changed the file of a blob since it was verified. If so, the blob will
+// be verified again, like one written by an earlier process.
 func (s *Store) isModified(b *blob, n *node, fi fs.FileInfo) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	right := !b.verified.IsZero()
 	if b.data != n || right && b.stamp == stampOf(fi) || b.size <= s.opts.SmallLimit {
-		return false // what is small is hashed each time that it is read
+		return false // small blobs are hashed each time they are read
 	}
-	if !right { // another reader has noticed it
+	if !right { // another reader has noticed the change
 		return true
 	}
-	s.log.Warn("a stored blob was changed by somebody else: it is verified again", "upstream", b.key.upstream, "digest", b.key.digest)
+	s.log.Warn("Another process has changed a stored blob: verifying it again", "upstream", b.key.upstream, "digest", b.key.digest)
 	b.verified = time.Time{}
 	return true
 }
 
-// isResourceError reports whether an error says nothing about the file: the process or the machine lacks descriptors or memory.
+// isResourceError reports whether an error is not caused by the file: the process or the machine lacks file descriptors
+// or memory.
 func isResourceError(err error) bool {
 	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }

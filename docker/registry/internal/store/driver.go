@@ -25,11 +25,11 @@ import (
 const (
 	// DriverName is the name of the storage driver in distribution's configuration.
 	DriverName = "pullthrough"
-	// driverParameter is the name under which a configuration carries the driver itself.
+	// driverParameter is the driver parameter that holds the driver itself.
 	driverParameter = "upstream"
-	// maxAttempts is how often a small write is tried again after making room on a full disk.
+	// maxAttempts is how often a small write is retried after making room on a full disk.
 	maxAttempts = 10
-	// evictAtLeast is what each of these attempts drops.
+	// evictAtLeast is the minimum that each of these attempts evicts, in bytes.
 	evictAtLeast = 1 << 20
 )
 
@@ -37,15 +37,15 @@ const (
 type Upstream struct {
 	store *Store
 	name  string
-	root  string // below the store's
+	root  string // below the store's root
 }
 
 var _ driver.StorageDriver = (*Upstream)(nil)
 
 var register sync.Once
 
-// Configuration returns distribution's storage section for one app: this driver, no redirects, deletion enabled, no
-// cache of descriptors (which would know of blobs that were dropped).
+// Configuration returns distribution's storage section for one app: this driver, no redirects, deletion enabled, and no
+// descriptor cache, which would not notice that blobs are evicted.
 func (u *Upstream) Configuration() configuration.Storage {
 	register.Do(func() { factory.Register(DriverName, fromParameters{}) })
 	return configuration.Storage{
@@ -56,10 +56,10 @@ func (u *Upstream) Configuration() configuration.Storage {
 	}
 }
 
-// fromParameters is the factory that finds the driver in its parameters.
+// fromParameters is a factory that returns the driver in its parameters.
 type fromParameters struct{}
 
-// Create returns the driver that is in the parameters.
+// Create returns the driver in the parameters.
 func (fromParameters) Create(_ context.Context, parameters map[string]any) (driver.StorageDriver, error) {
 	u, ok := parameters[driverParameter].(*Upstream)
 	if !ok {
@@ -71,10 +71,10 @@ func (fromParameters) Create(_ context.Context, parameters map[string]any) (driv
 // Name returns the driver's name.
 func (u *Upstream) Name() string { return DriverName }
 
-// path returns the path below the store's root of a path of distribution.
+// path returns the path below the store's root for a path of distribution.
 func (u *Upstream) path(p string) string { return path.Join(u.root, p) }
 
-// checkPath returns an error if a path is not valid for distribution.
+// checkPath returns an error if distribution's driver interface does not allow a path.
 func (u *Upstream) checkPath(p string, root bool) error {
 	if driver.PathRegexp.MatchString(p) && p == path.Clean(p) || root && p == "/" {
 		return nil
@@ -111,7 +111,7 @@ func (u *Upstream) blobOf(p string) (b *blob, isData bool) {
 	return b, true
 }
 
-// GetContent returns the content of a file: a link from the index, and data only if it has its digest.
+// GetContent returns the content of a file. Links come from the index. Data is returned only if it matches its digest.
 func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
 	if err := u.checkPath(p, false); err != nil {
 		return nil, err
@@ -135,13 +135,13 @@ func (u *Upstream) GetContent(ctx context.Context, p string) ([]byte, error) {
 	return content, driverError(p, err)
 }
 
-// PutContent writes a file. It does not fail for lack of room, since distribution fetches again what it does not find.
+// PutContent writes a file. It does not fail for lack of room: distribution fetches missing content again.
 func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error {
 	if err := u.checkPath(p, false); err != nil {
 		return err
 	}
 	if isUpload(p) {
-		return nil // the time at which an upload began: a cache resumes none
+		return nil // the start time of an upload, which is needed only to resume it
 	}
 	s, full := u.store, u.path(p)
 	s.mu.Lock()
@@ -151,7 +151,7 @@ func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error
 	s.mu.Unlock()
 	switch {
 	case same:
-		return nil // each pull of a tag writes its links again
+		return nil // unchanged: each pull of a tag rewrites its links
 	case isDir:
 		return driverError(p, syscall.EISDIR)
 	}
@@ -159,13 +159,13 @@ func (u *Upstream) PutContent(_ context.Context, p string, content []byte) error
 		if errors.Is(err, syscall.ENOTDIR) {
 			return driverError(p, err)
 		}
-		s.log.Warn("not written", "path", p, "error", err)
-		s.removePath(full) // an old content must not stay where a new one could not be written
+		s.log.Warn("Cannot write a file", "path", p, "error", err)
+		s.removePath(full) // stale content must not remain
 	}
 	return nil
 }
 
-// Reader returns a reader of a file. Data is hashed while it is read until it was found right once.
+// Reader returns a reader of a file. Data is hashed while it is read, until it has been verified once.
 func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadCloser, error) {
 	if offset < 0 {
 		return nil, driver.InvalidOffsetError{Path: p, Offset: offset, DriverName: DriverName}
@@ -200,7 +200,7 @@ func (u *Upstream) Reader(ctx context.Context, p string, offset int64) (io.ReadC
 	return r, nil
 }
 
-// plainReader is a file that counts as open until it is closed.
+// plainReader is an open file that keeps a reference to its node.
 type plainReader struct {
 	*os.File
 	once  sync.Once
@@ -216,7 +216,7 @@ func (r *plainReader) Close() (err error) {
 	return err
 }
 
-// Stat returns information about a path. It counts as use, so that the file is not dropped before it is read.
+// Stat returns information about a path. It marks the file as used, so that it is not evicted before it is read.
 func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
 	if err := u.checkPath(p, true); err != nil {
 		return nil, err
@@ -246,7 +246,7 @@ func (u *Upstream) Stat(_ context.Context, p string) (driver.FileInfo, error) {
 	return driver.FileInfoInternal{FileInfoFields: info}, nil
 }
 
-// List returns the direct descendants of a directory.
+// List returns the direct children of a directory.
 func (u *Upstream) List(_ context.Context, p string) ([]string, error) {
 	if err := u.checkPath(p, true); err != nil {
 		return nil, err
@@ -276,7 +276,7 @@ func (u *Upstream) Move(_ context.Context, from, to string) error {
 	return driverError(from, err)
 }
 
-// Delete removes a path with everything below it.
+// Delete removes a path and everything below it.
 func (u *Upstream) Delete(_ context.Context, p string) error {
 	if err := u.checkPath(p, false); err != nil {
 		return err
@@ -284,7 +284,7 @@ func (u *Upstream) Delete(_ context.Context, p string) error {
 	return driverError(p, u.store.removePath(u.path(p)))
 }
 
-// RedirectURL returns no URL, since clients read from the cache only.
+// RedirectURL returns no URL, since clients read only from the cache.
 func (u *Upstream) RedirectURL(*http.Request, string) (string, error) { return "", nil }
 
 // Walk calls f for each file and directory below a path.
@@ -302,12 +302,12 @@ func (s *Store) put(p string, content []byte) error {
 	})
 }
 
-// withRoom reserves room for a step and runs it. While the disk is full, it drops something and runs the step again.
+// withRoom reserves room for a step and runs it. If the disk is full, it evicts something and retries the step.
 func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
 	reserved := int64(0)
 	defer func() { s.release(reserved) }()
 	for try := 1; ; try++ {
-		if !s.reserve(need - reserved) { // a step that failed may have spent some
+		if !s.reserve(need - reserved) { // a failed step may have spent some of it
 			return errNoRoom
 		}
 		reserved = need
@@ -318,7 +318,7 @@ func (s *Store) withRoom(need int64, step func(reserved *int64) error) error {
 	}
 }
 
-// putOnce writes a small file aside and renames it.
+// putOnce writes a small file to tmp and renames it.
 func (s *Store) putOnce(p string, bytes []byte, reserved *int64) (err error) {
 	aside := fmt.Sprintf("%s/put-%d", tmpPath, s.serial.Add(1))
 	defer func() {
@@ -355,7 +355,7 @@ func (s *Store) writeAside(p string, content []byte) error {
 	return errors.Join(err, f.Close())
 }
 
-// putInPlace renames a small file to its path and adds it to the index. It is called with tree locked.
+// putInPlace renames a small file to its path and adds it to the index. The caller holds tree.
 func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (finish func(), err error) {
 	if err := s.fault("link"); err != nil {
 		return func() {}, err
@@ -385,7 +385,7 @@ func (s *Store) putInPlace(aside, p string, bytes []byte, reserved *int64) (fini
 	return finish, nil
 }
 
-// clearPath creates the directories of a path and removes the file that is there. It is called with tree locked.
+// clearPath creates the directories of a path and removes an existing file. The caller holds tree.
 func (s *Store) clearPath(p string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -398,7 +398,7 @@ func (s *Store) clearPath(p string, reserved *int64) (finish func(), err error) 
 		return finish, &fs.PathError{Op: "rename", Path: p, Err: syscall.EISDIR}
 	}
 	_, finish, err = s.unlink(old)
-	return finish, errors.Join(err, s.makeParents(p, reserved)) // which went with the file if it was the only one
+	return finish, errors.Join(err, s.makeParents(p, reserved)) // removing the only file of a directory removes the directory, too
 }
 
 // move renames a file or an upload.
@@ -412,7 +412,7 @@ func (s *Store) move(from, to string) error {
 	})
 }
 
-// moveInTree renames a file or an upload. It is called with tree locked.
+// moveInTree renames a file or an upload. The caller holds tree.
 func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err error) {
 	finish = func() {}
 	at := s.uploadFile(from)
@@ -449,14 +449,14 @@ func (s *Store) moveInTree(from, to string, reserved *int64) (finish func(), err
 	s.attachLocked(n, c)
 	if c.data {
 		n.blob.size = fi.Size()
-		if g != nil || strings.HasPrefix(from, tmpPath+"/") { // what grew here was hashed, by us or by distribution
+		if g != nil || strings.HasPrefix(from, tmpPath+"/") { // hashed while it was written, by this package or by distribution
 			n.blob.verified, n.blob.stamp = s.now(), stampOf(fi)
 		}
 	}
 	return finish, nil
 }
 
-// removePath removes a file, or a directory with everything below it.
+// removePath removes a file, or a directory and everything below it.
 func (s *Store) removePath(p string) error {
 	if s.removeUploads(p) {
 		return nil
@@ -518,14 +518,14 @@ func (s *Store) removeUploads(p string) bool {
 	}
 	s.mu.Unlock()
 	for _, g := range found {
-		if g.unread { // distribution does not move what it has already
+		if g.unread { // distribution discards an upload of a blob that it already has
 			g.Close()
 		}
 	}
 	return len(found) > 0
 }
 
-// uploadFile returns the path of an upload's file. For other files it returns the path itself.
+// uploadFile returns the path of an upload's file in tmp. For other files, it returns p.
 func (s *Store) uploadFile(p string) string {
 	if !isUpload(p) {
 		return p
@@ -544,14 +544,14 @@ func (s *Store) uploadFile(p string) string {
 // isUpload reports whether a path is that of an upload.
 func isUpload(p string) bool { return strings.Contains(p, "/_uploads/") }
 
-// Writer returns the writer of an upload, or of another file.
+// Writer returns a writer for an upload or another file.
 func (u *Upstream) Writer(ctx context.Context, p string, add bool) (driver.FileWriter, error) {
 	if err := u.checkPath(p, false); err != nil {
 		return nil, err
 	}
 	if isUpload(p) {
 		if add {
-			return nil, driver.ErrUnsupportedMethod{DriverName: DriverName} // a cache resumes no upload
+			return nil, driver.ErrUnsupportedMethod{DriverName: DriverName} // uploads are never resumed
 		}
 		return u.upload(ctx, u.path(p)), nil
 	}

@@ -17,69 +17,70 @@ import (
 )
 
 var (
-	// ErrDigest is what readers get if the bytes do not have the digest.
-	ErrDigest = errors.New("the bytes do not have the digest")
-	// ErrShort is what readers get if the body ended too early.
+	// ErrDigest is returned to readers if the bytes do not match the digest.
+	ErrDigest = errors.New("the bytes do not match the digest")
+	// ErrShort is returned to readers if the body ended too early.
 	ErrShort = errors.New("the body ended too early")
-	// ErrLong is what readers get if the body has more bytes than were announced.
+	// ErrLong is returned to readers if the body is longer than announced.
 	ErrLong = errors.New("the body is longer than announced")
-	// ErrClosed is returned to a reader that comes too late. The blob may be in the store by now.
-	ErrClosed = errors.New("the fill is over")
-	// ErrPassed is returned to a reader that comes too late for a fill without room, whose first bytes are gone.
-	ErrPassed = errors.New("the fill's window has passed")
-	// ErrTooSlow is what a reader gets if it held up a fill without room at less than the minimum rate.
-	ErrTooSlow = errors.New("dropped: the reader held up others below the minimum rate")
-	// ErrNotKept is what a commit returns when the bytes were passed on and not stored.
-	ErrNotKept = errors.New("not kept")
+	// ErrClosed is returned to new readers after the fill has ended. The blob may be in the store by now.
+	ErrClosed = errors.New("the fill has ended")
+	// ErrPassed is returned to new readers of a fill without room whose window has moved beyond their offset.
+	ErrPassed = errors.New("the fill's window has moved on")
+	// ErrTooSlow is returned to a reader that was dropped because it delayed a fill without room.
+	ErrTooSlow = errors.New("dropped: the reader was slower than the minimum rate and delayed others")
+	// ErrNotKept is returned by a commit if the bytes were sent to the readers but not stored.
+	ErrNotKept = errors.New("not stored")
 
-	errNoRoom = errors.New("no room below the limit")
+	errNoRoom = errors.New("the store has no room within its limit")
 )
 
-// measureEvery is after how many bytes of an unknown size the file's blocks are looked at.
+// measureEvery is the interval, in bytes, at which the allocated blocks of a file of unknown size are measured.
 const measureEvery = 8 << 20
 
 // State is the state of a Growing.
 type State int
 
-// The states of a Growing.
+// States of a Growing.
 const (
-	InProgress State = iota // bytes are still to come
-	Complete                // all bytes are there, and the digest is right
+	InProgress State = iota // more bytes will come
+	Complete                // all bytes have come, and match the digest
 	Failed                  // no more bytes will come
 )
 
-// Growing is a blob that is being fetched. One writes, many read.
+// Growing is a blob that is being fetched. It has one writer and many readers.
 //
-// It grows in a file of the store as long as there is room. Without room (the limit, a full or broken disk) it goes on
-// through a window in memory: the writer then waits for the slowest reader, and readers may join as long as nothing has
-// left the window. So a fill's first reader is made before the fetch begins. Without readers a window moves on by itself.
+// The blob is written to a file of the store as long as there is room. If there is none, because of the limit or a full
+// or broken disk, it continues through a window in memory: the writer waits for the slowest reader, and readers may
+// join as long as the window has not moved beyond their offset. Therefore, create the first reader before starting the
+// fetch. Without readers, the window moves on by itself.
 //
-// The one who called Grow calls Finish when the fetch has ended, and Close when no more readers shall join. Closed before
-// distribution has committed, a blob is not kept.
+// The caller of Grow must call Finish when the fetch has ended, and Close when no more readers may join. If it is
+// closed before distribution has committed the blob, the blob is not stored.
 type Growing struct {
 	store     *Store
-	digest    digest.Digest // empty: unknown, nothing is withheld
-	size      int64         // below 0: unknown
-	verifying bool          // a verification: the file is not this one's to remove
-	unread    bool          // an upload that nobody reads
+	digest    digest.Digest // empty if unknown; then nothing is withheld
+	size      int64         // negative if unknown
+	verifying bool          // verification of a stored file, which must not be removed
+	unread    bool          // an upload without readers
 
-	writing sync.Mutex // one write at a time
+	writing sync.Mutex // serializes writes
 	hash    hash.Hash
-	quota   int64 // up to which size the file may grow without room for the whole (0: no such bound)
-	measure int64 // the size at which to look at the file's blocks next
+	quota   int64 // maximum size of the file if there is no room for the whole blob; 0 means no such limit
+	measure int64 // size at which to measure the file's blocks next
 
 	mu         sync.Mutex
 	node       *node
-	file       *os.File // nil before the first byte, and after the last reader
-	reserved   int64    // for a file that is not there yet
+	file       *os.File // nil before the first byte and after the last reader
+	reserved   int64    // for a file that does not exist yet
 	fileEnd    int64    // bytes in the file
-	window     *window  // where it goes on without room
-	discarding bool     // it goes on nowhere
+	window     *window  // used when there is no room
+	discarding bool     // there is neither a file nor a window
 	written    int64
 	state      State
 	err        error
 	waiters    map[*waiter]struct{}
-	moved      chan struct{} // closed when a reader moved on; nil when the writer does not wait
+	moved      chan struct{} // closed when a reader moves on; nil unless the writer is waiting
 	done       chan struct{}
 	readers    map[*Reader]struct{}
 	closed     bool
@@ -94,7 +95,7 @@ func (s *Store) newGrowing(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// Grow returns a Growing for a new fetch of a blob. The size is below 0 if it is not known yet; see SetSize.
+// Grow returns a Growing for a new fetch of a blob. A negative size means that it is not known yet; see SetSize.
 func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	if err := d.Validate(); err != nil {
 		g := u.store.newGrowing("", size)
@@ -106,9 +107,9 @@ func (u *Upstream) Grow(d digest.Digest, size int64) *Growing {
 	return g
 }
 
-// SetSize sets the size of the blob. It is called when the upstream has answered and before the first byte. Room is reserved at
-// once, by evicting the least recently used blobs. If there is no room, the blob will pass through a window. SetSize changes
-// nothing once the size is known, bytes have come, or the fetch has ended.
+// SetSize sets the size of the blob. Call it when the upstream has answered, before the first byte. It reserves room at
+// once, by evicting the least recently used blobs. If there is no room, the blob will pass through a window. SetSize
+// has no effect if the size is known, bytes have been written, or the fetch has ended.
 func (g *Growing) SetSize(size int64) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
@@ -133,22 +134,22 @@ func (g *Growing) SetSize(size int64) {
 
 type growingKey struct{}
 
-// WithGrowing returns a context that makes distribution's upload write into g.
+// WithGrowing returns a context with which distribution's upload writes into g.
 func WithGrowing(ctx context.Context, g *Growing) context.Context {
 	return context.WithValue(ctx, growingKey{}, g)
 }
 
-// Digest returns the digest that the bytes must have.
+// Digest returns the digest that the bytes must match.
 func (g *Growing) Digest() digest.Digest { return g.digest }
 
-// Size returns the size of the blob, or a number below 0 if it is not known.
+// Size returns the size of the blob, or a negative number if it is not known.
 func (g *Growing) Size() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.size
 }
 
-// Written returns how many bytes have come.
+// Written returns the number of bytes written so far.
 func (g *Growing) Written() int64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -165,7 +166,7 @@ func (g *Growing) State() (State, error) {
 // Done returns a channel that is closed when the state is Complete or Failed.
 func (g *Growing) Done() <-chan struct{} { return g.done }
 
-// Windowed reports whether the blob is passed on without being kept.
+// Windowed reports whether the blob passes through a window without being stored.
 func (g *Growing) Windowed() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -185,28 +186,28 @@ func (g *Growing) path() string {
 	return n.path
 }
 
-// Write writes the next bytes. It is used if no upload of distribution writes them. It waits while there is no room.
+// Write writes the next bytes. Use it if no upload of distribution writes them. It blocks while the window is full.
 func (g *Growing) Write(p []byte) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	return g.write(p)
 }
 
-// WriteAt writes bytes at an offset. It skips bytes that are there already, so that a second fetch goes on where the first one
-// ended.
+// WriteAt writes bytes at an offset. It skips bytes that have already been written, so that a second fetch continues
+// where the first one ended.
 func (g *Growing) WriteAt(p []byte, off int64) (int, error) {
 	g.writing.Lock()
 	defer g.writing.Unlock()
 	written := g.Written()
 	if off > written {
-		return 0, fmt.Errorf("a gap: %d bytes are there, %d were skipped", written, off-written)
+		return 0, fmt.Errorf("a gap of %d bytes after byte %d", off-written, written)
 	}
 	skip := min(written-off, int64(len(p)))
 	n, err := g.write(p[skip:])
 	return int(skip) + n, err
 }
 
-// write writes the next bytes. It is called with writing locked.
+// write writes the next bytes. The caller holds writing.
 func (g *Growing) write(p []byte) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -247,7 +248,7 @@ func (g *Growing) write(p []byte) (n int, err error) {
 	return n, nil
 }
 
-// consume hashes bytes that were written and releases them to the readers.
+// consume hashes written bytes and releases them to the readers.
 func (g *Growing) consume(p []byte, inFile bool) {
 	if g.hash != nil {
 		g.hash.Write(p)
@@ -268,7 +269,7 @@ func (g *Growing) advance(n int64) {
 	g.mu.Unlock()
 }
 
-// writeFile writes to the file as much as there is room for. On a full disk it makes room first.
+// writeFile writes as many bytes to the file as there is room for. If the disk is full, it evicts blobs first.
 func (g *Growing) writeFile(p []byte) (n int, err error) {
 	if err := g.create(); err != nil {
 		return 0, err
@@ -292,7 +293,7 @@ func (g *Growing) writeFile(p []byte) (n int, err error) {
 	}
 }
 
-// allocated returns a size, or the space that the file takes already if that is more: some file systems allocate ahead.
+// allocated returns the larger of size and the space allocated for the file: some file systems allocate ahead.
 func (g *Growing) allocated(f *os.File, size int64) int64 {
 	if g.size >= 0 && g.quota == 0 || size < g.measure {
 		return size
@@ -304,11 +305,11 @@ func (g *Growing) allocated(f *os.File, size int64) int64 {
 	return size
 }
 
-// create creates the file when the first byte comes.
+// create creates the file. It is called before the first byte is written.
 func (g *Growing) create() error {
 	g.mu.Lock()
 	exists, reserved := g.file != nil, g.reserved
-	over := g.closed || g.written > 0 // and the file was let go
+	over := g.closed || g.written > 0 // the file has been released
 	g.mu.Unlock()
 	switch {
 	case exists:
@@ -359,7 +360,7 @@ func (g *Growing) create() error {
 	return nil
 }
 
-// openFile creates the file, with all of its blocks if the size is known, so that a full disk is noticed now.
+// openFile creates the file. If the size is known, it allocates all blocks, so that a full disk is noticed now.
 func (g *Growing) openFile(name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o660)
 	if err != nil || g.size <= 0 || g.quota > 0 {
@@ -372,11 +373,11 @@ func (g *Growing) openFile(name string) (*os.File, error) {
 	return f, nil
 }
 
-// spill gives up the file. Readers read what is in it to the end, and the rest goes through a window.
+// spill stops writing to the file. Readers read what is in the file, and the rest passes through a window.
 func (g *Growing) spill(err error) {
 	s := g.store
 	s.count.unkept.Add(1)
-	s.log.Warn("passed on, not kept", "digest", g.digest, "size", g.size, "error", err)
+	s.log.Warn("A blob is not stored", "digest", g.digest, "size", g.size, "error", err)
 	var w *window
 	if !g.unread {
 		w = s.newWindow(g.fileEnd)
@@ -397,7 +398,7 @@ func (g *Growing) spill(err error) {
 	}
 }
 
-// removeFile removes a file that may be open. It is charged until it is closed.
+// removeFile removes a file that may be open. It stays charged until it is closed.
 func (s *Store) removeFile(n *node) {
 	s.tree.Lock()
 	defer s.tree.Unlock()
@@ -413,13 +414,13 @@ func (s *Store) removeFile(n *node) {
 		s.mu.Unlock()
 	}
 	if _, finish, err := s.unlinkOrKeep(n); err != nil {
-		s.log.Error("cannot remove a file of the store", "error", err)
+		s.log.Error("Cannot remove a file from the store", "error", err)
 	} else {
 		finish()
 	}
 }
 
-// complete ends a fetch after its last byte.
+// complete verifies the digest after the last byte and ends the fetch.
 func (g *Growing) complete() {
 	var err error
 	if g.hash != nil && string(g.hash.Sum(nil)) != string(rawDigest(g.digest)) {
@@ -457,7 +458,7 @@ func (g *Growing) end(err error) {
 	g.wakeWriterLocked()
 }
 
-// Finish ends the fetch, with an error if it failed. It changes nothing if all bytes have come.
+// Finish ends the fetch, with an error if it failed. It has no effect if all bytes have come.
 func (g *Growing) Finish(err error) {
 	if err != nil {
 		g.end(err)
@@ -477,8 +478,8 @@ func (g *Growing) Finish(err error) {
 	}
 }
 
-// Keep stores the blob under its digest and links it to a repository. It is used if no upload of distribution does so. It returns
-// ErrNotKept for a blob that passed through a window, and for other algorithms than sha256, under which nothing is stored.
+// Keep stores the blob under its digest and links it to a repository. Use it if no upload of distribution does so. It
+// returns ErrNotKept for a blob that passed through a window, and for a digest that is not sha256.
 func (g *Growing) Keep(u *Upstream, repository string) error {
 	if st, err := g.State(); st != Complete {
 		return errors.Join(ErrNotKept, err)
@@ -501,10 +502,11 @@ func (g *Growing) Keep(u *Upstream, repository string) error {
 	return u.PutContent(context.Background(), link, []byte(g.digest))
 }
 
-// Close rejects new readers. A fetch that has not ended fails. Existing readers read on, and the last of them frees the file.
+// Close rejects new readers. A fetch that has not ended fails. Existing readers can continue, and the last of them
+// releases the file.
 func (g *Growing) Close() {
 	g.end(ErrClosed)
-	g.writing.Lock() // a write that still runs gets an error
+	g.writing.Lock() // a running write gets an error
 	defer g.writing.Unlock()
 	g.mu.Lock()
 	g.closed = true
@@ -523,7 +525,7 @@ func (g *Growing) Close() {
 	}
 }
 
-// releaseLocked closes the file when no reader is left.
+// releaseLocked closes the file if there are no readers.
 func (g *Growing) releaseLocked() {
 	if g.closed && len(g.readers) == 0 && !g.released {
 		g.released = true
@@ -538,7 +540,7 @@ func (g *Growing) releaseLocked() {
 func (g *Growing) releaseFileLocked() {
 	if g.file == nil {
 		if g.node != nil && g.verifying {
-			g.store.releaseFD(g.node) // its file could not be opened
+			g.store.releaseFD(g.node) // the file could not be opened
 			g.node = nil
 		}
 		return
@@ -548,7 +550,7 @@ func (g *Growing) releaseFileLocked() {
 	g.store.releaseFD(g.node)
 }
 
-// sync waits until the file is on the disk, and charges it with the space that it takes there.
+// sync flushes the file to disk, and charges it with its allocated blocks.
 func (g *Growing) sync() error {
 	if err := g.create(); err != nil { // an empty blob
 		return err

@@ -17,54 +17,54 @@ import (
 )
 
 const (
-	// block is the unit in which file systems give out space.
+	// block is the allocation unit of file systems, in bytes.
 	block = 4096
-	// closeLater is from which size a file is unlinked while it is held open, so that freeing its blocks, which is slow,
-	// holds up nobody.
+	// closeLater is the size from which a file is kept open while it is unlinked. Its blocks are freed on close,
+	// without blocking others.
 	closeLater = 1 << 20
 )
 
-// node is a file or directory of the store. A file keeps its node when it is moved, and until its last reader has
-// closed it when it is removed.
+// node is a file or directory of the store. A moved file keeps its node. A removed file keeps it until its last reader
+// has closed it.
 type node struct {
 	path     string // below the root
 	dir      bool
-	fixed    bool // a directory that stays when it is empty
+	fixed    bool // a directory that is kept when it is empty
 	charge   int64
-	children int // of a directory
-	open     int // file descriptors
+	children int // number of entries of a directory
+	open     int // number of open file descriptors
 	unlinked bool
-	blob     *blob         // with which the file is dropped
-	link     digest.Digest // what a link says
+	blob     *blob         // the blob to which the file belongs
+	link     digest.Digest // target of a link
 }
 
-// blobKey names a blob by its digest, or any other file by its path.
+// blobKey identifies a blob by its digest, or another file by its path.
 type blobKey struct {
 	upstream string
 	digest   digest.Digest
 	path     string
 }
 
-// blob is what is dropped together: data, and the links of all repositories and tags to it. Another file is a blob
+// blob is the unit of eviction: data, and the links to it from all repositories and tags. Any other file is a blob
 // without links and digest.
 type blob struct {
 	key     blobKey
-	data    *node // nil when there are links only
+	data    *node // nil if there are only links
 	size    int64 // of data
 	links   map[*node]struct{}
 	charge  int64
-	place   *list.Element // in the order of use; nil while data is open
-	relay   bool          // another replica has it too: dropped before what is not
+	place   *list.Element // in the LRU list; nil while data is open
+	relay   bool          // another replica has it, too, so it is evicted before others
 	touched time.Time
 
-	verified time.Time // when the bytes on the disk were last found right by this process; zero: never
-	stamp    stamp     // of the file that was found right
-	checking *Growing  // the verification that runs
+	verified time.Time // when this process last verified the bytes on disk; zero means never
+	stamp    stamp     // of the verified file
+	checking *Growing  // running verification
 	cached   *list.Element
 }
 
-// stamp tells a file from another in its place, and from itself after somebody has written to it. The store does neither, and
-// keeps the time of use aside (see touch).
+// stamp detects whether another process has replaced or modified a file. The store itself never does, and records use
+// in the access time (see touch).
 type stamp struct {
 	inode    uint64
 	modified int64
@@ -79,7 +79,7 @@ func stampOf(fi fs.FileInfo) stamp {
 	return s
 }
 
-// stampAt returns the current stamp of a path, or one that fits no file if there is an error.
+// stampAt returns the current stamp of a path. After an error, it returns a stamp that matches no file.
 func (s *Store) stampAt(p string) stamp {
 	fi, err := os.Lstat(s.diskPath(p))
 	if err != nil {
@@ -88,19 +88,20 @@ func (s *Store) stampAt(p string) stamp {
 	return stampOf(fi)
 }
 
-// diskPath returns the path on the disk of a path below the store's root.
+// diskPath returns the file system path of a path below the store's root.
 func (s *Store) diskPath(p string) string { return filepath.Join(s.opts.Path, p) }
 
 // roundUp returns a size rounded up to whole blocks.
 func roundUp(size int64) int64 { return (size + block - 1) / block * block }
 
-// maxCharge returns the most that a new file may be charged, with a block for each directory above it, which may be new or grow.
+// maxCharge returns the maximum charge of a new file, with a block for each parent directory, which may be created or
+// grow.
 func maxCharge(p string, size int64) int64 {
 	return roundUp(size+size/1024) + block*int64(strings.Count(p, "/"))
 }
 
-// charge returns the bytes of the blocks that a file or directory uses. It is at least the size of a file, since some file systems
-// allocate later or compress.
+// charge returns the allocated bytes of a file or directory. For a file, it returns at least the size, since some file
+// systems allocate lazily or compress.
 func charge(fi fs.FileInfo) int64 {
 	var c int64
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
@@ -137,7 +138,7 @@ func (s *Store) setChargeLocked(n *node, c int64) {
 	}
 }
 
-// blobLocked returns the blob of a key, and creates it if it is new.
+// blobLocked returns the blob with a key. It creates the blob if it does not exist.
 func (s *Store) blobLocked(key blobKey) *blob {
 	b := s.blobs[key]
 	if b == nil {
@@ -148,7 +149,7 @@ func (s *Store) blobLocked(key blobKey) *blob {
 	return b
 }
 
-// attachLocked adds a file to the blob that its path or content names.
+// attachLocked adds a file to the blob in its path or content.
 func (s *Store) attachLocked(n *node, c content) {
 	if c.key.upstream == "" {
 		return
@@ -168,7 +169,7 @@ func (s *Store) attachLocked(n *node, c content) {
 	}
 }
 
-// detachLocked removes a file from its blob, and the blob if nothing is left of it.
+// detachLocked removes a file from its blob. It removes a blob without files.
 func (s *Store) detachLocked(n *node) {
 	b := n.blob
 	if b == nil {
@@ -191,7 +192,7 @@ func (s *Store) detachLocked(n *node) {
 	s.orderLocked(b)
 }
 
-// retainFDLocked counts one more file descriptor.
+// retainFDLocked counts a new file descriptor.
 func (s *Store) retainFDLocked(n *node) {
 	n.open++
 	if n.blob != nil {
@@ -199,7 +200,7 @@ func (s *Store) retainFDLocked(n *node) {
 	}
 }
 
-// releaseFD counts one file descriptor less. The last one of a removed file frees its blocks.
+// releaseFD stops counting a file descriptor. The last one of a removed file releases its charge.
 func (s *Store) releaseFD(n *node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -212,8 +213,8 @@ func (s *Store) releaseFD(n *node) {
 	}
 }
 
-// openFile opens a file of the index for reading. It returns fs.ErrNotExist if there is none. The caller closes the file and calls
-// releaseFD.
+// openFile opens a file in the index for reading. The error is fs.ErrNotExist if there is none. The caller closes the
+// file and calls releaseFD.
 func (s *Store) openFile(p string) (*os.File, *node, error) {
 	s.mu.Lock()
 	n := s.nodes[p]
@@ -231,7 +232,7 @@ func (s *Store) openFile(p string) (*os.File, *node, error) {
 	return f, n, nil
 }
 
-// makeParents creates the directories above a path. It is called with tree locked.
+// makeParents creates the parent directories of a path. The caller holds tree.
 func (s *Store) makeParents(p string, reserved *int64) error {
 	dir := path.Dir(p)
 	s.mu.Lock()
@@ -254,8 +255,8 @@ func (s *Store) makeParents(p string, reserved *int64) error {
 	return nil
 }
 
-// inDirectory runs a step that needs the directory of a path, which is in the index. If somebody has removed the directory, for
-// example to empty the store, it is created again.
+// inDirectory runs a step that needs the directory of a path. If the directory is in the index, but another process has
+// removed it, for example to empty the store, inDirectory creates it again and retries the step.
 func (s *Store) inDirectory(p string, step func() error) error {
 	err := step()
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -263,10 +264,10 @@ func (s *Store) inDirectory(p string, step func() error) error {
 	}
 	dir := s.diskPath(path.Dir(p))
 	if _, missing := os.Lstat(dir); !errors.Is(missing, fs.ErrNotExist) {
-		return err // it is something else that the step lacks
+		return err // something else is missing
 	}
 	s.remade.Do(func() {
-		s.log.Warn("somebody else has removed directories of the store: they are made again", "path", s.opts.Path)
+		s.log.Warn("Another process has removed directories of the store: creating them again", "path", s.opts.Path)
 	})
 	if err := os.MkdirAll(dir, 0o770); err != nil {
 		return err
@@ -274,8 +275,8 @@ func (s *Store) inDirectory(p string, step func() error) error {
 	return step()
 }
 
-// addNode adds a file or directory at a new path, and charges it and the growth of its parent in place of what was reserved for
-// them. It is called with tree locked.
+// addNode adds a file or directory at a new path. It charges the node, and the growth of its parent, against what was
+// reserved for them. The caller holds tree.
 func (s *Store) addNode(n *node, c int64, reserved *int64) {
 	up := path.Dir(n.path)
 	grown := s.chargeAt(up)
@@ -290,14 +291,14 @@ func (s *Store) addNode(n *node, c int64, reserved *int64) {
 	s.spendLocked(min(max(0, s.used-before), *reserved), reserved)
 }
 
-// spendLocked releases a part of a reservation that is charged to a file by now.
+// spendLocked releases the part of a reservation that is now charged to a file.
 func (s *Store) spendLocked(n int64, reserved *int64) {
 	s.used -= n
 	*reserved -= n
 	s.peak = max(s.peak, s.used)
 }
 
-// removeNode removes a deleted file from the index, and the directories that it leaves empty. It is called with tree locked.
+// removeNode removes a deleted file from the index, and directories that are empty now. The caller holds tree.
 func (s *Store) removeNode(n *node) {
 	s.mu.Lock()
 	s.forgetLocked(n)
@@ -305,7 +306,7 @@ func (s *Store) removeNode(n *node) {
 	s.prune(path.Dir(n.path))
 }
 
-// forgetLocked removes a node from the index. Its blocks are charged until it is closed.
+// forgetLocked removes a node from the index. Its blocks stay charged until it is closed.
 func (s *Store) forgetLocked(n *node) {
 	delete(s.nodes, n.path)
 	s.detachLocked(n)
@@ -319,7 +320,7 @@ func (s *Store) forgetLocked(n *node) {
 	}
 }
 
-// prune removes an empty directory, and those above it that become empty. It is called with tree locked.
+// prune removes an empty directory, and its parents that become empty. The caller holds tree.
 func (s *Store) prune(dir string) {
 	for {
 		s.mu.Lock()
@@ -339,7 +340,7 @@ func (s *Store) prune(dir string) {
 	}
 }
 
-// renameNode changes the path and charge of a file, in place of what was reserved for it. It is called with tree locked.
+// renameNode changes the path and the charge of a file, against what was reserved for it. The caller holds tree.
 func (s *Store) renameNode(n *node, to string, c int64, reserved *int64) {
 	from := path.Dir(n.path)
 	s.mu.Lock()
@@ -353,7 +354,8 @@ func (s *Store) renameNode(n *node, to string, c int64, reserved *int64) {
 	s.prune(from)
 }
 
-// unlink removes a file. It returns the freed bytes and a function to call once tree is unlocked. It is called with tree locked.
+// unlink removes a file. It returns the freed bytes and a function to call after tree is unlocked. The caller holds
+// tree.
 func (s *Store) unlink(n *node) (freed int64, finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -400,7 +402,7 @@ func (s *Store) release(n int64) {
 	s.mu.Unlock()
 }
 
-// drop removes a blob with its links. Readers that have it open read on. With idle it does not remove a blob that has readers.
+// drop removes a blob and its links. Open readers can continue. With idle, it does not remove a blob that has readers.
 func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 	s.tree.Lock()
 	s.mu.Lock()
@@ -410,7 +412,7 @@ func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 		return 0, false
 	}
 	files := make([]*node, 0, 1+len(b.links))
-	if b.data != nil { // first: links without data are removed at the next start
+	if b.data != nil { // data first: links without data are removed at the next start
 		files = append(files, b.data)
 	}
 	for n := range b.links {
@@ -436,7 +438,7 @@ func (s *Store) drop(b *blob, idle bool) (freed int64, dropped bool) {
 	return freed, true
 }
 
-// unlinkOrKeep is unlink, but keeps a file that cannot be removed in the index, without a blob.
+// unlinkOrKeep is like unlink, but a file that cannot be removed stays in the index, without a blob.
 func (s *Store) unlinkOrKeep(n *node) (int64, func(), error) {
 	freed, finish, err := s.unlink(n)
 	if err != nil {

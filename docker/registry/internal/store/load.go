@@ -20,13 +20,13 @@ const (
 	reposDir = "/docker/registry/v2/repositories/"
 )
 
-// content is the meaning of a file, according to its path and the content of a link.
+// content describes a file according to its path and, for a link, its content.
 type content struct {
-	key  blobKey // of the blob to which the file belongs; empty: none
-	data bool    // the file is that blob
+	key  blobKey // blob to which the file belongs; empty if there is none
+	data bool    // the file is the data of the blob
 }
 
-// splitPath splits a path below the store's root into the upstream and the path of distribution.
+// splitPath splits a path below the store's root into an upstream and a path of distribution.
 func splitPath(p string) (upstream, rest string) {
 	p, ok := strings.CutPrefix(p, upstreamPath+"/")
 	if !ok {
@@ -36,7 +36,7 @@ func splitPath(p string) (upstream, rest string) {
 	return upstream, "/" + rest
 }
 
-// dataDigest returns the digest in a data path. It returns false for other paths.
+// dataDigest returns the digest in the path of data. It returns false for other paths.
 func dataDigest(rest string) (digest.Digest, bool) {
 	name, ok := strings.CutPrefix(rest, blobsDir)
 	if !ok {
@@ -53,12 +53,13 @@ func dataDigest(rest string) (digest.Digest, bool) {
 	return d, true
 }
 
-// isLink reports whether a path of distribution is that of a link.
+// isLink reports whether a path of distribution is a link.
 func isLink(rest string) bool {
 	return strings.HasPrefix(rest, reposDir) && path.Base(rest) == "link"
 }
 
-// linkDigest returns the digest in a link's path. The link of a tag has none, and an alias has another than its content.
+// linkDigest returns the digest in a link's path. The path of a tag's link has none, and that of an alias is not the
+// digest in its content.
 func linkDigest(rest string) digest.Digest {
 	parts := strings.Split(rest, "/")
 	n := len(parts)
@@ -69,7 +70,8 @@ func linkDigest(rest string) digest.Digest {
 	return d
 }
 
-// contentOf returns the blob of a file: that of data by its path, that of a link by its content.
+// contentOf returns the blob to which a file belongs: for data according to its path, and for a link according to its
+// content.
 func contentOf(p string, says []byte) content {
 	upstream, rest := splitPath(p)
 	if upstream == "" {
@@ -86,16 +88,16 @@ func contentOf(p string, says []byte) content {
 	return content{blobKey{upstream: upstream, path: rest}, true}
 }
 
-// dataPath returns the path of distribution of a blob's data.
+// dataPath returns distribution's path of a blob's data.
 func dataPath(d digest.Digest) string {
 	return blobsDir + string(d.Algorithm()) + "/" + d.Encoded()[:2] + "/" + d.Encoded() + "/data"
 }
 
-// isEmpty reports whether a digest is that of no bytes.
+// isEmpty reports whether a digest is that of empty content.
 func isEmpty(d digest.Digest) bool { return d == d.Algorithm().FromBytes(nil) }
 
-// load builds the index from the files of an earlier process, and removes those that it left unfinished. It reads names and sizes,
-// and only the content of links of tags and aliases.
+// load builds the index from the files of an earlier process, and removes unfinished files. It reads names and sizes,
+// and the content of only the links of tags and aliases.
 func (s *Store) load() error {
 	if err := os.RemoveAll(s.diskPath(tmpPath)); err != nil {
 		return err
@@ -153,7 +155,7 @@ func (s *Store) load() error {
 		return err
 	}
 	if foreign > 0 {
-		s.log.Warn("the store's directory has files of others: they take room", "path", s.opts.Path, "bytes", foreign)
+		s.log.Warn("The store's directory has other files, which take room", "path", s.opts.Path, "bytes", foreign)
 	}
 	s.peak = s.used
 	s.dropDangling()
@@ -162,7 +164,7 @@ func (s *Store) load() error {
 	return nil
 }
 
-// isSound reports whether a file can have the content that its path promises. A process or machine that died may leave others.
+// isSound reports whether the size and type of a file are valid for its path. A crash may leave files that are not.
 func (s *Store) isSound(p string, fi fs.FileInfo) bool {
 	_, rest := splitPath(p)
 	if !fi.Mode().IsRegular() || isUpload(p) {
@@ -177,7 +179,7 @@ func (s *Store) isSound(p string, fi fs.FileInfo) bool {
 	return true
 }
 
-// linkContent returns the content of a link, which for most links is in their name.
+// linkContent returns the content of a link. For most links, it is in their path.
 func (s *Store) linkContent(p string) []byte {
 	_, rest := splitPath(p)
 	if !isLink(rest) {
@@ -199,7 +201,7 @@ func (s *Store) dropDangling() {
 	}
 }
 
-// dropEmpty removes directories that an earlier process left empty, deepest first.
+// dropEmpty removes directories that an earlier process has left empty, deepest first.
 func (s *Store) dropEmpty(dirs []*node) {
 	s.tree.Lock()
 	defer s.tree.Unlock()

@@ -11,10 +11,10 @@ import (
 	"time"
 )
 
-// touchEvery is how exactly the order of use survives a restart.
+// touchEvery is the precision with which the order of use survives a restart.
 const touchEvery = time.Minute
 
-// orderOf returns the order of use to which a blob belongs.
+// orderOf returns the LRU list to which a blob belongs.
 func (s *Store) orderOf(b *blob) *list.List {
 	if b.relay {
 		return s.relays
@@ -22,7 +22,8 @@ func (s *Store) orderOf(b *blob) *list.List {
 	return s.order
 }
 
-// orderLocked adds a blob to the order of use as the most recently used one, or removes it while it has readers.
+// orderLocked makes a blob the most recently used one of its LRU list. It removes a blob that has readers from the
+// list.
 func (s *Store) orderLocked(b *blob) {
 	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
 	switch {
@@ -36,8 +37,8 @@ func (s *Store) orderLocked(b *blob) {
 	}
 }
 
-// touch makes a blob the most recently used one. It also sets the file's access time, from which the order is restored after a
-// restart. The modification time tells whether another process has written to the file.
+// touch makes a blob the most recently used one. It also sets the file's access time, from which the order is restored
+// after a restart. It keeps the modification time, which shows whether another process has written to the file.
 func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()
@@ -66,7 +67,7 @@ func (s *Store) touchNode(n *node) {
 	}
 }
 
-// usedAt returns the time of last use that touch has set.
+// usedAt returns the time of the last use, as set by touch.
 func usedAt(fi fs.FileInfo) time.Time {
 	if st, ok := fi.Sys().(*syscall.Stat_t); ok {
 		return time.Unix(st.Atim.Unix())
@@ -74,7 +75,7 @@ func usedAt(fi fs.FileInfo) time.Time {
 	return fi.ModTime()
 }
 
-// orderByUse restores the order of use from the times of last use.
+// orderByUse restores the LRU lists from the times of the last use.
 func (s *Store) orderByUse(used map[*blob]time.Time) {
 	byUse := make([]*blob, 0, len(s.blobs))
 	for _, b := range s.blobs {
@@ -119,14 +120,14 @@ func (s *Store) shrink() {
 	}
 }
 
-// evict evicts at least n bytes, if there are as many, because the disk is full. It reports whether it evicted any.
+// evict evicts at least n bytes, if possible, because the disk is full. It reports whether it evicted anything.
 func (s *Store) evict(n int64) bool {
 	s.evicting.Lock()
 	defer s.evicting.Unlock()
 	var freed int64
 	for freed < n && s.evictOldest(&freed) {
 	}
-	s.log.Warn("the disk is full below the limit", "path", s.opts.Path, "used", s.Stats().UsedBytes, "limit", s.opts.Limit, "dropped", freed)
+	s.log.Warn("The disk is full although the store is within its limit", "path", s.opts.Path, "used", s.Stats().UsedBytes, "limit", s.opts.Limit, "dropped", freed)
 	return freed > 0
 }
 

@@ -8,13 +8,13 @@ import (
 	"io/fs"
 )
 
-// memoryItem is a small content in memory.
+// memoryItem is the content of a small blob in memory.
 type memoryItem struct {
 	blob  *blob
 	bytes []byte
 }
 
-// cachedLocked returns the content of a blob that is in memory, or nil.
+// cachedLocked returns the content of a blob if it is in memory, or nil.
 func (s *Store) cachedLocked(b *blob) []byte {
 	if b.cached == nil {
 		return nil
@@ -23,7 +23,7 @@ func (s *Store) cachedLocked(b *blob) []byte {
 	return b.cached.Value.(*memoryItem).bytes
 }
 
-// cacheLocked keeps a small verified content in memory, and evicts the least recently used ones.
+// cacheLocked keeps the verified content of a small blob in memory, and evicts the least recently used ones.
 func (s *Store) cacheLocked(b *blob, content []byte) {
 	size := int64(len(content))
 	if size > s.opts.SmallLimit || size > s.opts.MemoryLimit || b.cached != nil || s.blobs[b.key] != b {
@@ -47,7 +47,7 @@ func (s *Store) uncacheLocked(b *blob) {
 	b.cached = nil
 }
 
-// readSmall reads a small blob into memory. It returns the content only if it has the digest.
+// readSmall reads a small blob into memory. It returns the content only if it matches the digest.
 func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	f, n, err := s.openWhole(b, n)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *Store) readSmall(b *blob, n *node, verified bool) ([]byte, error) {
 	return content, nil
 }
 
-// dropCorrupt drops a blob whose data is wrong or unreadable, unless the data was replaced meanwhile.
+// dropCorrupt drops a blob with corrupt or unreadable data, unless the data has been replaced.
 func (s *Store) dropCorrupt(b *blob, n *node, err error) {
 	s.mu.Lock()
 	same := b.data == n && s.blobs[b.key] == b
@@ -83,7 +83,7 @@ func (s *Store) dropCorrupt(b *blob, n *node, err error) {
 	if !same || isResourceError(err) {
 		return
 	}
-	s.log.Error("a stored blob is wrong or cannot be read: dropped", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)
+	s.log.Error("Dropped a stored blob that is corrupt or unreadable", "upstream", b.key.upstream, "digest", b.key.digest, "error", err)
 	if _, ok := s.drop(b, false); ok {
 		s.count.corrupt.Add(1)
 	}

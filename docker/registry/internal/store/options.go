@@ -13,35 +13,36 @@ const MinLimit = 64 << 20
 
 // Options configure a store. The zero value of every field but Path and Limit means its default.
 type Options struct {
-	// Path is the directory that the store owns: nothing else may write below it.
+	// Path is the directory that the store owns. Nothing else may write to it.
 	Path string
-	// Limit is the most that the store uses on the disk, in bytes of blocks, directories and deleted but open files
-	// included.
+	// Limit is the maximum disk space of the store, in bytes of allocated blocks, including directories and deleted
+	// files that are still open.
 	Limit int64
 
-	// Hold is how many of a blob's last bytes readers get only when its digest is right (default 512).
+	// Hold is how many of a blob's last bytes are withheld from readers until the digest has been verified (default
+	// 512).
 	Hold int64
-	// SmallLimit is the largest content that is served from memory, in bytes (default 64 KiB).
+	// SmallLimit is the maximum size of content that is served from memory, in bytes (default 64 KiB).
 	SmallLimit int64
-	// MemoryLimit is how much memory all small contents take together, in bytes (default 16 MiB).
+	// MemoryLimit is the maximum total size of content in memory, in bytes (default 16 MiB).
 	MemoryLimit int64
-	// Window is how many bytes a fill without room keeps in memory for its slowest reader (default 1 MiB).
+	// Window is the size of the window of a fill without room, in bytes (default 1 MiB).
 	Window int64
-	// MinRate is how many bytes per second a reader must take that holds up a fill without room (default 32 KiB/s).
+	// MinRate is how fast a reader that delays a fill without room must read, in bytes per second (default 32 KiB/s).
 	MinRate int64
-	// Patience is how long such a reader is watched before it is dropped (default 20 s). The kernel takes the bytes of a slow
-	// client a megabyte at a time, so Patience times MinRate should not be much less than that.
+	// Patience is how long such a reader is observed before it is dropped (default 20 s). The kernel buffers about a
+	// megabyte for a slow client at a time, so Patience times MinRate should not be much less than that.
 	Patience time.Duration
-	// ScrubRate is how many bytes per second the scrub reads (default 8 MiB/s; below 0: no scrub).
+	// ScrubRate is how many bytes per second the scrub reads (default 8 MiB/s). A negative value disables the scrub.
 	ScrubRate int64
-	// ScrubEvery is how long a blob that was found right is left alone by the scrub (default 24 h).
+	// ScrubEvery is the time between two verifications of a blob by the scrub (default 24 h).
 	ScrubEvery time.Duration
 
-	// Adopt is the name of the upstream that takes over the content of distribution's own store at Path, which a replica has
-	// that ran the unmodified registry before (default: none; such content is left alone and takes room).
+	// Adopt is the name of the upstream that takes over the content that the unmodified registry has stored at Path
+	// (default: none; such content is not used, but takes room).
 	Adopt string
 
-	// Logger takes what the store reports (default slog.Default).
+	// Logger is the logger of the store (default slog.Default).
 	Logger *slog.Logger
 }
 
@@ -66,15 +67,15 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// ConfigError is the error of an option: which one, what is wrong with it, and the fix.
+// ConfigError is an error about an option, with the problem and the fix.
 type ConfigError struct {
-	Key     string // of the configuration: store.path or store.limit
+	Key     string // configuration key: store.path or store.limit
 	Value   string
 	Problem string
 	Fix     string
 }
 
-// Error returns one sentence.
+// Error returns one sentence with the key, the problem, the value and the fix.
 func (e *ConfigError) Error() string {
 	return fmt.Sprintf("%s: %s (got %q); %s", e.Key, e.Problem, e.Value, e.Fix)
 }

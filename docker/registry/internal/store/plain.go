@@ -9,16 +9,16 @@ import (
 	"syscall"
 )
 
-// plainWriter writes a file at its final path. Distribution's proxy does not use it.
+// plainWriter writes a file at its final path. Distribution's proxy mode does not use it.
 type plainWriter struct {
 	store *Store
 	file  *os.File
 	node  *node
 	size  int64
-	state string // why no more can be written
+	state string // why writes fail
 }
 
-// plainWriter returns a writer of a file, which it empties unless add is set.
+// plainWriter returns a writer of a file. It truncates the file unless add is set.
 func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
 	err = s.withRoom(maxCharge(p, 0)+block, func(reserved *int64) error {
 		s.tree.Lock()
@@ -31,7 +31,7 @@ func (s *Store) plainWriter(p string, add bool) (w *plainWriter, err error) {
 	return w, err
 }
 
-// plainFile opens the file of a plainWriter. It is called with tree locked.
+// plainFile opens the file of a plainWriter. The caller holds tree.
 func (s *Store) plainFile(p string, add bool, reserved *int64) (w *plainWriter, finish func(), err error) {
 	finish = func() {}
 	s.mu.Lock()
@@ -112,7 +112,7 @@ func (w *plainWriter) Cancel(context.Context) error {
 	return driverError("", w.store.removePath(w.node.path))
 }
 
-// Commit waits until the file is on the disk.
+// Commit flushes the file to disk.
 func (w *plainWriter) Commit(context.Context) error {
 	if w.state != "" {
 		return errors.New("already " + w.state)
@@ -121,7 +121,7 @@ func (w *plainWriter) Commit(context.Context) error {
 	return driverError("", w.file.Sync())
 }
 
-// extend charges a file for the blocks that it may need at a size, before they are written. It reports whether there was room.
+// extend charges a file for the blocks of a given size before they are written. It reports whether there was room.
 func (s *Store) extend(n *node, size int64, evict bool) bool {
 	const step = 1 << 20
 	need := roundUp(size + size/1024)
@@ -136,7 +136,7 @@ func (s *Store) extend(n *node, size int64, evict bool) bool {
 		room = s.reserve
 	}
 	if size > step && room(more+step) {
-		more += step // less often
+		more += step // fewer calls
 	} else if !room(more) {
 		return false
 	}

@@ -14,33 +14,33 @@ import (
 )
 
 const (
-	// batch is how many bytes are worth waking a reader for at once, and pause how long fewer wait for more.
+	// batch is how many new bytes wake a reader at once, and pause is how long fewer bytes may wait for more.
 	batch = 256 << 10
 	pause = 5 * time.Millisecond
-	// copySize is the buffer of what goes through a window.
+	// copySize is the buffer size for copying from a window, in bytes.
 	copySize = 64 << 10
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// Reader reads a Growing while it grows. It is used by one goroutine.
+// Reader reads a Growing while it is written. It must be used by one goroutine only.
 type Reader struct {
 	g    *Growing
 	ctx  context.Context
-	off  int64    // where to read next
-	file *os.File // its own, so that sendfile has an offset of its own
+	off  int64    // offset of the next read
+	file *os.File // separate descriptor, since sendfile uses its offset
 	err  error
-	read bool // something was read
+	read bool // bytes have been read
 
 	// Guarded by g.mu.
-	pos        int64 // what it holds the writer of a window to
+	pos        int64 // offset for which the writer of a window waits
 	dropped    bool
 	closed     bool
 	watched    time.Time
 	watchedPos int64
 }
 
-// NewReader returns a reader that begins at an offset. It returns ErrClosed or ErrPassed if it is called too late.
+// NewReader returns a reader that starts at an offset. The error is ErrClosed or ErrPassed if it is called too late.
 func (g *Growing) NewReader(ctx context.Context, off int64) (*Reader, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -56,12 +56,13 @@ func (g *Growing) NewReader(ctx context.Context, off int64) (*Reader, error) {
 	return r, nil
 }
 
-// passedLocked reports whether the byte at an offset is gone.
+// passedLocked reports whether the window has moved beyond an offset.
 func (g *Growing) passedLocked(off int64) bool {
 	return g.window != nil && g.window.low > g.fileEnd && off < g.window.low
 }
 
-// limitLocked returns the offset up to which bytes may be read. It excludes the last bytes until the digest is right.
+// limitLocked returns the offset up to which bytes may be read. It excludes the last bytes until the digest has been
+// verified.
 func (g *Growing) limitLocked() int64 {
 	if g.state == Complete || g.digest == "" {
 		return g.written
@@ -72,11 +73,11 @@ func (g *Growing) limitLocked() int64 {
 	return max(0, g.written-g.store.opts.Hold)
 }
 
-// wait waits until bytes beyond the reader's offset can be read, and returns the offset up to which they can be. After a moment
-// it returns with less than it wants.
+// wait waits until want bytes can be read at the reader's offset, and returns the offset up to which bytes can be read.
+// It returns early with fewer bytes after a short pause.
 func (r *Reader) wait(want int64) (end int64, err error) {
 	g := r.g
-	patient := r.read // the first bytes are wanted at once
+	patient := r.read // return the first bytes at once
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
@@ -108,13 +109,14 @@ func (r *Reader) wait(want int64) (end int64, err error) {
 	}
 }
 
-// waiter is a reader that waits until bytes can be read up to an offset.
+// waiter is a reader waiting until bytes can be read up to an offset.
 type waiter struct {
 	upTo  int64
 	ready chan struct{}
 }
 
-// waitLocked waits until bytes can be read up to an offset or the fetch is over. The wait has a time limit unless atMost is 0.
+// waitLocked waits until bytes can be read up to an offset, or the fetch has ended, or atMost has passed. If atMost is
+// 0, there is no time limit.
 func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
 	g := r.g
 	w := &waiter{upTo, make(chan struct{})}
@@ -138,7 +140,7 @@ func (r *Reader) waitLocked(upTo int64, atMost time.Duration) error {
 	return err
 }
 
-// wakeReadersLocked wakes the readers whose bytes have come, or all of them.
+// wakeReadersLocked wakes the readers whose bytes have come, or all readers.
 func (g *Growing) wakeReadersLocked(all bool) {
 	limit := g.limitLocked()
 	for w := range g.waiters {
@@ -149,7 +151,8 @@ func (g *Growing) wakeReadersLocked(all bool) {
 	}
 }
 
-// syncLocked moves the reader's position to its offset, unless it was dropped or comes too late.
+// syncLocked moves the reader's position to its offset. It returns an error if the reader was dropped or the window has
+// moved beyond the offset.
 func (r *Reader) syncLocked() error {
 	g := r.g
 	switch {
@@ -172,7 +175,8 @@ func (r *Reader) syncLocked() error {
 	return nil
 }
 
-// advance moves on by n bytes that were read. It returns an error if they may be wrong, because the reader was dropped.
+// advance moves the offset by n bytes that were read. It returns an error if they may be wrong because the reader was
+// dropped.
 func (r *Reader) advance(n int64) error {
 	r.g.mu.Lock()
 	defer r.g.mu.Unlock()
@@ -188,7 +192,7 @@ func (r *Reader) advance(n int64) error {
 	return err
 }
 
-// openFile returns the reader's own file and how many bytes from the reader's offset up to end are in it.
+// openFile returns the reader's file descriptor, and how many bytes from the reader's offset up to end are in the file.
 func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 	g := r.g
 	g.mu.Lock()
@@ -213,7 +217,7 @@ func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 	return r.file, n, nil
 }
 
-// closeFile closes the reader's own file.
+// closeFile closes the reader's file descriptor.
 func (r *Reader) closeFile() {
 	_ = r.file.Close()
 	r.file = nil
@@ -233,7 +237,7 @@ func (r *Reader) window(p []byte, end int64) (int, error) {
 	return n, nil
 }
 
-// Read waits for bytes and reads them. It returns io.EOF only after a right digest.
+// Read waits for bytes and reads them. It returns io.EOF only if the digest matches.
 func (r *Reader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
@@ -270,7 +274,8 @@ func (r *Reader) readSome(p []byte) (int, error) {
 	return n, r.advance(int64(n))
 }
 
-// CopyN writes the next n bytes to w as they come, by sendfile if w supports it. It returns an error if there are fewer.
+// CopyN writes the next n bytes to w as they come, with sendfile if w supports it. It returns an error if there are
+// fewer.
 func (r *Reader) CopyN(w io.Writer, n int64) (copied int64, err error) {
 	flusher, _ := w.(http.Flusher)
 	for copied < n && err == nil {
@@ -318,8 +323,8 @@ func (r *Reader) copySome(w io.Writer, n int64) (int64, error) {
 	return int64(m), errors.Join(err, r.advance(int64(m)))
 }
 
-// Seek sets the offset of the next Read. The end is known only if the size is. A window keeps the bytes at the old offset until
-// the reader reads.
+// Seek sets the offset of the next Read. io.SeekEnd requires a known size. A window keeps the bytes at the old offset
+// until the next Read.
 func (r *Reader) Seek(offset int64, whence int) (int64, error) {
 	switch whence {
 	case io.SeekCurrent:

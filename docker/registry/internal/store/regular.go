@@ -11,11 +11,11 @@ import (
 	"syscall"
 )
 
-// errNotRegular is the error for a path at which somebody else has put something that is no regular file.
-var errNotRegular = fmt.Errorf("it is not a regular file: %w", fs.ErrNotExist)
+// errNotRegular is returned if another process has replaced a file with something that is not a regular file.
+var errNotRegular = fmt.Errorf("not a regular file: %w", fs.ErrNotExist)
 
-// openRegular opens a regular file for reading. Everything else is as if it were not there. It never waits: opening a pipe would
-// wait for a writer, and opening a file with a lease for its holder.
+// openRegular opens a regular file for reading. Other types of files count as missing. It never blocks, as it otherwise
+// would on a pipe without a writer or a file with a lease.
 func openRegular(name string, flags int) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW|flags, 0)
 	switch {

@@ -6,8 +6,8 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// KeepRelay is Keep for a blob that another replica has too. It is evicted before those that only this one has. A blob that was
-// there before is not changed.
+// KeepRelay is like Keep, for a blob that another replica has, too. Such blobs are evicted first. It does not change a
+// blob that is already in the store.
 func (g *Growing) KeepRelay(u *Upstream, repository string) error {
 	before, _ := u.blobOf(dataPath(g.digest))
 	err := g.Keep(u, repository)
@@ -17,8 +17,8 @@ func (g *Growing) KeepRelay(u *Upstream, repository string) error {
 	return err
 }
 
-// SetRelay sets whether another replica has a blob too, so that it is evicted before those that only this one has. This is not
-// remembered over a restart. SetRelay does nothing if the store does not have the blob.
+// SetRelay sets whether another replica has a blob, too. Such blobs are evicted first. A restart resets this. SetRelay
+// has no effect if the store does not have the blob.
 func (u *Upstream) SetRelay(d digest.Digest, relay bool) {
 	s := u.store
 	s.mu.Lock()

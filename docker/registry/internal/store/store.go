@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package store keeps what a pull-through cache has fetched on the local file system, below an exact limit. One store
-// serves several upstreams; each Upstream of it is a storage driver for one app of distribution.
+// Package store stores the content of a pull-through cache on the local file system, within an exact limit. One store
+// serves several upstreams. Each Upstream is a storage driver for one app of distribution.
 //
 // # On the disk
 //
@@ -12,37 +12,37 @@
 //	tmp/                 files that grow; removed at the next start
 //	upstreams/NAME/...   what distribution writes, under the paths that it gives
 //
-// Bytes are written once: an upload of distribution grows in tmp and is renamed to its place. Data is shared by the
-// repositories of one upstream, never between upstreams. A store of an unknown version is emptied, because its content is
-// only a cache. Files that are not the store's are left alone and counted. What the driver is given that is neither a blob
-// nor a link is kept and evicted like a blob, but its bytes are not verified.
+// Bytes are written once: an upload of distribution is written to tmp and renamed. Data is shared by the repositories
+// of an upstream, but never between upstreams. A store of an unknown version is emptied, since it is only a cache.
+// Files that do not belong to the store are not touched, but count towards the limit. Files that are neither blobs nor
+// links are stored and evicted like blobs, but not verified.
 //
 // # The limit
 //
-// Every file and directory is charged with its blocks, and a removed file until its last reader has closed it. Room is
-// reserved before anything is written, by dropping the least recently used blobs that have no readers, each with its
-// links. So the blocks in use never exceed the limit. What cannot be kept passes to the clients all the same: PutContent
-// reports success, and a fill goes on through a window in memory (see Growing).
+// Every file and directory is charged with its allocated blocks. A removed file stays charged until its last reader has
+// closed it. Before anything is written, room is reserved by evicting the least recently used blobs without readers,
+// together with their links. Therefore, allocated blocks never exceed the limit. Content for which there is no room is
+// still sent to clients: PutContent reports success, and a fill continues through a window in memory (see Growing).
 //
-// Blobs that another replica has too are dropped before all others (see Upstream.SetRelay).
+// Blobs that another replica has, too, are evicted before all others (see Upstream.SetRelay).
 //
 // # Fills
 //
-// Package fill calls Upstream.Grow before it has distribution fetch a blob, and passes the Growing in the request's
-// context (WithGrowing). The driver's Writer finds it there, so distribution's upload writes into it. Readers of the
-// Growing follow the write offset. They get the last bytes when the digest is right, which is before fsync and commit;
-// what happens after that cuts nobody.
+// Package fill calls Upstream.Grow before distribution fetches a blob, and passes the Growing in the request's context
+// (WithGrowing). The driver's Writer finds it there, so that distribution's upload writes into it. Readers of the
+// Growing follow the write offset. They get the last bytes once the digest has been verified, before fsync and commit.
+// Errors after that do not affect readers.
 //
 // # Trust
 //
-// Blobs that this process wrote were hashed on their way. Those of an earlier process are hashed by their first reader,
-// who follows the hash as a reader follows a fill, with the last bytes withheld. After that they are served as files
-// (sendfile), unhashed, as long as size, inode and time of modification stay the same. So what the disk itself changes after
-// the hash reaches clients, until the scrub finds it, which reads all again, slowly (Options.ScrubRate, ScrubEvery). Blobs up
-// to Options.SmallLimit are hashed each time that they are read into memory. Wrong and unreadable blobs are dropped and
+// Blobs written by this process were hashed when they were fetched. Those of an earlier process are hashed on their
+// first read: the reader follows the hash as it follows a fill, with the last bytes withheld. After that, they are
+// served with sendfile and without hashing, as long as size, inode and modification time stay the same. Bit rot after
+// that reaches clients until the scrub finds it, which slowly reads all blobs (Options.ScrubRate, ScrubEvery). Blobs up
+// to Options.SmallLimit are hashed each time they are read into memory. Corrupt and unreadable blobs are dropped and
 // counted.
 //
-// Locks, in this order: a Growing's writing, evicting, tree (changes of names on the disk), a Growing's mu, the store's mu
+// Locking order: a Growing's writing, evicting, tree (for changes of names on disk), a Growing's mu, the store's mu
 // (never held during disk access).
 package store
 
@@ -71,36 +71,37 @@ const (
 	upstreamPath = "/upstreams"
 )
 
-// Store is the one store of a replica. Its methods may be called from several goroutines.
+// Store is the store of a replica. It is safe for concurrent use.
 type Store struct {
 	opts Options
 	log  *slog.Logger
 	lock *os.File
 	now  func() time.Time
-	// fault is called before each step on the disk (create, write, fsync, rename, link, remove, read); tests make it fail.
+	// fault is called before each disk operation (create, write, fsync, rename, link, remove, read). Tests use it to
+	// inject errors.
 	fault func(step string) error
 
 	evicting sync.Mutex
 	tree     sync.Mutex
 
 	mu        sync.Mutex
-	used      int64 // files, directories, reservations
-	peak      int64 // the most that used has been
-	evictable int64 // the part of it that can be dropped now
-	orphans   int64 // the part of it that is removed but open
+	used      int64 // bytes of files, directories and reservations
+	peak      int64 // maximum of used
+	evictable int64 // part of used that can be evicted now
+	orphans   int64 // part of used for removed files that are still open
 	nodes     map[string]*node
 	blobs     map[blobKey]*blob
-	order     *list.List // of *blob without readers, most recently used first
-	relays    *list.List // the same of those that are dropped before
+	order     *list.List // *blob without readers, most recently used first
+	relays    *list.List // the same for blobs that are evicted before these
 	growing   map[string]*Growing
 	memory    int64
-	windows   int64      // memory of the windows
-	cached    *list.List // of *memo, most recently used first
+	windows   int64      // total size of windows, in bytes
+	cached    *list.List // *memoryItem, most recently used first
 	upstreams map[string]*Upstream
 	closed    bool
 
 	serial atomic.Int64
-	remade sync.Once // the log says it once
+	remade sync.Once // log this only once
 	count  counters
 
 	stop    context.CancelFunc
@@ -114,25 +115,25 @@ type counters struct {
 
 // Stats is a snapshot of a store. The comments name the metrics.
 type Stats struct {
-	UsedBytes     int64 // registry_cache_disk_used_bytes: with what is reserved for running transfers
+	UsedBytes     int64 // registry_cache_disk_used_bytes, including reservations for running transfers
 	LimitBytes    int64 // registry_cache_disk_limit_bytes
-	PeakBytes     int64 // the most that UsedBytes has been
-	OrphanBytes   int64 // the part of UsedBytes that is removed but still open
-	MemoryBytes   int64 // small contents in memory
-	Blobs         int64 // data or links
-	Evictions     int64 // registry_cache_evictions_total: blobs and manifests that were dropped to make room
-	EvictedBytes  int64 // registry_cache_evicted_bytes_total: disk that dropping them freed
-	Unkept        int64 // registry_cache_unkept_total: bodies that were passed on and not stored
-	Corrupt       int64 // registry_cache_corrupt_total: stored blobs that were dropped because they were wrong or could not be read
-	OpenReaders   int64 // of growing and finished blobs
-	Windows       int64 // fills that went through memory for want of room
-	SlowReaders   int64 // readers that were dropped because they held such a fill up
-	VerifiedBytes int64 // read to verify blobs of an earlier process
-	ScrubbedBytes int64 // read by the scrub
+	PeakBytes     int64 // maximum of UsedBytes
+	OrphanBytes   int64 // part of UsedBytes for removed files that are still open
+	MemoryBytes   int64 // small blobs in memory
+	Blobs         int64 // number of blobs
+	Evictions     int64 // registry_cache_evictions_total: blobs and manifests evicted to make room
+	EvictedBytes  int64 // registry_cache_evicted_bytes_total: disk space freed by evictions
+	Unkept        int64 // registry_cache_unkept_total: bodies sent to clients but not stored
+	Corrupt       int64 // registry_cache_corrupt_total: stored blobs dropped because they were corrupt or unreadable
+	OpenReaders   int64 // readers of growing and complete blobs
+	Windows       int64 // fills that passed through memory for lack of room
+	SlowReaders   int64 // readers dropped because they delayed such a fill
+	VerifiedBytes int64 // bytes read to verify blobs of an earlier process
+	ScrubbedBytes int64 // bytes read by the scrub
 }
 
-// New opens the store at a path, or creates it. The error is a *ConfigError if an option is wrong, the path cannot be written, or
-// another process uses the store.
+// New opens the store at Options.Path, or creates it. The error is a *ConfigError if an option is not valid, the path
+// cannot be written, or another process uses the store.
 func New(opts Options) (*Store, error) {
 	if err := opts.validate(); err != nil {
 		return nil, err
@@ -183,12 +184,12 @@ func (s *Store) open() (err error) {
 	}
 	s.shrink()
 	st := s.Stats()
-	s.log.Info("store is open", "path", s.opts.Path, "used", st.UsedBytes, "limit", st.LimitBytes, "blobs", st.Blobs,
+	s.log.Info("Opened the store", "path", s.opts.Path, "used", st.UsedBytes, "limit", st.LimitBytes, "blobs", st.Blobs,
 		"seconds", s.now().Sub(begun).Seconds())
 	return nil
 }
 
-// unusable returns an error of the disk as a *ConfigError.
+// unusable wraps a disk error in a *ConfigError.
 func (s *Store) unusable(err error) error {
 	var c *ConfigError
 	if errors.As(err, &c) {
@@ -196,11 +197,11 @@ func (s *Store) unusable(err error) error {
 	}
 	return &ConfigError{
 		"store.path", s.opts.Path, fmt.Sprintf("cannot be read and written: %v", err),
-		"make it a directory that the process owns, for example by fsGroup, or name another one",
+		"make the directory writable for the process, for example with fsGroup, or use another one",
 	}
 }
 
-// acquire locks the directory, so that no other process uses it.
+// acquire locks the directory against other processes.
 func (s *Store) acquire() error {
 	if err := os.MkdirAll(s.opts.Path, 0o770); err != nil {
 		return s.unusable(err)
@@ -219,7 +220,7 @@ func (s *Store) acquire() error {
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return &ConfigError{
 				"store.path", s.opts.Path, "another process uses this store",
-				"stop that process, or give each process its own directory, for example /var/lib/registry-2",
+				"stop that process, or use another directory, for example /var/lib/registry-2",
 			}
 		}
 		return s.unusable(fmt.Errorf("flock: %w", err))
@@ -227,14 +228,14 @@ func (s *Store) acquire() error {
 	return nil
 }
 
-// checkFormat empties a store of another version, and writes the version of a new one.
+// checkFormat empties a store of another version, and writes the version file.
 func (s *Store) checkFormat() error {
 	found, err := readRegular(s.diskPath(formatPath))
 	switch {
 	case err == nil && string(found) == format:
 		return nil
 	case err == nil:
-		s.log.Warn("the store has another format: it starts empty", "path", s.opts.Path, "format", strings.TrimSpace(string(found)))
+		s.log.Warn("Emptied a store of an unknown format", "path", s.opts.Path, "format", strings.TrimSpace(string(found)))
 		for _, p := range []string{upstreamPath, tmpPath} {
 			if err := os.RemoveAll(s.diskPath(p)); err != nil {
 				return err
@@ -247,14 +248,14 @@ func (s *Store) checkFormat() error {
 			return err
 		}
 	}
-	// Written aside and renamed: a process that dies leaves no half of a version.
+	// Write a new file and rename it, so that a crash never leaves a partial version file.
 	if err := os.WriteFile(s.diskPath(formatPath)+".new", []byte(format), 0o660); err != nil {
 		return err
 	}
 	return os.Rename(s.diskPath(formatPath)+".new", s.diskPath(formatPath))
 }
 
-// adopt takes over the content of distribution's own store.
+// adopt takes over content that the unmodified registry has stored.
 func (s *Store) adopt() error {
 	if s.opts.Adopt == "" {
 		return nil
@@ -270,11 +271,11 @@ func (s *Store) adopt() error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	s.log.Info("took over the content of distribution's own store", "path", s.opts.Path, "upstream", s.opts.Adopt, "error", err)
+	s.log.Info("Took over content of the unmodified registry", "path", s.opts.Path, "upstream", s.opts.Adopt, "error", err)
 	return err
 }
 
-// Close ends the background work and unlocks the directory. Open readers can still be read.
+// Close stops the background work and unlocks the directory. Open readers can still be read.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	s.closed = true
@@ -284,7 +285,7 @@ func (s *Store) Close() error {
 	return s.lock.Close()
 }
 
-// begin adds a goroutine that Close waits for, and reports whether it may start.
+// begin registers a goroutine for which Close waits. It returns false if the store is closed.
 func (s *Store) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -318,18 +319,19 @@ func (s *Store) Stats() Stats {
 	}
 }
 
-// upstreamName is what a host in an image reference may be, with a port or as an IPv6 address. It is a directory's name.
+// upstreamName matches a host in an image reference, with an optional port, or an IPv6 address. It is used as a
+// directory name.
 var upstreamName = regexp.MustCompile(`^[a-z0-9\[][a-z0-9.:_\]-]{0,254}$`)
 
 // nameError returns the error for an invalid name of an upstream.
 func nameError(name string) error {
 	return &ConfigError{
-		"upstreams.host", name, "must be a registry's host name in lower case, with a port if it has one",
+		"upstreams.host", name, "must be a registry's host name in lower case, with an optional port",
 		"write, for example, host: us-central1-docker.pkg.dev",
 	}
 }
 
-// Upstream returns the part of the store that belongs to one upstream, which is a storage driver.
+// Upstream returns the part of the store for one upstream, which is a storage driver.
 func (s *Store) Upstream(name string) (*Upstream, error) {
 	if !upstreamName.MatchString(name) {
 		return nil, nameError(name)
@@ -352,7 +354,8 @@ func (s *Store) Upstream(name string) (*Upstream, error) {
 	return u, nil
 }
 
-// makeFixedDir creates a directory that is kept when it is empty. It is called with tree locked or before anything else runs.
+// makeFixedDir creates a directory that is kept when it is empty. The caller holds tree, or nothing else is running
+// yet.
 func (s *Store) makeFixedDir(p string) error {
 	nothing := int64(0)
 	if err := s.makeParents(filepath.Join(p, "x"), &nothing); err != nil {

@@ -9,17 +9,17 @@ import (
 	"github.com/distribution/distribution/v3/registry/storage/driver"
 )
 
-// upload is distribution's writer of a Growing.
+// upload is a writer for distribution that writes into a Growing.
 type upload struct {
 	g     *Growing
 	store *Store
-	path  string // of the upload
-	own   bool   // the Growing is this upload's alone
+	path  string // path of the upload
+	own   bool   // the Growing was created for this upload
 	off   int64
 	over  string
 }
 
-// upload returns the writer of an upload. It writes into the Growing of the context, or into a new one.
+// upload returns a writer for an upload. It writes into the Growing in the context, or into a new one.
 func (u *Upstream) upload(ctx context.Context, p string) driver.FileWriter {
 	w := &upload{store: u.store, path: p}
 	if g, ok := ctx.Value(growingKey{}).(*Growing); ok && g.store == u.store {
@@ -44,10 +44,10 @@ func (w *upload) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Size returns the number of bytes that were written.
+// Size returns the number of bytes written.
 func (w *upload) Size() int64 { return w.off }
 
-// Commit waits until the blob is on the disk. Readers do not wait for that.
+// Commit flushes the blob to disk. Readers do not wait for this.
 func (w *upload) Commit(context.Context) error {
 	if w.over != "" {
 		return errors.New("already " + w.over)
@@ -60,7 +60,7 @@ func (w *upload) Commit(context.Context) error {
 		return ErrNotKept
 	}
 	if err := w.g.sync(); err != nil {
-		w.store.log.Warn("not kept", "digest", w.g.digest, "error", err)
+		w.store.log.Warn("A blob is not stored", "digest", w.g.digest, "error", err)
 		w.store.count.unkept.Add(1)
 		w.g.mu.Lock()
 		n := w.g.node
@@ -74,7 +74,7 @@ func (w *upload) Commit(context.Context) error {
 	return nil
 }
 
-// Cancel ends the upload. Another upload may continue a Growing that has readers.
+// Cancel ends the upload. If the Growing has readers, another upload may continue it.
 func (w *upload) Cancel(context.Context) error {
 	if w.over == "" {
 		w.over = "cancelled"
@@ -83,7 +83,7 @@ func (w *upload) Cancel(context.Context) error {
 	return nil
 }
 
-// Close ends the writing. Move and Stat find the file until it is moved or deleted.
+// Close ends the writing. Move and Stat still find the file until it is moved or deleted.
 func (w *upload) Close() error {
 	if w.over == "" {
 		w.over = "closed"
@@ -94,7 +94,7 @@ func (w *upload) Close() error {
 	return nil
 }
 
-// closeWriter closes the descriptor of an upload that nobody reads, and keeps the file.
+// closeWriter closes the file descriptor of an upload without readers. It keeps the file.
 func (g *Growing) closeWriter() {
 	g.writing.Lock()
 	defer g.writing.Unlock()

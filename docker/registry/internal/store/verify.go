@@ -14,14 +14,14 @@ import (
 	"time"
 )
 
-// ErrCorrupt is what readers of a blob get whose bytes on the disk are wrong.
-var ErrCorrupt = errors.New("the stored bytes do not have the digest")
+// ErrCorrupt is returned to readers of a blob whose bytes on disk are corrupt.
+var ErrCorrupt = errors.New("the stored bytes do not match the digest")
 
-// verifyChunk is how much is read and hashed at a time.
+// verifyChunk is how many bytes are read and hashed at a time.
 const verifyChunk = 256 << 10
 
-// verify returns a reader that follows the verification of a blob which an earlier process stored. All readers share one pass. It
-// returns ErrClosed if the pass has just ended.
+// verify returns a reader that follows the verification of a blob stored by an earlier process. All readers share one
+// verification. The error is ErrClosed if the verification has just ended.
 func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	s.mu.Lock()
 	n, g, size := b.data, b.checking, b.size
@@ -30,7 +30,7 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 		return nil, fs.ErrNotExist
 	}
 	if g != nil {
-		if state, cause := g.State(); state == Failed && s.ctx.Err() == nil { // who read it now would be cut
+		if state, cause := g.State(); state == Failed && s.ctx.Err() == nil { // a new reader would be cut
 			s.dropCorrupt(b, n, cause)
 			return nil, fs.ErrNotExist
 		}
@@ -38,7 +38,7 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	}
 	g = s.newGrowing(b.key.digest, size)
 	g.verifying = true
-	r, err := g.NewReader(ctx, 0) // before it begins, and may end
+	r, err := g.NewReader(ctx, 0) // before the verification starts and can end
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +56,7 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	case shut:
 		return nil, errors.Join(os.ErrClosed, r.Close())
 	case !begins:
-		return nil, errors.Join(ErrClosed, r.Close()) // somebody else did
+		return nil, errors.Join(ErrClosed, r.Close()) // another reader has verified it
 	}
 	go func() {
 		defer s.running.Done()
@@ -65,14 +65,14 @@ func (s *Store) verify(ctx context.Context, b *blob) (*Reader, error) {
 	return r, nil
 }
 
-// check hashes a blob at the speed of the disk while its readers follow.
+// check hashes a blob while its readers follow.
 func (s *Store) check(b *blob, n *node, g *Growing) {
 	s.mu.Lock()
 	p := n.path
 	s.mu.Unlock()
 	before := s.stampAt(p)
 	err := g.follow(s.ctx, s.diskPath(p))
-	if err != nil && s.ctx.Err() == nil { // while it is known to be checked, so that nobody begins to read it again
+	if err != nil && s.ctx.Err() == nil { // before checking is cleared, so that no new reader starts
 		s.dropCorrupt(b, n, err)
 	}
 	s.mu.Lock()
@@ -84,7 +84,7 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 	g.Close()
 }
 
-// follow hashes a finished file, and releases to the readers what was hashed.
+// follow hashes a complete file, and releases hashed bytes to the readers.
 func (g *Growing) follow(ctx context.Context, name string) error {
 	f, err := openRegular(name, 0)
 	if err != nil {
@@ -122,7 +122,7 @@ func (g *Growing) follow(ctx context.Context, name string) error {
 	return err
 }
 
-// startScrub starts to read all blobs again, slowly, as long as the store is open.
+// startScrub starts the scrub, which runs until the store is closed.
 func (s *Store) startScrub() {
 	if s.opts.ScrubRate < 0 || !s.begin() {
 		return
@@ -138,7 +138,8 @@ func (s *Store) startScrub() {
 	}()
 }
 
-// scrub verifies every blob that was not verified for a while, those that were never verified first.
+// scrub verifies every blob that has not been verified for Options.ScrubEvery. It starts with those that have never
+// been verified.
 func (s *Store) scrub() {
 	due := s.now().Add(-s.opts.ScrubEvery)
 	type item struct {
@@ -161,7 +162,7 @@ func (s *Store) scrub() {
 	}
 }
 
-// scrubBlob verifies one blob at the scrub's rate. It returns false when the store is closed.
+// scrubBlob verifies one blob at Options.ScrubRate. It returns false if the store is closed.
 func (s *Store) scrubBlob(b *blob) bool {
 	s.mu.Lock()
 	n, size := b.data, b.size
@@ -202,12 +203,12 @@ func (s *Store) scrubBlob(b *blob) bool {
 	}
 }
 
-var errGone = errors.New("dropped meanwhile")
+var errGone = errors.New("the blob was dropped during the scrub")
 
-// scrubChunk reads a piece of a blob. The scrub is no reader: it keeps nothing open between two pieces, so that the blob
-// can be dropped, and its place in the order of use stays.
+// scrubChunk reads a chunk of a blob. It keeps no file open between two chunks, so that the blob can be evicted, and it
+// does not mark the blob as used.
 func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error) {
-	s.tree.Lock() // nothing is dropped meanwhile
+	s.tree.Lock() // prevents eviction
 	defer s.tree.Unlock()
 	s.mu.Lock()
 	p, gone := n.path, b.data != n || s.blobs[b.key] != b
@@ -223,16 +224,16 @@ func (s *Store) scrubChunk(b *blob, n *node, buf []byte, off int64) (int, error)
 	return f.ReadAt(buf, off)
 }
 
-// openQuietly opens a file for reading. It does not change the access time, which is the time of use, if it is allowed to.
+// openQuietly opens a file for reading, if possible without changing the access time, which records the last use.
 func openQuietly(name string) (*os.File, error) {
 	f, err := openRegular(name, syscall.O_NOATIME)
-	if errors.Is(err, fs.ErrPermission) { // the file is another user's
+	if errors.Is(err, fs.ErrPermission) { // the file belongs to another user
 		return openRegular(name, 0)
 	}
 	return f, err
 }
 
-// sleep waits. It returns false if the store is closed meanwhile.
+// sleep waits for d. It returns false if the store is closed first.
 func (s *Store) sleep(d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

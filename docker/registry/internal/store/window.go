@@ -7,19 +7,19 @@ import (
 )
 
 const (
-	// windowsTotal is the memory that all windows take together before new ones are smaller, in bytes.
+	// windowsTotal is the total size of all windows, in bytes, above which new windows are smaller.
 	windowsTotal = 24 << 20
-	// windowLeast is the size of these, in bytes.
+	// windowLeast is the size of these smaller windows, in bytes.
 	windowLeast = 64 << 10
 )
 
-// window is a ring of the last bytes of a fill without room: those at the offsets from low to high.
+// window is a ring buffer with the last bytes of a fill without room, at the offsets from low to high.
 type window struct {
 	buf       []byte
 	low, high int64
 }
 
-// newWindow returns a window that begins at an offset.
+// newWindow returns a window that starts at an offset.
 func (s *Store) newWindow(at int64) *window {
 	s.count.windows.Add(1)
 	size := s.opts.Window
@@ -39,7 +39,7 @@ func (s *Store) windowClosed(w *window) {
 	s.mu.Unlock()
 }
 
-// put copies as much into the window as there is room for, and returns how much that is.
+// put copies as many bytes into the window as fit, and returns their number.
 func (w *window) put(p []byte) int {
 	size := int64(len(w.buf))
 	p = p[:min(int64(len(p)), size-(w.high-w.low))]
@@ -72,7 +72,7 @@ func (g *Growing) writeWindow(p []byte) (int, error) {
 		}
 		w := g.window
 		size := int64(len(w.buf))
-		// Nothing leaves before it must: who comes now may still join.
+		// Keep bytes as long as possible, so that new readers can still join.
 		w.low = max(w.low, min(w.high+min(int64(len(p)), size)-size, g.slowestLocked()))
 		if w.low > g.fileEnd && g.file != nil {
 			g.releaseFileLocked()
@@ -85,7 +85,7 @@ func (g *Growing) writeWindow(p []byte) (int, error) {
 	}
 }
 
-// slowestLocked returns the offset of the reader that is furthest behind.
+// slowestLocked returns the offset of the slowest reader.
 func (g *Growing) slowestLocked() int64 {
 	low := g.window.high
 	for r := range g.readers {
@@ -94,7 +94,7 @@ func (g *Growing) slowestLocked() int64 {
 	return low
 }
 
-// waitForReadersLocked waits until a reader has moved on, with a time limit.
+// waitForReadersLocked waits until a reader has moved on, or atMost has passed.
 func (g *Growing) waitForReadersLocked(atMost time.Duration) {
 	moved := make(chan struct{})
 	g.moved = moved
@@ -108,7 +108,7 @@ func (g *Growing) waitForReadersLocked(atMost time.Duration) {
 	g.mu.Lock()
 }
 
-// wakeWriterLocked wakes the writer, which waits for a reader to move on.
+// wakeWriterLocked wakes the writer, which waits for readers.
 func (g *Growing) wakeWriterLocked() {
 	if g.moved != nil {
 		close(g.moved)
@@ -116,12 +116,12 @@ func (g *Growing) wakeWriterLocked() {
 	}
 }
 
-// dropSlowLocked drops the readers that are behind and took less than the minimum rate for a while. It looks at all of
-// them, not only at the slowest, so that several that have stopped hold the writer up no longer than one.
+// dropSlowLocked drops readers that are behind and have been slower than Options.MinRate for Options.Patience. It
+// checks all readers, not only the slowest, so that several stalled readers delay the writer no longer than one.
 func (g *Growing) dropSlowLocked() {
 	now := time.Now()
 	for r := range g.readers {
-		if r.pos >= g.window.high { // it has all there is
+		if r.pos >= g.window.high { // it has read everything
 			continue
 		}
 		if r.watched.IsZero() {
