@@ -10,7 +10,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// Media types that image-spec does not name.
+// Media types that package image-spec does not define.
 const (
 	dockerManifest      = "application/vnd.docker.distribution.manifest.v2+json"
 	dockerManifestList  = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -19,19 +19,19 @@ const (
 	ociArtifact         = "application/vnd.oci.artifact.manifest.v1+json"
 )
 
-// knownTypes are the types of manifests that clients name. Their order is that of the bits of a class.
+// knownTypes are the manifest types that clients accept, in the order of the bits of a class.
 var knownTypes = [...]string{
 	v1.MediaTypeImageIndex, dockerManifestList, v1.MediaTypeImageManifest, dockerManifest, ociArtifact, dockerSchema1Signed, dockerSchema1,
 }
 
-// acceptAny is the Accept for a tag, to which the upstream answers with what it has. It does not name the old types, to which
-// some upstreams would convert.
+// acceptAny is the Accept header for a tag, which accepts any manifest. It omits the old types, to which some upstreams
+// would convert.
 var acceptAny = strings.Join(knownTypes[:5], ", ") + ", */*;q=0.1"
 
-// A class is the set of known types that a client accepts, as bits.
+// A class is a bit set of the known types that a client accepts.
 type class uint8
 
-// acceptHeader returns the Accept header of a class. The empty class accepts everything.
+// acceptHeader returns the Accept header for a class. The empty class accepts everything.
 func (c class) acceptHeader() string {
 	if c == 0 {
 		return acceptAny
@@ -45,8 +45,8 @@ func (c class) acceptHeader() string {
 	return strings.Join(names, ", ")
 }
 
-// accepts reports whether the Accept fields of a client include a media type. A client that names no type accepts all types, as
-// does a client that accepts any JSON: upstreams do not refuse these.
+// accepts reports whether a client's Accept fields include a media type. A client without types accepts all types. So
+// does a client that accepts any JSON, since upstreams do not refuse it.
 func accepts(fields []string, mediaType string) bool {
 	mediaType, _, _ = strings.Cut(mediaType, ";")
 	mediaType = strings.TrimSpace(mediaType)
@@ -64,7 +64,7 @@ func accepts(fields []string, mediaType string) bool {
 	return wide || !named
 }
 
-// classOf returns the class of the Accept fields of a client.
+// classOf returns the class for a client's Accept fields.
 func classOf(fields []string) (c class) {
 	for name, refused := range mediaRanges(fields) {
 		for i, k := range knownTypes {
@@ -76,8 +76,8 @@ func classOf(fields []string) (c class) {
 	return c
 }
 
-// mediaRanges returns an iterator over the media ranges of Accept fields, with whether each is refused by a weight of 0. It skips
-// what is not a media range.
+// mediaRanges returns an iterator over the media ranges in Accept fields, and whether each is refused by a weight of 0.
+// It skips malformed ones.
 func mediaRanges(fields []string) func(yield func(name string, refused bool) bool) {
 	return func(yield func(string, bool) bool) {
 		for _, field := range fields {
@@ -111,7 +111,7 @@ func hasZeroWeight(parameters string) bool {
 	return false
 }
 
-// cutUnquoted cuts s around the first separator that is not in a quoted string.
+// cutUnquoted splits s at the first separator outside of a quoted string.
 func cutUnquoted(s string, separator byte) (before, after string) {
 	quoted := false
 	for i := 0; i < len(s); i++ {

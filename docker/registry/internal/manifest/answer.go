@@ -19,35 +19,37 @@ import (
 )
 
 const (
-	// writeGrace and writeRate, in bytes per second, are how long a client has to take a large answer, which is in memory
-	// meanwhile.
+	// writeGrace plus the size divided by writeRate (in bytes per second) is how long a client may take to receive a
+	// large answer, which stays in memory until then.
 	writeGrace = 30 * time.Second
 	writeRate  = 64 << 10
 )
 
-// An Answer is the answer of an upstream, or of another replica, to a request. It is not changed after it was returned.
+// An Answer is the response of an upstream or another replica to a request. It must not be changed after it was
+// returned.
 type Answer struct {
-	// Status is that of HTTP, in the terms of this cache's clients (docs/usage/behaviour.md, "Protocol").
+	// Status is the HTTP status for clients of this cache (see docs/usage/behaviour.md, "Protocol").
 	Status int
-	// Header is the upstream's. Content-Type, Docker-Content-Digest, Link, OCI-Filters-Applied and Retry-After are read.
+	// Header is the upstream's header. Only Content-Type, Docker-Content-Digest, Link, OCI-Filters-Applied and
+	// Retry-After are used.
 	Header http.Header
-	// Body is that of a 200, as the upstream sent it.
+	// Body is the body of a 200, as the upstream sent it.
 	Body []byte
-	// Code and Message describe an error in the terms of the specification.
+	// Code and Message are the code and message of an error, as defined in the specification.
 	Code, Message string
-	// Stale reports that the upstream was out, and that this is its last known answer.
+	// Stale reports that the upstream is down, and this is its last known answer.
 	Stale bool
-	// Known reports that another replica had the answer.
+	// Known reports that another replica had the answer in its cache.
 	Known bool
-	// Age is how long ago the upstream said this. It shortens how long the answer is used.
+	// Age is the time since the upstream gave the answer. It shortens how long the answer is used.
 	Age time.Duration
 
 	mediaType string
 	digest    digest.Digest // of a manifest
-	next      string        // query of the next page
+	next      string        // query for the next page
 	filtered  string        // OCI-Filters-Applied
 	lease     *lease
-	ownError  bool // an error of this cache, which says nothing of the question
+	ownError  bool // a failure of this cache, which says nothing about the content
 }
 
 // A Result is the result of a client's request, for metrics.
@@ -56,15 +58,15 @@ type Result string
 // Results of requests.
 const (
 	Hit        Result = "hit"    // from memory or the store
-	Miss       Result = "miss"   // asked of the upstream
-	Shared     Result = "shared" // with another client, who asked before
-	Stale      Result = "stale"  // as it was known before the upstream was out
+	Miss       Result = "miss"   // from the upstream
+	Shared     Result = "shared" // from a check that another client started
+	Stale      Result = "stale"  // last known answer, since the upstream is down
 	Absent     Result = "absent" // 404
 	Failed     Result = "error"
-	ClientGone Result = "left" // the client has gone
+	ClientGone Result = "left" // the client has disconnected
 )
 
-// Headers of answers that are stale: RFC 9211, and RFC 7234 for people.
+// Values of Cache-Status (RFC 9211) and Warning (RFC 7234) for stale answers.
 const (
 	staleStatus  = "registry-cache; hit; detail=stale"
 	staleWarning = `110 - "Response is Stale"`
@@ -77,29 +79,29 @@ var cacheStatus = map[Result][]string{
 
 var registryVersion = []string{"registry/2.0"}
 
-// errorAnswer returns an answer with an error of the specification.
+// errorAnswer returns an answer with an error as defined in the specification.
 func errorAnswer(status int, code, message string) *Answer {
 	return &Answer{Status: status, Code: code, Message: message}
 }
 
-// timeoutAnswer returns the answer to clients when the upstream does not answer in time.
+// timeoutAnswer returns the answer for an upstream that does not respond in time.
 func timeoutAnswer() *Answer {
-	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream does not answer")
+	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream did not respond in time")
 }
 
-// busyAnswer returns the answer to clients when too many requests wait for the upstream.
+// busyAnswer returns the answer if too many requests are waiting for the upstream.
 func busyAnswer() *Answer {
-	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests wait for the upstream")
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests are waiting for the upstream")
 	a.ownError = true
 	return a
 }
 
-// closedAnswer returns the answer to clients when the Handler is closed.
+// closedAnswer returns the answer if the Handler is closed.
 func closedAnswer() *Answer {
 	return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
 }
 
-// failedAnswer returns the answer to clients when a request to the upstream has failed.
+// failedAnswer returns the answer if a request to the upstream has failed.
 func failedAnswer(err error) *Answer {
 	var timeout net.Error
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
@@ -108,14 +110,14 @@ func failedAnswer(err error) *Answer {
 	return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
 }
 
-// noRoomAnswer returns the answer to clients when there is no room in memory for the answer.
+// noRoomAnswer returns the answer if the upstream's answer does not fit in memory.
 func noRoomAnswer() *Answer {
 	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
 	a.ownError = true
 	return a
 }
 
-// Release releases an answer of Get that is not written.
+// Release releases an answer of Get. Call it if the answer is not written.
 func (a *Answer) Release() {
 	if a != nil {
 		a.lease.release()
@@ -125,7 +127,7 @@ func (a *Answer) Release() {
 // isOK reports whether the status is 200.
 func (a *Answer) isOK() bool { return a.Status == http.StatusOK }
 
-// isOutage reports whether the answer is an error of the upstream that says nothing about the content.
+// isOutage reports whether the answer is an upstream error that says nothing about the content.
 func (a *Answer) isOutage() bool {
 	return a.Status >= http.StatusInternalServerError || a.Status == http.StatusTooManyRequests
 }
@@ -137,14 +139,15 @@ func (a *Answer) withAge(age time.Duration) *Answer {
 	return &other
 }
 
-// asStale returns a copy of the answer that is stale and has another age.
+// asStale returns a stale copy of the answer with another age.
 func (a *Answer) asStale(age time.Duration) *Answer {
 	other := a.withAge(age)
 	other.Stale = true
 	return other
 }
 
-// Write sends an answer of Get to a client and releases it. The header Age is in whole seconds; other replicas get the exact age.
+// Write sends an answer of Get to a client and releases it. The Age header is in whole seconds; other replicas get the
+// exact age.
 func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request, result Result) {
 	defer a.Release()
 	h := w.Header()
@@ -188,13 +191,13 @@ func (a *Answer) Write(w http.ResponseWriter, r *http.Request, req route.Request
 	if len(a.Body) > smallAnswer {
 		c := http.NewResponseController(w)
 		took := writeGrace + time.Duration(len(a.Body)/writeRate)*time.Second
-		_ = c.SetWriteDeadline(time.Now().Add(took)) // not supported: the server has its own
+		_ = c.SetWriteDeadline(time.Now().Add(took)) // if it is not supported, the server's deadline applies
 		defer func() { _ = c.SetWriteDeadline(time.Time{}) }()
 	}
-	_, _ = w.Write(a.Body) // the client has gone: nobody is left to hear of it
+	_, _ = w.Write(a.Body) // fails only if the client has disconnected
 }
 
-// matchesETag reports whether If-None-Match fields include an entity tag.
+// matchesETag reports whether If-None-Match fields include an ETag.
 func matchesETag(fields []string, tag string) bool {
 	for _, field := range fields {
 		for field != "" {

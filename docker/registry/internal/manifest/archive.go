@@ -21,33 +21,33 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// A Store keeps small files, as a storage driver of distribution does. *store.Upstream is one.
+// A Store stores small files. It is a subset of distribution's storage driver, and implemented by *store.Upstream.
 type Store interface {
 	GetContent(ctx context.Context, path string) ([]byte, error)
 	PutContent(ctx context.Context, path string, content []byte) error
-	// Stat counts as use.
+	// Stat marks the file as used.
 	Stat(ctx context.Context, path string) (driver.FileInfo, error)
 }
 
-// An archive keeps manifests and what tags and referrers were last, in distribution's own layout:
+// An archive stores manifests, and the last known state of tags and referrers, in distribution's layout:
 //
 //	blobs/sha256/<xx>/<hex>/data                                   the manifest
 //	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/link  the repository has it, under this digest
 //	repositories/NAME/_manifests/tags/TAG/current/link             what the tag was last
 //
-// and beside it, where distribution has no place:
+// and, for what distribution does not store:
 //
 //	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/type  its media type, if the content does not tell
 //	repositories/NAME/_referrers/<algorithm>/<hex>/<query's hash>  referrers: a line of JSON, then the index
 //
-// Without a store none of its methods is called.
+// Its methods must not be called without a store.
 type archive struct {
 	store    Store
 	inFlight *byteSemaphore
 	log      *slog.Logger
-	// saving keeps an older answer from being written after a newer one.
+	// saving prevents an older answer from being written after a newer one.
 	saving sync.Mutex
-	// loads keeps a herd from reading the same content into memory many times.
+	// loads prevents concurrent callers from reading the same content into memory several times.
 	loads singleflight.Group
 }
 
@@ -71,8 +71,8 @@ func referrersPath(r route.Request) string {
 		"/" + hex.EncodeToString(query[:])
 }
 
-// read returns the stored answer to a question, or nil. The digest of a tag is given if it is known. The caller holds the
-// answer's lease. The only error is errNoRoom.
+// read returns the stored answer to a question, or nil. For a tag, d is the digest if it is known. The caller holds the
+// answer's lease. The only possible error is errNoRoom.
 func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answer, error) {
 	if q.Kind == route.Referrers {
 		return a.referrers(ctx, q.Request)
@@ -86,8 +86,8 @@ func (a *archive) read(ctx context.Context, q question, d digest.Digest) (*Answe
 	return a.manifest(ctx, q.Repository, d)
 }
 
-// readFile returns the content of a file, nil if there is none, and the bytes that it acquired for it. Large content needs room
-// for a copy too.
+// readFile returns the content of a file, or nil if there is none, and the number of bytes acquired for it. Large
+// content needs room for a copy, too.
 func (a *archive) readFile(ctx context.Context, path string) (content []byte, cost int64, err error) {
 	info, err := a.store.Stat(ctx, path)
 	if err != nil {
@@ -123,7 +123,7 @@ func (a *archive) tag(ctx context.Context, repository, tag string) digest.Digest
 	return a.link(ctx, tagPath(repository, tag))
 }
 
-// manifest returns a manifest that a repository has, or nil. Its bytes have the digest.
+// manifest returns a manifest of a repository, or nil. Its bytes match the digest.
 func (a *archive) manifest(ctx context.Context, repository string, d digest.Digest) (*Answer, error) {
 	at := a.link(ctx, revisionPath(repository, d, "link"))
 	if at == "" {
@@ -146,7 +146,7 @@ func (a *archive) manifest(ctx context.Context, repository string, d digest.Dige
 	return m, nil
 }
 
-// storedDigest returns the digest under which the store has a manifest: the sha256 of all its bytes.
+// storedDigest returns the digest under which a manifest is stored, which is the sha256 of all its bytes.
 func storedDigest(m *Answer) digest.Digest {
 	if m.digest.Algorithm() != digest.Canonical || schema1.IsMediaType(m.mediaType) {
 		return digest.FromBytes(m.Body)
@@ -154,8 +154,8 @@ func storedDigest(m *Answer) digest.Digest {
 	return m.digest
 }
 
-// saveManifest saves a manifest unless it is saved already, and reports whether it is saved now. A full store drops other content
-// instead of failing. What it did not keep is fetched again.
+// saveManifest saves a manifest unless it is already saved, and reports whether it is saved now. A full store evicts
+// other content instead of failing. Content that cannot be stored will be fetched again.
 func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer) bool {
 	at := storedDigest(m)
 	if _, err := a.store.Stat(ctx, dataPath(at)); err != nil && !a.put(ctx, dataPath(at), m.Body) {
@@ -167,7 +167,7 @@ func (a *archive) saveManifest(ctx context.Context, repository string, m *Answer
 	return a.put(ctx, revisionPath(repository, m.digest, "link"), []byte(at))
 }
 
-// saveTag saves the manifest of a tag. The link has the digest under which the store has the data.
+// saveTag saves the manifest of a tag. The link contains the digest under which the data is stored.
 func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer) bool {
 	if !a.saveManifest(ctx, repository, m) {
 		return false
@@ -182,20 +182,21 @@ func (a *archive) saveTag(ctx context.Context, repository, tag string, m *Answer
 // put writes a file, and reports whether that succeeded.
 func (a *archive) put(ctx context.Context, path string, content []byte) bool {
 	if err := a.store.PutContent(ctx, path, content); err != nil {
-		a.log.Warn("Cannot keep a manifest", "path", path, "error", err)
+		a.log.Warn("Cannot store a manifest", "path", path, "error", err)
 		return false
 	}
 	return true
 }
 
-// touch marks a manifest as used, and reports whether the store still has it.
+// touch marks a manifest as used, and reports whether it is still stored.
 func (a *archive) touch(ctx context.Context, m *Answer) bool {
 	_, err := a.store.Stat(ctx, dataPath(storedDigest(m)))
 	var gone driver.PathNotFoundError
 	return !errors.As(err, &gone)
 }
 
-// referrersHeader is the line before a stored index of referrers, which has no digest that would verify it.
+// referrersHeader is the first line of a file with referrers. It has the digest of the index, which is not part of its
+// path.
 type referrersHeader struct {
 	Sum      digest.Digest `json:"sum"`
 	Next     string        `json:"next,omitempty"`
@@ -223,8 +224,8 @@ func (a *archive) referrers(ctx context.Context, r route.Request) (*Answer, erro
 	return m, nil
 }
 
-// saveReferrers saves referrers. An empty list is saved only to replace another one: most digests have an empty list, anybody may
-// ask for it, and each would take 8 KiB from the blobs.
+// saveReferrers saves referrers. An empty list is saved only to replace another one: most digests have an empty list,
+// anyone may ask for it, and each file takes 8 KiB.
 func (a *archive) saveReferrers(ctx context.Context, r route.Request, m *Answer) bool {
 	if i, ok := parseIndex(m.Body); ok && len(i.Manifests) == 0 && m.next == "" {
 		if _, err := a.store.Stat(ctx, referrersPath(r)); err != nil {

@@ -18,33 +18,33 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// savesShare is the part of Options.InFlight that may wait for the disk: an eighth.
+// savesShare is the divisor of Options.InFlight that limits the answers waiting for the disk.
 const savesShare = 8
 
-// A check asks the upstream one question. It has one attempt, or two if the first gets no answer: the older one may bring slow
-// content, the younger one finds an upstream that is back.
+// A check asks the upstream one question. It has one attempt, or two if the first gets no answer: the older one may
+// still return slow content, and the newer one detects that the upstream has recovered.
 type check struct {
 	question question
 	attempts []*attempt // oldest first
 	round    *round
-	waiting  int // clients
+	waiting  int // number of waiting clients
 }
 
 type attempt struct {
 	cancel context.CancelFunc
-	asking bool // and not in a queue any more
+	asking bool // the upstream is being asked; the attempt is not queued
 	begun  time.Time
 }
 
-// A round ends with the first attempt that ends. Later clients wait for the next round.
+// A round ends when any of its attempts ends. Later clients wait for the next round.
 type round struct {
 	done    chan struct{}
 	answer  *Answer // set before done is closed
-	clients int     // that wait for it; each is a user of the answer then
+	clients int     // number of waiting clients; each becomes a user of the answer
 }
 
-// answer returns the answer to a question, or nil if the context ended first. It waits for the upstream up to a limit, or up to
-// Options.Patience if it has an old answer. The caller holds the answer's lease.
+// answer returns the answer to a question, or nil if ctx is done first. It waits for the upstream for at most limit, or
+// Options.Patience if there is an old answer. The caller holds the answer's lease.
 func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	h.mu.Lock()
 	k, old, full := h.lookup(ctx, u, q)
@@ -65,7 +65,7 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 		return old.withAge(k.age(now)), Hit
 	}
 	q = u.routed(q)
-	// A client without an old answer waits for a silent upstream: what is slow may come.
+	// A client without an old answer waits for a silent upstream, since slow content may still arrive.
 	if e, ok := h.errors.get(q); ok && now.Before(e.until) && (old != nil || e.answer.Status != http.StatusGatewayTimeout) {
 		h.mu.Unlock()
 		shared := e.answer.withAge(now.Sub(e.learned))
@@ -76,7 +76,7 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 	}
 	if old != nil && now.Before(k.silent) {
 		if c := h.checks[q]; c == nil || c.silence(now) >= h.opts.Remember {
-			h.startAttemptLocked(u, q) // whoever comes next may find the upstream back
+			h.startAttemptLocked(u, q) // later clients may find that the upstream has recovered
 		}
 		h.touchLocked(u, q, k, old, now)
 		h.mu.Unlock()
@@ -126,11 +126,11 @@ func (h *Handler) answer(ctx context.Context, u *upstream, q question, limit tim
 		return h.chooseAnswer(old, k.age(now), rd.answer, result)
 	}
 	late := timeoutAnswer()
-	late.ownError = true // it may come yet
+	late.ownError = true // the answer may still arrive
 	return h.chooseAnswer(old, k.age(now), late, Failed)
 }
 
-// age returns how long ago the entry was received.
+// age returns the time since the entry's answer was given.
 func (e *entry) age(now time.Time) time.Duration {
 	if e == nil || e.learned.IsZero() {
 		return 0
@@ -138,7 +138,7 @@ func (e *entry) age(now time.Time) time.Duration {
 	return now.Sub(e.learned)
 }
 
-// chooseAnswer returns the new answer, or the old one as stale if the new one is not good. It releases the other.
+// chooseAnswer returns the new answer, or the old one as stale if the new one is an outage. It releases the other one.
 func (h *Handler) chooseAnswer(old *Answer, age time.Duration, a *Answer, result Result) (*Answer, Result) {
 	switch {
 	case a.isOK() && !a.Stale:
@@ -155,9 +155,9 @@ func (h *Handler) chooseAnswer(old *Answer, age time.Duration, a *Answer, result
 	return a, Failed
 }
 
-// lookup returns the last answer to a question, from memory or else from the store. The caller holds the answer's lease. full
-// reports that there is no room for it in memory. lookup is called with mu locked, and unlocks it to wait for room and to read
-// from the store.
+// lookup returns the last answer to a question, from memory or the store. The caller holds the answer's lease. full
+// reports that there is no room for it in memory. lookup is called with mu locked. It unlocks mu while it waits for
+// room and reads from the store.
 func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry, a *Answer, full bool) {
 	for ctx.Err() == nil {
 		k, a = h.lookupLocked(q)
@@ -166,7 +166,7 @@ func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry
 			return k, a, false
 		case a != nil:
 			cost := a.lease.cost
-			k, a = nil, nil // which the wait must not keep in memory
+			k, a = nil, nil // release the memory while waiting
 			h.mu.Unlock()
 			entered := h.inFlight.acquire(ctx, cost)
 			h.mu.Lock()
@@ -199,16 +199,16 @@ func (h *Handler) lookup(ctx context.Context, u *upstream, q question) (k *entry
 			continue
 		case learned != nil && learned.lease == loaded.lease:
 			return again, learned, false
-		case learned != nil: // a check has ended meanwhile
+		case learned != nil: // a check has ended in the meantime
 			loaded.Release()
 			continue
 		}
-		return h.cacheLoadedLocked(q, loaded), loaded, false // it is too large to be remembered
+		return h.cacheLoadedLocked(q, loaded), loaded, false // too large to be cached
 	}
 	return nil, nil, true
 }
 
-// loadStored returns the stored answer to a question, or nil. If several callers ask at the same time, mine is true for the one
+// loadStored returns the stored answer to a question, or nil. Of several concurrent callers, mine is true for the one
 // that holds the answer's lease.
 func (h *Handler) loadStored(u *upstream, q question, d digest.Digest) (answer *Answer, mine, full bool) {
 	loaded, err, _ := u.archive.loads.Do(q.Key()+" "+string(d), func() (any, error) {
@@ -233,7 +233,7 @@ func (h *Handler) loadStored(u *upstream, q question, d digest.Digest) (answer *
 	return loaded.(*Answer), mine, err != nil
 }
 
-// cacheLoadedLocked caches an answer of the store.
+// cacheLoadedLocked caches an answer from the store.
 func (h *Handler) cacheLoadedLocked(q question, loaded *Answer) *entry {
 	if loaded.digest != "" {
 		h.cacheLocked(q.forDigest(loaded.digest), &entry{answer: loaded})
@@ -252,7 +252,7 @@ func (h *Handler) cacheLoadedLocked(q question, loaded *Answer) *entry {
 	return k
 }
 
-// lookupLocked returns the entry and the answer that memory has for a question.
+// lookupLocked returns the cached entry and answer for a question.
 func (h *Handler) lookupLocked(q question) (*entry, *Answer) {
 	q = q.cacheKey()
 	k, ok := h.memory.get(q)
@@ -273,7 +273,7 @@ func (h *Handler) lookupLocked(q question) (*entry, *Answer) {
 	return k, h.large.get(q.forDigest(k.digest))
 }
 
-// cacheLocked puts an entry into memory.
+// cacheLocked caches an entry in memory.
 func (h *Handler) cacheLocked(q question, k *entry) {
 	q = q.cacheKey()
 	size := len(q.Repository) + len(q.Query)
@@ -286,7 +286,8 @@ func (h *Handler) cacheLocked(q question, k *entry) {
 	}
 }
 
-// touchLocked tells the store now and then which content is served from memory, and saves again what the store has dropped.
+// touchLocked marks content that is served from memory as used in the store, at most once per touchEvery. It saves
+// content again that the store has evicted.
 func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now time.Time) {
 	if a.digest == "" || now.Sub(k.touched) < touchEvery || u.archive.store == nil || h.closed {
 		return
@@ -294,7 +295,7 @@ func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now 
 	first := k.touched.IsZero()
 	k.touched = now
 	if first {
-		return // it was read or written just now
+		return // it has just been read or written
 	}
 	h.running.Go(func() {
 		if u.archive.touch(h.ctx, a) {
@@ -310,7 +311,7 @@ func (h *Handler) touchLocked(u *upstream, q question, k *entry, a *Answer, now 
 	})
 }
 
-// beginSaveLocked reports whether an answer may wait for the disk. If so, the caller calls endSave after saving it.
+// beginSaveLocked reports whether an answer may wait for the disk. If so, the caller must call endSave after saving it.
 func (h *Handler) beginSaveLocked(u *upstream, a *Answer) bool {
 	size := int64(len(a.Body))
 	if u.saves >= h.opts.Checks+h.opts.Queue || h.saving > 0 && h.saving+size > h.opts.InFlight/savesShare {
@@ -321,7 +322,7 @@ func (h *Handler) beginSaveLocked(u *upstream, a *Answer) bool {
 	return true
 }
 
-// endSave ends what beginSaveLocked has begun.
+// endSave undoes beginSaveLocked.
 func (h *Handler) endSave(u *upstream, a *Answer) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -329,11 +330,12 @@ func (h *Handler) endSave(u *upstream, a *Answer) {
 	h.saving -= int64(len(a.Body))
 }
 
-// joinLocked adds a client to the check of a question and returns it, or nil if there are too many. The client calls leaveLocked.
+// joinLocked adds a client to the check of a question, and returns the check, or nil if there are too many. The client
+// must call leaveLocked.
 func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Time) (*check, Result) {
 	c, result := h.checks[q], Shared
-	// Where an old answer is at hand the upstream is asked again soon, and otherwise when nobody who began with the first
-	// attempt waits any more.
+	// If there is an old answer, the second attempt starts soon. Otherwise, it starts when no client of the first
+	// attempt is waiting any more.
 	due := 2 * h.opts.ClientTimeout
 	if patient {
 		due = h.opts.Patience
@@ -351,7 +353,7 @@ func (h *Handler) joinLocked(u *upstream, q question, patient bool, now time.Tim
 	return c, result
 }
 
-// leaveLocked removes a client from a check. Attempts that nobody waits for go on if the upstream was asked.
+// leaveLocked removes a client from a check. Attempts without clients continue if the upstream has been asked.
 func (h *Handler) leaveLocked(c *check) {
 	if c.waiting--; c.waiting > 0 {
 		return
@@ -363,7 +365,7 @@ func (h *Handler) leaveLocked(c *check) {
 	}
 }
 
-// silence returns how long the youngest attempt has been waiting for the upstream.
+// silence returns how long the newest attempt has been waiting for the upstream.
 func (c *check) silence(now time.Time) time.Duration {
 	if a := c.attempts[len(c.attempts)-1]; a.asking {
 		return now.Sub(a.begun)
@@ -371,7 +373,8 @@ func (c *check) silence(now time.Time) time.Duration {
 	return 0
 }
 
-// startAttemptLocked starts an attempt. It returns nil if too many wait for the upstream, or the Handler is closed.
+// startAttemptLocked starts an attempt. It returns nil if too many questions are waiting for the upstream, or the
+// Handler is closed.
 func (h *Handler) startAttemptLocked(u *upstream, q question) *check {
 	if h.closed {
 		return nil
@@ -404,7 +407,7 @@ func (h *Handler) cancelAttemptLocked(c *check, a *attempt) {
 	}
 }
 
-// runAttempt runs an attempt and saves its answer.
+// runAttempt runs an attempt and saves the answer.
 func (h *Handler) runAttempt(ctx context.Context, u *upstream, c *check, a *attempt, p *ticket) {
 	defer a.cancel()
 	defer p.leave()
@@ -427,37 +430,38 @@ func (h *Handler) runAttempt(ctx context.Context, u *upstream, c *check, a *atte
 	h.endSave(u, answer)
 }
 
-// askAt returns the upstream's answer to a question that has a ticket. It gets referrers from the fallback tag if the upstream
-// does not have the endpoint.
+// askAt returns the upstream's answer to a question with a ticket. It gets referrers from the fallback tag if the
+// upstream does not support the endpoint.
 func (h *Handler) askAt(ctx context.Context, u *upstream, q question, p *ticket) *Answer {
 	ctx, cancel := context.WithTimeout(ctx, h.opts.FetchTimeout)
 	defer cancel()
 	defer p.leave()
-	// Questions that hang in dead connections must not keep those out that would find the upstream back.
+	// Questions that hang in dead connections must not block questions that would detect that the upstream has
+	// recovered.
 	defer time.AfterFunc(2*h.opts.ClientTimeout, func() {
 		if !p.moveAside() {
 			cancel()
 		}
 	}).Stop()
 	answer := h.ask(ctx, u, q)
-	if answer == nil { // the other replicas cannot say
-		p.leave() // the question of this one takes its own
+	if answer == nil { // the other replicas do not know
+		p.leave() // this replica's own question takes another ticket
 		return h.askSelf(ctx, u, q)
 	}
 	if q.Kind == route.Referrers && answer.Status == http.StatusNotFound {
-		p.leave() // the tag takes its own
+		p.leave() // the tag takes another ticket
 		answer = h.fallback(ctx, u, q.Request)
 	}
 	return answer
 }
 
-// ask returns the upstream's answer, or an error if the answer is not valid. It returns nil if other replicas were asked and do
-// not know the answer.
+// ask returns the upstream's answer, or an error answer if it is not valid. It returns nil if other replicas were asked
+// and do not know the answer.
 func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Answer) {
 	defer func() {
-		if p := recover(); p != nil { // what an upstream sends must not end the process
-			h.log.Error("Asking the upstream has failed", "question", q.Key(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			answer = errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer cannot be read")
+		if p := recover(); p != nil { // nothing that an upstream sends may crash the process
+			h.log.Error("Panic while asking the upstream", "question", q.Key(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			answer = errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "Cannot read the upstream's response")
 		}
 	}()
 	accept := ""
@@ -482,7 +486,7 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	}
 	answer, problem := validate(q.Request, a)
 	if problem != "" {
-		h.log.Warn("The upstream's answer is wrong", "question", q.Key(), "problem", problem)
+		h.log.Warn("The upstream's response is not valid", "question", q.Key(), "problem", problem)
 	}
 	if answer.isOK() && !h.shareBytes(q, answer) && !v.attach(ctx, answer) {
 		return noRoomAnswer()
@@ -490,7 +494,7 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	return answer
 }
 
-// shareBytes makes a manifest use the bytes that are in memory already, and reports whether there are any.
+// shareBytes makes a manifest use the same bytes as a copy that is already in memory, and reports whether there is one.
 func (h *Handler) shareBytes(q question, a *Answer) bool {
 	if a.digest == "" {
 		return false
@@ -505,14 +509,15 @@ func (h *Handler) shareBytes(q question, a *Answer) bool {
 	return true
 }
 
-// validate returns the part of an upstream's answer that is served, or an error answer and the problem if it is not valid.
+// validate returns the part of an upstream's answer that is served. If the answer is not valid, it returns an error
+// answer and the problem.
 func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	wrong := func(problem string) (*Answer, string) {
-		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's answer is wrong: "+problem), problem
+		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's response is not valid: "+problem), problem
 	}
 	switch {
-	case a.Status == http.StatusUnauthorized: // a client must not take it for its own
-		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
+	case a.Status == http.StatusUnauthorized: // a client must not attribute it to its own credential
+		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream rejects the credential of this cache"), ""
 	case a.Status >= http.StatusBadRequest:
 		return trimError(a), ""
 	case !a.isOK():
@@ -524,7 +529,7 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	}
 	served := &Answer{Status: http.StatusOK, Body: clip(a.Body), Stale: a.Stale, Age: max(0, a.Age), Known: a.Known, mediaType: a.Header.Get("Content-Type")}
 	if r.Kind == route.Manifest {
-		served.Stale = a.Stale && r.Tag != "" // a digest never is
+		served.Stale = a.Stale && r.Tag != "" // content of a digest is never stale
 		if served.digest = r.Digest; r.Digest == "" {
 			served.digest = digest.Digest(a.Header.Get("Docker-Content-Digest"))
 		}
@@ -532,9 +537,9 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 		case served.digest == "":
 			served.digest = digest.FromBytes(a.Body)
 		case served.digest.Validate() != nil:
-			return wrong("its digest is none that this cache knows")
+			return wrong("the digest algorithm is not supported")
 		case !schema1.HasDigest(served.digest, served.mediaType, a.Body):
-			return wrong("its content has another digest")
+			return wrong("the content does not match the digest")
 		}
 		if served.mediaType == "" {
 			served.mediaType = sniff(a.Body)
@@ -544,7 +549,7 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	if r.Kind == route.Referrers {
 		referrers := newReferrers(r, served.Body, a.Header.Get("OCI-Filters-Applied"))
 		if referrers == nil {
-			return wrong("it is no index")
+			return wrong("it is not an index")
 		}
 		referrers.Stale, referrers.Age, referrers.Known = served.Stale, served.Age, served.Known
 		served = referrers
@@ -553,13 +558,13 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	}
 	next, ok := nextQuery(r, a.Header["Link"])
 	if !ok {
-		problem = "the link to its next page cannot be followed"
+		problem = "the link to the next page is not valid"
 	}
 	served.next = next
 	return served, problem
 }
 
-// maxBody returns the most bytes that an answer of a kind may have.
+// maxBody returns the maximum size of an answer of a kind, in bytes.
 func maxBody(k route.Kind) int {
 	if k == route.Tags {
 		return listLimit
@@ -586,17 +591,17 @@ func clip(body []byte) []byte {
 	return body
 }
 
-// finishAttempt ends an attempt and gives its answer to those that wait. It reports whether the answer is to be saved. If too many
-// answers wait for the disk, it is saved when it is received again.
+// finishAttempt ends an attempt and passes its answer to the waiting clients. It reports whether the answer must be
+// saved. If too many answers are waiting for the disk, this one is saved when it is received again.
 func (h *Handler) finishAttempt(u *upstream, c *check, a *attempt, answer *Answer) (save bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !slices.Contains(c.attempts, a) {
-		return false // dropped
+		return false // the attempt was dropped
 	}
 	h.cancelAttemptLocked(c, a)
 	if answer.ownError && len(c.attempts) > 0 {
-		return false // another is being asked
+		return false // another attempt is still running
 	}
 	keep := h.updateLocked(c.question, answer)
 	if answer.isOK() && !answer.Stale {
@@ -611,7 +616,7 @@ func (h *Handler) finishAttempt(u *upstream, c *check, a *attempt, answer *Answe
 	return keep && h.beginSaveLocked(u, answer)
 }
 
-// updateLocked updates memory with an answer, and reports whether the answer is to be saved.
+// updateLocked updates memory with an answer, and reports whether the answer must be saved.
 func (h *Handler) updateLocked(q question, answer *Answer) bool {
 	now := time.Now()
 	learned := now.Add(-answer.Age)
@@ -639,7 +644,7 @@ func (h *Handler) updateLocked(q question, answer *Answer) bool {
 	}
 	before, _ := h.memory.get(q.cacheKey())
 	if answer.Stale && before != nil {
-		return false // what this process has learned is no older
+		return false // the entry from this process is newer
 	}
 	k := &entry{digest: answer.digest, touched: now}
 	if answer.digest == "" {
@@ -665,7 +670,7 @@ func (e *entry) sameContent(other *entry) bool {
 	return bytes.Equal(a.Body, b.Body) && a.next == b.next && a.filtered == b.filtered
 }
 
-// save saves an answer in the store, unless there is a newer one.
+// save saves an answer in the store unless there is a newer one.
 func (h *Handler) save(u *upstream, q question, answer *Answer) {
 	a := u.archive
 	if a.store == nil {
@@ -677,7 +682,7 @@ func (h *Handler) save(u *upstream, q question, answer *Answer) {
 	k, known := h.memory.get(q.cacheKey())
 	newest := known && (k.answer == answer || k.answer == nil && k.digest == answer.digest)
 	h.mu.Unlock()
-	ctx := context.WithoutCancel(h.ctx) // Close waits
+	ctx := context.WithoutCancel(h.ctx) // Close waits for this
 	saved := false
 	switch {
 	case q.isByDigest() || q.class != 0:

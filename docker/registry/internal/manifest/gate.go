@@ -8,12 +8,12 @@ import (
 	"sync"
 )
 
-// queueShare is the part of the queue that the questions about one repository may take while others wait: a quarter.
+// queueShare is the divisor of the queue length that limits the questions about one repository while others wait.
 const queueShare = 4
 
-// gate bounds how many questions an upstream is asked at once and how many wait, in all and about one repository, so that a
-// slow repository leaves room for others. Repositories take turns; the questions about one are let in by age. A question that
-// takes long gives its place to others and goes on aside, as long as there is room there too.
+// gate limits how many questions an upstream is asked at once and how many wait, in total and per repository, so that a
+// slow repository leaves room for others. Repositories take turns, and the questions about one repository are admitted
+// in order. A question that takes long moves aside to give its place to another one, as long as there is room aside.
 type gate struct {
 	limit, share, asideLimit, queueLimit int
 
@@ -21,9 +21,9 @@ type gate struct {
 	running  int
 	aside    int
 	waits    int
-	busy     map[string]int              // running, by repository
-	queues   map[string]*repositoryQueue // those that are not empty
-	rotation []*repositoryQueue          // the same, the next first
+	busy     map[string]int              // number of running questions, by repository
+	queues   map[string]*repositoryQueue // non-empty queues, by repository
+	rotation []*repositoryQueue          // the same queues, in the order of their turns
 }
 
 // A repositoryQueue holds the waiting questions about one repository.
@@ -32,12 +32,12 @@ type repositoryQueue struct {
 	tickets    []*ticket // oldest first
 }
 
-// A ticket is the right to ask the upstream, or to wait for that right. Its holder calls leave.
+// A ticket is the right to ask the upstream, or to wait for that right. Its holder must call leave.
 type ticket struct {
 	gate       *gate
 	repository string
 	admitted   chan struct{} // closed when the question may be asked
-	refused    chan struct{} // closed when it may not, for the sake of another repository
+	refused    chan struct{} // closed when it is refused in favor of another repository
 	aside      bool
 	left       bool
 }
@@ -46,7 +46,7 @@ func newGate(limit, share, aside, queue int) *gate {
 	return &gate{limit: limit, share: share, asideLimit: aside, queueLimit: queue, busy: map[string]int{}, queues: map[string]*repositoryQueue{}}
 }
 
-// join returns a ticket, which may have to wait in the queue. It returns nil if the queue has no room.
+// join returns a ticket, which may be in the queue. It returns nil if the queue is full.
 func (g *gate) join(repository string) *ticket {
 	p := &ticket{gate: g, repository: repository, admitted: make(chan struct{}), refused: make(chan struct{})}
 	g.mu.Lock()
@@ -71,8 +71,8 @@ func (g *gate) join(repository string) *ticket {
 	return p
 }
 
-// evictLocked makes room in the queue for a question about a repository with few waiting questions. It refuses the newest question
-// of the repository with most. It returns false if the two have about as many.
+// evictLocked makes room in the queue for a question about a repository with few waiting questions. It refuses the
+// newest question of the repository with the most. It returns false if both have about the same number.
 func (g *gate) evictLocked(mine *repositoryQueue) bool {
 	n := 0
 	if mine != nil {
@@ -107,7 +107,7 @@ func (g *gate) removeLocked(p *ticket) bool {
 	return true
 }
 
-// wait waits until the question may be asked. It returns false if it was refused or the context ends first.
+// wait waits until the question may be asked. It returns false if the question is refused or ctx is done first.
 func (t *ticket) wait(ctx context.Context) bool {
 	select {
 	case <-t.admitted:
@@ -118,7 +118,7 @@ func (t *ticket) wait(ctx context.Context) bool {
 	return false
 }
 
-// wasRefused reports whether the ticket was refused in favour of another repository.
+// wasRefused reports whether the ticket was refused in favor of another repository.
 func (t *ticket) wasRefused() bool {
 	select {
 	case <-t.refused:
@@ -138,7 +138,8 @@ func (g *gate) admitLocked(repository string) bool {
 	return true
 }
 
-// moveAside lets another question take the place while this one goes on. It returns false if too many have moved aside.
+// moveAside gives the place to another question while this one continues. It returns false if too many have moved
+// aside.
 func (t *ticket) moveAside() bool {
 	g := t.gate
 	g.mu.Lock()
@@ -155,7 +156,7 @@ func (t *ticket) moveAside() bool {
 	return true
 }
 
-// leave returns the ticket, whether it waits, was admitted or has moved aside.
+// leave returns the ticket in any of its states: waiting, admitted or moved aside.
 func (t *ticket) leave() {
 	g := t.gate
 	g.mu.Lock()
@@ -172,7 +173,7 @@ func (t *ticket) leave() {
 	t.left = true
 }
 
-// releaseLocked frees a place, and admits the oldest question of the next repository that may ask.
+// releaseLocked frees a place, and admits the oldest question about the next repository that is within its limit.
 func (g *gate) releaseLocked(repository string) {
 	g.running--
 	if g.busy[repository]--; g.busy[repository] == 0 {

@@ -9,12 +9,12 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// queryLimit is the most bytes of a query that package route takes, less room for "ns".
+// queryLimit is the maximum length of a query that package route accepts, less room for "ns", in bytes.
 const queryLimit = 1792
 
-// nextQuery returns the query of the next page that Link fields of an upstream's answer name, in canonical form and without
-// "ns". It is empty if there is no next page. ok is false if a client cannot ask this cache for the next page: the link has
-// another path or no valid query, or is too long.
+// nextQuery returns the query for the next page in the Link fields of an upstream's answer, in canonical form and
+// without "ns". It is empty if there is no next page. ok is false if a client cannot ask this cache for the next page,
+// because the link has another path, is too long, or has no valid query.
 func nextQuery(r route.Request, fields []string) (query string, ok bool) {
 	target := nextTarget(fields)
 	if target == "" {
@@ -24,7 +24,7 @@ func nextQuery(r route.Request, fields []string) (query string, ok bool) {
 	if err != nil {
 		return "", false
 	}
-	// A target without a path ("?n=1&last=a") is on the path of the request.
+	// A target without a path, such as "?n=1&last=a", has the path of the request.
 	if p := u.EscapedPath(); p != "" && !samePath(p, r) {
 		return "", false
 	}
@@ -35,12 +35,13 @@ func nextQuery(r route.Request, fields []string) (query string, ok bool) {
 	values.Del("ns")
 	query = values.Encode()
 	if query == "" || len(query) > queryLimit || query == r.Query {
-		return "", false // the same page for ever
+		return "", false // the same page again, which would never end
 	}
 	return query, true
 }
 
-// samePath reports whether a path in an upstream's link is that of a request. A relative path is the last segment.
+// samePath reports whether a path in an upstream's link is that of the request. A relative path is compared with the
+// last segment.
 func samePath(p string, r route.Request) bool {
 	plain, err := url.PathUnescape(p)
 	if err != nil {
@@ -50,7 +51,7 @@ func samePath(p string, r route.Request) bool {
 	return plain == want || plain == want[strings.LastIndexByte(want, '/')+1:]
 }
 
-// nextTarget returns the target of the first link whose relation is "next".
+// nextTarget returns the target of the first link with the relation "next".
 func nextTarget(fields []string) string {
 	for _, field := range fields {
 		for field != "" {
@@ -91,7 +92,7 @@ func isNext(parameters string) bool {
 	return false
 }
 
-// link returns the Link field for a client's next page. ns holds the values of "ns" in the client's query.
+// link returns the Link field for a client's next page. ns is the list of values of "ns" in the client's query.
 func link(r route.Request, next string, ns []string) string {
 	if len(ns) > 0 {
 		next += "&ns=" + url.QueryEscape(ns[0])

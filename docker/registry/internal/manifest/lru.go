@@ -8,7 +8,7 @@ import (
 	"weak"
 )
 
-// overhead is what an entry takes besides its body, in bytes: key, lists, answer and header.
+// overhead is the memory of an entry besides its body, in bytes: key, lists, answer and header.
 const overhead = 1024
 
 // lru is a cache with a limit in bytes that evicts the least recently used values. It is not safe for concurrent use.
@@ -16,7 +16,7 @@ type lru[K comparable, V any] struct {
 	limit int64
 	used  int64
 	items map[K]*list.Element
-	order *list.List // of *item, most recently used first
+	order *list.List // *item, most recently used first
 }
 
 type item[K comparable, V any] struct {
@@ -29,7 +29,7 @@ func newLRU[K comparable, V any](limit int64) *lru[K, V] {
 	return &lru[K, V]{limit: limit, items: map[K]*list.Element{}, order: list.New()}
 }
 
-// get returns a value and marks it as used.
+// get returns a value, and marks it as used.
 func (m *lru[K, V]) get(key K) (value V, ok bool) {
 	e := m.items[key]
 	if e == nil {
@@ -39,7 +39,7 @@ func (m *lru[K, V]) get(key K) (value V, ok bool) {
 	return e.Value.(*item[K, V]).value, true
 }
 
-// put adds or replaces a value whose body has size bytes. It does not keep a value that is larger than a quarter of the limit,
+// put adds or replaces a value with a body of size bytes. It does not keep a value larger than a quarter of the limit,
 // which would evict many others.
 func (m *lru[K, V]) put(key K, value V, size int) (kept bool) {
 	m.remove(key)
@@ -66,11 +66,10 @@ func (m *lru[K, V]) remove(key K) {
 	delete(m.items, key)
 }
 
-// sweepEvery is how many values are added to a weakMap before unused values are removed.
+// sweepEvery is how many values are added to a weakMap between two removals of unused values.
 const sweepEvery = 64
 
-// weakMap finds values that are in use elsewhere. It does not keep them from the garbage collector. It is not safe for concurrent
-// use.
+// weakMap finds values that are in use elsewhere, through weak pointers. It is not safe for concurrent use.
 type weakMap[K comparable, V any] struct {
 	items map[K]weak.Pointer[V]
 	added int

@@ -1,43 +1,43 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package manifest serves manifests, lists of tags and referrers.
+// Package manifest serves manifests, tag lists and referrers.
 //
-// A manifest by digest never changes: once its bytes are right it is served from memory or from the store, and the upstream
-// is not asked again. What a tag or a list of referrers is, the upstream is asked after a time to live. Everybody who asks
-// for the same waits for the same check, HEAD or GET, whatever types they accept. A list of tags is asked for each time;
-// only those who ask at the same time share it.
+// A manifest by digest never changes: once verified, it is served from memory or the store, and the upstream is not
+// asked again. For a tag or referrers, the upstream is asked again after a time to live. All clients that ask for the
+// same object share one check of the upstream, for HEAD and GET requests and for all accepted types. Tag lists are not
+// cached; only concurrent requests share a check.
 //
 // # When the upstream is out
 //
-// Tags and referrers that were known before are served as stale: at once after an error, and after Options.Patience where the
-// upstream is silent; at once for Options.Remember after that. Each is for itself: a slow tag says nothing about others.
-// What is not known waits for Options.ClientTimeout. A check goes on when its clients have gone, so that slow content
-// arrives: the next client finds it. While one is silent a second one is made now and then, which finds the upstream back
-// where the first hangs in a dead connection. Errors are shared for Options.ShareErrors.
+// Known tags and referrers are served as stale: immediately after an error, or after Options.Patience if the upstream
+// is silent, and then immediately for Options.Remember. This applies to each object separately: a slow tag says nothing
+// about other tags. Requests for unknown objects wait for Options.ClientTimeout. A check continues after its clients
+// have left, so that slow content arrives and the next client finds it. If a check gets no answer, a second attempt
+// starts, since the first one may hang in a dead connection. Errors are shared for Options.ShareErrors.
 //
 // # Who is asked about
 //
-// An upstream is asked a bounded number of questions at once, and so is each of its repositories; repositories take turns. When
-// the queue is full, the newest question of the repository with most that wait is refused for one with fewer. So one slow
-// repository holds up its own questions only. What remains: a client that asks for many slow repositories, each once, takes
-// all places and the queue. Then whichever repository came first is asked about first, and new ones get 503 until one has
-// its turn. What is known is served all the same.
+// The number of concurrent questions to an upstream is limited, in total and per repository. Repositories take turns.
+// When the queue is full, the newest question about the repository with the most waiting questions is refused in favor
+// of a repository with fewer. Therefore, a slow repository delays only its own questions. A known limit: a client that
+// asks for many slow repositories, each once, can take all places and the whole queue. Then repositories are asked in
+// the order of arrival, and new ones get 503 until there is room. Cached content is served even then.
 //
 // # Memory
 //
-// Answers that are remembered take up to Options.Memory. Those that are fetched, written to the store and sent to clients
-// take up to Options.InFlight, for all upstreams; the same bytes count once, however many clients are sent them. An answer
-// that finds no room waits for half of Options.ClientTimeout, then its clients get 503. Large answers leave a quarter to those of up
-// to 64 KiB, which nearly all are, so large ones never keep small ones out. A client has half a minute and a second for each
-// 64 KiB to take a large one. What remains: clients that take large ones as slowly as they may, again and again, keep other
-// large ones out.
+// Cached answers take up to Options.Memory. Answers that are being fetched, stored or sent take up to Options.InFlight,
+// for all upstreams together; the same bytes count once, however many clients receive them. An answer without room
+// waits for half of Options.ClientTimeout, then its clients get 503. A quarter of the room is reserved for answers of
+// up to 64 KiB, which are nearly all, so that large answers never block small ones. A client may take half a minute,
+// and a second for each 64 KiB, to receive a large answer. A known limit: clients that repeatedly receive large answers
+// as slowly as allowed can block other large answers.
 //
 // # Media types
 //
-// A tag is asked for with an Accept of this package's own, so that clients cannot make copies of it by theirs. If a client
-// names types and that of the manifest is not among them, the upstream is asked once more, with those of the client's types
-// that this package knows (there are few sets of them), and its answer is the client's. An upstream that answers with the
-// same manifest all the same, as Artifact Registry does, is not asked again until the tag moves.
+// Tags are requested with a fixed Accept header, so that clients cannot create many copies of a tag. If a client does
+// not accept the type of the manifest, the upstream is asked once more, with those of the client's types that this
+// package knows, of which there are few combinations. The client gets this answer. An upstream that returns the same
+// manifest anyway, as Artifact Registry does, is not asked again until the tag moves.
 package manifest
 
 import (
@@ -56,59 +56,63 @@ import (
 )
 
 const (
-	// bodyLimit is the most bytes that an answer of an upstream may have, as the specification recommends for manifests.
+	// bodyLimit is the maximum size of an upstream's answer, in bytes. The specification recommends this limit for
+	// manifests.
 	bodyLimit = 4 << 20
-	// listLimit is the same for a list of tags, which is not kept.
+	// listLimit is the maximum size of a tag list, in bytes. Tag lists are not cached.
 	listLimit = 16 << 20
-	// touchEvery is how exactly the store learns of what is served from memory.
+	// touchEvery is how often content served from memory is marked as used in the store.
 	touchEvery = time.Minute
-	// defaultPageSize is how many tags are asked for where a client says "last" without "n", which distribution's client forgets.
+	// defaultPageSize is the page size if a client sends "last" without "n", as distribution's client does.
 	defaultPageSize = "1000"
 )
 
-// A Getter gets manifests, lists of tags and referrers from one upstream, or from the replica that asks it for all.
+// A Getter gets manifests, tag lists and referrers from one upstream, or from other replicas.
 type Getter interface {
-	// Get returns the upstream's answer, which may be an error of the upstream. It returns an error only if there is no answer. It
-	// goes on until it has an answer or the context ends: how long clients wait is decided here. The body is as the upstream sent it.
+	// Get returns the upstream's answer, which may be an error response. It returns an error only if there is no
+	// answer. It waits until there is an answer or ctx is done; the Handler decides how long clients wait. The body
+	// must be as the upstream sent it.
 	Get(ctx context.Context, r route.Request, accept string) (*Answer, error)
 }
 
 // An Upstream configures one upstream of a Handler.
 type Upstream struct {
 	Getter Getter
-	// Store keeps answers over a restart; nil: nothing does.
+	// Store keeps answers over a restart. It may be nil.
 	Store Store
-	// Relay asks other replicas, and Owned reports which requests go to Getter instead; nil: there are none.
+	// Relay asks other replicas, and Owned reports which requests go to Getter instead. Both are nil if there are no
+	// other replicas.
 	Relay Getter
 	Owned func(route.Request) bool
 }
 
 // Options configure a Handler. The zero value of a field means its default.
 type Options struct {
-	// Upstreams are those that are served, by host.
+	// Upstreams are the upstreams to serve, by host.
 	Upstreams map[string]Upstream
-	// TTL is how long a tag or referrers are not asked for again (default 1 s).
+	// TTL is how long an answer for a tag or referrers is used before the upstream is asked again (default 1 s).
 	TTL time.Duration
-	// Patience is how long a client waits for a silent upstream where an old answer is at hand (default 2 s).
+	// Patience is how long a client waits for a silent upstream if there is an old answer (default 2 s).
 	Patience time.Duration
-	// Remember is how long after that nobody waits for the same (default 3 s).
+	// Remember is how long after that other clients get the old answer without waiting (default 3 s).
 	Remember time.Duration
-	// ClientTimeout is how long a client waits where none is (default 5 s).
+	// ClientTimeout is how long a client waits if there is no old answer (default 5 s).
 	ClientTimeout time.Duration
-	// FetchTimeout is how long a check goes on (default 60 s).
+	// FetchTimeout is how long a check may take (default 60 s).
 	FetchTimeout time.Duration
-	// ShareErrors is how long an error is the answer to all who ask for the same (default 2 s).
+	// ShareErrors is how long an error is returned to identical requests (default 2 s).
 	ShareErrors time.Duration
-	// Memory is the most that answers of all upstreams take in memory, in bytes (default 16 MiB).
+	// Memory is the maximum size of cached answers from all upstreams, in bytes (default 16 MiB).
 	Memory int64
-	// InFlight is the most that answers of all upstreams take while they are fetched, written to the store and sent to clients,
-	// in bytes (default 4 x Memory, at least 64 MiB). A quarter of it is for those of up to 64 KiB.
+	// InFlight is the maximum size of answers from all upstreams that are being fetched, stored or sent, in bytes
+	// (default 4 * Memory, at least 64 MiB). A quarter of it is reserved for answers of up to 64 KiB.
 	InFlight int64
-	// Checks is how many questions an upstream is asked at once (default 64), ChecksPerRepository how many of them about one
-	// repository (default 16), and Queue how many may wait (default 1024), a quarter of them about one repository while there are
-	// others; what is beyond that gets 503. As many again as Checks go on aside after twice ClientTimeout.
+	// Checks is the maximum number of concurrent questions to an upstream (default 64), and ChecksPerRepository the
+	// maximum per repository (default 16). Queue is how many questions may wait (default 1024). If several repositories
+	// are in the queue, one may take at most a quarter of it. Further questions get 503. Questions that take longer
+	// than twice ClientTimeout move aside; up to Checks of them may be aside.
 	Checks, ChecksPerRepository, Queue int
-	// Logger takes what goes wrong (default slog.Default).
+	// Logger is the logger for errors (default slog.Default).
 	Logger *slog.Logger
 }
 
@@ -145,8 +149,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// A Handler serves the manifests, lists of tags and referrers of some upstreams. Its methods may be called from several
-// goroutines.
+// A Handler serves the manifests, tag lists and referrers of its upstreams. It is safe for concurrent use.
 type Handler struct {
 	opts      Options
 	log       *slog.Logger
@@ -160,9 +163,9 @@ type Handler struct {
 
 	mu     sync.Mutex
 	closed bool
-	saving int64 // bytes that are written or wait for it
+	saving int64 // bytes being written or waiting for the disk
 	memory *lru[question, *entry]
-	large  weakMap[question, Answer] // manifests that are too large for memory
+	large  weakMap[question, Answer] // manifests too large to be cached
 	errors *lru[question, sharedError]
 	checks map[question]*check
 }
@@ -170,19 +173,19 @@ type Handler struct {
 type upstream struct {
 	getter  Getter
 	gate    *gate
-	relay   Getter // of other replicas; nil: there are none
+	relay   Getter // asks other replicas; nil if there are none
 	owned   func(route.Request) bool
-	relays  *gate // of what is asked of them
+	relays  *gate // gate for questions to other replicas
 	archive *archive
-	saves   int // of answers that are written or wait for it; guarded by the Handler's mu
+	saves   int // answers being written or waiting for the disk; guarded by Handler.mu
 }
 
-// A question is a request to an upstream. The class is empty unless the request is for a tag whose type a client does not accept.
+// A question is a request to an upstream. The class is empty, except for a tag whose type a client does not accept.
 type question struct {
 	route.Request
 	class   class
-	relayed bool // other replicas are asked before the upstream; see ask
-	own     bool // they are not asked, whoever owns the key
+	relayed bool // other replicas are asked instead of the upstream; see ask
+	own     bool // the upstream is asked even if another replica owns the key
 }
 
 // forDigest returns the question for a digest in the same repository.
@@ -195,24 +198,24 @@ func (q question) isByDigest() bool { return q.Kind == route.Manifest && q.Diges
 
 // entry is the last answer to a question.
 type entry struct {
-	answer  *Answer       // of a digest or referrers
-	digest  digest.Digest // of a tag, whose answer is that of the digest
-	learned time.Time     // zero: before this process
-	fresh   time.Time     // until when it is not asked for again
-	silent  time.Time     // until when nobody waits for the upstream
-	touched time.Time     // when the store heard of its use
-	saved   bool          // the store has it
-	uniform digest.Digest // of a tag: the upstream answers with this whatever types are accepted
+	answer  *Answer       // answer for a digest or referrers
+	digest  digest.Digest // digest of a tag, whose answer is in the entry of the digest
+	learned time.Time     // zero if by an earlier process
+	fresh   time.Time     // the upstream is not asked again before this time
+	silent  time.Time     // no client waits for the upstream before this time
+	touched time.Time     // when it was last marked as used in the store
+	saved   bool          // it is in the store
+	uniform digest.Digest // for a tag: the upstream returns this digest for all accepted types
 }
 
-// sharedError is an error that is shared for a while.
+// sharedError is an error that is returned to identical requests for some time.
 type sharedError struct {
 	answer  *Answer
 	learned time.Time
 	until   time.Time
 }
 
-// New returns a Handler. It must be closed.
+// New returns a Handler. The caller must close it.
 func New(o Options) *Handler {
 	o = o.withDefaults()
 	h := &Handler{
@@ -236,7 +239,7 @@ func New(o Options) *Handler {
 	return h
 }
 
-// Close ends the running checks and waits for them. Later requests are answered from memory and the store.
+// Close cancels the running checks and waits for them. Later requests are answered from memory and the store.
 func (h *Handler) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -245,7 +248,7 @@ func (h *Handler) Close() {
 	h.running.Wait()
 }
 
-// Serve answers a client's request for a manifest, a list of tags or referrers, and returns its result.
+// Serve answers a client's request for a manifest, a tag list or referrers, and returns its result.
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Request) Result {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
@@ -259,8 +262,8 @@ func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Reques
 	return result
 }
 
-// Get returns the answer to a request of a client that sent these Accept fields, or nil if the context ended first. The caller
-// writes or releases the answer, which takes room in memory until then.
+// Get returns the answer to a request with the given Accept fields, or nil if ctx is done first. The caller must write
+// or release the answer, which takes room in memory until then.
 func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (*Answer, Result) {
 	u := h.upstreams[req.Upstream]
 	switch {
@@ -272,7 +275,7 @@ func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (
 	return h.get(ctx, u, question{Request: normalize(req)}, accept, h.opts.ClientTimeout)
 }
 
-// get returns the answer to a question, for a client that waits up to a limit.
+// get returns the answer to a question for a client that waits at most limit.
 func (h *Handler) get(ctx context.Context, u *upstream, q question, accept []string, limit time.Duration) (*Answer, Result) {
 	req := q.Request
 	a, result := h.ownThenOthers(ctx, u, q, limit)
@@ -282,7 +285,7 @@ func (h *Handler) get(ctx context.Context, u *upstream, q question, accept []str
 	return a, result
 }
 
-// normalize returns a request in the form in which it is sent to an upstream.
+// normalize returns a request in the form that is sent to an upstream.
 func normalize(r route.Request) route.Request {
 	if r.Kind != route.Tags || r.Query == "" {
 		return r
@@ -295,9 +298,9 @@ func normalize(r route.Request) route.Request {
 	return r
 }
 
-// negotiate returns the upstream's answer to a client that does not accept the type of a tag's manifest.
+// negotiate returns the upstream's answer for a client that does not accept the type of a tag's manifest.
 func (h *Handler) negotiate(ctx context.Context, u *upstream, q question, a *Answer, result Result, c class, limit time.Duration) (*Answer, Result) {
-	if c == 0 { // it names none that any upstream has
+	if c == 0 { // the client accepts no known type
 		return a, result
 	}
 	h.mu.Lock()

@@ -9,10 +9,10 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// mediaTypePattern matches media types that may be used in a header field.
+// mediaTypePattern matches media types that are valid in a header field.
 var mediaTypePattern = regexp.MustCompile(`^[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}$`)
 
-// sniff returns the media type of a manifest according to its content. It is used if there is no Content-Type.
+// sniff returns the media type according to the content of a manifest. It is used if there is no Content-Type.
 func sniff(body []byte) string {
 	var m struct {
 		MediaType     string          `json:"mediaType"`

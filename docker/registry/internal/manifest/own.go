@@ -12,24 +12,25 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// ErrUnknownToPeers is what a Relay returns if no other replica knows the answer, so that this one asks the upstream.
-var ErrUnknownToPeers = errors.New("no other replica knows it")
+// ErrUnknownToPeers is returned by a Relay if no other replica knows the answer. Then this replica asks the upstream.
+var ErrUnknownToPeers = errors.New("no other replica knows the answer")
 
-// cacheKey returns the question as a key of memory, which does not depend on who was asked.
+// cacheKey returns the key of a question in the cache, which does not depend on whether other replicas or the upstream
+// are asked.
 func (q question) cacheKey() question {
 	q.relayed, q.own = false, false
 	return q
 }
 
-// routed returns the question with whom to ask: the other replicas or the upstream. Errors and checks are separate for the two,
-// since a question of another replica must not wait for that replica.
+// routed returns the question, marked with whom to ask: the other replicas or the upstream. The two have separate
+// checks and errors, since a question from another replica must not wait for that replica.
 func (u *upstream) routed(q question) question {
 	q.relayed = u.relay != nil && !q.own && (q.relayed || !u.owned(q.Request))
 	q.own = false
 	return q
 }
 
-// gateFor returns the gate of whom a question is asked.
+// gateFor returns the gate for a question: that of the other replicas or of the upstream.
 func (u *upstream) gateFor(q question) *gate {
 	if q.relayed {
 		return u.relays
@@ -37,7 +38,7 @@ func (u *upstream) gateFor(q question) *gate {
 	return u.gate
 }
 
-// getterFor returns the Getter of whom a question is asked.
+// getterFor returns the Getter for a question: that of the other replicas or of the upstream.
 func (u *upstream) getterFor(q question) Getter {
 	if q.relayed {
 		return u.relay
@@ -45,8 +46,8 @@ func (u *upstream) getterFor(q question) Getter {
 	return u.getter
 }
 
-// ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, the others are asked. A slow
-// answer is waited for at one place only. The client waits up to the limit for both.
+// ownThenOthers returns the answer to a question. If this replica owns it and its upstream fails, it asks the others.
+// It does not ask them about a slow answer. The client waits at most limit for both.
 func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, limit time.Duration) (*Answer, Result) {
 	begun := time.Now()
 	a, result := h.answer(ctx, u, q, limit)
@@ -63,7 +64,8 @@ func (h *Handler) ownThenOthers(ctx context.Context, u *upstream, q question, li
 	return b, relayed
 }
 
-// askSelf returns the upstream's answer to a question that other replicas do not know. The caller holds its lease.
+// askSelf returns the upstream's answer to a question to which other replicas do not know the answer. The caller holds
+// its lease.
 func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer {
 	q.own, q.relayed = true, false
 	a, result := h.answer(ctx, u, q, h.opts.FetchTimeout)
@@ -73,12 +75,12 @@ func (h *Handler) askSelf(ctx context.Context, u *upstream, q question) *Answer 
 	return a
 }
 
-// ServePeer answers another replica from memory, the store or the upstream, which is waited for as long as the check goes on. With
-// storeOnly the upstream is not asked.
+// ServePeer answers another replica from memory, the store or the upstream. It waits for the upstream until the check
+// ends. With storeOnly, it does not ask the upstream.
 func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Request, storeOnly bool) {
 	u := h.upstreams[req.Upstream]
 	if u == nil || req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers {
-		a, result := h.Get(r.Context(), req, nil) // an error
+		a, result := h.Get(r.Context(), req, nil) // returns an error
 		a.Write(w, r, req, result)
 		return
 	}
@@ -100,7 +102,8 @@ func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Re
 	a.Write(w, r, req, result)
 }
 
-// knownAnswer returns the answer to a question from memory or the store, or 404. It is stale unless it never changes.
+// knownAnswer returns the answer to a question from memory or the store, or 404. The answer is stale unless it is for a
+// digest.
 func (h *Handler) knownAnswer(ctx context.Context, u *upstream, q question) *Answer {
 	h.mu.Lock()
 	k, old, full := h.lookup(ctx, u, q)
@@ -109,7 +112,7 @@ func (h *Handler) knownAnswer(ctx context.Context, u *upstream, q question) *Ans
 	case full:
 		return noRoomAnswer()
 	case old == nil:
-		return errorAnswer(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica does not have it")
+		return errorAnswer(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica has not stored the content")
 	case q.isByDigest():
 		return old
 	}

@@ -16,17 +16,17 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// filterName is the filter of referrers that the specification knows.
+// filterName is the referrers filter defined in the specification.
 const filterName = "artifactType"
 
-// fallbackTag returns the tag under which registries without the endpoint keep the referrers of a digest. It has at most 32
-// characters of the algorithm and 64 of the value.
+// fallbackTag returns the tag for the referrers of a digest in registries without the referrers endpoint. It has at
+// most 32 characters of the algorithm and 64 of the value.
 func fallbackTag(d digest.Digest) string {
 	algorithm, value := d.Algorithm().String(), d.Encoded()
 	return algorithm[:min(32, len(algorithm))] + "-" + value[:min(64, len(value))]
 }
 
-// index is a list of referrers. Descriptors stay as the upstream sent them.
+// index is a list of referrers. Descriptors are kept as the upstream sent them.
 type index struct {
 	SchemaVersion int               `json:"schemaVersion"`
 	MediaType     string            `json:"mediaType"`
@@ -43,7 +43,7 @@ func parseIndex(body []byte) (i index, ok bool) {
 	return i, true
 }
 
-// filter returns the index with the descriptors of some artifact types only.
+// filter returns the index with only the descriptors of some artifact types.
 func (i index) filter(types []string) index {
 	kept := []json.RawMessage{}
 	for _, raw := range i.Manifests {
@@ -58,8 +58,8 @@ func (i index) filter(types []string) index {
 	return i
 }
 
-// newReferrers returns an answer with an index, filtered as the request asks unless the upstream has done so. It returns nil if
-// the body is not an index.
+// newReferrers returns an answer with an index. It applies the request's filter unless the upstream has already done
+// so. It returns nil if the body is not an index.
 func newReferrers(r route.Request, body []byte, filtered string) *Answer {
 	i, ok := parseIndex(body)
 	if !ok {
@@ -84,7 +84,7 @@ func artifactTypes(r route.Request) []string {
 	return values[filterName]
 }
 
-// fallback returns the referrers that an upstream without the endpoint has under the fallback tag.
+// fallback returns the referrers from the fallback tag, for an upstream without the referrers endpoint.
 func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *Answer {
 	tag, result := h.answer(ctx, u, question{own: true, Request: route.Request{
 		Kind: route.Manifest, Upstream: r.Upstream, Repository: r.Repository, Tag: fallbackTag(r.Digest),
@@ -93,15 +93,15 @@ func (h *Handler) fallback(ctx context.Context, u *upstream, r route.Request) *A
 	case result == ClientGone:
 		return failedAnswer(context.Cause(ctx))
 	case tag.Status == http.StatusNotFound:
-		// The specification has a registry answer so for a digest that nothing refers to.
+		// The specification requires this response for a digest without referrers.
 		return newReferrers(r, []byte(`{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`), "")
 	case !tag.isOK():
 		return tag
 	}
 	a := newReferrers(r, tag.Body, "")
-	if a == nil { // an image has this name
+	if a == nil { // the tag is an image, not an index
 		a = newReferrers(r, []byte(`{"manifests":[]}`), "")
 	}
-	a.Stale, a.Age, a.lease = tag.Stale, tag.Age, tag.lease // most of it, or less
+	a.Stale, a.Age, a.lease = tag.Stale, tag.Age, tag.lease // the answer shares most bytes of the tag's manifest, or is smaller
 	return a
 }

@@ -11,27 +11,30 @@ import (
 )
 
 const (
-	// smallAnswer is the size in bytes up to which answers have a reserved part of the room. Nearly all are smaller.
+	// smallAnswer is the size up to which answers may use the reserved part of the room, in bytes. Nearly all answers
+	// are smaller.
 	smallAnswer = 64 << 10
-	// copies is how many times an answer is in memory while it is fetched: as it came, as distribution read, parsed and sent it.
+	// copies is how many times an answer is in memory while it is fetched: as received, and as read, parsed and sent by
+	// distribution.
 	copies = 4
-	// minInFlight is the least default of Options.InFlight, in bytes: the largest answer fits while it is fetched.
+	// minInFlight is the minimum default of Options.InFlight, in bytes. The largest answer must fit while it is
+	// fetched.
 	minInFlight = 64 << 20
 )
 
-// errNoRoom is returned if there is no room for an answer.
+// errNoRoom is returned if there is no room for an answer in memory.
 var errNoRoom = errors.New("too many large answers are in memory")
 
-// A byteSemaphore bounds the bytes of answers that are being fetched, written to the store or sent to clients. Large answers leave
-// a quarter to small ones. Answers that find no room wait, small and large ones in separate queues.
+// A byteSemaphore limits the total size of answers that are being fetched, stored or sent. A quarter of it is reserved
+// for small answers. Answers without room wait in two queues, for small and large answers.
 type byteSemaphore struct {
-	limit, large int64         // large: of it for large answers
-	maxWait      time.Duration // how long one waits
+	limit, large int64         // large is the part of limit for large answers
+	maxWait      time.Duration // maximum waiting time
 
 	mu        sync.Mutex
 	used      int64
 	usedLarge int64
-	waiting   [2][]*waiter // for small ones, for large ones; oldest first
+	waiting   [2][]*waiter // small and large answers, oldest first
 }
 
 // A waiter waits for room.
@@ -44,7 +47,8 @@ func newByteSemaphore(limit int64, patience time.Duration) *byteSemaphore {
 	return &byteSemaphore{limit: limit, large: limit - limit/4, maxWait: patience}
 }
 
-// cost returns how much an answer of some bytes takes. It is limited, so that the largest answer fits if it is the only one.
+// cost returns the cost of an answer of a given size. It is limited, so that the largest answer fits if it is the only
+// one.
 func (s *byteSemaphore) cost(bytes int64) int64 {
 	if bytes > smallAnswer {
 		return min(bytes, max(s.large, smallAnswer+1))
@@ -52,7 +56,7 @@ func (s *byteSemaphore) cost(bytes int64) int64 {
 	return bytes
 }
 
-// queueOf returns the index of the queue in which a cost waits.
+// queueOf returns the index of the queue for a cost.
 func queueOf(cost int64) int {
 	if cost > smallAnswer {
 		return 1
@@ -122,24 +126,24 @@ func (s *byteSemaphore) acquire(ctx context.Context, cost int64) bool {
 	defer s.mu.Unlock()
 	at := slices.Index(s.waiting[i], w)
 	if at < 0 {
-		return true // granted at the same time
+		return true // granted concurrently
 	}
 	s.waiting[i] = slices.Delete(s.waiting[i], at, at+1)
-	s.releaseLocked(0) // the next may be a smaller one
+	s.releaseLocked(0) // the next waiter may need less
 	return false
 }
 
-// A lease counts the users of the bytes of one answer. The bytes count once in the semaphore however many use them, and only while
-// somebody does: memory has a limit of its own.
+// A lease counts the users of an answer's bytes. The bytes count once in the semaphore, however many users there are,
+// and only while there are users: cached bytes have a separate limit.
 type lease struct {
 	semaphore *byteSemaphore
 	cost      int64
-	users     int // guarded by the room's mu
-	// whole is what others find while the answer or a copy of it is in use; guarded by the Handler's mu.
+	users     int // guarded by the semaphore's mu
+	// whole is the answer that others can share while it, or a copy of it, is in use. It is guarded by Handler.mu.
 	whole *Answer
 }
 
-// newLease returns the lease of an answer with one user, which has acquired the cost before.
+// newLease returns a lease with one user, for which a cost of before has already been acquired.
 func (s *byteSemaphore) newLease(bytes int, before int64) *lease {
 	l := &lease{semaphore: s, cost: s.cost(int64(bytes)), users: 1}
 	s.mu.Lock()
@@ -149,7 +153,7 @@ func (s *byteSemaphore) newLease(bytes int, before int64) *lease {
 	return l
 }
 
-// acquire adds a user. It returns false if that needs room and there is none. An answer without a lease needs no room.
+// acquire adds a user. It returns false if there is no room. An answer without a lease needs no room.
 func (l *lease) acquire() bool {
 	if l == nil {
 		return true
@@ -164,7 +168,7 @@ func (l *lease) acquire() bool {
 	return true
 }
 
-// acquireN adds users. Either one of them has acquired the cost before, or there is another user.
+// acquireN adds users. Either a cost of before has already been acquired, or there must be another user.
 func (l *lease) acquireN(users int, before int64) {
 	if l == nil {
 		return
@@ -191,7 +195,7 @@ func (l *lease) release() {
 	}
 }
 
-// A reservation is the room that was acquired for an answer that is being fetched. It is used by one goroutine at a time.
+// A reservation is the room acquired for an answer that is being fetched. It is used by one goroutine at a time.
 type reservation struct {
 	semaphore *byteSemaphore
 	cost      int64
@@ -200,9 +204,9 @@ type reservation struct {
 
 type reservationKey struct{}
 
-// Reserve waits for room in memory for the answer that a Getter is about to read. A Getter calls it with the context of Get before
-// it reads more than 64 KiB of an answer. If the size is not known, it passes the most that it will read. After an error it must
-// not read on.
+// Reserve waits for room in memory for an answer. A Getter must call it with the context of Get before it reads more
+// than 64 KiB of an answer. If the size is not known, it must pass the maximum that it will read. After an error, it
+// must stop reading.
 func Reserve(ctx context.Context, bytes int64) error {
 	v, ok := ctx.Value(reservationKey{}).(*reservation)
 	if !ok || bytes <= smallAnswer {
@@ -221,7 +225,7 @@ func Reserve(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// release releases what is left of the reservation.
+// release releases the rest of the reservation.
 func (r *reservation) release() {
 	if r.cost > 0 {
 		r.semaphore.release(r.cost)
@@ -229,7 +233,7 @@ func (r *reservation) release() {
 	}
 }
 
-// attach gives a fetched answer a lease with one user. It returns false if the answer was not reserved and there is no room.
+// attach gives a fetched answer a lease with one user. It returns false if room was not reserved and there is none.
 func (r *reservation) attach(ctx context.Context, a *Answer) bool {
 	if r.cost == 0 {
 		cost := r.semaphore.cost(int64(len(a.Body)))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package store stores the content of a pull-through cache on the local file system, within an exact limit. One store
+// Package store is the disk store of a pull-through cache. It keeps its disk usage within an exact limit. One store
 // serves several upstreams. Each Upstream is a storage driver for one app of distribution.
 //
 // # On the disk
