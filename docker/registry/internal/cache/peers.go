@@ -169,7 +169,7 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 func (c *content) checkUpstream(host string) {
 	for _, u := range c.upstreams {
 		if since := time.Now().Add(-recheckAfter); u.Name() == host {
-			go u.IsOut(since)
+			go u.IsDown(since)
 		}
 	}
 }

@@ -517,7 +517,7 @@ func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	}
 	switch {
 	case a.Status == http.StatusUnauthorized: // a client must not attribute it to its own credential
-		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream rejects the credential of this cache"), ""
+		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
 	case a.Status >= http.StatusBadRequest:
 		return trimError(a), ""
 	case !a.isOK():

@@ -83,7 +83,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			return context.Cause(ctx)
 		case state == store.Failed:
 			return cause
-		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.IsOut(begun)):
+		case errors.As(last, &refused) && before == 0 && (refused.Status != http.StatusGatewayTimeout || r.opts.Health.IsDown(begun)):
 			return refused
 		case errors.Is(last, errWrong):
 			return fmt.Errorf("%w: %w", fill.ErrAgain, last)

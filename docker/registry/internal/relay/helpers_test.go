@@ -157,7 +157,7 @@ type health struct {
 	looks int
 }
 
-func (h *health) IsOut(time.Time) bool {
+func (h *health) IsDown(time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.was.Load() {
@@ -169,7 +169,7 @@ func (h *health) IsOut(time.Time) bool {
 	return h.out
 }
 
-func (h *health) WasOut() bool { return h.was.Load() }
+func (h *health) WasDown() bool { return h.was.Load() }
 
 // replica is a relay under test.
 type replica struct {

@@ -33,7 +33,7 @@ func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manif
 		switch {
 		case err != nil && !isPeerError(err):
 			return nil, err
-		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.IsOut(begun)):
+		case err == nil && (!isOutage(a.Status) || a.Status == http.StatusGatewayTimeout && r.opts.Health.IsDown(begun)):
 			return a, nil
 		}
 		r.opts.Log.Debug("A peer did not answer", "peer", name, "path", q.Path(), "error", err)
@@ -108,7 +108,7 @@ func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) 
 		}
 		return s.next.Get(ctx, q, accept)
 	}
-	if s.relay.opts.Health.WasOut() {
+	if s.relay.opts.Health.WasDown() {
 		s.relay.notifyOthers(q)
 	}
 	a, err := s.next.Get(ctx, q, accept)

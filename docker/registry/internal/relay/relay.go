@@ -65,10 +65,10 @@ type Peers interface {
 
 // Health returns the health of the upstream as this replica knows it. *upstream.Upstream is one.
 type Health interface {
-	// IsOut reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
-	IsOut(since time.Time) bool
-	// WasOut reports whether the upstream was out when it was asked last.
-	WasOut() bool
+	// IsDown reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
+	IsDown(since time.Time) bool
+	// WasDown reports whether the upstream was out when it was asked last.
+	WasDown() bool
 }
 
 // Options configure a Relay. All but Share are required.

@@ -19,28 +19,29 @@ import (
 )
 
 const (
-	// scheme is that of the remote URLs of distribution's apps.
+	// scheme is the scheme of the remote URLs of distribution's apps.
 	scheme = "registry-cache"
-	// writeLimit ends distribution's writing of one blob. It is no limit: what stalls is ended otherwise.
+	// writeLimit is distribution's time limit for writing a blob. It is effectively disabled, since stalled transfers
+	// are ended elsewhere.
 	writeLimit = 30 * 24 * time.Hour
 )
 
-// dispatcher leads the requests of distribution's apps to their upstreams. Distribution's client uses the process's default
-// transport, so this one is the process's too.
+// dispatcher routes the requests of distribution's apps to their upstreams. It is global, since distribution's client
+// uses the default transport of the process.
 var dispatcher = struct {
 	once sync.Once
 	last atomic.Int64
-	apps sync.Map // *app by the host of its remote URL
+	apps sync.Map // *app, by the host of its remote URL
 }{}
 
-// defaultTransport is what distribution uses, found before anybody can replace it by another type. A replacement that
-// passes requests on to it is no problem.
+// defaultTransport is the transport that distribution uses, read before anything can replace it. A replacement that
+// passes requests on to it still works.
 var defaultTransport, _ = http.DefaultTransport.(*http.Transport)
 
 // schemeTransport is the transport for the scheme of distribution's apps.
 type schemeTransport struct{}
 
-// RoundTrip has the app of a request answer it.
+// RoundTrip passes a request to its app.
 func (schemeTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	a, ok := dispatcher.apps.Load(req.URL.Host)
 	if !ok {
@@ -55,16 +56,16 @@ type app struct {
 	handler *handlers.App
 }
 
-// newApp returns distribution's app for an upstream.
+// newApp creates distribution's app for an upstream.
 func newApp(u *Upstream) (a *app, err error) {
 	if defaultTransport == nil {
-		return nil, errors.New("http.DefaultTransport is no *http.Transport")
+		return nil, errors.New("http.DefaultTransport is not an *http.Transport")
 	}
 	dispatcher.once.Do(func() { defaultTransport.RegisterProtocol(scheme, schemeTransport{}) })
 	a = &app{id: "upstream-" + strconv.FormatInt(dispatcher.last.Add(1), 10)}
 	dispatcher.apps.Store(a.id, a)
 	defer func() {
-		if p := recover(); p != nil { // how distribution reports a wrong configuration
+		if p := recover(); p != nil { // distribution panics on a wrong configuration
 			dispatcher.apps.Delete(a.id)
 			err = fmt.Errorf("upstream %s: distribution: %v", u.name, p)
 		}
@@ -73,8 +74,8 @@ func newApp(u *Upstream) (a *app, err error) {
 	return a, nil
 }
 
-// configuration returns the configuration of an app that keeps what it has fetched until the store drops it. Distribution's own
-// metrics, health checks and notifications are off by default.
+// configuration returns the configuration of an app that keeps content until the store evicts it. Distribution's
+// metrics, health checks and notifications are disabled by default.
 func (a *app) configuration(u *Upstream) *configuration.Configuration {
 	forever, long := time.Duration(0), writeLimit
 	c := &configuration.Configuration{
@@ -83,7 +84,7 @@ func (a *app) configuration(u *Upstream) *configuration.Configuration {
 		Proxy:   configuration.Proxy{RemoteURL: scheme + "://" + a.id, TTL: &forever, CacheWriteTimeout: &long},
 	}
 	c.Log.AccessLog.Disabled = true
-	c.Validation.Disabled = true // what the upstream has taken is not for the cache to refuse
+	c.Validation.Disabled = true // the cache must serve whatever the upstream has accepted
 	return c
 }
 
@@ -93,14 +94,14 @@ func (a *app) close() error {
 	return a.handler.Shutdown()
 }
 
-// A source answers the requests that distribution sends to the upstream for one call.
+// A source answers the requests to the upstream that distribution sends during one call of serve.
 type source interface {
 	answer(req *http.Request) (*http.Response, error)
 }
 
 type sourceKey struct{}
 
-// serve has distribution serve a path, with source as the upstream.
+// serve makes distribution serve a path, with s as the upstream.
 func (a *app) serve(ctx context.Context, w http.ResponseWriter, path string, header http.Header, s source) (err error) {
 	req, err := http.NewRequestWithContext(context.WithValue(ctx, sourceKey{}, s), http.MethodGet, "http://cache"+path, nil)
 	if err != nil {
@@ -116,20 +117,20 @@ func (a *app) serve(ctx context.Context, w http.ResponseWriter, path string, hea
 	return nil
 }
 
-// answer answers a request of distribution. It answers /v2/ as an upstream that asks for no credential, so that distribution does
-// not log in.
+// answer answers a request from distribution. It answers /v2/ like an upstream without authentication, so that
+// distribution does not log in.
 func (a *app) answer(req *http.Request) (*http.Response, error) {
 	if req.URL.Path == "/v2/" {
 		return reply(req, http.StatusOK, http.Header{}, nil), nil
 	}
 	s, ok := req.Context().Value(sourceKey{}).(source)
 	if !ok {
-		return nil, errors.New("distribution asks the upstream for nobody")
+		return nil, errors.New("distribution sent a request outside of a call")
 	}
 	return s.answer(req)
 }
 
-// reply returns an answer to distribution.
+// reply returns a response to distribution.
 func reply(req *http.Request, status int, header http.Header, content []byte) *http.Response {
 	resp := &http.Response{
 		Status: http.StatusText(status), StatusCode: status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -141,7 +142,8 @@ func reply(req *http.Request, status int, header http.Header, content []byte) *h
 	return resp
 }
 
-// replyError returns an answer to distribution with the upstream's status, or an error if the upstream gave no answer.
+// replyError returns a response to distribution with the upstream's status, or an error if the upstream did not
+// respond.
 func replyError(req *http.Request, f *requestError) (*http.Response, error) {
 	if !f.answered() || f.status < http.StatusBadRequest {
 		return nil, f
@@ -149,10 +151,10 @@ func replyError(req *http.Request, f *requestError) (*http.Response, error) {
 	return reply(req, f.status, http.Header{}, nil), nil
 }
 
-// recorder keeps an answer of distribution in memory, if there is room for it.
+// recorder records a response of distribution in memory, if there is room for it.
 type recorder struct {
 	reserve func(bytes int64) error
-	full    error // why there is none
+	full    error // set if there is no room
 	head    http.Header
 	status  int
 	body    bytes.Buffer
@@ -162,20 +164,20 @@ func newRecorder(reserve func(int64) error) *recorder {
 	return &recorder{reserve: reserve, head: http.Header{}}
 }
 
-// Header returns the header.
+// Header returns the response header.
 func (r *recorder) Header() http.Header { return r.head }
 
-// Flush does nothing. Distribution's own writers call it.
+// Flush does nothing. Distribution's writers call it.
 func (r *recorder) Flush() {}
 
-// WriteHeader sets the status once.
+// WriteHeader records the first status.
 func (r *recorder) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
 	}
 }
 
-// Write keeps bytes of the body.
+// Write records bytes of the body.
 func (r *recorder) Write(p []byte) (int, error) {
 	r.WriteHeader(http.StatusOK)
 	if r.full == nil {

@@ -24,17 +24,17 @@ import (
 )
 
 const (
-	// helperFailure is how long a helper that failed is not run again.
+	// helperFailure is how long a helper is not run again after it failed.
 	helperFailure = 3 * time.Second
-	// helperOutput is the most that is read of its output, in bytes.
+	// helperOutput is the maximum size of a helper's output, in bytes.
 	helperOutput = 64 << 10
-	// helperGrace is how long its pipes may stay open after it has ended.
+	// helperGrace is how long a helper's pipes may stay open after it has exited.
 	helperGrace = time.Second
-	// refusedAfter is how old a credential must be that is fetched anew because the upstream refuses it.
+	// refusedAfter is the minimum age of a credential that is fetched again because the upstream rejects it.
 	refusedAfter = 10 * time.Second
 )
 
-// credential is the last credential of the helper. All callers share one run of the helper.
+// credential caches the helper's credential. All callers share one run of the helper.
 type credential struct {
 	config config.Credential
 	log    *slog.Logger
@@ -46,18 +46,18 @@ type credential struct {
 	value  auth.Credential
 	from   time.Time
 	until  time.Time
-	failed time.Time // until when it is not run again
+	failed time.Time // the helper is not run again before this time
 	err    error
-	flight chan struct{} // closed when the run that goes on has ended
+	flight chan struct{} // closed when the current run has ended
 }
 
-// newCredential returns a credential whose helper runs until ctx ends.
+// newCredential returns a credential whose helper is killed when ctx is done.
 func newCredential(ctx context.Context, c config.Credential, log *slog.Logger, spawn func(func())) *credential {
 	return &credential{config: c, log: log, ctx: ctx, spawn: spawn, run: helper(c.Helper).get}
 }
 
-// get returns the credential for a server. The run of the helper does not end with ctx but with the configured timeout, so that
-// later callers find its result.
+// get returns the credential for a server. The helper is not killed when ctx is done, but after the configured timeout,
+// so that later callers can use the result.
 func (c *credential) get(ctx context.Context, server string) (auth.Credential, error) {
 	for {
 		c.mu.Lock()
@@ -83,7 +83,7 @@ func (c *credential) get(ctx context.Context, server string) (auth.Credential, e
 	}
 }
 
-// fetch runs the helper and keeps its result.
+// fetch runs the helper and stores the result.
 func (c *credential) fetch(server string) {
 	ctx, cancel := context.WithTimeoutCause(c.ctx, c.config.Timeout,
 		fmt.Errorf("the credential helper took longer than %s", c.config.Timeout))
@@ -93,13 +93,13 @@ func (c *credential) fetch(server string) {
 		err = context.Cause(ctx)
 	}
 	if err == nil && given.Secret == "" {
-		err = errors.New("the credential helper gave no secret")
+		err = errors.New("the credential helper returned no secret")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	if err != nil {
-		c.log.Error("no credential", "helper", c.config.Helper, "error", truncate(err.Error()))
+		c.log.Error("Cannot get a credential", "helper", c.config.Helper, "error", truncate(err.Error()))
 		c.err, c.failed = err, now.Add(helperFailure)
 	} else {
 		c.value, c.from, c.until = toCredential(given), now, now.Add(c.config.Lifetime)
@@ -108,7 +108,7 @@ func (c *credential) fetch(server string) {
 	c.flight = nil
 }
 
-// toCredential returns a credential of docker in the form of oras-go. The user name "<token>" marks a refresh token.
+// toCredential converts a credential from Docker's format to oras-go's. The user name "<token>" marks a refresh token.
 func toCredential(given *credentials.Credentials) auth.Credential {
 	if given.Username == "<token>" {
 		return auth.Credential{RefreshToken: given.Secret}
@@ -116,7 +116,7 @@ func toCredential(given *credentials.Credentials) auth.Credential {
 	return auth.Credential{Username: given.Username, Password: given.Secret}
 }
 
-// invalidate drops a credential that the upstream refuses, and reports whether there may be a better one. A new credential is
+// invalidate drops a credential that the upstream rejects, and reports whether a retry may succeed. A new credential is
 // kept, so that the helper does not run for each request to a repository that the credential cannot read.
 func (c *credential) invalidate() bool {
 	c.mu.Lock()
@@ -128,31 +128,32 @@ func (c *credential) invalidate() bool {
 	return true
 }
 
-// helper is a program that speaks docker's protocol for credential helpers.
+// helper is a program that implements Docker's credential helper protocol.
 type helper string
 
-// get runs the helper and returns its credential for a server.
+// get runs the helper and returns the credential for a server.
 func (h helper) get(ctx context.Context, server string) (*credentials.Credentials, error) {
 	return client.Get(func(args ...string) client.Program { return command(ctx, string(h), args...) }, server)
 }
 
-// program is one run of a helper, which ends with its context.
+// program is one run of a helper, which is killed when its context is done.
 type program struct{ *exec.Cmd }
 
 // command returns a run of a helper.
 func command(ctx context.Context, name string, args ...string) program {
 	cmd := exec.CommandContext(ctx, name, args...)
-	// What the helper has started ends with it, and holds no pipe open.
+	// Kill the process group, so that no child process holds a pipe open.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = helperGrace
 	return program{cmd}
 }
 
-// Input sets what the helper reads.
+// Input sets the helper's standard input.
 func (p program) Input(in io.Reader) { p.Stdin = in }
 
-// Output runs the helper and returns its output, or nothing if it failed: the output may be a secret, and would be logged.
+// Output runs the helper and returns its output. If it failed, it returns no output, which may be a secret and would be
+// logged.
 func (p program) Output() ([]byte, error) {
 	out, said := &limitedBuffer{left: helperOutput}, &firstBytes{}
 	p.Stdout, p.Stderr = out, said
@@ -168,13 +169,13 @@ func (p program) Output() ([]byte, error) {
 	return nil, err
 }
 
-// limitedBuffer is a buffer with a limit. It does not embed bytes.Buffer, whose ReadFrom has no limit.
+// limitedBuffer is a buffer with a size limit. It does not embed bytes.Buffer, whose ReadFrom has no limit.
 type limitedBuffer struct {
 	buffer bytes.Buffer
 	left   int
 }
 
-// Write appends bytes, or returns an error if they are too many.
+// Write appends bytes, or returns an error if the limit is exceeded.
 func (l *limitedBuffer) Write(p []byte) (int, error) {
 	if len(p) > l.left {
 		return 0, errors.New("the output is too long")
@@ -183,32 +184,32 @@ func (l *limitedBuffer) Write(p []byte) (int, error) {
 	return l.buffer.Write(p)
 }
 
-// secretLike matches words of an error that may be a token: those that begin like one of Google or a JWT, and long ones that
-// are no path, host or URL.
+// secretLike matches words of an error that may be a token: those that begin like a Google token or a JWT, and long
+// ones that are not a path, host or URL.
 var secretLike = regexp.MustCompile(`\S*(?:eyJ|ya29\.)\S*|[A-Za-z0-9_+~=-]{40,}`)
 
 // firstBytes is a writer that keeps the first bytes and discards the rest.
 type firstBytes struct{ first []byte }
 
-// Write keeps bytes as long as there is room, and discards the rest.
+// Write keeps the first bytes, and discards the rest.
 func (h *firstBytes) Write(p []byte) (int, error) {
 	h.first = append(h.first, p[:min(len(p), maxErrorBody-len(h.first))]...)
 	return len(p), nil
 }
 
-// line returns the first line that is not empty, without parts that may be a token.
+// line returns the first line that is not empty, with possible tokens redacted.
 func (h *firstBytes) line() string {
 	line, _, _ := strings.Cut(strings.TrimSpace(string(h.first)), "\n")
 	return secretLike.ReplaceAllString(strings.TrimSpace(line), "[removed]")
 }
 
-// withScope returns a context that asks for a token for pulls from a repository.
+// withScope returns a context with the token scope for pulls from a repository.
 func withScope(ctx context.Context, host, repository string) context.Context {
 	return auth.WithScopesForHost(ctx, host, auth.ScopeRepository(repository, auth.ActionPull))
 }
 
-// login returns the credential for the upstream. If the helper fails, the upstream is asked without a credential, since public
-// content can still be pulled. This is counted, and a 401 or 403 then means that this cache has no credential.
+// login returns the credential for the upstream. If the helper fails, it returns an empty credential, since public
+// content can still be pulled. The failure is counted, and a later 401 or 403 is reported as a missing credential.
 func (u *Upstream) login(ctx context.Context, server string) (auth.Credential, error) {
 	if u.credential == nil {
 		return auth.EmptyCredential, nil

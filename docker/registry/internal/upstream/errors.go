@@ -12,20 +12,20 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// retryAfter is when it makes sense to ask again, unless the upstream names another time.
+// retryAfter is the default of Retry-After if the upstream sends none.
 const retryAfter = 2 * time.Second
 
-// An Error is the error for a client. Its message does not contain text of the upstream.
+// An Error is an error response to a client. Its message does not contain text from the upstream.
 type Error struct {
 	route.StatusError
-	RetryAfter time.Duration // 0: none
-	// Upstream is the upstream's status, 0 if it gave no answer.
+	RetryAfter time.Duration // 0 if there is none
+	// Upstream is the upstream's status, or 0 if it did not respond.
 	Upstream int
-	// Detail is the reason, for the log only.
+	// Detail is the cause, for the log only.
 	Detail string
 }
 
-// Error returns the message and its reason.
+// Error returns the message and the detail.
 func (e *Error) Error() string {
 	if e.Detail == "" {
 		return e.Message
@@ -39,7 +39,7 @@ func (e *Error) Unwrap() error { return &e.StatusError }
 // Timeout reports whether the upstream was silent for too long.
 func (e *Error) Timeout() bool { return e.Status == http.StatusGatewayTimeout }
 
-// Header returns the headers of the answer to a client: Retry-After, in seconds, if it makes sense to try again.
+// Header returns the headers for the client: Retry-After, in seconds, if a retry may succeed.
 func (e *Error) Header() http.Header {
 	h := http.Header{}
 	if e.RetryAfter > 0 {
@@ -48,20 +48,20 @@ func (e *Error) Header() http.Header {
 	return h
 }
 
-// requestError is the error of a request to the upstream.
+// requestError is the error of a failed request to the upstream.
 type requestError struct {
-	status    int // of the upstream; 0: no answer
+	status    int // the upstream's status; 0 if there was no response
 	timeout   bool
-	invalid   bool // it answered something wrong
-	cut       bool // the answer broke off
-	sizeless  bool // it does not say the size of a blob
-	full      bool // there is no room in memory for the answer
-	anonymous bool // the credential helper gave nothing, so the upstream was asked without a credential
+	invalid   bool // the response is not valid
+	cut       bool // the response ended early
+	sizeless  bool // the response lacks the size of a blob
+	full      bool // there is no room in memory for the response
+	anonymous bool // the credential helper failed, so the request had no credential
 	after     time.Duration
 	message   string // for the log
 }
 
-// Error returns the status and the message.
+// Error returns the status, if any, and the message.
 func (e *requestError) Error() string {
 	switch {
 	case e.status != 0 && e.message != "":
@@ -72,10 +72,10 @@ func (e *requestError) Error() string {
 	return e.message
 }
 
-// answered reports whether the error is an answer of the upstream.
+// answered reports whether the upstream responded with an error status.
 func (e *requestError) answered() bool { return e.status != 0 }
 
-// asRequestError returns the requestError in an error. Any other error means that there was no answer.
+// asRequestError returns the requestError in an error. It treats any other error as a missing response.
 func asRequestError(err error) *requestError {
 	var f *requestError
 	if errors.As(err, &f) {
@@ -84,7 +84,7 @@ func asRequestError(err error) *requestError {
 	return &requestError{message: err.Error()}
 }
 
-// newError returns the error for a client after a request has failed.
+// newError returns the error for a client after a failed request.
 func newError(kind route.Kind, f *requestError) *Error {
 	e := &Error{
 		StatusError: route.StatusError{Status: http.StatusBadGateway, Code: "UNAVAILABLE"},
@@ -92,19 +92,20 @@ func newError(kind route.Kind, f *requestError) *Error {
 	}
 	switch {
 	case f.invalid:
-		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream's answer is not what was asked for"
+		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream's response is not valid"
 	case f.sizeless:
-		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream does not give the length of the blob, which this cache needs"
+		e.Code, e.Message = "UPSTREAM_INVALID", "the upstream does not send the length of the blob, which this cache requires"
 	case f.full:
-		e.Status, e.Message = http.StatusServiceUnavailable, "there is no room in memory for the upstream's answer"
+		e.Status, e.Message = http.StatusServiceUnavailable, "there is no room in memory for the upstream's response"
 	case f.cut:
-		e.Message = "the upstream's answer broke off"
+		e.Message = "the upstream's response ended early"
 	case f.timeout:
-		e.Status, e.Message = http.StatusGatewayTimeout, "the upstream does not answer"
+		e.Status, e.Message = http.StatusGatewayTimeout, "the upstream did not respond in time"
 	case f.status == 0:
 		e.Message = "the upstream cannot be reached"
 	case f.status == http.StatusUnauthorized, f.status == http.StatusForbidden && f.anonymous:
-		// The cache's own credential lives minutes and is renewed: it helps to try again, and the client's is not wrong.
+		// The cache's credential is renewed every few minutes, so a retry may succeed. A 401 would blame the client's
+		// credential.
 		e.Status, e.Message = http.StatusServiceUnavailable, "the upstream refuses the credential of this cache"
 		if f.anonymous {
 			e.Message = "this cache has no credential for the upstream"
@@ -112,13 +113,13 @@ func newError(kind route.Kind, f *requestError) *Error {
 	case f.status == http.StatusForbidden:
 		e.Status, e.Code, e.Message = f.status, "DENIED", "the upstream does not let this cache read the repository"
 	case f.status == http.StatusTooManyRequests:
-		e.Status, e.Code, e.Message = f.status, "TOOMANYREQUESTS", "the upstream's quota is used up"
+		e.Status, e.Code, e.Message = f.status, "TOOMANYREQUESTS", "the upstream's quota is exhausted"
 	case f.status == http.StatusServiceUnavailable:
-		e.Status, e.Message = f.status, "the upstream is not available"
+		e.Status, e.Message = f.status, "the upstream is unavailable"
 	case f.status >= http.StatusBadRequest && f.status < http.StatusInternalServerError:
 		e.Status, e.Code, e.Message = http.StatusNotFound, notFoundCode(kind), "the upstream does not have it"
 	default:
-		e.Message = fmt.Sprintf("the upstream answers %d", f.status)
+		e.Message = fmt.Sprintf("the upstream responded with status %d", f.status)
 	}
 	switch {
 	case e.Status < http.StatusInternalServerError && e.Status != http.StatusTooManyRequests:
@@ -129,7 +130,7 @@ func newError(kind route.Kind, f *requestError) *Error {
 	return e
 }
 
-// notFoundCode returns the specification's code for what the upstream does not have.
+// notFoundCode returns the specification's error code for missing content.
 func notFoundCode(kind route.Kind) string {
 	switch kind {
 	case route.Manifest:
@@ -139,5 +140,5 @@ func notFoundCode(kind route.Kind) string {
 	case route.Tags:
 		return "NAME_UNKNOWN"
 	}
-	return "UNSUPPORTED" // of referrers: with NAME_UNKNOWN clients would not fall back to the tag
+	return "UNSUPPORTED" // referrers: with NAME_UNKNOWN, clients would not fall back to the tag
 }

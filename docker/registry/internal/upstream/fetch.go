@@ -15,16 +15,17 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// resumes is how often a blob that broke off is gone on with, each time with some progress.
+// resumes is how often an interrupted transfer is resumed. Each attempt must make progress.
 const resumes = 4
 
-// Fetch fetches a blob into g through distribution, which stores, links and verifies it. It sets the size of g before the first
-// byte, and resumes a transfer that breaks off. Fetch ends when the upstream is silent for the stall limit, and not before: the
-// caller decides how long a client waits. It returns nil if g is complete, even if the blob could not be kept, and an *Error or
-// the cause of ctx otherwise. The caller finishes and closes g.
+// Fetch fetches a blob into g through distribution, which stores, links and verifies it. It sets the size of g before
+// the first byte, and resumes interrupted transfers. Fetch gives up only after the upstream has been silent for the
+// stall limit; the caller decides how long clients wait. It returns nil if g is complete, even if the blob could not be
+// stored. Otherwise it returns an *Error or the cause of ctx. The caller must finish and close g.
 //
-// If two fetch the same digest, from whatever upstreams and repositories, distribution stores only the first blob, since its map of
-// running fetches belongs to the process. Fetch does not wait for the other, and keeps the second blob itself.
+// If the same digest is fetched twice at the same time, from any upstreams and repositories, distribution stores only
+// the first blob, since its map of running fetches is global. Fetch does not wait for the first one, and stores the
+// second blob itself.
 func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing) error {
 	if err := u.checkKind(r, route.Blob); err != nil {
 		return err
@@ -32,7 +33,7 @@ func (u *Upstream) Fetch(ctx context.Context, r route.Request, g *store.Growing)
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(u.ctx, func() { cancel(errClosed) })()
-	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
+	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that is waiting for slow readers
 	s := &blobSource{u: u, ctx: ctx, r: r, g: g, size: g.Size()}
 	w := &blobWriter{g: g, head: http.Header{}}
 	err := u.app.serve(store.WithGrowing(ctx, g), w, r.Path(), http.Header{}, s)
@@ -55,7 +56,7 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 			err = g.Keep(u.store, r.Repository)
 		}
 		if err != nil {
-			u.log.Info("passed on, not kept", "path", r.Path(), "error", err)
+			u.log.Info("A blob is not stored", "path", r.Path(), "error", err)
 		}
 		return nil
 	case errors.Is(cause, store.ErrDigest), errors.Is(cause, store.ErrLong):
@@ -71,24 +72,24 @@ func (u *Upstream) fetched(ctx context.Context, r route.Request, g *store.Growin
 	case state == store.Failed:
 		return u.report(r, cause)
 	case err == nil:
-		err = errors.New("distribution sent less than the blob")
+		err = errors.New("distribution sent an incomplete blob")
 	}
 	return u.report(r, err)
 }
 
-// blobSource is the upstream for one fetch of a blob. Distribution asks for its size, then for its bytes.
+// blobSource is the upstream for one fetch of a blob. Distribution asks for the size, then for the bytes.
 type blobSource struct {
 	u    *Upstream
 	ctx  context.Context
 	r    route.Request
 	g    *store.Growing
-	size int64 // below 0: unknown
+	size int64 // negative if unknown
 
-	pending *http.Response // the answer to a GET that was sent to learn the size
+	pending *http.Response // response to the GET from which the size was read
 	failure *requestError
 }
 
-// answer answers a HEAD or GET of distribution.
+// answer answers a HEAD or GET request from distribution.
 func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	if s.failure != nil {
 		return replyError(req, s.failure)
@@ -110,8 +111,8 @@ func (s *blobSource) answer(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// open sends the GET. Its answer also says the size, which saves a HEAD, unless it is chunked. Distribution takes no blob
-// of unknown size.
+// open sends the GET. The response includes the size, which saves a HEAD, unless it is chunked. Distribution does not
+// accept blobs of unknown size.
 func (s *blobSource) open() error {
 	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{})
 	if err != nil {
@@ -128,13 +129,13 @@ func (s *blobSource) open() error {
 		s.size = resp.ContentLength
 	case resp.ContentLength >= 0 && resp.ContentLength != s.size:
 		_ = resp.Body.Close()
-		return &requestError{invalid: true, message: fmt.Sprintf("a blob of %d bytes, not %d", resp.ContentLength, s.size)}
+		return &requestError{invalid: true, message: fmt.Sprintf("the blob has %d bytes, expected %d", resp.ContentLength, s.size)}
 	}
 	s.pending = resp
 	return nil
 }
 
-// close closes an answer that distribution has not read.
+// close closes a response that distribution has not read.
 func (s *blobSource) close() {
 	if s.pending != nil {
 		_ = s.pending.Body.Close()
@@ -143,17 +144,17 @@ func (s *blobSource) close() {
 
 var contentRange = regexp.MustCompile(`^bytes ([0-9]+)-[0-9]+/([0-9]+|\*)$`)
 
-// resumingBody is the body of a blob that resumes by Range where it breaks off.
+// resumingBody is the body of a blob. It resumes an interrupted transfer with a Range request.
 type resumingBody struct {
 	source *blobSource
 	body   io.ReadCloser
 	off    int64
 	tries  int
-	broken int64 // where it broke off last
+	broken int64 // offset of the last interruption
 	err    error
 }
 
-// Read reads from the blob.
+// Read reads from the blob, and resumes the transfer if necessary.
 func (b *resumingBody) Read(p []byte) (int, error) {
 	if b.err != nil {
 		return 0, b.err
@@ -165,20 +166,20 @@ func (b *resumingBody) Read(p []byte) (int, error) {
 	case err == nil, err == io.EOF && b.off >= size:
 		return n, err
 	case err == io.EOF:
-		err = &requestError{cut: true, message: fmt.Sprintf("it ended after %d of %d bytes", b.off, size)}
+		err = &requestError{cut: true, message: fmt.Sprintf("the body ended after %d of %d bytes", b.off, size)}
 	}
 	b.err = b.resume(asRequestError(err))
 	return n, b.err
 }
 
-// resume asks for the rest, unless there was no progress or the upstream is silent.
+// resume requests the rest, unless there was no progress or the upstream is silent.
 func (b *resumingBody) resume(f *requestError) error {
 	s := b.source
 	if !f.cut || b.tries == resumes || b.off <= b.broken {
 		s.failure = f
 		return f
 	}
-	s.u.log.Info("a blob broke off, and is gone on with", "path", s.r.Path(), "offset", b.off, "error", f.message)
+	s.u.log.Info("Resuming an interrupted transfer", "path", s.r.Path(), "offset", b.off, "error", f.message)
 	b.tries, b.broken = b.tries+1, b.off
 	_ = b.body.Close()
 	resp, err := s.u.send(s.ctx, s.r, http.MethodGet, s.r.URI(), http.Header{"Range": {fmt.Sprintf("bytes=%d-", b.off)}})
@@ -195,18 +196,18 @@ func (b *resumingBody) resume(f *requestError) error {
 	return nil
 }
 
-// skipTo skips to the offset that was asked for, if the answer does not begin there.
+// skipTo skips to the requested offset, if the response does not start there.
 func skipTo(resp *http.Response, off int64) error {
 	if resp.StatusCode == http.StatusPartialContent {
 		found := contentRange.FindStringSubmatch(resp.Header.Get("Content-Range"))
 		if found == nil || found[1] != strconv.FormatInt(off, 10) {
-			return &requestError{invalid: true, message: "a range that was not asked for"}
+			return &requestError{invalid: true, message: "the response has another range than requested"}
 		}
 		return nil
 	}
 	_, err := io.CopyN(io.Discard, resp.Body, off)
 	if err == io.EOF {
-		err = &requestError{cut: true, message: "it broke off again"}
+		err = &requestError{cut: true, message: "the transfer was interrupted again"}
 	}
 	return err
 }
@@ -214,14 +215,14 @@ func skipTo(resp *http.Response, off int64) error {
 // Close closes the body.
 func (b *resumingBody) Close() error { return b.body.Close() }
 
-// blobWriter is a response that writes what distribution serves into g. If distribution also stores the blob, g skips bytes that
-// it has already.
+// blobWriter is a response that writes what distribution serves into g. If distribution also stores the blob, g skips
+// bytes that it already has.
 type blobWriter struct {
 	g       *store.Growing
 	head    http.Header
 	status  int
 	written int64
-	message string // of an error
+	message string // body of an error
 }
 
 // Header returns the header.
@@ -230,14 +231,14 @@ func (w *blobWriter) Header() http.Header { return w.head }
 // Flush does nothing. Distribution's own writers call it.
 func (w *blobWriter) Flush() {}
 
-// WriteHeader sets the status. An error may follow a part of the blob.
+// WriteHeader records the status. An error may follow a part of the blob.
 func (w *blobWriter) WriteHeader(status int) {
 	if w.status < http.StatusBadRequest {
 		w.status = status
 	}
 }
 
-// Write writes bytes of the blob, or keeps those of an error.
+// Write writes bytes of the blob, or records those of an error.
 func (w *blobWriter) Write(p []byte) (int, error) {
 	if w.status >= http.StatusBadRequest {
 		w.message += string(p[:min(len(p), max(0, maxLogText-len(w.message)))])
@@ -248,7 +249,7 @@ func (w *blobWriter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// complete reports whether this writer got all bytes.
+// complete reports whether the writer has received all bytes.
 func (w *blobWriter) complete() bool {
 	size, err := strconv.ParseInt(w.head.Get("Content-Length"), 10, 64)
 	return err == nil && w.written == size && w.status < http.StatusBadRequest

@@ -18,33 +18,35 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// listLimit is the most that a list of tags or referrers may have, in bytes.
+// listLimit is the maximum size of a list of tags or referrers, in bytes.
 const listLimit = 16 << 20
 
-// An Answer is the answer to a client with status 200. It is shared and must not be changed.
+// An Answer is a response with status 200. It is shared and must not be modified.
 type Answer struct {
-	// Header has Content-Type, and of a manifest Docker-Content-Digest, of a list Link (relative) and OCI-Filters-Applied,
-	// where the upstream has them.
+	// Header has Content-Type. If the upstream sent them, a manifest also has Docker-Content-Digest, and a list has a
+	// relative Link and OCI-Filters-Applied.
 	Header http.Header
-	Digest digest.Digest // of a manifest
+	Digest digest.Digest // only for a manifest
 	Body   []byte        // as the upstream sent it
-	// Asked is when the upstream was asked; of a manifest by digest it may be zero, as it may be from the store.
+	// Asked is when the upstream was asked. It may be zero for a manifest by digest, which may come from the store.
 	Asked time.Time
-	// Stale is why the upstream did not confirm a tag that is served as it was known last; nil for all that is fresh. It
-	// may be that the upstream answers 403 or 404.
+	// Stale is nil, or the reason why the upstream did not confirm a tag, which then is the last known manifest. The
+	// reason may be a 403 or 404.
 	Stale *Error
 }
 
 // Fresh reports whether the upstream has confirmed the answer.
 func (a *Answer) Fresh() bool { return a.Stale == nil }
 
-// Get returns a manifest by digest or tag, a list of tags, or referrers. It goes on until there is an answer, the upstream
-// stalls, or ctx ends. The caller decides how long clients wait. Every error is an *Error, or the cause of ctx.
+// Get returns a manifest by digest or tag, a list of tags, or referrers. It waits until there is an answer, the
+// upstream stalls, or ctx is done; the caller decides how long clients wait. The error is an *Error, or the cause of
+// ctx.
 //
-// A tag that the upstream does not confirm, for whatever reason, gets the last manifest that distribution knows, if there is one.
+// If the upstream does not confirm a tag, for any reason, Get returns the last manifest that distribution knows, if
+// there is one.
 //
-// accept is an Accept header. If it is empty or has */*, it asks for whatever the upstream has. Otherwise it asks only for what it
-// names, and the answer does not change the tag for others.
+// accept is an Accept header. If it is empty or includes */*, any type is requested. Otherwise only the listed types
+// are requested, and the answer does not change the tag for other clients.
 func (u *Upstream) Get(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	if err := u.checkKind(r, route.Manifest, route.Tags, route.Referrers); err != nil {
 		return nil, err
@@ -58,21 +60,21 @@ func (u *Upstream) Get(ctx context.Context, r route.Request, accept string) (*An
 		}
 		return u.manifest(ctx, r, acceptFor(accept))
 	})
-	if err == nil && !a.Fresh() && ctx.Err() != nil { // it was not the upstream that failed
+	if err == nil && !a.Fresh() && ctx.Err() != nil { // the caller gave up; the upstream did not fail
 		return nil, context.Cause(ctx)
 	}
 	return a, err
 }
 
-// checkKind returns an error unless a request is of one of the kinds.
+// checkKind returns an error unless the request has one of the kinds.
 func (u *Upstream) checkKind(r route.Request, kinds ...route.Kind) error {
 	if !slices.Contains(kinds, r.Kind) {
-		return fmt.Errorf("upstream: this cannot be asked for by the kind %s", r.Kind)
+		return fmt.Errorf("upstream: requests of kind %s are not supported here", r.Kind)
 	}
 	return nil
 }
 
-// do runs a question until ctx ends or the upstream is closed.
+// do calls ask with a context that is done when ctx is done or the upstream is closed.
 func do[T any](ctx context.Context, u *Upstream, r route.Request, ask func(context.Context) (T, error)) (none T, err error) {
 	work, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -87,7 +89,7 @@ func do[T any](ctx context.Context, u *Upstream, r route.Request, ask func(conte
 	return none, u.report(r, err)
 }
 
-// report logs an error that is not the client's, and returns it.
+// report converts an error to an *Error. It logs errors that are not caused by the client.
 func (u *Upstream) report(r route.Request, err error) *Error {
 	var e *Error
 	if !errors.As(err, &e) {
@@ -107,7 +109,7 @@ func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string)
 	switch {
 	case s.raw != nil && s.failure == nil:
 		if found == nil {
-			u.log.Debug("a manifest that is passed on, not kept", "path", r.Path(), "type", s.raw.mediaType, "error", err)
+			u.log.Debug("A manifest is not stored", "path", r.Path(), "type", s.raw.mediaType, "error", err)
 		}
 		return s.raw.answer(begun), nil
 	case found != nil:
@@ -121,7 +123,7 @@ func (u *Upstream) manifest(ctx context.Context, r route.Request, accept string)
 	case s.failure != nil:
 		return nil, s.failure
 	}
-	return nil, fmt.Errorf("distribution has no answer: %w", err)
+	return nil, fmt.Errorf("distribution did not respond: %w", err)
 }
 
 // answer returns the manifest as an Answer.
@@ -148,13 +150,14 @@ func (u *Upstream) fromDistribution(ctx context.Context, r route.Request, s sour
 	d, err := digest.Parse(w.head.Get("Docker-Content-Digest"))
 	if err != nil || r.Digest != "" && d != r.Digest || d.Algorithm().FromBytes(m.content) != d {
 		u.count.refused.WithLabelValues("manifest", "digest").Inc()
-		return nil, fmt.Errorf("a manifest of another digest than %s", w.head.Get("Docker-Content-Digest"))
+		return nil, fmt.Errorf("the manifest does not match the digest %s", w.head.Get("Docker-Content-Digest"))
 	}
 	m.digest = d
 	return m.answer(time.Time{}), nil
 }
 
-// fetchExact returns a manifest of some types only. It does not use distribution, which would take the answer for the tag's.
+// fetchExact returns a manifest of the accepted types only. It does not use distribution, which would store the answer
+// as the tag's manifest.
 func (u *Upstream) fetchExact(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 	s := &manifestSource{u: u, ctx: ctx, r: r, accept: accept}
 	begun := time.Now()
@@ -164,7 +167,7 @@ func (u *Upstream) fetchExact(ctx context.Context, r route.Request, accept strin
 	return s.raw.answer(begun), nil
 }
 
-// list returns a list of tags or referrers as the upstream sends it.
+// list returns a list of tags or referrers as sent by the upstream.
 func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	begun := time.Now()
 	accept := "application/json"
@@ -194,18 +197,20 @@ func (u *Upstream) list(ctx context.Context, r route.Request) (*Answer, error) {
 	return a, nil
 }
 
-// webPageError returns the error for a web page with status 200, with which a proxy before the upstream reports that it is down or
-// wants a login. Nothing verifies it, so a tag must not get it as its manifest.
-func webPageError() *requestError { return &requestError{invalid: true, message: "a web page"} }
+// webPageError returns the error for an HTML page with status 200, as sent by proxies during maintenance or to request
+// a login. It cannot be verified, so it must not become the manifest of a tag.
+func webPageError() *requestError {
+	return &requestError{invalid: true, message: "the response is a web page"}
+}
 
-// isWebPage reports whether a content type is that of a web page.
+// isWebPage reports whether a content type is HTML.
 func isWebPage(contentType string) bool {
 	mediaType, _, _ := mime.ParseMediaType(contentType)
 	return mediaType == "text/html"
 }
 
-// relativeLinks returns a Link field with the request's path in all its links, so that clients ask the cache for the next page. A
-// link without a query leads to no page; package manifest refuses it if it is the next one.
+// relativeLinks returns a Link field in which all links have the request's path, so that clients ask the cache for the
+// next page. A link without a query is not a page; package manifest refuses it if it is the next one.
 func relativeLinks(field string, r route.Request) string {
 	var made strings.Builder
 	quoted := false
@@ -229,18 +234,18 @@ func relativeLinks(field string, r route.Request) string {
 	return made.String()
 }
 
-// stat returns the size of a blob by HEAD, for an upstream whose GET does not have it.
+// stat returns the size of a blob from a HEAD request, for an upstream that does not send it with a GET.
 func (u *Upstream) stat(ctx context.Context, r route.Request) (int64, error) {
 	resp, err := u.send(ctx, r, http.MethodHead, r.URI(), http.Header{})
 	if err != nil {
 		if status := asRequestError(err).status; status != http.StatusMethodNotAllowed && status != http.StatusNotImplemented {
 			return 0, err
 		}
-		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD gives the size: HEAD answers " + err.Error()}
+		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD returns the size: HEAD fails with " + err.Error()}
 	}
 	_ = resp.Body.Close()
 	if resp.ContentLength < 0 {
-		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD has a Content-Length"}
+		return 0, &requestError{sizeless: true, message: "neither GET nor HEAD returns a Content-Length"}
 	}
 	return resp.ContentLength, nil
 }

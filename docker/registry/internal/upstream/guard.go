@@ -14,24 +14,26 @@ import (
 	"time"
 )
 
-// A zone is a kind of addresses to which an upstream has no reason to lead, since only this machine or its neighbours have them.
+// A zone is a class of addresses to which an upstream has no reason to redirect, since they are reachable only from
+// this machine or its local network.
 type zone uint32
 
 const (
-	metadata zone = 1 << iota // where clouds give credentials to their machines
+	metadata zone = 1 << iota // metadata services of clouds, which hand out credentials
 	loopback
 	linkLocal
 	multicast
 )
 
-// metadataAddresses are those of AWS, Google, Azure and Alibaba, and of AWS's containers.
+// metadataAddresses are the metadata services of AWS (EC2, ECS and EKS), Google Cloud, Azure and Alibaba Cloud.
 var metadataAddresses = map[netip.Addr]bool{
 	netip.MustParseAddr("169.254.169.254"): true, netip.MustParseAddr("fd00:ec2::254"): true,
 	netip.MustParseAddr("169.254.170.2"): true, netip.MustParseAddr("fd00:ec2::23"): true,
 	netip.MustParseAddr("fd20:ce::254"): true, netip.MustParseAddr("168.63.129.16"): true, netip.MustParseAddr("100.100.100.200"): true,
 }
 
-// zoneOf returns the zone of an address, or 0 if it is in none. Private addresses are in none, since registries keep blobs there.
+// zoneOf returns the zone of an address, or 0. Private addresses have no zone, since private registries may store blobs
+// there.
 func zoneOf(a netip.Addr) zone {
 	a = a.Unmap().WithZone("")
 	switch {
@@ -47,11 +49,12 @@ func zoneOf(a netip.Addr) zone {
 	return 0
 }
 
-// A guard refuses connections to where an upstream leads, by a redirect or the realm of its challenge, if that is in a zone in
-// which the upstream itself is not. It checks addresses, so that a name that resolves to one does not help.
+// A guard refuses connections to the targets of redirects and the token servers of an upstream if they are in a zone to
+// which the upstream itself does not belong. It checks the address that is dialled, so that a DNS name cannot bypass
+// it.
 type guard struct {
-	host  string        // the upstream's
-	zones atomic.Uint32 // in which it is
+	host  string        // host of the upstream
+	zones atomic.Uint32 // zones of the upstream's addresses
 }
 
 func newGuard(root *url.URL) *guard {
@@ -62,15 +65,16 @@ func newGuard(root *url.URL) *guard {
 	return g
 }
 
-// A destination is where a request goes: to the upstream or to where that leads.
+// A destination is the target of a request: the upstream, a redirect or a token server.
 type destination struct {
-	foreign bool        // to another host than the upstream
-	proxied atomic.Bool // by a proxy, whose address is then the one that is dialled
+	foreign bool        // another host than the upstream
+	proxied atomic.Bool // sent through a proxy, whose address is dialled instead
 }
 
 type destinationKey struct{}
 
-// check returns the context for a request, or the error if it must not be sent. Behind a proxy it knows only literal addresses.
+// check returns the context for a request, or an error if the request must not be sent. With a proxy, it can check only
+// literal addresses.
 func (g *guard) check(ctx context.Context, to *url.URL) (context.Context, *requestError) {
 	j := &destination{foreign: !strings.EqualFold(to.Hostname(), g.host)}
 	if a, err := netip.ParseAddr(to.Hostname()); err == nil && j.foreign && g.forbids(zoneOf(a)) {
@@ -84,10 +88,10 @@ func (g *guard) forbids(z zone) bool { return z&^zone(g.zones.Load()) != 0 }
 
 // forbiddenError returns the error for a forbidden address.
 func (g *guard) forbiddenError(address string) *requestError {
-	return &requestError{invalid: true, message: "the upstream leads to " + address + ", an address of this machine, its neighbours or its cloud"}
+	return &requestError{invalid: true, message: "the upstream redirects to " + address + ", which is a loopback, link-local, multicast or metadata address"}
 }
 
-// proxy returns the proxy for a request, and notes that it uses one.
+// proxy returns the proxy for a request, and records whether there is one.
 func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	through, err := http.ProxyFromEnvironment(req)
 	if j, ok := req.Context().Value(destinationKey{}).(*destination); ok && through != nil {
@@ -96,7 +100,7 @@ func (g *guard) proxy(req *http.Request) (*url.URL, error) {
 	return through, err
 }
 
-// dial connects to an address unless it is forbidden.
+// dial connects to an address, or returns an error if it is forbidden.
 func (g *guard) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	j, ok := ctx.Value(destinationKey{}).(*destination)
 	d := net.Dialer{Timeout: 10 * time.Second, ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {

@@ -7,28 +7,28 @@ import (
 	"time"
 )
 
-// health tracks whether the upstream as a whole is out.
+// health tracks whether the upstream as a whole is down.
 type health struct {
 	limits Limits
-	ask    func() *requestError // asks for the challenge
+	ask    func() *requestError // requests the challenge
 
 	mu    sync.Mutex
-	seen  time.Time // the last answer, whatever it was
-	until time.Time // not asked before
+	seen  time.Time // time of the last response, with any status
+	until time.Time // the upstream is not asked again before this time
 	why   *requestError
-	probe *probe // the one that runs
+	probe *probe // the running probe
 }
 
 type probe struct {
 	done chan struct{}
-	dead *requestError // nil: the upstream answered
+	dead *requestError // nil if the upstream responded
 }
 
 func newHealth(limits Limits, ask func() *requestError) *health {
 	return &health{limits: limits, ask: ask}
 }
 
-// outage returns the reason why the upstream is not asked now, or nil if it is.
+// outage returns the reason why the upstream is not asked now, or nil if it may be asked.
 func (h *health) outage() *requestError {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -38,23 +38,23 @@ func (h *health) outage() *requestError {
 	return nil
 }
 
-// wasOut reports whether the upstream was out when it was last asked, however long ago.
-func (h *health) wasOut() bool {
+// wasDown reports whether the upstream was down when it was last asked, however long ago.
+func (h *health) wasDown() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return !h.until.IsZero()
 }
 
-// answered notes that the upstream has answered.
+// answered records that the upstream has responded.
 func (h *health) answered() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.seen, h.until = time.Now(), time.Time{}
 }
 
-// check is called for a request that began at a time and has no answer. It asks for the challenge unless the upstream has answered
-// anything since. It returns the reason if the upstream is out, or nil if only the request is slow. Concurrent callers share one
-// challenge.
+// check checks the upstream for a request that started at since and has no response. It requests the challenge, unless
+// the upstream has responded to anything since then. It returns the reason if the upstream is down, or nil if only the
+// request is slow. Concurrent callers share one challenge.
 func (h *health) check(since time.Time) *requestError {
 	h.mu.Lock()
 	if h.seen.After(since) {

@@ -158,11 +158,11 @@ func TestStillSilent(t *testing.T) {
 			t.Errorf("question %d: %v", i, took)
 		}
 	}
-	if !s.WasOut() {
+	if !s.WasDown() {
 		t.Error("it was not out")
 	}
 	s.g.misbehave(nil)
-	if s.right(t, tag("v1")); s.WasOut() || s.IsOut(time.Now().Add(-time.Minute)) {
+	if s.right(t, tag("v1")); s.WasDown() || s.IsDown(time.Now().Add(-time.Minute)) {
 		t.Error("still out")
 	}
 }

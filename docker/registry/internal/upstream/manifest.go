@@ -17,13 +17,14 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// manifestLimit is the most that a manifest may have, in bytes. It is distribution's.
+// manifestLimit is the maximum size of a manifest, in bytes. Distribution has the same limit.
 const manifestLimit = 4 << 20
 
-// acceptedTypes are the types that distribution can parse. It serves a manifest only to those who name its type.
+// acceptedTypes are the types that distribution can parse. It serves a manifest only to clients that accept its type.
 var acceptedTypes = []string{v1.MediaTypeImageManifest, v1.MediaTypeImageIndex, schema2.MediaTypeManifest, manifestlist.MediaTypeManifestList}
 
-// acceptFor returns an Accept header that asks the upstream for whatever it has. The client's Accept has */* or is empty.
+// acceptFor returns an Accept header that requests any type from the upstream. The client's Accept header is empty or
+// includes */*.
 func acceptFor(client string) string {
 	all := strings.Join(acceptedTypes, ", ")
 	if client != "" {
@@ -32,14 +33,14 @@ func acceptFor(client string) string {
 	return all + ", */*"
 }
 
-// rawManifest is a manifest as the upstream sent it.
+// rawManifest is a manifest as sent by the upstream.
 type rawManifest struct {
 	mediaType string
 	digest    digest.Digest
 	content   []byte
 }
 
-// reply returns the manifest as an answer to distribution.
+// reply returns the manifest as a response to distribution.
 func (m *rawManifest) reply(req *http.Request) *http.Response {
 	header := http.Header{}
 	header.Set("Content-Type", m.mediaType)
@@ -48,23 +49,24 @@ func (m *rawManifest) reply(req *http.Request) *http.Response {
 	return reply(req, http.StatusOK, header, m.content)
 }
 
-// manifestSource is the upstream for one request for a manifest, and keeps what came. Distribution sends one request after the
-// other, so it is used by one goroutine.
+// manifestSource is the upstream for one request for a manifest, and keeps the response. It is used by one goroutine,
+// since distribution sends one request after the other.
 type manifestSource struct {
 	u      *Upstream
 	ctx    context.Context
 	r      route.Request
 	accept string
 
-	digest  digest.Digest // of the tag, once the upstream has said it
+	digest  digest.Digest // digest of the tag, once known
 	raw     *rawManifest
-	failure *requestError // the last one, nil if the upstream did not fail
-	final   bool          // the upstream is not asked again
+	failure *requestError // last failure, or nil
+	final   bool          // do not ask the upstream again
 	asked   bool
 }
 
-// answer answers distribution with at most one HEAD and one GET of the upstream. A tag is passed on to distribution only once its
-// manifest is here. Otherwise distribution would replace the old manifest of the tag by one that it cannot get.
+// answer answers distribution with at most one HEAD and one GET request to the upstream. It passes a tag to
+// distribution only after its manifest has been received. Otherwise distribution would replace the old manifest of the
+// tag with one that it cannot get.
 func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 	if s.final {
 		return replyError(req, s.failure)
@@ -87,10 +89,10 @@ func (s *manifestSource) answer(req *http.Request) (*http.Response, error) {
 	return s.raw.reply(req), nil
 }
 
-// failed answers distribution with an error of the upstream.
+// failed answers distribution with an error from the upstream.
 func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, error) {
 	s.failure = asRequestError(err)
-	// Distribution asks by GET after a HEAD that failed, for upstreams without HEAD and for the error's words.
+	// After a failed HEAD, distribution sends a GET, for upstreams without HEAD and to get the error message.
 	switch s.failure.status {
 	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		s.final = req.Method == http.MethodGet
@@ -100,7 +102,8 @@ func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, e
 	return replyError(req, s.failure)
 }
 
-// head asks the upstream for the digest of a tag. If distribution has that manifest, nothing more is asked.
+// head asks the upstream for the digest of a tag. local reports that distribution has that manifest, so that no further
+// request is needed.
 func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
 	s.asked = true
 	resp, err = s.u.send(s.ctx, s.r, http.MethodHead, s.r.URI(), http.Header{"Accept": {s.accept}})
@@ -111,16 +114,16 @@ func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
 	s.failure = nil
 	d, err := digest.Parse(resp.Header.Get("Docker-Content-Digest"))
 	if err != nil || resp.Header.Get("Content-Type") == "" || resp.ContentLength < 0 {
-		return nil, false, nil // some upstreams say it all only to a GET
+		return nil, false, nil // some upstreams send all headers only in response to a GET
 	}
 	s.digest = d
 	if local = s.u.hasManifest(s.ctx, s.r.Repository, d); local {
-		err = s.u.reserve(s.ctx, resp.ContentLength) // for what distribution reads next
+		err = s.u.reserve(s.ctx, resp.ContentLength) // for the manifest that distribution reads next
 	}
 	return resp, local, err
 }
 
-// get fetches the manifest: by digest if that is known, so that a tag which moves meanwhile makes no difference.
+// get fetches the manifest, by digest if it is known, so that a tag that moves in the meantime does not matter.
 func (s *manifestSource) get() error {
 	s.asked = true
 	r := s.r
@@ -147,13 +150,13 @@ func (s *manifestSource) get() error {
 		want = digest.FromBytes(content)
 	case !schema1.HasDigest(want, mediaType, content):
 		s.u.count.refused.WithLabelValues("manifest", "digest").Inc()
-		return &requestError{invalid: true, message: "a manifest of another digest than " + want.String()}
+		return &requestError{invalid: true, message: "the manifest does not match the digest " + want.String()}
 	}
 	s.failure, s.raw = nil, &rawManifest{mediaType: mediaType, digest: want, content: content}
 	return nil
 }
 
-// hasManifest reports whether distribution has a manifest in a repository.
+// hasManifest reports whether distribution has stored a manifest in a repository.
 func (u *Upstream) hasManifest(ctx context.Context, repository string, d digest.Digest) bool {
 	_, err := u.store.Stat(ctx, "/docker/registry/v2/repositories/"+repository+"/_manifests/revisions/"+
 		d.Algorithm().String()+"/"+d.Encoded()+"/link")

@@ -12,12 +12,13 @@ import (
 	"oras.land/oras-go/v2/registry/remote/auth"
 )
 
-// tokensLimit is how many tokens are kept. Clients may name any repository, so the number is theirs to choose.
+// tokensLimit is the maximum number of tokens to keep. Without a limit, clients could fill the memory, since they may
+// request any repository.
 const tokensLimit = 1024
 
-// tokens keeps the upstream's tokens by scope. A token ends when the upstream answers 401 to it. Unlike oras-go's own
-// cache it is bounded, keeps no token that was given to nobody in particular because the helper failed, and a fetch does
-// not end with the request that began it.
+// tokens caches the upstream's tokens by scope. A token is used until the upstream rejects it with a 401. Unlike
+// oras-go's cache, it is bounded, does not keep anonymous tokens that were issued because the helper failed, and does
+// not cancel a fetch with the request that started it.
 type tokens struct {
 	spawn  func(func())
 	mu     sync.Mutex
@@ -26,12 +27,12 @@ type tokens struct {
 	fetch  map[string]*tokenFetch
 }
 
-// tokenFetch is one request for a token. It is in the context of all that is done for it.
+// tokenFetch is one request for a token. It is stored in the context of that request.
 type tokenFetch struct {
 	done      chan struct{}
 	token     string
 	err       error
-	anonymous bool // the credential helper gave nothing
+	anonymous bool // the credential helper failed
 }
 
 type tokenFetchKey struct{}
@@ -45,7 +46,7 @@ func tokenFetchOf(ctx context.Context) *tokenFetch {
 func newTokens(spawn func(func())) *tokens {
 	held, err := lru.New[string, string](tokensLimit)
 	if err != nil {
-		panic(err) // never: the limit is above 0
+		panic(err) // cannot happen: the limit is above 0
 	}
 	return &tokens{spawn: spawn, held: held, fetch: map[string]*tokenFetch{}}
 }
@@ -60,7 +61,7 @@ func (t *tokens) GetScheme(context.Context, string) (auth.Scheme, error) {
 	return t.scheme, nil
 }
 
-// GetToken returns the token of a scope.
+// GetToken returns the token for a scope.
 func (t *tokens) GetToken(_ context.Context, _ string, scheme auth.Scheme, key string) (string, error) {
 	token, ok := t.held.Get(scheme.String() + " " + key)
 	if !ok {
@@ -69,7 +70,7 @@ func (t *tokens) GetToken(_ context.Context, _ string, scheme auth.Scheme, key s
 	return token, nil
 }
 
-// Set fetches a token, once for all who want the same one at the same time.
+// Set fetches a token. Concurrent callers share one fetch of the same token.
 func (t *tokens) Set(
 	ctx context.Context, _ string, scheme auth.Scheme, key string, fetch func(context.Context) (string, error),
 ) (string, error) {
@@ -94,7 +95,7 @@ func (t *tokens) Set(
 	return f.token, f.err
 }
 
-// run fetches a token. It has no time limit besides those of the helper and of the request.
+// run fetches a token. It has no time limit except those of the helper and the request.
 func (t *tokens) run(ctx context.Context, f *tokenFetch, key string, fetch func(context.Context) (string, error)) {
 	f.token, f.err = fetch(ctx)
 	t.mu.Lock()

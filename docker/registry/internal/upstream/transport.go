@@ -23,22 +23,22 @@ import (
 )
 
 const (
-	// maxErrorBody is how many bytes of an upstream's error are read for the log.
+	// maxErrorBody is how many bytes of an error from the upstream are read for the log.
 	maxErrorBody = 4 << 10
-	// maxLogText is how many characters of a text of others are logged.
+	// maxLogText is how many characters of foreign text are logged.
 	maxLogText = 300
-	// unreserved is how many bytes of an answer are read before there is room for it.
+	// unreserved is how many bytes of a response are read before room is reserved for it.
 	unreserved = 64 << 10
-	// maxRetryAfter is the most that clients are asked to wait before they try again, whatever the upstream says.
+	// maxRetryAfter is the maximum Retry-After that is sent to clients, whatever the upstream requests.
 	maxRetryAfter = time.Minute
-	// redirectLimit is how many redirects are followed.
+	// redirectLimit is the maximum number of redirects to follow.
 	redirectLimit = 10
-	// graceShare is the part of the challenge limit after which a request without an answer makes the upstream suspect.
-	// Most answers begin before, so that a challenge is rare.
+	// graceShare is the divisor of the challenge limit after which a request without a response triggers a check of the
+	// upstream. Most responses start earlier, so that checks are rare.
 	graceShare = 2
 )
 
-// Kinds of requests to an upstream, as metrics name them.
+// Kinds of requests to an upstream, as in metrics.
 const (
 	kindChallenge = "challenge"
 	kindToken     = "token"
@@ -48,7 +48,7 @@ const (
 	kindOther     = "other"
 )
 
-// kindOf returns the kind of a request for metrics.
+// kindOf returns the metric label for the kind of a request.
 func kindOf(r route.Request) string {
 	switch {
 	case r.Kind == route.Blob:
@@ -63,10 +63,10 @@ func kindOf(r route.Request) string {
 
 type exchangeKey struct{}
 
-// exchange is one question to the upstream, with all requests that it takes: redirects, and those for a token.
+// exchange is one request to the upstream, including redirects and token requests.
 type exchange struct {
 	kind      string
-	anonymous atomic.Bool // the credential helper gave nothing
+	anonymous atomic.Bool // the credential helper failed
 }
 
 // exchangeOf returns the exchange of a context, or nil.
@@ -75,8 +75,8 @@ func exchangeOf(ctx context.Context) *exchange {
 	return x
 }
 
-// send sends a request to the upstream and follows redirects. Every error is a *requestError: no answer, or a status of 400 and
-// above.
+// send sends a request to the upstream and follows redirects. Every error is a *requestError. A status of 400 or above
+// is an error.
 func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string, header http.Header) (*http.Response, error) {
 	if out := u.health.outage(); out != nil {
 		return nil, out
@@ -107,24 +107,24 @@ func (u *Upstream) send(ctx context.Context, r route.Request, method, uri string
 	f.anonymous = x.anonymous.Load()
 	_ = resp.Body.Close()
 	if f.status == http.StatusForbidden {
-		u.tokens.forget(r.Repository) // a token may say for an hour what was allowed when it was given
+		u.tokens.forget(r.Repository) // a token may carry outdated permissions for an hour
 	}
 	return nil, f
 }
 
-// credentialRefused reports whether the upstream refuses the credential of this cache.
+// credentialRefused reports whether the upstream rejects the credential of this cache.
 func (u *Upstream) credentialRefused(resp *http.Response, err error) bool {
 	if u.credential == nil {
 		return false
 	}
 	if err != nil {
 		status := asRequestError(err).status
-		return status == http.StatusUnauthorized || status == http.StatusForbidden // of the token
+		return status == http.StatusUnauthorized || status == http.StatusForbidden // status of the token request
 	}
 	return resp.StatusCode == http.StatusUnauthorized
 }
 
-// ask sends a request, with a token for the upstream's API and without one for where that redirects to.
+// ask sends a request and follows redirects. Only requests to the upstream itself have a token.
 func (u *Upstream) ask(ctx context.Context, method, to string, header http.Header) (*http.Response, error) {
 	for range redirectLimit {
 		req, err := http.NewRequestWithContext(ctx, method, to, nil)
@@ -133,7 +133,7 @@ func (u *Upstream) ask(ctx context.Context, method, to string, header http.Heade
 		}
 		req.Header = header.Clone()
 		req.Header.Set("User-Agent", userAgent)
-		req.Header.Set("Accept-Encoding", "identity") // a digest is over the bytes as they are stored
+		req.Header.Set("Accept-Encoding", "identity") // the digest covers the bytes as stored
 		client := u.plain.Do
 		if u.isRoot(req.URL) && strings.HasPrefix(req.URL.Path, "/v2/") {
 			client = u.authorized.Do
@@ -149,19 +149,19 @@ func (u *Upstream) ask(ctx context.Context, method, to string, header http.Heade
 		_ = resp.Body.Close()
 		next, err := req.URL.Parse(location)
 		if err != nil || next.Scheme != "https" && (next.Scheme != "http" || req.URL.Scheme == "https") {
-			return nil, &requestError{invalid: true, message: "a redirect to a URL that is not followed"}
+			return nil, &requestError{invalid: true, message: "redirects to this URL are not followed"}
 		}
 		to = next.String()
 	}
 	return nil, &requestError{invalid: true, message: "too many redirects"}
 }
 
-// isRoot reports whether a URL is of the upstream itself.
+// isRoot reports whether a URL belongs to the upstream itself.
 func (u *Upstream) isRoot(to *url.URL) bool {
 	return to.Scheme == u.root.Scheme && to.Host == u.root.Host
 }
 
-// checkRedirect allows redirects of token requests, which oras-go checks. Other redirects are followed by ask.
+// checkRedirect follows redirects of token requests, which oras-go checks. Other redirects are followed by ask.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if tokenFetchOf(req.Context()) == nil {
 		return http.ErrUseLastResponse
@@ -172,17 +172,17 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// statusError returns the error for an answer of the upstream with an error status.
+// statusError returns the error for a response with an error status.
 func statusError(resp *http.Response) *requestError {
 	f := &requestError{status: resp.StatusCode, message: errorMessage(resp)}
-	// What is too large for a number of 64 bits is the largest one.
+	// A number that does not fit into 64 bits counts as the largest one.
 	if n, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 64); err == nil || errors.Is(err, strconv.ErrRange) {
 		f.after = time.Duration(min(n, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	return f
 }
 
-// errorMessage returns the first error in a registry's answer.
+// errorMessage returns the first error message in a registry's response.
 func errorMessage(resp *http.Response) string {
 	head, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody))
 	var body struct {
@@ -194,22 +194,23 @@ func errorMessage(resp *http.Response) string {
 	return truncate(body.Errors[0].Code + ": " + body.Errors[0].Message)
 }
 
-// truncate returns a text of the upstream or a helper, shortened for the log.
+// truncate shortens text from the upstream or a helper for the log.
 func truncate(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "?"))
 	return string(runes[:min(len(runes), maxLogText)])
 }
 
 var (
-	errSilent  = errors.New("no answer in time")
-	errStalled = errors.New("the answer stalls")
+	errSilent  = errors.New("no response in time")
+	errStalled = errors.New("the response stalled")
 )
 
-// limitedTransport is the transport of all requests. It limits the time until an answer begins and the silence within it, counts
-// requests, and checks the health of the upstream.
+// limitedTransport is the transport for all requests. It limits the time until a response starts and the silence within
+// it, counts requests, and checks the health of the upstream.
 type limitedTransport struct{ u *Upstream }
 
-// RoundTrip sends a request. It returns a *requestError if there is no answer, or if the answer to a token request is an error.
+// RoundTrip sends a request. It returns a *requestError if there is no response, or if the response to a token request
+// is an error.
 func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	u, kind := t.u, kindOther
 	if x := exchangeOf(req.Context()); x != nil {
@@ -219,7 +220,7 @@ func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if token {
 		kind = kindToken
 		if req.Header.Get("Authorization") != "" && !maySendCredential(u.root, req.URL) {
-			return nil, &requestError{invalid: true, message: "the upstream sends the credential to " + req.URL.Host + ", which is not of its domain"}
+			return nil, &requestError{invalid: true, message: "the upstream requests the credential for " + req.URL.Host + ", which is not in the upstream's domain"}
 		}
 	}
 	resp, err := t.roundTrip(req, kind)
@@ -230,7 +231,7 @@ func (t *limitedTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return nil, statusError(resp)
 }
 
-// roundTrip sends a request and waits until the answer begins.
+// roundTrip sends a request and waits until the response starts.
 func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Response, error) {
 	u := t.u
 	ctx, refused := u.guard.check(req.Context(), req.URL)
@@ -242,8 +243,8 @@ func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Resp
 	begun := time.Now()
 	limit := time.AfterFunc(u.limits.Stall, func() { cancel(errSilent) })
 	patience := u.limits.Challenge / graceShare
-	if u.health.wasOut() {
-		patience = 0 // it may still be: clients wait for no more than the challenge
+	if u.health.wasDown() {
+		patience = 0 // it may still be down, and clients must not wait longer than for the challenge
 	}
 	grace := time.AfterFunc(patience, func() {
 		u.spawn(func() {
@@ -271,11 +272,11 @@ func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Resp
 		u.count.out.Set(0)
 	}
 	u.count.requests.WithLabelValues(kind, strconv.Itoa(resp.StatusCode)).Inc()
-	if resp.StatusCode == http.StatusSwitchingProtocols { // nothing ends a read of its connection but its Close
+	if resp.StatusCode == http.StatusSwitchingProtocols { // only Close would end a read of the connection
 		closing()
 		_ = resp.Body.Close()
 		cancel(nil)
-		return nil, &requestError{invalid: true, message: "the upstream changes the protocol"}
+		return nil, &requestError{invalid: true, message: "the upstream switches protocols"}
 	}
 	resp.Body = &limitedBody{
 		ReadCloser: resp.Body, ctx: ctx, stall: u.limits.Stall, received: u.count.received.WithLabelValues(kind),
@@ -284,7 +285,8 @@ func (t *limitedTransport) roundTrip(req *http.Request, kind string) (*http.Resp
 	return resp, nil
 }
 
-// noAnswerError returns the error of a request without an answer. If its connection failed, it checks the whole upstream.
+// noAnswerError returns the error of a request without a response. If the connection failed, it checks the whole
+// upstream.
 func (u *Upstream) noAnswerError(ctx context.Context, err error, root bool, begun time.Time) *requestError {
 	var dead *requestError
 	switch cause := context.Cause(ctx); {
@@ -302,9 +304,9 @@ func (u *Upstream) noAnswerError(ctx context.Context, err error, root bool, begu
 	return f
 }
 
-// unreachableError returns the error of a connection.
+// unreachableError returns the error of a failed connection.
 func unreachableError(err error) *requestError {
-	var refused *requestError // by the guard
+	var refused *requestError // refused by the guard
 	if errors.As(err, &refused) {
 		return refused
 	}
@@ -312,7 +314,7 @@ func unreachableError(err error) *requestError {
 	return &requestError{timeout: errors.As(err, &timeout) && timeout.Timeout(), message: truncate(err.Error())}
 }
 
-// metricLabel returns the label of the error in metrics.
+// metricLabel returns the metric label for the error.
 func (e *requestError) metricLabel(ctx context.Context) string {
 	switch {
 	case e.timeout:
@@ -323,7 +325,8 @@ func (e *requestError) metricLabel(ctx context.Context) string {
 	return "unreachable"
 }
 
-// challenge asks for the upstream's challenge. It returns the reason if the upstream is out, or nil if it answers at all.
+// challenge requests the upstream's challenge. It returns the reason if the upstream is down, or nil if it responds
+// with any status.
 func (u *Upstream) challenge() *requestError {
 	ctx, cancel := context.WithTimeoutCause(u.ctx, u.limits.Challenge, errSilent)
 	defer cancel()
@@ -346,12 +349,12 @@ func (u *Upstream) challenge() *requestError {
 	f.timeout = f.timeout || context.Cause(ctx) == errSilent
 	u.count.requests.WithLabelValues(kindChallenge, f.metricLabel(ctx)).Inc()
 	u.count.out.Set(1)
-	u.log.Warn("the upstream is out", "timeout", f.timeout, "error", f.message)
+	u.log.Warn("The upstream is down", "timeout", f.timeout, "error", f.message)
 	return f
 }
 
-// maySendCredential reports whether the credential for a registry may be sent to the realm of its challenge: to the same host, or
-// one of the same registered domain.
+// maySendCredential reports whether the credential for a registry may be sent to the realm of its challenge, which must
+// be the same host or in the same registered domain.
 func maySendCredential(registry, realm *url.URL) bool {
 	if strings.EqualFold(registry.Hostname(), realm.Hostname()) {
 		return true
@@ -367,8 +370,8 @@ func maySendCredential(registry, realm *url.URL) bool {
 	return err == nil && one == other
 }
 
-// limitedBody is a body that counts its bytes and fails when the upstream is silent for too long. Close ends the context of the
-// request.
+// limitedBody is a body that counts its bytes and fails if the upstream is silent for too long. Close cancels the
+// context of the request.
 type limitedBody struct {
 	io.ReadCloser
 	ctx      context.Context
@@ -378,7 +381,8 @@ type limitedBody struct {
 	closing  func() bool
 }
 
-// Read waits for the upstream no longer than the limit. The time between two calls does not count.
+// Read reads from the body. It fails if the upstream sends nothing for the stall limit; the time between two calls does
+// not count.
 func (b *limitedBody) Read(p []byte) (int, error) {
 	timer := time.AfterFunc(b.stall, func() { b.cancel(errStalled) })
 	n, err := b.ReadCloser.Read(p)
@@ -402,11 +406,10 @@ func (b *limitedBody) Close() error {
 	return err
 }
 
-// readAll returns a body of at most limit bytes, for which there is room in memory. Every error is a
-// *requestError.
+// readAll reads a body of at most limit bytes, and reserves room in memory for it. Every error is a *requestError.
 func (u *Upstream) readAll(ctx context.Context, resp *http.Response, limit int64) ([]byte, error) {
 	defer resp.Body.Close()
-	tooLong := &requestError{invalid: true, message: "the answer is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
+	tooLong := &requestError{invalid: true, message: "the response is longer than " + strconv.FormatInt(limit, 10) + " bytes"}
 	var content bytes.Buffer
 	switch n := resp.ContentLength; {
 	case n > limit:

@@ -1,33 +1,35 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package upstream owns everything that talks to one upstream registry: distribution's app for it, the requests, the
-// credential, the time limits, the memory of outages, and what the upstream's answers mean for clients.
+// Package upstream is the client of an upstream registry. It includes distribution's app for the upstream, requests,
+// credentials, time limits, outages, and the translation of the upstream's responses for clients.
 //
-// # Who does what
+// # Distribution
 //
-// Blobs and manifests go through distribution's app in proxy mode, which stores, links and verifies them. Its client uses
-// Go's default transport, so each app's remote URL has a scheme of our own that is registered there
-// (registry-cache://ID): the default transport stays as it is, and any number of apps work side by side. Behind that
-// scheme this package asks the real upstream and answers distribution. On the way it keeps the raw manifest, so that one
-// that distribution cannot parse (schema 1, artifact manifests, odd media types) reaches the client as the upstream sent
-// it, without a second request. Lists of tags and referrers go to the upstream directly.
+// Blobs and manifests go through distribution's app in proxy mode, which stores, links and verifies them. Its client
+// uses Go's default transport. Therefore, the remote URL of each app has a private scheme (registry-cache://ID) that is
+// registered there; the default transport is not changed otherwise, and any number of apps can run side by side. Behind
+// that scheme, this package asks the real upstream and answers distribution. It keeps the raw manifest, so that a
+// manifest that distribution cannot parse (schema 1, artifact manifests, unknown media types) reaches the client as the
+// upstream sent it, without a second request. Lists of tags and referrers are requested from the upstream directly.
 //
 // # Credentials
 //
-// Distribution's own login is not used: it runs the helper under one mutex without a deadline, falls back to anonymous
-// without a word, and asks for a token for each request of a client. Its packages for that are internal. Instead every
-// request is authorized here, by the auth client of oras-go, with one helper call and one token shared by all requests.
+// Distribution's own login is not used: it runs the helper under a mutex without a deadline, silently falls back to
+// anonymous access, and requests a token for each client request. Its packages for this are internal. Instead, this
+// package authorizes every request with the auth client of oras-go, and shares one helper call and one token among all
+// requests.
 //
-// # Where an upstream may lead
+// # Redirects
 //
-// Blobs are often elsewhere, so redirects are followed to any host, private addresses included. They do not lead to loopback,
-// link-local or multicast addresses or to a cloud's metadata unless the upstream itself is at such an address (see guard).
+// Blobs are often stored elsewhere, so redirects are followed to any host, including private addresses. Redirects to
+// loopback, link-local and multicast addresses and to metadata services of clouds are refused, unless the upstream
+// itself has such an address (see guard).
 //
-// # Time
+// # Time limits
 //
-// What is slow is waited for until it stalls: how long a client waits is for packages fill and manifest to say, so that slow
-// content arrives. Nothing is learnt from one repository or tag about another. Only an upstream that refuses or is silent
-// about its own challenge (/v2/) is out as a whole, and then not asked for a moment.
+// This package waits for slow responses until they stall, so that slow content arrives. Packages fill and manifest
+// decide how long clients wait. A slow repository or tag does not affect others. Only an upstream that refuses or does
+// not answer a request for its challenge (/v2/) counts as down as a whole, and is not asked again for a short time.
 package upstream
 
 import (
@@ -47,34 +49,34 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// userAgent is how the cache names itself to upstreams.
+// userAgent is the User-Agent of requests to upstreams.
 const userAgent = "pullthrough-registry-cache"
 
-// Limits are the time limits of an upstream. All must be above 0, except that Remember may be 0.
+// Limits are the time limits for an upstream. All but Remember must be above 0.
 type Limits struct {
-	Challenge time.Duration // until an upstream that is silent about its challenge is out
-	Stall     time.Duration // that an upstream may be silent before and during an answer
-	Remember  time.Duration // that an upstream that is out is not asked again
+	Challenge time.Duration // until an upstream that does not send its challenge counts as down
+	Stall     time.Duration // maximum silence of an upstream before and during a response
+	Remember  time.Duration // how long an upstream that is down is not asked again
 }
 
-// LimitsOf returns the limits of a configuration.
+// LimitsOf returns the limits in a configuration.
 func LimitsOf(c *config.Config) Limits {
 	return Limits{Challenge: c.Outage.ChallengeTimeout, Stall: c.Fill.StallTimeout, Remember: c.Outage.Remember}
 }
 
-// Options configure an upstream. All fields are required but Reserve.
+// Options configure an Upstream. All fields but Reserve are required.
 type Options struct {
 	Config  config.Upstream
 	Limits  Limits
 	Store   *store.Upstream
 	Metrics *Metrics
 	Logger  *slog.Logger
-	// Reserve is called with the context of Ask before more than 64 KiB of an answer are read into memory, and waits for room
-	// for as many bytes (default: there is always room).
+	// Reserve waits for room for bytes in memory. It is called with the context of Get before more than 64 KiB of a
+	// response are read into memory (default: no limit).
 	Reserve func(ctx context.Context, bytes int64) error
 }
 
-// Upstream is one upstream registry. Its methods may be called from several goroutines.
+// Upstream is one upstream registry. It is safe for concurrent use.
 type Upstream struct {
 	name       string
 	root       *url.URL // scheme and host
@@ -82,17 +84,17 @@ type Upstream struct {
 	store      *store.Upstream
 	log        *slog.Logger
 	count      *counters
-	credential *credential // nil: anonymous is meant
+	credential *credential // nil for anonymous access
 	tokens     *tokens
 	transport  *http.Transport
 	guard      *guard
 	room       func(ctx context.Context, bytes int64) error
-	plain      *http.Client // follows no redirects
+	plain      *http.Client // does not follow redirects
 	authorized *auth.Client
 	health     *health
 	app        *app
 
-	ctx  context.Context // ends with Close
+	ctx  context.Context // canceled by Close
 	stop context.CancelFunc
 
 	mu     sync.Mutex
@@ -100,7 +102,7 @@ type Upstream struct {
 	runs   sync.WaitGroup
 }
 
-// New returns an upstream. It sends no request, so that the program starts while the upstream is out.
+// New returns an upstream. It sends no requests, so that the program can start while the upstream is down.
 func New(o Options) (*Upstream, error) {
 	root, err := rootOf(o.Config)
 	if err != nil {
@@ -129,7 +131,7 @@ func New(o Options) (*Upstream, error) {
 	return u, nil
 }
 
-// rootOf returns the root URL of a configured upstream.
+// rootOf returns the root URL of an upstream in the configuration.
 func rootOf(c config.Upstream) (*url.URL, error) {
 	given := c.URL
 	if given == "" {
@@ -140,12 +142,12 @@ func rootOf(c config.Upstream) (*url.URL, error) {
 		return nil, fmt.Errorf("upstream %s: %w", c.Host, err)
 	}
 	if root.Host == "" || root.Path != "" {
-		return nil, fmt.Errorf("upstream %s: %q is no root of a registry; write, for example, https://us-central1-docker.pkg.dev", c.Host, given)
+		return nil, fmt.Errorf("upstream %s: %q is not the root URL of a registry; write, for example, https://us-central1-docker.pkg.dev", c.Host, given)
 	}
 	return root, nil
 }
 
-// newTransport returns the transport of all requests.
+// newTransport returns the transport for all requests.
 func newTransport(g *guard) *http.Transport {
 	return &http.Transport{
 		Proxy:               g.proxy,
@@ -155,7 +157,7 @@ func newTransport(g *guard) *http.Transport {
 		MaxIdleConnsPerHost: 16,
 		IdleConnTimeout:     90 * time.Second,
 		TLSHandshakeTimeout: 10 * time.Second,
-		// A connection of HTTP/2 that died without a word would take all requests with it.
+		// Without pings, all requests would hang in an HTTP/2 connection that died silently.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
 	}
 }
@@ -163,16 +165,16 @@ func newTransport(g *guard) *http.Transport {
 // Name returns the upstream's host in image references.
 func (u *Upstream) Name() string { return u.name }
 
-// IsOut reports whether the whole upstream is out. If that is not known, it is asked for its challenge unless it has answered
-// since a time.
-func (u *Upstream) IsOut(since time.Time) bool {
+// IsDown reports whether the upstream as a whole is down. If this is not known, it requests the challenge, unless the
+// upstream has responded since the given time.
+func (u *Upstream) IsDown(since time.Time) bool {
 	return u.health.outage() != nil || u.health.check(since) != nil
 }
 
-// WasOut reports whether the upstream was out when it was asked last.
-func (u *Upstream) WasOut() bool { return u.health.wasOut() }
+// WasDown reports whether the upstream was down when it was last asked.
+func (u *Upstream) WasDown() bool { return u.health.wasDown() }
 
-// Close ends all requests to the upstream and waits for them.
+// Close cancels all requests to the upstream and waits for them.
 func (u *Upstream) Close() error {
 	u.mu.Lock()
 	u.closed = true
@@ -184,7 +186,7 @@ func (u *Upstream) Close() error {
 	return err
 }
 
-// reserve waits for room in memory. Its error is a *requestError.
+// reserve waits for room in memory. The error is a *requestError.
 func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
 	if u.room == nil {
 		return nil
@@ -195,15 +197,15 @@ func (u *Upstream) reserve(ctx context.Context, bytes int64) error {
 	return nil
 }
 
-// spawn runs f in a goroutine that Close waits for.
+// spawn runs f in a goroutine for which Close waits.
 func (u *Upstream) spawn(f func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
-		go f() // it ends at once, since all contexts have ended
+		go f() // it returns at once, since all contexts are done
 		return
 	}
 	u.runs.Go(f)
 }
 
-var errClosed = errors.New("the upstream was closed")
+var errClosed = errors.New("the upstream client is closed")
