@@ -142,7 +142,7 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	q, refusal := loaded.table.Parse(r.URL)
-	if hop.Out && refusal == nil {
+	if hop.UpstreamDown && refusal == nil {
 		loaded.checkUpstream(q.Upstream)
 	}
 	switch {

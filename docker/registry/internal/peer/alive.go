@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// suspectAfter is how long bytes that are due may be missing before a member is suspect.
+	// suspectAfter is how long a member may send nothing while bytes are due before it is suspect.
 	suspectAfter = time.Second
-	// outAfter is how long nothing may come from a member before it is out.
+	// outAfter is how long a member may send nothing before it is out.
 	outAfter = 2 * time.Second
-	// probeEvery is the time between two probes of a suspect member, and the first one for a member that is out.
+	// probeEvery is the interval between probes of a suspect member, and the first interval for a member that is out.
 	probeEvery = 500 * time.Millisecond
-	// probeAtMost is the longest time between two probes of a member that is out.
+	// probeAtMost is the maximum interval between probes of a member that is out.
 	probeAtMost = 2 * time.Second
 )
 
-// State is the state of a member.
+// State is the liveness of a member.
 type State int32
 
 // States of a member.
@@ -32,28 +32,28 @@ const (
 	Out
 )
 
-// String returns the state's name in the log.
+// String returns the name of the state, as in logs.
 func (s State) String() string { return [...]string{"in", "suspect", "out"}[s] }
 
-// A member is one replica.
+// A member is one replica, as seen by this one.
 type member struct {
 	peers        *Peers
 	name         string
 	hash         uint64
 	target       atomic.Pointer[string] // host and port
-	last         atomic.Pointer[string] // the address of the last connection, for when names cannot be looked up
+	last         atomic.Pointer[string] // address of the last connection, used if the name cannot be looked up
 	status       atomic.Int32
-	slots        chan struct{} // of hops
-	silent       atomic.Bool   // it is out because nothing has come from it
-	leavingUntil atomic.Int64  // until when it is known to drain, in Unix nanoseconds
-	probeSoon    chan struct{} // it has spoken: probe it now
+	slots        chan struct{} // limits the number of hops
+	silent       atomic.Bool   // the member is out because it has sent nothing
+	leavingUntil atomic.Int64  // the member counts as draining until this time, in Unix nanoseconds
+	probeSoon    chan struct{} // signals that a hop of the member came: probe it now
 
 	mu      sync.Mutex
 	dropped bool
-	end     context.CancelFunc // of what runs for the state
+	end     context.CancelFunc // cancels the function running for the state
 }
 
-// State returns the state of a member, Out for a name that is not a member.
+// State returns the state of a member, or Out if there is no member with this name.
 func (p *Peers) State(name string) State {
 	if m := p.find(name); m != nil {
 		return m.state()
@@ -70,41 +70,42 @@ func newMember(p *Peers, name string) *member {
 
 func (m *member) state() State { return State(m.status.Load()) }
 
-// noteBytes notes that proven bytes of the member came. A member that is out must answer a probe instead: the bytes may be the
-// rest of a transfer from a process that accepts no new requests.
+// noteBytes records that verified bytes from the member arrived. They do not revive a member that is out, which must
+// answer a probe: the bytes may be the rest of a transfer from a process that accepts no new requests.
 func (m *member) noteBytes() {
 	if m.state() == Suspect {
 		m.setState(In, "it answers", func(s State) bool { return s == Suspect }, nil)
 	}
 }
 
-// noteHop notes that a verified hop of the member came.
+// noteHop records that a verified hop from the member arrived.
 func (m *member) noteHop() {
 	m.noteBytes()
 	if m.state() == Out {
 		select {
 		case m.probeSoon <- struct{}{}:
-		default: // it is probed already
+		default: // a probe is already requested
 		}
 	}
 }
 
-// noteProof notes that the member has answered with a proof on a new connection.
+// noteProof records that the member has answered with a proof on a new connection.
 func (m *member) noteProof() {
 	m.setState(In, "it answers", func(s State) bool { return s != In }, nil)
 }
 
-// markSuspect makes the member suspect, because bytes that are due have been missing for some time.
+// markSuspect marks the member as suspect, because it has been silent for some time while bytes were due.
 func (m *member) markSuspect(silent time.Duration, why string) {
 	m.setState(Suspect, why, func(s State) bool { return s == In }, func(ctx context.Context) { m.watchSuspect(ctx, silent, why) })
 }
 
-// markOut makes the member out, because no connection can be made.
+// markOut marks the member as out, because it cannot be connected to.
 func (m *member) markOut(why string) {
 	m.setState(Out, why, func(s State) bool { return s != Out }, m.watchOut)
 }
 
-// setState changes the state if from allows it for the current one, and starts the function that runs in the new state.
+// setState changes the state if from returns true for the current one, and starts the function that runs in the new
+// state.
 func (m *member) setState(to State, why string, from func(State) bool, run func(context.Context)) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -122,12 +123,12 @@ func (m *member) setState(to State, why string, from func(State) bool, run func(
 		m.peers.spawn(func() { run(ctx) })
 	}
 	if to == Out || was == Out {
-		m.peers.closeIdle() // it may come back with another address
+		m.peers.closeIdle() // it may return with another address
 		m.peers.log.Info("Peer is "+to.String(), "name", m.name, "reason", why)
 	}
 }
 
-// drop ends the function that runs for a member that is no longer listed.
+// drop stops the function running for a member that is no longer listed.
 func (m *member) drop() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -135,7 +136,7 @@ func (m *member) drop() {
 	m.end()
 }
 
-// watchSuspect probes a suspect member until it has been silent for too long. An answer ends ctx.
+// watchSuspect probes a suspect member until it has been silent for too long. An answer cancels ctx.
 func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why string) {
 	silence, due := newStepClock(silent), silent
 	var probes []*exchange
@@ -144,7 +145,7 @@ func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why str
 			due += probeEvery
 			x := m.newProbe(ctx)
 			probes = append(probes, x)
-			m.peers.spawn(x.probe) // the last one may still wait
+			m.peers.spawn(x.probe) // the last probe may still be waiting
 		}
 		if !waitStep(ctx) {
 			return
@@ -153,7 +154,8 @@ func (m *member) watchSuspect(ctx context.Context, silent time.Duration, why str
 	m.setState(Out, why+", and no proof has come since", func(s State) bool { return s == Suspect && ctx.Err() == nil }, m.watchOut)
 }
 
-// delayed reports whether it is this process that is late: it has not read an answer to a probe, or not sent a probe yet.
+// delayed reports whether this process itself is late: it has not yet read an answer to a probe, or not yet sent a
+// probe.
 func delayed(probes []*exchange, silent time.Duration) bool {
 	if slices.ContainsFunc(probes, (*exchange).hasUnread) {
 		return true
@@ -162,7 +164,7 @@ func delayed(probes []*exchange, silent time.Duration) bool {
 	return silent < 3*outAfter && !slices.ContainsFunc(probes, sent)
 }
 
-// watchOut probes a member that is out until it answers, which ends ctx.
+// watchOut probes a member that is out until it answers, which cancels ctx.
 func (m *member) watchOut(ctx context.Context) {
 	for delay := probeEvery; ; delay = min(2*delay, probeAtMost) {
 		timer := time.NewTimer(delay*9/10 + rand.N(delay/10))

@@ -17,29 +17,29 @@ import (
 )
 
 const (
-	// hopsLimit is how many hops to one member run at once.
+	// hopsLimit is the maximum number of concurrent hops to one member.
 	hopsLimit = 512
-	// unreserved is how many bytes of an answer are read before there is room for it.
+	// unreserved is how many bytes of an answer are read before room is reserved for it.
 	unreserved = 64 << 10
 )
 
 var (
-	errNoMember     = errors.New("there is no such member")
-	errMemberOut    = errors.New("it is out")
+	errNoMember     = errors.New("no such member")
+	errMemberOut    = errors.New("the member is out")
 	errConnectLimit = fmt.Errorf("no connection within %v", connectLimit)
-	errLookupLimit  = errors.New("its address cannot be looked up in time")
-	errSilent       = fmt.Errorf("nothing came for %v", outAfter)
-	errNestedHop    = errors.New("a hop never hops")
-	errBusy         = fmt.Errorf("%d hops to it run already", hopsLimit)
-	errNoProof      = errors.New("the answer has no right proof")
-	errWrongBody    = errors.New("the body is not the one that was proven")
+	errLookupLimit  = errors.New("the address could not be looked up in time")
+	errSilent       = fmt.Errorf("no bytes for %v", outAfter)
+	errNestedHop    = errors.New("a hop must not send hops")
+	errBusy         = fmt.Errorf("already %d hops to this member", hopsLimit)
+	errNoProof      = errors.New("the answer has no valid proof")
+	errWrongBody    = errors.New("the body does not match the proof")
 )
 
-// An Error is the reason why another replica gave no answer.
+// An Error is the reason why another replica did not answer.
 type Error struct {
 	Result Result
 	Member string
-	Reason Reason // of Refused
+	Reason Reason // set if Result is Refused
 	Err    error
 }
 
@@ -49,27 +49,29 @@ func (e *Error) Error() string { return fmt.Sprintf("peer %s: %s: %v", e.Member,
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// CallOptions configure one call of Do.
+// CallOptions configure a call of Do.
 type CallOptions struct {
-	// StoreOnly asks for what the member has: it must not fetch.
+	// StoreOnly requests only stored content: the member must not fetch.
 	StoreOnly bool
-	// Out tells the member that this replica finds the upstream out.
-	Out bool
-	// Silent is called by another goroutine when bytes have been due for a second, once until some come. The hop goes on, and
-	// the caller may ask the next member meanwhile. Silent must not block. Nil: it is not called.
+	// UpstreamDown tells the member that this replica considers the upstream down.
+	UpstreamDown bool
+	// Silent, if not nil, is called when no bytes have arrived for a second although they are due, and again only after
+	// some have arrived. The hop continues, but the caller may ask the next member. Silent is called in another
+	// goroutine and must not block.
 	Silent func()
-	// Reserve is called before more than 64 KiB of an answer are read into memory, with its size or the most that it may have.
-	// After an error the answer is not read, and the error is Do's. Nil: there is always room.
+	// Reserve, if not nil, is called before more than 64 KiB of an answer are read into memory, with its size or the
+	// maximum size. If it returns an error, the answer is not read, and Do returns the error.
 	Reserve func(ctx context.Context, bytes int64) error
 }
 
-// Do asks a member for a URI, with the header's Accept and Range. The answer has only headers that its proof covers. The
-// bytes of a blob are not proven: the caller checks their digest. Its body must be closed; reading it fails with an *Error
-// once the member is out. The error is an *Error, or that of ctx.
+// Do sends a request for a URI to a member, with the Accept and Range headers in header. The answer has only the
+// headers that its proof covers. The bytes of a blob are not covered: the caller must check their digest. The caller
+// must close the body. Reading it fails with an *Error when the member is out. The error is an *Error, or the cause of
+// ctx.
 func (p *Peers) Do(ctx context.Context, name, method, uri string, header http.Header, c CallOptions) (*http.Response, error) {
 	resp, err := p.doOnce(ctx, p.hops, name, method, uri, header, c)
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason == Replayed {
-		// An idle connection ended, and net/http has sent the request again. It does not on a new one.
+		// An idle connection was closed, and net/http has resent the request. It does not do so on a new connection.
 		resp, err = p.doOnce(ctx, p.fresh, name, method, uri, header, c)
 	}
 	result := Answered
@@ -101,7 +103,7 @@ func (p *Peers) doOnce(ctx context.Context, by http.RoundTripper, name, method, 
 	}
 	asked := &exchange{m: m, parent: ctx, silent: c.Silent, room: c.Reserve}
 	asked.ctx, asked.cancel = context.WithCancelCause(ctx)
-	resp, err := asked.send(by, method, uri, header, c.StoreOnly, c.Out)
+	resp, err := asked.send(by, method, uri, header, c.StoreOnly, c.UpstreamDown)
 	if err != nil {
 		asked.end()
 		return nil, err
@@ -116,13 +118,13 @@ func (m *member) newProbe(ctx context.Context) *exchange {
 	return x
 }
 
-// probe sends a probe on a new connection. An answer with a proof makes the member alive again.
+// probe sends a probe on a new connection. An answer with a proof marks the member as in.
 func (x *exchange) probe() {
 	x.m.peers.counts.probes.Add(1)
 	defer x.end()
 	resp, err := x.send(x.m.peers.fresh, http.MethodGet, probeURI, nil, false, false)
 	if err == nil {
-		_ = resp.Body.Close() // it is in memory
+		_ = resp.Body.Close() // already in memory
 	}
 	e, failed := errors.AsType[*Error](err)
 	if err == nil || failed && (e.Result == Refused || e.Result == Unable) {
@@ -130,30 +132,30 @@ func (x *exchange) probe() {
 	}
 }
 
-// An exchange is one request to a member, with its answer.
+// An exchange is one request to a member and its answer.
 type exchange struct {
 	m       *member
 	parent  context.Context
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
 	silent  func()
-	room    func(ctx context.Context, bytes int64) error // nil: always
-	isProbe bool                                         // it changes the member's state by its end only
+	room    func(ctx context.Context, bytes int64) error // nil if there is no limit
+	isProbe bool                                         // changes the member's state only when it ends
 	watch   *watch
-	socket  atomic.Pointer[socket] // of its connection
+	socket  atomic.Pointer[socket] // socket of the connection
 	sent    atomic.Bool
 	ended   atomic.Bool
 }
 
-// hasUnread reports whether bytes have arrived that were not read.
+// hasUnread reports whether the kernel has unread bytes.
 func (x *exchange) hasUnread() bool { return x.socket.Load().hasUnread() }
 
-// send sends a request and verifies the answer. Errors are of type *Error, or the cause of the parent context.
+// send sends a request and verifies the answer. The error is an *Error, or the cause of the parent context.
 func (x *exchange) send(by http.RoundTripper, method, uri string, header http.Header, store, out bool) (*http.Response, error) {
 	p := x.m.peers
 	to, err := url.ParseRequestURI(uri)
 	if err != nil || !strings.HasPrefix(uri, "/") {
-		return nil, x.newError(Unreachable, fmt.Errorf("%q is no URI", uri))
+		return nil, x.newError(Unreachable, fmt.Errorf("%q is not a URI", uri))
 	}
 	to.Scheme, to.Host = "http", x.m.name
 	h := hop{version: p.version, from: p.self.name, to: x.m.name, time: time.Now().UnixMilli(), nonce: newNonce(), store: store, out: out}
@@ -172,7 +174,7 @@ func (x *exchange) send(by http.RoundTripper, method, uri string, header http.He
 		},
 		WroteRequest: func(info httptrace.WroteRequestInfo) { x.sent.Store(info.Err == nil) },
 	})
-	x.watch.arm() // GotConn begins anew
+	x.watch.arm() // start over in GotConn
 	resp, err := by.RoundTrip(req.WithContext(ctx))
 	if err != nil {
 		return nil, x.brokenError(err)
@@ -180,7 +182,7 @@ func (x *exchange) send(by http.RoundTripper, method, uri string, header http.He
 	x.watch.disarm()
 	resp, err = x.verify(resp, h, key, to.RequestURI())
 	if err != nil && resp != nil {
-		_ = resp.Body.Close() // it is not read to its end, so its connection ends
+		_ = resp.Body.Close() // not read to its end, so the connection is closed
 	}
 	if err != nil {
 		return nil, err
@@ -188,11 +190,12 @@ func (x *exchange) send(by http.RoundTripper, method, uri string, header http.He
 	return resp, nil
 }
 
-// verify returns the answer if its proof is right. It reads small answers into memory.
+// verify returns the answer if its proof is valid. It reads small answers into memory.
 func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Response, error) {
 	p, ok := parseProof(resp.Header.Get(proofHeader))
 	if ok {
-		// The keys may have changed since the request was signed, and an older program answers by its first one.
+		// The keys may have changed since the request was signed, and an older program signs its answer with the first
+		// key.
 		keys := append([]string{key}, x.m.peers.secret.get()...)
 		_, ok = verifyMAC(keys, p.mac, p.signedParts(x.m.name, h.nonce, resp.StatusCode, resp.Header)...)
 	}
@@ -217,10 +220,10 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 		return resp, x.untrustedError(errWrongBody)
 	}
 	x.noteBytes()
-	_ = resp.Body.Close() // read to its end
+	_ = resp.Body.Close() // already read to its end
 	switch reason := Reason(header.Get(refusalHeader)); {
 	case resp.StatusCode == http.StatusHTTPVersionNotSupported:
-		return nil, x.newError(Unable, fmt.Errorf("it knows versions %s, not %s", header.Get(versionsHeader), h.version))
+		return nil, x.newError(Unable, fmt.Errorf("it supports protocol versions %s, not %s", header.Get(versionsHeader), h.version))
 	case isRefusal(resp.StatusCode) && reason != "":
 		if reason == Draining {
 			x.m.markLeaving()
@@ -234,10 +237,10 @@ func (x *exchange) verify(resp *http.Response, h hop, key, uri string) (*http.Re
 	return resp, nil
 }
 
-// reserveError is the error of a caller that has no room in memory.
+// reserveError wraps an error of CallOptions.Reserve.
 type reserveError struct{ error }
 
-// readSmall returns a small body after room was reserved for it.
+// readSmall reads a small body into memory, after reserving room for it.
 func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
 	reserve := func(bytes int64) error {
 		if x.room == nil || bytes <= unreserved {
@@ -276,28 +279,28 @@ func (x *exchange) readSmall(resp *http.Response) ([]byte, error) {
 	return content.Bytes(), err
 }
 
-// isRefusal reports whether an answer with this status may refuse the hop.
+// isRefusal reports whether an answer with this status may be the refusal of a hop.
 func isRefusal(status int) bool {
 	return status == http.StatusUnauthorized || status == http.StatusServiceUnavailable
 }
 
-// noteBytes notes that proven bytes came, except for a probe, which counts only as a whole.
+// noteBytes records that verified bytes arrived, except for a probe, which counts only when it is complete.
 func (x *exchange) noteBytes() {
 	if !x.isProbe {
 		x.m.noteBytes()
 	}
 }
 
-// untrustedError returns the error for an answer that may come from anybody.
+// untrustedError returns the error for an answer without a valid proof.
 func (x *exchange) untrustedError(err error) error {
 	if !x.isProbe {
 		x.m.markSuspect(0, err.Error())
-		x.m.peers.closeIdle() // others may lead to the same stranger
+		x.m.peers.closeIdle() // other idle connections may lead to the same wrong process
 	}
 	return x.newError(Untrusted, err)
 }
 
-// brokenError returns the error for an answer that did not begin or ended early.
+// brokenError returns the error for an answer that did not start or ended early.
 func (x *exchange) brokenError(err error) error {
 	if errors.Is(context.Cause(x.ctx), errSilent) {
 		return x.newError(Silent, errSilent)
@@ -306,10 +309,10 @@ func (x *exchange) brokenError(err error) error {
 		return context.Cause(x.parent)
 	}
 	if e, ok := errors.AsType[*Error](err); ok {
-		return e // no connection: the member's state is known already
+		return e // no connection: the member's state has already been updated
 	}
 	if !x.isProbe {
-		x.m.markSuspect(0, "its connection ended early")
+		x.m.markSuspect(0, "the connection ended early")
 	}
 	return x.newError(Unreachable, err)
 }

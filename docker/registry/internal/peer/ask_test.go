@@ -48,7 +48,7 @@ func TestSmallAnswer(t *testing.T) {
 		small(w, r)
 	}))
 	header := http.Header{"Accept": {"x/y", "z"}, "Cookie": {"secret"}, "If-None-Match": {"*"}}
-	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, CallOptions{StoreOnly: true, Out: true})
+	resp, err := a.Do(t.Context(), "b", http.MethodGet, smallURI, header, CallOptions{StoreOnly: true, UpstreamDown: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,13 +7,13 @@ import (
 	"io"
 )
 
-// body is the body of a blob. Its exchange notices when no bytes come.
+// body is the body of a blob. Its exchange detects when no bytes arrive.
 type body struct {
 	io.ReadCloser
 	x *exchange
 }
 
-// Read returns an *Error if the rest does not come.
+// Read reads from the body. It returns an *Error if the rest does not arrive.
 func (b *body) Read(into []byte) (int, error) {
 	b.x.watch.arm()
 	n, err := b.ReadCloser.Read(into)
@@ -35,7 +35,7 @@ func (b *body) Read(into []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the exchange, and with it the transfer if the body was not read to its end.
+// Close ends the exchange. If the body was not read to its end, this cancels the transfer.
 func (b *body) Close() error {
 	b.x.end()
 	return b.ReadCloser.Close()

@@ -12,25 +12,27 @@ import (
 )
 
 const (
-	// connectLimit is how long a connect may take, and a lookup of an address if the last one is known.
+	// connectLimit is how long connecting may take, and looking up an address if an earlier address is known.
 	connectLimit = 500 * time.Millisecond
-	// lookupPatience is how long a lookup may take otherwise.
+	// lookupPatience is how long looking up an address may take if no earlier address is known.
 	lookupPatience = 2 * time.Second
-	// otherFamilyAfter is when a member with addresses of both families is tried by the other one too.
+	// otherFamilyAfter is the delay before the second address family is tried for a member with both.
 	otherFamilyAfter = 100 * time.Millisecond
-	// idleLimit is how long an idle connection is kept. It is less than keepAliveAfter, so that none is ever probed.
+	// idleLimit is how long an idle connection is kept. It is less than keepAliveAfter, so that idle connections send
+	// no keep-alive probes.
 	idleLimit = 10 * time.Second
-	// keepAliveAfter and keepAliveEvery find a connection dead on which an answer is due: its member may live elsewhere.
+	// keepAliveAfter and keepAliveEvery detect dead connections on which an answer is due: the member may have moved to
+	// another address.
 	keepAliveAfter = 12 * time.Second
 	keepAliveEvery = 3 * time.Second
 	keepAliveCount = 3
-	// idleConnections is how many idle connections to one member are kept.
+	// idleConnections is the maximum number of idle connections to one member.
 	idleConnections = 32
-	// answerHeaderLimit is the most bytes of an answer's header.
+	// answerHeaderLimit is the maximum size of an answer's header, in bytes.
 	answerHeaderLimit = 32 << 10
 )
 
-// setTransports sets the transports of hops and probes.
+// setTransports sets the transports for hops and probes.
 func (p *Peers) setTransports() {
 	transport := func() *http.Transport {
 		var protocols http.Protocols
@@ -48,10 +50,10 @@ func (p *Peers) setTransports() {
 	p.fresh = fresh
 }
 
-// closeIdle closes the idle connections of hops.
+// closeIdle closes idle connections.
 func (p *Peers) closeIdle() { p.idle[0].CloseIdleConnections() }
 
-// dial connects to the member whose name is the host of an address.
+// dial connects to the member whose name is the host in the address.
 func (p *Peers) dial(ctx context.Context, _, address string) (net.Conn, error) {
 	name, _, _ := net.SplitHostPort(address)
 	m := p.find(name)
@@ -69,7 +71,7 @@ func (m *member) connect(ctx context.Context) (net.Conn, error) {
 	}
 	conn, resolved, err := m.dialAddress(ctx, *m.target.Load(), limit)
 	if err != nil && !resolved && last != nil && !isNotFound(err) && ctx.Err() == nil {
-		// The DNS is out, which says nothing about the member. Its proof will say whether it is still there.
+		// A DNS outage says nothing about the member. Its proof shows whether it still has this address.
 		conn, resolved, err = m.dialAddress(ctx, *last, limit)
 	}
 	if err == nil {
@@ -82,12 +84,12 @@ func (m *member) connect(ctx context.Context) (net.Conn, error) {
 	case resolved || isNotFound(err):
 		m.markOut(err.Error())
 	default:
-		m.markSuspect(0, err.Error()) // the DNS is out, and no address is known
+		m.markSuspect(0, err.Error()) // DNS is down, and no address is known
 	}
 	return nil, &Error{Result: Unreachable, Member: m.name, Err: err}
 }
 
-// dialAddress connects to an address. It also reports whether the lookup of the host succeeded.
+// dialAddress connects to an address. It also reports whether the host was looked up.
 func (m *member) dialAddress(ctx context.Context, address string, lookup time.Duration) (net.Conn, bool, error) {
 	limited, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -95,7 +97,7 @@ func (m *member) dialAddress(ctx context.Context, address string, lookup time.Du
 	host, _, _ := net.SplitHostPort(address)
 	isAddress := net.ParseIP(host) != nil
 	defer afterSteps(lookup, func() bool {
-		if all.isEmpty() && !isAddress { // an address needs no lookup: this process is starved
+		if all.isEmpty() && !isAddress { // nothing was tried: the lookup is slow, or this process is starved of CPU
 			cancel(errLookupLimit)
 		}
 		return true
@@ -103,7 +105,7 @@ func (m *member) dialAddress(ctx context.Context, address string, lookup time.Du
 	all.begin = func() (stop func()) {
 		return afterSteps(connectLimit, func() bool {
 			if all.isConnected() {
-				return false // this process is starved
+				return false // this process is starved of CPU
 			}
 			cancel(errConnectLimit)
 			return true
@@ -121,13 +123,13 @@ func (m *member) dialAddress(ctx context.Context, address string, lookup time.Du
 	return conn, !all.isEmpty(), err
 }
 
-// isNotFound reports whether an error is a DNS answer that the name does not exist.
+// isNotFound reports whether a DNS server answered that the name does not exist.
 func isNotFound(err error) bool {
 	lookup, ok := errors.AsType[*net.DNSError](err)
 	return ok && lookup.IsNotFound
 }
 
-// isLocalError reports whether a connect failed because this process lacks a resource.
+// isLocalError reports whether connecting failed because this process lacks a resource.
 func isLocalError(err error) bool {
 	for _, own := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EADDRNOTAVAIL} {
 		if errors.Is(err, own) {

@@ -11,18 +11,18 @@ import (
 	"time"
 )
 
-// Headers between replicas. Their names, and the fields v and nonce of a hop, are the same in every version.
+// Headers between replicas. Their names, and the fields v and nonce of a hop, must be the same in every version.
 const (
 	hopHeader      = "Registry-Cache-Hop"
 	proofHeader    = "Registry-Cache-Proof"
-	refusalHeader  = "Registry-Cache-Refusal"  // of a 401: the reason
-	versionsHeader = "Registry-Cache-Versions" // of a 505: those that the answering replica knows
+	refusalHeader  = "Registry-Cache-Refusal"  // reason of a 401
+	versionsHeader = "Registry-Cache-Versions" // versions that the answering replica supports, in a 505
 )
 
 const (
-	// version is the protocol's that this program speaks.
+	// version is the protocol version of this program.
 	version = "1"
-	// window is how far the clocks of two replicas may be apart, and how long a request may be under way.
+	// window is the maximum clock skew between two replicas, and the maximum age of a request.
 	window = time.Minute
 	// onlyStore is the value of the field "only".
 	onlyStore = "store"
@@ -30,7 +30,7 @@ const (
 	upstreamOut = "out"
 )
 
-// signedRequest are the headers of a hop that its MAC covers. No other reaches the handler.
+// signedRequest lists the headers of a hop that its MAC covers. The handler sees no others.
 var signedRequest = []string{"Accept", "Range"}
 
 // A hop is the parsed header of a request between replicas.
@@ -40,14 +40,14 @@ type hop struct {
 	time     int64 // Unix milliseconds
 	nonce    string
 	store    bool // the receiver must not fetch
-	out      bool // the sender finds the upstream out
+	out      bool // the sender considers the upstream down
 	mac      string
 }
 
 // newNonce returns 128 random bits.
 func newNonce() string {
 	var b [nonceLimit / 2]byte
-	_, _ = rand.Read(b[:]) // it never fails
+	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])
 }
 
@@ -63,7 +63,7 @@ func (h hop) String() string {
 	return text + ", mac=" + h.mac
 }
 
-// signedParts returns the parts of a request that its MAC covers.
+// signedParts returns the parts of a request that the MAC covers.
 func (h hop) signedParts(method, uri string, header http.Header) []string {
 	limit := ""
 	if h.store {
@@ -77,7 +77,7 @@ func (h hop) signedParts(method, uri string, header http.Header) []string {
 	return parts
 }
 
-// appendHeader appends the values of some header fields in the form in which they arrive.
+// appendHeader appends the values of the named header fields, as they are received.
 func appendHeader(parts []string, header http.Header, names []string) []string {
 	for _, name := range names {
 		values := header[name]
@@ -89,7 +89,7 @@ func appendHeader(parts []string, header http.Header, names []string) []string {
 	return parts
 }
 
-// selectHeaders returns a header with only the named fields.
+// selectHeaders returns a copy of a header with only the named fields.
 func selectHeaders(header http.Header, names []string) http.Header {
 	some := http.Header{}
 	for _, name := range names {
@@ -100,8 +100,8 @@ func selectHeaders(header http.Header, names []string) http.Header {
 	return some
 }
 
-// parseHop parses the header of a hop. For an unknown version it returns only the version and the nonce, which are enough for an
-// answer. The reason is "" for a hop of the known version.
+// parseHop parses the header of a hop. For an unknown version, it returns only the version and the nonce, which are
+// sufficient for an answer. The reason is "" for a valid hop of the known version.
 func parseHop(header, known string) (hop, Reason) {
 	given, ok := parseFields(header)
 	h := hop{version: given["v"], nonce: given["nonce"]}
@@ -117,7 +117,7 @@ func parseHop(header, known string) (hop, Reason) {
 		h.store = limit == onlyStore
 		count++
 		if !h.store {
-			return hop{}, Malformed // what is asked for might be more than this program gives
+			return hop{}, Malformed // this program does not know what the field means
 		}
 	}
 	if state, said := given["upstream"]; said {
@@ -128,7 +128,7 @@ func parseHop(header, known string) (hop, Reason) {
 		}
 	}
 	at, err := strconv.ParseInt(given["time"], 10, 64)
-	// A number has one spelling, or the MAC would cover another text than the one that came.
+	// Accept only the canonical form of a number, since the MAC covers the text that String returns.
 	if err != nil || at < 0 || strconv.FormatInt(at, 10) != given["time"] {
 		return hop{}, Malformed
 	}
@@ -139,7 +139,7 @@ func parseHop(header, known string) (hop, Reason) {
 	return h, ""
 }
 
-// isVersion reports whether a text can be a version: a small number.
+// isVersion reports whether a text is a valid version, which is a small number.
 func isVersion(text string) bool {
 	n, err := strconv.ParseUint(text, 10, 16)
 	return err == nil && n > 0 && strconv.FormatUint(n, 10) == text

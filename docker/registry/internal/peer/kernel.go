@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A socket returns the kernel's state of a connection, which a starved process may not have seen yet.
+// A socket gives access to the kernel's state of a connection, which a process starved of CPU may not have seen yet.
 type socket struct{ raw syscall.RawConn }
 
 // socketOf returns the socket of a connection, or nil if it has none.
@@ -24,10 +24,10 @@ func socketOf(c net.Conn) *socket {
 	return nil
 }
 
-// hasUnread reports whether bytes, or the end of the connection, have arrived that were not read.
+// hasUnread reports whether the kernel has received bytes, or the end of the connection, that have not been read.
 func (s *socket) hasUnread() bool { return s.poll(unix.POLLIN) }
 
-// isConnected reports whether a connect has ended, with success or not.
+// isConnected reports whether a connect has succeeded or failed.
 func (s *socket) isConnected() bool { return s.poll(unix.POLLOUT) }
 
 // poll reports whether one of the events has happened.
@@ -36,16 +36,16 @@ func (s *socket) poll(events int16) bool {
 		return false
 	}
 	is := false
-	_ = s.raw.Control(func(fd uintptr) { // closed: nothing comes any more
+	_ = s.raw.Control(func(fd uintptr) { // closed: nothing more will arrive
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: events}}, 0)
 		is = err == nil && n > 0
 	})
 	return is
 }
 
-// sockets are the sockets of one connect: one for each address that was tried so far.
+// sockets holds the sockets of one dial: one for each address that was tried.
 type sockets struct {
-	begin func() (stop func()) // called for the first one
+	begin func() (stop func()) // called for the first socket
 
 	mu   sync.Mutex
 	all  []*socket
@@ -72,14 +72,14 @@ func (s *sockets) end() {
 	}
 }
 
-// isEmpty reports whether no address was tried yet.
+// isEmpty reports whether no address has been tried yet.
 func (s *sockets) isEmpty() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.all) == 0
 }
 
-// isConnected reports whether one of the connects has ended.
+// isConnected reports whether one of the connects has succeeded or failed.
 func (s *sockets) isConnected() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -14,14 +14,13 @@ import (
 )
 
 const (
-	// refreshEvery is the time between two lookups, give or take a fifth.
+	// refreshEvery is the interval between lookups, with a jitter of 20 %.
 	refreshEvery = 5 * time.Second
 	// lookupLimit is how long a lookup may take.
 	lookupLimit = 4 * time.Second
 )
 
-// refresh looks up the members until the Peers are closed. Its cost does not depend on the number of replicas, except for the
-// length of the answer.
+// refresh looks up the members until the Peers are closed.
 func (p *Peers) refresh() {
 	missing := map[string]bool{}
 	failing := false
@@ -35,7 +34,7 @@ func (p *Peers) refresh() {
 		case err != nil:
 			p.counts.lookupFailures.Add(1)
 			if !failing {
-				p.log.Warn("Peers cannot be looked up, the last members stay", "service", p.service, "error", err)
+				p.log.Warn("Cannot look up the peers; keeping the last known members", "service", p.service, "error", err)
 			}
 		default:
 			missing = p.updateMembers(found, missing)
@@ -52,7 +51,7 @@ func (p *Peers) refresh() {
 	}
 }
 
-// lookUpService returns the members of the Service according to the DNS.
+// lookUpService returns the members of the Service from DNS.
 func (p *Peers) lookUpService(ctx context.Context) ([]Member, error) {
 	_, records, err := p.resolver.LookupSRV(ctx, "peers", "tcp", p.service)
 	if err != nil && len(records) == 0 {
@@ -61,17 +60,17 @@ func (p *Peers) lookUpService(ctx context.Context) ([]Member, error) {
 	return membersOf(records), nil
 }
 
-// membersOf returns the members of SRV records, sorted. A member's name is the first label of its DNS name.
+// membersOf returns the members in SRV records, sorted by name. A member's name is the first label of its DNS name.
 func membersOf(records []*net.SRV) []Member {
 	var found []Member
 	for _, r := range records {
 		label, _, _ := strings.Cut(strings.ToLower(r.Target), ".")
 		if isName(label) && r.Port != 0 {
-			// With its dot at the end the name is looked up as it is, not in the domains of resolv.conf.
+			// Keep the trailing dot, so that the search domains of resolv.conf are not tried.
 			found = append(found, Member{label, net.JoinHostPort(r.Target, strconv.Itoa(int(r.Port)))})
 		}
 	}
-	// A DNS server shuffles, and what is left out must always be the same.
+	// DNS servers shuffle records. Sort them, so that members beyond the limit are always the same.
 	slices.SortFunc(found, func(a, b Member) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Address, b.Address))
 	})
@@ -79,8 +78,8 @@ func membersOf(records []*net.SRV) []Member {
 	return found[:min(len(found), membersLimit)]
 }
 
-// updateMembers replaces the members with those that were found. Members that are missing for the first time stay, and are
-// returned.
+// updateMembers replaces the members with those in found. It keeps and returns members that are missing for the first
+// time.
 func (p *Peers) updateMembers(found []Member, missingBefore map[string]bool) (missing map[string]bool) {
 	missing = map[string]bool{}
 	all := []*member{p.self}

@@ -8,24 +8,25 @@ import (
 	"time"
 )
 
-// noncesLimit is how many nonces are kept, in some 10 MB. More hops within a minute shorten the time for which one is good.
+// noncesLimit is the maximum number of nonces, which take about 10 MB. If there are more hops within a minute, older
+// hops are refused.
 const noncesLimit = 1 << 17
 
-// nonces remembers the nonces of verified requests until their time is over, so that no request is served twice.
+// nonces remembers the nonces of verified requests until the requests expire, so that no request is served twice.
 type nonces struct {
 	limit int
 
 	mu      sync.Mutex
 	count   int
-	seconds map[int64]map[string]struct{} // by the second in the request's time
-	floor   int64                         // requests of this second and earlier ones are refused
+	seconds map[int64]map[string]struct{} // by the second of the request's time
+	floor   int64                         // requests from this second or earlier are refused
 }
 
 func newNonces(limit int) *nonces {
 	return &nonces{limit: limit, seconds: map[int64]map[string]struct{}{}}
 }
 
-// add adds a nonce. It returns the reason if the request must be refused, or "".
+// add adds a nonce. It returns a reason if the request must be refused, or "".
 func (n *nonces) add(nonce string, at int64, now time.Time) Reason {
 	if age := now.Sub(time.UnixMilli(at)); age > window || age < -window {
 		return Time
@@ -43,7 +44,7 @@ func (n *nonces) add(nonce string, at int64, now time.Time) Reason {
 		n.expire(now)
 		n.seconds[second] = map[string]struct{}{}
 	}
-	n.seconds[second][strings.Clone(nonce)] = struct{}{} // not the whole header
+	n.seconds[second][strings.Clone(nonce)] = struct{}{} // do not retain the whole header
 	n.count++
 	for n.count > n.limit {
 		n.dropOldest()
@@ -61,7 +62,7 @@ func (n *nonces) expire(now time.Time) {
 	}
 }
 
-// dropOldest drops the oldest nonces. From then on it refuses requests that could have one of them.
+// dropOldest drops the oldest nonces. Afterwards, requests that could have one of them are refused.
 func (n *nonces) dropOldest() {
 	oldest := int64(-1)
 	for second := range n.seconds {

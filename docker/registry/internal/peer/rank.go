@@ -7,7 +7,7 @@ import (
 	"slices"
 )
 
-// hashName returns a hash of a name or key that is the same in every replica and version (FNV-1a).
+// hashName returns the FNV-1a hash of a name or key. It must be the same in every replica and version.
 func hashName(text string) uint64 {
 	h := uint64(14695981039346656037)
 	for i := range len(text) {
@@ -16,30 +16,30 @@ func hashName(text string) uint64 {
 	return mix(h)
 }
 
-// mix spreads the differences of similar numbers over all bits (the finalizer of SplitMix64).
+// mix spreads differences between similar numbers over all bits. It is the finalizer of SplitMix64.
 func mix(h uint64) uint64 {
 	h = (h ^ h>>30) * 0xbf58476d1ce4e5b9
 	h = (h ^ h>>27) * 0x94d049bb133111eb
 	return h ^ h>>31
 }
 
-// A Rank is a member's place among those that may own a key.
+// A Rank is a candidate for the owner of a key.
 type Rank struct {
 	Name    string
 	Self    bool
-	Suspect bool // it has been silent for a second: best asked together with the next
-	Leaving bool // it ends soon: it is asked only for what it has
+	Suspect bool // silent for a second; ask the next member, too
+	Leaving bool // draining; ask it only for stored content
 }
 
-// Rank returns the members in the order in which they own a key: the first that is asked with success serves it. Each
-// replica with the same members finds the same order (rendezvous hashing). Members that are out are left out; this replica
-// never is, and what comes behind it need not be asked.
+// Rank returns the members in the order in which they should be asked for a key. The first one owns the key. All
+// replicas with the same members get the same order (rendezvous hashing). Members that are out are omitted. This
+// replica is always included, and members after it need not be asked.
 func (p *Peers) Rank(key string) []Rank {
 	type scored struct {
 		score uint64
 		m     *member
 	}
-	var few [16]scored // no allocation for as many members
+	var few [16]scored // avoids an allocation for up to 16 members
 	all := few[:0]
 	hashed := hashName(key)
 	for _, m := range p.members() {

@@ -10,27 +10,27 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// probeURI is what a probe asks for. Handler answers it.
+// probeURI is the URI of probes, which Handler answers.
 const probeURI = "/registry-cache/alive"
 
 type hopKey struct{}
 
-// A Hop describes a request of another replica to its handler.
+// A Hop describes a request from another replica to its handler.
 type Hop struct {
-	From      string
-	StoreOnly bool // it must be answered from what this replica has: 404 if it has nothing
-	Out       bool // the sender finds the upstream out
+	From         string
+	StoreOnly    bool // answer only with stored content, or 404
+	UpstreamDown bool // the sender considers the upstream down
 }
 
-// FromContext returns the hop of a request's context. It returns false for a request of a client. A handler of a hop must not send
-// hops itself.
+// FromContext returns the hop in a request's context. It returns false for a client request. A handler of a hop must
+// not send hops.
 func FromContext(ctx context.Context) (Hop, bool) {
 	h, ok := ctx.Value(hopKey{}).(Hop)
 	return h, ok
 }
 
-// Handler returns a handler that passes verified hops to next and adds a proof to each answer. next sees only the parts of the
-// request that the MAC covers.
+// Handler returns a handler that passes verified hops to next and adds a proof to each answer. next sees only the parts
+// of a request that the MAC covers.
 func (p *Peers) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h, key, reason := p.verify(r)
@@ -44,7 +44,7 @@ func (p *Peers) Handler(next http.Handler) http.Handler {
 	})
 }
 
-// answer answers a request with a right MAC, or of another version.
+// answer answers a request that has a valid MAC or another version.
 func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Reason, next http.Handler) {
 	switch {
 	case reason != "":
@@ -63,8 +63,8 @@ func (p *Peers) answer(w http.ResponseWriter, r *http.Request, h hop, reason Rea
 	next.ServeHTTP(w, r)
 }
 
-// verify returns the hop of a request, and the reason if it is refused. The key is the one that proves the answer. It is empty for
-// a request without a right MAC, unless it is of another version.
+// verify returns the hop in a request, and a reason if it must be refused. key is the key for the proof of the answer.
+// It is empty for a request without a valid MAC, unless the request has another version.
 func (p *Peers) verify(r *http.Request) (h hop, key string, reason Reason) {
 	values := r.Header[hopHeader]
 	if len(values) == 0 {
@@ -95,12 +95,12 @@ func (p *Peers) verify(r *http.Request) (h hop, key string, reason Reason) {
 	return h, key, reason
 }
 
-// refuse answers a request that is not a hop to this replica.
+// refuse answers a request that is not a valid hop to this replica.
 func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
 	p.counts.refusals[reason].Add(1)
 	if reason == Version {
 		w.Header().Set(versionsHeader, p.version)
-		server.WriteError(w, r, http.StatusHTTPVersionNotSupported, "HOP_VERSION", "this replica knows other versions of the protocol between replicas")
+		server.WriteError(w, r, http.StatusHTTPVersionNotSupported, "HOP_VERSION", "this replica supports other versions of the protocol between replicas")
 		return
 	}
 	w.Header().Set(refusalHeader, string(reason))
@@ -111,7 +111,7 @@ func (p *Peers) refuse(w http.ResponseWriter, r *http.Request, reason Reason) {
 	server.WriteError(w, r, http.StatusUnauthorized, errorCodes[reason], "this port is for the other replicas")
 }
 
-// errorCodes are the codes of error bodies.
+// errorCodes maps reasons to the codes in error bodies.
 var errorCodes = map[Reason]string{
 	Missing: "HOP_MISSING", Malformed: "HOP_MALFORMED", WrongMAC: "HOP_WRONG_MAC", WrongMember: "HOP_WRONG_MEMBER", Time: "HOP_TIME",
 	Replayed: "HOP_REPLAYED", Draining: "HOP_DRAINING",

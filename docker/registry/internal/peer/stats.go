@@ -4,42 +4,42 @@ package peer
 
 import "sync/atomic"
 
-// A Result is the result of a hop that this replica has sent, for metrics.
+// A Result is the result of a hop sent by this replica, for metrics.
 type Result string
 
 // Results of hops.
 const (
 	Answered    Result = "answered"
-	Unreachable Result = "unreachable" // no connection, or it was cut
-	Silent      Result = "silent"      // nothing came for two seconds, nor for its probes
-	Untrusted   Result = "untrusted"   // no proof
-	Unable      Result = "unable"      // another version of the protocol
-	Refused     Result = "refused"     // with a reason, and a proof
+	Unreachable Result = "unreachable" // no connection, or the connection was cut
+	Silent      Result = "silent"      // no bytes for two seconds, not even answers to probes
+	Untrusted   Result = "untrusted"   // no valid proof
+	Unable      Result = "unable"      // other versions of the protocol
+	Refused     Result = "refused"     // refused with a reason and a proof
 	Busy        Result = "busy"        // too many hops to this member
-	Canceled    Result = "canceled"    // by the caller
+	Canceled    Result = "canceled"    // canceled by the caller
 )
 
-// A Reason is why a request of another replica is refused, for metrics and in its answer.
+// A Reason is why a request from another replica is refused, for metrics and for the answer.
 type Reason string
 
-// Reasons of refusals.
+// Reasons for refusals.
 const (
-	Missing     Reason = "missing"      // no header of a hop
+	Missing     Reason = "missing"      // no hop header
 	Malformed   Reason = "malformed"    //
-	Version     Reason = "version"      // not known
+	Version     Reason = "version"      // unknown version
 	WrongMAC    Reason = "wrong_mac"    //
-	WrongMember Reason = "wrong_member" // it is for another one
-	Time        Reason = "time"         // too old, or the clocks are apart
+	WrongMember Reason = "wrong_member" // the hop is for another member
+	Time        Reason = "time"         // too old, or clock skew
 	Replayed    Reason = "replayed"     //
-	Draining    Reason = "draining"     // the member ends soon
+	Draining    Reason = "draining"     // the member is shutting down
 )
 
 // Stats are the gauges and counters of the peers.
 type Stats struct {
-	Members, Suspect, Out int // Members has this replica, and all others
+	Members, Suspect, Out int // Members includes this replica and all states
 	Hops                  map[Result]uint64
-	Cut                   uint64 // bodies of answered hops that ended early
-	Received              uint64 // verified hops, without probes
+	Cut                   uint64 // bodies of hops that ended early
+	Received              uint64 // verified hops, excluding probes
 	Refusals              map[Reason]uint64
 	Probes                uint64
 	LookupFailures        uint64
@@ -66,7 +66,7 @@ func newCounts() counts {
 	return c
 }
 
-// Stats returns the current gauges and the counters since New.
+// Stats returns the current gauges, and the counters since New.
 func (p *Peers) Stats() Stats {
 	s := Stats{
 		Hops: map[Result]uint64{}, Refusals: map[Reason]uint64{}, Cut: p.counts.cut.Load(), Received: p.counts.received.Load(),

@@ -8,20 +8,21 @@ import (
 )
 
 const (
-	// step is how often the silence of others is checked.
+	// step is the interval at which silence is checked.
 	step = 100 * time.Millisecond
-	// stepLimit is the most that a step counts.
+	// stepLimit is the maximum time that one step adds.
 	stepLimit = 3 * step
 )
 
-// A stepClock counts time in steps. A step that is late, because this process was starved or stopped, counts little and is never
-// the last one: what has arrived meanwhile is read before the next step, so that no member is blamed for it.
+// A stepClock counts time in steps. A late step, because this process was starved of CPU or stopped, adds at most
+// stepLimit and is never the last one: bytes that have arrived are read before the next step, so that no member is
+// blamed for the delay.
 type stepClock struct {
 	last time.Time
 	sum  time.Duration
 }
 
-// newStepClock returns a stepClock that starts now, with a time that was counted before.
+// newStepClock returns a stepClock that starts now, with the time sum already counted.
 func newStepClock(sum time.Duration) stepClock { return stepClock{time.Now(), sum} }
 
 // tick counts a step and reports whether the limit is reached.
@@ -33,7 +34,7 @@ func (s *stepClock) tick(limit time.Duration) bool {
 	return before >= limit || before >= limit-step && took <= stepLimit
 }
 
-// afterSteps calls f after a time in steps, and again after each step until f returns true or stop is called.
+// afterSteps calls f after d, counted in steps, and again after each step until f returns true or stop is called.
 func afterSteps(d time.Duration, f func() bool) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := newStepClock(0)
@@ -55,7 +56,7 @@ func afterSteps(d time.Duration, f func() bool) (stop func()) {
 	}
 }
 
-// waitStep waits for one step. It returns false if ctx ends first.
+// waitStep waits for one step. It returns false if ctx is done first.
 func waitStep(ctx context.Context) bool {
 	timer := time.NewTimer(step)
 	defer timer.Stop()

@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// nameLimit is the most bytes of a member's name: those of a DNS label.
+	// nameLimit is the maximum length of a member's name, in bytes: that of a DNS label.
 	nameLimit = 63
-	// headerLimit is the most bytes of a hop's or proof's header. The longest of this version has 300.
+	// headerLimit is the maximum length of a hop or proof header, in bytes. The longest header of this version has 300
+	// bytes.
 	headerLimit = 512
-	// nonceLimit is how long a nonce is: 16 bytes in hex.
+	// nonceLimit is the length of a nonce: 16 bytes in hex.
 	nonceLimit = 32
-	// sumLimit is how long a MAC or a sha256 is, in hex.
+	// sumLimit is the length of a MAC or sha256 in hex.
 	sumLimit = 2 * sha256.Size
 )
 
-// computeMAC returns the MAC of the parts of a text. Each part is preceded by its length, so that no two texts have the same
-// bytes.
+// computeMAC returns the MAC of some parts. Each part is preceded by its length, so that the encoding is unambiguous.
 func computeMAC(key string, parts ...string) string {
 	mac := hmac.New(sha256.New, []byte(key))
 	buffer := make([]byte, 0, 512)
@@ -35,8 +35,7 @@ func computeMAC(key string, parts ...string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// verifyMAC returns the key that a MAC was made with, and false if it is none of them. It takes as long for a wrong MAC as for a
-// right one.
+// verifyMAC returns the key that matches a MAC, or false if none does. It compares MACs in constant time.
 func verifyMAC(keys []string, mac string, parts ...string) (string, bool) {
 	by, found := "", false
 	for _, key := range keys {
@@ -63,7 +62,7 @@ func parseFields(header string) (map[string]string, bool) {
 	return found, true
 }
 
-// isHex reports whether a text is lower-case hex of a length.
+// isHex reports whether a text is lower-case hex of the given length.
 func isHex(text string, length int) bool {
 	if len(text) != length {
 		return false
@@ -76,7 +75,7 @@ func isHex(text string, length int) bool {
 	return true
 }
 
-// isName reports whether a text can be a member's name.
+// isName reports whether a text is a valid name of a member.
 func isName(text string) bool {
 	if text == "" || len(text) > nameLimit {
 		return false

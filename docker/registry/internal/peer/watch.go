@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// A watch notices that bytes of an exchange are missing. A nil *watch watches nothing.
+// A watch detects that an exchange receives no bytes although they are due. A nil *watch does nothing.
 type watch struct {
 	x     *exchange
-	armed atomic.Bool // bytes are waited for
-	moved atomic.Bool // since the last step
+	armed atomic.Bool // bytes are due
+	moved atomic.Bool // bytes have arrived since the last step
 
 	mu      sync.Mutex
 	stopped bool
 	timer   *time.Timer
 
-	// Of the steps only:
+	// Used only by steps.
 	silence stepClock
-	next    time.Duration // of silence, at which the member is suspect again
+	next    time.Duration // duration of silence after which the member is marked suspect again
 }
 
 func newWatch(x *exchange) *watch {
@@ -31,7 +31,7 @@ func newWatch(x *exchange) *watch {
 	return w
 }
 
-// arm starts to wait for bytes.
+// arm is called when bytes are due.
 func (w *watch) arm() {
 	if w != nil {
 		w.moved.Store(true)
@@ -39,7 +39,7 @@ func (w *watch) arm() {
 	}
 }
 
-// disarm stops to wait for bytes, since some came or the caller does not read, which is not the member's fault.
+// disarm is called when bytes have arrived, or the caller is not reading, which is not the member's fault.
 func (w *watch) disarm() {
 	if w != nil {
 		w.armed.Store(false)
@@ -56,7 +56,7 @@ func (w *watch) stop() {
 	w.timer.Stop()
 }
 
-// tick counts a step of silence and acts on it.
+// tick counts a step of silence and marks the member if necessary.
 func (w *watch) tick() {
 	switch {
 	case !w.armed.Load() || w.moved.Swap(false):
@@ -66,7 +66,7 @@ func (w *watch) tick() {
 		w.silence, w.next = newStepClock(0), suspectAfter
 	default:
 		first := w.next == suspectAfter
-		w.next += suspectAfter // one that answers its probe now may be gone then
+		w.next += suspectAfter // a member that answers its probe now may be gone by then
 		w.x.m.markSuspect(suspectAfter, "it is silent")
 		if told := w.x.silent; told != nil && first {
 			told()

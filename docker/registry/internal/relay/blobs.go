@@ -296,7 +296,7 @@ func (w *fillWriter) failed() bool { return w.status >= http.StatusBadRequest }
 
 // Write writes bytes of the blob, or keeps those of an error.
 func (w *fillWriter) Write(b []byte) (int, error) {
-	w.WriteHeader(http.StatusOK) // unless it has begun
+	w.WriteHeader(http.StatusOK) // no effect if the answer has started
 	if w.failed() {
 		w.message.Write(b[:min(len(b), max(0, errorLimit-w.message.Len()))])
 		return len(b), nil

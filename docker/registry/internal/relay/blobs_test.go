@@ -118,7 +118,7 @@ func TestRefusal(t *testing.T) {
 // waited.
 func TestSilentUpstream(t *testing.T) {
 	silent := func(_ context.Context, _ http.Header, c peer.CallOptions) (*http.Response, error) {
-		if !c.Out {
+		if !c.UpstreamDown {
 			time.Sleep(time.Second)
 		}
 		time.Sleep(2 * time.Second)

@@ -62,9 +62,9 @@ func newExchange(ctx context.Context, peers Peers, name, uri string, header http
 
 // ask asks a member for a URI. If the answer takes long, this replica checks meanwhile whether the upstream is out.
 func (r *Relay) ask(ctx context.Context, name, uri string, header http.Header, call peer.CallOptions) (*exchange, error) {
-	if call.Out = r.opts.Health.WasDown(); !call.StoreOnly {
+	if call.UpstreamDown = r.opts.Health.WasDown(); !call.StoreOnly {
 		after, begun := doubtAfter, time.Now()
-		if call.Out {
+		if call.UpstreamDown {
 			after = 0
 		}
 		defer time.AfterFunc(after, func() { r.opts.Health.IsDown(begun) }).Stop()
