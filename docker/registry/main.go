@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command registry is the pull-through cache of one replica: "registry cache CONFIG" runs package internal/cache.
+// Command registry runs one replica of the pull-through cache: "registry cache CONFIG" runs package internal/cache.
 package main
 
 import (

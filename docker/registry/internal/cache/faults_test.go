@@ -109,7 +109,7 @@ func TestWrongBytesOfUpstream(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, words := range []string{"Peers sent wrong bytes", "elsewhere"} {
+		for _, words := range []string{"Peers sent wrong bytes", "Continuing a blob"} {
 			if strings.Contains(string(content), words) {
 				t.Errorf("replica %d of the ranked logs %q", i, words)
 			}

@@ -23,33 +23,33 @@ import (
 )
 
 const (
-	// copySize is how many bytes of a blob are copied at a time.
+	// copySize is the buffer size for copying a blob, in bytes.
 	copySize = 128 << 10
-	// maxAttempts is how often other members are asked for a blob, those that brought a part included.
+	// maxAttempts is the maximum number of requests to other members for a blob.
 	maxAttempts = 16
-	// errorLimit is how many bytes of an error are read.
+	// errorLimit is how many bytes of an error response are read.
 	errorLimit = 4 << 10
 )
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, copySize); return &b }}
 
-// Fetch fetches a blob from the members in the order in which they own it, each from the byte at which the last one stopped.
-// When it is this replica's turn, its own fill brings what is missing. If nothing has come until then, or at all, Fetch returns
-// fill.ErrNext, so that the own fills serve the blob. They are not tried if they have just failed. A member's answer that the
-// upstream is silent is final if this replica finds the upstream out too.
+// Fetch fetches a blob from the members in the order of ownership. Each continues at the byte where the last one
+// stopped. When it is this replica's turn, its own fill fetches the rest. If no bytes have arrived by then, Fetch
+// returns fill.ErrNext, so that this replica's own fills serve the blob, unless they have just failed. If a member
+// responds that the upstream is silent, that is final if this replica considers the upstream down, too.
 //
-// A member whose transfer breaks off is asked for the rest, which it refuses if its fill has failed for good: that is final, since
-// another member could bring only the rest of other bytes, or would fetch what fails again. fill.ErrAgain then is the error for
-// wrong bytes.
+// A member whose transfer was interrupted is asked for the rest. It refuses if its fill has failed permanently. That is
+// final, since another member could only send the rest of different bytes, or would repeat a fetch that fails. For
+// wrong bytes, the error then wraps fill.ErrAgain.
 func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that waits for slow readers
+	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that is waiting for slow readers
 	tried, triedSelf := map[string]bool{}, r.own.FailedRecently(q)
-	askedWhy := map[string]bool{}                                // those that were asked again without progress
-	at := uri(q) + "&" + fill.RelayParameter + "=" + rand.Text() // names this relay to the members
+	askedWhy := map[string]bool{}                                // members that were asked again without progress
+	at := uri(q) + "&" + fill.RelayParameter + "=" + rand.Text() // identifies this relay to the members
 	last := fill.ErrNext
-	var parts []string // who brought some
+	var parts []string // members that sent a part
 	for range maxAttempts {
 		name, self := r.nextOwner(q, tried, triedSelf)
 		before, begun := g.Written(), time.Now()
@@ -78,7 +78,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 			return nil
 		case isWrong(cause):
 			r.denySenders(q, parts, cause)
-			return fill.ErrNext // those who come next are served by others
+			return fill.ErrNext // later clients are served by another fill
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case state == store.Failed:
@@ -90,28 +90,29 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 		case errors.Is(last, errBroken):
 			return last
 		}
-		// One whose connection broke may go on, or say why it does not. If it is gone, that is known at once.
+		// A member whose connection was interrupted may be able to continue, or tell why it cannot. If it is gone, the
+		// request fails at once.
 		broke := !self && g.Written() == before && isBrokenOff(last) && !askedWhy[name]
 		if broke {
 			askedWhy[name] = true
 		}
 		if self || broke || g.Written() > before && !errors.Is(last, errSilent) {
-			r.opts.Log.Info("A relay broke off", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
+			r.opts.Log.Info("A relay was interrupted", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
 			continue
 		}
 		tried[name] = true
-		r.opts.Log.Info("A blob is gone on with elsewhere", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
+		r.opts.Log.Info("Continuing a blob with another replica", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", last)
 	}
 	return last
 }
 
-// isWrong reports whether a cause is that the bytes do not have the digest.
+// isWrong reports whether the cause is that the bytes do not match the digest.
 func isWrong(cause error) bool {
 	return errors.Is(cause, store.ErrDigest) || errors.Is(cause, store.ErrLong)
 }
 
-// denySenders adds members that sent parts of a wrong blob to the denylist. It is not known which part was wrong, and the member
-// could send it again.
+// denySenders adds all members that sent parts of a wrong blob to the denylist, since it is not known which part was
+// wrong.
 func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	for _, name := range names {
 		r.denied.add(r.key(q), name)
@@ -119,30 +120,31 @@ func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "path", q.Path(), "error", err)
 }
 
-// keep keeps a blob in the store.
+// keep stores a blob.
 func (r *Relay) keep(q route.Request, g *store.Growing, relay bool) {
 	keep := g.Keep
 	if relay {
 		keep = g.KeepRelay
 	}
 	if err := keep(r.opts.Store, q.Repository); err != nil {
-		r.opts.Log.Debug("A relay is not kept", "digest", q.Digest, "error", err)
+		r.opts.Log.Debug("A relayed blob is not stored", "digest", q.Digest, "error", err)
 	}
 }
 
-// brokenOffError is the error of a body that has begun.
+// brokenOffError is the error of an interrupted body.
 type brokenOffError struct{ error }
 
 // Unwrap returns the cause.
 func (e *brokenOffError) Unwrap() error { return e.error }
 
-// isBrokenOff reports whether an error is that of a member that had begun to answer.
+// isBrokenOff reports whether an error is from a member that had started to send the body.
 func isBrokenOff(err error) bool {
 	_, ok := errors.AsType[*brokenOffError](err)
 	return ok && !errors.Is(err, errSilent)
 }
 
-// fetchFrom fetches the missing part of a blob from a member. The error is a *peerError if the member answers with an error.
+// fetchFrom fetches the missing part of a blob from a member. If the member responds with an error, the error is a
+// *peerError.
 func (r *Relay) fetchFrom(ctx context.Context, name, uri string, g *store.Growing) error {
 	a, err := r.ask(ctx, name, uri, rangeFrom(g), peer.CallOptions{})
 	if err != nil {
@@ -152,7 +154,7 @@ func (r *Relay) fetchFrom(ctx context.Context, name, uri string, g *store.Growin
 	return r.copyBody(ctx, a, g)
 }
 
-// rangeFrom returns the header that asks for the missing part.
+// rangeFrom returns the header that requests the missing part.
 func rangeFrom(g *store.Growing) http.Header {
 	if n := g.Written(); n > 0 {
 		return http.Header{"Range": {fmt.Sprintf("bytes=%d-", n)}}
@@ -160,7 +162,7 @@ func rangeFrom(g *store.Growing) http.Header {
 	return nil
 }
 
-// copyBody copies the body of an answer into a Growing.
+// copyBody copies the body of a response into a Growing.
 func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) error {
 	at, size, err := parseStart(a.Response, g.Written())
 	if err != nil {
@@ -170,10 +172,10 @@ func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) err
 		fill.MarkStored(ctx)
 	}
 	if known := g.Size(); known >= 0 && size >= 0 && known != size {
-		return fmt.Errorf("a blob of %d bytes, not %d", size, known)
+		return fmt.Errorf("the blob has %d bytes, expected %d", size, known)
 	}
 	if g.SetSize(size); size < 0 {
-		size = g.Size() // of another member: an end before it is none
+		size = g.Size() // size known from another member: an earlier end is an error
 	}
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
@@ -191,14 +193,14 @@ func (r *Relay) copyBody(ctx context.Context, a *exchange, g *store.Growing) err
 			g.Finish(nil)
 			return nil
 		case errors.Is(err, io.EOF):
-			return fmt.Errorf("it ended after %d of %d bytes", at, size)
+			return fmt.Errorf("the body ended after %d of %d bytes", at, size)
 		case err != nil:
 			return &brokenOffError{err}
 		}
 	}
 }
 
-// parseStart returns the offset at which an answer begins and the size of the blob, below 0 if it is not known.
+// parseStart returns the offset at which a body starts, and the size of the blob, which is negative if it is not known.
 func parseStart(resp *http.Response, written int64) (at, size int64, err error) {
 	switch resp.StatusCode {
 	case http.StatusOK:
@@ -207,7 +209,7 @@ func parseStart(resp *http.Response, written int64) (at, size int64, err error) 
 		var first, last int64
 		n, err := fmt.Sscanf(resp.Header.Get("Content-Range"), "bytes %d-%d/%d", &first, &last, &size)
 		if err != nil || n != 3 || first != written || last != size-1 {
-			return 0, 0, errors.New("a range that was not asked for")
+			return 0, 0, errors.New("the response has another range than requested")
 		}
 		return first, size, nil
 	}
@@ -224,9 +226,9 @@ func parseStart(resp *http.Response, written int64) (at, size int64, err error) 
 	return 0, 0, refused
 }
 
-// errorOf returns the error of an answer.
+// errorOf returns the error in a response.
 func errorOf(resp *http.Response) *peerError {
-	content, _ := io.ReadAll(io.LimitReader(resp.Body, errorLimit)) // what is not read is not said
+	content, _ := io.ReadAll(io.LimitReader(resp.Body, errorLimit)) // a partial message is sufficient
 	var body struct {
 		Errors []struct{ Code, Message string }
 	}
@@ -242,7 +244,7 @@ func errorOf(resp *http.Response) *peerError {
 	return made
 }
 
-// fetchSelf fetches the missing part of a blob by this replica's own fill. Its error is meaningless if g is complete.
+// fetchSelf fetches the missing part of a blob with this replica's own fill. Ignore the error if g is complete.
 func (r *Relay) fetchSelf(ctx context.Context, q route.Request, g *store.Growing) (err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, q.Path(), nil)
 	if err != nil {
@@ -262,26 +264,26 @@ func (r *Relay) fetchSelf(ctx context.Context, q route.Request, g *store.Growing
 		case w.failed():
 			err = fmt.Errorf("status %d: %s", w.status, w.message.String())
 		default:
-			err = errors.New("it ended early")
+			err = errors.New("the body ended early")
 		}
 	}()
 	r.own.ServePeer(w, req, q)
 	return nil
 }
 
-// A fillWriter is a response whose body is written into a fill.
+// A fillWriter is a response that writes its body into a fill.
 type fillWriter struct {
 	g       *store.Growing
 	head    http.Header
 	at      int64
 	status  int
-	message strings.Builder // of an error
+	message strings.Builder // body of an error
 }
 
-// Header returns the header.
+// Header returns the response header.
 func (w *fillWriter) Header() http.Header { return w.head }
 
-// WriteHeader sets the status, and with it the offset at which the body begins.
+// WriteHeader records the status and the offset at which the body starts.
 func (w *fillWriter) WriteHeader(status int) {
 	if w.status != 0 {
 		return
@@ -294,7 +296,7 @@ func (w *fillWriter) WriteHeader(status int) {
 
 func (w *fillWriter) failed() bool { return w.status >= http.StatusBadRequest }
 
-// Write writes bytes of the blob, or keeps those of an error.
+// Write writes bytes of the blob, or records those of an error.
 func (w *fillWriter) Write(b []byte) (int, error) {
 	w.WriteHeader(http.StatusOK) // no effect if the answer has started
 	if w.failed() {

@@ -8,19 +8,19 @@ import (
 )
 
 const (
-	// denyTime is how long a member that sent wrong bytes is not asked for them again.
+	// denyTime is how long a member that sent wrong bytes for a key is not asked for it again.
 	denyTime = 10 * time.Minute
-	// maxDenied is how many of these are remembered.
+	// maxDenied is the maximum number of entries.
 	maxDenied = 1024
 )
 
-// denylist remembers which members sent wrong bytes for which keys.
+// denylist records which members sent wrong bytes for which keys.
 type denylist struct {
 	mu    sync.Mutex
 	until map[[2]string]time.Time // by key and member
 }
 
-// add adds a member for a key.
+// add denies a member for a key.
 func (d *denylist) add(key, member string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -37,7 +37,7 @@ func (d *denylist) add(key, member string) {
 	d.until[[2]string{key, member}] = now.Add(denyTime)
 }
 
-// has reports whether a member is listed for a key.
+// has reports whether a member is denied for a key.
 func (d *denylist) has(key, member string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()

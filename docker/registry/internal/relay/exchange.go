@@ -13,30 +13,33 @@ import (
 )
 
 const (
-	// suspectPatience is how long a member may be suspect that is silent to us: it is probed at once and after half a second.
+	// suspectPatience is how long a silent member may be suspect before it is given up. It is probed at once and after
+	// half a second.
 	suspectPatience = 450 * time.Millisecond
-	// watchInterval is how often that is looked at.
+	// watchInterval is the interval at which the state of a silent member is checked.
 	watchInterval = 50 * time.Millisecond
-	// storedPatience is how long the answer to what a member has stored is waited for. It does not wait for anything itself.
+	// storedPatience is how long to wait for an answer about stored content. The member answers without waiting for
+	// anything.
 	storedPatience = 450 * time.Millisecond
-	// storedSilence is how long the next bytes of it are waited for, even if the member answers its probes: its disk may hang.
+	// storedSilence is how long to wait for the next bytes of stored content, even if the member answers its probes,
+	// since its disk may hang.
 	storedSilence = 3 * time.Second
 )
 
-// An exchange is one request to a member with its answer.
+// An exchange is one request to a member and its response.
 type exchange struct {
 	*http.Response
 	peers  Peers
 	name   string
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	moved  atomic.Int64  // how many times bytes came
-	silent time.Duration // how long the next ones are waited for; 0: as long as the member lives
-	once   sync.Mutex    // one watch at a time
+	moved  atomic.Int64  // number of reads that returned bytes
+	silent time.Duration // how long to wait for the next bytes; 0 means as long as the member is alive
+	once   sync.Mutex    // serializes watches
 }
 
-// newExchange sends a request to a member and returns it with its answer, which must be closed. The error is that of Peers.Do, or
-// errSilent.
+// newExchange sends a request to a member and waits for the response, which the caller must close. The error is that of
+// Peers.Do, or errSilent.
 func newExchange(ctx context.Context, peers Peers, name, uri string, header http.Header, call peer.CallOptions) (*exchange, error) {
 	a := &exchange{peers: peers, name: name}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
@@ -60,7 +63,7 @@ func newExchange(ctx context.Context, peers Peers, name, uri string, header http
 	return a, nil
 }
 
-// ask asks a member for a URI. If the answer takes long, this replica checks meanwhile whether the upstream is out.
+// ask sends a request to a member. If the response takes long, it checks whether the upstream is down.
 func (r *Relay) ask(ctx context.Context, name, uri string, header http.Header, call peer.CallOptions) (*exchange, error) {
 	if call.UpstreamDown = r.opts.Health.WasDown(); !call.StoreOnly {
 		after, begun := doubtAfter, time.Now()
@@ -72,10 +75,10 @@ func (r *Relay) ask(ctx context.Context, name, uri string, header http.Header, c
 	return newExchange(ctx, r.opts.Peers, name, uri, header, call)
 }
 
-// rejectLarge rejects large errors, whose memory is not counted.
+// rejectLarge rejects large responses with an error status, for which no memory is reserved.
 func rejectLarge(context.Context, int64) error { return errTooLarge }
 
-// Read reads the body.
+// Read reads from the body.
 func (x *exchange) Read(b []byte) (int, error) {
 	if x.silent > 0 {
 		defer time.AfterFunc(x.silent, func() { x.cancel(errStalled) }).Stop()
@@ -90,13 +93,13 @@ func (x *exchange) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the request and closes the body.
+// Close cancels the request and closes the body.
 func (x *exchange) Close() {
 	x.cancel(nil)
-	_ = x.Body.Close() // what was read is all that is wanted
+	_ = x.Body.Close() // errors do not matter after the last read
 }
 
-// watch gives up the member once it has been suspect for some time. It ends when bytes come.
+// watch gives up the member when it has been suspect for suspectPatience. It returns when bytes arrive.
 func (x *exchange) watch() {
 	if !x.once.TryLock() {
 		return
@@ -116,7 +119,7 @@ func (x *exchange) watch() {
 			suspect = 0
 			continue
 		}
-		// A tick that comes late, since this process is starved, counts once.
+		// A late tick, because this process was starved of CPU, counts once.
 		if suspect += watchInterval; suspect >= suspectPatience {
 			x.cancel(errSilent)
 			return

@@ -17,9 +17,9 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/schema1"
 )
 
-// Get asks the members that own a manifest, tag or list, one after the other. It returns
-// manifest.ErrUnknownToPeers if none of them has an answer. An answer that the upstream is silent is final if this replica finds
-// the upstream out too.
+// Get asks the members that own a manifest, tag or list, one after the other. It returns manifest.ErrUnknownToPeers if
+// none of them has an answer. If a member responds that the upstream is silent, that is final if this replica considers
+// the upstream down, too.
 func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	tried := map[string]bool{}
 	for {
@@ -40,14 +40,14 @@ func (r *Relay) Get(ctx context.Context, q route.Request, accept string) (*manif
 	}
 }
 
-// isPeerError reports whether an error means only that one member gave no answer.
+// isPeerError reports whether an error only means that one member did not answer.
 func isPeerError(err error) bool {
 	_, ok := errors.AsType[*peer.Error](err)
 	return ok || errors.Is(err, errSilent) || errors.Is(err, errDigest)
 }
 
-// hasDigest reports whether a manifest has the digest that was asked for or that is in its header. A wrong digest that is found
-// later counts as an error of the upstream, after which nobody else is asked.
+// hasDigest reports whether a manifest matches the requested digest, or the digest in the header. A mismatch that is
+// found later would count as an error of the upstream, after which no other member is asked.
 func hasDigest(q route.Request, header http.Header, body []byte) bool {
 	if q.Kind != route.Manifest {
 		return true
@@ -77,7 +77,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 			Status: refused.Status, Code: refused.Code, Message: refused.Message, Header: refused.Header(), Age: age,
 		}, nil
 	}
-	body, err := io.ReadAll(a.Body) // it is in memory already
+	body, err := io.ReadAll(a.Body) // already in memory
 	if err != nil {
 		return nil, err
 	}
@@ -90,17 +90,17 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	}, nil
 }
 
-// storedGetter answers with what other replicas have stored: for digests before the upstream is asked, for tags and referrers if
-// the upstream fails.
+// storedGetter gets content that other replicas have stored: for digests before it asks the upstream, and for tags and
+// referrers if the upstream fails.
 type storedGetter struct {
 	relay *Relay
 	next  manifest.Getter
 }
 
-// StoredGetter returns a Getter that gets what other replicas have stored, and everything else from next.
+// StoredGetter returns a Getter that gets stored content from other replicas, and everything else from next.
 func (r *Relay) StoredGetter(next manifest.Getter) manifest.Getter { return &storedGetter{r, next} }
 
-// Get gets an answer from the stores of other replicas, from next, or from both.
+// Get gets an answer from the stores of other replicas or from next.
 func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) (*manifest.Answer, error) {
 	if q.Kind == route.Manifest && q.Digest != "" {
 		if a := s.stored(ctx, q, accept); a != nil {
@@ -122,8 +122,8 @@ func (s *storedGetter) Get(ctx context.Context, q route.Request, accept string) 
 	return a, err
 }
 
-// notifyOthers makes the replicas that would be asked next check whether the upstream is out while this one does. It asks for what
-// they have stored, which does not wait for the upstream, and does not read the answer.
+// notifyOthers makes the replicas that would be asked next check whether the upstream is down, at the same time as this
+// replica. It requests stored content, which does not wait for the upstream, and ignores the answer.
 func (r *Relay) notifyOthers(q route.Request) {
 	for _, name := range r.others(q) {
 		go func() {
@@ -136,7 +136,7 @@ func (r *Relay) notifyOthers(q route.Request) {
 	}
 }
 
-// stored returns the answer that another replica has stored, or nil if none has.
+// stored returns the answer from the store of another replica, or nil.
 func (s *storedGetter) stored(ctx context.Context, q route.Request, accept string) *manifest.Answer {
 	for _, name := range s.relay.others(q) {
 		limited, cancel := context.WithTimeout(ctx, storedPatience)

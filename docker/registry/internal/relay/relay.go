@@ -1,33 +1,33 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package relay asks the other replicas for what this one does not have.
+// Package relay gets content from the other replicas.
 //
-// There are two questions. A replica with a client asks the owner of the key, which asks the upstream if it must; then the
-// members next in order; and at last itself (Relay.Fetch, Relay.Get). A replica that is about to ask the upstream, as the owner
-// or as the last one left, first asks the others what they have stored (Stored). So a replica that is new or has lost its disk
-// does not fetch again what another one has.
+// There are two kinds of requests. For a client, a replica asks the owner of the key, which asks the upstream if
+// necessary; then the next members in order; and finally itself (Relay.Fetch, Relay.Get). Before a replica asks the
+// upstream, as the owner or as the last one in order, it asks the other replicas for stored content (Stored).
+// Therefore, a replica that is new or has lost its disk does not fetch content again that another one has stored.
 //
 // # No circles
 //
-// A question of another replica is never answered by asking the first question. The second question is answered from the store
-// alone. So no two replicas wait for each other, whatever each thinks of who owns what.
+// A request from another replica never causes a request of the first kind. A request of the second kind is answered
+// only from the store. Therefore, two replicas never wait for each other, even if they disagree about ownership.
 //
 // # Silence
 //
-// The owner may wait for a slow upstream, and answers its probes meanwhile: it is waited for. One that is silent and has not
-// answered its probe after some time is given up.
+// An owner may be waiting for a slow upstream. As long as it answers its probes, this replica waits for it. A silent
+// member that does not answer its probes is given up.
 //
 // # Outages
 //
-// A member that finds the upstream silent says so after seconds. Meanwhile this replica looks for itself, so that it need not
-// ask one member after the other: where both find the upstream out, that is the answer. A member of which a replica asks
-// something that finds the upstream out looks at once.
+// A member that finds the upstream silent says so after some seconds. In the meantime, this replica checks the upstream
+// itself, so that it need not ask one member after the other: if both consider the upstream down, that is the answer. A
+// member checks the upstream at once if it is asked by a replica that considers the upstream down.
 //
 // # Wrong bytes
 //
-// A relay is a fill like others: it withholds the last bytes until the digest of all matches, wherever they came from. A member
-// that sent wrong bytes is not asked for the same again for some minutes. An owner finds wrong bytes of its upstream before it has
-// sent them all, and says so when it is asked for the rest: then only the owner's upstream is to blame.
+// Like every fill, a relay withholds the last bytes until the digest of the whole blob matches. A member that sent
+// wrong bytes is not asked for the same blob for some minutes. An owner detects wrong bytes from its upstream before it
+// has sent all of them, and says so when it is asked for the rest. Then the members are not blamed.
 package relay
 
 import (
@@ -48,40 +48,41 @@ import (
 )
 
 const (
-	// maxOwners is how many other members are asked before this replica asks the upstream itself.
+	// maxOwners is the maximum number of other members to ask before this replica asks the upstream.
 	maxOwners = 3
-	// maxStoredAsked is how many are asked what they have stored.
+	// maxStoredAsked is the maximum number of members to ask for stored content.
 	maxStoredAsked = 2
-	// doubtAfter is how long a member is waited for before this replica looks whether the upstream is out.
+	// doubtAfter is how long to wait for a member before checking whether the upstream is down.
 	doubtAfter = time.Second
 )
 
-// Peers are the other replicas. *peer.Peers is one.
+// Peers are the other replicas. It is implemented by *peer.Peers.
 type Peers interface {
 	Rank(key string) []peer.Rank
 	State(name string) peer.State
 	Do(ctx context.Context, name, method, uri string, header http.Header, c peer.CallOptions) (*http.Response, error)
 }
 
-// Health returns the health of the upstream as this replica knows it. *upstream.Upstream is one.
+// Health is the health of the upstream as seen by this replica. It is implemented by *upstream.Upstream.
 type Health interface {
-	// IsDown reports whether the upstream as a whole is out, and asks it unless it has answered since a time.
+	// IsDown reports whether the upstream as a whole is down. It asks the upstream unless that has responded since the
+	// given time.
 	IsDown(since time.Time) bool
-	// WasDown reports whether the upstream was out when it was asked last.
+	// WasDown reports whether the upstream was down when it was last asked.
 	WasDown() bool
 }
 
-// Options configure a Relay. All but Share are required.
+// Options configure a Relay. All fields but Share are required.
 type Options struct {
 	Peers    Peers
 	Health   Health
-	Upstream string // its host
-	Share    bool   // blobs serve all repositories
+	Upstream string // host of the upstream
+	Share    bool   // repositories share blobs
 	Store    *store.Upstream
 	Log      *slog.Logger
 }
 
-// A Relay asks the other replicas about one upstream.
+// A Relay gets the content of one upstream from the other replicas.
 type Relay struct {
 	opts   Options
 	own    *fill.Handler
@@ -89,16 +90,16 @@ type Relay struct {
 	bytes  atomic.Int64
 }
 
-// New returns a relay. SetOwn must be called before it is used.
+// New returns a Relay. Call SetOwn before using it.
 func New(o Options) *Relay { return &Relay{opts: o} }
 
-// SetOwn sets the handler of the blobs that this replica fetches itself.
+// SetOwn sets the handler for blobs that this replica fetches itself.
 func (r *Relay) SetOwn(own *fill.Handler) { r.own = own }
 
-// Bytes returns how many bytes of blobs came from other replicas.
+// Bytes returns the number of bytes of blobs received from other replicas.
 func (r *Relay) Bytes() int64 { return r.bytes.Load() }
 
-// key returns the key by which the owner of the answer to a request is found.
+// key returns the key that determines the owner of a request.
 func (r *Relay) key(q route.Request) string {
 	if q.Kind == route.Blob && r.opts.Share {
 		return q.Upstream + "/blobs/" + q.Digest.String()
@@ -106,7 +107,7 @@ func (r *Relay) key(q route.Request) string {
 	return q.Key()
 }
 
-// Owned reports whether this replica serves a request without asking another one.
+// Owned reports whether this replica should serve a request without asking the owner.
 func (r *Relay) Owned(q route.Request) bool {
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
@@ -117,12 +118,12 @@ func (r *Relay) Owned(q route.Request) bool {
 	return true
 }
 
-// canFetch reports whether a member may be asked to fetch.
+// canFetch reports whether a member may be asked to fetch a key.
 func (r *Relay) canFetch(key string, rank peer.Rank) bool {
 	return !rank.Leaving && !r.denied.has(key, rank.Name)
 }
 
-// members returns the others in the order in which they own a request's key.
+// members returns the other members in the order of ownership.
 func (r *Relay) members(q route.Request) []string {
 	var names []string
 	key := r.key(q)
@@ -134,7 +135,7 @@ func (r *Relay) members(q route.Request) []string {
 	return names
 }
 
-// others returns the members that are likely to have stored the answer to a request: those that own its key next.
+// others returns the members that are most likely to have stored the content: the next ones in the order of ownership.
 func (r *Relay) others(q route.Request) []string {
 	var names []string
 	for _, rank := range r.opts.Peers.Rank(r.key(q)) {
@@ -148,7 +149,7 @@ func (r *Relay) others(q route.Request) []string {
 	return names
 }
 
-// firstUntried returns the first of some members that was not tried, or "" if there is none.
+// firstUntried returns the first name that has not been tried, or "".
 func firstUntried(names []string, tried map[string]bool) string {
 	if len(tried) >= maxOwners {
 		return ""
@@ -159,7 +160,7 @@ func firstUntried(names []string, tried map[string]bool) string {
 	return ""
 }
 
-// nextOwner returns the next member to ask, or "" if none is left, and whether it is this replica's own turn.
+// nextOwner returns the next member to ask, or "" if there is none, and whether it is this replica's turn.
 func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
 	key := r.key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
@@ -173,7 +174,7 @@ func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool
 	return "", !triedSelf
 }
 
-// uri returns the URI of a request to a member.
+// uri returns the URI for a request to a member.
 func uri(q route.Request) string {
 	var b strings.Builder
 	b.WriteString(q.URI())
@@ -183,11 +184,11 @@ func uri(q route.Request) string {
 		b.WriteByte('&')
 	}
 	b.WriteString("ns=")
-	b.WriteString(q.Upstream) // a host needs no escape but for that of an IPv6 address, which a query takes as it is
+	b.WriteString(q.Upstream) // no escaping needed: a query may contain the characters of a host
 	return b.String()
 }
 
-// A peerError is an error of a member that is passed on to the client.
+// A peerError is an error from a member that is passed on to clients.
 type peerError struct {
 	route.StatusError
 	after string // Retry-After
@@ -195,13 +196,13 @@ type peerError struct {
 	at    time.Time
 }
 
-// Unwrap returns the status and message.
+// Unwrap returns the status, code and message.
 func (e *peerError) Unwrap() error { return &e.StatusError }
 
-// Age returns how long ago the upstream answered with the error.
+// Age returns the time since the upstream returned the error.
 func (e *peerError) Age() time.Duration { return e.age + time.Since(e.at) }
 
-// Header returns the headers of the answer to a client.
+// Header returns the headers for the client.
 func (e *peerError) Header() http.Header {
 	h := http.Header{}
 	if e.after != "" {
@@ -210,8 +211,8 @@ func (e *peerError) Header() http.Header {
 	return h
 }
 
-// isOutage reports whether a status says nothing about the content, so that another replica may have it. A status below 400 other
-// than 200 is one too: it must not reach a client, which might take its body for the content.
+// isOutage reports whether a status says nothing about the content, so that another replica may have it. This includes
+// every status below 400 except 200, which must not reach a client: it might mistake the body for the content.
 func isOutage(status int) bool {
 	switch {
 	case status < http.StatusBadRequest:
@@ -223,10 +224,10 @@ func isOutage(status int) bool {
 }
 
 var (
-	errSilent   = errors.New("it is silent, and does not answer its probe")
-	errStalled  = errors.New("it lives, but has stopped to send")
+	errSilent   = errors.New("the member is silent and does not answer its probe")
+	errStalled  = errors.New("the member is alive, but has stopped sending")
 	errWrong    = fmt.Errorf("the fill of another replica: %w", store.ErrDigest)
 	errBroken   = errors.New("the fill of another replica has failed twice")
-	errDigest   = errors.New("the manifest does not have the digest")
-	errTooLarge = errors.New("its error is too large")
+	errDigest   = errors.New("the manifest does not match the digest")
+	errTooLarge = errors.New("the error response is too large")
 )

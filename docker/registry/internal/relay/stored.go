@@ -14,16 +14,16 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// storedFetcher fetches blobs that other replicas have stored.
+// storedFetcher fetches blobs from the stores of other replicas.
 type storedFetcher struct {
 	relay *Relay
 	next  fill.Fetcher
 }
 
-// Stored returns a Fetcher that fetches a blob from a replica that has stored it, or else from next.
+// Stored returns a Fetcher that fetches a blob from the store of another replica, or else from next.
 func (r *Relay) Stored(next fill.Fetcher) fill.Fetcher { return &storedFetcher{r, next} }
 
-// Fetch fetches a blob from another replica, then the missing part from next.
+// Fetch fetches a blob from another replica, and any missing part from next.
 func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	r := s.relay
 	name, a := r.firstStored(ctx, q, nil, peer.CallOptions{StoreOnly: true})
@@ -31,7 +31,7 @@ func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Gro
 		return s.next.Fetch(ctx, q, g)
 	}
 	a.silent = storedSilence
-	stop := context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) }) // wakes a writer that waits for slow readers
+	stop := context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) }) // wakes a writer that is waiting for slow readers
 	defer stop()
 	err := r.copyBody(ctx, a, g)
 	a.Close()
@@ -46,12 +46,12 @@ func (s *storedFetcher) Fetch(ctx context.Context, q route.Request, g *store.Gro
 	case state == store.Failed:
 		return cause
 	}
-	r.opts.Log.Info("A peer did not bring a stored blob", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", err)
+	r.opts.Log.Info("A peer did not send a stored blob", "peer", name, "digest", q.Digest, "offset", g.Written(), "error", err)
 	return s.next.Fetch(ctx, q, g)
 }
 
-// firstStored asks some other replicas at the same time for what they have stored. It returns the first one that has it, with its
-// answer, which is nil if none answers in time.
+// firstStored asks several other replicas for a stored blob at the same time. It returns the first one that has it, and
+// the response, or nil if none responds in time.
 func (r *Relay) firstStored(ctx context.Context, q route.Request, header http.Header, call peer.CallOptions) (string, *exchange) {
 	names := r.others(q)
 	if len(names) == 0 {

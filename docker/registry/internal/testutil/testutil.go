@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package testutil has what the tests of several packages need. No program imports it, and no image has it.
+// Package testutil has helpers for the tests of several packages.
 package testutil
 
 import (
@@ -18,10 +18,10 @@ import (
 	"time"
 )
 
-// patience is how long a test waits for what must happen.
+// patience is how long Eventually waits.
 const patience = 20 * time.Second
 
-// RandomBytes returns n bytes that no other call returns.
+// RandomBytes returns n random bytes.
 func RandomBytes(n int) []byte {
 	var seed [32]byte
 	for i := range seed {
@@ -32,7 +32,7 @@ func RandomBytes(n int) []byte {
 	return b
 }
 
-// Eventually waits until a condition holds, and fails the test if it takes longer than 20 s.
+// Eventually waits until a condition holds. It fails the test after 20 s.
 func Eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
 	for end := time.Now().Add(patience); !condition(); time.Sleep(time.Millisecond) {
@@ -42,7 +42,7 @@ func Eventually(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// Listen returns a listener on a free port of loopback. The caller closes it.
+// Listen returns a listener on a free loopback port. The caller must close it.
 func Listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -52,7 +52,7 @@ func Listen(t testing.TB) net.Listener {
 	return l
 }
 
-// Connect returns the ends of a TCP connection on loopback, which are closed when the test ends.
+// Connect returns both ends of a TCP connection on loopback. They are closed when the test ends.
 func Connect(t testing.TB) (client, server net.Conn) {
 	t.Helper()
 	l := Listen(t)
@@ -70,7 +70,7 @@ func Connect(t testing.TB) (client, server net.Conn) {
 	return client, server
 }
 
-// Certificate returns a certificate for 127.0.0.1 that is its own CA, and its key, both in PEM.
+// Certificate returns a self-signed certificate for 127.0.0.1 and its key, both in PEM.
 func Certificate(t testing.TB, serial int64) (certificate, key []byte) {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), cryptorand.Reader)
@@ -92,7 +92,7 @@ func Certificate(t testing.TB, serial int64) (certificate, key []byte) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
-// LogBuffer keeps a log in memory. Its methods may be called at the same time.
+// LogBuffer keeps a log in memory. It is safe for concurrent use.
 type LogBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
