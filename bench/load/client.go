@@ -23,25 +23,33 @@ import (
 )
 
 const (
-	parallel   = 3         // blobs of a pull at a time, as containerd does
-	bufferSize = 256 << 10 // stays in a processor's cache
-	// slowBuffer is the receive buffer of a slow reader: a larger one would let the kernel take the body at full speed.
+	parallel   = 3         // concurrent blobs of a pull, as in containerd
+	bufferSize = 256 << 10 // fits into a CPU cache
+	// slowBuffer is the receive buffer of a slow reader, in bytes. With a larger one, the kernel would receive the body
+	// at full speed.
 	slowBuffer = 64 << 10
 )
 
-// A session is one connection of a client, kept between requests. net/http's client costs as much as a server on the same
-// machine, so requests are written as they are.
+// Errors of responses, as counted in reports.
+var (
+	errDigest = errors.New("wrong digest")
+	errSize   = errors.New("the body has the wrong size")
+	errTag    = errors.New("the tag has another manifest")
+)
+
+// A session is one connection of a client, kept alive between requests. It writes requests directly, since net/http's
+// client would use as much CPU time as a server on the same machine.
 type session struct {
 	group    *Group
 	endpoint string
-	clock    time.Time // the start of the plan
+	clock    time.Time // start of the plan
 	conn     net.Conn
 	reader   *bufio.Reader
 	buffer   []byte
 	hash     hash.Hash
 	hashes   bool
 	pacing   time.Time
-	extended time.Time // when the deadline was set
+	extended time.Time // when the deadline was last set
 }
 
 func newSession(g *Group, client int, clock time.Time) *session {
@@ -61,7 +69,7 @@ func (s *session) close() {
 func dial(g *Group, endpoint string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: seconds(g.Timeout)}
 	if g.Rate > 0 {
-		// Before the connection is made: afterwards the kernel has promised a larger window.
+		// Set this before connecting: afterwards, the kernel has already announced a larger window.
 		dialer.Control = func(_, _ string, raw syscall.RawConn) (err error) {
 			if outer := raw.Control(func(fd uintptr) {
 				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, slowBuffer)
@@ -74,7 +82,7 @@ func dial(g *Group, endpoint string) (net.Conn, error) {
 	return dialer.Dial("tcp", endpoint)
 }
 
-// header returns a request as it is sent.
+// header returns the bytes of a request.
 func header(g *Group, endpoint, method string, t Target, credential string) []byte {
 	b := make([]byte, 0, 1024)
 	b = append(b, method+" "+t.Path+" HTTP/1.1\r\nHost: "+endpoint+"\r\nUser-Agent: registry-cache-load\r\n"...)
@@ -93,7 +101,7 @@ func header(g *Group, endpoint, method string, t Target, credential string) []by
 	return append(b, "\r\n"...)
 }
 
-// credential returns the user and password of a group's request. The number tells guesses apart.
+// credential returns the user and password for a request of the group. number makes guesses different.
 func (g *Group) credential(number int) string {
 	switch {
 	case g.Guess == "password":
@@ -106,23 +114,24 @@ func (g *Group) credential(number int) string {
 	return g.User + ":" + g.password
 }
 
-// An exchange is one request with its result.
+// An exchange is the result of one request.
 type exchange struct {
-	first  time.Duration // from the start of the request
+	first  time.Duration // time of the first byte, from the start of the request
 	status int
 	bytes  int64
 	hashed bool
-	digest string // of Docker-Content-Digest
+	digest string // from Docker-Content-Digest
 	kept   []byte
 }
 
-// do sends a request and reads its body to the end, into room if there is any. The error says what is wrong with the answer.
+// do sends a request and reads the response to its end, into room if it is not nil. The error describes what is wrong
+// with the response.
 func (s *session) do(request []byte, head bool, t Target, room []byte, began time.Time) (x exchange, err error) {
 	reused := s.conn != nil
 	x, answered, err := s.attempt(request, head, t, room, began)
 	if err != nil {
 		s.close()
-		// A server may close an idle connection at any time; clients ask again.
+		// A server may close an idle connection at any time, and clients retry.
 		if reused && !answered {
 			x, _, err = s.attempt(request, head, t, room, began)
 		}
@@ -153,7 +162,7 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 	}
 	answer, err := http.ReadResponse(s.reader, &http.Request{Method: method})
 	if err != nil {
-		return x, false, errors.New("no answer: " + reason(err))
+		return x, false, errors.New("no response: " + reason(err))
 	}
 	defer answer.Body.Close()
 	x.status, x.digest, x.first = answer.StatusCode, answer.Header.Get("Docker-Content-Digest"), time.Since(began)
@@ -166,7 +175,7 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 	return x, true, s.check(&x, answer, t, head)
 }
 
-// read reads the body of an answer and hashes or keeps it.
+// read reads the body of a response, and hashes or keeps it.
 func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte, began time.Time) error {
 	s.hash.Reset()
 	s.pacing = time.Now()
@@ -203,7 +212,7 @@ func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte
 	}
 }
 
-// pace waits as long as a slow reader does, and gives the server more time if a byte has come.
+// pace waits as long as a slow reader does, and extends the deadline if bytes have arrived.
 func (s *session) pace(got int64) error {
 	if rate := s.group.Rate; rate > 0 {
 		time.Sleep(time.Until(s.pacing.Add(seconds(float64(got) / float64(rate)))))
@@ -211,7 +220,8 @@ func (s *session) pace(got int64) error {
 	return s.extend()
 }
 
-// extend sets the time by which the next byte must come. That is not free, so it is exact to a tenth.
+// extend sets the deadline for the next byte. It is precise only to a tenth of the timeout, since setting it is not
+// free.
 func (s *session) extend() error {
 	now := time.Now()
 	if now.Sub(s.extended) < seconds(s.group.Timeout/10) {
@@ -223,7 +233,7 @@ func (s *session) extend() error {
 
 var contentRange = regexp.MustCompile(`^bytes (\d+)-(\d+)/\d+$`)
 
-// check returns an error if an answer is not what the plan expects.
+// check returns an error if a response is not what the plan expects.
 func (s *session) check(x *exchange, answer *http.Response, t Target, head bool) error {
 	expect := s.group.Expect
 	if len(expect) == 0 {
@@ -238,23 +248,23 @@ func (s *session) check(x *exchange, answer *http.Response, t Target, head bool)
 	case x.status/100 != 2 || head:
 		return nil
 	case answer.ContentLength >= 0 && answer.ContentLength != x.bytes:
-		return errors.New("not as long as its Content-Length")
+		return errors.New("the body does not match its Content-Length")
 	case t.Size > 0 && x.bytes != t.Size:
-		return errors.New("not as long as it should be")
+		return errSize
 	case t.Range != "" && !strings.Contains(t.Range, ",") && !inRange(answer.Header.Get("Content-Range"), t.Range, x.bytes):
-		return errors.New("not the range that was asked for")
+		return errors.New("the response has the wrong range")
 	case t.Digest == "" || !s.hashes:
 		return nil
 	}
 	x.hashed = true
-	// A kept body is hashed later.
+	// Kept bodies are hashed later.
 	if x.kept == nil && "sha256:"+hex.EncodeToString(s.hash.Sum(nil)) != t.Digest {
-		return errors.New("wrong digest")
+		return errDigest
 	}
 	return nil
 }
 
-// inRange reports whether an answer's range begins where it was asked to and is as long as its body.
+// inRange reports whether a Content-Range starts at the requested offset and is as long as the body.
 func inRange(got, asked string, size int64) bool {
 	match := contentRange.FindStringSubmatch(got)
 	if match == nil {
@@ -266,16 +276,16 @@ func inRange(got, asked string, size int64) bool {
 	return last-first+1 == size && (wanted == "" || wanted == match[1])
 }
 
-// compareDigest returns an error if a body does not have the digest.
+// compareDigest returns an error if a body does not match the digest.
 func compareDigest(body []byte, digest string) error {
 	sum := sha256.Sum256(body)
 	if "sha256:"+hex.EncodeToString(sum[:]) != digest {
-		return errors.New("wrong digest")
+		return errDigest
 	}
 	return nil
 }
 
-// reason returns an error without addresses, so that equal ones are counted together.
+// reason returns the text of an error without addresses, so that equal errors are counted together.
 func reason(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) {
@@ -284,7 +294,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// record counts an exchange.
+// record adds an exchange to the tally.
 func (t *tally) record(x exchange, digest string, err error) {
 	t.bytes += x.bytes
 	if x.status > 0 {
@@ -303,14 +313,14 @@ func (t *tally) record(x exchange, digest string, err error) {
 	}
 }
 
-// get makes one request of a client.
+// get makes one request.
 func (s *session) get(t *tally, target Target, credential string, room []byte, began time.Time) {
 	x, err := s.do(header(s.group, s.endpoint, http.MethodGet, target, credential), false, target, room, began)
 	t.record(x, target.Digest, err)
 	t.done(began.Sub(s.clock), x.first, time.Since(s.clock))
 }
 
-// pull takes an image with all sessions of a client. A pull fails once, however many of its requests do.
+// pull pulls an image with all sessions of a client. It counts at most one failure, however many requests fail.
 func pull(sessions []*session, t *tally, credential string, rooms [][]byte, began time.Time) {
 	g, s, failed := sessions[0].group, sessions[0], t.failed
 	exchange := func(s *session, t *tally, i int, head bool) {
@@ -323,7 +333,7 @@ func pull(sessions []*session, t *tally, credential string, rooms [][]byte, bega
 		}
 		x, err := s.do(header(g, s.endpoint, method, target, credential), head, target, room, started)
 		if head && err == nil && x.digest != "" && target.Digest != "" && x.digest != target.Digest {
-			err = errors.New("a tag of another manifest")
+			err = errTag
 		}
 		t.record(x, target.Digest, err)
 		t.first = append(t.first, x.first)
@@ -351,14 +361,14 @@ func pull(sessions []*session, t *tally, credential string, rooms [][]byte, bega
 			t.add(other)
 		}
 	}
-	// done notes one time for each pull: the worst of its requests.
+	// done records one time per pull: that of its slowest request.
 	first := slices.Max(t.first[len(t.latency):])
 	t.first = t.first[:len(t.latency)]
 	t.failed = min(t.failed, failed+1)
 	t.done(began.Sub(s.clock), first, time.Since(s.clock))
 }
 
-// add adds the exchanges that another tally counted.
+// add adds the exchanges of another tally.
 func (t *tally) add(other *tally) {
 	t.failed, t.hashed, t.counted = t.failed+other.failed, t.hashed+other.hashed, t.counted+other.counted
 	t.bytes += other.bytes

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command load generates the load of a measurement on loopback. It reads a plan (JSON) from standard input, runs all groups of
-// clients at the same time, checks every body, and prints the results as JSON.
+// Command load generates load for measurements on loopback. It reads a plan (JSON) from standard input, runs all groups
+// of clients at the same time, checks every body, and prints the results as JSON.
 //
-// "load serve ADDRESS FOLDER" runs a server to compare with; see serveBlobs.
+// "load serve ADDRESS FOLDER" runs a server for comparison; see serveBlobs.
 package main
 
 import (
@@ -26,7 +26,7 @@ func main() {
 	}
 }
 
-// command reads a plan, runs it and writes its report.
+// command reads a plan, runs it and writes the report.
 func command(in io.Reader, out io.Writer) error {
 	plan, err := readPlan(in)
 	if err != nil {

@@ -14,29 +14,29 @@ import (
 type Report struct {
 	Groups []GroupReport `json:"groups"`
 	Wall   float64       `json:"wall"` // seconds from the first start to the last end
-	CPU    float64       `json:"cpu"`  // seconds of processor time of these clients, hashing of kept bodies left out
+	CPU    float64       `json:"cpu"`  // seconds of CPU time of the clients, without hashing of kept bodies
 }
 
 // A GroupReport holds the results of the clients of one group. Times are in seconds.
 type GroupReport struct {
 	Name     string         `json:"name"`
-	Requests int            `json:"requests"` // or pulls
+	Requests int            `json:"requests"` // requests or pulls
 	Failed   int            `json:"failed"`
 	Errors   map[string]int `json:"errors"`
 	Statuses map[int]int    `json:"statuses"`
-	Bytes    int64          `json:"bytes"`   // of bodies
-	Hashed   int            `json:"hashed"`  // bodies whose digest was compared
-	Counted  int            `json:"counted"` // bodies without a known digest, or with another status
+	Bytes    int64          `json:"bytes"`   // bytes of bodies
+	Hashed   int            `json:"hashed"`  // number of bodies whose digest was compared
+	Counted  int            `json:"counted"` // number of bodies without a known digest, or with another status
 	Wall     float64        `json:"wall"`    // from the first start to the last end
 	Latency  Percentiles    `json:"latency"`
-	First    Percentiles    `json:"first_byte"` // the first byte of a body, from the start of the request; of a pull, its slowest
-	End      Percentiles    `json:"end"`        // of requests, from the start of the plan
-	// Slow senders only.
+	First    Percentiles    `json:"first_byte"` // first byte of a body, from the start of the request; for a pull, the slowest one
+	End      Percentiles    `json:"end"`        // ends of requests, from the start of the plan
+	// Only for slow senders.
 	Connections int `json:"connections,omitempty"`
-	Closed      int `json:"closed,omitempty"` // by the server
+	Closed      int `json:"closed,omitempty"` // connections closed by the server
 }
 
-// Percentiles are those of a set of times, by nearest rank.
+// Percentiles are nearest-rank percentiles of a set of times.
 type Percentiles struct {
 	P50 float64 `json:"p50"`
 	P90 float64 `json:"p90"`
@@ -69,7 +69,7 @@ type tally struct {
 	kept           []kept
 }
 
-// A kept body is hashed when all clients are done.
+// A kept body is hashed after all clients are done.
 type kept struct {
 	body   []byte
 	digest string
@@ -82,9 +82,9 @@ func (t *tally) fail(err error) {
 	t.errors[err.Error()]++
 }
 
-// done records the times of a request or pull, each since the start of the plan.
+// done records the times of a request or pull, each relative to the start of the plan.
 func (t *tally) done(began, first, ended time.Duration) {
-	if first == 0 { // no byte ever came
+	if first == 0 { // no byte arrived
 		first = ended - began
 	}
 	t.requests++
@@ -132,11 +132,11 @@ func summary(name string, tallies []*tally) GroupReport {
 	return r
 }
 
-// processorTime returns the time that this process has used.
+// processorTime returns the CPU time used by this process.
 func processorTime() (time.Duration, error) {
 	var usage syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
-		return 0, fmt.Errorf("read the processor time: %w", err)
+		return 0, fmt.Errorf("read the CPU time: %w", err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano()), nil
 }

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// lead is the time that all clients have to get ready before the first one starts.
+// lead is how long clients have to get ready before the first one starts.
 const lead = 100 * time.Millisecond
 
 // run runs all groups of a plan at the same time and returns their report.
@@ -50,12 +50,12 @@ func run(plan *Plan) (*Report, error) {
 	return report, nil
 }
 
-// number returns the number, within the group, of the request that a client makes in a turn.
+// number returns the sequence number within the group of a client's request.
 func (g *Group) number(client, turn int) int { return client + turn*g.Clients }
 
 func (g *Group) target(client, turn int) int { return g.number(client, turn) % len(g.Targets) }
 
-// rooms returns memory for the bodies that a client keeps, with every page touched, or nil if it keeps none.
+// rooms returns buffers for the bodies that a client keeps, with every page touched, or nil if it keeps none.
 func (g *Group) rooms(client int) [][]byte {
 	if !g.Keep {
 		return nil
@@ -80,7 +80,7 @@ func (g *Group) rooms(client int) [][]byte {
 	return rooms
 }
 
-// client runs one client from its start to its end.
+// client runs one client.
 func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 	start := clock.Add(seconds(g.Spread * float64(client) / float64(g.Clients)))
 	time.Sleep(time.Until(start))
@@ -106,7 +106,7 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 				some = rooms[turn*len(g.Targets):]
 			}
 			pull(sessions, t, credential, some, began)
-			// The next one is another node's.
+			// The next pull is that of another node.
 			for _, s := range sessions {
 				s.close()
 			}
@@ -120,7 +120,7 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 	}
 }
 
-// continues reports whether a client has another turn.
+// continues reports whether a client makes another request.
 func (g *Group) continues(turn int, clock time.Time) bool {
 	if g.Each > 0 {
 		return turn < g.Each
@@ -128,8 +128,9 @@ func (g *Group) continues(turn int, clock time.Time) bool {
 	return time.Since(clock) < seconds(g.Seconds)
 }
 
-// begin waits for a paced request's time and returns when it began. If the client is late because of the last answer, that
-// is the time at which it should have begun: else a slow server would seem fast, for being asked less.
+// begin waits until a paced request is due, and returns its start time. If the client is late because of the previous
+// response, begin returns the time at which the request was due. Otherwise a slow server would appear fast, because it
+// gets fewer requests (coordinated omission).
 func (g *Group) begin(start time.Time, client, turn int) time.Time {
 	now := time.Now()
 	if g.PerSecond <= 0 {
@@ -143,8 +144,8 @@ func (g *Group) begin(start time.Time, client, turn int) time.Time {
 	return due
 }
 
-// sendSlowly sends the header of a request byte by byte. When the server ends the connection, a new one follows ten bytes'
-// time later: at once would be another attack, by the number of connections.
+// sendSlowly sends the header of a request byte by byte. After the server closes the connection, it waits for the time
+// of ten bytes before it opens a new one. Reconnecting at once would be a different attack.
 func (g *Group) sendSlowly(endpoint string, clock time.Time, t *tally) {
 	every := time.Duration(g.SendEveryMS) * time.Millisecond
 	end := clock.Add(seconds(g.Seconds))
@@ -167,7 +168,7 @@ func (g *Group) sendSlowly(endpoint string, clock time.Time, t *tally) {
 	}
 }
 
-// trickle sends a byte at a time until the end, and reports whether the server ended the connection before that.
+// trickle sends one byte at a time until end. It reports whether the server closed the connection before that.
 func trickle(conn net.Conn, request []byte, every time.Duration, end time.Time) bool {
 	answer := make([]byte, 512)
 	for i := 0; time.Now().Before(end); i++ {
@@ -178,7 +179,7 @@ func trickle(conn net.Conn, request []byte, every time.Duration, end time.Time) 
 		if _, err := conn.Write(next); err != nil {
 			return true
 		}
-		// Reading is also how the time passes: an answer, or the end, comes before the next byte.
+		// Wait by reading: a response or the end of the connection is noticed before the next byte is sent.
 		pause := min(every, max(time.Until(end), time.Millisecond))
 		if err := conn.SetReadDeadline(time.Now().Add(pause)); err != nil {
 			return true

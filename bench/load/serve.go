@@ -13,13 +13,14 @@ import (
 	"time"
 )
 
-// contents is a handler that serves the blobs of a folder from memory: the least that a server with Go's net/http can do.
+// contents is a handler that serves the blobs in a folder from memory. It is the minimum that a server with Go's
+// net/http can do.
 type contents struct {
 	folder string
-	known  sync.Map // by digest: []byte
+	known  sync.Map // []byte, by digest
 }
 
-// ServeHTTP answers a request for a blob.
+// ServeHTTP serves a blob.
 func (c *contents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, name, _ := strings.Cut(r.URL.Path, "/blobs/sha256:")
 	content, ok := c.known.Load(name)
@@ -34,7 +35,7 @@ func (c *contents) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body := content.([]byte)
 	w.Header()["Content-Type"] = []string{"application/octet-stream"}
 	w.Header()["Content-Length"] = []string{strconv.Itoa(len(body))}
-	_, _ = w.Write(body) // the client has gone
+	_, _ = w.Write(body) // fails only if the client has disconnected
 }
 
 // serveBlobs serves the blobs in a folder on an address until it is killed. Each blob is a file named by its sha256 in hex.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command reference prints what github.com/distribution/reference makes of image references. It reads a JSON string
-// from each line of its input, and writes a JSON object for each.
+// Command reference parses image references with github.com/distribution/reference. It reads one JSON string per line
+// from standard input, and writes one JSON object per line.
 package main
 
 import (
-	// go-digest knows the algorithms that are linked in.
+	// Digest algorithms of go-digest.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
 	"encoding/json"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Command signature signs an image, or verifies the signature of one, with a certificate in a file and no network but the
-// registry: `signature sign|verify CERTIFICATE HOST:PORT/REPOSITORY@DIGEST`. SIGNATURE_USERNAME and SIGNATURE_PASSWORD
-// are for the registry. `sign` makes the certificate.
+// Command signature signs an image or verifies its signature, with a certificate in a file: `signature sign|verify
+// CERTIFICATE HOST:PORT/REPOSITORY@DIGEST`. It connects only to the registry, with the credential in SIGNATURE_USERNAME
+// and SIGNATURE_PASSWORD. `sign` creates the certificate.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	if len(args) != 3 {
-		return fmt.Errorf("signature sign|verify CERTIFICATE HOST:PORT/REPOSITORY@DIGEST")
+		return fmt.Errorf("usage: signature sign|verify CERTIFICATE HOST:PORT/REPOSITORY@DIGEST")
 	}
 	verb, file, reference := args[0], args[1], args[2]
 	target, err := remote.NewRepository(reference)
@@ -48,7 +48,7 @@ func run(ctx context.Context, args []string) error {
 	case "verify":
 		return verify(ctx, registry.NewRepository(target), file, reference)
 	}
-	return fmt.Errorf("%q is neither sign nor verify", verb)
+	return fmt.Errorf("the command must be sign or verify (got %q)", verb)
 }
 
 func sign(ctx context.Context, repository registry.Repository, file, reference string) error {
@@ -66,10 +66,10 @@ func sign(ctx context.Context, repository registry.Repository, file, reference s
 	return os.WriteFile(file, pair.Cert.Raw, 0o600)
 }
 
-// trusted is a trust store of one certificate.
+// trusted is a trust store with one certificate.
 type trusted struct{ certificate *x509.Certificate }
 
-// GetCertificates returns the one certificate.
+// GetCertificates returns the certificate.
 func (t trusted) GetCertificates(context.Context, truststore.Type, string) ([]*x509.Certificate, error) {
 	return []*x509.Certificate{t.certificate}, nil
 }
@@ -90,7 +90,7 @@ func verify(ctx context.Context, repository registry.Repository, file, reference
 		TrustedIdentities: []string{"*"},
 		SignatureVerification: trustpolicy.SignatureVerification{
 			VerificationLevel: trustpolicy.LevelStrict.Name,
-			// Of a certificate that names no place to ask.
+			// The certificate has no revocation endpoint.
 			Override: map[trustpolicy.ValidationType]trustpolicy.ValidationAction{trustpolicy.TypeRevocation: trustpolicy.ActionSkip},
 		},
 	}}}
