@@ -23,7 +23,7 @@ from .content import Library
 from .measure import ROWS, Bench
 from .paced_upstream.process import Upstream
 
-assert rows  # importing it has registered them
+assert rows  # the import registers them
 
 BUDGET_SECONDS = 60 * 60
 
@@ -31,12 +31,12 @@ BUDGET_SECONDS = 60 * 60
 def _first_line(*argv: str) -> str:
     env = {**os.environ, **packages.environment()}
     result = subprocess.run(argv, capture_output=True, text=True, check=False, env=env)
-    # Some name themselves by the path that they were called by.
+    # Some programs print the path with which they were called.
     return (result.stdout + result.stderr).splitlines()[0].strip().removeprefix(f"{argv[0]} ")
 
 
 def _facts() -> dict[str, str]:
-    """When, where and what was measured."""
+    """Returns when, where and what was measured."""
     registry = _first_line(candidates.distribution(), "--version")
     versions = [
         registry,
@@ -53,7 +53,7 @@ def _facts() -> dict[str, str]:
 
 
 def _measure(names: list[str]) -> list[report.Result]:
-    # On a disk, and open to processes that are not root's.
+    # On a disk, and readable for processes that do not run as root.
     folder = pathlib.Path(tempfile.mkdtemp(prefix="registry-cache-bench-", dir="/var/tmp"))
     folder.chmod(0o755)
     results = []
@@ -79,14 +79,14 @@ def _measure(names: list[str]) -> list[report.Result]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python3 -m bench", description="Side-by-side measurements on loopback.")
-    parser.add_argument("--only", action="append", metavar="ROW", help="one row, printed and not written; may be repeated")
+    parser.add_argument("--only", action="append", metavar="ROW", help="run one row and print it without writing results; may be repeated")
     parser.add_argument("--list", action="store_true", help="the rows")
     arguments = parser.parse_args()
     if arguments.list:
         print("\n".join(f"{name:20} {function.__doc__}" for name, function in ROWS.items()))
         return
     if unknown := sorted(set(arguments.only or ()) - set(ROWS)):
-        parser.error(f"no such row: {', '.join(unknown)}; see --list")
+        parser.error(f"unknown row: {', '.join(unknown)}; --list prints all rows")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
     packages.root()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Ours: replicas of `registry cache CONFIG`. Each has a loopback address of its own, as a pod has."""
+"""This cache: replicas of `registry cache CONFIG`. Each has a separate loopback address, like a pod."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from .endpoint import Endpoint
 from .paced_upstream.process import Upstream
 
 _READY_SECONDS = 30
-# 127.0.0.0/8 is this machine's on Linux. No connection comes from these addresses: a port that is free stays so.
+# On Linux, all of 127.0.0.0/8 is local. No connections originate from these addresses, so a free port stays free.
 _NETWORK = "127.18.0."
 
 
 def config(
     folder: pathlib.Path, address: str, users: pathlib.Path | None, upstream: Upstream, helper: pathlib.Path, size: int
 ) -> dict[str, Any]:
-    """A replica's configuration without peers. Its keys are those of docker/registry/internal/config.
+    """Returns a replica's configuration without peers. docker/registry/internal/config documents the keys.
 
     :param address: host and port for clients.
-    :param users: htpasswd file; none: everybody may pull.
+    :param users: htpasswd file; None allows anonymous pulls.
     :param size: the store's limit in bytes.
     """
     return {
@@ -50,16 +50,16 @@ def config(
 
 
 def peers(number: int, secret: pathlib.Path, addresses: Sequence[str]) -> dict[str, Any]:
-    """What makes a configuration that of one of several replicas, which listen for each other at these addresses."""
+    """Returns the part of a configuration for one of several replicas, which listen for each other at these addresses."""
     members = [{"name": f"replica-{n}", "address": address} for n, address in enumerate(addresses)]
     return {
         "peers": {"name": f"replica-{number}", "listen": addresses[number], "secret": str(secret), "members": members},
-        "log": {"level": "info"},  # which says when a replica is taken for dead
+        "log": {"level": "info"},  # logs when a replica is considered dead
     }
 
 
 def _free_ports(hosts: Sequence[str]) -> tuple[int, int]:
-    """Two ports that are free on every address."""
+    """Returns two ports that are free on every address."""
     while True:
         with contextlib.ExitStack() as stack:
             ports = []
@@ -78,7 +78,7 @@ def _free_ports(hosts: Sequence[str]) -> tuple[int, int]:
 def _wait_until_ready(endpoint: Endpoint, log: pathlib.Path) -> None:
     def ready() -> bool:
         if not processes.running(log.with_suffix(".pid")):
-            raise StepFailed("the cache has ended")
+            raise StepFailed("the cache has exited")
         return endpoint.status("/ready") == 200
 
     wait_with_log(ready, _READY_SECONDS, f"/ready of {endpoint.host}:{endpoint.port}", log)
@@ -93,10 +93,10 @@ def cache(
     size: int = 4 << 30,
     cgroup: pathlib.Path | None = None,
 ) -> Iterator[Candidate]:
-    """The cache. `cost`: of bcrypt, 0 without credentials; `size`: the store's limit of a replica in bytes."""
+    """Runs the cache. `cost`: bcrypt cost, 0 for no authentication; `size`: limit of a replica's store in bytes."""
     with running(OURS, folder, cgroup) as candidate:
         binary = folder / "registry"
-        shutil.copy(registry(), binary)  # the cache folder may be closed to others than root
+        shutil.copy(registry(), binary)  # the original may be readable only for root
         users = htpasswd(folder / "htpasswd", candidate.password, cost) if cost else None
         helper = credential_helper(folder, upstream)
         secret = folder / "secret"
@@ -108,7 +108,7 @@ def cache(
         for n, (home, host) in enumerate(zip(homes, hosts, strict=True)):
             (home / "store").mkdir(parents=True)
             more = peers(n, secret, [f"{host}:{hop}" for host in hosts]) if replicas > 1 else {}
-            # JSON is YAML.
+            # JSON is valid YAML.
             (home / "config.yaml").write_text(json.dumps(config(home, f"{host}:{port}", users, upstream, helper, size) | more))
         unprivileged.lend(folder)
         candidate.stores = [home / "store" for home in homes]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is measured: a candidate is a set of processes on loopback with a folder of its own. This file has the peers."""
+"""Candidates: sets of processes on loopback, each with a separate folder. This file has those to compare the cache with."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .endpoint import Endpoint
 from .paced_upstream.process import Upstream
 from .paced_upstream.state import USER as UPSTREAM_USER
 
-# What rows call them.
+# Names of the candidates in rows.
 OURS = "ours"
 V3, BARE, V2 = "distribution 3", "distribution 3 without credentials", "distribution 2.8"
 NGINX, RAW, GO = "nginx proxy_cache", "raw nginx", "bare net/http"
@@ -44,7 +44,7 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
 
 
 def wait_with_log(condition: Callable[[], bool], seconds: float, what: str, log: pathlib.Path) -> None:
-    """Wait until `condition()` holds. Raises StepFailed with the end of a log."""
+    """Waits until `condition()` holds. Raises StepFailed with the end of a log."""
     try:
         wait(condition, seconds, what, every=0.05)
     except StepFailed as error:
@@ -53,14 +53,14 @@ def wait_with_log(condition: Callable[[], bool], seconds: float, what: str, log:
 
 @dataclass
 class Candidate:
-    """Running processes and where they keep their state. `endpoints`: one a replica."""
+    """Running processes and their state on disk. `endpoints`: one per replica."""
 
     name: str
     folder: pathlib.Path
     password: str = field(default_factory=lambda: secrets.token_hex(16))
     cgroup: pathlib.Path | None = None
     endpoints: list[Endpoint] = field(default_factory=list)
-    stores: list[pathlib.Path] = field(default_factory=list)  # what counts as used disk
+    stores: list[pathlib.Path] = field(default_factory=list)  # folders that count as used disk
     _pid_files: list[pathlib.Path] = field(default_factory=list)
     _commands: list[tuple[Sequence[str], Mapping[str, str] | None]] = field(default_factory=list)
 
@@ -69,11 +69,11 @@ class Candidate:
         return self.endpoints[0]
 
     def serve(self, port: int, user: str = USER, host: str = "127.0.0.1") -> None:
-        """A replica listens there."""
+        """Adds the endpoint of a replica."""
         self.endpoints.append(Endpoint(port, user, self.password if user else "", host))
 
     def start(self, name: str, argv: Sequence[str], env: Mapping[str, str] | None = None) -> pathlib.Path:
-        """Start a process, in the candidate's cgroup if it has one; returns its log."""
+        """Starts a process, in the candidate's cgroup if there is one. Returns the path of its log."""
         if self.cgroup:
             argv = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs && exec "$@"', str(self.cgroup), *argv]
         pid_file = self.folder / f"{name}.pid"
@@ -83,24 +83,24 @@ class Candidate:
         return pid_file.with_suffix(".log")
 
     def end(self, seconds: float) -> None:
-        """Tell one process after the other to end, the last to start first, each within `seconds`."""
+        """Terminates the processes in reverse order of their start, each within `seconds`."""
         for pid_file in reversed(self._pid_files):
             processes.stop(pid_file, seconds)
 
     def begin_again(self) -> None:
-        """Start what was ended, with the stores as they were left."""
+        """Starts the terminated processes again, with the same stores."""
         for pid_file, (argv, env) in zip(self._pid_files, self._commands, strict=True):
             processes.start(pid_file, argv, env)
 
     def ready(self, port: int, log: pathlib.Path, seconds: float = 20) -> None:
-        """Wait for a port; a failure shows the end of that log."""
+        """Waits for a port. An error contains the end of the log."""
         wait_with_log(lambda: listens(port), seconds, f"{self.name} on port {port}", log)
 
     def pids(self) -> list[int]:
         return [int(path.read_text().split()[0]) for path in self._pid_files]
 
     def stop(self) -> None:
-        """End all processes. A child that outlives its parent, as one of nginx can, is ended too."""
+        """Stops all processes, including children that outlive their parent, such as workers of nginx."""
         handles = []
         for pid in memory.family(self.pids()):
             with contextlib.suppress(ProcessLookupError):
@@ -116,7 +116,7 @@ class Candidate:
 
 @contextlib.contextmanager
 def running(name: str, folder: pathlib.Path, cgroup: pathlib.Path | None = None) -> Iterator[Candidate]:
-    """A candidate that is stopped, and its state removed, at the end."""
+    """Yields a candidate. At the end, stops it and removes its state."""
     folder.mkdir(parents=True)
     candidate = Candidate(name, folder, cgroup=cgroup)
     try:
@@ -126,14 +126,14 @@ def running(name: str, folder: pathlib.Path, cgroup: pathlib.Path | None = None)
 
 
 def htpasswd(path: pathlib.Path, password: str, cost: int) -> pathlib.Path:
-    """A file with one user, hashed by bcrypt at that cost."""
+    """Writes an htpasswd file with one user and a bcrypt hash of the given cost."""
     path.write_text(f"{USER}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(cost)).decode()}\n")
     path.chmod(0o600)
     return path
 
 
 def credential_helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:
-    """A program that gives the upstream's credential, as docker-credential-gcr does."""
+    """Writes a credential helper that prints the upstream's credential, like docker-credential-gcr."""
     helper = folder / "docker-credential-bench"
     answer = json.dumps({"ServerURL": upstream.url, "Username": UPSTREAM_USER, "Secret": upstream.secret})
     helper.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{answer}'\n")
@@ -142,7 +142,7 @@ def credential_helper(folder: pathlib.Path, upstream: Upstream) -> pathlib.Path:
 
 
 def registry_config(store: pathlib.Path, http: Mapping[str, Any], **more: Any) -> str:
-    """A registry's configuration; JSON is YAML. No blobdescriptor cache: it makes empty bodies of dropped blobs."""
+    """Returns a registry's configuration as JSON, without a blobdescriptor cache, which causes empty bodies of evicted blobs."""
     config = {
         "version": "0.1",
         "log": {"level": "error", "accesslog": {"disabled": True}},
@@ -154,7 +154,7 @@ def registry_config(store: pathlib.Path, http: Mapping[str, Any], **more: Any) -
 
 
 def distribution() -> str:
-    """The plain registry of the sandbox's pin."""
+    """Returns the path of the unmodified registry in the sandbox's version."""
     return str(tools.build("registry") / "registry")
 
 
@@ -178,7 +178,7 @@ def _registry(
 
 @contextlib.contextmanager
 def plain(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
-    """distribution 3 in proxy mode; `cost` 0: without credentials."""
+    """Runs distribution 3 in proxy mode. `cost` 0: without authentication."""
     with running(V3 if cost else BARE, folder) as candidate:
         candidate.serve(_registry(candidate, distribution(), upstream, cost), USER if cost else "")
         yield candidate
@@ -186,7 +186,7 @@ def plain(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[
 
 @contextlib.contextmanager
 def old(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
-    """distribution 2.8 in proxy mode."""
+    """Runs distribution 2.8 in proxy mode."""
     with running(V2, folder) as candidate:
         candidate.serve(_registry(candidate, packages.command("docker-registry"), upstream, cost))
         yield candidate
@@ -216,7 +216,7 @@ http {{
 
 @contextlib.contextmanager
 def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Iterator[Candidate]:
-    """nginx's proxy_cache before distribution 3, one cached answer a credential, waiters behind the lock."""
+    """Runs nginx's proxy_cache in front of distribution 3, with one cached response per credential and proxy_cache_lock."""
     with running(NGINX, folder) as candidate:
         registry = _registry(candidate, distribution(), upstream, cost)
         port = _nginx(
@@ -238,7 +238,7 @@ def proxy_cache(folder: pathlib.Path, upstream: Upstream, cost: int = 10) -> Ite
 
 @contextlib.contextmanager
 def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
-    """A server with Go's net/http that sends a library's blobs from memory: what it takes by itself."""
+    """Runs a server with Go's net/http that sends a library's blobs from memory, to measure what net/http itself uses."""
     with running(GO, folder) as candidate:
         (port,) = free_ports(1)
         candidate.start("serve", [load_client.binary(), "serve", f"127.0.0.1:{port}", str(root / "blobs")])
@@ -249,7 +249,7 @@ def net_http(folder: pathlib.Path, root: pathlib.Path) -> Iterator[Candidate]:
 
 @contextlib.contextmanager
 def files(folder: pathlib.Path, root: pathlib.Path, cgroup: pathlib.Path | None = None) -> Iterator[Candidate]:
-    """Raw nginx that sends a library's blobs from disk: what this machine can do at most."""
+    """Runs raw nginx, which sends a library's blobs from disk, to measure the maximum of this machine."""
     with running(RAW, folder, cgroup) as candidate:
         alias = f'location ~ "/blobs/sha256:([0-9a-f]+)$" {{ alias {root}/blobs/$1; }}'
         candidate.serve(_nginx(candidate, "", alias), user="")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pulls as containerd does: three blobs at a time, resumes by Range, tries again. Checks bodies after the clock stopped.
+"""Pulls like containerd: three blobs at a time, with Range requests to resume, and retries. Verifies bodies afterwards.
 
-The same client measures every candidate. It speaks to a cache (Basic) as to a registry (Bearer, redirects).
+The same client measures every candidate. It supports caches (Basic) and registries (Bearer tokens, redirects).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .content import MANIFEST, Blob, Image, Library
 from .endpoint import Endpoint
 from .sinks import Keep, Sink, Stream
 
-RETRIES = 5  # without progress; then a pull has failed
+RETRIES = 5  # attempts without progress before a pull fails
 _PARALLEL = 3  # containerd's max_concurrent_downloads
 _BACKOFF_SECONDS = 0.05
 _AGAIN = frozenset((408, 429, 500, 502, 503, 504))
@@ -29,7 +29,7 @@ _CHALLENGE = re.compile(r'(\w+)="([^"]*)"')
 
 
 class Broken(Exception):
-    """An answer that a client cannot use; `again` says whether to ask once more."""
+    """A response that a client cannot use. `again`: whether to retry."""
 
     def __init__(self, text: str, again: bool = True) -> None:
         super().__init__(text)
@@ -37,7 +37,7 @@ class Broken(Exception):
 
 
 class Answer(NamedTuple):
-    """The head of an answer; header names in lower case."""
+    """Status and headers of a response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -46,7 +46,7 @@ class Answer(NamedTuple):
 
 @dataclass
 class Transfer:
-    """One blob or manifest as one client saw it. Times in seconds from its own first request."""
+    """The transfer of a blob or manifest to a client. Times are in seconds since its first request."""
 
     blob: Blob
     first_byte: float = 0.0
@@ -54,31 +54,31 @@ class Transfer:
     received: int = 0
     requests: int = 0
     resumed: int = 0
-    status: int = 0  # the last one
-    complete: bool = False  # the answer ended as a whole one
+    status: int = 0  # last status
+    complete: bool = False  # the response ended without an error
     error: str = ""
-    right: bool = False  # set by `check`
+    right: bool = False  # the body is right; set by `check`
     sink: Sink | None = field(default=None, repr=False)
 
     def check(self) -> None:
-        """Compare size and digest with the manifest's, and let the body go."""
+        """Compares size and digest with those in the manifest, and releases the body."""
         digest = self.sink.digest() if self.sink else ""
         self.right = self.complete and self.received == self.blob.size and digest == self.blob.digest
         self.sink = None
 
     @property
     def wrong(self) -> bool:
-        """Ended as complete, with wrong bytes."""
+        """Whether the response ended without an error, but with wrong bytes."""
         return self.complete and not self.right
 
 
 class Session:
-    """One client's connection, kept alive between requests; it remembers a Bearer token."""
+    """A client's connection, kept alive between requests. Caches a Bearer token."""
 
     def __init__(self, endpoint: Endpoint, token: str = "") -> None:
         self.endpoint, self.token = endpoint, token
         self._sockets: dict[tuple[str, int], socket.socket] = {}
-        self._early = bytearray()  # of a body, what came with its header
+        self._early = bytearray()  # bytes of the body that were received with the header
 
     def close(self) -> None:
         for connection in self._sockets.values():
@@ -93,7 +93,7 @@ class Session:
         return {}
 
     def _exchange(self, method: str, peer: tuple[str, int], target: str, headers: Mapping[str, str]) -> Answer:
-        """Send a request on the connection to that host and port."""
+        """Sends a request to a host and port, on the existing connection if possible."""
         connection = self._sockets.get(peer)
         if connection is None:
             connection = socket.create_connection(peer, timeout=self.endpoint.timeout)
@@ -104,7 +104,7 @@ class Session:
         data = bytearray()
         while (end := data.find(b"\r\n\r\n")) < 0:
             if not (piece := connection.recv(16 << 10)):
-                raise Broken("closed before an answer")
+                raise Broken("connection closed before a response")
             data += piece
         self._early = data[end + 4 :]
         first, *rest = data[:end].decode("latin-1").split("\r\n")
@@ -112,7 +112,7 @@ class Session:
         return Answer(int(first.split()[1]), named, connection)
 
     def open(self, method: str, path: str, start: int = 0) -> Answer:
-        """Ask for a path of the registry, with the credential it wants, through its redirect."""
+        """Requests a path, with the credential that the registry requires, and follows redirects."""
         extra = {"Range": f"bytes={start}-"} if start else {}
         if "/manifests/" in path:
             extra["Accept"] = MANIFEST
@@ -132,10 +132,10 @@ class Session:
         return answer
 
     def _drain(self, answer: Answer, method: str) -> None:
-        """Read a short body, so that the connection can be used again."""
+        """Reads a short body, so that the connection can be reused."""
         while method != "HEAD" and len(self._early) < int(answer.headers.get("content-length", 0)):
             if not (piece := answer.connection.recv(16 << 10)):
-                raise Broken("closed within a body")
+                raise Broken("connection closed within a body")
             self._early += piece
 
     def _fetch_token(self, challenge: Mapping[str, str]) -> None:
@@ -144,12 +144,12 @@ class Session:
         peer = (realm.hostname or "", realm.port or 80)
         answer = self._exchange("GET", peer, f"{realm.path}?{query}", {"Authorization": self.endpoint.authorization})
         if answer.status != 200:
-            raise Broken(f"the token endpoint answers {answer.status}", again=False)
+            raise Broken(f"the token endpoint returned status {answer.status}", again=False)
         self._drain(answer, "GET")
         self.token = json.loads(self._early)["token"]
 
     def fetch(self, path: str, blob: Blob, sink: Sink, resume: bool = True, retries: int = RETRIES) -> Transfer:
-        """GET a body into a sink. `resume`: go on by Range after a cut; without it the first cut ends it."""
+        """Fetches a body into a sink. `resume`: whether to resume an interrupted transfer with Range requests."""
         transfer = Transfer(blob, sink=sink)
         started, failures = time.monotonic(), 0
         while not transfer.complete:
@@ -179,8 +179,8 @@ class Session:
         if start:
             transfer.resumed += 1
             if status == 206 and not headers.get("content-range", "").startswith(f"bytes {start}-"):
-                raise Broken("not the range that was asked for", again=False)
-        skip = start if status == 200 else 0  # a server without ranges sends what is there already
+                raise Broken("the response has the wrong range", again=False)
+        skip = start if status == 200 else 0  # a server without range support sends the beginning again
         if "content-length" not in headers:
             raise Broken("no length", again=False)
         left = int(headers["content-length"])
@@ -207,7 +207,7 @@ class Session:
             self.close()
 
     def _receive(self, connection: socket.socket, transfer: Transfer, left: int) -> int:
-        """Receive straight into the sink, which may be full if the answer is longer than the manifest says."""
+        """Receives directly into the sink, which may be full if the response is longer than the size in the manifest."""
         sink = transfer.sink
         assert sink
         room = sink.view(transfer.received)
@@ -229,12 +229,12 @@ class Session:
             sink.took(transfer.received, size)
             transfer.received += size
             new = new[size:]
-        transfer.received += len(new)  # more than the manifest says
+        transfer.received += len(new)  # longer than the size in the manifest
 
 
 @dataclass
 class Pull:
-    """What one client did. `started`: seconds of the machine's monotonic clock."""
+    """The pull of one client. `started`: seconds of the monotonic clock."""
 
     started: float
     seconds: float
@@ -250,7 +250,7 @@ class Pull:
 
     @property
     def first_byte(self) -> float:
-        """Of the blob that waited longest for it, in seconds; endless if one never came."""
+        """Maximum time to the first byte of a blob, in seconds; infinite if a blob never arrived."""
         return max((t.first_byte if t.received else float("inf")) for t in self.transfers)
 
     @property
@@ -263,7 +263,7 @@ class Pull:
 
 
 def pull(endpoint: Endpoint, image: Image, keep: bool = True, sinks: Mapping[str, Sink] | None = None) -> Pull:
-    """Pull an image: HEAD of its tag, manifest, then config and layers. `keep`: hash afterwards, not while they come."""
+    """Pulls an image: HEAD of its tag, manifest, then config and layers. `keep`: hash after the pull instead of during it."""
 
     def sink(blob: Blob) -> Sink:
         return (sinks or {}).get(blob.digest) or (Keep(blob.size) if keep else Stream())
@@ -272,7 +272,7 @@ def pull(endpoint: Endpoint, image: Image, keep: bool = True, sinks: Mapping[str
         while queue:
             try:
                 blob = queue.pop(0)
-            except IndexError:  # another thread took the last one
+            except IndexError:  # another thread has taken the last blob
                 break
             transfers.append(session.fetch(f"/v2/{image.name}/blobs/{blob.digest}", blob, sink(blob)))
         session.close()
@@ -284,7 +284,7 @@ def pull(endpoint: Endpoint, image: Image, keep: bool = True, sinks: Mapping[str
         answer = session.open("HEAD", f"/v2/{image.name}/manifests/{Library.tag}")
         digest = answer.headers.get("docker-content-digest", digest)
     except (OSError, Broken):
-        session.close()  # containerd, too, asks by GET then
+        session.close()  # containerd sends a GET in this case, too
     manifest = session.fetch(f"/v2/{image.name}/manifests/{digest}", image.manifest, sink(image.manifest))
     transfers.append(manifest)
     if manifest.complete:
@@ -303,7 +303,7 @@ def pull(endpoint: Endpoint, image: Image, keep: bool = True, sinks: Mapping[str
 def get(
     endpoint: Endpoint, image: Image, blob: Blob, sink: Sink, resume: bool = True, retries: int = RETRIES
 ) -> Pull:
-    """GET one blob of an image."""
+    """Fetches one blob of an image."""
     started, session = time.monotonic(), Session(endpoint)
     transfer = session.fetch(f"/v2/{image.name}/blobs/{blob.digest}", blob, sink, resume, retries)
     session.close()

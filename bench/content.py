@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Images of pseudo-random blobs, the same on every run, in a folder that the upstream serves."""
+"""Images of pseudo-random blobs, identical in every run, in a folder that the upstream serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CONFIG_BYTES = 2048
 
 @dataclass(frozen=True)
 class Blob:
-    """What a manifest says of a blob: `sha256:…` and its size in bytes."""
+    """A blob's descriptor: `sha256:…` and the size in bytes."""
 
     digest: str
     size: int
@@ -60,14 +60,14 @@ class Library:
         return self.folder / "manifests" / digest.removeprefix("sha256:")
 
     def resolve(self, name: str) -> str | None:
-        """The digest of a repository's tag, if there is one."""
+        """Returns the digest of a repository's tag, or None."""
         try:
             return (self.folder / "tags" / name.replace("/", "_")).read_text()
         except OSError:
             return None
 
     def _make(self, seed: str, size: int) -> Blob:
-        """Write a blob; every block of it differs from every other block of every blob."""
+        """Writes a blob. All blocks of all blobs are different."""
         digest, path = hashlib.sha256(), self.folder / "blobs" / f"new-{hashlib.sha256(seed.encode()).hexdigest()}"
         with path.open("wb") as file:
             for start in range(0, size, _BLOCK):
@@ -80,7 +80,7 @@ class Library:
         return Blob(name, size)
 
     def image(self, name: str, sizes: Sequence[int]) -> Image:
-        """Make an image whose layers have these sizes in bytes. `name` is its repository and its seed."""
+        """Creates an image whose layers have the given sizes in bytes. `name` is the repository and the seed."""
         config, *layers = [self._make(f"{name}\0{n}", size) for n, size in enumerate((_CONFIG_BYTES, *sizes))]
         manifest = json.dumps(
             {
@@ -96,10 +96,10 @@ class Library:
         return Image(name, Blob(digest, len(manifest)), (config, *layers))
 
     def retag(self, image: Image, other: Image) -> None:
-        """Let an image's tag name another image's manifest."""
+        """Moves an image's tag to another image's manifest."""
         (self.folder / "tags" / image.name.replace("/", "_")).write_text(other.manifest.digest)
 
     def forget(self, image: Image) -> None:
-        """Remove an image's blobs from the disk."""
+        """Removes an image's blobs from the disk."""
         for blob in image.blobs:
             self.blob(blob.digest).unlink(missing_ok=True)

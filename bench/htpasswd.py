@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd on many users that do not change: in its process, as a task, and what both are measured against."""
+"""Module htpasswd with many unchanged users: in its process, as a task, and what both are compared with."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import bcrypt
 from sandbox.settings import ROOT
 from sandbox.steps import StepFailed
 
-# The interpreter's start and Ansible's imports are not in it: every module has them.
+# Excludes the start of the interpreter and Ansible's imports, which every module needs.
 _PROCESS = """
 import contextlib, io, json, site, sys, time
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
@@ -37,7 +37,7 @@ print(json.dumps({"seconds": seconds, "changed": json.loads(out.getvalue())["cha
 
 @dataclass
 class Users:
-    """A folder, the users of its htpasswd file, and the cost of their hashes."""
+    """A folder with an htpasswd file, its users, and the cost of their hashes."""
 
     folder: pathlib.Path
     passwords: dict[str, str]
@@ -50,13 +50,13 @@ class Users:
 
     @property
     def arguments(self) -> dict[str, object]:
-        """Module htpasswd's."""
+        """The arguments for module htpasswd."""
         users = [{"name": name, "password": password} for name, password in self.passwords.items()]
         return {"path": self.path, "cost": self.cost, "users": users}
 
 
 def make(folder: pathlib.Path, count: int, cost: int) -> Users:
-    """An htpasswd file of that many users."""
+    """Writes an htpasswd file with `count` users."""
     folder.mkdir(parents=True)
     passwords = {f"user-{n}": f"the-password-of-{n}" for n in range(count)}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -69,19 +69,19 @@ def make(folder: pathlib.Path, count: int, cost: int) -> Users:
 
 
 def alone(users: Users) -> float:
-    """Seconds of the bare verifications, on all processors."""
+    """Returns the time of the verifications alone, on all CPUs, in seconds."""
     pairs = [(password.encode(), users.hashes[name].encode()) for name, password in users.passwords.items()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         started = time.monotonic()
         right = all(pool.map(lambda pair: bcrypt.checkpw(*pair), pairs))
         seconds = time.monotonic() - started
     if not right:
-        raise StepFailed("a hash does not verify")
+        raise StepFailed("a hash does not match its password")
     return seconds
 
 
 def module(users: Users) -> float:
-    """Seconds of the module's main(), from its arguments to its result."""
+    """Returns the time of the module's main(), from arguments to result, in seconds."""
     argv = [sys.executable, "-c", _PROCESS, str(ROOT / "playbooks" / "collections")]
     done = subprocess.run(argv, input=json.dumps(users.arguments), capture_output=True, text=True, check=False)
     if done.returncode or (result := json.loads(done.stdout))["changed"]:
@@ -90,7 +90,7 @@ def module(users: Users) -> float:
 
 
 def play(users: Users, name: str, tasks: Sequence[dict[str, object]]) -> Callable[[], float]:
-    """Seconds of a run of ansible-playbook in which nothing changes."""
+    """Returns a function that returns the time of a run of ansible-playbook without changes, in seconds."""
     file = users.folder / f"{name}.json"
     file.touch(0o600)
     file.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
@@ -113,12 +113,12 @@ def ours(users: Users) -> Callable[[], float]:
 
 
 def peer(users: Users, count: int) -> Callable[[], float]:
-    """community.general.htpasswd, once for each of the first users."""
+    """Returns a run of community.general.htpasswd, once for each of the first `count` users."""
     some = list(users.arguments["users"])[:count]  # type: ignore[call-overload]
     arguments = {"path": users.path, "name": "{{ item.name }}", "password": "{{ item.password }}", "hash_scheme": "bcrypt", "mode": "0600"}
     return play(users, "peer", [{"community.general.htpasswd": arguments, "loop": some, "no_log": True}])
 
 
 def nothing(users: Users) -> Callable[[], float]:
-    """What a run takes without such a task."""
+    """Returns a run without such a task."""
     return play(users, "nothing", [{"ansible.builtin.assert": {"that": "true"}}])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""`make bench-kind`: what only a cluster has. The tests of three replicas measure and judge; this makes their figures a table."""
+"""`make bench-kind`: measurements that need a cluster. The tests with three replicas measure, and this makes a table of the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .report import Goal, Result
 
 BUDGET_SECONDS = 30 * 60
 _SERVING, _FAULTS = "tests/e2e/serving/test_", "tests/e2e/faults/test_faults.py::test_"
-# By molecule's scenario, whose converge.yml comes first: the tests that measure.
+# The tests that measure, by molecule scenario, whose converge.yml runs first.
 TESTS = {
     "serving": (
         f"{_SERVING}outages.py",
@@ -30,7 +30,7 @@ TESTS = {
     ),
     "faults": (f"{_FAULTS}upstream_out[hangs]", f"{_FAULTS}start_while_upstream_is_out", f"{_FAULTS}rolling_restart"),
 }
-# By the names that the tests give to what they measure.
+# Goals, by the names under which the tests record their measurements.
 GOALS = {
     "pulls failed, scaling 2 → 5 → 3": 0,
     "pulls failed, owner's registry killed": 0,
@@ -59,17 +59,17 @@ GOALS = {
 
 
 def measured(junit: pathlib.Path) -> dict[str, float]:
-    """What the tests recorded, by name."""
-    # Written by the run of pytest above it.
+    """Returns the measurements that the tests have recorded, by name."""
+    # The file was written by our own pytest run.
     properties = ET.parse(junit).iter("property")
     return {item.attrib["name"]: float(item.attrib["value"]) for item in properties}
 
 
 def results(found: dict[str, float]) -> list[Result]:
-    """A row for each goal; what was not measured has missed it."""
+    """Returns a row for each goal. A goal without a measurement is missed."""
     if unknown := sorted(set(found) - set(GOALS)):
         raise ValueError(f"measured, but without a goal in bench/kind.py: {', '.join(unknown)}")
-    missing = "its test ended before it was measured"
+    missing = "not measured: the test ended earlier"
     return [
         Result(name, "", "", found.get(name), None, Goal("ours", "<=", bound), "" if name in found else missing)
         for name, bound in GOALS.items()
@@ -77,8 +77,8 @@ def results(found: dict[str, float]) -> list[Result]:
 
 
 def tested(scenario: str) -> tuple[bool, dict[str, float]]:
-    """Whether the scenario's tests passed on the cluster `test`, and what they recorded."""
-    # This collection, and none that is installed: the playbook lies elsewhere than those that have it beside them.
+    """Returns whether the scenario's tests passed on the cluster `test`, and their measurements."""
+    # Use this clone instead of an installed collection, which Ansible would not find next to molecule's playbooks.
     env = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
     playbook = f"molecule/{scenario}/converge.yml"
     subprocess.run(["ansible-playbook", "--inventory", "sandbox/inventory", playbook], cwd=ROOT, env=env, check=True)

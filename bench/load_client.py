@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The load client of bench/load: what it shall do, and what it saw."""
+"""Runs the load client in bench/load: builds its plans and reads its reports."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _LIMIT_SECONDS = 600
 
 
 def binary() -> str:
-    """The load client, built unless it is there for this source."""
+    """Returns the path of the load client. Builds it unless the cache has it for the current source."""
     return str(tools.install("load client", _SOURCE, CACHE / "bench" / f"load-{key(_SOURCE)}") / "load")
 
 
 @dataclass(frozen=True)
 class Group:
-    """Clients that do the same; the fields of a plan are explained in bench/load/plan.go.
+    """A group of clients that do the same. bench/load/plan.go documents the fields of a plan.
 
     :param credential: send the endpoint's user and password.
     :param options: further fields of the plan.
-    :param others: endpoints that clients take in turn with the first.
+    :param others: further endpoints, which clients use in turn with the first.
     """
 
     endpoint: Endpoint
@@ -44,7 +44,7 @@ class Group:
     others: Sequence[Endpoint] = ()
 
     def plan(self, variable: str) -> dict[str, Any]:
-        """The group of a plan, whose password comes from that variable."""
+        """Returns the group for a plan. The password is read from the given environment variable."""
         known = {"user": self.endpoint.user, "password_env": variable} if self.credential and self.endpoint.user else {}
         return {
             "name": self.name,
@@ -59,7 +59,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a group saw. Times in seconds, by `p50`, `p90`, `p99` and `max`."""
+    """The results of a group. Times are in seconds, by `p50`, `p90`, `p99` and `max`."""
 
     requests: int
     failed: int
@@ -71,7 +71,7 @@ class Seen:
     wall: float
     latency: dict[str, float]
     first_byte: dict[str, float]
-    end: dict[str, float]  # from the start of all groups
+    end: dict[str, float]  # since the start of all groups
     connections: int = 0
     closed: int = 0
 
@@ -81,7 +81,7 @@ class Seen:
         return self.bytes / self.wall
 
     def right(self) -> Seen:
-        """Itself. Refuses what was not right: it must not be measured."""
+        """Returns the results. Raises StepFailed if a request failed, since only correct responses may be measured."""
         if self.failed or not self.requests:
             raise StepFailed(f"{self.failed} of {self.requests} requests failed: {self.errors}")
         return self
@@ -89,7 +89,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class Report:
-    """What all groups saw, in their order, and the seconds of processor time of the load client."""
+    """The results of all groups, in their order, and the CPU time of the load client in seconds."""
 
     groups: list[Seen]
     wall: float
@@ -97,25 +97,25 @@ class Report:
 
 
 def blob(image: Image, one: Blob) -> dict[str, Any]:
-    """A blob as a target."""
+    """Returns the target for a blob."""
     return {"path": f"/v2/{image.name}/blobs/{one.digest}", "size": one.size}
 
 
 def manifest(image: Image) -> dict[str, Any]:
-    """An image's manifest as a target."""
+    """Returns the target for an image's manifest."""
     return {"path": f"/v2/{image.name}/manifests/{image.manifest.digest}", "size": image.manifest.size}
 
 
 def whole(image: Image) -> list[dict[str, Any]]:
-    """The targets of a pull."""
+    """Returns the targets for a pull."""
     return [manifest(image), *(blob(image, one) for one in image.blobs)]
 
 
 def run(*groups: Group) -> Report:
-    """Run groups of clients together."""
+    """Runs groups of clients at the same time."""
     plan, env = [], dict(os.environ)
     for number, group in enumerate(groups):
-        # The environment: other users can read command lines, and a file would have to be removed.
+        # Pass the password in the environment: other users can read command lines, and a file would have to be removed.
         variable = f"REGISTRY_CACHE_LOAD_PASSWORD_{number}"
         env[variable] = group.endpoint.password
         plan.append(group.plan(variable))
@@ -123,19 +123,19 @@ def run(*groups: Group) -> Report:
     try:
         done = subprocess.run(argv, input=text, env=env, capture_output=True, text=True, check=False, timeout=_LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
-        raise StepFailed(f"the load client is not done after {_LIMIT_SECONDS} s") from None
+        raise StepFailed(f"the load client did not finish within {_LIMIT_SECONDS} s") from None
     if done.returncode:
-        raise StepFailed(done.stderr.strip() or f"the load client ended with status {done.returncode}")
+        raise StepFailed(done.stderr.strip() or f"the load client exited with status {done.returncode}")
     report = json.loads(done.stdout)
     seen = [Seen(**{name: value for name, value in group.items() if name != "name"}) for group in report["groups"]]
     return Report(seen, report["wall"], report["cpu"])
 
 
 def one(group: Group) -> Seen:
-    """What a single group saw, which must be right."""
+    """Runs a single group and returns its results. Raises StepFailed if a request failed."""
     return run(group).groups[0].right()
 
 
 def pulls(endpoint: Endpoint, image: Image, number: int, each: int = 1) -> Seen:
-    """Clients that pull an image, each so many times; all of it must be right."""
+    """Runs `number` clients that pull an image `each` times. Raises StepFailed if a pull failed."""
     return one(Group(endpoint, whole(image), number, options={"kind": "pull", "each": each, "keep": True}))

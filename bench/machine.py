@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a run was measured on."""
+"""Describes the machine and the commit of a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandbox.settings import ROOT
 
 
 def describe() -> str:
-    """Processors, memory and kernel, in one line."""
+    """Returns CPUs, memory and kernel, in one line."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     gibibytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
@@ -20,7 +20,7 @@ def describe() -> str:
 
 
 def commit() -> str:
-    """What is measured: the commit, and whether files differ from it."""
+    """Returns the measured commit, and whether there are uncommitted changes."""
     argv = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=12", "--dirty=, with changes", "--exclude=*"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "not a clone"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What rows have in common: where they run, how they are registered, turns, the highest value, requests per second."""
+"""Common parts of rows: the test bench, registration, alternating runs, requests per second."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .sinks import Keep
 
 MIB, GIB = 1 << 20, 1 << 30
 SMALL = (2 * MIB, 2 * MIB, MIB)  # layers of a small image
-RUNS, LONG_SECONDS = 5, 20  # what takes longer than that runs once
-# The cheapest cost of bcrypt that the cache takes: where credentials are not what is measured.
+RUNS, LONG_SECONDS = 5, 20  # a measurement that takes longer than LONG_SECONDS runs once
+# The lowest bcrypt cost that the cache accepts, for rows that do not measure authentication.
 _CHEAP = 4
-FAR = {"latency": 0.02, "rate": 8_000_000}  # an upstream in another place
+FAR = {"latency": 0.02, "rate": 8_000_000}  # an upstream in another region
 
 
 @dataclass
 class Bench:
-    """Where a row runs: a folder, what the upstream holds, the upstream."""
+    """The environment of a row: a folder, the content of the upstream, the upstream."""
 
     folder: pathlib.Path
     library: Library
@@ -45,16 +45,16 @@ class Bench:
     _number: Iterator[int] = field(default_factory=itertools.count)
 
     def new(self, what: str) -> pathlib.Path:
-        """A path for a candidate's folder."""
+        """Returns a new path for a candidate's folder."""
         return self.folder / f"{what}-{next(self._number)}"
 
     def image(self, sizes: Sequence[int]) -> Image:
-        """An image that nobody has seen yet."""
+        """Creates a new image."""
         return self.library.image(f"bench/image-{next(self._number)}", sizes)
 
     @property
     def straight(self) -> Endpoint:
-        """The upstream itself."""
+        """The endpoint of the upstream itself."""
         return Endpoint(self.upstream.port, UPSTREAM_USER, self.upstream.secret)
 
 
@@ -63,7 +63,7 @@ ROWS: dict[str, Row] = {}
 
 
 def row(name: str) -> Callable[[Row], Row]:
-    """Register a row under a name for `--only`."""
+    """Registers a row under a name for `--only`."""
 
     def register(function: Row) -> Row:
         ROWS[name] = function
@@ -76,7 +76,7 @@ def row(name: str) -> Callable[[Row], Row]:
 def together(
     bench: Bench, *names: str, cost: int = _CHEAP, size: int = 4 * GIB, replicas: int = 1
 ) -> Iterator[dict[str, Candidate]]:
-    """Candidates by name, which run at the same time. `size`: the limit of ours, which has one; `replicas`: of ours."""
+    """Runs candidates at the same time, and yields them by name. `size` and `replicas` apply only to this cache."""
     makers: dict[str, Callable[[pathlib.Path], contextlib.AbstractContextManager[Candidate]]] = {
         OURS: lambda folder: cache(folder, bench.upstream, cost=cost, size=size, replicas=replicas),
         V3: lambda folder: candidates.plain(folder, bench.upstream, cost=cost),
@@ -93,7 +93,7 @@ def together(
 def one_by_one(
     bench: Bench, names: Sequence[str], measure: Callable[[str, Candidate], dict[str, float]], **options: Any
 ) -> Callable[[str], dict[str, float]]:
-    """Measure candidates one after the other; gives the values of all by their key. A peer that fails is left out."""
+    """Measures candidates one after the other. Returns the values of all candidates by key. Peers that fail are omitted."""
     found: dict[str, dict[str, float]] = {}
     for name in names:
         try:
@@ -102,12 +102,12 @@ def one_by_one(
         except StepFailed as error:
             if name == OURS:
                 raise
-            say(f"   {name} is left out: {error}")
+            say(f"   {name} is omitted: {error}")
     return lambda key: {name: values[key] for name, values in found.items() if key in values}
 
 
 def require_right(*pulls: containerd_client.Pull) -> None:
-    """Refuse to measure what is wrong."""
+    """Raises StepFailed if a pull is incomplete or wrong, since only correct pulls may be measured."""
     for pull in pulls:
         for transfer in pull.transfers:
             if not transfer.right:
@@ -116,7 +116,7 @@ def require_right(*pulls: containerd_client.Pull) -> None:
 
 
 def pull_checked(endpoint: Endpoint, image: Image) -> containerd_client.Pull:
-    """One checked pull, with room for it made beforehand."""
+    """Pulls an image into preallocated memory, and checks it."""
     sinks = {blob.digest: Keep(blob.size) for blob in (image.manifest, *image.blobs)}
     pull = containerd_client.pull(endpoint, image, sinks=sinks)
     pull.check()
@@ -127,13 +127,13 @@ def pull_checked(endpoint: Endpoint, image: Image) -> containerd_client.Pull:
 def results(
     measure: str, unit: str, values: Mapping[str, float], goals: Mapping[str, Goal | None], note: str = ""
 ) -> list[Result]:
-    """Ours against each of the peers named in `goals`; "" is none of them. The note is the first row's."""
+    """Returns a row for each peer in `goals`, or one without a peer for "". The note is added to the first row."""
     made = [Result(measure, unit, peer, values.get(OURS), values.get(peer), goal) for peer, goal in goals.items()]
     return [replace(made[0], note=note), *made[1:]]
 
 
 def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int = RUNS) -> dict[str, float]:
-    """The median of runs that take turns; what takes over 20 s a run is run once."""
+    """Returns the medians of alternating runs. A measurement that takes longer than LONG_SECONDS runs once."""
     values: dict[str, list[float]] = {name: [] for name in measures}
     long: set[str] = set()
     for run in range(runs):
@@ -149,13 +149,13 @@ def alternate(measures: Mapping[str, Callable[[], float]], unit: str, runs: int 
 
 
 def content_gets(bench: Bench, image: Image) -> float:
-    """Transfers from the upstream for each distinct blob of an image."""
+    """Returns the number of transfers from the upstream per distinct blob of an image."""
     counts = bench.upstream.counts()
     return sum(counts.get(f"GET content {blob.digest}", 0) for blob in image.blobs) / len(image.blobs)
 
 
 def wrk(candidate: Candidate, path: str, seconds: int) -> float:
-    """Requests per second of one path, 8 connections. Refuses any answer that is not a success."""
+    """Returns the requests per second for one path on 8 connections. Raises StepFailed if a request failed."""
     endpoint = candidate.endpoint
     argv = [packages.command("wrk"), "-t1", "-c8", f"-d{seconds}s", "--timeout", "30s"]
     argv += ["-H", f"Authorization: {endpoint.authorization}", "-H", f"Accept: {MANIFEST}"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Memory of processes, and a cgroup that limits it. Needs root and a memory controller (cgroup v1 or v2)."""
+"""Memory of processes, and a cgroup that limits it. Requires root and a memory controller (cgroup v1 or v2)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ROOT = pathlib.Path("/sys/fs/cgroup")
 
 
 def family(pids: Iterable[int]) -> set[int]:
-    """The processes and all their descendants."""
+    """Returns the processes and all their descendants."""
     parents: dict[int, int] = {}
     for entry in pathlib.Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -26,7 +26,7 @@ def family(pids: Iterable[int]) -> set[int]:
 
 
 def resident(pids: Iterable[int]) -> int:
-    """Bytes of anonymous and shared memory of the processes and their descendants; file cache is not counted."""
+    """Returns anonymous and shared memory of the processes and their descendants in bytes, without file cache."""
     kibibytes = 0
     for pid in family(pids):
         with contextlib.suppress(OSError):
@@ -38,7 +38,7 @@ def resident(pids: Iterable[int]) -> int:
 
 @contextlib.contextmanager
 def limit(name: str, size: int) -> Iterator[pathlib.Path | None]:
-    """A memory cgroup of `size` bytes, page cache included, removed afterwards; None where none can be made."""
+    """Yields a memory cgroup limited to `size` bytes, including page cache, or None if it cannot be created."""
     unified = (_ROOT / "cgroup.controllers").exists()
     base = _ROOT if unified else _ROOT / "memory"
     folder = base / f"registry-cache-bench-{os.getpid()}-{name}"
@@ -55,7 +55,7 @@ def limit(name: str, size: int) -> Iterator[pathlib.Path | None]:
     try:
         yield folder
     finally:
-        for _ in range(50):  # a process that has ended leaves its group a little later
+        for _ in range(50):  # a terminated process leaves its cgroup with a delay
             try:
                 folder.rmdir()
                 break

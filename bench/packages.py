@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Peers from Debian packages, unpacked into the cache: nothing is installed and no service starts."""
+"""Peers from Debian packages, unpacked into the cache. Nothing is installed, and no service is started."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ PACKAGES = ("docker-registry", "nginx", "wrk")
 
 @functools.cache
 def root() -> pathlib.Path:
-    """The folder that the packages are unpacked in, with those libraries that the machine lacks."""
+    """Returns the folder with the unpacked packages, including libraries that this machine lacks."""
     release = platform.freedesktop_os_release()
     target = CACHE / "bench" / f"packages-{key(*PACKAGES, release['ID'], release.get('VERSION_ID', ''))}"
     if not (target / ".ready").exists():
         with step(f"Debian packages {' '.join(PACKAGES)}, unpacked", "the package mirror") as log:
             if not shutil.which("apt-get"):
-                raise StepFailed("this machine has no apt-get, which the peers come from")
+                raise StepFailed("apt-get is required to download the peers, but this machine does not have it")
             shutil.rmtree(target, ignore_errors=True)
             archives = target / "archives"
             (archives / "partial").mkdir(parents=True)
@@ -39,14 +39,14 @@ def root() -> pathlib.Path:
 
 
 def command(name: str) -> str:
-    """The full path of an unpacked command."""
+    """Returns the full path of an unpacked command."""
     for folder in ("usr/sbin", "usr/bin"):
         if (path := root() / folder / name).exists():
             return str(path)
-    raise StepFailed(f"none of {', '.join(PACKAGES)} holds '{name}'")
+    raise StepFailed(f"none of the packages {', '.join(PACKAGES)} has '{name}'")
 
 
 def environment() -> dict[str, str]:
-    """What an unpacked command needs to find the libraries unpacked beside it."""
+    """Returns the environment in which an unpacked command finds the unpacked libraries."""
     folders = [str(path) for path in (root() / "usr" / "lib").glob("*-linux-gnu*")]
     return {"LD_LIBRARY_PATH": ":".join([*folders, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])])}

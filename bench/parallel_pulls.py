@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Many clients at once: a few processes, a thread a client. Bodies are checked when all clients are done."""
+"""Many concurrent clients: a few processes with one thread per client. Bodies are checked after all clients are done."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .content import Blob, Image
 from .endpoint import Endpoint
 from .sinks import Keep, Sink, Stream
 
-_LEAD_SECONDS = 0.3  # for every process to be ready before the first client starts
+_LEAD_SECONDS = 0.3  # time for all processes to get ready before the first client starts
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one client does: pull an image, or only one blob of it, `after` so many seconds."""
+    """The job of one client: pull an image, or only one blob of it, after `after` seconds."""
 
     endpoint: Endpoint
     image: Image
@@ -35,7 +35,7 @@ class Job:
 
 
 def _sinks(job: Job) -> dict[str, Sink]:
-    """Room for what a job will bring, made before the clock starts."""
+    """Returns preallocated memory for the bodies of a job."""
     blobs = [job.blob] if job.blob else [job.image.manifest, *job.image.blobs]
     return {blob.digest: Keep(blob.size) if job.keep else Stream() for blob in blobs}
 
@@ -58,7 +58,7 @@ def _work(jobs: Sequence[tuple[int, Job]], ready: Any, done: Any, start: Any, re
     for thread in threads:
         thread.join()
     if len(pulls) < len(jobs):
-        sys.exit("a client raised: see above")
+        sys.exit("a client failed: see above")
     done.wait()
     for _, pull in pulls:
         pull.check()
@@ -66,7 +66,7 @@ def _work(jobs: Sequence[tuple[int, Job]], ready: Any, done: Any, start: Any, re
 
 
 def run(jobs: Sequence[Job], processes: int = 2) -> list[containerd_client.Pull]:
-    """Run all jobs together; returns what they came to, checked, in the order of the jobs."""
+    """Runs all jobs at the same time. Returns their checked pulls in the order of the jobs."""
     fork = multiprocessing.get_context("fork")
     groups = [group for n in range(processes) if (group := list(enumerate(jobs))[n::processes])]
     start, results = fork.Value("d", 0.0), fork.Queue()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pull secrets of many namespaces: one task of module pull_secrets beside a loop of kubernetes.core.k8s."""
+"""Pull secrets of many namespaces: one task of module pull_secrets compared with a loop of kubernetes.core.k8s."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .report import Goal, Result
 
 NAMESPACES, LOOPED, RUNS = 500, 20, 3
 _NAME, _LABEL = "bench-pull-secrets", "registry-cache-bench=pull-secrets"
-# A cache that is not there, whose pull secrets the runs are free to remove.
+# A cache that does not exist, so that its pull secrets can be removed.
 _OWNER = f"{_NAME}/{_NAME}"
 _HOSTS = ["localhost:30026", "127.0.0.1:30026"]
 _USER = {"name": "bench", "password": "bench-password"}
@@ -40,7 +40,7 @@ def _play(folder: pathlib.Path, name: str, *tasks: dict[str, Any]) -> Run:
     env = {**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
 
     def run(changes: bool) -> float:
-        """Seconds of the whole run, and whether it is to change something."""
+        """Returns the time of the whole run in seconds. `changes`: whether it must change something."""
         started = time.monotonic()
         done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
         if done.returncode or ("changed=0" in done.stdout) == changes:
@@ -57,7 +57,7 @@ def _namespaces(cluster: Cluster) -> Iterator[list[str]]:
     items = [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": label}} for name in names]
     try:
         cluster.kubectl("create", "--filename=-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-        # What controllers put into each namespace is there before anything is measured.
+        # Wait until controllers have created their objects in each namespace.
         given = ("configmaps", "--all-namespaces", "--output=name", "--field-selector=metadata.name=kube-root-ca.crt")
         while len(cluster.kubectl("get", *given).split()) < NAMESPACES:
             time.sleep(1)
@@ -67,7 +67,7 @@ def _namespaces(cluster: Cluster) -> Iterator[list[str]]:
 
 
 def _measured(ours: Run, absent: Run, loop: Run, empty: Run) -> dict[str, float]:
-    """Medians, in seconds."""
+    """Returns medians in seconds."""
     seconds: dict[str, list[float]] = {"first": [], "again": [], "loop first": [], "loop again": [], "empty": []}
     for _ in range(RUNS):
         seconds["first"].append(ours(True))
@@ -75,13 +75,13 @@ def _measured(ours: Run, absent: Run, loop: Run, empty: Run) -> dict[str, float]
         absent(True)
         seconds["loop first"].append(loop(True))
         seconds["loop again"].append(loop(False))
-        absent(True)  # the loop's have the same labels
+        absent(True)  # the Secrets of the loop have the same labels
         seconds["empty"].append(empty(False))
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def results(cluster: Cluster) -> list[Result]:
-    """Of a cluster that KUBECONFIG names."""
+    """Measures on the cluster in KUBECONFIG."""
     labels = {
         "app.kubernetes.io/instance": _NAME,
         "app.kubernetes.io/managed-by": "pullthrough.registry_cache",
@@ -106,7 +106,7 @@ def results(cluster: Cluster) -> list[Result]:
     what, peer = f"pull secrets in {NAMESPACES} namespaces", f"a loop of kubernetes.core.k8s, from {LOOPED} namespaces"
 
     def extrapolated(run: str) -> float:
-        # Ansible's own start is not multiplied.
+        # Do not multiply the start of Ansible.
         return seconds["empty"] + (seconds[run] - seconds["empty"]) * NAMESPACES / LOOPED
 
     return [

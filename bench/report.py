@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Results as a table (.md), as data (.json) and as a plot (.svg). `make bench-kind` writes its own by the same means."""
+"""Writes results as a table (.md), as data (.json) and as a plot (.svg)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 RESULTS = pathlib.Path(__file__).resolve().parent / "results"
-# What measures each page of results.
+# The command for each page of results.
 _COMMANDS = {"latest": "make bench", "kind": "make bench-kind"}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound. `on`: `ours` (the value itself) or `ratio` (ours over the peer's)."""
+    """A bound. `on`: `ours` (the value itself) or `ratio` (our value divided by the peer's)."""
 
     on: str
     sign: str  # "<=" or ">="
@@ -29,7 +29,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Result:
-    """One measure against one peer. None: not measured, for the reason in `note`."""
+    """One measurement compared with one peer. None: not measured, for the reason in `note`."""
 
     measure: str
     unit: str
@@ -47,7 +47,7 @@ class Result:
 
     @property
     def met(self) -> bool | None:
-        """None without a goal; false if there is one and it was not measured."""
+        """Whether the goal is met; None without a goal, and False if the value was not measured."""
         if self.goal is None:
             return None
         value = self.ours if self.goal.on == "ours" else self.ratio
@@ -71,7 +71,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """Four significant digits, as people write them."""
+    """Returns a number with four significant digits."""
     if value is None:
         return "–"
     if not math.isfinite(value):
@@ -81,7 +81,7 @@ def number(value: float | None) -> str:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results as a Markdown table."""
+    """Returns the results as a Markdown table."""
     lines = ["| measure | against | ours | peer | ratio | goal | met |", "| --- | --- | --- | --- | --- | --- | --- |"]
     for result in results:
         unit = f" [{result.unit}]" if result.unit else ""
@@ -93,7 +93,7 @@ def table(results: Sequence[Result]) -> str:
 
 
 def markdown(results: Sequence[Result], facts: Mapping[str, str], stem: str) -> str:
-    """The whole page: what ran where, the table, and what there is to say of single rows."""
+    """Returns the whole page: the environment, the table, and notes about single rows."""
     (other,) = set(_COMMANDS) - {stem}
     notes = [f"- {result.name}: {result.note}" for result in results if result.note]
     return "\n".join(
@@ -115,7 +115,7 @@ _WIDTH, _LABELS, _ROW = 1000, 560, 22
 
 
 def svg(results: Sequence[Result]) -> str:
-    """Bars of ours over the peer's on a log scale; a tick shows a goal that is on the ratio."""
+    """Returns a plot of our value divided by the peer's on a log scale. A tick marks a goal for the ratio."""
     rows = [result for result in results if result.ratio]
     exponents = [math.log10(result.ratio or 1) for result in rows]
     exponents += [math.log10(r.goal.bound) for r in rows if r.goal and r.goal.on == "ratio"]
@@ -148,7 +148,7 @@ def svg(results: Sequence[Result]) -> str:
 
 
 def write(results: Sequence[Result], facts: Mapping[str, str], stem: str = "latest", folder: pathlib.Path = RESULTS) -> None:
-    """Write all three files."""
+    """Writes all three files."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{stem}.md").write_text(markdown(results, facts, stem))
     (folder / f"{stem}.json").write_text(json.dumps([result.data() for result in results], indent=1) + "\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What takes the body of an answer, and gives its digest."""
+"""Sinks for the bodies of responses, which compute their digest."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Protocol
 
 
 class Sink(Protocol):
-    """Takes a body of a known size."""
+    """A sink for a body of known size."""
 
     def view(self, at: int) -> memoryview:
-        """Room for bytes from offset `at`."""
+        """Returns a buffer for bytes from offset `at`."""
 
     def took(self, at: int, size: int) -> None:
-        """`size` bytes are there from offset `at`."""
+        """Records that `size` bytes were written from offset `at`."""
 
     def digest(self) -> str:
-        """The digest of what came."""
+        """Returns the digest of the received bytes."""
 
 
 class Keep:
-    """Keeps a body in memory that is there beforehand, and hashes it afterwards: for what is timed."""
+    """Keeps a body in preallocated memory and hashes it afterwards, for timed transfers."""
 
     def __init__(self, size: int) -> None:
-        self.body = bytearray(b"\1") * size  # every page is touched before the clock starts
+        self.body = bytearray(b"\1") * size  # touches every page before the measurement
         self._size = 0
 
     def view(self, at: int) -> memoryview:
@@ -38,7 +38,7 @@ class Keep:
 
 
 class Stream:
-    """Hashes what comes and keeps nothing: for what is slow or large."""
+    """Hashes a body without keeping it, for slow or large transfers."""
 
     def __init__(self) -> None:
         self._room, self._hash = bytearray(256 << 10), hashlib.sha256()

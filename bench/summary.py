@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""README's tables of figures and of costs: a choice of rows from the last results of `make bench`."""
+"""Writes the table of figures in README: selected rows of the last results of `make bench` and `make bench-kind`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .candidates import NGINX, V3
 from .report import RESULTS, number
 
 README = ROOT / "README.md"
-_PAGE = "https://github.com/pullthrough/registry_cache/blob/main/bench/results/latest.md"
-# What README says, and the measure that it says it of: all are measured against both peers. nginx is equal in the first one.
+_BEGIN, _END = "<!-- figures of the last bench -->\n", "<!-- end of figures -->"
+# By file: the title in README, and the row with the value.
 ROWS = {
     "100 clients during a fetch of 60 s: upstream requests": (
         "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob"
@@ -35,11 +35,11 @@ COSTS = {
 }
 
 
-def tables(folder: pathlib.Path = RESULTS) -> dict[str, str]:
-    """The tables as Markdown, by their name in README; none before the first full run.
+def table(folder: pathlib.Path = RESULTS) -> str:
+    """Returns the selected rows as Markdown. Rows of a command that has not run yet are omitted.
 
-    :param folder: where `make bench` writes its results.
-    :raises KeyError: a chosen row is not among the results.
+    :param folder: where both commands write their results.
+    :raises KeyError: a selected row is not in the results of its command.
     """
     file = folder / "latest.json"
     if not file.exists():
@@ -61,13 +61,12 @@ def _place(name: str) -> re.Pattern[str]:
 
 
 def write() -> None:
-    """Put the tables into README, in place of the last ones."""
-    text = README.read_text()
-    for name, table in tables().items():
-        text = _place(name).sub(lambda _, table=table: table, text, count=1)
-    README.write_text(text)
+    """Replaces the table in README."""
+    before, _, rest = README.read_text().partition(_BEGIN)
+    README.write_text(before + _BEGIN + table() + rest[rest.index(_END) :])
 
 
-def shown() -> dict[str, str]:
-    """The tables as README has them."""
-    return {name: _place(name).findall(README.read_text())[0] for name in ("figures", "costs")}
+def shown() -> str:
+    """Returns the current table in README."""
+    _, _, rest = README.read_text().partition(_BEGIN)
+    return rest.partition(_END)[0]

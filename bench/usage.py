@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What processes and their descendants use: processor time, memory with that of sockets, writes, disk space. Needs root."""
+"""Resources of processes and their descendants: CPU time, memory including sockets, writes, disk space. Requires root."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ _SOCK_DIAG, _SOCK_DIAG_BY_FAMILY = 4, 20
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_DUMP = 0x1, 0x300
 _INET_DIAG_SKMEMINFO = 7
-_STATES = 0xFFFFFFFF & ~(1 << 6)  # all but TIME_WAIT, which no process owns
+_STATES = 0xFFFFFFFF & ~(1 << 6)  # all states except TIME_WAIT, whose sockets belong to no process
 _HEADER, _ATTRIBUTE = struct.Struct("=IHHII"), struct.Struct("=HH")
 _REQUEST = struct.Struct("=BBBBI48s")
-_ID_BYTES, _MESSAGE_BYTES = 48, 72  # of struct inet_diag_sockid and struct inet_diag_msg
-# What a socket holds: received and not read, sent and not confirmed, reserved ahead, options.
+_ID_BYTES, _MESSAGE_BYTES = 48, 72  # sizes of struct inet_diag_sockid and struct inet_diag_msg
+# Memory of a socket: received but not read, sent but not acknowledged, reserved, options.
 _RMEM, _FORWARD, _WMEM_QUEUED, _OPTIONS = 0, 4, 5, 6
 
 
 def cpu(pids: Iterable[int]) -> float:
-    """Seconds of processor time so far. A descendant that has ended meanwhile is not in it."""
+    """Returns the CPU time so far, in seconds. Descendants that have exited are not included."""
     total = 0.0
     for pid in memory.family(pids):
         with contextlib.suppress(OSError):
-            total += time.clock_gettime((~pid << 3) | 2)  # the clock of that process, see clock_getcpuclockid(3)
+            total += time.clock_gettime((~pid << 3) | 2)  # CPU clock of the process, see clock_getcpuclockid(3)
     return total
 
 
 def written(pids: Iterable[int]) -> int:
-    """Bytes that went, or will go, to a disk."""
+    """Returns the bytes that were, or will be, written to disk."""
     total = 0
     for pid in memory.family(pids):
         with contextlib.suppress(OSError):
@@ -48,27 +48,27 @@ def written(pids: Iterable[int]) -> int:
 
 
 def _descriptors(pids: Iterable[int]) -> Iterator[tuple[str, os.stat_result]]:
-    """What the open descriptors of processes lead to."""
+    """Yields the targets of the processes' open file descriptors."""
     for pid in memory.family(pids):
         with contextlib.suppress(OSError):
             for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):  # closed meanwhile
+                with contextlib.suppress(OSError):  # it may have been closed
                     yield os.readlink(entry.path), os.stat(entry.path)
 
 
 def blocks(folders: Iterable[pathlib.Path]) -> dict[tuple[int, int], int]:
-    """Bytes in used blocks of folders and what is in them, by device and inode. A file that is moved meanwhile counts once."""
+    """Returns the bytes in allocated blocks of folders and their content, by device and inode, so that moved files count once."""
     sizes = {}
     for folder, _, names in (entry for top in folders for entry in os.walk(top)):
         for path in (folder, *(f"{folder}/{name}" for name in names)):
-            with contextlib.suppress(OSError):  # files come and go
+            with contextlib.suppress(OSError):  # it may have been removed
                 status = os.lstat(path)
                 sizes[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sizes
 
 
 def removed(pids: Iterable[int], stores: Sequence[pathlib.Path]) -> dict[tuple[int, int], int]:
-    """Bytes in used blocks of files below the stores that are removed and still open, by device and inode."""
+    """Returns the bytes in allocated blocks of removed files below the stores that are still open, by device and inode."""
     sizes = {}
     for name, status in _descriptors(pids):
         if status.st_nlink == 0 and any(name.startswith(f"{store}/") for store in stores):
@@ -77,16 +77,16 @@ def removed(pids: Iterable[int], stores: Sequence[pathlib.Path]) -> dict[tuple[i
 
 
 def at_once(look: Callable[[], Mapping[tuple[int, int], int]]) -> int:
-    """Bytes that were in use at one moment, at least, though looking takes time and files come and go meanwhile.
+    """Returns a lower bound of the bytes in use at one moment, although files change while they are measured.
 
-    What two looks saw was there in between, and at least as large as the smaller of the two.
+    A file that is seen by two passes existed between them, and was at least as large as the smaller of the two sizes.
     """
     before, after = look(), look()
     return sum(min(size, after[key]) for key, size in before.items() if key in after)
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The type and the body of each message in what a netlink socket received."""
+    """Yields type and body of each message received from a netlink socket."""
     while len(data) >= _HEADER.size:
         size, kind, *_ = _HEADER.unpack_from(data)
         yield kind, data[_HEADER.size : size]
@@ -94,7 +94,7 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def held(message: bytes) -> tuple[int, int]:
-    """The inode of a socket and the bytes of memory that it holds, from a struct inet_diag_msg with its attributes."""
+    """Returns the inode of a socket and its memory in bytes, from a struct inet_diag_msg with attributes."""
     inode = struct.unpack_from("=I", message, _MESSAGE_BYTES - 4)[0]
     attributes = message[_MESSAGE_BYTES:]
     while len(attributes) >= _ATTRIBUTE.size:
@@ -107,7 +107,7 @@ def held(message: bytes) -> tuple[int, int]:
 
 
 def _dump(family: int) -> Iterator[tuple[int, int]]:
-    """Inode and memory of every TCP socket of an address family."""
+    """Yields inode and memory of every TCP socket of an address family."""
     body = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_SKMEMINFO - 1), 0, _STATES, bytes(_ID_BYTES))
     header = _HEADER.pack(_HEADER.size + len(body), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as netlink:
@@ -122,7 +122,7 @@ def _dump(family: int) -> Iterator[tuple[int, int]]:
 
 
 def sockets(pids: Iterable[int]) -> int:
-    """Bytes of kernel memory that the TCP sockets of processes hold."""
+    """Returns the kernel memory of the processes' TCP sockets, in bytes."""
     inodes = {name for name, _ in _descriptors(pids) if name.startswith("socket:[")}
     return sum(
         size
@@ -134,14 +134,14 @@ def sockets(pids: Iterable[int]) -> int:
 
 @dataclass
 class Memory:
-    """Memory of processes, as it was when it was highest. File cache is not counted."""
+    """Maximum memory of processes, without file cache."""
 
     pids: Iterable[int]
-    processes: int = field(default=0, init=False)  # bytes, anonymous and shared
+    processes: int = field(default=0, init=False)  # anonymous and shared memory in bytes
     sockets: int = field(default=0, init=False)
 
     def sample(self) -> int:
-        """The bytes that are in use now."""
+        """Returns the bytes in use now."""
         now, held_by_sockets = memory.resident(self.pids), sockets(self.pids)
         if now + held_by_sockets > self.processes + self.sockets:
             self.processes, self.sockets = now, held_by_sockets
@@ -150,7 +150,7 @@ class Memory:
 
 @contextlib.contextmanager
 def peak(value: Callable[[], float], every: float = 0.2) -> Iterator[list[float]]:
-    """A list of one: the highest value seen while the block runs."""
+    """Yields a list with one element: the maximum value while the block runs."""
     highest, done = [value()], threading.Event()
 
     def watch() -> None:

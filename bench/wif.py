@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A run of role `wif` that changes nothing: what it asks of Google, and its time beside a bare client's."""
+"""A run of role `wif` without changes: its requests to Google, and its time compared with a minimal client."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .report import Goal, Result
 RUNS = 5
 _POOL = f"https://iam.googleapis.com/v1/projects/{PROJECT}/locations/global/workloadIdentityPools/registry-cache"
 _SERVICES = "&".join(f"names=projects/{PROJECT}/services/{name}.googleapis.com" for name in ("iam", "sts", "artifactregistry"))
-# The objects of the sandbox's inventory; what the role reads of the cluster is asked below.
+# The Google objects in the sandbox's inventory. _BARE has the reads from the cluster.
 _READS = (
     f"https://serviceusage.googleapis.com/v1/projects/{PROJECT}/services:batchGet?{_SERVICES}",
     _POOL,
@@ -42,13 +42,13 @@ for path in ("/version", "/.well-known/openid-configuration", "/openid/v1/jwks",
     client.call_api("GET", client.configuration.host + path, header_params={"Accept": "*/*"}).read()
 """
 
-# Ansible packs a module at its first use in a run: an empty module for each of the role's, not one of them many times.
+# Ansible packs a module at its first use in a run, so use a different empty module for each module of the role.
 _EMPTY = """
 from ansible.module_utils.basic import AnsibleModule
 {}
 AnsibleModule({{}}, supports_check_mode=True).exit_json(changed=False)
 """
-# What no module of the kind can do without.
+# Imports that every module of this kind needs.
 _GOOGLE = "from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession"
 _KUBERNETES = "from ansible_collections.kubernetes.core.plugins.module_utils.k8s.client import get_api_client; import kubernetes"
 
@@ -68,7 +68,7 @@ def _play(folder: pathlib.Path, name: str, **play: Any) -> Callable[[], None]:
 
 
 def _medians(measured: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """Seconds, of runs that take turns."""
+    """Returns the medians of alternating runs, in seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in measured}
     for _ in range(RUNS):
         for name, run in measured.items():
@@ -79,7 +79,7 @@ def _medians(measured: Mapping[str, Callable[[], None]]) -> dict[str, float]:
 
 
 def results() -> list[Result]:
-    """Of the cluster `test`, on which site.yml has run."""
+    """Measures on the cluster `test`, after site.yml has run."""
     google = Google(Sandbox("test"))
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -99,7 +99,7 @@ def results() -> list[Result]:
         google.reset_counters()
         role()
         asked = google.apis()
-        # One module for each read of Google and one for the cluster.
+        # One module per read from Google, and one for the cluster.
         seconds = _medians({
             "role": role,
             "empty": empty("empty", *[""] * (len(_READS) + 1)),
@@ -115,7 +115,7 @@ def results() -> list[Result]:
         Result(f"{what}: writes", "", "", writes, None, Goal("ours", "<=", 0)),
         Result(
             what, "s", peer, seconds["role"], seconds["empty"] + seconds["bare"], Goal("ratio", "<=", 1.5),
-            f"those modules, empty but for the imports of google.cloud and kubernetes.core, take {seconds['importing']:.1f} s"
-            " before anything is asked; the rest are the role's local tasks and the templates of arguments",
+            f"those modules with only the imports of google.cloud and kubernetes.core take {seconds['importing']:.1f} s"
+            " without any request; the rest are local tasks of the role and templating of arguments",
         ),
     ]

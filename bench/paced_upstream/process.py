@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The server as a process that a bench starts and steers."""
+"""The server as a process that a benchmark starts and controls."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Upstream:
         return answer
 
     def set(self, latency: float = 0.0, rate: int = 0, faults: Mapping[str, Fault] | None = None) -> None:
-        """Set seconds of latency, bytes/s of a connection and faults by digest; counters begin anew."""
+        """Sets latency in seconds, bytes/s per connection and faults by digest, and resets the counters."""
         self._call("settings", asdict(Settings(latency, rate, dict(faults or {}))))
 
     def counts(self) -> dict[str, int]:
-        """Requests since `set`, by `METHOD KIND DIGEST` (kinds: token, manifest, blob, content)."""
+        """Returns the number of requests since `set`, by `METHOD KIND DIGEST` (kinds: token, manifest, blob, content)."""
         return self._call("counts")["counts"]
 
     def sent(self) -> int:
-        """Bytes of blobs sent since `set`."""
+        """Returns the bytes of blobs sent since `set`."""
         return self._call("counts")["bytes"]
 
     def stop(self) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The HTTP server: tokens, manifests, blobs behind redirects at the pace of the settings, and `/control`."""
+"""The HTTP server: tokens, manifests, blobs behind redirects with the configured latency and bandwidth, and `/control`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .state import TOKEN_SECONDS, USER, Fault, Settings, State
 SERVICE = "upstream.bench"
 _PATH = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs)/(?P<reference>[^/]+)$")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
-# Hundreds of connections are paced: each wakes up at most this often, and starts with a first window.
+# There may be hundreds of paced connections: each wakes up at most this often, and starts with an initial window.
 _TICK_SECONDS = 0.025
 _WINDOW_BYTES = 16 << 10
 
@@ -31,7 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """One connection."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # header and body are two writes
+    disable_nagle_algorithm = True  # header and body are separate writes
     server: Server
 
     def setup(self) -> None:
@@ -152,7 +152,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return None
 
     def _stream(self, file: int, start: int, end: int) -> None:
-        """Send bytes of a file at the connection's rate. A peer that leaves ends the connection."""
+        """Sends bytes of a file at the connection's rate. Closes the connection if the client disconnects."""
         rate, out, begun, first = self.server.state.settings.rate, self.connection.fileno(), time.monotonic(), start
         while start < end:
             allowed = end - start
@@ -190,6 +190,6 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), Handler)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Clients that leave are no news; anything else is."""
+        """Ignores clients that disconnect, and reports all other errors."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)

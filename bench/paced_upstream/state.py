@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What all connections share: settings, faults, counters, and the keys that sign tokens and URLs."""
+"""State shared by all connections: settings, faults, counters, and the keys that sign tokens and URLs."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _URL_SECONDS = 300
 
 @dataclass
 class Fault:
-    """What goes wrong with a blob. `kind`: `error` (500 after a second), `cut` (half a body), `corrupt` (one byte)."""
+    """A fault of a blob. `kind`: `error` (500 after a second), `cut` (half a body), `corrupt` (one byte)."""
 
     kind: str
-    every: int = 1  # of the answers for that digest, every N-th
-    times: int = 1 << 30  # at most so often
+    every: int = 1  # every N-th response for the digest
+    times: int = 1 << 30  # maximum number of faults
 
 
 @dataclass
 class Settings:
-    """How far and how slow. `latency`: seconds of a connection and of each answer; `rate`: bytes/s of a connection."""
+    """Latency and bandwidth. `latency`: seconds per connection and per response; `rate`: bytes/s per connection."""
 
     latency: float = 0.0
-    rate: int = 0  # 0: as fast as it goes
+    rate: int = 0  # 0: unlimited
     faults: dict[str, Fault] = field(default_factory=dict)  # by digest
 
 
 class State:
-    """Settings, counters and keys that all connections share."""
+    """Settings, counters and keys shared by all connections."""
 
     def __init__(self, library: Library, secret: str, settings: Settings) -> None:
         self.library, self.secret, self.settings = library, secret, settings
@@ -50,7 +50,7 @@ class State:
         self.clear()
 
     def clear(self) -> None:
-        """Forget what was counted: requests by `METHOD KIND DIGEST`, where `content` is what a signed URL sends."""
+        """Resets the counters of requests, by `METHOD KIND DIGEST`; `content` is the response to a signed URL."""
         with self.lock:
             self.counts: collections.Counter[str] = collections.Counter()
             self.bytes = 0
@@ -66,7 +66,7 @@ class State:
             self.bytes += size
 
     def fault(self, digest: str, *kinds: str) -> str | None:
-        """The kind of the fault that this answer shall have, of those that can happen where it is asked."""
+        """Returns the kind of fault for this response, or None. Only the given kinds are considered."""
         fault = self.settings.faults.get(digest)
         if fault is None or fault.kind not in kinds:
             return None
@@ -81,12 +81,12 @@ class State:
         return hmac.new(self.key, text.encode(), hashlib.sha256).hexdigest()
 
     def token(self, scope: str, seconds: float = TOKEN_SECONDS) -> str:
-        """A Bearer token for one scope."""
+        """Returns a Bearer token for one scope."""
         text = f"{scope}|{time.time() + seconds:.3f}"
         return base64.urlsafe_b64encode(f"{text}|{self.sign(text)}".encode()).decode()
 
     def allows(self, token: str, name: str) -> bool:
-        """Whether a token is ours, fresh, and for pulls from that repository (any, if `name` is empty)."""
+        """Returns whether a token is valid for pulls from a repository, or for any repository if `name` is empty."""
         try:
             text, _, signature = base64.urlsafe_b64decode(token).decode().rpartition("|")
             scope, _, expiry = text.rpartition("|")
@@ -97,13 +97,13 @@ class State:
         return good and (not name or scope == f"repository:{name}:pull")
 
     def signed_url(self, digest: str, seconds: float = _URL_SECONDS) -> str:
-        """A path that gives a blob to whoever knows it, until it expires."""
+        """Returns a signed path, which serves a blob without a credential until it expires."""
         expires = f"{time.time() + seconds:.3f}"
         query = urllib.parse.urlencode({"expires": expires, "signature": self.sign(f"{digest}|{expires}")})
         return f"/content/{digest}?{query}"
 
     def signed(self, digest: str, query: Mapping[str, list[str]]) -> bool:
-        """Whether a signed URL is ours and fresh."""
+        """Returns whether a signed URL is valid."""
         expires, signature = query.get("expires", [""])[0], query.get("signature", [""])[0]
         if not hmac.compare_digest(signature, self.sign(f"{digest}|{expires}")):
             return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Known users while others guess passwords and send slowly."""
+"""Known users during an attack by password guesses and slow senders."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from ..report import Goal, Result
 
 @dataclass(frozen=True)
 class _Attack:
-    """Who attacks: guesses, half of them of an existing user's password, and senders whose header never ends."""
+    """The attackers: guesses, half of them for the password of an existing user, and senders whose header never ends."""
 
     guesses: int
     senders: int
     seconds: float
 
     def groups(self, endpoint: Endpoint, target: dict[str, Any]) -> list[Group]:
-        # A guess may wait for its check: each has a client of its own, so that all are sent in time.
+        # A guess may wait for its check. Use one client per guess, so that all are sent in time.
         answers = [401, 429, 503] if endpoint.user else [200]
         one = {"each": 1, "spread": self.seconds, "expect": answers, "timeout": 25}
         return [
@@ -39,7 +39,7 @@ class _Attack:
 
 
 def _known(endpoint: Endpoint, target: dict[str, Any], seconds: float) -> list[Group]:
-    """Users with a good credential: on connections that stay, and on new ones."""
+    """Returns users with a valid credential, on persistent and on new connections."""
     paced = {"seconds": seconds, "per_second": 100}
     return [
         Group(endpoint, [target], 4, "kept", options=paced),
@@ -49,13 +49,13 @@ def _known(endpoint: Endpoint, target: dict[str, Any], seconds: float) -> list[G
 
 @row("attack")
 def attack(bench: Bench, guesses: int = 3000, senders: int = 1000, seconds: float = 20) -> list[Result]:
-    """Known users while others guess and send slowly."""
+    """Known users during an attack by password guesses and slow senders."""
     attackers, notes = _Attack(guesses, senders, seconds), []
 
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
         bench.upstream.set()
         image = bench.image((MIB,))
-        if name == RAW:  # without credentials: what the machine leaves to known users beside this load
+        if name == RAW:  # without authentication, to measure what this load leaves for known users
             target = load_client.blob(image, image.blobs[0])
         else:
             load_client.pulls(candidate.endpoint, image, 1, 2)
@@ -68,8 +68,9 @@ def attack(bench: Bench, guesses: int = 3000, senders: int = 1000, seconds: floa
         times = [f"{1000 * one.latency['p99']:.2f}" for pair in zip(quiet, loud, strict=True) for one in pair]
         answers = collections.Counter(passwords.statuses) + collections.Counter(names.statuses)
         notes.append(
-            f"{name}: p99 [ms] quiet, then under attack, on kept connections {times[0]}, {times[1]} and on new ones {times[2]}, {times[3]};"
-            f" answers to guesses: {dict(answers)}; slow senders cut off: {slow.closed}"
+            f"{name}: p99 [ms] without and with the attack, on persistent connections {times[0]}, {times[1]}"
+            f" and on new ones {times[2]}, {times[3]};"
+            f" responses to guesses: {dict(answers)}; slow senders disconnected: {slow.closed}"
         )
         say("".join(f"   {errors}\n" for errors in (one.errors for one in loud) if errors) + f"   {notes[-1]}")
         return {"failed": sum(seen.failed for seen in loud), "slower": slower}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Content that is not in the cache: one client, a herd, clients that arrive through a fill."""
+"""Content that is not in the cache: one client, a herd, clients that arrive during a fill."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..report import Goal, Result
 
 @row("fill")
 def fill(bench: Bench, number: int = 100, seconds: float = 60, size: int = 8 * MIB, replicas: int = 3) -> list[Result]:
-    """Clients that arrive all through a fill that takes 60 s alone, ours over 3 replicas."""
+    """Clients that arrive during a fill that takes 60 s; 3 replicas of this cache."""
 
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
         image = bench.image((size,))
@@ -43,7 +43,7 @@ def fill(bench: Bench, number: int = 100, seconds: float = 60, size: int = 8 * M
 
 @row("herd")
 def herd(bench: Bench, number: int = 100) -> list[Result]:
-    """A herd on a cold image against one client on a cold image."""
+    """A herd on a cold image compared with one client on a cold image."""
     bench.upstream.set(**FAR)
     gets: dict[str, list[float]] = {}
 
@@ -61,7 +61,7 @@ def herd(bench: Bench, number: int = 100) -> list[Result]:
         return whole / one
 
     with together(bench, OURS, V3, V2, NGINX) as running:
-        for candidate in running.values():  # the first contact of a user is no part of it
+        for candidate in running.values():  # exclude the first request of a user
             load_client.pulls(candidate.endpoint, bench.image((MIB,)), 1)
         values = alternate({name: functools.partial(measure, name, one) for name, one in running.items()}, "×")
     most = {name: max(some) for name, some in gets.items()}
@@ -74,7 +74,7 @@ def herd(bench: Bench, number: int = 100) -> list[Result]:
 
 @row("cold-pull")
 def cold_pull(bench: Bench, size: int = 16 * MIB) -> list[Result]:
-    """One client on an image that nobody has, against pulling it straight from upstream."""
+    """One client on a cold image, compared with pulling it directly from the upstream."""
     bench.upstream.set(**FAR)
     straight = "straight from upstream"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes wrong: errors, cuts and corrupt bytes of the upstream, its outage, a restart of the cache."""
+"""Failures: errors, interruptions and corrupt bytes of the upstream, an outage, a restart of the cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..sinks import Keep
 
 @row("herd-error")
 def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
-    """A herd on a blob that the upstream answers with 500 after a second."""
+    """A herd on a blob for which the upstream returns 500 after a second."""
     requests: dict[str, list[float]] = {}
 
     def measure(candidate: Candidate) -> float:
@@ -48,7 +48,7 @@ def herd_error(bench: Bench, clients: int = 20) -> list[Result]:
 
 
 def _right_again(endpoint: Endpoint, image: Image, seconds: float = 35) -> float:
-    """Seconds until a fresh pull of the only layer is right; endless if that takes longer than waited for."""
+    """Returns the time until a new pull of the only layer is right, in seconds, or infinity after a timeout."""
     started, blob = time.monotonic(), image.layers[0]
     while time.monotonic() - started < seconds:
         pull = containerd_client.get(endpoint, image, blob, Keep(blob.size), resume=False, retries=0)
@@ -60,13 +60,13 @@ def _right_again(endpoint: Endpoint, image: Image, seconds: float = 35) -> float
 
 
 def _faulty(bench: Bench, candidate: Candidate, kind: str, times: int, size: int) -> tuple[float, float]:
-    """Wrong bodies that ended as complete, and the longest time until a fresh pull is right."""
+    """Returns the number of wrong bodies that ended without an error, and the maximum time until a new pull is right."""
     images = [bench.image((size,)) for _ in range(times)]
     bench.upstream.set(faults={image.layers[0].digest: Fault(kind, times=1) for image in images})
     wrong, longest = 0, 0.0
     for image in images:
         blob = image.layers[0]
-        # What comes after a cut is asked for by Range; a corrupt answer is judged as it is.
+        # Resume interrupted transfers with Range requests, but not corrupt ones.
         again = {"resume": kind == "cut", "retries": containerd_client.RETRIES if kind == "cut" else 0}
         pull = containerd_client.get(candidate.endpoint, image, blob, Keep(blob.size), **again)
         pull.check()
@@ -78,7 +78,7 @@ def _faulty(bench: Bench, candidate: Candidate, kind: str, times: int, size: int
 
 @row("faults")
 def faults(bench: Bench, times: int = 20, size: int = 4 * MIB) -> list[Result]:
-    """A cut that the client resumes by Range, and a corrupt byte."""
+    """An interruption that the client resumes with a Range request, and a corrupt byte."""
     table = []
     for kind, text in (("cut", "cut in the middle, resumed by Range"), ("corrupt", "one corrupt byte")):
         with together(bench, OURS, V3, NGINX) as running:
@@ -92,7 +92,7 @@ def faults(bench: Bench, times: int = 20, size: int = 4 * MIB) -> list[Result]:
 
 
 def _asked(endpoint: Endpoint, path: str) -> tuple[http.client.HTTPResponse, float]:
-    """The answer to one request, and its seconds."""
+    """Returns the response to one request, and its time in seconds."""
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=180)
     started = time.monotonic()
     try:
@@ -106,7 +106,7 @@ def _asked(endpoint: Endpoint, path: str) -> tuple[http.client.HTTPResponse, flo
 
 @row("outage")
 def outage(bench: Bench) -> list[Result]:
-    """An upstream that hangs: a tag that is in the cache, what is not, and how soon the next tag is seen afterwards."""
+    """An upstream that hangs: cached and uncached content, and the time until a new tag is served after recovery."""
     values: dict[str, dict[str, float]] = {}
 
     def note(what: str, candidate: Candidate, path: str, *right: int) -> None:
@@ -124,7 +124,7 @@ def outage(bench: Bench) -> list[Result]:
             tag = f"/v2/{cached.name}/manifests/{bench.library.tag}"
             pull_checked(candidate.endpoint, cached)
             _asked(candidate.endpoint, tag)
-            time.sleep(2)  # a tag counts as fresh for a moment
+            time.sleep(2)  # wait until the tag is no longer fresh
             bench.upstream.set(latency=600)
             note("cached tag", candidate, tag, 200)
             note("uncached tag", candidate, f"/v2/{other.name}/manifests/{bench.library.tag}", 502, 503, 504)
@@ -147,7 +147,7 @@ def outage(bench: Bench) -> list[Result]:
 
 
 def _read_slowly(endpoint: Endpoint, path: str, rate: int) -> bool:
-    """Whether a body came whole, to a client that reads so many bytes a second."""
+    """Returns whether a client that reads `rate` bytes per second receives the whole body."""
     connection = http.client.HTTPConnection(endpoint.host, endpoint.port, timeout=180)
     try:
         connection.request("GET", path, headers={"Authorization": endpoint.authorization})
@@ -163,7 +163,7 @@ def _read_slowly(endpoint: Endpoint, path: str, rate: int) -> bool:
 
 @row("restart")
 def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float = 60) -> list[Result]:
-    """A replica that is told to end while clients read, and one that starts while the upstream hangs."""
+    """A replica that is terminated while clients read, and one that starts while the upstream hangs."""
     cut, seconds = {}, {}
     for name in (OURS, V3):
         bench.upstream.set()
@@ -186,7 +186,7 @@ def restart(bench: Bench, clients: int = 4, size: int = 300_000_000, most: float
                 time.sleep(0.1)
             seconds[name] = time.monotonic() - begun if served else math.inf
         bench.library.forget(image)
-        say(f"   {name}: {cut[name]} of {clients} transfers cut; serves {seconds[name]:.1f} s after its start")
+        say(f"   {name}: {cut[name]} of {clients} transfers cut; ready {seconds[name]:.1f} s after the start")
     return [
         *results(f"told to end, {clients} transfers of 300 MB: cut", "", cut, {V3: Goal("ours", "<=", 0)}),
         *results("starts while the upstream hangs: cached content after", "s", seconds, {V3: Goal("ours", "<=", 10)}),

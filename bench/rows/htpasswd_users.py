@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd beside the one it is compared with."""
+"""Module htpasswd compared with community.general.htpasswd."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..report import Goal, Result
 
 @row("htpasswd")
 def htpasswd_users(bench: Bench, users: int = 1000, cost: int = 5, looped: int = 20) -> list[Result]:
-    """Module htpasswd on many users that do not change."""
+    """Module htpasswd with many unchanged users."""
     made = htpasswd.make(bench.new("htpasswd"), users, cost)
     alone, peer = "bcrypt alone, all processors", f"community.general.htpasswd, a loop of {looped} extrapolated"
     process = alternate({OURS: lambda: htpasswd.module(made), alone: lambda: htpasswd.alone(made)}, "s")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Whom replicas take for dead: one that was killed, stopped or told to end, and nobody on a busy machine.
+"""Liveness of replicas: detection of one that was killed, stopped or terminated, and no false positives on a busy machine.
 
-internal/peer's TestFiftyProcesses has the same with names from DNS, and looks inside.
+TestFiftyProcesses in internal/peer tests the same with names from DNS, and inspects the internal state.
 """
 
 from __future__ import annotations
@@ -25,35 +25,35 @@ from ..measure import Bench, results, row, together
 from ..report import Goal, Result
 from ..sinks import Keep
 
-_KEYS = 256  # small blobs: of 50 replicas, some own eight of them
-_ASKED = 4  # keys of the one that is gone
+_KEYS = 256  # number of small blobs: some of 50 replicas own eight of them
+_ASKED = 4  # number of keys of the replica that is gone
 _ENDS = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "told to end": signal.SIGTERM}
 _IDLE_SECONDS, _BUSY_SECONDS = 10, 5
-_DEAD = '"Peer is out"'  # as the log has it
+_DEAD = '"Peer is out"'  # message in the log
 
 
 def _dead(candidate: Candidate) -> int:
-    """How often a replica was taken for dead."""
+    """Returns how often a replica was considered dead."""
     return sum(log.read_text(errors="replace").count(_DEAD) for log in candidate.folder.glob("cache-*.log"))
 
 
 def _settle(candidate: Candidate, image: Image) -> None:
-    """Let every blob be where it belongs: in the first replica, which is asked for all, and in its owner."""
+    """Pulls every blob from the first replica, so that it is stored there and at its owner."""
     targets = [load_client.blob(image, one) for one in image.layers]
     load_client.one(Group(candidate.endpoint, targets, 16, options={"each": -(-len(targets) // 16)}))
 
 
 def _owned(candidate: Candidate, number: int, image: Image) -> list[Blob]:
-    """The blobs that a replica has on its disk."""
+    """Returns the blobs that a replica has stored."""
     there = {path.parent.name for path in candidate.stores[number].glob("upstreams/*/**/data")}
     return [blob for blob in image.layers if blob.digest.removeprefix("sha256:") in there]
 
 
 def _victim(candidate: Candidate, image: Image) -> tuple[int, list[Blob]]:
-    """A replica, other than the first, that owns the most, and what it owns."""
+    """Returns the replica, except the first, that owns the most blobs, and these blobs."""
     found: list[tuple[int, list[Blob]]] = []
 
-    def placed() -> bool:  # clients do not wait for the disk
+    def placed() -> bool:  # the store writes asynchronously
         owned = {number: _owned(candidate, number, image) for number in range(1, len(candidate.stores))}
         number = max(owned, key=lambda one: len(owned[one]))
         found[:] = [(number, owned[number])]
@@ -64,14 +64,14 @@ def _victim(candidate: Candidate, image: Image) -> tuple[int, list[Blob]]:
 
 
 def _talk(candidate: Candidate, image: Image, options: dict[str, float]) -> None:
-    """Clients of every replica ask for the keys of all others; each answer must be right."""
+    """Pulls the keys of all replicas from every replica. Each response must be right."""
     targets = [load_client.blob(image, one) for one in image.layers]
     number = max(12, len(candidate.endpoints))
     load_client.one(Group(candidate.endpoint, targets, number, options=dict(options), others=candidate.endpoints[1:]))
 
 
 def _served(candidate: Candidate, image: Image, how: str) -> float:
-    """Seconds until all of some keys are served whose owner is gone, asked for as soon as it is, of the other replicas."""
+    """Returns the time until other replicas have served all keys of a replica that has just gone, in seconds."""
     number, owned = _victim(candidate, image)
     others = [one for n, one in enumerate(candidate.endpoints) if n not in (0, number)]
     keys = owned[:_ASKED]
@@ -80,7 +80,7 @@ def _served(candidate: Candidate, image: Image, how: str) -> float:
         pull = containerd_client.get(endpoint, image, blob, Keep(blob.size), retries=0)
         pull.check()
         if not pull.transfers[0].right:
-            raise StepFailed(f"{how}: a key of its is not served: {pull.transfers[0].error or 'wrong bytes'}")
+            raise StepFailed(f"{how}: one of its keys was not served: {pull.transfers[0].error or 'wrong bytes'}")
         return pull.ended
 
     with ThreadPoolExecutor(len(keys)) as executor:
@@ -88,8 +88,8 @@ def _served(candidate: Candidate, image: Image, how: str) -> float:
         os.kill(candidate.pids()[number], _ENDS[how])
         asked = [executor.submit(ask, blob, others[n % len(others)]) for n, blob in enumerate(keys)]
         seconds = max(one.result() for one in asked) - gone
-    if how != "told to end":  # such a one says that it leaves
-        wait(lambda: _dead(candidate) > 0, 10, f"a replica that finds the one dead that was {how}", every=0.2)
+    if how != "told to end":  # a terminated replica announces that it is leaving
+        wait(lambda: _dead(candidate) > 0, 10, f"a replica to detect the one that was {how}", every=0.2)
     return seconds
 
 
@@ -100,7 +100,7 @@ def _spin() -> None:
 
 @contextlib.contextmanager
 def _busy() -> Iterator[None]:
-    """Processes that take all processors, two for each of them."""
+    """Runs two busy processes per CPU."""
     fork = multiprocessing.get_context("fork")
     spinning = [fork.Process(target=_spin, daemon=True) for _ in range(2 * (os.cpu_count() or 1))]
     for one in spinning:
@@ -114,7 +114,7 @@ def _busy() -> Iterator[None]:
 
 
 def _idle(candidate: Candidate) -> float:
-    """Percent of a processor that the replica takes which takes the most."""
+    """Returns the maximum CPU usage of a replica, in percent of one CPU."""
     before = [usage.cpu([pid]) for pid in candidate.pids()]
     started = time.monotonic()
     time.sleep(_IDLE_SECONDS)
@@ -124,7 +124,7 @@ def _idle(candidate: Candidate) -> float:
 
 @row("peers")
 def peers(bench: Bench) -> list[Result]:
-    """3 and 50 replicas: keys of one that is gone, who is taken for dead on a busy machine, and what idle ones take."""
+    """3 and 50 replicas: keys of a replica that is gone, replicas wrongly considered dead, and idle CPU usage."""
     bench.upstream.set()
     image = bench.image([1024] * _KEYS)
     table = []
@@ -132,12 +132,12 @@ def peers(bench: Bench) -> list[Result]:
         with together(bench, OURS, replicas=count) as running:
             candidate = running[OURS]
             _settle(candidate, image)
-            time.sleep(2)  # what a start leaves behind is given back
+            time.sleep(2)  # wait until memory used during the start is released
             idle = _idle(candidate)
             with _busy():
                 _talk(candidate, image, {"seconds": _BUSY_SECONDS, "per_second": 100})
             dead = _dead(candidate)
-        say(f"   {count} replicas: {dead} taken for dead on a busy machine; an idle one takes at most {idle:.2f} % of a processor")
+        say(f"   {count} replicas: {dead} considered dead on a busy machine; an idle one uses at most {idle:.2f} % of a CPU")
         for how in _ENDS:
             with together(bench, OURS, replicas=count) as running:
                 candidate = running[OURS]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the cache takes: memory, writes, the disk and its limit."""
+"""Resources of the cache: memory, disk writes, disk usage and its limit."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def _split(memory: usage.Memory) -> str:
 
 @row("memory")
 def memory_use(bench: Bench, number: int = 100, size: int = GIB) -> list[Result]:
-    """Anonymous, shared and socket memory: idle, and with 100 clients on one blob as it comes."""
+    """Anonymous, shared and socket memory: idle, and with 100 clients on a blob while it is fetched."""
     bench.upstream.set(latency=0.02, rate=50_000_000)
     image, notes = bench.image((size,)), []
 
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
-        time.sleep(2)  # what a start leaves behind is given back
+        time.sleep(2)  # wait until memory used during the start is released
         idle, memory = usage.Memory(candidate.pids()).sample(), usage.Memory(candidate.pids())
-        # One in ten compares digests: hashing 100 GiB takes longer than all the rest.
+        # One in ten clients compares digests: hashing 100 GiB takes longer than everything else.
         group = Group(candidate.endpoint, [load_client.blob(image, image.layers[0])], number, options={"each": 1, "hash_every": 10})
         with usage.peak(memory.sample, every=0.5) as highest:
             seen = load_client.one(group)
@@ -48,7 +48,7 @@ def memory_use(bench: Bench, number: int = 100, size: int = GIB) -> list[Result]
 
 
 def _held(bench: Bench, candidate: Candidate, images: Sequence[Image]) -> int:
-    """Bytes of layers that a candidate serves while the upstream answers each of them with an error."""
+    """Returns the bytes of layers that a candidate serves while the upstream returns errors for them."""
     layers = [(image, layer) for image in images for layer in image.layers]
     bench.upstream.set(faults={layer.digest: Fault("error") for _, layer in layers})
     kept = load_client.run(
@@ -56,18 +56,18 @@ def _held(bench: Bench, candidate: Candidate, images: Sequence[Image]) -> int:
             candidate.endpoint,
             [load_client.blob(*one) for one in layers],
             16,
-            # A layer that is not held is no failure, whatever the error.
+            # A layer that is not stored is not a failure, whatever the error.
             options={"each": -(-len(layers) // 16), "expect": [200, 404, 429, 500, 502, 503, 504]},
         )
     ).groups[0]
-    # With as many requests as layers, each is asked for once.
+    # One request per layer.
     assert kept.requests == len(layers)
     return kept.right().hashed * layers[0][1].size
 
 
 @row("disk-writes")
 def disk_writes(bench: Bench, limit: int = 512 * MIB, size: int = 4 * MIB, times: int = 2) -> list[Result]:
-    """What is written to the disk per byte fetched, and how much of the limit holds distinct content."""
+    """Bytes written to disk per byte fetched, and the part of the limit that holds distinct content."""
     images = [bench.image([size] * 16) for _ in range(times * limit // (16 * size))]
 
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
@@ -76,9 +76,9 @@ def disk_writes(bench: Bench, limit: int = 512 * MIB, size: int = 4 * MIB, times
         for image in images:
             load_client.pulls(candidate.endpoint, image, 1)
         found = {"written": (usage.written(candidate.pids()) - before) / bench.upstream.sent()}
-        if name != V3:  # it has no limit
+        if name != V3:  # distribution 3 has no limit
             found["held"] = _held(bench, candidate, images) / limit
-        say(f"   {name}: {found['written']:.3f} bytes written per byte, holds {found.get('held', 0):.3f} of the limit")
+        say(f"   {name}: {found['written']:.3f} bytes written per byte fetched, {found.get('held', 0):.3f} of the limit distinct")
         return found
 
     found = one_by_one(bench, (OURS, V3), measure, size=limit)
@@ -94,7 +94,7 @@ def disk_writes(bench: Bench, limit: int = 512 * MIB, size: int = 4 * MIB, times
 def slow_readers(
     bench: Bench, limit: int = 64 * MIB, fills: int = 8, size: int = 14 * MIB, readers: int = 16, rate: int = MIB
 ) -> list[Result]:
-    """More fills at once than the store has room for, with slow readers."""
+    """More concurrent fills than the store has room for, with slow readers."""
     notes = []
 
     def measure(name: str, candidate: Candidate) -> dict[str, float]:
@@ -127,13 +127,13 @@ def slow_readers(
 
 
 def _used(candidate: Candidate) -> int:
-    """Bytes in used blocks of the stores of all replicas."""
+    """Returns the bytes in allocated blocks of all replicas' stores."""
     return usage.at_once(lambda: usage.blocks(candidate.stores))
 
 
 @row("limit")
 def limit_of_disk(bench: Bench, limit: int = 256 * MIB, size: int = 8 * MIB) -> list[Result]:
-    """Used blocks while five times the limit is pulled; the hottest image is asked for all the time."""
+    """Allocated blocks while five times the limit is pulled, and the hottest image is pulled again and again."""
     used, refetched = {}, {}
     for name in (OURS, V3):
         bench.upstream.set()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Content that is in the cache: bytes and requests per second, latency."""
+"""Content in the cache: bytes and requests per second, latency."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _WRK_SECONDS = 3
 
 
 def _once(endpoint: Endpoint, targets: Sequence[dict[str, Any]], times: int = 1) -> Seen:
-    """One client that takes every target in turn, so many times; all must be right."""
+    """Runs one client that requests all targets in turn, `times` times. All responses must be right."""
     return load_client.one(Group(endpoint, targets, 1, options={"each": times * len(targets)}))
 
 
 class _Cpu:
-    """Processor time of candidates for what they did: a median for each."""
+    """CPU time of candidates per unit of work."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[float]] = {}
 
     @contextlib.contextmanager
     def of(self, name: str, candidate: Candidate) -> Iterator[Callable[[float], None]]:
-        """Call what this gives, inside, with how much was done."""
+        """Measures the block. Inside, call the yielded function with the amount of work."""
         done: list[float] = []
         before = usage.cpu(candidate.pids())
         yield done.append
@@ -52,13 +52,13 @@ class _Cpu:
 
 @row("warm-bytes")
 def warm_bytes(bench: Bench, number: int = 8, size: int = 256 * MIB) -> list[Result]:
-    """One large blob that is in the cache: bytes per second, and processor time per GiB."""
+    """One large blob in the cache: bytes per second, and CPU time per GiB."""
     bench.upstream.set()
     image, cpu, load = bench.image((size,)), _Cpu(), []
     target = [load_client.blob(image, image.layers[0])]
 
     def measure(name: str, candidate: Candidate) -> float:
-        # Bodies are hashed when the clock has stopped: hashing takes more time than any of the servers.
+        # Hash bodies after the measurement: hashing takes more time than any of the servers.
         group = Group(candidate.endpoint, target, number, options={"each": 1, "keep": True})
         with cpu.of(name, candidate) as did:
             report = load_client.run(group)
@@ -72,7 +72,7 @@ def warm_bytes(bench: Bench, number: int = 8, size: int = 256 * MIB) -> list[Res
             _once(candidate.endpoint, target, 2)
         values = alternate({name: functools.partial(measure, name, one) for name, one in running.items()}, "MiB/s")
     what = f"warm blob of {size // MIB} MiB, {number} clients"
-    note = f"the load client takes {statistics.median(load):.2f} s of processor time per GiB beside it"
+    note = f"the load client uses another {statistics.median(load):.2f} s of CPU time per GiB"
     return [
         *results(what, "MiB/s", values, {RAW: Goal("ratio", ">=", 0.95), V3: None, NGINX: None}, note),
         *results(f"{what}: processor time per GiB", "s", cpu.medians(), {RAW: None, V3: None, NGINX: None}),
@@ -82,16 +82,16 @@ def warm_bytes(bench: Bench, number: int = 8, size: int = 256 * MIB) -> list[Res
 def _rates(
     bench: Bench, image: Image, targets: Mapping[str, dict[str, Any]], **options: Any
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """Requests per second of a target by candidate, and microseconds of processor time per request."""
+    """Returns requests per second for a target by candidate, and CPU time per request in microseconds."""
     cpu = _Cpu()
 
     def measure(name: str, candidate: Candidate) -> float:
-        # It checks the password of every request: few of them in a second.
+        # distribution 3 checks the password in every request, so there are few requests per second.
         seconds = _WRK_SECONDS * (4 if name == V3 else 1)
         with cpu.of(name, candidate) as did:
             rate = wrk(candidate, targets[name]["path"], seconds)
             if not rate:
-                raise StepFailed(f"{name} answers nothing within {seconds} s")
+                raise StepFailed(f"{name} answered no request within {seconds} s")
             did(rate * seconds)
         return rate
 
@@ -101,14 +101,14 @@ def _rates(
                 load_client.one(Group(candidate.endpoint, load_client.whole(image), 1, options={"kind": "pull", "each": 1}))
             _once(candidate.endpoint, [targets[name]], 2)
         values = alternate({name: functools.partial(measure, name, one) for name, one in running.items()}, "GET/s")
-        for name, candidate in running.items():  # wrk compares no digest
+        for name, candidate in running.items():  # wrk does not verify digests
             _once(candidate.endpoint, [targets[name]], 10 if name == V3 else 100)
     return values, cpu.medians(1e6)
 
 
 @row("small-blob")
 def small_blob(bench: Bench) -> list[Result]:
-    """GET/s of a blob of 2 KiB that is in the cache."""
+    """GETs per second of a 2 KiB blob in the cache."""
     bench.upstream.set()
     image = bench.image((MIB,))
     target = load_client.blob(image, image.blobs[0])
@@ -122,16 +122,16 @@ def small_blob(bench: Bench) -> list[Result]:
 
 @row("manifest-rate")
 def manifest_rate(bench: Bench) -> list[Result]:
-    """Manifests with a credential that costs bcrypt 12."""
+    """GETs per second of a manifest, with a credential at bcrypt cost 12."""
     bench.upstream.set()
     image = bench.image((MIB,))
     targets = dict.fromkeys((OURS, V3), load_client.manifest(image))
-    # As large as the manifest, about.
+    # About as large as the manifest.
     targets[RAW] = targets[GO] = load_client.blob(image, image.blobs[0])
     values, cpu = _rates(bench, image, targets, cost=12)
     limit = (
-        f"raw nginx, which checks nothing, comes to {values[RAW] / values[V3]:,.0f} × distribution 3 here: what is left of the"
-        " processors beside the load generator and the kernel's part of a request"
+        f"raw nginx, without authentication, reaches {values[RAW] / values[V3]:,.0f} × distribution 3 here, limited by the CPU time that"
+        " the load generator and the kernel leave"
     )
     what = "manifest GET/s with a credential, bcrypt 12"
     first, *others = results(what, "1/s", values, {V3: Goal("ratio", ">=", 5000), GO: None, RAW: None})
@@ -144,7 +144,7 @@ def manifest_rate(bench: Bench) -> list[Result]:
 
 @row("warm-pull")
 def warm_pull(bench: Bench, times: int = 30) -> list[Result]:
-    """A small image that is in the cache, pulled on new connections."""
+    """A small image in the cache, pulled on new connections."""
     bench.upstream.set()
     image = bench.image(SMALL)
 
@@ -160,7 +160,7 @@ def warm_pull(bench: Bench, times: int = 30) -> list[Result]:
 
 
 def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -> float:
-    """MiB per second of clients that each take one blob a round, a different one where there are more."""
+    """Returns MiB per second of clients that each pull one blob per round, different ones if possible."""
     blobs, received, seconds = image.layers, 0, 0.0
     for number in range(rounds):
         wanted = [blobs[(number * clients + n) % len(blobs)] for n in range(clients)]
@@ -172,7 +172,7 @@ def _bytes_rate(candidate: Candidate, image: Image, clients: int, rounds: int) -
 
 
 def _copy(image: Image, library: Library, folder: pathlib.Path) -> pathlib.Path:
-    """A copy of the layers that is on the disk and not in memory."""
+    """Returns a copy of the layers that is on disk, but not in the page cache."""
     (folder / "blobs").mkdir(parents=True)
     for blob in image.layers:
         path = folder / "blobs" / blob.digest.removeprefix("sha256:")
@@ -187,13 +187,13 @@ def _copy(image: Image, library: Library, folder: pathlib.Path) -> pathlib.Path:
 def warm_bytes_large(
     bench: Bench, clients: int = 8, blobs: int = 12, size: int = 256 * MIB, limit: int = GIB
 ) -> list[Result]:
-    """Warm blobs with more content than memory: each candidate in a cgroup of 1 GiB, its page cache included."""
+    """Warm blobs with more content than memory: each candidate in a cgroup of 1 GiB, including page cache."""
     what = f"warm blobs, {clients} clients, {blobs * size / GIB:.0f} GiB through {limit / GIB:.0f} GiB of memory"
     goal = Goal("ratio", ">=", 0.9)
     bench.upstream.set()
     with memory.limit("ours", limit) as first, memory.limit("files", limit) as second:
         if first is None or second is None:
-            return [Result(what, "MiB/s", RAW, None, None, goal, "no memory cgroup can be made here")]
+            return [Result(what, "MiB/s", RAW, None, None, goal, "a memory cgroup cannot be created here")]
         image = bench.image([size] * blobs)
         copy = _copy(image, bench.library, bench.new("copy"))
         with (
@@ -203,7 +203,7 @@ def warm_bytes_large(
             for candidate in (mine, files):
                 for blob in image.layers:
                     require_right(*parallel_pulls.run([parallel_pulls.Job(candidate.endpoint, image, blob, keep=False)], processes=1))
-            rounds = -(-2 * blobs // clients)  # each blob twice
+            rounds = -(-2 * blobs // clients)  # pull each blob twice
             values = alternate({c.name: lambda c=c: _bytes_rate(c, image, clients, rounds) for c in (mine, files)}, "MiB/s")
         shutil.rmtree(copy)
         bench.library.forget(image)
