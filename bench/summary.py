@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Writes the table of figures in README: selected rows of the last results of `make bench` and `make bench-kind`."""
+"""Writes README's tables of figures and costs: selected rows of the last results of `make bench`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .candidates import NGINX, V3
 from .report import RESULTS, number
 
 README = ROOT / "README.md"
-_BEGIN, _END = "<!-- figures of the last bench -->\n", "<!-- end of figures -->"
-# By file: the title in README, and the row with the value.
+_PAGE = "https://github.com/pullthrough/registry_cache/blob/main/bench/results/latest.md"
+# By title in README: the row with the value. Each has both peers. In the first one nginx is equal.
 ROWS = {
     "100 clients during a fetch of 60 s: upstream requests": (
         "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob"
@@ -35,11 +35,11 @@ COSTS = {
 }
 
 
-def table(folder: pathlib.Path = RESULTS) -> str:
-    """Returns the selected rows as Markdown. Rows of a command that has not run yet are omitted.
+def tables(folder: pathlib.Path = RESULTS) -> dict[str, str]:
+    """Returns the tables as Markdown, by their name in README. There are none before the first full run.
 
-    :param folder: where both commands write their results.
-    :raises KeyError: a selected row is not in the results of its command.
+    :param folder: where `make bench` writes its results.
+    :raises KeyError: a selected row is not in the results.
     """
     file = folder / "latest.json"
     if not file.exists():
@@ -61,12 +61,13 @@ def _place(name: str) -> re.Pattern[str]:
 
 
 def write() -> None:
-    """Replaces the table in README."""
-    before, _, rest = README.read_text().partition(_BEGIN)
-    README.write_text(before + _BEGIN + table() + rest[rest.index(_END) :])
+    """Replaces the tables in README."""
+    text = README.read_text()
+    for name, table in tables().items():
+        text = _place(name).sub(lambda _, table=table: table, text, count=1)
+    README.write_text(text)
 
 
-def shown() -> str:
-    """Returns the current table in README."""
-    _, _, rest = README.read_text().partition(_BEGIN)
-    return rest.partition(_END)[0]
+def shown() -> dict[str, str]:
+    """Returns the current tables in README."""
+    return {name: _place(name).findall(README.read_text())[0] for name in ("figures", "costs")}
