@@ -15,12 +15,12 @@ import (
 const (
 	// suspectPatience is how long a silent member may be suspect before it is given up. It is probed at once and after
 	// half a second.
-	suspectPatience = 450 * time.Millisecond
+	suspectPatience = 400 * time.Millisecond
 	// watchInterval is the interval at which the state of a silent member is checked.
 	watchInterval = 50 * time.Millisecond
 	// storedPatience is how long to wait for an answer about stored content. The member answers without waiting for
 	// anything.
-	storedPatience = 450 * time.Millisecond
+	storedPatience = 400 * time.Millisecond
 	// storedSilence is how long to wait for the next bytes of stored content, even if the member answers its probes,
 	// since its disk may hang.
 	storedSilence = 3 * time.Second
