@@ -86,19 +86,19 @@ func errorAnswer(status int, code, message string) *Answer {
 
 // timeoutAnswer returns the answer for an upstream that does not respond in time.
 func timeoutAnswer() *Answer {
-	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "The upstream did not respond in time")
+	return errorAnswer(http.StatusGatewayTimeout, "UNAVAILABLE", "the upstream did not respond in time")
 }
 
 // busyAnswer returns the answer if too many requests are waiting for the upstream.
 func busyAnswer() *Answer {
-	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many requests are waiting for the upstream")
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "too many requests are waiting for the upstream")
 	a.ownError = true
 	return a
 }
 
 // closedAnswer returns the answer if the Handler is closed.
 func closedAnswer() *Answer {
-	return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "This replica is shutting down")
+	return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "this replica is shutting down")
 }
 
 // failedAnswer returns the answer if a request to the upstream has failed.
@@ -107,12 +107,12 @@ func failedAnswer(err error) *Answer {
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) || errors.As(err, &timeout) && timeout.Timeout() {
 		return timeoutAnswer()
 	}
-	return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream cannot be reached")
+	return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "the upstream cannot be reached")
 }
 
 // noRoomAnswer returns the answer if the upstream's answer does not fit in memory.
 func noRoomAnswer() *Answer {
-	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "Too many large answers are being sent")
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "too many large answers are being sent")
 	a.ownError = true
 	return a
 }

@@ -461,7 +461,7 @@ func (h *Handler) ask(ctx context.Context, u *upstream, q question) (answer *Ans
 	defer func() {
 		if p := recover(); p != nil { // nothing that an upstream sends may crash the process
 			h.log.Error("Panic while asking the upstream", "question", q.Key(), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			answer = errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "Cannot read the upstream's response")
+			answer = errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "cannot read the upstream's response")
 		}
 	}()
 	accept := ""
@@ -513,11 +513,11 @@ func (h *Handler) shareBytes(q question, a *Answer) bool {
 // answer and the problem.
 func validate(r route.Request, a *Answer) (answer *Answer, problem string) {
 	wrong := func(problem string) (*Answer, string) {
-		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "The upstream's response is not valid: "+problem), problem
+		return errorAnswer(http.StatusBadGateway, "UNAVAILABLE", "the upstream's response is not valid: "+problem), problem
 	}
 	switch {
 	case a.Status == http.StatusUnauthorized: // a client must not attribute it to its own credential
-		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "The upstream refuses the credential of this cache"), ""
+		return errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "the upstream refuses the credential of this cache"), ""
 	case a.Status >= http.StatusBadRequest:
 		return trimError(a), ""
 	case !a.isOK():

@@ -252,7 +252,7 @@ func (h *Handler) Close() {
 func (h *Handler) Serve(w http.ResponseWriter, r *http.Request, req route.Request) Result {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
-		server.WriteError(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "This cache is read-only")
+		server.WriteError(w, r, http.StatusMethodNotAllowed, "UNSUPPORTED", "this cache is read-only")
 		return Failed
 	}
 	a, result := h.Get(r.Context(), req, r.Header["Accept"])
@@ -268,9 +268,9 @@ func (h *Handler) Get(ctx context.Context, req route.Request, accept []string) (
 	u := h.upstreams[req.Upstream]
 	switch {
 	case u == nil:
-		return errorAnswer(http.StatusNotFound, "NAME_UNKNOWN", "This cache does not serve that registry"), Absent
+		return errorAnswer(http.StatusNotFound, "NAME_UNKNOWN", "this cache does not serve that registry"), Absent
 	case req.Kind != route.Manifest && req.Kind != route.Tags && req.Kind != route.Referrers:
-		return errorAnswer(http.StatusNotFound, "UNSUPPORTED", "This cache has no such endpoint"), Absent
+		return errorAnswer(http.StatusNotFound, "UNSUPPORTED", "this cache has no such endpoint"), Absent
 	}
 	return h.get(ctx, u, question{Request: normalize(req)}, accept, h.opts.ClientTimeout)
 }

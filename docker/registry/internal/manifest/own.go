@@ -112,7 +112,7 @@ func (h *Handler) knownAnswer(ctx context.Context, u *upstream, q question) *Ans
 	case full:
 		return noRoomAnswer()
 	case old == nil:
-		return errorAnswer(http.StatusNotFound, "MANIFEST_UNKNOWN", "This replica has not stored the content")
+		return errorAnswer(http.StatusNotFound, "MANIFEST_UNKNOWN", "this replica has not stored the content")
 	case q.isByDigest():
 		return old
 	}
