@@ -28,7 +28,7 @@ func digest(content []byte) string {
 
 func path(content []byte) string { return "/v2/some/blobs/" + digest(content) }
 
-// serve starts a server and returns its HOST:PORT and what it was asked.
+// serve starts a server. It returns its HOST:PORT and a function that returns the requests it has received.
 func serve(t *testing.T, handler http.HandlerFunc) (string, func() []*http.Request) {
 	t.Helper()
 	var lock sync.Mutex
@@ -54,7 +54,7 @@ func sends(content []byte) http.HandlerFunc {
 	}
 }
 
-// load runs one group through the command and returns what it saw.
+// load runs one group with the command and returns its report.
 func load(t *testing.T, g Group) GroupReport {
 	t.Helper()
 	if g.Seconds == 0 && g.Each == 0 {
@@ -172,7 +172,7 @@ func TestPull(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		endpoint, asked := serve(t, handler(manifest))
 		r := load(t, Group{Kind: "pull", Endpoints: []string{endpoint}, Targets: targets, Clients: 2, Each: 2, Keep: keep})
-		// HEAD has no body to hash.
+		// A HEAD response has no body to hash.
 		if r.Requests != 4 || r.Failed != 0 || r.Bytes != 4*size || r.Hashed != 16 || r.Counted != 4 || r.Statuses[200] != 20 {
 			t.Errorf("keep %v: got %+v", keep, r)
 		}
@@ -235,7 +235,7 @@ func TestCredentials(t *testing.T) {
 	for _, test := range []struct {
 		name        string
 		group       Group
-		user, right string // of every request, if not empty
+		user, right string // expected in every request, if not empty
 	}{
 		{"environment", Group{User: "nodes", PasswordEnv: "LOAD_TEST_PASSWORD"}, "nodes", "from the environment"},
 		{"file", Group{User: "nodes", PasswordFile: file}, "nodes", "from a file"},
@@ -276,7 +276,8 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// TestASlowServerIsNotAskedLess checks that a request that waits for the last answer began when it should have.
+// TestASlowServerIsNotAskedLess checks that a request that is late because of the previous response starts when it was
+// due.
 func TestASlowServerIsNotAskedLess(t *testing.T) {
 	endpoint, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(50 * time.Millisecond)
@@ -299,7 +300,7 @@ func TestSpread(t *testing.T) {
 func TestSeconds(t *testing.T) {
 	endpoint, _ := serve(t, sends(body))
 	r := load(t, Group{Endpoints: []string{endpoint}, Targets: []Target{{Path: path(body)}}, Clients: 2, Seconds: 0.2})
-	// A client that is done before then asks again.
+	// A client that is done before then sends another request.
 	if r.End.Max < 0.2 || r.Requests == 0 || r.Hashed != r.Requests || r.Bytes != int64(r.Requests*len(body)) {
 		t.Errorf("got %+v", r)
 	}

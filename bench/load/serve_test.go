@@ -23,7 +23,7 @@ func TestContents(t *testing.T) {
 		status     int
 	}{
 		{"/v2/a/b/blobs/sha256:abc", "a blob", http.StatusOK},
-		{"/v2/a/b/blobs/sha256:abc", "a blob", http.StatusOK}, // out of memory
+		{"/v2/a/b/blobs/sha256:abc", "a blob", http.StatusOK}, // served from memory
 		{"/v2/a/b/blobs/sha256:def", "404 page not found\n", http.StatusNotFound},
 		{"/v2/", "404 page not found\n", http.StatusNotFound},
 	} {

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestRun takes its two commands, and nothing of what distribution's own program takes.
+// TestRun checks that the program accepts its two commands, and none of distribution's.
 func TestRun(t *testing.T) {
 	absent := filepath.Join(t.TempDir(), "absent.yaml")
 	for _, test := range []struct {
@@ -23,7 +23,7 @@ func TestRun(t *testing.T) {
 		{[]string{"serve", absent}, 2, "", "usage: "},
 		{[]string{"garbage-collect", absent}, 2, "", "usage: "},
 		{[]string{"--version"}, 0, "registry github.com/distribution/distribution/v3 ", ""},
-		{[]string{"cache", absent}, 1, "", ""}, // its sentence goes to standard error by itself
+		{[]string{"cache", absent}, 1, "", ""}, // cache.Main writes the error to standard error itself
 	} {
 		var out, problems bytes.Buffer
 		status := run(test.arguments, &out, &problems)

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// checkTime is how long a check takes in tests with a fake clock; bcrypt of cost 12 takes about as long.
+// checkTime is the duration of a check with a fake clock. It is about that of bcrypt with cost 12.
 const checkTime = 250 * time.Millisecond
 
 var (
@@ -30,21 +30,21 @@ var (
 	there = netip.MustParseAddr("192.0.2.2")
 )
 
-// world is a Checker in a synctest bubble, whose checks take checkTime of the fake clock.
+// world is a Checker in a synctest bubble. Its checks take checkTime on the fake clock.
 type world struct {
 	*Checker
 	t    *testing.T
 	path string
 	log  buffer
 
-	takes         time.Duration // what a check takes; checkTime at first
+	takes         time.Duration // duration of a check; initially checkTime
 	running, most atomic.Int32
 	calls         atomic.Int32
 	mu            sync.Mutex
 	hashes        []string
 }
 
-// buffer is a log that is read while it is written.
+// buffer is a log that can be read while it is written.
 type buffer struct {
 	mu   sync.Mutex
 	text []byte
@@ -63,7 +63,7 @@ func (b *buffer) String() string {
 	return string(b.text)
 }
 
-// inWorld runs a test with a Checker for these lines. The bubble fails it if a goroutine outlives Close.
+// inWorld runs a test with a Checker for these lines. The test fails if a goroutine outlives Close.
 func inWorld(t *testing.T, lines []string, test func(*testing.T, *world)) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "htpasswd")
@@ -94,7 +94,7 @@ func (w *world) compare(ctx context.Context, hash string, password []byte) bool 
 	}
 }
 
-// write replaces the file at once, as an editor or the kubelet does.
+// write replaces the file atomically, like an editor or the kubelet.
 func (w *world) write(lines ...string) {
 	w.t.Helper()
 	if err := os.WriteFile(w.path+".new", []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
@@ -105,7 +105,7 @@ func (w *world) write(lines ...string) {
 	}
 }
 
-// reload replaces the file and waits until the Checker has looked at it.
+// reload replaces the file and waits until the Checker has read it.
 func (w *world) reload(lines ...string) {
 	w.t.Helper()
 	w.write(lines...)
@@ -117,7 +117,7 @@ func (w *world) ask(name, password string) Result {
 	return w.Check(w.t.Context(), basic(name, password), here)
 }
 
-// want asks and fails the test if the verdict or the number of bcrypt checks differs.
+// want checks a credential. It fails the test if the verdict or the number of bcrypt checks is wrong.
 func (w *world) want(verdict Verdict, checks int, name, password string) {
 	w.t.Helper()
 	before := w.calls.Load()
@@ -179,7 +179,7 @@ func TestVerdicts(t *testing.T) {
 func TestNoPasswordBeyond72Bytes(t *testing.T) {
 	long := strings.Repeat("x", 72)
 	inWorld(t, []string{line("ann", long)}, func(t *testing.T, w *world) {
-		w.want(Bad, 0, "ann", long+"y") // bcrypt itself would take it
+		w.want(Bad, 0, "ann", long+"y") // bcrypt itself would accept it
 		w.want(Good, 1, "ann", long)
 		w.want(Bad, 0, "ann", long+"y")
 	})
@@ -209,7 +209,7 @@ func TestSameHashOfAnotherLineKeepsTheProof(t *testing.T) {
 		w.want(Good, 1, "ann", "a")
 		w.reload(line("ann", "other"), "# moved", ann)
 		w.want(Good, 0, "ann", "a")
-		// The same hash under another name proves nothing.
+		// The proof is not valid for another name with the same hash.
 		w.reload(ann, "bob"+strings.TrimPrefix(ann, "ann"))
 		w.want(Good, 1, "bob", "a")
 	})
@@ -292,7 +292,7 @@ func TestFirstContactsAreServedOneAfterAnother(t *testing.T) {
 	})
 }
 
-// TestFirstContactsDuringAFlood has every client at one address, as behind a NodePort.
+// TestFirstContactsDuringAFlood uses one address for all clients, as behind a NodePort.
 func TestFirstContactsDuringAFlood(t *testing.T) {
 	inWorld(t, twelve(), func(t *testing.T, w *world) {
 		for i := range 6 {
@@ -302,7 +302,7 @@ func TestFirstContactsDuringAFlood(t *testing.T) {
 		for g := range 50 {
 			guesses.Go(func() {
 				for i := range 60 {
-					// Of users that are proven, and of names that do not exist.
+					// Users with a proof, and unknown names.
 					name := fmt.Sprint("user", rand.IntN(6))
 					if i%2 == 0 {
 						name = fmt.Sprint("nobody", g, i)
@@ -334,7 +334,7 @@ func TestFirstContactsDuringAFlood(t *testing.T) {
 		clients.Wait()
 		guesses.Wait()
 		slices.Sort(times)
-		// The six first contacts wait for the guess that is being checked, and for each other.
+		// The six first requests wait for the guess that is being checked, and for each other.
 		if worst := times[len(times)-1]; worst > 7*checkTime {
 			t.Errorf("a first contact took %v", worst)
 		}
@@ -345,7 +345,7 @@ func TestFirstContactsDuringAFlood(t *testing.T) {
 	})
 }
 
-// guess makes clients guess passwords of the names, each after the answer to the one before, until stop is called.
+// guess makes clients guess passwords of the names, one after the other, until stop is called.
 func (w *world) guess(clients int, names ...string) (stop func()) {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	var guesses sync.WaitGroup
@@ -360,7 +360,7 @@ func (w *world) guess(clients int, names ...string) (stop func()) {
 	return func() { cancel(); guesses.Wait() }
 }
 
-// wantSoon asks and fails the test if the credential is not good in time.
+// wantSoon checks a credential. It fails the test if the result is not Good in time.
 func (w *world) wantSoon(most time.Duration, name, password string, source netip.Addr) {
 	w.t.Helper()
 	at := time.Now()
@@ -379,7 +379,7 @@ func TestFirstContactWhileItsNameIsGuessedElsewhere(t *testing.T) {
 	})
 }
 
-// TestFirstContactWhileItsNameIsGuessed has guesses and user at one address, and bcrypt of cost 10.
+// TestFirstContactWhileItsNameIsGuessed uses the same address for guesses and user, and bcrypt cost 10.
 func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
 	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
 		w.takes = 60 * time.Millisecond
@@ -391,7 +391,7 @@ func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
 	})
 }
 
-// TestColdStartInAFlood has twelve names guessed from the start, at the users' address.
+// TestColdStartInAFlood checks a start during guesses of twelve names from the users' address.
 func TestColdStartInAFlood(t *testing.T) {
 	inWorld(t, twelve(), func(t *testing.T, w *world) {
 		names := make([]string, 12)
@@ -514,7 +514,8 @@ func TestGuessesHaveABudget(t *testing.T) {
 					seconds := limit.seconds + limit.share*period.Seconds() + takes.Seconds()
 					return min(limit.failures+limit.rate*period.Seconds(), seconds/takes.Seconds())
 				}
-				// All guesses have one source, so the reserve stays; the last ones wait beyond the period.
+				// All guesses have the same source, so the reserve is not used. The last ones wait until after the
+				// period.
 				if most := budget(period + w.maxWait); checks > most+1 || checks < budget(period)-limit.reserve-1 {
 					t.Errorf("%s: %v checks of %v in %v, want at most %v", name, checks, takes, period, most)
 				}
@@ -575,8 +576,8 @@ func TestWaitEnds(t *testing.T) {
 		}
 		soon, cancel := context.WithTimeout(t.Context(), checkTime/2)
 		defer cancel()
-		ask(soon, "ann", "a", TryLater, checkTime/2)    // is being checked and goes on
-		ask(soon, "bob", "x", TryLater, checkTime/2)    // waits, and leaves its place
+		ask(soon, "ann", "a", TryLater, checkTime/2)    // is being checked, which continues
+		ask(soon, "bob", "x", TryLater, checkTime/2)    // waits, and leaves the queue
 		ask(soon, "bob", "b", TryLater, checkTime/2)    // waits, and others share its check
 		ask(t.Context(), "bob", "b", Good, 2*checkTime) // one of them
 		if n := w.Stats().Waiting; n != 2 {
@@ -621,7 +622,7 @@ func TestFileChangesWhileACredentialWaits(t *testing.T) {
 			go func() { results <- w.ask(name, password) }()
 			synctest.Wait()
 		}
-		// The Checker looks at the file in the middle of the check that begins now.
+		// The Checker reads the file in the middle of the check that starts now.
 		beforeLook := func() { time.Sleep(time.Second - time.Duration(time.Now().Nanosecond()) - checkTime/2) }
 		beforeLook()
 		ask("ann", "new")
@@ -635,7 +636,7 @@ func TestFileChangesWhileACredentialWaits(t *testing.T) {
 		if n := w.calls.Load(); n != 3 {
 			t.Errorf("%d checks, want 3: one of ann's old hash, one of each new line", n)
 		}
-		// The other way round: what bcrypt has just accepted is not good for the new line.
+		// Conversely, a credential that bcrypt has just accepted is not valid for the new line.
 		w.reload(ann)
 		beforeLook()
 		ask("ann", "a")
@@ -670,7 +671,7 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestManyAtOnce is for the race detector: real bcrypt, real time, and a file that changes all the time.
+// TestManyAtOnce uses real bcrypt, real time and a constantly changing file, for the race detector.
 func TestManyAtOnce(t *testing.T) {
 	w := &world{t: t, path: filepath.Join(t.TempDir(), "htpasswd")}
 	ann, bob := line("ann", "a"), []string{line("bob", "b0"), line("bob", "b1")}

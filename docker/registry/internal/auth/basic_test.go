@@ -34,7 +34,7 @@ func TestParseBasic(t *testing.T) {
 		basic("ann", strings.Repeat("x", 73)): "",
 		basic(strings.Repeat("n", 1024), "a"): "",
 		"Basic YW5uOmE":                       "", // of the wrong length
-		"Basic YW5uOmF=":                      "", // another spelling of YW5uOmE=
+		"Basic YW5uOmF=":                      "", // another encoding of the same bytes as YW5uOmE=
 		"Basic YW5u*mE=":                      "",
 		"Basic " + base64.URLEncoding.EncodeToString([]byte("ann:??>>")): "",
 	} {
@@ -60,7 +60,7 @@ func FuzzParseBasic(f *testing.F) {
 		if len(header) > maxHeader || len(cred.password) > maxPassword || strings.ContainsRune(string(cred.pair), 0) {
 			t.Errorf("accepted %q", header)
 		}
-		// What is accepted means the same to Go's own parser, which takes exactly one space.
+		// Go's parser, which accepts exactly one space, must agree.
 		scheme, encoded, _ := strings.Cut(header, " ")
 		r := http.Request{Header: http.Header{"Authorization": {scheme + " " + strings.TrimLeft(encoded, " ")}}}
 		name, password, ok := r.BasicAuth()

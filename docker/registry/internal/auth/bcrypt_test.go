@@ -45,13 +45,13 @@ func TestMatchesStopsWithItsContext(t *testing.T) {
 	if matches(ctx, hash, []byte("x")) {
 		t.Error("a check that was stopped matches")
 	}
-	// Whole, it takes 5 s on the fastest machines.
+	// The whole check takes 5 s on the fastest machines.
 	if took := time.Since(at); took > 4*time.Second {
 		t.Errorf("stopped after %v", took)
 	}
 }
 
-// BenchmarkBesideACheck shows how long a goroutine waits for a network event on one processor while bcrypt runs.
+// BenchmarkBesideACheck measures how long a goroutine waits for a network event on one CPU while bcrypt runs.
 func BenchmarkBesideACheck(b *testing.B) {
 	hash := fmt.Sprintf("$2b$%02d$%s", maxCost, strings.Repeat("a", 53))
 	for name, check := range map[string]func(context.Context){
@@ -102,7 +102,7 @@ func FuzzMatches(f *testing.F) {
 		if got := matches(t.Context(), hash, password); got && !want {
 			t.Errorf("%q has the hash %q, but not to bcrypt", password, hash)
 		}
-		// The other way round, with a hash that fits.
+		// Conversely, with a matching hash.
 		made, err := bcrypt.GenerateFromPassword(password, minCost)
 		if err != nil {
 			t.Fatal(err)

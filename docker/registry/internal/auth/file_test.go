@@ -79,8 +79,8 @@ func TestBrokenFileKeepsTheLastGoodUsers(t *testing.T) {
 	})
 }
 
-// TestKubeletSwapsALink lays the file out as the kubelet does: htpasswd is a link to ..data/htpasswd, and ..data a link
-// to a folder, which is replaced.
+// TestKubeletSwapsALink uses the kubelet's layout: htpasswd is a link to ..data/htpasswd, and ..data is a link to a
+// folder, which is replaced.
 func TestKubeletSwapsALink(t *testing.T) {
 	dir := t.TempDir()
 	publish := func(version, content string) {
@@ -120,7 +120,7 @@ func TestKubeletSwapsALink(t *testing.T) {
 	})
 }
 
-// TestVersionsOfOneClockTick writes in place: same inode, same size, same time.
+// TestVersionsOfOneClockTick writes a new version with the same inode, size and modification time.
 func TestVersionsOfOneClockTick(t *testing.T) {
 	inWorld(t, []string{line("ann", "a1")}, func(t *testing.T, w *world) {
 		tick := time.Unix(1700000000, 0)

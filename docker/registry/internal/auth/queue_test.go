@@ -38,7 +38,8 @@ func TestLaneHasPlacesForEverySource(t *testing.T) {
 			t.Errorf("%d were turned away", n)
 		}
 		clients.Wait()
-		// The guess that ran, then ann from an address without failures, then the others, which cannot be good any more.
+		// First the running guess, then ann from an address without failures, then the others, which can no longer be
+		// valid.
 		if s := w.Stats(); s.Matched != 1 {
 			t.Errorf("%+v", s)
 		}

@@ -20,8 +20,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// BenchmarkWarm is the cost of requests for what the cache has, on one connection. The client allocates nothing, so all
-// allocations are the server's; of the processor time it adds the sending of a request and the reading of its answer.
+// BenchmarkWarm measures requests for cached content on one connection. The client allocates nothing, so all
+// allocations are the server's. The CPU time includes sending requests and reading responses.
 func BenchmarkWarm(b *testing.B) {
 	u := newRegistry(b)
 	manifest, blob := u.image("v1", testutil.RandomBytes(2<<10))
@@ -43,7 +43,7 @@ func BenchmarkWarm(b *testing.B) {
 	}
 }
 
-// repeat asks for the same again and again.
+// repeat sends the same request again and again.
 func (r *running) repeat(b *testing.B, path string) {
 	c, err := net.Dial("tcp", r.Address().String())
 	if err != nil {
@@ -55,7 +55,7 @@ func (r *running) repeat(b *testing.B, path string) {
 		path, r.Address(), basic("user", "password"), manifestType)
 	counted := &countingReader{Reader: c}
 	size := 0
-	for range 3 { // the first has it fetched; answers of the store are of one length
+	for range 3 { // the first request fetches it; responses from the store have the same length
 		if _, err := c.Write(request); err != nil {
 			b.Fatal(err)
 		}
@@ -95,7 +95,7 @@ func (r *countingReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// processorTime returns what this process has used so far.
+// processorTime returns the CPU time used by this process so far.
 func processorTime(b *testing.B) time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -39,18 +39,18 @@ func TestMain(m *testing.M) {
 	if file := os.Getenv(programEnv); file != "" {
 		os.Exit(Main(file))
 	}
-	// Distribution's app has it for its notifications, and never ends it.
+	// Distribution's app starts this goroutine for notifications, and never stops it.
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run"),
 		goleak.IgnoreAnyFunction("github.com/distribution/distribution/v3/notifications.(*Broadcaster).run"))
 }
 
-// registry is an upstream with content, which counts what it is asked.
+// registry is an upstream with content. It counts requests.
 type registry struct {
 	*httptest.Server
 	mu      sync.Mutex
 	content map[string][]byte // by the last part of the path
 	asked   map[string]int
-	fault   func(http.ResponseWriter, *http.Request) bool // answers in its place
+	fault   func(http.ResponseWriter, *http.Request) bool // answers instead
 
 	everything bool // the fault answers for the challenge, too
 }
@@ -93,7 +93,7 @@ func (u *registry) put(names []string, body []byte) digest.Digest {
 	return d
 }
 
-// image puts an image of one layer.
+// image adds an image with one layer.
 func (u *registry) image(tag string, layer []byte) (manifest []byte, blob digest.Digest) {
 	d := u.put(nil, layer)
 	c := u.put(nil, []byte("{}"))
@@ -126,7 +126,7 @@ type running struct {
 	done chan error
 }
 
-// metricsAddress returns where Prometheus reads.
+// metricsAddress returns the address of the metrics port.
 func (r *running) metricsAddress() net.Addr { return r.internal[0].listener.Addr() }
 
 // configuration returns a configuration of a cache of upstreams.
@@ -151,7 +151,7 @@ func start(t testing.TB, c *config.Config) *running {
 	return startReady(t, c, func(r *running) answer { return r.get("/ready") })
 }
 
-// startReady starts a cache, and returns it when its probe says that it is ready.
+// startReady starts a cache and waits until its probe reports that it is ready.
 func startReady(t testing.TB, c *config.Config, probe func(*running) answer) *running {
 	t.Helper()
 	r := &running{t: t, root: c.Store.Path, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
@@ -168,7 +168,7 @@ func startReady(t testing.TB, c *config.Config, probe func(*running) answer) *ru
 	return r
 }
 
-// end ends the cache. It can be called before the end of the test.
+// end stops the cache. It can be called before the end of the test.
 func (r *running) end() {
 	r.stop()
 	if r.done == nil {
@@ -192,7 +192,7 @@ type answer struct {
 	err    error
 }
 
-// get asks without keeping the connection. head are names and values of the header.
+// get sends a GET on a new connection. head lists names and values of header fields.
 func (r *running) get(path string, head ...string) answer { return fetch(r.Address(), path, head...) }
 
 func fetch(address net.Addr, path string, head ...string) (a answer) {
@@ -216,7 +216,7 @@ func fetch(address net.Addr, path string, head ...string) (a answer) {
 	return a
 }
 
-// value returns a metric's value by its line's beginning.
+// value returns the value of the metric whose line starts with series.
 func (r *running) value(series string) float64 {
 	r.t.Helper()
 	a := fetch(r.metricsAddress(), "/metrics")
@@ -237,7 +237,7 @@ func basic(user, password string) string {
 	return r.Header.Get("Authorization")
 }
 
-// TestPull serves what an image has, by one request each, and again after a restart without the upstream.
+// TestPull pulls an image with one upstream request per object, and again after a restart without the upstream.
 func TestPull(t *testing.T) {
 	u := newRegistry(t)
 	layer := testutil.RandomBytes(2 * mib)
@@ -269,7 +269,8 @@ func TestPull(t *testing.T) {
 	pull("after a restart, without the upstream")
 }
 
-// TestUpstreams with the same digest, asked at once, do not see each other's content: one process serves them all.
+// TestUpstreams pulls the same digest from several upstreams at the same time. They do not share content, although one
+// process serves all of them.
 func TestUpstreams(t *testing.T) {
 	one, two, three := newRegistry(t), newRegistry(t), newRegistry(t)
 	layer := testutil.RandomBytes(mib)
@@ -307,7 +308,7 @@ func TestUpstreams(t *testing.T) {
 	}
 }
 
-// TestMetrics counts each request once, by what came of it, and shows no credential.
+// TestMetrics checks that each request is counted once, by result, and that no credential is shown.
 func TestMetrics(t *testing.T) {
 	hash, err := bcrypt.GenerateFromPassword([]byte("right-password"), bcrypt.MinCost)
 	if err != nil {
@@ -386,7 +387,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestProblems end New or Run at once, with a sentence, and nothing is left open.
+// TestProblems checks that New or Run returns a clear error immediately, and leaves nothing open.
 func TestProblems(t *testing.T) {
 	u := newRegistry(t)
 	taken := testutil.Listen(t)
@@ -419,7 +420,7 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestDrain ends open transfers, tells by its probe that it leaves, and shows metrics until the end.
+// TestDrain checks that open transfers finish, the probe fails, and metrics are available until the end.
 func TestDrain(t *testing.T) {
 	u := newRegistry(t)
 	layer := testutil.RandomBytes(mib)
@@ -452,7 +453,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestErrors have the specification's form.
+// TestErrors checks that errors have the form of the specification.
 func TestErrors(t *testing.T) {
 	r := start(t, configuration(t, t.TempDir(), "", newRegistry(t)))
 	for path, want := range map[string]string{

@@ -18,14 +18,14 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// storedAt returns the file in which a replica with the store root keeps the data of a blob or manifest.
+// storedAt returns the file with the data of a blob or manifest in the store at root.
 func storedAt(root string, d digest.Digest) string {
 	hex := d.Encoded()
 	return filepath.Join(root, "upstreams/up-0.example/docker/registry/v2/blobs/sha256", hex[:2], hex, "data")
 }
 
-// TestDamagedStore has files of a stopped replica changed. What it serves is right, or cut where some of it was sent before
-// that was found out, and the next answer is right; what can be repaired on the disk is.
+// TestDamagedStore changes files of a stopped replica. Responses are right, or cut if the damage was found after a part
+// was sent. Then the next response is right. Damage on disk is repaired if possible.
 func TestDamagedStore(t *testing.T) {
 	flip := func(of func(size int) int) func(string) error {
 		return func(file string) error {
@@ -49,10 +49,10 @@ func TestDamagedStore(t *testing.T) {
 	for _, test := range []struct {
 		name       string
 		damage     func(file string) error
-		cut        bool // a client may have some of a large blob before the damage is found
+		cut        bool // a client may receive a part of a large blob before the damage is found
 		repairable bool
 	}{
-		{"first byte", flip(func(int) int { return 0 }), true, true}, // of a manifest: no JSON
+		{"first byte", flip(func(int) int { return 0 }), true, true}, // makes a manifest invalid JSON
 		{"a byte in the middle", flip(func(size int) int { return size / 2 }), true, true},
 		{"empty", truncate(func(int64) int64 { return 0 }), false, true},
 		{"half", truncate(func(size int64) int64 { return size / 2 }), true, true},
@@ -111,7 +111,7 @@ func TestDamagedStore(t *testing.T) {
 	}
 }
 
-// TestPipeInTheStore has a pipe take the place of a stored blob while the replica runs: clients get the blob from the upstream.
+// TestPipeInTheStore replaces a stored blob with a pipe while the replica runs. Clients get the blob from the upstream.
 func TestPipeInTheStore(t *testing.T) {
 	u := newRegistry(t)
 	r := start(t, configuration(t, t.TempDir(), "", u))
@@ -132,7 +132,7 @@ func TestPipeInTheStore(t *testing.T) {
 			t.Errorf("%d with %d bytes, %v", a.status, len(a.body), a.err)
 		}
 	case <-time.After(patience):
-		if f, err := os.OpenFile(file, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil { // lets it go on
+		if f, err := os.OpenFile(file, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil { // unblocks the reader
 			defer f.Close()
 		}
 		t.Fatal("no answer")
@@ -142,8 +142,8 @@ func TestPipeInTheStore(t *testing.T) {
 	}
 }
 
-// TestStoreDoesNotWork passes on what the upstream has: neither the link of a manifest nor that of its tag can be read or
-// written over.
+// TestStoreDoesNotWork checks that content is served from the upstream if the links of a manifest and its tag can be
+// neither read nor overwritten.
 func TestStoreDoesNotWork(t *testing.T) {
 	u := newRegistry(t)
 	c := configuration(t, t.TempDir(), "tags: {ttl: 0s}", u)
@@ -177,7 +177,7 @@ func TestStoreDoesNotWork(t *testing.T) {
 	}
 }
 
-// TestMetricsOfTheStore shows what was dropped, what found no room, and that the limit holds.
+// TestMetricsOfTheStore checks the metrics for evictions and for content without room, and that the limit holds.
 func TestMetricsOfTheStore(t *testing.T) {
 	u := newRegistry(t)
 	r := start(t, configuration(t, t.TempDir(), "", u))
@@ -207,7 +207,7 @@ func TestMetricsOfTheStore(t *testing.T) {
 		n := r.value("registry_cache_disk_used_bytes")
 		return 41*mib <= n && n <= 42*mib
 	})
-	// What was dropped comes again, by one more fetch, and leaves nothing behind meanwhile.
+	// Evicted content is fetched again, and nothing is left of it before that.
 	err := filepath.WalkDir(r.root, func(path string, _ os.DirEntry, err error) error {
 		if strings.Contains(path, first.Encoded()) {
 			t.Errorf("left of what was dropped: %s", path)
@@ -222,7 +222,7 @@ func TestMetricsOfTheStore(t *testing.T) {
 	}
 }
 
-// TestUpstreamsWords are in the log, and not in what a client gets.
+// TestUpstreamsWords checks that the upstream's error messages are logged, and not sent to clients.
 func TestUpstreamsWords(t *testing.T) {
 	u := newRegistry(t)
 	u.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -234,7 +234,7 @@ func TestUpstreamsWords(t *testing.T) {
 	d := string(digest.FromString("none"))
 	for path, words := range map[string]string{
 		"/v2/a/b/manifests/" + d: "WHATEVER: of the upstream", "/v2/a/b/tags/list": "WHATEVER: of the upstream",
-		"/v2/a/b/manifests/v1": "status 403", // it is asked for by HEAD, whose answer has no words
+		"/v2/a/b/manifests/v1": "status 403", // requested with HEAD, whose response has no message
 	} {
 		if a := r.get(path); a.status != 403 || strings.Contains(string(a.body), "of the upstream") {
 			t.Errorf("%s: %d, %s", path, a.status, a.body)

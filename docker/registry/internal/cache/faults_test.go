@@ -19,8 +19,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestWrongBytesOfOwner has the owner's disk change a stored blob behind its back: what it sends is never whole at another
-// replica, and the client has the blob at last.
+// TestWrongBytesOfOwner corrupts a stored blob on the owner's disk. Other replicas never serve it as complete, and
+// clients get the right blob in the end.
 func TestWrongBytesOfOwner(t *testing.T) {
 	u := newRegistry(t)
 	f := startFleet(t, 3, u, "")
@@ -63,8 +63,8 @@ func TestWrongBytesOfOwner(t *testing.T) {
 	}
 }
 
-// TestWrongBytesOfUpstream has the upstream send wrong bytes once, to the clients of all replicas. It costs one more fetch, for all
-// clients that try again, and only the owner blames anybody: its upstream.
+// TestWrongBytesOfUpstream makes the upstream send wrong bytes once, to clients of all replicas. All clients that retry
+// share one more fetch. Only the owner reports wrong bytes, from its upstream.
 func TestWrongBytesOfUpstream(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -120,8 +120,9 @@ func TestWrongBytesOfUpstream(t *testing.T) {
 	}
 }
 
-// TestBrokenUpstream has the upstream cut a blob at the same byte, once or each time, where it cannot be resumed. The owner begins
-// anew for the clients of the others; they are cut if that does not help, and no other replica tries.
+// TestBrokenUpstream makes the upstream cut a blob at the same byte, once or every time, without support for resuming.
+// The owner starts over for the clients of the other replicas. If that fails, too, they are cut, and no other replica
+// tries.
 func TestBrokenUpstream(t *testing.T) {
 	lasts(t)
 	for name, always := range map[string]bool{"once": false, "always": true} {
@@ -167,7 +168,7 @@ func TestBrokenUpstream(t *testing.T) {
 	}
 }
 
-// TestSecretRenewal follows the documented order, with pulls between all steps: hops go on.
+// TestSecretRenewal rotates the secret in the documented order, with pulls between all steps. Hops keep working.
 func TestSecretRenewal(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -188,14 +189,14 @@ func TestSecretRenewal(t *testing.T) {
 			check(r.name, 1)
 		}
 	}
-	// Any other order costs fetches, and no pull.
+	// Any other order causes more fetches, but no failed pulls.
 	f.replicas[0].writeSecret(older)
 	time.Sleep(1100 * time.Millisecond)
 	check("another order", 3)
 }
 
-// TestDrainOfOwner tells the owner to end in the middle of transfers to others and to its own clients: they end, and the next
-// owner has the new ones at once.
+// TestDrainOfOwner terminates the owner in the middle of transfers to other replicas and to its clients. The transfers
+// finish, and the next owner serves new requests immediately.
 func TestDrainOfOwner(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -227,7 +228,8 @@ func TestDrainOfOwner(t *testing.T) {
 	}
 }
 
-// TestSplitViews has replicas that do not know all others, and some at wrong addresses: more fetches, and no wrong content.
+// TestSplitViews runs replicas that do not know all others, or know them at wrong addresses. This causes more fetches,
+// but no wrong content.
 func TestSplitViews(t *testing.T) {
 	for name, view := range map[string]func(f *fleet, i, j int) int{
 		"one is not known": func(f *fleet, i, j int) int {
@@ -261,7 +263,7 @@ func TestSplitViews(t *testing.T) {
 	}
 }
 
-// TestStrangers at the port for replicas get nothing, and no probes.
+// TestStrangers checks that unknown clients get nothing at the port for replicas, not even probes.
 func TestStrangers(t *testing.T) {
 	u := newRegistry(t)
 	manifest, blob := u.image("v1", []byte("layer"))

@@ -13,7 +13,8 @@ import (
 	"time"
 )
 
-// TestFewFiles takes fewer connections than are wanted, and names the limit and what is needed. It is silent where that is enough.
+// TestFewFiles checks that fewer connections than configured are accepted if the limit of open files is low, with a
+// warning that contains the limit and the required number.
 func TestFewFiles(t *testing.T) {
 	var before syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
@@ -43,7 +44,8 @@ func TestFewFiles(t *testing.T) {
 	}
 }
 
-// TestFewFilesWithSlowStrangers serves a client while twice as many strangers as there are files send half a request.
+// TestFewFilesWithSlowStrangers serves a known client while twice as many unknown clients as there are files send half
+// a request.
 func TestFewFilesWithSlowStrangers(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)

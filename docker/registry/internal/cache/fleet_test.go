@@ -26,19 +26,19 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// programEnv names the configuration of a process that is the program.
+// programEnv is the environment variable with the configuration for a test process that runs the program.
 const programEnv = "CACHE_TEST_CONFIG"
 
-// A fleet is some replicas on loopback that serve together, each a process, with one upstream.
+// A fleet is a set of replicas on loopback, each a process, with the same upstream.
 type fleet struct {
 	t        testing.TB
 	dir      string
 	secret   string
-	url      func(i int) string // of the upstream that replica i asks
-	hopOf    func(i, j int) int // the port at which replica i looks for replica j; 0: it does not know it
+	url      func(i int) string // URL of the upstream of replica i
+	hopOf    func(i, j int) int // port at which replica i expects replica j; 0 if it does not know it
 	replicas []*replica
-	more     string // of the configuration
-	files    int    // that a replica may open; 0: as many as this process
+	more     string // further configuration
+	files    int    // limit of open files of a replica; 0: that of this process
 }
 
 // A replica is one process.
@@ -47,12 +47,12 @@ type replica struct {
 	name                  string
 	client, hop, metrics  int // ports
 	root, config, logFile string
-	secret                string // its own file
+	secret                string // file of this replica
 	cmd                   *exec.Cmd
 	ended                 chan error
 }
 
-// lasts leaves a test of some seconds out of the short ones.
+// lasts skips a test that takes some seconds in short mode.
 func lasts(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
@@ -60,8 +60,8 @@ func lasts(t *testing.T) {
 	}
 }
 
-// freePorts returns ports of loopback that nobody uses now. They are below those from which the kernel takes one for each
-// connection: a replica takes its port again after a restart.
+// freePorts returns free loopback ports. They are below the ephemeral ports, so that a replica can use its port again
+// after a restart.
 func freePorts(t testing.TB, n int) (ports []int) {
 	t.Helper()
 	for tries := 0; len(ports) < n; tries++ {
@@ -76,7 +76,7 @@ func freePorts(t testing.TB, n int) (ports []int) {
 	return ports
 }
 
-// newFleet returns replicas that are not started.
+// newFleet returns replicas that have not been started.
 func newFleet(t testing.TB, n int, u *registry, more string) *fleet {
 	t.Helper()
 	f := &fleet{t: t, dir: t.TempDir(), secret: strings.Repeat("s", 32), more: more, url: func(int) string { return u.URL }}
@@ -94,7 +94,7 @@ func newFleet(t testing.TB, n int, u *registry, more string) *fleet {
 	return f
 }
 
-// startFleet returns replicas that are ready.
+// startFleet starts replicas and waits until they are ready.
 func startFleet(t testing.TB, n int, u *registry, more string) *fleet {
 	t.Helper()
 	f := newFleet(t, n, u, more)
@@ -153,7 +153,7 @@ func (r *replica) start() {
 		}
 	})
 	ready := func() bool { return r.get("/ready").status == 200 }
-	for end := time.Now().Add(2 * patience); !ready() && time.Now().Before(end); { // a starved machine needs long for that
+	for end := time.Now().Add(2 * patience); !ready() && time.Now().Before(end); { // takes long on a busy machine
 		time.Sleep(20 * time.Millisecond)
 	}
 	testutil.Eventually(t, r.name+" is ready", ready)
@@ -165,13 +165,13 @@ func (r *replica) signal(s syscall.Signal) {
 	}
 }
 
-// kill ends the replica without a word.
+// kill kills the replica.
 func (r *replica) kill() {
 	r.signal(syscall.SIGKILL)
 	<-r.ended
 }
 
-// stop stops the replica, and waits until it is.
+// stop stops the replica with SIGSTOP, and waits until it has stopped.
 func (r *replica) stop() {
 	r.signal(syscall.SIGSTOP)
 	testutil.Eventually(r.fleet.t, "it is stopped", func() bool {
@@ -181,7 +181,7 @@ func (r *replica) stop() {
 	})
 }
 
-// end tells the replica to end, and waits until it has.
+// end terminates the replica and waits for its exit.
 func (r *replica) end() {
 	r.signal(syscall.SIGTERM)
 	select {
@@ -244,7 +244,7 @@ func blobKey(d digest.Digest) string { return "up.example/blobs/" + d.String() }
 
 func blobPath(d digest.Digest) string { return "/v2/a/b/blobs/" + d.String() }
 
-// A pull is a client that goes on by Range where it was cut, as containerd does.
+// A pull is the result of a client that resumes with Range requests, like containerd.
 type pull struct {
 	hash  string
 	bytes int64
@@ -253,7 +253,7 @@ type pull struct {
 	took  time.Duration
 }
 
-// pull gets a blob, at most by so many requests.
+// pull pulls a blob with at most tries requests.
 func (r *replica) pull(path string, tries int) (p pull, err error) {
 	begun := time.Now()
 	sum := sha256.New()
@@ -297,7 +297,7 @@ func (r *replica) part(path string, to io.Writer, p *pull, begun time.Time) (boo
 	return err == nil, err
 }
 
-// pullAll has clients pull a blob through some replicas in turn, and checks each digest.
+// pullAll pulls a blob with several clients, through the replicas in turn, and checks each digest.
 func pullAll(t testing.TB, replicas []*replica, d digest.Digest, clients, tries int) (pulls []pull) {
 	t.Helper()
 	var all sync.WaitGroup

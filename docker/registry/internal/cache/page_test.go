@@ -18,14 +18,15 @@ import (
 )
 
 var (
-	// pageRow is a line of a table of docs/usage/metrics.md: the metric, its type, its labels.
+	// pageRow matches a table row in docs/usage/metrics.md: the metric, its type, its labels.
 	pageRow = regexp.MustCompile("(?m)^\\| `(registry_cache_\\w+)` \\| (\\w+) \\|([^|]*)\\| .+ \\|$")
 	word    = regexp.MustCompile("`(\\w+)`")
 	typed   = regexp.MustCompile(`(?m)^# TYPE (registry_cache_\w+) (\w+)$`)
 	label   = regexp.MustCompile(`(\w+)="`)
 )
 
-// TestThePageNamesEveryMetric compares what a replica with users and peers shows with docs/usage/metrics.md: names, types, labels.
+// TestThePageNamesEveryMetric compares the metrics of a replica with users and peers with docs/usage/metrics.md: names,
+// types, labels.
 func TestThePageNamesEveryMetric(t *testing.T) {
 	content, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "usage", "metrics.md"))
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 
 var quietLog = slog.New(slog.DiscardHandler)
 
-// TestOneFetch has 100 clients pull a cold blob through three replicas.
+// TestOneFetch pulls a cold blob with 100 clients through three replicas.
 func TestOneFetch(t *testing.T) {
 	u := newRegistry(t)
 	_, blob := u.image("v1", testutil.RandomBytes(8*mib))
@@ -37,11 +37,11 @@ func TestOneFetch(t *testing.T) {
 		hops += r.metric("registry_cache_hops_total")
 		misses += r.metric(`registry_cache_requests_total{kind="blob",result="miss",upstream="up.example"}`)
 	}
-	// Two ask the owner, which asks both what they have stored.
+	// Two replicas ask the owner, which asks both for stored content.
 	if hops < 4 || misses < 1 {
 		t.Errorf("%v hops, %v misses", hops, misses)
 	}
-	// What was relayed is served from the store now.
+	// Relayed content is now served from the store.
 	for _, r := range f.replicas {
 		if a := r.get(blobPath(blob)); a.status != 200 || digest.FromBytes(a.body) != blob {
 			t.Errorf("%s: %d, %d bytes", r.name, a.status, len(a.body))
@@ -59,7 +59,7 @@ func sum(f *fleet, metric string) (total float64) {
 	return total
 }
 
-// slowly returns a fault that sends a blob in pieces.
+// slowly returns a fault that sends a blob in pieces, with pauses.
 func slowly(name string, layer []byte, pieces int, every time.Duration) func(http.ResponseWriter, *http.Request) bool {
 	return func(w http.ResponseWriter, r *http.Request) bool {
 		if !strings.HasSuffix(r.URL.Path, name) {
@@ -81,7 +81,7 @@ func slowly(name string, layer []byte, pieces int, every time.Duration) func(htt
 	}
 }
 
-// TestSlowFetch streams a slow blob to the clients of all replicas as it comes.
+// TestSlowFetch checks that a slow blob is streamed to clients of all replicas while it is fetched.
 func TestSlowFetch(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -102,7 +102,7 @@ func TestSlowFetch(t *testing.T) {
 	}
 }
 
-// TestSlowBeginning waits for an upstream that needs long for its first byte, at the owner, whom nobody takes for dead.
+// TestSlowBeginning checks that an owner that waits for a slow upstream is not considered dead.
 func TestSlowBeginning(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -116,13 +116,13 @@ func TestSlowBeginning(t *testing.T) {
 	f := startFleet(t, 3, u, "")
 	pullAll(t, f.replicas, blob, 9, 1)
 	n := u.count("GET " + blob.String())
-	t.Logf("%d GETs", n) // 1, unless the owner is so starved that it does not answer its probe either
+	t.Logf("%d GETs", n) // 1, unless the owner is so starved of CPU that it does not answer probes
 	if n > 2 {
 		t.Errorf("%d GETs", n)
 	}
 }
 
-// TestOwnerDies kills or stops the owner of a blob in the middle of its transfer, and before one.
+// TestOwnerDies kills or stops the owner of a blob before and during a transfer.
 func TestOwnerDies(t *testing.T) {
 	lasts(t)
 	for name, end := range map[string]func(*replica){"killed": (*replica).kill, "stopped": (*replica).stop} {
@@ -137,14 +137,14 @@ func TestOwnerDies(t *testing.T) {
 			go func() { pulled <- pullAll(t, ranked[1:], blob, 10, 1) }()
 			testutil.Eventually(t, "the transfer runs", func() bool { return ranked[1].metric("registry_cache_relayed_bytes_total") > mib })
 			end(ranked[0])
-			pulls := <-pulled // nobody is cut: the relay goes on with the next member
+			pulls := <-pulled // no client is cut: the relay continues with the next member
 			longest := time.Duration(0)
 			for _, p := range pulls {
 				longest = max(longest, p.took)
 			}
 			n := u.count("GET " + blob.String())
 			t.Logf("%d GETs, the last client ended after %v", n, longest)
-			if n > 3 { // 2, unless another one is so starved that it is given up
+			if n > 3 { // 2, unless another replica is so starved of CPU that it is given up
 				t.Errorf("%d GETs", n)
 			}
 			u.misbehave(nil)
@@ -159,7 +159,7 @@ func TestOwnerDies(t *testing.T) {
 	}
 }
 
-// owned puts a blob of which a replica is the owner.
+// owned adds a blob that the given replica owns.
 func (f *fleet) owned(u *registry, owner *replica) digest.Digest {
 	for {
 		if d := u.put(nil, testutil.RandomBytes(100<<10+len(u.content))); f.ranked(blobKey(d))[0] == owner {
@@ -168,7 +168,7 @@ func (f *fleet) owned(u *registry, owner *replica) digest.Digest {
 	}
 }
 
-// TestTakeOver measures how long a cold blob takes whose owner has just been stopped or killed.
+// TestTakeOver measures how long a cold blob takes if its owner has just been stopped or killed.
 func TestTakeOver(t *testing.T) {
 	lasts(t)
 	for name, end := range map[string]func(*replica){"killed": (*replica).kill, "stopped": (*replica).stop} {
@@ -177,20 +177,21 @@ func TestTakeOver(t *testing.T) {
 			f := startFleet(t, 3, u, "")
 			blob := f.owned(u, f.replicas[0])
 			warm := f.owned(u, f.replicas[0])
-			pullAll(t, f.replicas, warm, 3, 1) // there are idle connections
+			pullAll(t, f.replicas, warm, 3, 1) // opens connections that are idle afterwards
 			end(f.replicas[0])
 			begun := time.Now()
 			pullAll(t, f.replicas[1:], blob, 2, 1)
 			took := time.Since(begun)
 			t.Logf("taken over after %v, %d GETs", took, u.count("GET "+blob.String()))
-			if took > 15*time.Second { // 2 s on a machine that has time for it
+			if took > 15*time.Second { // about 2 s on an idle machine
 				t.Errorf("taken over after %v", took)
 			}
 		})
 	}
 }
 
-// TestEmptyOwner restarts each replica in turn with an empty store: what another one has is not fetched again.
+// TestEmptyOwner restarts each replica in turn with an empty store. Content that another replica has is not fetched
+// again.
 func TestEmptyOwner(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -214,12 +215,12 @@ func TestEmptyOwner(t *testing.T) {
 		again += u.count("GET " + d.String())
 	}
 	t.Logf("%d GETs after the first ones", again)
-	if again > 2 { // none, unless a replica is so starved that it does not say in time what it has
+	if again > 2 { // 0, unless a replica is so starved of CPU that it does not answer in time
 		t.Errorf("%d GETs after the first ones", again)
 	}
 }
 
-// TestBrokenUpstreamOfOwner has an owner whose upstream does not answer, beside healthy replicas: no pull fails.
+// TestBrokenUpstreamOfOwner breaks the upstream of only the owner. No pull fails.
 func TestBrokenUpstreamOfOwner(t *testing.T) {
 	lasts(t)
 	for name, fault := range map[string]func(http.ResponseWriter, *http.Request) bool{
@@ -256,8 +257,8 @@ func TestBrokenUpstreamOfOwner(t *testing.T) {
 	}
 }
 
-// TestSilentUpstreamOfAll ends a request for what nobody has after the replica that is asked and one other know that the
-// upstream is silent. Later ones take no longer than one challenge.
+// TestSilentUpstreamOfAll checks that a request for unknown content ends when the requested replica and one other know
+// that the upstream is silent. Later requests take no longer than one challenge.
 func TestSilentUpstreamOfAll(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
@@ -290,7 +291,7 @@ func TestSilentUpstreamOfAll(t *testing.T) {
 	}
 }
 
-// ownedTag puts a tag of which a replica is the owner.
+// ownedTag adds a tag that the given replica owns.
 func (f *fleet) ownedTag(u *registry, owner *replica) string {
 	for i := 0; ; i++ {
 		tag := "tag-" + strconv.Itoa(i) + "-" + strconv.Itoa(int(tags.Add(1)))
@@ -303,7 +304,7 @@ func (f *fleet) ownedTag(u *registry, owner *replica) string {
 
 var tags atomic.Int64
 
-// TestSharedTags has clients of all replicas ask for a tag at the same time: one check, one manifest.
+// TestSharedTags requests a tag from all replicas at the same time. It causes one check and one manifest fetch.
 func TestSharedTags(t *testing.T) {
 	u := newRegistry(t)
 	manifest, _ := u.image("v1", []byte("layer"))
@@ -326,14 +327,14 @@ func TestSharedTags(t *testing.T) {
 	if heads, gets := u.count("HEAD v1"), u.count("GET v1")+u.count("GET "+digest.FromBytes(manifest).String()); heads+gets > 2 || gets != 1 {
 		t.Errorf("%d HEADs, %d GETs", heads, gets)
 	}
-	// The age of an answer is counted over the hop.
+	// The age of an answer is passed on by the hop.
 	time.Sleep(1100 * time.Millisecond)
 	for _, r := range f.replicas {
 		if a := r.get("/v2/a/b/manifests/v1"); a.header.Get("Age") == "" || a.header.Get("Age") == "0" {
 			t.Errorf("age %q at %s", a.header.Get("Age"), r.name)
 		}
 	}
-	// What the upstream does not have is asked once, too.
+	// Missing content is requested only once, too.
 	for _, r := range f.replicas {
 		if a := r.get("/v2/a/b/manifests/none"); a.status != 404 {
 			t.Errorf("%s: %d", r.name, a.status)
@@ -344,7 +345,7 @@ func TestSharedTags(t *testing.T) {
 	}
 }
 
-// TestProblemsOfPeers end New at once, with a sentence.
+// TestProblemsOfPeers checks that New returns a clear error immediately.
 func TestProblemsOfPeers(t *testing.T) {
 	u := newRegistry(t)
 	taken := testutil.Listen(t)

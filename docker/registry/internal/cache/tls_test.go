@@ -20,8 +20,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// secretFolder is a Secret of type kubernetes.io/tls, mounted as the kubelet does it: files are links into a folder that is
-// replaced by renaming a link.
+// secretFolder is a mounted Secret of type kubernetes.io/tls in the kubelet's layout: files are links into a folder
+// that is replaced by renaming a link.
 type secretFolder struct {
 	t       *testing.T
 	path    string
@@ -79,7 +79,7 @@ func (c *tlsClient) dial() (*tls.Conn, int64) {
 	return conn, conn.ConnectionState().PeerCertificates[0].SerialNumber.Int64()
 }
 
-// serial returns the serial number of the certificate that a new connection gets.
+// serial returns the serial number of the certificate for a new connection.
 func (c *tlsClient) serial() int64 {
 	c.t.Helper()
 	conn, number := c.dial()
@@ -87,7 +87,7 @@ func (c *tlsClient) serial() int64 {
 	return number
 }
 
-// get asks on a connection, and returns the answer when its header has come.
+// get sends a request on a connection, and returns the response after its header has arrived.
 func (c *tlsClient) get(conn *tls.Conn, path string) *http.Response {
 	c.t.Helper()
 	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", path, c.address); err != nil {
@@ -101,8 +101,8 @@ func (c *tlsClient) get(conn *tls.Conn, path string) *http.Response {
 	return response
 }
 
-// TestTLS takes a new certificate while a pull runs, which ends as if nothing had happened, and goes on with the last good one
-// when the files hold no pair: that is logged and counted.
+// TestTLS replaces the certificate during a pull, which is not affected. If the files are not a valid pair, the last
+// valid one is used, and the error is logged and counted.
 func TestTLS(t *testing.T) {
 	folder := newSecretFolder(t)
 	first, firstKey := testutil.Certificate(t, 1)
@@ -164,17 +164,17 @@ func TestTLS(t *testing.T) {
 	if err != nil || digest.FromBytes(append(part, tail...)) != blob {
 		t.Errorf("the pull that began with the old certificate has %d bytes, %v", len(part)+len(tail), err)
 	}
-	// Its connection is good for the next request, too.
+	// The connection can be reused for the next request.
 	if again := c.get(old, "/v2/"); again.StatusCode != 200 {
 		t.Errorf("%d on the connection of the old certificate", again.StatusCode)
 	}
 
-	// Good files end the failures.
+	// Valid files end the failures.
 	folder.publish(first, firstKey)
 	testutil.Eventually(t, "the first certificate again", func() bool { return c.serial() == 1 })
 }
 
-// startTLS starts a cache whose client port speaks TLS: its probes are read at the metrics port.
+// startTLS starts a cache with TLS on the client port. Probes are read at the metrics port.
 func startTLS(t *testing.T, more string, u *registry) *running {
 	t.Helper()
 	return startReady(t, configuration(t, t.TempDir(), more, u), func(r *running) answer { return fetch(r.metricsAddress(), "/ready") })

@@ -81,7 +81,7 @@ func TestEveryKey(t *testing.T) {
 	}
 }
 
-// with returns the minimal configuration with further lines, which replace its keys.
+// with returns the minimal configuration with additional lines, which replace existing keys.
 func with(lines string) string {
 	kept := ""
 	for _, block := range []string{"auth: none\n", "store: {path: /var/lib/registry-cache, limit: 20Gi}\n", "upstreams:\n  - host: us-central1-docker.pkg.dev\n"} {
@@ -93,7 +93,7 @@ func with(lines string) string {
 	return kept + lines + "\n"
 }
 
-// peers returns a section with further keys.
+// peers returns a peers section with additional keys.
 func peers(rest string) string {
 	if !strings.Contains(rest, "secret:") {
 		rest += ", secret: /s"
@@ -105,8 +105,8 @@ func TestRefused(t *testing.T) {
 	upstream := func(rest string) string { return "upstreams:\n  - {host: a.example, " + rest + "}" }
 	for _, test := range []struct {
 		name, content string
-		key           string // of the problem
-		got           string // which the sentence must hold
+		key           string // key of the problem
+		got           string // expected in the error
 	}{
 		{"unknown key", with("listne: \":5000\""), "listne", ""},
 		{"unknown nested key", with("limits: {header_byte: 1Ki}"), "limits.header_byte", ""},
@@ -289,7 +289,7 @@ func TestLoad(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that what parses also survives being written and parsed again, and nothing makes Parse panic.
+// FuzzParse checks that Parse never panics, and that a parsed configuration can be marshaled and parsed again.
 func FuzzParse(f *testing.F) {
 	for _, seed := range []string{
 		minimal, full, "", "---\n", "a: &b [*b]", "auth: {htpasswd: /x}", "? [a]\n: b", "store: !!binary aGk=", "listen: !x \":1\"",

@@ -87,7 +87,7 @@ func TestCheckFiles(t *testing.T) {
 
 func TestUnwritableStore(t *testing.T) {
 	if os.Getuid() == 0 {
-		// Root writes anywhere but where the kernel refuses.
+		// Root can write everywhere except where the kernel refuses.
 		if checkWritable("/proc") == nil {
 			t.Error("/proc is taken as writable")
 		}

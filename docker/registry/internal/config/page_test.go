@@ -15,16 +15,16 @@ import (
 	"time"
 )
 
-// page is the description of all keys, for those who write a configuration.
+// page is the reference of all configuration keys.
 var page = filepath.Join("..", "..", "..", "..", "docs", "usage", "configuration.md")
 
-// code is a cell that is one word of code and nothing else.
+// code matches a table cell with only a code span.
 var code = regexp.MustCompile("^`([^`]+)`$")
 
-// row is a line of its tables: the key, and the default in the last column.
+// row matches a table row: the key in the first column, and the default in the last.
 var row = regexp.MustCompile("(?m)^\\| `([a-z_.\\[\\]]+)` \\| .+ \\| (.+) \\|$")
 
-// scalars returns the keys that hold a value, with the defaults that a struct has, written as in YAML; "" for none.
+// scalars collects the scalar keys with their defaults in YAML form, or "" without a default.
 func scalars(key string, v reflect.Value, into map[string]string) {
 	if set, ok := v.Addr().Interface().(defaulter); ok {
 		set.setDefaults()
@@ -65,7 +65,7 @@ func scalars(key string, v reflect.Value, into map[string]string) {
 	}
 }
 
-// same returns a default of the page as the program writes it.
+// same returns a default of the page in the form that the program writes.
 func same(text string) string {
 	if d, err := time.ParseDuration(text); err == nil {
 		return d.String()
@@ -111,8 +111,8 @@ func TestThePageNamesEveryKeyWithItsDefault(t *testing.T) {
 	}
 }
 
-// TestTheExampleOfThePageIsTaken checks that the section of the form is a whole configuration.
-func TestTheExampleOfThePageIsTaken(t *testing.T) {
+// TestTheExampleOfThePageIsValid checks that the example of the page is a complete configuration.
+func TestTheExampleOfThePageIsValid(t *testing.T) {
 	content, err := os.ReadFile(page)
 	if err != nil {
 		t.Fatal(err)

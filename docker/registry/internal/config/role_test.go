@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// TestRoleCacheWritesWhatIsTaken parses the files with which the unit test of role cache compares what the role renders.
-func TestRoleCacheWritesWhatIsTaken(t *testing.T) {
+// TestRoleCacheWritesValidFiles parses the files with which the unit test of role cache compares rendered
+// configurations.
+func TestRoleCacheWritesValidFiles(t *testing.T) {
 	host, _ := os.Hostname()
 	host, _, _ = strings.Cut(strings.ToLower(host), ".")
 	peers := &Peers{Listen: ":5005", Service: "registry-cache-replicas", Name: host, Secret: "/etc/registry-cache/peers/secret"}

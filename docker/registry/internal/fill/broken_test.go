@@ -25,13 +25,13 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// A pair is a replica that asks another one.
+// A pair is a replica and another one that it asks.
 type pair struct {
 	t  *testing.T
 	by *peer.Peers
 }
 
-// newPair returns a replica that asks one with a handler.
+// newPair returns a replica that asks another one with the given handler.
 func newPair(t *testing.T, h http.Handler) pair {
 	t.Helper()
 	secret := filepath.Join(t.TempDir(), "secret")
@@ -53,7 +53,7 @@ func newPair(t *testing.T, h http.Handler) pair {
 	return pair{t, open("a", "b", s.Listener.Addr().String())}
 }
 
-// askRest asks for the rest of a blob as a relay does.
+// askRest requests the rest of a blob, like a relay.
 func (p pair) askRest(d digest.Digest, relay string) (a answer) {
 	p.t.Helper()
 	uri := blob("a", d).Path() + "?ns=one.example&" + RelayParameter + "=" + relay
@@ -68,11 +68,11 @@ func (p pair) askRest(d digest.Digest, relay string) (a answer) {
 	return a
 }
 
-// TestRestOfABrokenRelay refuses a relay the rest of wrong bytes, and the rest of a fill that has failed twice. Other relays, and
-// clients, are served.
+// TestRestOfABrokenRelay checks that a relay is refused the rest of wrong bytes and of a fill that has failed twice.
+// Other relays and clients are served.
 func TestRestOfABrokenRelay(t *testing.T) {
 	for name, test := range map[string]struct {
-		cuts int // until the rest is refused
+		cuts int // number of cuts until the rest is refused
 		code string
 		fail func(context.Context, *sink) error
 	}{
@@ -117,7 +117,7 @@ func TestRestOfABrokenRelay(t *testing.T) {
 			if a := hops.askRest(d, "two"); a.status != http.StatusPartialContent || len(a.body) != 100*kib-1000 {
 				t.Errorf("another relay: %d, %d bytes", a.status, len(a.body))
 			}
-			client := httptest.NewRecorder() // it is no replica
+			client := httptest.NewRecorder() // not a replica
 			c.Serve(client, httptest.NewRequest(http.MethodGet, blob("a", d).Path()+"?"+RelayParameter+"=one", nil), blob("a", d))
 			if client.Code != http.StatusOK {
 				t.Errorf("a client: %d", client.Code)
@@ -128,7 +128,7 @@ func TestRestOfABrokenRelay(t *testing.T) {
 	}
 }
 
-// TestManyBrokenRelays forgets the oldest.
+// TestManyBrokenRelays checks that the oldest relays are forgotten.
 func TestManyBrokenRelays(t *testing.T) {
 	var b brokenRelays
 	for i := range maxBroken + 1 {

@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestFailures are kept for their time, by request, and not more than so many.
+// TestFailures checks that failures are remembered by request, for a limited time and in limited number.
 func TestFailures(t *testing.T) {
 	f := failures{time: failureTTL}
 	one, two := errors.New("one"), errors.New("two")
@@ -47,12 +47,12 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// agedError was learned by another replica some time ago.
+// agedError is an error that another replica has received earlier.
 type agedError struct{ error }
 
 func (agedError) Age() time.Duration { return 1500 * time.Millisecond }
 
-// TestAgedFailures are kept as long as if they had been learned here: a hop adds no time.
+// TestAgedFailures checks that a hop does not prolong how long an error is remembered.
 func TestAgedFailures(t *testing.T) {
 	f := failures{time: failureTTL}
 	q := blob("a", digest.FromString("x"))

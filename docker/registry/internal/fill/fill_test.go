@@ -22,7 +22,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestErrorIsShared for two seconds by those who ask for the same, and by nobody else.
+// TestErrorIsShared checks that an error is returned to identical requests for two seconds, and to no others.
 func TestErrorIsShared(t *testing.T) {
 	for _, share := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -54,7 +54,7 @@ func TestErrorIsShared(t *testing.T) {
 				t.Errorf("%d fetches", n)
 			}
 			if share {
-				// What the other has brought is served to both.
+				// A blob from the other repository is served to both.
 				synctest.Wait()
 				wantBlob(t, "shared", c.get(blob("without", d)), content)
 				return
@@ -74,8 +74,7 @@ func TestErrorIsShared(t *testing.T) {
 	}
 }
 
-// TestSlowUpstream has an upstream that needs longer to begin than a client waits.
-// The blob arrives, by one fetch.
+// TestSlowUpstream uses an upstream that starts to respond later than a client waits. The blob arrives with one fetch.
 func TestSlowUpstream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Wait = 5 * time.Second })
@@ -109,7 +108,7 @@ func TestSlowUpstream(t *testing.T) {
 	})
 }
 
-// TestClientLeavesInTheMiddle of a blob, which is stored all the same.
+// TestClientLeavesInTheMiddle checks that a blob is stored although its client has disconnected.
 func TestClientLeavesInTheMiddle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, nil)
@@ -134,7 +133,7 @@ func TestClientLeavesInTheMiddle(t *testing.T) {
 	})
 }
 
-// TestAbandonedAreBounded lets the first ones go on, which so come to an end, and ends the others.
+// TestAbandonedAreBounded checks that the first fills without clients continue to their end, and others are aborted.
 func TestAbandonedAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 2 })
@@ -155,7 +154,8 @@ func TestAbandonedAreBounded(t *testing.T) {
 		if st := c.Handler.Stats(); st.Abandoned != 2 || st.Running != 2 || st.Failed != 2 {
 			t.Errorf("%+v", st)
 		}
-		// A client that comes back gives the place free for another fill, and gets it back only if it still is.
+		// A client that returns frees the fill's place for another one. When it leaves again, the fill gets a place
+		// only if there is one.
 		var clients sync.WaitGroup
 		clients.Go(func() { visit(all[0], 2*time.Second) })
 		synctest.Wait()
@@ -175,7 +175,7 @@ func TestAbandonedAreBounded(t *testing.T) {
 		if c.fetches.Load() != before {
 			t.Error("an abandoned fill is not stored")
 		}
-		// An end for want of a place is no error for those who come next.
+		// A fill that is aborted for lack of a place causes no error for later clients.
 		visit(all[2], time.Second)
 		if n := c.fetches.Load(); n != before+1 {
 			t.Errorf("%d fetches, want %d", n, before+1)
@@ -183,7 +183,7 @@ func TestAbandonedAreBounded(t *testing.T) {
 	})
 }
 
-// TestStall ends a fill after silence, and not after any time in all.
+// TestStall checks that a fill ends after silence, and has no total time limit.
 func TestStall(t *testing.T) {
 	for _, obeys := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
@@ -236,7 +236,7 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestWrongContent never arrives whole, and small content not at all.
+// TestWrongContent checks that wrong content never arrives completely, and small content not at all.
 func TestWrongContent(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		for _, size := range []int{2, 400, 100 * kib, mib} {
@@ -271,7 +271,7 @@ func TestWrongContent(t *testing.T) {
 				}
 				c.script = nil
 				a := c.get(q)
-				if name == "short" && sized { // a client that was cut may go on
+				if name == "short" && sized { // a client that was cut may resume
 					wantBlob(t, "after a short one", a, content)
 				} else if a.status != 502 || c.fetches.Load() != times {
 					t.Errorf("%s of %d, sized %v: then %d, %d fetches", name, size, sized, a.status, c.fetches.Load())
@@ -282,13 +282,13 @@ func TestWrongContent(t *testing.T) {
 	}
 }
 
-// TestWrongContentOnce is fetched again by who asks next.
+// TestWrongContentOnce checks that content that was wrong once is fetched again for the next client.
 func TestWrongContentOnce(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
 	c.script = func(_ context.Context, _ route.Request, s *sink) error {
-		if c.fetches.Load() > 1 { // of a client that had nothing yet, and tries again within its request
+		if c.fetches.Load() > 1 { // a client that had received nothing was retried within its request
 			_, err := s.Write(content)
 			return err
 		}
@@ -305,7 +305,7 @@ func TestWrongContentOnce(t *testing.T) {
 	}
 }
 
-// TestFetcherMisbehaves panics, or claims a success that it does not have.
+// TestFetcherMisbehaves uses a Fetcher that panics or wrongly reports success.
 func TestFetcherMisbehaves(t *testing.T) {
 	for name, script := range map[string]func(*sink) error{
 		"panic":              func(*sink) error { panic("out of order") },
@@ -327,7 +327,7 @@ func TestFetcherMisbehaves(t *testing.T) {
 	}
 }
 
-// TestTimeout of the upstream's is the client's 504.
+// TestTimeout checks that a timeout of the upstream becomes a 504.
 func TestTimeout(t *testing.T) {
 	c := newCache(t, nil)
 	c.script = func(context.Context, route.Request, *sink) error {
@@ -338,13 +338,13 @@ func TestTimeout(t *testing.T) {
 	}
 }
 
-// later is an error as package upstream has them.
+// later is an error like those of package upstream.
 type later struct{ route.StatusError }
 
 func (e *later) Unwrap() error       { return &e.StatusError }
 func (e *later) Header() http.Header { return http.Header{"Retry-After": {"17"}} }
 
-// TestRetryAfter of the upstream's reaches the client.
+// TestRetryAfter checks that the upstream's Retry-After is sent to the client.
 func TestRetryAfter(t *testing.T) {
 	c := newCache(t, nil)
 	c.script = func(context.Context, route.Request, *sink) error {
@@ -358,7 +358,7 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestStoredWithoutHavingCome is a fetch that finds the blob in the store, where another brought it meanwhile.
+// TestStoredWithoutHavingCome checks a fetch that finds the blob in the store because another fetch has just stored it.
 func TestStoredWithoutHavingCome(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
@@ -381,7 +381,7 @@ func (f fetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) e
 	return f(ctx, q, g)
 }
 
-// TestClose ends what runs, and answers those who come later.
+// TestClose checks that running fills end and later requests get an error.
 func TestClose(t *testing.T) {
 	c := newCache(t, nil)
 	q := blob("a/b", c.add(testutil.RandomBytes(mib)))
@@ -401,7 +401,7 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestTwoUpstreams of one store have each their own content and errors.
+// TestTwoUpstreams checks that upstreams with the same store do not share content or errors.
 func TestTwoUpstreams(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Share = true })
 	u, err := c.disk.Upstream("two")
@@ -424,7 +424,7 @@ func TestTwoUpstreams(t *testing.T) {
 	}
 }
 
-// TestStoredMeanwhile is a client that did not find the blob in the store just before the fill's end.
+// TestStoredMeanwhile checks a client that has looked in the store just before the fill ended.
 func TestStoredMeanwhile(t *testing.T) {
 	for _, share := range []bool{true, false} {
 		c := newCache(t, func(o *Options) { o.Share = share })
@@ -437,7 +437,7 @@ func TestStoredMeanwhile(t *testing.T) {
 	}
 }
 
-// TestNobodyJoinsWhatIsAborted asks again while the fetch for a client that has left still ends.
+// TestNobodyJoinsWhatIsAborted sends a new request while the fetch of a client that has left is still ending.
 func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
@@ -462,7 +462,7 @@ func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 	})
 }
 
-// TestAbortIsNoError of those who ask next.
+// TestAbortIsNoError checks that an aborted fill causes no error for later clients.
 func TestAbortIsNoError(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
@@ -481,8 +481,8 @@ func TestAbortIsNoError(t *testing.T) {
 	})
 }
 
-// TestFillWithoutRoomAndClients is of no use to anybody and ends, whether it finds no room before or after its clients
-// have left.
+// TestFillWithoutRoomAndClients checks that a fill without room and clients ends, whether it runs out of room before or
+// after its clients have left.
 func TestFillWithoutRoomAndClients(t *testing.T) {
 	content := testutil.RandomBytes(66 * mib)
 	for _, before := range []bool{true, false} {
@@ -519,7 +519,7 @@ func TestFillWithoutRoomAndClients(t *testing.T) {
 	}
 }
 
-// TestPaceOfReadersIsNoStall holds a fill without room up for longer than its upstream may be silent.
+// TestPaceOfReadersIsNoStall delays a fill without room for longer than the upstream may be silent.
 func TestPaceOfReadersIsNoStall(t *testing.T) {
 	content := testutil.RandomBytes(66 * mib)
 	synctest.Test(t, func(t *testing.T) {
@@ -533,8 +533,8 @@ func TestPaceOfReadersIsNoStall(t *testing.T) {
 	})
 }
 
-// TestRangesOutOfOrderWithoutRoom are answered with the whole: what the second wants would have gone after the first. The
-// beginning is kept for a client that is slow to take the header.
+// TestRangesOutOfOrderWithoutRoom checks that such ranges are answered with the whole blob: the bytes of the second
+// range would be gone after the first. The beginning is kept for a client that is slow to receive the header.
 func TestRangesOutOfOrderWithoutRoom(t *testing.T) {
 	content := testutil.RandomBytes(66 * mib)
 	synctest.Test(t, func(t *testing.T) {
@@ -550,7 +550,7 @@ func TestRangesOutOfOrderWithoutRoom(t *testing.T) {
 	})
 }
 
-// haltingWriter is a client that takes nothing for a while, of the header or in the middle.
+// haltingWriter is a client that stops receiving for some time, at the header or in the middle.
 type haltingWriter struct {
 	http.ResponseWriter
 	status, sent, at int

@@ -30,11 +30,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const (
 	kib = 1 << 10
 	mib = 1 << 20
-	// patience is how long a test waits for what must happen.
+	// patience is how long a test waits for an expected event.
 	patience = 20 * time.Second
 )
 
-// emulator is a Fetcher that keeps what it fetches as distribution does.
+// emulator is a Fetcher that stores blobs like distribution.
 type emulator struct {
 	store   *store.Upstream
 	fetches atomic.Int64
@@ -43,10 +43,10 @@ type emulator struct {
 
 	mu     sync.Mutex
 	blobs  map[digest.Digest][]byte
-	script func(context.Context, route.Request, *sink) error // nil: everything at once
+	script func(context.Context, route.Request, *sink) error // nil: the whole blob at once
 }
 
-// sink is where a script writes a blob to.
+// sink is the destination to which a script writes a blob.
 type sink struct {
 	io.Writer
 	content []byte // of the upstream
@@ -144,7 +144,7 @@ type cache struct {
 	t     testing.TB
 	disk  *store.Store
 	root  string
-	begun atomic.Int64 // answers that have a header
+	begun atomic.Int64 // responses whose header has been written
 }
 
 func newCache(t testing.TB, change func(*Options)) *cache { return openCache(t, t.TempDir(), change) }
@@ -171,7 +171,7 @@ func openCache(t testing.TB, root string, change func(*Options)) *cache {
 	return c
 }
 
-// close ends the handler and the store. It can be called before the end of the test.
+// close closes the handler and the store. It can be called before the end of the test.
 func (c *cache) close() {
 	c.Handler.Close()
 	if st := c.Handler.Stats(); st.Running != 0 || st.Abandoned != 0 {
@@ -194,7 +194,7 @@ func blob(repository string, d digest.Digest) route.Request {
 	return route.Request{Kind: route.Blob, Upstream: "one.example", Repository: repository, Digest: d}
 }
 
-// answer is what a client got.
+// answer is a response as received by a client.
 type answer struct {
 	status int
 	header http.Header
@@ -202,7 +202,7 @@ type answer struct {
 	cut    bool
 }
 
-// ask calls the handler without a network. head are names and values of the request's header.
+// ask calls the handler without a network. head lists names and values of header fields.
 func (c *cache) ask(ctx context.Context, method string, q route.Request, head ...string) (a answer) {
 	r := httptest.NewRequestWithContext(ctx, method, q.Path(), nil)
 	for i := 0; i < len(head); i += 2 {
@@ -222,7 +222,7 @@ func (c *cache) ask(ctx context.Context, method string, q route.Request, head ..
 	return a
 }
 
-// counted counts answers when their header is written.
+// counted counts responses when their header is written.
 type counted struct {
 	*httptest.ResponseRecorder
 	begun *atomic.Int64
@@ -237,7 +237,7 @@ func (c *cache) get(q route.Request, head ...string) answer {
 	return c.ask(context.Background(), http.MethodGet, q, head...)
 }
 
-// listen serves by HTTP.
+// listen serves the handler over HTTP.
 func (c *cache) listen() *httptest.Server {
 	table := route.New("one.example")
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -252,7 +252,7 @@ func (c *cache) listen() *httptest.Server {
 	return s
 }
 
-// wantBlob checks an answer with the whole blob.
+// wantBlob checks that an answer has the whole blob.
 func wantBlob(t testing.TB, what string, a answer, content []byte) {
 	t.Helper()
 	if a.status != http.StatusOK || a.cut || !bytes.Equal(a.body, content) {

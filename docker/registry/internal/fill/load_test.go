@@ -23,8 +23,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// client returns a client whose connections end with the test. A small one has a small buffer in the kernel, so that what
-// it does not read waits in the cache.
+// client returns a client whose connections are closed after the test. A small one has a small kernel buffer, so that
+// unread bytes wait in the cache.
 func client(t testing.TB, small bool) *http.Client {
 	dialer := net.Dialer{}
 	if small {
@@ -39,7 +39,7 @@ func client(t testing.TB, small bool) *http.Client {
 	return &http.Client{Transport: transport}
 }
 
-// pull reads a blob, or a range of it, and compares it with what it should be.
+// pull reads a blob, or a range of it, and compares it with want.
 func pull(c *http.Client, url string, header string, want []byte, read func(io.Reader) ([]byte, error)) error {
 	r, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
@@ -65,7 +65,8 @@ func pull(c *http.Client, url string, header string, want []byte, read func(io.R
 	return nil
 }
 
-// TestHundredClients share a fill from a slow upstream: one fetch, each byte soon after it has come.
+// TestHundredClients shares a fill from a slow upstream: one fetch, and each client gets each byte soon after it has
+// arrived.
 func TestHundredClients(t *testing.T) {
 	const clients, pieces, piece, every = 100, 20, 64 * kib, 100 * time.Millisecond
 	c := newCache(t, nil)
@@ -113,7 +114,7 @@ func TestHundredClients(t *testing.T) {
 	}
 }
 
-// stamped remembers when it was written to last.
+// stamped records the time of the last write.
 type stamped struct {
 	io.Writer
 	at *atomic.Int64
@@ -124,7 +125,7 @@ func (s stamped) Write(p []byte) (int, error) {
 	return s.Writer.Write(p)
 }
 
-// slowly reads at a number of bytes per second.
+// slowly returns a function that reads rate bytes per second.
 func slowly(rate int) func(io.Reader) ([]byte, error) {
 	return func(r io.Reader) (body []byte, err error) {
 		const piece = 64 * kib
@@ -142,7 +143,7 @@ func slowly(rate int) func(io.Reader) ([]byte, error) {
 	}
 }
 
-// TestSlowReadersInASmallStore has more content in use than the store may have.
+// TestSlowReadersInASmallStore has more content in use than fits into the store.
 func TestSlowReadersInASmallStore(t *testing.T) {
 	const fills, size = 8, 14 * mib
 	c := newCache(t, nil)
@@ -170,7 +171,8 @@ func TestSlowReadersInASmallStore(t *testing.T) {
 	}
 }
 
-// TestBigBlob has many clients and ranges of a blob nearly as large as the store, or larger: they cost one fetch.
+// TestBigBlob requests a blob that is nearly as large as the store, or larger, with many clients and ranges. It is
+// fetched once.
 func TestBigBlob(t *testing.T) {
 	for _, size := range []int{60 * mib, 70 * mib} {
 		t.Run(fmt.Sprint(size/mib), func(t *testing.T) {
@@ -215,7 +217,8 @@ func TestBigBlob(t *testing.T) {
 	}
 }
 
-// TestLateForAWindow asks for a blob without room whose beginning has gone. It gets a second fetch, and the first goes on.
+// TestLateForAWindow requests a blob without room whose beginning is gone. It causes a second fetch, and the first one
+// continues.
 func TestLateForAWindow(t *testing.T) {
 	const size = 66 * mib
 	c := newCache(t, nil)
@@ -257,7 +260,7 @@ func TestLateForAWindow(t *testing.T) {
 	}
 }
 
-// TestSlowClientHoldsUpNobody stops to read while others read to the end and the blob is stored.
+// TestSlowClientHoldsUpNobody checks that a client that stops reading delays neither other clients nor the store.
 func TestSlowClientHoldsUpNobody(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(30 * mib)
@@ -294,8 +297,8 @@ func TestSlowClientHoldsUpNobody(t *testing.T) {
 	}
 }
 
-// TestCutConnection is what a client sees of a fill that fails in the middle, and of one with wrong bytes: no end of the
-// body, whether its length was announced or not. It goes on by a range.
+// TestCutConnection checks that a client of a fill that fails in the middle, or has wrong bytes, never sees the end of
+// the body, with or without Content-Length. It can resume with a Range request.
 func TestCutConnection(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
@@ -348,7 +351,7 @@ func BenchmarkSmall(b *testing.B) {
 	}
 }
 
-// null is a response that goes nowhere.
+// null is a response that discards everything.
 type null struct{ header http.Header }
 
 func (n *null) Header() http.Header         { return n.header }

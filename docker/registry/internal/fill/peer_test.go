@@ -20,7 +20,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// elsewhere is a Fetcher that says what a test wants.
+// elsewhere is a Fetcher whose behavior a test sets.
 type elsewhere struct {
 	fetches atomic.Int64
 	fetch   func(context.Context, route.Request, *store.Growing) error
@@ -31,7 +31,7 @@ func (e *elsewhere) Fetch(ctx context.Context, q route.Request, g *store.Growing
 	return e.fetch(ctx, q, g)
 }
 
-// newNext returns a cache whose handler is the next of another one, which asks elsewhere.
+// newNext returns a cache whose handler is Options.Next of another one, which uses e.
 func newNext(t *testing.T, mine bool, e *elsewhere) (*cache, *Handler) {
 	t.Helper()
 	c := newCache(t, nil)
@@ -57,7 +57,7 @@ func TestNext(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		mine          bool
-		own           error // of Next
+		own           error // error of Next
 		fetch         func(context.Context, route.Request, *store.Growing) error
 		status        int
 		fetches, owns int64
@@ -91,7 +91,7 @@ func TestNext(t *testing.T) {
 	}
 }
 
-// TestAgain begins another fill for those who have got nothing.
+// TestAgain checks that ErrAgain starts another fill for clients that have received nothing.
 func TestAgain(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(100 * kib)
@@ -107,7 +107,7 @@ func TestAgain(t *testing.T) {
 	wantBlob(t, "again", c.get(blob("a", d)), content)
 }
 
-// TestKnownToBeWrong has nobody join a fill whose bytes are known to be wrong, but which has not ended.
+// TestKnownToBeWrong checks that no client joins a fill whose bytes are known to be wrong, but which has not ended yet.
 func TestKnownToBeWrong(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(100 * kib)
@@ -145,7 +145,7 @@ func TestKnownToBeWrong(t *testing.T) {
 	first := make(chan struct{})
 	go func() {
 		defer close(first)
-		ask() // it has got a part, or nothing yet
+		ask() // it has received a part, or nothing yet
 	}()
 	<-failed
 	time.AfterFunc(100*time.Millisecond, func() { close(end) })
@@ -155,7 +155,7 @@ func TestKnownToBeWrong(t *testing.T) {
 	<-first
 }
 
-// TestServePeer waits as long as the fill goes on, and says what was stored.
+// TestServePeer checks that ServePeer waits until the fill ends, and marks stored content.
 func TestServePeer(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Wait = 10 * time.Millisecond })
 	content := testutil.RandomBytes(100 * kib)

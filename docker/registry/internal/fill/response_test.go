@@ -17,7 +17,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// fileWriter is a response that reports what it is given to send.
+// fileWriter is a response that records the readers it is given.
 type fileWriter struct {
 	http.ResponseWriter
 	files int
@@ -32,7 +32,7 @@ func (w *fileWriter) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, r)
 }
 
-// TestSendfile gives the kernel files, of growing and of finished blobs, and small blobs no file at all.
+// TestSendfile checks that growing and complete blobs are sent with sendfile, and small blobs are sent without a file.
 func TestSendfile(t *testing.T) {
 	c := newCache(t, nil)
 	serve := func(q route.Request, head ...string) int {
@@ -64,7 +64,8 @@ func TestSendfile(t *testing.T) {
 	}
 }
 
-// TestNothingWaits for what comes later: neither the header of a range that is still to come, nor a part of several ranges.
+// TestNothingWaits checks that nothing waits for bytes that come later: neither the header of a range that has not
+// arrived, nor one of several ranges.
 func TestNothingWaits(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
@@ -108,7 +109,8 @@ func TestNothingWaits(t *testing.T) {
 	}
 }
 
-// breakingWriter is a response that ends early: the disk fails, the file is cut, or the client has gone.
+// breakingWriter is a response that ends early, because the disk fails, the file is truncated, or the client
+// disconnects.
 type breakingWriter struct {
 	http.ResponseWriter
 	ending func(*os.File) error
@@ -131,7 +133,7 @@ func (w *breakingWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// TestBrokenFile is fetched anew after the disk has failed in its midst, and not after a client has gone.
+// TestBrokenFile checks that a blob is fetched again after a disk error, and not after a client has disconnected.
 func TestBrokenFile(t *testing.T) {
 	memory, err := os.Open("/proc/self/mem") // whose first page cannot be read: EIO
 	if err != nil {

@@ -23,7 +23,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestBlob is fetched once and has the same header from a fill, from the store and after a restart.
+// TestBlob checks that a blob is fetched once and has the same header from a fill, from the store and after a restart.
 func TestBlob(t *testing.T) {
 	for _, size := range []int{0, 1, 512, 513, 2 * kib, 64 * kib, 64*kib + 1, 3 * mib} {
 		for _, sized := range []bool{true, false} {
@@ -66,7 +66,7 @@ func TestBlob(t *testing.T) {
 	}
 }
 
-// parts returns the body of an answer, with the parts of a multipart one joined.
+// parts returns the ranges and the body of an answer. It joins the parts of a multipart body.
 func parts(t *testing.T, a answer) (ranges string, body []byte) {
 	t.Helper()
 	kind, parameters, _ := mime.ParseMediaType(a.header.Get("Content-Type"))
@@ -91,8 +91,8 @@ func parts(t *testing.T, a answer) (ranges string, body []byte) {
 	}
 }
 
-// TestRanges of a blob that is finished, that grows, whose fetch has not begun, and that is verified after a restart.
-// Podman and stargz ask for several ranges.
+// TestRanges requests ranges of a complete blob, of a growing one, of one whose fetch has not started, and of one that
+// is verified after a restart. Podman and stargz request several ranges.
 func TestRanges(t *testing.T) {
 	const size = 200 * kib
 	content := testutil.RandomBytes(size)
@@ -141,14 +141,14 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%s: %d %q with %d bytes, cut %v; want %d %q with %d", header, a.status, ranges, len(body), a.cut, w.status, w.ranges, len(w.body))
 		}
 	}
-	// What comes may not stay, so ranges out of order get the whole.
+	// Bytes may be gone after they were read, so ranges out of order get the whole blob.
 	ordered := func(header string) want {
 		if header == "bytes=100000-100009,0-9" {
 			return whole
 		}
 		return tests[header]
 	}
-	// asked by many in the middle of a fill, at 64 KiB
+	// growing sends requests in the middle of a fill, at 64 KiB.
 	growing := func(t *testing.T, c *cache) map[string]answer {
 		t.Helper()
 		type named struct {
@@ -169,7 +169,7 @@ func TestRanges(t *testing.T) {
 		testutil.Eventually(t, "all join", func() bool { return c.Handler.Stats().Shared == int64(len(tests)-1) })
 		early := map[string]answer{}
 		if !c.unsized {
-			// What is there already is sent before the rest has come. So are answers without content.
+			// Available bytes are sent before the rest has arrived. So are responses without content.
 			for range 6 {
 				n := <-answers
 				early[n.header] = n.answer
@@ -227,7 +227,7 @@ func TestRanges(t *testing.T) {
 	})
 }
 
-// TestConditions are those of RFC 9110, by the digest as the entity tag.
+// TestConditions checks conditional requests (RFC 9110) with the digest as ETag.
 func TestConditions(t *testing.T) {
 	for _, size := range []int{2 * kib, 100 * kib} { // from memory, from a file
 		content := testutil.RandomBytes(size)
@@ -259,7 +259,7 @@ func TestConditions(t *testing.T) {
 	}
 }
 
-// TestHead of a blob that nobody has asked for, that grows, and that is stored.
+// TestHead sends HEAD requests for a new, a growing and a stored blob.
 func TestHead(t *testing.T) {
 	for _, sized := range []bool{true, false} {
 		c := newCache(t, nil)
@@ -302,7 +302,8 @@ func TestHead(t *testing.T) {
 	}
 }
 
-// TestWrongBytesOnDisk are dropped by the first read after a restart, which is cut, and fetched again.
+// TestWrongBytesOnDisk checks that a corrupt blob is dropped by the first read after a restart, which is cut, and
+// fetched again.
 func TestWrongBytesOnDisk(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
@@ -324,7 +325,8 @@ func TestWrongBytesOnDisk(t *testing.T) {
 	wantBlob(t, "again", c.get(q), content)
 }
 
-// FuzzRange asks for the same range of a fill and of a stored blob: the answers are the same, and what package route says.
+// FuzzRange requests the same range of a fill and of a stored blob. The responses must be the same, and agree with
+// package route.
 func FuzzRange(f *testing.F) {
 	for _, header := range []string{"bytes=0-9,20-29", "bytes=-5", "bytes=5-", "bytes=900-999,0-9", "bytes=9-1", "bytes=,", "x=1-2", "bytes=18446744073709551616-"} {
 		f.Add(header)

@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestShare serves what one repository brought to others, or not.
+// TestShare checks that blobs are shared between repositories only with Options.Share.
 func TestShare(t *testing.T) {
 	for _, share := range []bool{true, false} {
 		c := newCache(t, func(o *Options) { o.Share = share })
@@ -53,7 +53,7 @@ func TestShare(t *testing.T) {
 	}
 }
 
-// TestSharedFillFails for each repository by its own error, which is remembered.
+// TestSharedFillFails checks that each repository gets its own error, which is remembered.
 func TestSharedFillFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Share = true })
@@ -83,7 +83,7 @@ func TestSharedFillFails(t *testing.T) {
 	})
 }
 
-// TestSHA512 is stored under another name than it is asked by.
+// TestSHA512 requests a blob by a digest that differs from the one in the store.
 func TestSHA512(t *testing.T) {
 	c := newCache(t, func(o *Options) { o.Share = true })
 	content := testutil.RandomBytes(100 * kib)
@@ -102,7 +102,8 @@ func TestSHA512(t *testing.T) {
 	}
 }
 
-// TestSlowRepository keeps nobody from what another repository sends at once. What it sends serves all, and ends the slow fill.
+// TestSlowRepository checks that a slow repository does not delay clients if another one responds at once. Its fill
+// serves all clients and ends the slow one.
 func TestSlowRepository(t *testing.T) {
 	for _, method := range []string{http.MethodGet, http.MethodHead} {
 		synctest.Test(t, func(t *testing.T) {
@@ -151,7 +152,8 @@ func TestSlowRepository(t *testing.T) {
 	}
 }
 
-// TestSlowUpstreamOfTwoRepositories costs one fetch if it begins within the second, and one for each repository otherwise.
+// TestSlowUpstreamOfTwoRepositories expects one fetch if the upstream responds within a second, and otherwise one per
+// repository.
 func TestSlowUpstreamOfTwoRepositories(t *testing.T) {
 	for delay, want := range map[time.Duration]int64{900 * time.Millisecond: 1, 9 * time.Second: 2} {
 		synctest.Test(t, func(t *testing.T) {
@@ -177,8 +179,9 @@ func TestSlowUpstreamOfTwoRepositories(t *testing.T) {
 	}
 }
 
-// TestSlowRepositoryGoesOn after others had their own errors, and while its clients are away.
-func TestSlowRepositoryGoesOn(t *testing.T) {
+// TestSlowRepositoryContinues checks that a slow fill continues after errors of other repositories, and without
+// clients.
+func TestSlowRepositoryContinues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Share = true })
 		content := testutil.RandomBytes(mib)
@@ -213,7 +216,8 @@ func TestSlowRepositoryGoesOn(t *testing.T) {
 	})
 }
 
-// TestAbandonedRepositoryEnds once another one's fill has begun to send, though neither has clients.
+// TestAbandonedRepositoryEnds checks that a fill without clients ends when another repository's fill has received
+// bytes.
 func TestAbandonedRepositoryEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Share = true })
