@@ -70,11 +70,11 @@ func FuzzAccept(f *testing.F) {
 			t.Errorf("%b %s", c, c.acceptHeader())
 		}
 		got := accepts([]string{field}, mediaType)
-		// The order of whole fields means nothing, nor does what cannot be a media range.
+		// The order of fields does not matter, and malformed media ranges are ignored.
 		if again := accepts([]string{"garbage", field, ""}, mediaType); again != got {
 			t.Errorf("%v, then %v", got, again)
 		}
-		// One range is judged as by the standard library.
+		// The result for a single range agrees with the standard library.
 		name, parameters, err := mime.ParseMediaType(field)
 		if err != nil || strings.ContainsAny(field, ",\"") || !strings.Contains(name, "/") {
 			return

@@ -50,7 +50,7 @@ func TestRestartDuringAnOutage(t *testing.T) {
 	})
 }
 
-// TestSchema1 checks that the digest of a signed manifest of schema 1 is over what was signed, and the store has data under the
+// TestSchema1 checks that the digest of a signed schema 1 manifest covers the signed part, and that the store uses the
 // digest of all bytes.
 func TestSchema1(t *testing.T) {
 	const (
@@ -82,7 +82,7 @@ func TestSchema1(t *testing.T) {
 	})
 }
 
-// TestTagWithAnotherAlgorithm checks that the store has data under digests of sha256 only.
+// TestTagWithAnotherAlgorithm checks that the store uses only sha256 digests.
 func TestTagWithAnotherAlgorithm(t *testing.T) {
 	kept := newStore()
 	inBubble(t, Options{}, kept, func(h *handle) {
@@ -149,7 +149,7 @@ func TestStoreLearnsOfUse(t *testing.T) {
 		if n := kept.stats - before; n < 8 || n > 10 {
 			t.Errorf("told %d times", n)
 		}
-		kept.clear() // dropped for want of room
+		kept.clear() // evicted for lack of room
 		time.Sleep(time.Minute)
 		h.get(tagURI)
 		synctest.Wait()
@@ -190,13 +190,13 @@ func TestNewerAnswerStaysInTheStore(t *testing.T) {
 	}
 	h := newHandle(t, Options{TTL: 1}, kept)
 	h.says(has(ociManifest, oneBody))
-	h.wantFresh(h.get(tagURI), oneBody) // nobody waits for the disk
+	h.wantFresh(h.get(tagURI), oneBody) // no client waits for the disk
 	<-reached
 	h.says(has(ociIndex, twoBody))
 	h.wantFresh(h.get(tagURI), twoBody)
 	close(goOn)
 	h.Close()
-	// One that comes to it later does not either.
+	// A later attempt to save it does not overwrite the newer one, either.
 	q := question{Request: route.Request{Kind: route.Manifest, Upstream: host, Repository: "p/i", Tag: "1.0"}}
 	h.save(h.upstreams[host], q, &Answer{Body: []byte(oneBody), digest: digest.FromString(oneBody), mediaType: ociManifest})
 	if got := kept.files[tagPath("p/i", "1.0")]; got != sha(twoBody) {
@@ -233,13 +233,13 @@ func TestHerdReadsTheStoreOnce(t *testing.T) {
 	}
 	close(goOn)
 	herd.Wait()
-	// Who comes just after the read has ended may read again, before it is in memory.
+	// A client that arrives just after the read, before the content is in memory, may read it again.
 	if n := reads.Load(); n > 10 {
 		t.Errorf("%d reads", n)
 	}
 }
 
-// realStore returns a store on the disk, and how to open it again.
+// realStore returns a function that opens the same store on disk, again at each call.
 func realStore(t *testing.T) func() (*store.Upstream, *store.Store) {
 	path := t.TempDir()
 	return func() (*store.Upstream, *store.Store) {
@@ -289,7 +289,7 @@ func TestRestartWithTheStore(t *testing.T) {
 	h.wantStale(h.get(referrersURI("?artifactType=a/signature")), onlySigns, time.Second)
 }
 
-// TestLayoutIsDistributions checks that distribution finds what this package keeps, and this package what distribution keeps.
+// TestLayoutIsDistributions checks that distribution finds what this package stores, and vice versa.
 func TestLayoutIsDistributions(t *testing.T) {
 	open := realStore(t)
 	kept, _ := open()

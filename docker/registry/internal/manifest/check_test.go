@@ -64,7 +64,7 @@ func TestStaleAfterTwoSecondsOfSilence(t *testing.T) {
 	})
 }
 
-// TestSlowTagMakesNoOtherStale has one tag whose check is slow.
+// TestSlowTagMakesNoOtherStale checks that a tag with a slow check does not affect other tags.
 func TestSlowTagMakesNoOtherStale(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
@@ -95,12 +95,13 @@ func TestStaleEndsWithTheFirstAnswer(t *testing.T) {
 		time.Sleep(900 * time.Millisecond)
 		h.wantStale(h.get(tagURI), oneBody, 0)
 		time.Sleep(200 * time.Millisecond)
-		h.wantFresh(h.get(tagURI), twoBody) // which the slow check has brought
+		h.wantFresh(h.get(tagURI), twoBody) // from the slow check
 		h.wantAsked("", 2)
 	})
 }
 
-// TestStaleEndsFourSecondsAfterTheReturn leaves connections dead that hang when the upstream returns: other checks find it.
+// TestStaleEndsFourSecondsAfterTheReturn keeps old connections hanging after the upstream has recovered. New checks
+// detect the recovery.
 func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 	for outage := 200 * time.Millisecond; outage < 80*time.Second; outage += 700*time.Millisecond + outage/20 {
 		inBubble(t, Options{}, nil, func(h *handle) {
@@ -121,7 +122,7 @@ func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 					break
 				}
 				h.wantStale(r, oneBody, 2*time.Second)
-				synctest.Wait() // what is given up has ended
+				synctest.Wait() // abandoned attempts have ended
 				if n := h.atOnce(); n > 2 {
 					t.Errorf("%d checks at once", n)
 				}
@@ -136,7 +137,7 @@ func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
 	}
 }
 
-// TestSlowManifestArrives after a client has waited for as long as the upstream takes.
+// TestSlowManifestArrives checks that a slow manifest arrives, and is available to a later client.
 func TestSlowManifestArrives(t *testing.T) {
 	for _, reference := range []string{"1.0", sha(oneBody)} {
 		for _, takes := range []time.Duration{6 * time.Second, 9 * time.Second} {
@@ -181,7 +182,7 @@ func TestTimeoutOfTheUpstreamIsNotShared(t *testing.T) {
 		h.want(h.get(tagURI), 504, "")
 		h.says(has(ociManifest, oneBody))
 		h.wantFresh(h.get(tagURI), oneBody)
-		// With an old answer at hand it is: nobody waits.
+		// With an old answer, the timeout is remembered: no client waits.
 		time.Sleep(1100 * time.Millisecond)
 		h.says(slow(time.Second, fails(504)))
 		h.wantStale(h.get(tagURI), oneBody, time.Second)
@@ -227,7 +228,7 @@ func TestHungCheckIsNotWaitedForForEver(t *testing.T) {
 		h.want(h.get(tagURI), 504, "")
 		h.wantFresh(h.get(tagURI), oneBody)
 		h.wantAsked("", 2)
-		// The first is given up, and says nothing.
+		// The first attempt is given up, and its answer is ignored.
 		synctest.Wait()
 		if n := h.atOnce(); n != 0 {
 			t.Errorf("%d go on", n)
@@ -250,7 +251,7 @@ func TestHungChecksLeaveRoom(t *testing.T) {
 		time.Sleep(100 * time.Millisecond)
 		h.wantFresh(h.get(tagURI), oneBody) // after 10 s
 		clients.Wait()
-		// No more go on aside than may be asked.
+		// At most Options.Checks questions may be aside.
 		h.says(hangs)
 		for i := range 8 {
 			h.want(h.get(fmt.Sprintf("/v2/p/other/manifests/%d", i)), 504, "")
@@ -259,7 +260,7 @@ func TestHungChecksLeaveRoom(t *testing.T) {
 				t.Errorf("%d at once", n)
 			}
 		}
-		// Those that find no room there end.
+		// Those without room aside are canceled.
 		h.says(has(ociManifest, oneBody))
 		time.Sleep(6 * time.Second)
 		h.wantFresh(h.get("/v2/p/third/manifests/1.0"), oneBody)
@@ -273,7 +274,7 @@ func TestFullQueueStillShares(t *testing.T) {
 		h.want(h.get(tagURI), 504, "")
 		time.Sleep(6 * time.Second)
 		var clients sync.WaitGroup
-		clients.Go(func() { h.want(h.get("/v2/p/i/manifests/3.0"), 504, "") }) // takes the place of the one that went aside
+		clients.Go(func() { h.want(h.get("/v2/p/i/manifests/3.0"), 504, "") }) // takes the place of the one that moved aside
 		synctest.Wait()
 		h.want(h.get("/v2/p/i/manifests/2.0"), 503, "")
 		h.wantFresh(h.get(tagURI), oneBody)
@@ -282,7 +283,8 @@ func TestFullQueueStillShares(t *testing.T) {
 	})
 }
 
-// TestSlowStore answers all who ask while nothing can be written, keeps few waiting for that, and saves what was left out later.
+// TestSlowStore checks that clients are answered while the store blocks, that few answers wait for it, and that the
+// others are saved later.
 func TestSlowStore(t *testing.T) {
 	store, written := newStore(), make(chan struct{})
 	store.putting = func(string) { <-written }
@@ -328,7 +330,7 @@ func TestStaleAnswerOfTheAsker(t *testing.T) {
 		time.Sleep(2100 * time.Millisecond)
 		h.says(has(ociIndex, twoBody))
 		h.wantFresh(h.get(tagURI), twoBody)
-		// What this one has learned itself is newer.
+		// The answer of this replica is newer.
 		time.Sleep(1100 * time.Millisecond)
 		h.says(func(context.Context, route.Request, string) (*Answer, error) { return known, nil })
 		h.wantStale(h.get(tagURI), twoBody, 0)
@@ -336,7 +338,7 @@ func TestStaleAnswerOfTheAsker(t *testing.T) {
 		if got := store.files[tagPath("p/i", "1.0")]; got != sha(twoBody) {
 			t.Errorf("kept %s", got)
 		}
-		// A digest never is.
+		// The content of a digest is never stale.
 		h.wantFresh(h.get("/v2/p/new/manifests/"+sha(oneBody)), oneBody)
 	})
 }
@@ -362,7 +364,7 @@ func TestChecksAreBounded(t *testing.T) {
 		if h.atOnce() != 3 || h.stats().Queued != 20 {
 			t.Errorf("%d run, %+v", h.atOnce(), h.stats())
 		}
-		get("/v2/p/other/manifests/1.0") // goes first, since its repository has room
+		get("/v2/p/other/manifests/1.0") // goes first, since its repository is below its limit
 		synctest.Wait()
 		if h.atOnce() != 4 {
 			t.Errorf("%d run", h.atOnce())
@@ -385,7 +387,8 @@ func TestChecksAreBounded(t *testing.T) {
 	})
 }
 
-// TestSlowRepositoryKeepsNobodyOut although it is asked for more tags than may wait.
+// TestSlowRepositoryKeepsNobodyOut requests more tags of a slow repository than may wait. Other repositories are still
+// served.
 func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
@@ -418,14 +421,14 @@ func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
 				t.Errorf("%d after %s", r.Code, r.took)
 			}
 		}
-		// Where slow repositories have all places, others wait for a turn and no longer.
+		// If slow repositories have taken all places, others wait only for their turn.
 		flood(1900, 4)
 		begun := time.Now()
 		time.Sleep(time.Second)
 		for i := range 20 {
 			clients.Go(func() {
 				r := h.get(fmt.Sprintf("/v2/p/%d/manifests/1.0", i))
-				if r.Code == 504 { // asked when the slow ones have stepped aside
+				if r.Code == 504 { // asked after the slow ones have moved aside
 					r = h.get(fmt.Sprintf("/v2/p/%d/manifests/1.0", i))
 				}
 				if took := time.Since(begun); r.Code != 200 || took > 10*time.Second {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// enter waits for a place, nil if there is none before the context ends.
+// enter waits for a place. It returns nil if there is none before ctx is done.
 func (g *gate) enter(ctx context.Context, repository string) *ticket {
 	p := g.join(repository)
 	if p == nil || p.wait(ctx) {
@@ -58,10 +58,10 @@ func TestGateTakesTurns(t *testing.T) {
 		a, b := next("a"), next("b")
 		none()
 		b.leave()
-		b.leave() // counts once
+		b.leave() // has an effect only once
 		c := next("c")
 		none()        // the second of a waits for the first
-		for range 2 { // the second time changes nothing
+		for range 2 { // the second call has no effect
 			if !a.moveAside() {
 				t.Error("no room aside")
 			}
@@ -83,12 +83,12 @@ func TestGateTakesTurns(t *testing.T) {
 	})
 }
 
-// TestGateIsFair between repositories: neither many questions nor old ones give one of them more places than others.
+// TestGateIsFair checks that neither many nor old questions give a repository more places than others.
 func TestGateIsFair(t *testing.T) {
 	g := newGate(1, 1, 1, 8)
 	first := g.join("x")
 	var places []*ticket
-	for _, name := range []string{"a", "a", "a", "a", "a", "a", "a", "a"} { // alone, it may have the whole queue
+	for _, name := range []string{"a", "a", "a", "a", "a", "a", "a", "a"} { // without others, it may fill the whole queue
 		places = append(places, g.join(name))
 	}
 	if g.join("a") != nil || g.queued() != 8 {
@@ -110,7 +110,7 @@ func TestGateIsFair(t *testing.T) {
 			t.Errorf("%s gets more than a quarter", name)
 		}
 	}
-	// Those with two give way to those with none, until nobody has more than another.
+	// Repositories with two questions give way to those with none, until all have the same number.
 	for _, name := range []string{"f", "g", "h"} {
 		if g.join(name) == nil {
 			t.Errorf("%s gets no place", name)
@@ -161,7 +161,7 @@ func TestGateForgetsWhoGivesUp(t *testing.T) {
 			})
 		}
 		all.Wait()
-		// Let in and given up at the same time.
+		// Admit and give up at the same time.
 		for range 50 {
 			p := g.enter(t.Context(), "x")
 			q := g.enter(t.Context(), "x")

@@ -32,7 +32,7 @@ const (
 	twoBody = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}`
 )
 
-// fakeUpstream is a Getter that answers by a function, and counts.
+// fakeUpstream is a Getter that calls a function and counts questions.
 type fakeUpstream struct {
 	mu     sync.Mutex
 	say    func(ctx context.Context, r route.Request, accept string) (*Answer, error)
@@ -62,7 +62,7 @@ func (f *fakeUpstream) says(say func(ctx context.Context, r route.Request, accep
 	f.say = say
 }
 
-// count returns how often a URI with this part was asked.
+// count returns how many questions had a URI with this part.
 func (f *fakeUpstream) count(part string) (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -74,14 +74,14 @@ func (f *fakeUpstream) count(part string) (n int) {
 	return n
 }
 
-// atOnce returns how many questions are asked now.
+// atOnce returns the number of running questions.
 func (f *fakeUpstream) atOnce() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.active
 }
 
-// has answers 200.
+// has returns a function that answers with a 200.
 func has(mediaType, body string) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(context.Context, route.Request, string) (*Answer, error) { return ok(mediaType, body), nil }
 }
@@ -94,14 +94,14 @@ func ok(mediaType, body string) *Answer {
 	return &Answer{Status: http.StatusOK, Header: header, Body: []byte(body)}
 }
 
-// fails answers an error.
+// fails returns a function that answers with an error status.
 func fails(status int) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(context.Context, route.Request, string) (*Answer, error) {
 		return &Answer{Status: status, Code: "CODE", Message: "message"}, nil
 	}
 }
 
-// hangs is silent until the context ends.
+// hangs does not answer until ctx is done.
 func hangs(ctx context.Context, _ route.Request, _ string) (*Answer, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
@@ -111,7 +111,7 @@ func unreachable(context.Context, route.Request, string) (*Answer, error) {
 	return nil, errors.New("connection refused")
 }
 
-// slow answers as another after a time.
+// slow returns a function that calls next after a delay.
 func slow(after time.Duration, next func(context.Context, route.Request, string) (*Answer, error)) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 		select {
@@ -195,7 +195,7 @@ func newHandle(t *testing.T, o Options, store Store) *handle {
 	return &handle{New(o), f, t}
 }
 
-// Close fails the test if an answer that nobody uses still has room.
+// Close closes the Handler. It fails the test if an unused answer still takes room.
 func (h *handle) Close() {
 	h.t.Helper()
 	h.Handler.Close()
@@ -204,7 +204,7 @@ func (h *handle) Close() {
 	}
 }
 
-// inBubble runs a test with time of its own.
+// inBubble runs a test in a synctest bubble.
 func inBubble(t *testing.T, o Options, store Store, f func(h *handle)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -224,7 +224,7 @@ func (r reply) stale() bool {
 	return r.Header().Get("Warning") == `110 - "Response is Stale"` && r.Header().Get("Cache-Status") == "registry-cache; hit; detail=stale"
 }
 
-// do makes a request. header are names and values by turns.
+// do sends a request. header lists names and values.
 func (h *handle) do(method, uri string, header ...string) reply {
 	return h.in(h.t.Context(), method, uri, header...)
 }
@@ -250,7 +250,7 @@ func (h *handle) get(uri string, header ...string) reply {
 	return h.do(http.MethodGet, uri, header...)
 }
 
-// want fails the test unless a reply is what it should be.
+// want fails the test unless a reply has this status and body.
 func (h *handle) want(r reply, status int, body string) {
 	h.t.Helper()
 	if r.Code != status || body != "" && r.Body.String() != body {
@@ -304,7 +304,7 @@ func mustQuery(t *testing.T, link string) url.Values {
 	return u.Query()
 }
 
-// queued returns how many wait.
+// queued returns the number of waiting questions.
 func (g *gate) queued() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -313,11 +313,11 @@ func (g *gate) queued() int {
 
 // stats is a snapshot of a Handler.
 type stats struct {
-	MemoryBytes int64 // of answers and errors
-	Entries     int   // in memory
-	Checks      int   // questions that an upstream is asked now, or that wait for it
-	Queued      int   // the part of it that waits
-	InFlight    int64 // bytes of answers that are fetched, written or sent
+	MemoryBytes int64 // bytes of answers and errors
+	Entries     int   // entries in memory
+	Checks      int   // running and waiting questions
+	Queued      int   // waiting questions, included in Checks
+	InFlight    int64 // bytes of answers being fetched, stored or sent
 }
 
 func (h *Handler) stats() stats {

@@ -43,7 +43,7 @@ func TestNextQuery(t *testing.T) {
 	}
 }
 
-// FuzzLink checks that a Link that a client gets is one that this cache takes, and means the same.
+// FuzzLink checks that this cache accepts each Link that it sends to clients, and interprets it in the same way.
 func FuzzLink(f *testing.F) {
 	for _, seed := range []string{
 		`</v2/p/i/tags/list?n=1&last=a>; rel="next"`, `<?a=b>;rel=next`, `<sha256:x?n=2>; rel="next"`, `<>`, `<<>>;rel=next,`, `;rel="next`,
@@ -80,7 +80,7 @@ func FuzzLink(f *testing.F) {
 			}
 			again, refusal := table.Parse(u)
 			if refusal != nil {
-				if refusal.Code != "PAGINATION_NUMBER_INVALID" { // the upstream's own
+				if refusal.Code != "PAGINATION_NUMBER_INVALID" { // the query in the upstream's link is not valid
 					t.Fatalf("%q: %v", target, refusal)
 				}
 				continue

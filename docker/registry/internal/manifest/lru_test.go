@@ -21,7 +21,7 @@ func TestMemoryDropsTheLeastRecentlyUsed(t *testing.T) {
 	if v, _ := m.get(2); v != "new" || m.used != 3*(size+overhead)+10+overhead {
 		t.Errorf("%s, %d bytes", v, m.used)
 	}
-	m.put(2, "large", size+1) // not kept, nor is what it replaces
+	m.put(2, "large", size+1) // not kept, and removes the value that it replaces
 	if _, ok := m.get(2); ok {
 		t.Error("larger than its share")
 	}

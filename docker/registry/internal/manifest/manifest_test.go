@@ -74,7 +74,7 @@ func TestTagIsAskedAgainAfterItsTime(t *testing.T) {
 
 func TestAgeOfATagShortensItsTime(t *testing.T) {
 	inBubble(t, Options{TTL: 3 * time.Second}, nil, func(h *handle) {
-		a := ok(ociManifest, oneBody) // as of an owner that asked two seconds ago
+		a := ok(ociManifest, oneBody) // like from an owner that asked the upstream two seconds ago
 		a.Age = 2 * time.Second
 		h.says(func(context.Context, route.Request, string) (*Answer, error) { return a, nil })
 		h.get(tagURI)
@@ -100,7 +100,7 @@ func TestManifestByDigestIsAskedOnce(t *testing.T) {
 				time.Sleep(time.Hour)
 			}
 			h.wantAsked("", 1)
-			// What one repository has, another may not show.
+			// Content of one repository must not be served for another.
 			h.says(fails(404))
 			h.want(h.get("/v2/p/other/manifests/"+d), 404, "")
 		})
@@ -237,7 +237,7 @@ func TestAcceptValuesCostNothing(t *testing.T) {
 		if after := h.stats(); after != before {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
-		// All sets of the types that it knows: the upstream does not heed them.
+		// All sets of known types, with an upstream that ignores them.
 		for c := range class(1<<len(knownTypes) - 1) {
 			h.wantFresh(h.get(tagURI, "Accept", (c+1).acceptHeader()), oneBody)
 		}
@@ -298,11 +298,11 @@ func TestUpstreamThatHeedsAccept(t *testing.T) {
 		})
 		h.wantFresh(h.get(tagURI, "Accept", ociManifest), twoBody)
 		time.Sleep(3 * time.Second)
-		// Silent: nobody waits twice.
+		// Silent upstream: no client waits twice.
 		h.says(hangs)
 		h.wantStale(h.get(tagURI, "Accept", ociManifest), twoBody, 2*time.Second)
 		time.Sleep(time.Minute)
-		// Out: who takes the type is served what is known, and so are others rather than with an error.
+		// Upstream down: clients get the known manifest, even if they do not accept its type.
 		time.Sleep(2 * time.Second)
 		h.says(fails(503))
 		h.wantStale(h.get(tagURI), twoBody, 0)
@@ -329,7 +329,7 @@ func TestManifestThatNobodyParsesPasses(t *testing.T) {
 				}
 			}
 		})
-		// The store has it with its type.
+		// The store has the manifest and its type.
 		inBubble(t, Options{}, store, func(h *handle) {
 			for _, reference := range []string{sha(body), sha512(body)} {
 				r := h.get("/v2/p/i/manifests/" + reference)
@@ -385,12 +385,12 @@ func TestListOfTagsIsTheUpstreams(t *testing.T) {
 			t.Error(r.Header())
 		}
 		h.want(h.do(http.MethodHead, "/v2/p/i/tags/list?n=2"), 200, "")
-		h.wantAsked("/v2/p/i/tags/list?n=2 ", 2) // each time
+		h.wantAsked("/v2/p/i/tags/list?n=2 ", 2) // one request each
 		h.get("/v2/p/i/tags/list?last=1.0")
 		h.wantAsked("/v2/p/i/tags/list?last=1.0&n=1000 ", 1)
 		h.get("/v2/p/i/tags/list?last=1.0&n=3")
 		h.wantAsked("/v2/p/i/tags/list?last=1.0&n=3 ", 1)
-		// No list of what this replica happens to know.
+		// The list is never made from the tags in the store.
 		h.says(fails(503))
 		r = h.get("/v2/p/i/tags/list?n=2")
 		h.want(r, 503, "")

@@ -15,14 +15,14 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// fleet is a Handler that has others to ask.
+// fleet is a Handler with other replicas.
 type fleet struct {
 	*handle
 	others *fakeUpstream
 	owned  atomic.Bool
 }
 
-// inFleet runs a test with time of its own.
+// inFleet runs a test with other replicas in a synctest bubble.
 func inFleet(t *testing.T, o Options, f func(h *fleet)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -35,7 +35,7 @@ func inFleet(t *testing.T, o Options, f func(h *fleet)) {
 	})
 }
 
-// hop is a request of another replica.
+// hop sends a request from another replica.
 func (h *fleet) hop(uri string, storeOnly bool) reply {
 	h.t.Helper()
 	r := httptest.NewRequestWithContext(h.t.Context(), http.MethodGet, uri, nil)
@@ -50,7 +50,8 @@ func (h *fleet) hop(uri string, storeOnly bool) reply {
 
 func askSelf(context.Context, route.Request, string) (*Answer, error) { return nil, ErrUnknownToPeers }
 
-// TestOwnerIsAsked in the place of the upstream, and what it knew is a hit, as old as it was there.
+// TestOwnerIsAsked checks that the owner is asked instead of the upstream. Its cached answer is a hit and keeps its
+// age.
 func TestOwnerIsAsked(t *testing.T) {
 	inFleet(t, Options{TTL: 10 * time.Second}, func(h *fleet) {
 		h.others.says(func(context.Context, route.Request, string) (*Answer, error) {
@@ -67,13 +68,13 @@ func TestOwnerIsAsked(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		h.wantFresh(h.get("/v2/a/manifests/v1"), oneBody)
 		h.wantAsked("/v1 ", 0)
-		if n := h.others.count("/v1 "); n != 2 { // a hop does not add to the time to live
+		if n := h.others.count("/v1 "); n != 2 { // a hop does not prolong the time to live
 			t.Errorf("others were asked %d times", n)
 		}
 	})
 }
 
-// TestNobodyKnows has this replica ask the upstream by itself.
+// TestNobodyKnows checks that this replica asks the upstream if no other one knows the answer.
 func TestNobodyKnows(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.others.says(askSelf)
@@ -86,7 +87,7 @@ func TestNobodyKnows(t *testing.T) {
 	})
 }
 
-// TestHopsDoNotWaitForOthers has a replica ask for what this one is asking that one for.
+// TestHopsDoNotWaitForOthers checks that two replicas that ask each other the same question do not deadlock.
 func TestHopsDoNotWaitForOthers(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.others.says(hangs)
@@ -104,7 +105,8 @@ func TestHopsDoNotWaitForOthers(t *testing.T) {
 	})
 }
 
-// TestOwnUpstreamFails asks the others for what this replica owns, but not for another one.
+// TestOwnUpstreamFails checks that if the upstream fails, this replica asks the others for content that it owns, but
+// not on behalf of another replica.
 func TestOwnUpstreamFails(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.owned.Store(true)
@@ -126,7 +128,8 @@ func TestOwnUpstreamFails(t *testing.T) {
 	})
 }
 
-// TestBothWaitsAreOne has a client wait no longer for this replica and the others together than for one of them.
+// TestBothWaitsAreOne checks that a client waits no longer for this replica and the others together than for one of
+// them.
 func TestBothWaitsAreOne(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.owned.Store(true)
@@ -140,7 +143,7 @@ func TestBothWaitsAreOne(t *testing.T) {
 	})
 }
 
-// TestStoreOnly answers with what is known, and asks nobody.
+// TestStoreOnly checks that only stored content is returned, and no upstream or replica is asked.
 func TestStoreOnly(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.owned.Store(true)

@@ -27,7 +27,7 @@ const (
 
 func referrersURI(query string) string { return "/v2/p/i/referrers/" + sha("subject") + query }
 
-// withoutEndpoint answers as a registry that has referrers by tag only.
+// withoutEndpoint returns a registry without the referrers endpoint, which has referrers only by tag.
 func withoutEndpoint(tags map[string]string) func(context.Context, route.Request, string) (*Answer, error) {
 	return func(_ context.Context, r route.Request, _ string) (*Answer, error) {
 		if body, ok := tags[r.Tag]; ok && r.Kind == route.Manifest {
@@ -59,7 +59,7 @@ func TestReferrersAreTheUpstreams(t *testing.T) {
 		if next := h.get(referrersURI("?" + q.Encode())); next.Header().Get("Link") != "" {
 			t.Error("the last page has a link to itself")
 		}
-		// Shared by all who ask for the same.
+		// Equivalent requests share the answer.
 		h.get(referrersURI("?n=1&artifactType=a%2fsignature"))
 		h.wantAsked("", 2)
 		h.wantAsked(referrersURI("?artifactType=a%2Fsignature&n=1 "), 1)
@@ -83,7 +83,7 @@ func TestReferrersAreFilteredWhereTheUpstreamDoesNot(t *testing.T) {
 			t.Error(r.Header())
 		}
 		h.wantFresh(h.get(referrersURI("?artifactType=a/other")), empty)
-		// One that has filtered knows better what the type is.
+		// If the upstream has filtered, its result is not filtered again.
 		h.says(func(context.Context, route.Request, string) (*Answer, error) {
 			a := ok(ociIndex, both)
 			a.Header.Set("OCI-Filters-Applied", "artifactType")
@@ -151,7 +151,7 @@ func TestReferrersAreStaleLikeTags(t *testing.T) {
 				h.says(hangs)
 				h.wantStale(h.get(referrersURI("")), both, 2*time.Second)
 				h.wantStale(h.get(referrersURI("")), both, 0)
-				// An endpoint that is missing is no answer about the tag.
+				// A missing endpoint says nothing about the tag.
 				time.Sleep(time.Minute)
 				h.says(func(_ context.Context, r route.Request, _ string) (*Answer, error) {
 					if r.Kind == route.Referrers {
@@ -161,7 +161,7 @@ func TestReferrersAreStaleLikeTags(t *testing.T) {
 				})
 				h.wantStale(h.get(referrersURI("")), both, 2*time.Second)
 				time.Sleep(time.Minute)
-				// Others are not.
+				// Other referrers are not stale.
 				h.says(say)
 				h.want(h.get("/v2/p/other/referrers/"+sha("subject")), 200, "")
 			})
@@ -185,7 +185,7 @@ func TestReferrersOfAnUpstreamThatFails(t *testing.T) {
 		h.want(h.get(referrersURI("")), 403, "")
 		h.says(has("text/html", "<html>"))
 		h.want(h.get(referrersURI("?n=1")), 502, "")
-		// No endpoint, and a tag that fails.
+		// No endpoint, and an error for the tag.
 		h.says(func(_ context.Context, r route.Request, _ string) (*Answer, error) {
 			if r.Kind == route.Referrers {
 				return &Answer{Status: http.StatusNotFound}, nil
@@ -193,7 +193,7 @@ func TestReferrersOfAnUpstreamThatFails(t *testing.T) {
 			return &Answer{Status: http.StatusTooManyRequests}, nil
 		})
 		h.want(h.get(referrersURI("?n=2")), 429, "")
-		// A slow one comes with a later request.
+		// Slow referrers are returned to a later request.
 		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 			if r.Kind == route.Referrers {
 				return &Answer{Status: http.StatusNotFound}, nil
@@ -217,7 +217,7 @@ func TestFallbackNeedsNoSecondPlace(t *testing.T) {
 	})
 }
 
-// TestEmptyReferrersTakeNoRoom in the store, but replace those that there were.
+// TestEmptyReferrersTakeNoRoom checks that empty lists are not stored, except to replace another list.
 func TestEmptyReferrersTakeNoRoom(t *testing.T) {
 	kept := newStore()
 	inBubble(t, Options{}, kept, func(h *handle) {

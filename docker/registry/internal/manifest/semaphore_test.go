@@ -21,7 +21,7 @@ import (
 
 const fatSize = 3900 << 10
 
-// fat answers a large manifest of its own for each tag, as package upstream does: it asks for room first.
+// fat returns a different large manifest for each tag. Like package upstream, it reserves room first.
 func fat(ctx context.Context, r route.Request, _ string) (*Answer, error) {
 	if err := Reserve(ctx, fatSize); err != nil {
 		return nil, err
@@ -40,7 +40,7 @@ func fatOrSlim(ctx context.Context, r route.Request, accept string) (*Answer, er
 	return ok(ociManifest, oneBody), nil
 }
 
-// stuck is a client that takes nothing until it is let go.
+// stuck is a client that receives nothing until it is released.
 type stuck struct {
 	*httptest.ResponseRecorder
 	begun *atomic.Int64
@@ -53,7 +53,7 @@ func (w stuck) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// readSlowly has n clients, each with a tag of its own, and returns what they were answered.
+// readSlowly runs n clients, each with a different tag, and returns their statuses.
 func (h *handle) readSlowly(n int, repository string, gone <-chan struct{}, clients *sync.WaitGroup) (begun, refused *atomic.Int64) {
 	begun, refused = new(atomic.Int64), new(atomic.Int64)
 	for i := range n {
@@ -75,7 +75,8 @@ func (h *handle) readSlowly(n int, repository string, gone <-chan struct{}, clie
 	return begun, refused
 }
 
-// TestSlowReadersOfLargeManifests take a bounded part of memory, and keep nobody out who wants a small one.
+// TestSlowReadersOfLargeManifests checks that slow readers of large manifests take limited memory, and do not block
+// small manifests.
 func TestSlowReadersOfLargeManifests(t *testing.T) {
 	h := newHandle(t, Options{ClientTimeout: time.Second, TTL: time.Hour, Memory: 8 << 20, InFlight: 64 << 20}, nil)
 	defer h.Close()
@@ -97,7 +98,7 @@ func TestSlowReadersOfLargeManifests(t *testing.T) {
 	for i := range 20 {
 		h.wantFresh(h.get(fmt.Sprintf("/v2/p/i/manifests/new%d", i)), oneBody)
 	}
-	// Those that are sent and the memory of the handler are all that is left.
+	// Only manifests being sent and cached ones are left in memory.
 	var m runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&m)
@@ -107,7 +108,7 @@ func TestSlowReadersOfLargeManifests(t *testing.T) {
 	if n := begun.Load(); n == 0 || n > 48<<20/fatSize {
 		t.Errorf("%d are sent", n)
 	}
-	// The room for large ones is filled up, and the next is refused.
+	// Fill the room for large manifests, so that the next one is refused.
 	refused.Store(0)
 	for i := 0; refused.Load() == 0; i++ {
 		begun, refused = h.readSlowly(1, fmt.Sprintf("fat/%d", i), gone, clients)
@@ -131,7 +132,8 @@ func (h *handle) wantLarge(uri string) {
 	}
 }
 
-// TestOneAnswerForManyClients counts once, whether they ask at the same time or later, although it is too large to be remembered.
+// TestOneAnswerForManyClients checks that an answer for several clients counts once, for concurrent and later requests,
+// even if it is too large to be cached.
 func TestOneAnswerForManyClients(t *testing.T) {
 	inBubble(t, Options{Memory: 1 << 20}, newStore(), func(h *handle) {
 		h.says(slow(time.Second, fatOrSlim))
@@ -156,7 +158,8 @@ func TestOneAnswerForManyClients(t *testing.T) {
 	})
 }
 
-// TestLargeManifestsOfTheStore are read when there is room, and never kept in memory by those who wait.
+// TestLargeManifestsOfTheStore checks that large manifests are read from the store only when there is room, and waiting
+// clients do not keep them in memory.
 func TestLargeManifestsOfTheStore(t *testing.T) {
 	store := newStore()
 	inBubble(t, Options{}, store, func(h *handle) {
@@ -166,7 +169,7 @@ func TestLargeManifestsOfTheStore(t *testing.T) {
 			synctest.Wait()
 		}
 	})
-	inBubble(t, Options{Memory: 1 << 20}, store, func(h *handle) { // none of them fits in there
+	inBubble(t, Options{Memory: 1 << 20}, store, func(h *handle) { // none of them fits
 		h.says(unreachable)
 		gone, clients := make(chan struct{}), new(sync.WaitGroup)
 		begun, refused := h.readSlowly(30, "fat", gone, clients)
@@ -175,7 +178,7 @@ func TestLargeManifestsOfTheStore(t *testing.T) {
 			t.Errorf("%d are sent, %+v", begun.Load(), s)
 		}
 		time.Sleep(time.Second)
-		close(gone) // the others get their turn
+		close(gone) // lets the others proceed
 		clients.Wait()
 		if begun.Load() != 30 || refused.Load() != 0 {
 			t.Errorf("%d are sent, %d refused", begun.Load(), refused.Load())
@@ -183,7 +186,7 @@ func TestLargeManifestsOfTheStore(t *testing.T) {
 	})
 }
 
-// TestDiskThatHangs keeps few bytes in memory.
+// TestDiskThatHangs checks that few bytes are kept in memory while the disk hangs.
 func TestDiskThatHangs(t *testing.T) {
 	store, written := newStore(), make(chan struct{})
 	store.putting = func(string) { <-written }
@@ -199,7 +202,7 @@ func TestDiskThatHangs(t *testing.T) {
 	close(written)
 }
 
-// TestRoom lets small ones in past large ones, and large ones by age.
+// TestRoom checks that small answers can overtake large ones, and large ones are served in order.
 func TestRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newByteSemaphore(8<<20, time.Second)
@@ -218,7 +221,7 @@ func TestRoom(t *testing.T) {
 			synctest.Wait()
 		}
 		enter("a", 4<<20)
-		enter("b", 3<<20) // more than large ones may have
+		enter("b", 3<<20) // more than the room for large answers
 		enter("c", 1<<20) // behind b
 		for range 64 {
 			enter("s", 32<<10)
@@ -231,7 +234,7 @@ func TestRoom(t *testing.T) {
 		if got := strings.TrimLeft(order.String(), "as"); got != "bc" && got != "cb" {
 			t.Errorf("order %s", got)
 		}
-		for range 64 { // more than their own part, as there is room
+		for range 64 { // more than their reserved part, since there is room
 			enter("s", 32<<10)
 		}
 		enter("s", 32<<10)

@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/server"
 )
 
-// text returns what Prometheus reads.
+// text returns the metrics in the text format.
 func text(m *Metrics) string {
 	w := httptest.NewRecorder()
 	m.Handler(slog.New(slog.DiscardHandler)).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
@@ -32,7 +32,7 @@ func want(t *testing.T, m *Metrics, lines ...string) {
 	}
 }
 
-// TestRequest counts requests, bytes and times by description, from many goroutines.
+// TestRequest counts requests, bytes and times by description, concurrently.
 func TestRequest(t *testing.T) {
 	m := New()
 	d := server.Description{Upstream: "one", Kind: "blob", Result: "hit"}
@@ -41,7 +41,7 @@ func TestRequest(t *testing.T) {
 		clients.Go(func() { m.CountRequest(d, server.Outcome{Status: 200, Bytes: 7, FirstByte: 50 * time.Millisecond}) })
 	}
 	clients.Wait()
-	m.CountRequest(d, server.Outcome{}) // the client left before an answer
+	m.CountRequest(d, server.Outcome{}) // the client disconnected before the response
 	m.CountRequest(server.Description{Kind: "tag", Result: "denied"}, server.Outcome{Status: 401})
 	want(t, m,
 		`registry_cache_requests_total{kind="blob",result="hit",upstream="one"} 11`,
@@ -52,7 +52,7 @@ func TestRequest(t *testing.T) {
 	)
 }
 
-// TestProcess has two sets of metrics in one process, with what is read at each scrape.
+// TestProcess checks two sets of metrics in one process, with values that are read at each scrape.
 func TestProcess(t *testing.T) {
 	value := 1.0
 	for range 2 {

@@ -24,7 +24,7 @@ type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-// deaf takes a request and does not answer.
+// deaf accepts a request and does not answer.
 func deaf(r *http.Request) (*http.Response, error) {
 	gotConn(r.Context())
 	httptrace.ContextClientTrace(r.Context()).WroteRequest(httptrace.WroteRequestInfo{})
@@ -32,10 +32,10 @@ func deaf(r *http.Request) (*http.Response, error) {
 	return nil, r.Context().Err()
 }
 
-// gotConn says what net/http's transport says.
+// gotConn reports a connection, like net/http's transport.
 func gotConn(ctx context.Context) { httptrace.ContextClientTrace(ctx).GotConn(httptrace.GotConnInfo{}) }
 
-// answering returns what answers as a replica does.
+// answering returns a transport that answers like replica b.
 func answering(b *Peers) roundTripper {
 	return func(r *http.Request) (*http.Response, error) {
 		w := &recorder{header: http.Header{}}
@@ -66,7 +66,8 @@ func TestIdlePeersSendNothing(t *testing.T) {
 	})
 }
 
-// TestSilentMember is suspect after a second, and out after two, and then probed less and less until it answers.
+// TestSilentMember checks that a silent member is suspect after one second and out after two, and then probed less and
+// less often until it answers.
 func TestSilentMember(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newPeers(t, "b")
@@ -112,7 +113,7 @@ func TestSilentMember(t *testing.T) {
 		time.Sleep(30 * time.Second)
 		probes = probed()
 		for i := 3; i < len(probes); i++ {
-			// A probe takes up to 1.5 s, the longest delay is 2 s.
+			// A probe takes up to 1.5 s, and the maximum delay is 2 s.
 			if gap := probes[i] - probes[i-1]; gap < 1900*time.Millisecond || gap > probeAtMost+connectLimit+suspectAfter {
 				t.Errorf("%v between two probes", gap)
 			}
@@ -138,7 +139,7 @@ func TestSilentMember(t *testing.T) {
 	})
 }
 
-// TestAnySignOfLife ends the suspicion.
+// TestAnySignOfLife checks that any verified bytes end the suspicion.
 func TestAnySignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers(t, "a", Member{"b", "b:1"})
@@ -153,7 +154,7 @@ func TestAnySignOfLife(t *testing.T) {
 				t.Fatal(m.state())
 			}
 		}
-		// An earlier suspicion has no say in a later one.
+		// An earlier suspicion does not affect a later one.
 		m.markSuspect(0, "test")
 		time.Sleep(outAfter - step)
 		synctest.Wait()
@@ -168,7 +169,7 @@ func TestAnySignOfLife(t *testing.T) {
 	})
 }
 
-// TestSilentHop ends with the member, and not before.
+// TestSilentHop checks that a hop ends when its member is out, and not before.
 func TestSilentHop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers(t, "a", Member{"b", "b:1"})
@@ -193,7 +194,7 @@ func TestSilentHop(t *testing.T) {
 	})
 }
 
-// TestHopAsItsMemberGoesOut ends a hop that began shortly before its member is found silent, without a second of its own.
+// TestHopAsItsMemberGoesOut checks that a hop that started shortly before its member went out ends at once.
 func TestHopAsItsMemberGoesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers(t, "a", Member{"b", "b:1"})
@@ -209,7 +210,7 @@ func TestHopAsItsMemberGoesOut(t *testing.T) {
 	})
 }
 
-// TestSlowHop goes on as long as the member answers its probes.
+// TestSlowHop checks that a hop continues as long as the member answers its probes.
 func TestSlowHop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newPeers(t, "b")
@@ -234,7 +235,7 @@ func TestSlowHop(t *testing.T) {
 	})
 }
 
-// TestConnects has what a connect can come to.
+// TestConnects checks the possible results of a connect.
 func TestConnects(t *testing.T) {
 	closed := testutil.Listen(t)
 	_ = closed.Close()
@@ -260,7 +261,7 @@ func TestConnects(t *testing.T) {
 	}
 }
 
-// fullListener returns the address of a listener that takes no more connections.
+// fullListener returns the address of a listener that accepts no more connections.
 func fullListener(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -287,7 +288,7 @@ func fullListener(t *testing.T) string {
 	return ""
 }
 
-// TestOwnFault does not blame a member for what this process lacks.
+// TestOwnFault checks that a member is not blamed for resources that this process lacks.
 func TestOwnFault(t *testing.T) {
 	for err, want := range map[error]bool{
 		&net.OpError{Op: "dial", Err: syscall.EMFILE}: true, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}: false, errConnectLimit: false,
@@ -298,7 +299,8 @@ func TestOwnFault(t *testing.T) {
 	}
 }
 
-// TestUnsentProbes has a process that cannot send: it does not condemn a member for that, but not for ever.
+// TestUnsentProbes checks that a process that cannot send probes does not mark a member as out at once, but does so
+// eventually.
 func TestUnsentProbes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers(t, "a", Member{"b", "b:1"})
@@ -339,7 +341,7 @@ func TestDroppedMemberIsNotProbed(t *testing.T) {
 	})
 }
 
-// TestLateStep has steps that come late: they count little, and the last one is not late.
+// TestLateStep checks that late steps count little, and that the last step is not late.
 func TestLateStep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStepClock(0)

@@ -33,7 +33,7 @@ const (
 	blobURI   = "/v2/a/blobs/sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 )
 
-// small answers with a manifest.
+// small returns a manifest.
 var small = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/vnd.oci.image.manifest.v1+json")
 	w.Header().Set("X-Unproven", "1")
@@ -82,7 +82,7 @@ func TestAnswersOfAllKinds(t *testing.T) {
 			w.Header().Set("Content-Type", "application/octet-stream")
 			w.Header().Set("Docker-Content-Digest", "sha256:1")
 			http.ServeFile(w, r, file)
-		case "growing": // its length is not known yet
+		case "growing": // a blob of unknown length
 			_, _ = w.Write(content[:10])
 			_, _ = w.Write(content[10:20])
 		case "error":
@@ -152,8 +152,8 @@ func TestAnswersOfAllKinds(t *testing.T) {
 	testutil.Eventually(t, "it is found alive", func() bool { s := a.Stats(); return s.Suspect+s.Out == 0 && s.Probes > 0 })
 }
 
-// TestCutOnIdleConnections has a member that cuts each answer before it begins, while several connections to it are idle:
-// net/http sends such a request again, which the member refuses.
+// TestCutOnIdleConnections uses a member that closes connections before it answers, while several connections to it are
+// idle. net/http resends such a request, and the member refuses it.
 func TestCutOnIdleConnections(t *testing.T) {
 	const idle = 4
 	var all sync.WaitGroup
@@ -183,7 +183,7 @@ func TestCutOnIdleConnections(t *testing.T) {
 	}
 }
 
-// changed is a stranger between two replicas, who changes answers. Probes come through.
+// changed returns two replicas with a proxy between them that changes answers, except those to probes.
 func changed(t *testing.T, change func(*http.Response)) (*Peers, *Peers) {
 	t.Helper()
 	b := newPeers(t, "b")
@@ -235,7 +235,8 @@ func TestChangedAnswersAreNone(t *testing.T) {
 	}
 }
 
-// TestInheritedAddress has a member's address served by a stranger, and by another member: both are no answer.
+// TestInheritedAddress checks that answers are ignored if the member's address now belongs to another process or
+// another member.
 func TestInheritedAddress(t *testing.T) {
 	other := newPeers(t, "c")
 	for what, h := range map[string]http.Handler{"a stranger": small, "another member": other.Handler(small)} {
@@ -263,7 +264,7 @@ func TestInheritedAddress(t *testing.T) {
 	}
 }
 
-// TestOldAndNew has replicas of two versions of the protocol side by side.
+// TestOldAndNew runs replicas with two versions of the protocol.
 func TestOldAndNew(t *testing.T) {
 	a, b := pair(t, small)
 	b.version = "2"
@@ -274,7 +275,7 @@ func TestOldAndNew(t *testing.T) {
 	if s := a.Stats(); s.Hops[Unable] != 1 || s.Out != 0 || b.Stats().Refusals[Version] != 1 {
 		t.Errorf("%+v", s)
 	}
-	// One that is out comes back though its answers are of no use: they cost little.
+	// A member with another version that was out becomes in again, although its answers cannot be used.
 	a.find("b").markOut("test")
 	testutil.Eventually(t, "it is in", func() bool { return a.Stats().Out == 0 })
 	b.version = version
@@ -302,7 +303,7 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// TestSilence has a member that answers late and in parts: the caller is told, and it lives.
+// TestSilence uses a member that answers late and in parts. The caller is notified, and the member stays in.
 func TestSilence(t *testing.T) {
 	goOn := make(chan struct{})
 	defer func() { close(goOn) }()
@@ -341,7 +342,7 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// TestSlowReader does not blame a member for a caller that does not read.
+// TestSlowReader checks that a member is not blamed for a caller that does not read.
 func TestSlowReader(t *testing.T) {
 	content := make([]byte, 16<<20)
 	a, _ := pair(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write(content) }))
@@ -389,7 +390,7 @@ func TestTooManyHops(t *testing.T) {
 		t.Error(err)
 	}
 	<-m.slots
-	for range 3 { // each gives its place back
+	for range 3 { // each releases its slot
 		if _, _, err := get(t, a, "b", smallURI); err != nil {
 			t.Error(err)
 		}
@@ -404,7 +405,7 @@ func TestTooManyHops(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreUsedAgain counts them.
+// TestConnectionsAreUsedAgain counts connections.
 func TestConnectionsAreUsedAgain(t *testing.T) {
 	b := newPeers(t, "b")
 	var made atomic.Int64

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// TestDrain has a member say that it drains: it is asked for what it has, and stays in.
+// TestDrain checks that a draining member is asked only for stored content, and stays in.
 func TestDrain(t *testing.T) {
 	a, b := pair(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		SetStored(w.Header())
@@ -45,7 +45,7 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestReserve asks for room before a large answer is read, and reads none without.
+// TestReserve checks that room is reserved before a large answer is read, and that the answer is not read without room.
 func TestReserve(t *testing.T) {
 	large := strings.Repeat("0123456789abcdef", 8<<10)
 	a, _ := pair(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -20,7 +20,7 @@ import (
 
 const testSecret = "0123456789abcdef0123456789abcdef"
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an expected event.
 const patience = 10 * time.Second
 
 func TestMain(m *testing.M) {
@@ -43,7 +43,7 @@ func secretFile(t testing.TB, content string) string {
 	return path
 }
 
-// newPeers returns the view that a replica has of some others.
+// newPeers returns the Peers of replica self, with the given others.
 func newPeers(t testing.TB, self string, others ...Member) *Peers {
 	t.Helper()
 	if others == nil {
@@ -75,7 +75,7 @@ func pair(t testing.TB, h http.Handler) (a, b *Peers) {
 	return a, b
 }
 
-// get asks for a URI, and returns its body.
+// get requests a URI from a member, and returns the response and its body.
 func get(t testing.TB, p *Peers, name, uri string) (*http.Response, string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -89,7 +89,7 @@ func get(t testing.TB, p *Peers, name, uri string) (*http.Response, string, erro
 	return resp, string(content), err
 }
 
-// resultOf returns the result that an error says.
+// resultOf returns the Result in an error.
 func resultOf(err error) Result {
 	e, ok := errors.AsType[*Error](err)
 	if !ok {

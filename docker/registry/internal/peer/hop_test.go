@@ -56,7 +56,7 @@ func TestMalformedHops(t *testing.T) {
 	}
 }
 
-// TestMACCoversEverything changes one thing after the other.
+// TestMACCoversEverything changes each part of a request, and checks that the MAC is not valid any more.
 func TestMACCoversEverything(t *testing.T) {
 	header := func() http.Header { return http.Header{"Accept": {"x", "y"}, "Range": {"bytes=0-1"}} }
 	base := computeMAC(testSecret, someHop().signedParts("GET", "/v2/", header())...)

@@ -38,7 +38,7 @@ func TestWhatTheKernelKnows(t *testing.T) {
 	}
 }
 
-// TestUnansweredConnect has a connect of which nothing is known.
+// TestUnansweredConnect checks a connect without any answer.
 func TestUnansweredConnect(t *testing.T) {
 	begun := 0
 	all := sockets{begin: func() func() {
@@ -70,7 +70,7 @@ func TestUnansweredConnect(t *testing.T) {
 	}
 }
 
-// TestUnreadAnswers has answers that this process does not come to read: they count.
+// TestUnreadAnswers checks that answers count if they have arrived, but this process has not read them.
 func TestUnreadAnswers(t *testing.T) {
 	conn, other := testutil.Connect(t)
 	if _, err := other.Write([]byte("x")); err != nil {

@@ -56,7 +56,7 @@ func TestTooManyMembers(t *testing.T) {
 	}
 }
 
-// lookingPeers returns peers of a Service, with a lookup that the test answers.
+// lookingPeers returns Peers of a Service whose lookups the test answers.
 func lookingPeers(t *testing.T, lookUp func(context.Context) ([]Member, error)) *Peers {
 	t.Helper()
 	p := newPeers(t, "a")
@@ -105,7 +105,7 @@ func TestMembersComeAndGo(t *testing.T) {
 		check(nil, errors.New("out"), "a", "b", "c")
 		check([]Member{b}, nil, "a", "b")
 		check([]Member{c}, nil, "a", "b", "c")
-		check([]Member{b}, nil, "a", "b", "c") // each is missing once
+		check([]Member{b}, nil, "a", "b", "c") // a and c are missing once
 		before := p.find("b")
 		check([]Member{{"b", "b:2"}}, nil, "a", "b")
 		if p.find("b") != before || *before.target.Load() != "b:2" {
@@ -122,9 +122,9 @@ func TestMembersComeAndGo(t *testing.T) {
 	})
 }
 
-// dnsServer answers SRV and A queries by what the test sets, by UDP and what is too long for that by TCP.
+// dnsServer answers SRV and A queries with the records that the test sets, over UDP, or TCP if they are too long.
 type dnsServer struct {
-	records atomic.Pointer[map[string]string] // name → "port target" of SRV (one each line), or addresses
+	records atomic.Pointer[map[string]string] // name → SRV records ("port target", one per line) or addresses
 	silent  atomic.Bool
 	queries atomic.Int64
 	address string
@@ -134,7 +134,7 @@ func newDNS(t testing.TB) *dnsServer {
 	t.Helper()
 	var conn net.PacketConn
 	stream, err := net.Listen("tcp", "127.0.0.1:0")
-	for range 20 { // until a port is free for both
+	for range 20 { // until a port is free for UDP and TCP
 		if err != nil {
 			break
 		}
@@ -232,14 +232,14 @@ func resolver(address string) *net.Resolver {
 	}}
 }
 
-// resolver returns one that asks the server, until the test ends.
+// resolver returns a resolver that uses the server until the test ends.
 func (s *dnsServer) resolver(t *testing.T) *net.Resolver {
 	r := resolver(s.address)
 	dial := r.Dial
 	r.Dial = func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
 		if err == nil {
-			t.Cleanup(func() { _ = conn.Close() }) // a lookup waits for a silent server longer than its context
+			t.Cleanup(func() { _ = conn.Close() }) // a lookup would wait for a silent server longer than its context
 		}
 		return conn, err
 	}
@@ -251,7 +251,7 @@ const (
 	testSRV     = "_peers._tcp." + testService
 )
 
-// TestService looks up members and their addresses, and goes on with the last ones when the DNS is silent.
+// TestService checks lookups of members and addresses, and that the last ones are used while DNS is silent.
 func TestService(t *testing.T) {
 	dns := newDNS(t)
 	b := newPeers(t, "b")
@@ -274,7 +274,7 @@ func TestService(t *testing.T) {
 	if _, text, err := get(t, a, "b", smallURI); err != nil || text != smallBody {
 		t.Fatalf("with a silent DNS: %q %v", text, err)
 	}
-	// Without an address it takes longer to give up, and is not the member's fault.
+	// Without a known address, it takes longer to give up, and the member is not blamed.
 	other := newPeers(t, "c", Member{"b", "b." + testService + ":" + port})
 	other.resolver = dns.resolver(t)
 	if _, _, err := get(t, other, "b", smallURI); !errors.Is(err, errLookupLimit) || other.Stats().Out != 0 {
@@ -288,7 +288,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// TestDualStack has a member of two addresses, one of which refuses or drops what is sent to it.
+// TestDualStack uses a member with two addresses, one of which refuses or drops packets.
 func TestDualStack(t *testing.T) {
 	l, err := net.Listen("tcp", "[::1]:0")
 	if err != nil {

@@ -39,7 +39,7 @@ func TestNoncesExpire(t *testing.T) {
 	}
 }
 
-// TestFullNonces makes room by refusing older requests, never by taking one twice.
+// TestFullNonces checks that room is made by refusing older requests, and that no request is accepted twice.
 func TestFullNonces(t *testing.T) {
 	n := newNonces(10)
 	now := time.UnixMilli(1700000000000)

@@ -22,10 +22,10 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// busyProcess is the name of a process that only takes its share of a processor.
+// busyProcess is the name of a process that only consumes CPU time.
 const busyProcess = "busy"
 
-// serveProcess is a replica as a process of its own, until its standard input ends.
+// serveProcess runs a replica in a separate process until its standard input ends.
 func serveProcess() {
 	name := os.Getenv("PEER_TEST_NAME")
 	go func() {
@@ -78,7 +78,7 @@ func startProcess(t *testing.T, name string, env ...string) *process {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = p.Process.Kill() // a stopped one too
+		_ = p.Process.Kill() // also works for a stopped process
 		_ = in.Close()
 		_ = p.Wait()
 	})
@@ -99,7 +99,7 @@ func (p *process) signal(t *testing.T, s syscall.Signal) {
 	}
 }
 
-// stop stops the process, and waits until it is: its threads stop one after the other.
+// stop stops the process, and waits until all of its threads have stopped.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
 	p.signal(t, syscall.SIGSTOP)
@@ -110,8 +110,8 @@ func (p *process) stop(t *testing.T) {
 	})
 }
 
-// ask asks the members for a key as a caller does: in their order, and the next one as soon as one is silent. It returns
-// who answered.
+// ask asks the members for a key like a caller does: in the order of Rank, and the next one as soon as one is silent.
+// It returns the name of the member that answered.
 func ask(t *testing.T, p *Peers, key string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -139,7 +139,7 @@ func ask(t *testing.T, p *Peers, key string) string {
 			}
 		}()
 		if p.State(r.Name) == Suspect {
-			next <- struct{}{} // others have waited for it
+			next <- struct{}{} // wakes the other waiting callers
 		}
 		select {
 		case name := <-answered:
@@ -162,7 +162,7 @@ func keyOf(t *testing.T, p *Peers, name string) string {
 	return ""
 }
 
-// startOwner returns member "a" of three, the processes of "b" and "c", and a key that "b" owns and answers.
+// startOwner returns the Peers of member "a", the processes of "b" and "c", and a key that "b" owns and answers.
 func startOwner(t *testing.T) (p *Peers, b, c *process, key string) {
 	t.Helper()
 	b, c = startProcess(t, "b"), startProcess(t, "c")
@@ -216,7 +216,8 @@ func TestStoppedProcess(t *testing.T) {
 	t.Logf("in again after %v", time.Since(begun))
 }
 
-// beside runs processes that keep all processors busy, and some goroutines in this one. It returns what ends them.
+// beside runs processes, and goroutines in this process, that keep all CPUs busy. It returns a function that stops
+// them.
 func beside(t *testing.T, processes, goroutines int) func() {
 	var busy []*process
 	for range processes {
@@ -245,7 +246,8 @@ func beside(t *testing.T, processes, goroutines int) func() {
 	}
 }
 
-// use asks every member again and again, and reports how long the longest answer took. None may be found out.
+// use sends requests to every member for d, and reports the maximum response time. It fails the test if a member is
+// marked as out.
 func use(t *testing.T, p *Peers, members []*process, d time.Duration) {
 	t.Helper()
 	var slowest time.Duration
@@ -276,7 +278,7 @@ func TestBusyMachine(t *testing.T) {
 	use(t, p, []*process{b, c}, 5*time.Second)
 }
 
-// TestStoppedObserver stops this process while an answer is due: its own absence is nobody's silence.
+// TestStoppedObserver stops this process while an answer is due, and checks that the member is not considered silent.
 func TestStoppedObserver(t *testing.T) {
 	if testing.Short() {
 		t.Skip("this process is stopped for 3 s")
@@ -303,7 +305,7 @@ func TestStoppedObserver(t *testing.T) {
 	}
 }
 
-// cpu returns the processor time that a process has had.
+// cpu returns the CPU time of a process.
 func (p *process) cpu(t *testing.T) time.Duration {
 	t.Helper()
 	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.Process.Pid))
@@ -326,7 +328,8 @@ func (p *process) cpu(t *testing.T) time.Duration {
 	return sum
 }
 
-// TestFiftyProcesses is a cluster on one machine: idle, then busy, then with a tenth of it killed and another stopped.
+// TestFiftyProcesses runs a cluster of 50 processes: idle, then busy, then with a tenth of them killed and another
+// tenth stopped.
 func TestFiftyProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("50 processes for 20 s")
@@ -354,7 +357,7 @@ func TestFiftyProcesses(t *testing.T) {
 		t.Fatalf("%+v", s)
 	}
 
-	time.Sleep(refreshEvery * 6 / 5) // all have looked, and know all
+	time.Sleep(refreshEvery * 6 / 5) // all have looked up the members
 	idle := func() (sum time.Duration) {
 		for _, m := range all {
 			sum += m.cpu(t)
@@ -389,7 +392,7 @@ func TestFiftyProcesses(t *testing.T) {
 	for name, key := range gone {
 		asking.Go(func() {
 			by, took := ask(t, p, key), time.Since(begun)
-			if gone[by] != "" || took > 3*time.Second { // the next one may be gone too
+			if gone[by] != "" || took > 3*time.Second { // the next member may be gone, too
 				t.Errorf("%s answers for %s after %v", by, name, took)
 			}
 			t.Logf("%s answers for %s after %v", by, name, took)

@@ -11,7 +11,7 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// cluster returns the view of replica 0 of n.
+// cluster returns the Peers of replica 0 of n.
 func cluster(t testing.TB, n int) *Peers {
 	t.Helper()
 	others := []Member{}
@@ -37,7 +37,8 @@ func names(ranks []Rank) []string {
 	return all
 }
 
-// TestRankIsTheSameInEveryVersion would fail if the hash changed: old and new replicas side by side would fetch twice.
+// TestRankIsTheSameInEveryVersion fails if the hash changes: during an upgrade, old and new replicas would fetch
+// content twice.
 func TestRankIsTheSameInEveryVersion(t *testing.T) {
 	p := cluster(t, 5)
 	for key, want := range map[string]string{
@@ -66,7 +67,7 @@ func TestRankIsTheSameForEveryReplica(t *testing.T) {
 	}
 }
 
-// TestSpread compares with what chance does: no hash without a memory does better.
+// TestSpread compares the distribution of keys with a random one. A stateless hash cannot do better.
 func TestSpread(t *testing.T) {
 	p := cluster(t, 5)
 	all := keys(48 * 400)
@@ -87,7 +88,7 @@ func TestSpread(t *testing.T) {
 			even++
 		}
 	}
-	// Of a multinomial distribution 49 % are as even as that.
+	// In a multinomial distribution, 49 % of the sets are that even.
 	t.Logf("%d of 400 sets of 48 keys are 6 to 13 per member", even)
 	if even < 150 {
 		t.Errorf("%d of 400 sets of 48 keys are 6 to 13 per member: chance does better", even)
@@ -96,7 +97,7 @@ func TestSpread(t *testing.T) {
 	for _, n := range total {
 		chi += (float64(n) - mean) * (float64(n) - mean) / mean
 	}
-	if chi > 18.5 { // one in a thousand, for 4 degrees of freedom
+	if chi > 18.5 { // p = 0.001 for 4 degrees of freedom
 		t.Errorf("unevenly spread: %v", total)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// signedHop returns a request of replica a to replica b, as changed before it is signed.
+// signedHop returns a request from replica a to replica b. change is called before it is signed.
 func signedHop(key string, change func(*hop)) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, smallURI, nil)
 	h := hop{version: version, from: "a", to: "b", time: time.Now().UnixMilli(), nonce: newNonce()}
@@ -88,7 +88,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestNoProofAfterPanic has a handler that fails before its small answer is whole.
+// TestNoProofAfterPanic uses a handler that panics before its small answer is complete.
 func TestNoProofAfterPanic(t *testing.T) {
 	b := newPeers(t, "b")
 	w := httptest.NewRecorder()
@@ -109,7 +109,7 @@ func TestClientsAreNoHops(t *testing.T) {
 	}
 }
 
-// TestHopOfOneThatIsOut is probed at once.
+// TestHopOfOneThatIsOut checks that a member that is out is probed at once when a hop from it arrives.
 func TestHopOfOneThatIsOut(t *testing.T) {
 	a := newPeers(t, "a")
 	b := newPeers(t, "b", Member{"a", serve(t, a.Handler(small))})

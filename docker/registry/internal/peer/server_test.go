@@ -22,7 +22,7 @@ func (everybody) Check(context.Context, string) server.Decision {
 	return server.Decision{Verdict: server.Good}
 }
 
-// TestBehindTheServer has the program's own server before a replica's handlers.
+// TestBehindTheServer runs a replica's handlers behind the server of package server.
 func TestBehindTheServer(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
 	file := filepath.Join(t.TempDir(), "blob")
@@ -62,7 +62,7 @@ func TestBehindTheServer(t *testing.T) {
 		}
 		_ = resp.Body.Close()
 	}
-	// What the server answers in place of a handler that failed has no proof.
+	// A response that the server writes for a failed handler has no proof.
 	for _, failure := range []string{"panic", "nothing"} {
 		if _, _, err := get(t, a, "b", "/v2/a/manifests/1?"+failure); resultOf(err) != Untrusted {
 			t.Errorf("%s: %v", failure, err)

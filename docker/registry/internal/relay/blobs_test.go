@@ -35,7 +35,8 @@ func TestOwnerBringsABlob(t *testing.T) {
 	}
 }
 
-// TestGoesOn has members that break off, refuse and are gone: each goes on at the byte where the last one stopped.
+// TestGoesOn uses members that interrupt a transfer, refuse, or are gone. Each continues at the byte where the last one
+// stopped.
 func TestGoesOn(t *testing.T) {
 	r := newReplica(t, "b", "c", "d", "self")
 	r.does["b"] = content(r.blob, 1000)
@@ -54,7 +55,7 @@ func TestGoesOn(t *testing.T) {
 	r.want("broken off", state, err, true, "b, b bytes=1000-, c bytes=1000-, d bytes=1000-")
 }
 
-// TestSelfGoesOn brings what is missing from this replica's own fill when nobody else is left.
+// TestSelfGoesOn checks that this replica's own fill provides the rest if no other member is left.
 func TestSelfGoesOn(t *testing.T) {
 	r := newReplica(t, "b", "self")
 	broken := content(r.blob, 1000)
@@ -83,7 +84,7 @@ func TestSelfGoesOn(t *testing.T) {
 	}
 }
 
-// TestNobodyBegins leaves a blob to this replica's own fills.
+// TestNobodyBegins checks that this replica's own fills serve the blob if no member starts to send it.
 func TestNobodyBegins(t *testing.T) {
 	r := newReplica(t, "b", "c", "d", "e", "self")
 	r.does["c"] = status(http.StatusBadGateway, "UNAVAILABLE")
@@ -99,7 +100,7 @@ func TestNobodyBegins(t *testing.T) {
 	r.want("leaving and out", state, err, true, "d, e")
 }
 
-// TestRefusal passes on what the upstream says, with its age.
+// TestRefusal checks that the upstream's error is passed on, with its age.
 func TestRefusal(t *testing.T) {
 	for _, n := range []int{http.StatusNotFound, http.StatusForbidden, http.StatusTooManyRequests} {
 		r := newReplica(t, "b", "c", "self")
@@ -114,8 +115,8 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// TestSilentUpstream believes a member that finds the upstream silent if this replica finds it out, too, and has looked while it
-// waited.
+// TestSilentUpstream checks that a member's report of a silent upstream is final if this replica, which checks the
+// upstream while it waits, considers it down, too.
 func TestSilentUpstream(t *testing.T) {
 	silent := func(_ context.Context, _ http.Header, c peer.CallOptions) (*http.Response, error) {
 		if !c.UpstreamDown {
@@ -172,7 +173,8 @@ func TestSilentUpstream(t *testing.T) {
 	})
 }
 
-// TestWrongBytes of a member are never whole, and it is not asked for them again.
+// TestWrongBytes checks that wrong bytes from a member are never complete, and that the member is not asked for the
+// blob again.
 func TestWrongBytes(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	bad := bytes.Clone(r.blob)
@@ -196,21 +198,21 @@ func TestWrongBytes(t *testing.T) {
 	}
 }
 
-// restCut answers with a body that breaks off before its first byte.
+// restCut returns a body that ends before its first byte.
 func restCut(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 	header := http.Header{"Content-Range": {"bytes 1000-1048575/1048576"}}
 	body := io.NopCloser(cut{bytes.NewReader(nil)})
 	return &http.Response{StatusCode: http.StatusPartialContent, Header: header, ContentLength: 1<<20 - 1000, Body: body}, nil
 }
 
-// TestFillOfMemberFails ends with what the member says of the rest that it does not send: nobody else is asked, and nobody is
-// blamed. A member that knows nothing of that is given up.
+// TestFillOfMemberFails checks that a member's refusal to send the rest is final: no other member is asked, and none is
+// blamed. An older member that does not know the refusal is given up.
 func TestFillOfMemberFails(t *testing.T) {
 	refuses := func(code string) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 		return status(http.StatusBadGateway, code)
 	}
 	for name, test := range map[string]struct {
-		second, third func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) // answers of b
+		second, third func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) // responses of b
 		err           error
 		asked         string
 	}{
@@ -241,7 +243,7 @@ func TestFillOfMemberFails(t *testing.T) {
 	}
 }
 
-// TestOtherSize has a second member that knows another size.
+// TestOtherSize uses a second member that reports another size.
 func TestOtherSize(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["c"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
@@ -261,7 +263,7 @@ func TestOtherSize(t *testing.T) {
 	r.want("by itself", state, err, true, "b, b bytes=1000-, c bytes=1000-, b!, c!")
 }
 
-// TestTurn has this replica take its turn before the members behind it, unless its own fill has just failed.
+// TestTurn checks that this replica fetches before the members after it are asked, unless its own fill has just failed.
 func TestTurn(t *testing.T) {
 	r := newReplica(t, "b", "self", "c")
 	r.does["b"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
@@ -281,8 +283,8 @@ func TestTurn(t *testing.T) {
 	r.want("the own fill has failed", state, err, true, "b, c")
 }
 
-// TestStatusOfNoAnswer asks the next member after a status that is neither the blob nor a refusal: a client would take it for
-// its answer.
+// TestStatusOfNoAnswer checks that the next member is asked after a status that is neither the blob nor an error, which
+// a client would mistake for the blob.
 func TestStatusOfNoAnswer(t *testing.T) {
 	for _, n := range []int{99, http.StatusSwitchingProtocols, http.StatusCreated, http.StatusNoContent, http.StatusFound, http.StatusNotModified} {
 		r := newReplica(t, "b", "c", "self")
@@ -292,7 +294,8 @@ func TestStatusOfNoAnswer(t *testing.T) {
 	}
 }
 
-// TestEndsEarlyWithoutSize goes on elsewhere when a body of unknown size ends before the size that another member gave.
+// TestEndsEarlyWithoutSize checks that the next member is asked if a body of unknown size ends before the size that
+// another member has reported.
 func TestEndsEarlyWithoutSize(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["c"] = content(r.blob, 1<<20)
@@ -308,7 +311,7 @@ func TestEndsEarlyWithoutSize(t *testing.T) {
 	r.want("ended early", state, err, true, "b, b bytes=1000-, c bytes=1000-")
 }
 
-// TestPartsOfWrongBytes does not ask a member again that brought a part of what is wrong, whoever brought the rest.
+// TestPartsOfWrongBytes checks that no member that sent a part of a wrong blob is asked for it again.
 func TestPartsOfWrongBytes(t *testing.T) {
 	for _, rest := range []string{"c", "self"} {
 		r := newReplica(t, "b", rest, "d")

@@ -11,14 +11,14 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 )
 
-// waits returns a member that does not answer until its request ends, and says that it is silent.
+// waits is a member that does not answer until its request is canceled, and is reported as silent.
 func waits(ctx context.Context, _ http.Header, c peer.CallOptions) (*http.Response, error) {
 	c.Silent()
 	<-ctx.Done()
 	return nil, context.Cause(ctx)
 }
 
-// TestSilentOwner is given up when it stays suspect, and waited for when it answers its probe.
+// TestSilentOwner checks that a silent owner is given up if it stays suspect, and waited for if it answers its probe.
 func TestSilentOwner(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["b"], r.does["c"] = waits, content(r.blob, 1<<20)
@@ -41,7 +41,7 @@ func TestSilentOwner(t *testing.T) {
 	slow.want("slow", state, err, true, "b")
 }
 
-// TestLargeError is not read: nobody counts its memory.
+// TestLargeError checks that a large error is not read, since no memory is reserved for it.
 func TestLargeError(t *testing.T) {
 	r := newReplica(t, "b", "c", "self")
 	r.does["c"] = content(r.blob, 1<<20)

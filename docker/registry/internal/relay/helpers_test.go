@@ -31,16 +31,16 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const patienceOfTests = 10 * time.Second
 
-// members are other replicas that answer as a test says.
+// members are other replicas whose behavior a test sets.
 type members struct {
-	order []string // of every key; "self" is this replica
+	order []string // order of ownership for every key; "self" is this replica
 
 	mu    sync.Mutex
-	asked []string // NAME, or NAME! for what it has stored, with the range
+	asked []string // NAME, or NAME! for stored content, with the range
 	uris  []string
 	state map[string]peer.State
 	leave map[string]bool
-	// does is what a member does, by its name.
+	// does is the behavior of members, by name.
 	does map[string]func(ctx context.Context, header http.Header, c peer.CallOptions) (*http.Response, error)
 }
 
@@ -91,7 +91,7 @@ func (m *members) seen() string {
 	asked := m.asked
 	m.asked = nil
 	if n := len(asked); n > 1 && strings.HasSuffix(asked[n-2], "!") {
-		slices.Sort(asked[n-2:]) // they are asked at the same time
+		slices.Sort(asked[n-2:]) // they are asked concurrently
 	}
 	return strings.Join(asked, ", ")
 }
@@ -100,7 +100,7 @@ func gone(name string) error {
 	return &peer.Error{Result: peer.Unreachable, Member: name, Err: errors.New("gone")}
 }
 
-// cut is a body that breaks off.
+// cut is a body that ends with an error.
 type cut struct{ io.Reader }
 
 func (c cut) Read(b []byte) (int, error) {
@@ -111,7 +111,7 @@ func (c cut) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// content answers with what is asked for of some bytes, of which at most so many come.
+// content returns the requested range of b, and cuts the body after most bytes.
 func content(b []byte, most int) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 	return func(_ context.Context, header http.Header, _ peer.CallOptions) (*http.Response, error) {
 		at, resp := 0, &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, ContentLength: int64(len(b))}
@@ -131,7 +131,7 @@ func content(b []byte, most int) func(context.Context, http.Header, peer.CallOpt
 	}
 }
 
-// status answers with an error.
+// status returns an error response.
 func status(n int, code string) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 	return func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 		body := fmt.Sprintf(`{"errors":[{"code":%q,"message":"m"}]}`, code)
@@ -141,14 +141,14 @@ func status(n int, code string) func(context.Context, http.Header, peer.CallOpti
 	}
 }
 
-// fetcher is what this replica asks itself.
+// fetcher is the Fetcher of this replica's own fills.
 type fetcher func(context.Context, route.Request, *store.Growing) error
 
 func (f fetcher) Fetch(ctx context.Context, q route.Request, g *store.Growing) error {
 	return f(ctx, q, g)
 }
 
-// health is an upstream whose challenge takes a time.
+// health is the health of an upstream whose challenge takes some time.
 type health struct {
 	mu    sync.Mutex
 	takes time.Duration
@@ -179,7 +179,7 @@ type replica struct {
 	t     *testing.T
 	part  *store.Upstream
 	blob  []byte
-	own   int // fetches of this replica
+	own   int // number of fetches by this replica
 	fails error
 }
 
@@ -225,7 +225,7 @@ func (r *replica) request() route.Request {
 	return route.Request{Kind: route.Blob, Upstream: "one.example", Repository: "a", Digest: digest.FromBytes(r.blob)}
 }
 
-// fetch lets a Fetcher bring the blob, and returns how that ended.
+// fetch calls a Fetcher for the blob, and returns the final state and the error.
 func (r *replica) fetch(f fill.Fetcher) (store.State, error) {
 	g := r.part.Grow(r.request().Digest, -1)
 	defer g.Close()
@@ -236,7 +236,7 @@ func (r *replica) fetch(f fill.Fetcher) (store.State, error) {
 	return state, err
 }
 
-// want checks how a fetch ended and who was asked.
+// want checks how a fetch ended and which members were asked.
 func (r *replica) want(what string, state store.State, err error, whole bool, asked string) {
 	r.t.Helper()
 	if got := r.seen(); got != asked || whole != (state == store.Complete && err == nil) {

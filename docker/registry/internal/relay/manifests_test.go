@@ -22,7 +22,7 @@ var (
 	byDigest = route.Request{Kind: route.Manifest, Upstream: "one.example", Repository: "a", Digest: digest.FromString("stored")}
 )
 
-// says answers with a manifest of an age.
+// says returns a manifest with an age.
 func says(body string, age time.Duration, stale bool) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 	return func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
 		resp, err := content([]byte(body), len(body))(ctx, h, c)
@@ -68,7 +68,8 @@ type getter func() (*manifest.Answer, error)
 
 func (a getter) Get(context.Context, route.Request, string) (*manifest.Answer, error) { return a() }
 
-// TestAskStored asks for digests before the upstream, and for tags when that fails.
+// TestAskStored checks that stored content is requested before the upstream for digests, and after a failure of the
+// upstream for tags.
 func TestAskStored(t *testing.T) {
 	r := newReplica(t, "self", "b", "c", "d")
 	r.does["c"] = says("stored", time.Minute, false)
@@ -103,7 +104,8 @@ func TestAskStored(t *testing.T) {
 	}
 }
 
-// TestWrongManifest of a member is none, and it is not asked for it again.
+// TestWrongManifest checks that a wrong manifest from a member is ignored, and that the member is not asked for it
+// again.
 func TestWrongManifest(t *testing.T) {
 	right := byDigest
 	right.Digest = digest.FromString("right")

@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 )
 
-// get has a client ask this replica's own handler.
+// get sends a client request to this replica's own handler.
 func (r *replica) get() (status int, body []byte) {
 	w := httptest.NewRecorder()
 	func() {
@@ -29,7 +29,7 @@ func (r *replica) get() (status int, body []byte) {
 	return w.Code, w.Body.Bytes()
 }
 
-// TestStoredElsewhere asks others before the upstream.
+// TestStoredElsewhere checks that other replicas are asked before the upstream.
 func TestStoredElsewhere(t *testing.T) {
 	none := status(http.StatusNotFound, "BLOB_UNKNOWN")
 	for name, test := range map[string]struct {
@@ -54,14 +54,14 @@ func TestStoredElsewhere(t *testing.T) {
 			if took := time.Since(begun); took > 5*storedPatience {
 				t.Errorf("after %v", took)
 			}
-			if seen := r.seen(); seen != "b!, c!" && seen != "c!" { // whoever is first ends the other
+			if seen := r.seen(); seen != "b!, c!" && seen != "c!" { // the first response cancels the other request
 				t.Errorf("asked %s", seen)
 			}
 		})
 	}
 }
 
-// TestStoredBreaksOff goes on with the upstream.
+// TestStoredBreaksOff checks that the upstream provides the rest of an interrupted transfer.
 func TestStoredBreaksOff(t *testing.T) {
 	r := newReplica(t, "self", "b")
 	r.does["b"] = content(r.blob, 1000)
@@ -70,7 +70,8 @@ func TestStoredBreaksOff(t *testing.T) {
 	}
 }
 
-// TestStoredStops goes on with the upstream when a member that lives does not send on, as one whose disk hangs.
+// TestStoredStops checks that the upstream provides the rest if a member is alive, but stops sending, for example
+// because its disk hangs.
 func TestStoredStops(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes some seconds")
@@ -89,7 +90,7 @@ func TestStoredStops(t *testing.T) {
 	}
 }
 
-// hangs is a body of which nothing comes until its request ends.
+// hangs is a body that blocks until its request is canceled.
 type hangs struct{ ctx context.Context }
 
 func (h hangs) Read([]byte) (int, error) {
@@ -101,13 +102,13 @@ func (h hangs) Read([]byte) (int, error) {
 	}
 }
 
-// TestStoredIsWrong cuts the client that has got wrong bytes, and serves the next one.
+// TestStoredIsWrong checks that a client that has received wrong bytes is cut, and the next one is served.
 func TestStoredIsWrong(t *testing.T) {
 	r := newReplica(t, "self", "b")
 	bad := bytes.Clone(r.blob)
 	bad[1000] ^= 1
 	r.does["b"] = content(bad, 1<<20)
-	// It is cut, or has got nothing yet and waits for the next.
+	// The client is cut, or has received nothing yet and gets the next fill.
 	if code, body := r.get(); len(body) >= len(r.blob) && !bytes.Equal(body, r.blob) {
 		t.Errorf("%d, %d bytes", code, len(body))
 	}

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// The expressions of the OCI distribution specification 1.1.
+// Regular expressions of the OCI distribution specification 1.1.
 var (
 	repositoryExpression = regexp.MustCompile(`\A[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(\/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*\z`)
 	tagExpression        = regexp.MustCompile(`\A[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\z`)
 )
 
-// FuzzGrammar checks that the scanners accept what the specification's expressions match, and nothing else.
+// FuzzGrammar checks that the scanners accept exactly what the specification's expressions match.
 func FuzzGrammar(f *testing.F) {
 	for _, seed := range []string{
 		"a", "a/b", "a--b/c.d_e__f", "", "/", "a/", "/a", "a//b", "a.", ".a", "a..b", "a___b", "a_.b", "A", "_", "é", "a\n", "v1.0-B_",

@@ -83,7 +83,7 @@ func repeat(r Range, n int) []Range {
 	return list
 }
 
-// served returns what http.ServeContent answers to a header that was cleaned, with the parts of a multipart answer joined.
+// served returns the response of http.ServeContent after CleanRange. It joins the parts of a multipart body.
 func served(t *testing.T, header string, content []byte) (status int, contentRange string, body []byte) {
 	t.Helper()
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
@@ -127,7 +127,7 @@ func TestServeContentAfterCleanRange(t *testing.T) {
 	} {
 		status, contentRange, body := served(t, header, content)
 		if status == 416 {
-			body = nil // text for people
+			body = nil // an error message
 		}
 		if got := fmt.Sprintf("%d %s %s", status, contentRange, body); got != want {
 			t.Errorf("%s: got %q, want %q", header, got, want)
@@ -135,7 +135,8 @@ func TestServeContentAfterCleanRange(t *testing.T) {
 	}
 }
 
-// FuzzRanges checks that ranges are inside of the content and never more than it, and http.ServeContent serves exactly them.
+// FuzzRanges checks that ranges are within the content, that their total does not exceed its size, and that
+// http.ServeContent serves exactly these.
 func FuzzRanges(f *testing.F) {
 	for _, header := range []string{"bytes=0-9,20-29", "bytes=-5", "bytes=5-", "bytes=9-1", "bytes=,", "x=1-2", "bytes=18446744073709551616-"} {
 		f.Add(header, uint16(100))

@@ -55,13 +55,13 @@ func TestServed(t *testing.T) {
 		"/v2/r/tags/list?n=0&next_page=a%3D": {Kind: Tags, Repository: "r", Query: "n=0&next_page=a%3D"},
 		"/v2/r/tags/list?ns=a.example&n=1":   {Kind: Tags, Repository: "r", Query: "n=1"},
 		"/v2/r/tags/list?":                   {Kind: Tags, Repository: "r"},
-		// A repository's components may be named as endpoints are.
+		// Components of a repository may have the names of endpoints.
 		"/v2/manifests/blobs/manifests/tags": {Kind: Manifest, Repository: "manifests/blobs", Tag: "tags"},
 		"/v2/r/tags/list/manifests/list":     {Kind: Manifest, Repository: "r/tags/list", Tag: "list"},
 		"/v2/r/manifests/tags/list":          {Kind: Tags, Repository: "r/manifests"},
 		"/v2/a.b_c__d-e--f0/tags/list":       {Kind: Tags, Repository: "a.b_c__d-e--f0"},
 		"/v2/" + long + "/tags/list":         {Kind: Tags, Repository: long},
-		// containerd names the registry of the image reference.
+		// containerd sends the registry of the image reference.
 		"/v2/r/tags/list?ns=b.example:5000":      {Kind: Tags, Upstream: "b.example:5000", Repository: "r"},
 		"/v2/r/tags/list?ns=b.example%3A5000":    {Kind: Tags, Upstream: "b.example:5000", Repository: "r"},
 		"/v2/r/tags/list?ns=B.Example:5000":      {Kind: Tags, Upstream: "b.example:5000", Repository: "r"},
@@ -191,13 +191,14 @@ func TestNoUpstreamIsCalledByNothing(t *testing.T) {
 	}
 }
 
-// FuzzParse checks that a canonical URI means the request that it was made of, and no two requests share a key.
+// FuzzParse checks that parsing a canonical URI returns the original request, and that different requests have
+// different keys.
 func FuzzParse(f *testing.F) {
 	for _, seed := range [][2]string{
 		{"/v2/r/blobs/sha256%3A" + hex256, "ns=a.example"}, {"/v2/r/manifests/latest", "ns=docker.io"},
 		{"/v2/r/tags/list", "n=1&last=a%26b&ns=a.example"}, {"/v2/r/referrers/" + sha256.String(), "artifactType=x"},
 		{"/v2/", ""}, {"/v2/_catalog", ""}, {"/v2/r/manifests/%2e%2e", "ns=%zz"}, {"//v2//", ";"},
-		{"/v2/r/referrers/" + sha256.String(), strings.Repeat("\xa0", queryLimit)}, // which is three times as long when it is escaped
+		{"/v2/r/referrers/" + sha256.String(), strings.Repeat("\xa0", queryLimit)}, // three times as long when escaped
 	} {
 		f.Add(seed[0], seed[1], seed[0], "")
 	}

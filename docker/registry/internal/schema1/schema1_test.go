@@ -3,13 +3,13 @@
 package schema1
 
 import (
-	_ "crypto/sha512" // an algorithm of digests
+	_ "crypto/sha512" // registers a digest algorithm
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 )
 
-// The signature says that {"a":1 and then } was signed.
+// The signature covers {"a":1 followed by }.
 const (
 	payload  = `{"a":1}`
 	manifest = `{"a":1,"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOjYsImZvcm1hdFRhaWwiOiJmUSJ9"}]}`
@@ -40,7 +40,7 @@ func TestHasDigest(t *testing.T) {
 	}
 }
 
-// FuzzSigned checks that whatever an upstream signs, what was signed is a beginning of it and a tail.
+// FuzzSigned checks that the signed part is always a prefix of the content followed by a tail.
 func FuzzSigned(f *testing.F) {
 	f.Add([]byte(manifest))
 	f.Add([]byte(`{"signatures":[{"protected":"eyJmb3JtYXRMZW5ndGgiOi0xfQ"}]}`))
