@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// serial returns the serial number of the certificate that a client gets.
+// serial returns the serial number of the current certificate.
 func serial(t *testing.T, c *Certificate) int64 {
 	t.Helper()
 	got, err := c.GetCertificate(nil)
@@ -53,7 +53,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 			t.Fatal(err)
 		}
 		write(t, to, content)
-		// Two versions within one tick of the clock.
+		// Two versions with the same modification time.
 		if err := os.Chtimes(to, stat.ModTime(), stat.ModTime()); err != nil {
 			t.Fatal(err)
 		}
@@ -97,7 +97,7 @@ func TestBrokenCertificateIsNotLoaded(t *testing.T) {
 	}
 }
 
-// TestCertificateConcurrently runs many handshakes during a change, for the race detector.
+// TestCertificateConcurrently runs many handshakes during a reload, for the race detector.
 func TestCertificateConcurrently(t *testing.T) {
 	dir := t.TempDir()
 	crt, key, _ := pair(t, dir, 1)
@@ -123,7 +123,7 @@ func TestCertificateConcurrently(t *testing.T) {
 	wait.Wait()
 }
 
-// TestReloadCutsNothing checks that a transfer that began with the old certificate goes on.
+// TestReloadCutsNothing checks that a transfer that started with the old certificate continues.
 func TestReloadCutsNothing(t *testing.T) {
 	dir := t.TempDir()
 	crt, key, _ := pair(t, dir, 1)

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// helloBytes returns what a TLS client sends first.
+// helloBytes returns the first bytes of a TLS client.
 func helloBytes(t *testing.T) []byte {
 	t.Helper()
 	client, server := net.Pipe()
@@ -56,7 +56,7 @@ func TestPlainPortAnswersTLSHello(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			// As containerd does, by way of crypto/tls: judge by the first five bytes.
+			// Like crypto/tls, and therefore containerd, check the first five bytes.
 			first := make([]byte, 5)
 			if _, err := io.ReadFull(c, first); err != nil || string(first) != "HTTP/" {
 				t.Fatalf("got %q, %v", first, err)
@@ -78,8 +78,8 @@ func TestPlainPortAnswersTLSHello(t *testing.T) {
 	}
 }
 
-// TestHTTPSClientOnPlainPort checks that a Go client of HTTPS, as containerd is one, learns at once that the port speaks plain
-// HTTP.
+// TestHTTPSClientOnPlainPort checks that Go's HTTPS client, which containerd uses, detects immediately that the port
+// speaks plain HTTP.
 func TestHTTPSClientOnPlainPort(t *testing.T) {
 	r := start(t, nil)
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{}}
@@ -115,8 +115,8 @@ func TestHeaderLimits(t *testing.T) {
 	}
 }
 
-// TestHeaderLinesAreCountedByRequest checks that the lines of one request do not count to the next of its connection, whether it
-// is sent ahead or not.
+// TestHeaderLinesAreCountedByRequest checks that the header lines of a request do not count towards the next one of the
+// connection, with and without pipelining.
 func TestHeaderLinesAreCountedByRequest(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()
@@ -150,7 +150,7 @@ func TestIdleConnectionIsClosed(t *testing.T) {
 	closes(t, c)
 }
 
-// endless sends until its client has gone, and tells.
+// endless sends until the client disconnects, and then sends the error to gone.
 func endless(gone chan<- error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		b := make([]byte, 1<<20)
@@ -177,7 +177,7 @@ func TestReaderThatTakesNothingIsCut(t *testing.T) {
 	}
 }
 
-// file makes a handler of a file of size bytes.
+// file returns a handler that serves a file of the given size.
 func file(t *testing.T, size int64) http.Handler {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "content")
@@ -194,10 +194,10 @@ func file(t *testing.T, size int64) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.ServeFile(w, r, path) })
 }
 
-// TestSlowReaderFinishes checks that a slow reader that goes on is served for longer than the send timeout, by sendfile too.
+// TestSlowReaderFinishes checks that a slow client is served for longer than the send timeout, also with sendfile.
 func TestSlowReaderFinishes(t *testing.T) {
 	const size = 8 << 20
-	// At the pace below, the client is one of the slow.
+	// At the rate below, the client counts as slow.
 	timeout := 1200 * time.Millisecond
 	r := start(t, func(o *Options) {
 		o.Limits.SendTimeout = timeout
@@ -219,15 +219,15 @@ func TestSlowReaderFinishes(t *testing.T) {
 		if err != nil {
 			break
 		}
-		time.Sleep(timeout / 20) // the pace of the client, not a wait
+		time.Sleep(timeout / 20) // the rate of the client, not a wait
 	}
 	if got != size || time.Since(begin) < timeout*3/2 {
 		t.Errorf("got %d of %d bytes in %v", got, size, time.Since(begin))
 	}
 }
 
-// TestClientSlowsDown checks that a client that slows down is served on while the kernel has no room for more, and cut once it
-// takes nothing.
+// TestClientSlowsDown checks that a client that slows down is still served while the kernel's buffer is full, and cut
+// when it stops receiving.
 func TestClientSlowsDown(t *testing.T) {
 	const size = 5 << 20
 	name := filepath.Join(t.TempDir(), "content")
@@ -264,7 +264,7 @@ func TestClientSlowsDown(t *testing.T) {
 					if n == 0 || err != nil {
 						t.Fatal(n, err)
 					}
-					time.Sleep(60 * time.Millisecond) // its pace
+					time.Sleep(60 * time.Millisecond) // rate of the client
 				}
 				n, err := <-sent, <-failed
 				if goesOn && (n != size || err != nil) || !goesOn && (n == size || !errors.Is(err, os.ErrDeadlineExceeded)) {
@@ -275,7 +275,7 @@ func TestClientSlowsDown(t *testing.T) {
 	}
 }
 
-// taker is a connection that notes what it is asked to read from.
+// taker is a connection that records the readers passed to ReadFrom.
 type taker struct {
 	net.Conn
 	sources []io.Reader
@@ -307,23 +307,24 @@ func TestFilesAreSentByTheKernel(t *testing.T) {
 		t.Fatalf("got %d, %v, %d left, %d reads", n, err, limited.N, len(to.sources))
 	}
 	for _, source := range to.sources {
-		// net.TCPConn uses sendfile for exactly this.
+		// net.TCPConn uses sendfile exactly in this case.
 		if l, ok := source.(*io.LimitedReader); !ok || l.R != io.Reader(f) {
 			t.Errorf("got %T", source)
 		}
 	}
-	// To the end of the file, without a limit.
+	// Without a limit, up to the end of the file.
 	if n, err = (&timedConn{Conn: to, sender: sendLimiter{largeAnswers: new(largeAnswers)}}).ReadFrom(f); n != 10 || err != nil {
 		t.Errorf("got %d, %v", n, err)
 	}
-	// What is no file does not reach the connection's ReadFrom, which would allocate a buffer for each chunk.
+	// Content that is not a file is not passed to the connection's ReadFrom, which would allocate a buffer for each
+	// chunk.
 	before := len(to.sources)
 	if n, err = (&timedConn{Conn: to, sender: sendLimiter{largeAnswers: new(largeAnswers)}}).ReadFrom(strings.NewReader("text")); n != 4 || err != nil || len(to.sources) != before {
 		t.Errorf("got %d, %v", n, err)
 	}
 }
 
-// TestExplicitDeadlineIsKept checks that a deadline that somebody sets is not moved by a write.
+// TestExplicitDeadlineIsKept checks that a deadline set by a caller is not moved by a write.
 func TestExplicitDeadlineIsKept(t *testing.T) {
 	client, server := net.Pipe()
 	defer client.Close()
@@ -381,7 +382,8 @@ func TestHeaderScan(t *testing.T) {
 	}
 }
 
-// TestSlowBodies checks that 1,000 senders of slow bodies without a credential cost little, and the probes answer meanwhile.
+// TestSlowBodies checks that 1,000 clients without a credential that send bodies slowly use little memory, and do not
+// affect the probes.
 func TestSlowBodies(t *testing.T) {
 	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = 256 })
 	var before, after runtime.MemStats
@@ -404,12 +406,12 @@ func TestSlowBodies(t *testing.T) {
 		t.Errorf("got %d", response.StatusCode)
 	}
 	waited := time.Since(begin)
-	// Those that were answered make room.
+	// Answered connections make room.
 	if n := r.events.of(ConnectionRefused); n > 0 {
 		t.Errorf("%d connections were refused", n)
 	}
 	runtime.ReadMemStats(&after)
-	// What is in use in the test's process, its clients included.
+	// Memory in use by the test process, including the clients.
 	cost := int64(after.HeapInuse+after.StackInuse) - int64(before.HeapInuse+before.StackInuse)
 	t.Logf("%d senders: %d KiB, probe in %v", senders, cost>>10, waited)
 	if cost > 32<<20 || waited > time.Second {

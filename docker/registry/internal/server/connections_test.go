@@ -13,7 +13,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// fake returns a connection whose other end notices when it is cut.
+// fake returns a connection, and a function that reports whether it was closed.
 func fake(t *testing.T) (*conn, func() bool) {
 	t.Helper()
 	near, far := net.Pipe()
@@ -26,7 +26,7 @@ func fake(t *testing.T) (*conn, func() bool) {
 	}
 }
 
-// later makes connections think that it is later.
+// later advances the clock of connections.
 func later(cs *connections, by time.Duration) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
@@ -45,7 +45,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 			t.Fatal("no room")
 		}
 	}
-	// A request makes one the youngest.
+	// A request makes its connection the youngest.
 	later(cs, requestGrace)
 	cs.busy(one)
 	cs.idle(one)
@@ -56,7 +56,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 	if open, unknown := cs.count(); open != 4 || unknown != 3 {
 		t.Errorf("%d open, %d unknown", open, unknown)
 	}
-	// What was dropped stays out of the count whatever else is said of it.
+	// Later events of a dropped connection do not change the count.
 	cs.busy(two)
 	cs.idle(two)
 	cs.authenticated(two)
@@ -70,7 +70,7 @@ func TestOldestIdleConnectionIsDropped(t *testing.T) {
 	}
 }
 
-// accepted returns the server's end of a new connection, and the client's.
+// accepted returns the server's and the client's end of a new connection.
 func accepted(t *testing.T) (*conn, net.Conn) {
 	t.Helper()
 	server, client := connected(t)
@@ -84,8 +84,8 @@ func isCut(c net.Conn) bool {
 	return err != nil && !os.IsTimeout(err)
 }
 
-// TestUnreadRequestKeepsItsConnection checks that a burst of connections does not drop one whose request the program has not read
-// yet.
+// TestUnreadRequestKeepsItsConnection checks that a burst of connections does not drop a connection whose request the
+// program has not read yet.
 func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	const limit = 4
 	var e events
@@ -112,7 +112,7 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	if _, unknown := cs.count(); unknown > limit {
 		t.Errorf("%d connections without a credential", unknown)
 	}
-	// All have unread bytes: the limit holds nevertheless.
+	// The limit holds even if all connections have unread bytes.
 	for range 5 * limit {
 		c, other := accepted(t)
 		send(t, other, get)
@@ -124,7 +124,8 @@ func TestUnreadRequestKeepsItsConnection(t *testing.T) {
 	}
 }
 
-// TestYoungConnectionKeepsItsPlace checks that a young connection keeps its place while there is room for as many again.
+// TestYoungConnectionKeepsItsPlace checks that a young connection keeps its place as long as there are fewer
+// connections than twice the limit.
 func TestYoungConnectionKeepsItsPlace(t *testing.T) {
 	const limit = 4
 	cs := newConnections(limit, func(Event) {})
@@ -149,7 +150,8 @@ func TestYoungConnectionKeepsItsPlace(t *testing.T) {
 	}
 }
 
-// TestWholeHeaderIsBusy checks that a request that was read makes its connection busy before net/http has understood it.
+// TestWholeHeaderIsBusy checks that a connection becomes busy when a request has been read, before net/http has parsed
+// it.
 func TestWholeHeaderIsBusy(t *testing.T) {
 	for text, want := range map[string]bool{
 		get: true, "GET / HTTP/1.1\r\n": false, "GET": false, "\r\n": false, "\r\n\r\n": false, get + "G": false, get + get: true,
@@ -239,16 +241,17 @@ func TestWaitForConnections(t *testing.T) {
 	}
 }
 
-// TestHoldersOfConnections checks that holders of connections without a credential are no obstacle for one who speaks at once.
+// TestHoldersOfConnections checks that idle connections without a credential do not block a client that sends a request
+// immediately.
 func TestHoldersOfConnections(t *testing.T) {
 	const limit = 8
 	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = limit })
-	// One that has shown a credential stays.
+	// A connection with a valid credential stays.
 	known := r.dial()
 	reader := bufio.NewReader(known)
 	send(t, known, get)
 	answer(t, reader, "GET")
-	// One that has got a 401 is idle.
+	// A connection that has received a 401 is idle.
 	refused := r.dial()
 	send(t, refused, request("GET", "/v2/"))
 	answer(t, bufio.NewReader(refused), "GET")

@@ -155,7 +155,8 @@ func TestBodiesAreNotRead(t *testing.T) {
 	}
 }
 
-// TestAnswerArrivesDuringBody checks that a client that sends its whole body first still gets the answer, not a reset.
+// TestAnswerArrivesDuringBody checks that a client that sends its whole body first receives the response, and not a
+// reset.
 func TestAnswerArrivesDuringBody(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()
@@ -165,7 +166,7 @@ func TestAnswerArrivesDuringBody(t *testing.T) {
 	}
 }
 
-// TestBodyAfterAnswer checks that the lines of a body that comes after the answer are no header, so there is no second answer.
+// TestBodyAfterAnswer checks that a body that arrives after the response is not parsed as a request.
 func TestBodyAfterAnswer(t *testing.T) {
 	r := start(t, nil)
 	c := r.dial()

@@ -24,10 +24,10 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long a test waits for what must happen.
+// patience is how long a test waits for an expected event.
 const patience = 10 * time.Second
 
-// words is a Checker that knows what to say to each Authorization header.
+// words is a Checker with a fixed Decision for each Authorization header.
 type words map[string]Decision
 
 func (w words) Check(_ context.Context, authorization string) Decision { return w[authorization] }
@@ -37,7 +37,7 @@ var hello = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "hello")
 })
 
-// events counts.
+// events counts events.
 type events struct {
 	mu   sync.Mutex
 	seen map[Event]int
@@ -69,7 +69,7 @@ type running struct {
 	done    chan error
 }
 
-// start runs a server for clients on a free port until the test ends. change sets what is not the default.
+// start runs a client server on a free port until the test ends. change modifies the options.
 func start(t *testing.T, change func(*Options)) *running {
 	t.Helper()
 	r := &running{t: t, events: &events{}, log: &testutil.LogBuffer{}, done: make(chan error, 1)}
@@ -124,7 +124,7 @@ func (r *running) ended() error {
 	}
 }
 
-// dial opens a connection that fails the test rather than to wait for ever.
+// dial opens a connection with a deadline.
 func (r *running) dial() net.Conn {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.address)
@@ -144,7 +144,7 @@ func send(t *testing.T, c io.Writer, text string) {
 	}
 }
 
-// answer reads one answer with its body.
+// answer reads one response and its body.
 func answer(t *testing.T, from *bufio.Reader, method string) (*http.Response, string) {
 	t.Helper()
 	response, err := http.ReadResponse(from, &http.Request{Method: method})
@@ -159,7 +159,7 @@ func answer(t *testing.T, from *bufio.Reader, method string) (*http.Response, st
 	return response, string(body)
 }
 
-// ask sends a request on a connection of its own. headers are lines without line feeds.
+// ask sends a request on a new connection. headers are lines without line breaks.
 func (r *running) ask(method, path string, headers ...string) (*http.Response, string) {
 	r.t.Helper()
 	c := r.dial()
@@ -173,10 +173,10 @@ func request(method, path string, headers ...string) string {
 	return strings.Join(lines, "\r\n") + "\r\n\r\n"
 }
 
-// get is a request with a good credential.
+// get is a request with a valid credential.
 var get = request("GET", "/v2/", "Authorization: Basic good")
 
-// closes reports an error unless the server ends a connection.
+// closes fails the test unless the server closes the connection.
 func closes(t *testing.T, c io.Reader) {
 	t.Helper()
 	if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
@@ -184,7 +184,7 @@ func closes(t *testing.T, c io.Reader) {
 	}
 }
 
-// pair writes a certificate for 127.0.0.1 with a serial number, and its key.
+// pair writes a certificate for 127.0.0.1 with the given serial number, and its key.
 func pair(t *testing.T, dir string, serial int64) (certificate, key string, root []byte) {
 	t.Helper()
 	root, private := testutil.Certificate(t, serial)

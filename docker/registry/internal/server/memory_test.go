@@ -10,7 +10,7 @@ import (
 	"testing/fstest"
 )
 
-// files makes a file system.
+// files returns a file system with the given content.
 func files(content map[string]string) fstest.MapFS {
 	system := fstest.MapFS{}
 	for name, text := range content {

@@ -13,7 +13,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestPeers passes everything on but what no replica sends, and takes nobody's word for being one.
+// TestPeers checks that requests are passed on, except those that no replica sends, and that connections do not count
+// as authenticated by themselves.
 func TestPeers(t *testing.T) {
 	limits := Limits{HeaderBytes: 32 << 10, HeaderTimeout: patience, IdleTimeout: time.Minute, SendTimeout: patience, UnauthenticatedConnections: 1}
 	s := NewPeers(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

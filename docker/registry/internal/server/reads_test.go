@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// countedConn counts what costs a system call or a timer.
+// countedConn counts operations that cost a system call or a timer.
 type countedConn struct {
 	net.Conn
 	counts *connCounts
@@ -52,7 +52,7 @@ func (l countedListener) Accept() (net.Conn, error) {
 	return countedConn{c, l.counts}, err
 }
 
-// serveCounted runs a server with a handler on connections that are counted, and returns a client of it.
+// serveCounted runs a server on counted connections, and returns a client connection and its server side.
 func serveCounted(t *testing.T, handler http.Handler) (net.Conn, *connCounts) {
 	t.Helper()
 	s, err := New(Options{
@@ -81,7 +81,7 @@ func serveCounted(t *testing.T, handler http.Handler) (net.Conn, *connCounts) {
 	return c, counts
 }
 
-// TestRequestsAreCheap checks that a request that nobody waits in takes one read, and no timer.
+// TestRequestsAreCheap checks that a request whose handler does not wait for its context takes one read and no timer.
 func TestRequestsAreCheap(t *testing.T) {
 	c, counts := serveCounted(t, hello)
 	answers := bufio.NewReader(c)
@@ -100,15 +100,15 @@ func TestRequestsAreCheap(t *testing.T) {
 	}
 }
 
-// TestOneByteOfHeaders checks that what comes between requests is read at once, however little there is room for: net/http's
-// buffer has 4 KiB.
+// TestOneByteOfHeaders checks that bytes between requests are read at once, even if net/http's buffer of 4 KiB has room
+// for only one byte.
 func TestOneByteOfHeaders(t *testing.T) {
 	c, _ := serveCounted(t, hello)
 	answers := bufio.NewReader(c)
 	for number := range 3 {
 		whole := request("GET", "/v2/"+strings.Repeat("x", 5000))
 		send(t, c, whole[:4095])
-		time.Sleep(50 * time.Millisecond) // it arrives by itself
+		time.Sleep(50 * time.Millisecond) // makes it arrive separately
 		send(t, c, whole[4095:])
 		if response, _ := answer(t, answers, "GET"); response.StatusCode != 200 {
 			t.Fatalf("request %d: got %d", number, response.StatusCode)
@@ -116,7 +116,7 @@ func TestOneByteOfHeaders(t *testing.T) {
 	}
 }
 
-// TestWaitingNoticesTheClient checks that each way to wait for the end of a request's context notices a client that leaves.
+// TestWaitingNoticesTheClient checks that every way to wait for a request's context detects a client that disconnects.
 func TestWaitingNoticesTheClient(t *testing.T) {
 	for name, wait := range map[string]func(context.Context) error{
 		"done": func(ctx context.Context) error {
@@ -145,7 +145,7 @@ func TestWaitingNoticesTheClient(t *testing.T) {
 				close(entered)
 				left <- wait(r.Context())
 			}))
-			// One before it that nobody waits in.
+			// First, a request without waiting.
 			send(t, c, request("GET", "/v2/"))
 			_, _ = answer(t, bufio.NewReader(c), "GET")
 			send(t, c, request("GET", "/v2/wait"))
@@ -163,11 +163,11 @@ func TestWaitingNoticesTheClient(t *testing.T) {
 	}
 }
 
-// TestReadDeadline checks that the deadline that counts is the last, whatever the connection's own is.
+// TestReadDeadline checks that the last deadline applies, whatever the deadline of the TCP connection is.
 func TestReadDeadline(t *testing.T) {
 	const short, long = 250 * time.Millisecond, time.Hour
 	for name, test := range map[string]struct {
-		before, during time.Duration // 0: none
+		before, during time.Duration // 0 means none
 		ends           bool
 	}{
 		"none":                {0, 0, false},
@@ -200,7 +200,7 @@ func TestReadDeadline(t *testing.T) {
 				_, err := w.Read(make([]byte, 10))
 				read <- err
 			}()
-			time.Sleep(short / 50) // mostly it waits by then
+			time.Sleep(short / 50) // the read is usually waiting by then
 			if test.during != test.before {
 				set(test.during)
 			}
@@ -220,7 +220,7 @@ func TestReadDeadline(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			// What comes after is not bound by what was.
+			// Earlier deadlines do not affect later reads.
 			set(0)
 			go func() { _, _ = io.WriteString(client, "y") }()
 			if n, err := w.Read(make([]byte, 10)); n != 1 || err != nil {

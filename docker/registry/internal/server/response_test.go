@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// reader is a ResponseWriter that can read, as that of net/http.
+// reader is a ResponseWriter with ReadFrom, like that of net/http.
 type reader struct {
 	*httptest.ResponseRecorder
 	source io.Reader

@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// held makes a handler that answers half of its body, says so, and the rest when it is let go.
+// held returns a handler that sends half of its body, closes begun, and sends the rest after release is closed.
 func held() (handler http.Handler, begun chan struct{}, release chan struct{}) {
 	begun, release = make(chan struct{}, 10), make(chan struct{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -58,7 +58,7 @@ func TestDrainLetsTransfersEnd(t *testing.T) {
 		}
 		return err != nil
 	})
-	// A client with an open connection is told, not cut.
+	// A client with an open connection gets "Connection: close".
 	send(t, idle, request("GET", "/ready"))
 	if response, _ := answer(t, idleReader, "GET"); response.StatusCode != 503 || !response.Close {
 		t.Errorf("got %d, %v", response.StatusCode, response.Header)
@@ -98,7 +98,7 @@ func TestDrainCutsWhatIsLeft(t *testing.T) {
 			if _, err := c.Read(make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			// The client takes no more: the handler waits in a write.
+			// The client receives nothing more, so that the handler blocks in a write.
 			begin := time.Now()
 			r.stop()
 			if err := r.ended(); err != nil {
@@ -203,10 +203,10 @@ func TestRemote(t *testing.T) {
 	if Remote(t.Context()) != nil {
 		t.Error("an address from nowhere")
 	}
-	Authenticated(t.Context()) // of no connection: nothing happens
+	Authenticated(t.Context()) // has no effect without a connection
 }
 
-// certificate returns a pair for tests.
+// certificate returns a Certificate for tests.
 func certificate(t *testing.T) *Certificate {
 	t.Helper()
 	crt, key, _ := pair(t, t.TempDir(), 1)
@@ -273,7 +273,7 @@ func TestSlowHandshakeIsCut(t *testing.T) {
 	closes(t, c)
 }
 
-// TestTransferOutlivesHandshakeTimeout checks that the deadline of the handshake does not end what comes after it.
+// TestTransferOutlivesHandshakeTimeout checks that the deadline of the handshake does not affect later transfers.
 func TestTransferOutlivesHandshakeTimeout(t *testing.T) {
 	handler, begun, release := held()
 	r := start(t, func(o *Options) {

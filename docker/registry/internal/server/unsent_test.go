@@ -16,7 +16,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestPace is fast after a chunk that was taken quickly, and slow after one that was not.
+// TestPace checks that a client is fast after a chunk that it received quickly, and slow after one that it did not.
 func TestPace(t *testing.T) {
 	var p sendRate
 	for i, step := range []struct {
@@ -38,7 +38,7 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// TestCrowdLimit gives few clients no limit, and more of them a part each of what all may have.
+// TestCrowdLimit checks that few clients have no limit, and more clients share the total.
 func TestCrowdLimit(t *testing.T) {
 	for size, want := range map[int64]int{
 		0: 0, 1: 0, 8: 0, 9: 1 << 20, 16: 1 << 20, 17: 512 << 10, 64: 256 << 10, 65: 128 << 10, 10000: 128 << 10,
@@ -51,7 +51,8 @@ func TestCrowdLimit(t *testing.T) {
 	}
 }
 
-// TestSenderInCrowd counts a large answer from its beginning to its end, and tells the kernel each new limit.
+// TestSenderInCrowd checks that a large response is counted from its beginning to its end, and that the kernel gets
+// each new limit.
 func TestSenderInCrowd(t *testing.T) {
 	c, _ := connected(t)
 	var all largeAnswers
@@ -94,7 +95,7 @@ func TestSenderInCrowd(t *testing.T) {
 	expect("with very many others", 1001, unsentLeast, unsentLeast*3/2)
 }
 
-// TestBuffer is as large as it was told, until it may grow again.
+// TestBuffer checks that the send buffer has the given size until the limit is removed.
 func TestBuffer(t *testing.T) {
 	c, _ := connected(t)
 	if option(t, c, unix.SOL_SOCKET, unix.SO_BUF_LOCK) < 0 {
@@ -113,7 +114,7 @@ func TestBuffer(t *testing.T) {
 	}
 }
 
-// TestCrowdEnds counts no answer that has ended, on connections that stay open and on those that do not.
+// TestCrowdEnds checks that finished responses are not counted, whether or not the connection stays open.
 func TestCrowdEnds(t *testing.T) {
 	r := start(t, func(o *Options) {
 		o.Handler = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -139,7 +140,8 @@ func TestCrowdEnds(t *testing.T) {
 	}
 }
 
-// TestSlowReader does not fill the kernel's memory, however the bytes are written, and a fast one is sent as much as it takes.
+// TestSlowReader checks that a slow client does not fill the kernel's memory, however the bytes are written, and that a
+// fast client is not limited.
 func TestSlowReader(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(name, make([]byte, 32<<20), 0o600); err != nil {
@@ -174,7 +176,7 @@ func TestSlowReader(t *testing.T) {
 			last = held
 			time.Sleep(50 * time.Millisecond)
 		}
-		// What the client's kernel has promised to take is on its way.
+		// Bytes within the client's receive window are on the way.
 		if last > 2*unsent {
 			t.Errorf("%s: %d KiB wait for a client that reads nothing", what, last>>10)
 		}
@@ -187,7 +189,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-// TestIdleTimeIsNotSlow finds a client fast after a chunk, however long it has asked for nothing.
+// TestIdleTimeIsNotSlow checks that idle time does not make a client slow.
 func TestIdleTimeIsNotSlow(t *testing.T) {
 	server, client := connected(t)
 	w := &timedConn{Conn: server, sender: sendLimiter{largeAnswers: new(largeAnswers)}}
@@ -203,7 +205,7 @@ func TestIdleTimeIsNotSlow(t *testing.T) {
 	}
 }
 
-// connected returns the ends of a connection whose client promises to take little.
+// connected returns both ends of a connection whose client has a small receive window.
 func connected(t *testing.T) (server *net.TCPConn, client net.Conn) {
 	t.Helper()
 	client, accepted := testutil.Connect(t)
@@ -213,7 +215,7 @@ func connected(t *testing.T) (server *net.TCPConn, client net.Conn) {
 	return accepted.(*net.TCPConn), client
 }
 
-// option returns the value of a connection's option, -1 if the kernel does not have it.
+// option returns the value of a socket option, or -1 if the kernel does not support it.
 func option(t *testing.T, c net.Conn, level, name int) (n int) {
 	t.Helper()
 	control(c, func(fd int) {

@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// BenchmarkLoad opens a store of 3,000 blobs, each with a link.
+// BenchmarkLoad opens a store with 3,000 blobs, each with a link.
 func BenchmarkLoad(b *testing.B) {
 	s, u := testStore(b, 1<<30)
 	for i := range 3000 {

@@ -9,7 +9,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestTwoUpstreams keeps their content apart, with one limit for both.
+// TestTwoUpstreams checks that two upstreams do not share content, but share the limit.
 func TestTwoUpstreams(t *testing.T) {
 	s, one := testStore(t, 4*mib)
 	two, err := s.Upstream("two")

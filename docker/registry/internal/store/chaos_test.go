@@ -19,8 +19,9 @@ import (
 	"github.com/opencontainers/go-digest"
 )
 
-// TestChaos does everything at once on a store that is too small, with a disk that is full now and then, readers that
-// leave, and restarts: no reader gets a wrong byte or is cut without a reason, and the disk never holds more than the limit.
+// TestChaos runs all operations concurrently on a store that is too small, with an occasionally full disk, readers that
+// leave, and restarts. No reader gets a wrong byte or is cut without a reason, and the disk usage never exceeds the
+// limit.
 func TestChaos(t *testing.T) {
 	const limit = 3 * mib
 	root := t.TempDir()
@@ -49,7 +50,7 @@ func TestChaos(t *testing.T) {
 		var watch sync.WaitGroup
 		watch.Go(func() {
 			for {
-				s.tree.Lock() // else what is dropped and what comes for it are both seen
+				s.tree.Lock() // otherwise both a removed file and its replacement could be counted
 				real := du0(root)
 				s.tree.Unlock()
 				if real > limit {
@@ -110,7 +111,7 @@ func TestChaos(t *testing.T) {
 	}
 }
 
-// fill fetches a blob for some readers, of which some leave.
+// fill fetches a blob for several readers, some of which leave.
 func fill(t *testing.T, u *Upstream, repo string, d digest.Digest, content []byte, r *rand.Rand) {
 	size := int64(len(content))
 	if r.IntN(3) == 0 {
@@ -150,7 +151,7 @@ func fill(t *testing.T, u *Upstream, repo string, d digest.Digest, content []byt
 	}
 	c := WithGrowing(ctx, g)
 	err := errors.New("not begun")
-	for try := 0; try < 2 && err != nil; try++ { // the second goes on where the first one failed
+	for try := 0; try < 2 && err != nil; try++ { // the second attempt continues where the first one failed
 		err = pull(c, repository(t, u, repo), d, content)
 		if st, _ := g.State(); st != InProgress {
 			break

@@ -21,7 +21,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// mountDisk returns a file system of its own, where the kernel counts every block, deleted but open files included.
+// mountDisk mounts a separate file system, where the kernel counts every block, including deleted files that are still
+// open.
 func mountDisk(t *testing.T, size int64) string {
 	t.Helper()
 	root := t.TempDir()
@@ -44,7 +45,7 @@ func diskUsed(t testing.TB, root string) int64 {
 	return int64(st.Blocks-st.Bfree) * int64(st.Bsize)
 }
 
-// TestDiskNeverHoldsMore has the kernel count while fills, slow readers and evictions go on.
+// TestDiskNeverHoldsMore checks the kernel's count of blocks during fills, slow readers and evictions.
 func TestDiskNeverHoldsMore(t *testing.T) {
 	const limit = 8 * mib
 	root := mountDisk(t, 64*mib)
@@ -105,7 +106,8 @@ func TestDiskNeverHoldsMore(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestDiskSmallerThanTheLimit fails no pull, with a disk that is full before the store is, and one that others have filled.
+// TestDiskSmallerThanTheLimit checks that no pull fails if the disk is smaller than the limit, or filled by other
+// files.
 func TestDiskSmallerThanTheLimit(t *testing.T) {
 	root := mountDisk(t, 6*mib)
 	s := openStore(t, testOptions(root, 64*mib))
@@ -143,7 +145,8 @@ func TestDiskSmallerThanTheLimit(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestEmptiedByOthers keeps again what comes after somebody has removed all files, or the directory itself.
+// TestEmptiedByOthers checks that content is stored again after another process has removed all files, or the directory
+// itself.
 func TestEmptiedByOthers(t *testing.T) {
 	for _, below := range []string{"", "/tmp", "/upstreams", "/upstreams/one/docker"} {
 		var log bytes.Buffer
@@ -158,7 +161,7 @@ func TestEmptiedByOthers(t *testing.T) {
 				t.Fatal(err)
 			}
 			content := testutil.RandomBytes(2 * mib)
-			for _, c := range [][]byte{content, old} { // in new directories, and in those that it had
+			for _, c := range [][]byte{content, old} { // in new and in previously existing directories
 				b, err := u.Open(ctx, "r", digest.FromBytes(c))
 				if errors.Is(err, fs.ErrNotExist) {
 					keep(t, u, "r", c)

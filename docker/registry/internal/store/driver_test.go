@@ -22,7 +22,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestPathsOutside refuses what would leave the upstream's directory.
+// TestPathsOutside checks that paths outside of the upstream's directory are refused.
 func TestPathsOutside(t *testing.T) {
 	_, u := testStore(t, mib)
 	for _, p := range []string{"/a/../b", "/a/./b", "/..", "/a/..", "/../two/x", "", "/"} {
@@ -32,7 +32,7 @@ func TestPathsOutside(t *testing.T) {
 	}
 }
 
-// TestFactory hands the driver to distribution by its configuration.
+// TestFactory checks that distribution gets the driver from its configuration.
 func TestFactory(t *testing.T) {
 	_, u := testStore(t, mib)
 	c := u.Configuration()
@@ -62,7 +62,7 @@ func repository(t testing.TB, u *Upstream, name string) distribution.Repository 
 	return r
 }
 
-// pull writes a blob by distribution's own code, as its proxy does.
+// pull writes a blob with distribution's code, like its proxy mode.
 func pull(c context.Context, r distribution.Repository, d digest.Digest, content []byte) error {
 	w, err := r.Blobs(c).Create(c)
 	if err != nil {
@@ -82,7 +82,8 @@ func pull(c context.Context, r distribution.Repository, d digest.Digest, content
 	return nil
 }
 
-// TestDistribution stores blobs by distribution's code: known and unknown to other repositories, empty, of sha512.
+// TestDistribution stores blobs with distribution's code: known and unknown in other repositories, empty, and with
+// sha512 digests.
 func TestDistribution(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	one, two := repository(t, u, "some/one"), repository(t, u, "some/two")
@@ -126,7 +127,7 @@ func TestDistribution(t *testing.T) {
 	check(reopen(t, s))
 }
 
-// TestTagThatCannotBeWritten must not name its old manifest any longer.
+// TestTagThatCannotBeWritten checks that a tag that cannot be written does not keep its old manifest.
 func TestTagThatCannotBeWritten(t *testing.T) {
 	s, u := testStore(t, mib)
 	const link = reposDir + "r/_manifests/tags/latest/current/link"
@@ -145,7 +146,7 @@ func TestTagThatCannotBeWritten(t *testing.T) {
 		taken += block
 	}
 	s.mu.Lock()
-	for _, b := range s.blobs { // and nothing can be dropped
+	for _, b := range s.blobs { // and nothing can be evicted
 		s.retainFDLocked(anyLink(b))
 		b.data = anyLink(b)
 		s.orderLocked(b)
@@ -166,7 +167,7 @@ func anyLink(b *blob) *node {
 	return nil
 }
 
-// TestFaults makes steps on the disk fail.
+// TestFaults makes disk operations fail.
 func TestFaults(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -25,7 +25,7 @@ func newReader(t testing.TB, g *Growing, off int64) *Reader {
 	return r
 }
 
-// readable reads what can be read without waiting.
+// readable reads all bytes that are available without waiting.
 func readable(t testing.TB, r *Reader) []byte {
 	t.Helper()
 	var all []byte
@@ -45,7 +45,7 @@ func readable(t testing.TB, r *Reader) []byte {
 	}
 }
 
-// TestReadersFollow reads at several offsets what one upload writes, and gets the end when the digest is right, which is
+// TestReadersFollow reads an upload at several offsets. Readers get the last bytes after the digest was verified and
 // before the commit.
 func TestReadersFollow(t *testing.T) {
 	for _, size := range []int64{3 * mib, -1} {
@@ -99,11 +99,11 @@ func TestReadersFollow(t *testing.T) {
 	}
 }
 
-// TestEndIsWithheld gives out the last bytes only of what is right.
+// TestEndIsWithheld checks that the last bytes are released only if the digest matches.
 func TestEndIsWithheld(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		size int64 // announced
+		size int64 // announced size
 		end  func(content []byte) []byte
 		err  error
 	}{
@@ -148,7 +148,7 @@ func TestEndIsWithheld(t *testing.T) {
 	}
 }
 
-// TestKeep stores what came without distribution, from a peer for example.
+// TestKeep stores a blob that did not come through distribution, for example from a peer.
 func TestKeep(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	content := testutil.RandomBytes(mib)
@@ -184,7 +184,7 @@ func TestKeep(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestSetSize reserves room when the size is told, as Grow does, and only before the first byte.
+// TestSetSize checks that SetSize reserves room like Grow, and only before the first byte.
 func TestSetSize(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(4 * mib)

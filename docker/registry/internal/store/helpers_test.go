@@ -24,7 +24,7 @@ const (
 
 var ctx = context.Background()
 
-// testOptions are those of a store without a scrub and without MinLimit.
+// testOptions returns options for a store without a scrub. The limit may be below MinLimit.
 func testOptions(root string, limit int64) Options {
 	return Options{Path: root, Limit: limit, ScrubRate: -1, Logger: slog.New(slog.DiscardHandler)}
 }
@@ -54,7 +54,7 @@ func upstream(t testing.TB, s *Store) *Upstream {
 	return u
 }
 
-// reopen closes a store and opens it again, as after a restart.
+// reopen closes a store and opens it again, like a restart.
 func reopen(t testing.TB, s *Store) (*Store, *Upstream) {
 	t.Helper()
 	if err := s.Close(); err != nil {
@@ -82,7 +82,7 @@ func du(t testing.TB, root string) (used int64) {
 	return used
 }
 
-// du0 is du while files come and go.
+// du0 is like du, but ignores files that are removed in the meantime.
 func du0(root string) (used int64) {
 	_ = filepath.WalkDir(root, func(_ string, e fs.DirEntry, err error) error {
 		if err == nil {
@@ -95,7 +95,7 @@ func du0(root string) (used int64) {
 	return used
 }
 
-// checkCount compares what the store counts with the disk, when nothing is open and nothing is written.
+// checkCount compares the usage counted by the store with the disk. No file may be open or being written.
 func checkCount(t testing.TB, s *Store) {
 	t.Helper()
 	real := du(t, s.opts.Path)
@@ -148,7 +148,7 @@ func linkPath(repository string, d digest.Digest) string {
 	return reposDir + repository + "/_layers/" + string(d.Algorithm()) + "/" + d.Encoded() + "/link"
 }
 
-// keep stores a blob as distribution does, without its own code.
+// keep stores a blob like distribution, but without its code.
 func keep(t testing.TB, u *Upstream, repository string, content []byte) digest.Digest {
 	t.Helper()
 	d := digest.FromBytes(content)
@@ -187,7 +187,7 @@ func tryKeep(u *Upstream, repository string, d digest.Digest, content []byte, g 
 	return u.PutContent(ctx, linkPath(repository, d), []byte(d))
 }
 
-// has reports whether a repository has a blob with the right bytes. It fails the test when they are wrong.
+// has reports whether a repository has a blob. It fails the test if the bytes are wrong.
 func has(t testing.TB, u *Upstream, repository string, d digest.Digest) bool {
 	t.Helper()
 	b, err := u.Open(ctx, repository, d)

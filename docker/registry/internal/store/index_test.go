@@ -16,7 +16,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestCountIsTrue writes, moves, cancels and drops at random from several goroutines; then the count must be du's.
+// TestCountIsTrue writes, moves, cancels and drops at random in several goroutines. Then the count must agree with du.
 func TestCountIsTrue(t *testing.T) {
 	const limit = 2 * mib
 	s, u := testStore(t, limit)
@@ -83,7 +83,7 @@ func TestCountIsTrue(t *testing.T) {
 	}
 }
 
-// TestDirectoriesGrow fills one directory until it needs more than a block.
+// TestDirectoriesGrow fills a directory until it needs more than one block.
 func TestDirectoriesGrow(t *testing.T) {
 	s, u := testStore(t, 1<<30)
 	for i := range 300 {
@@ -95,7 +95,7 @@ func TestDirectoriesGrow(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestOpenFilesAreCharged drops a blob that is open: its blocks count until it is closed.
+// TestOpenFilesAreCharged checks that the blocks of a dropped blob count until it is closed.
 func TestOpenFilesAreCharged(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	content := testutil.RandomBytes(2 * mib)
@@ -123,7 +123,7 @@ func TestOpenFilesAreCharged(t *testing.T) {
 	}
 }
 
-// TestCannotDrop keeps counting what it cannot remove, and does not try for ever.
+// TestCannotDrop checks that files that cannot be removed still count, and removal is not retried forever.
 func TestCannotDrop(t *testing.T) {
 	s, u := testStore(t, mib)
 	d := keep(t, u, "r", testutil.RandomBytes(500*kib))

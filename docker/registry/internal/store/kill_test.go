@@ -17,14 +17,14 @@ import (
 
 const killLimit = 3 * mib
 
-// killContent is the content that a killed process writes, the same in each one.
+// killContent returns content that is the same in each killed process.
 func killContent(i int) []byte {
 	b := make([]byte, 1+(i*97)%400*kib)
 	_, _ = rand.NewChaCha8([32]byte{byte(i)}).Read(b)
 	return b
 }
 
-// killed writes until it dies at the nth time of a step.
+// killed writes until it is killed at the nth execution of a step.
 func killed(point, root string) {
 	step, count, _ := strings.Cut(point, " ")
 	left, _ := strconv.Atoi(count)
@@ -60,14 +60,14 @@ func killed(point, root string) {
 	os.Exit(3)
 }
 
-// panics is a testing.TB of a process that is no test.
+// panics is a testing.TB for a process that is not a test.
 type panics struct{ testing.TB }
 
 func (panics) Helper()           {}
 func (panics) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
 
-// TestKill kills a process at each step on the disk, several times on the same store. No wrong byte is served after
-// that, and the count is du's.
+// TestKill kills a process at each disk operation, several times on the same store. Afterwards, no wrong byte is
+// served, and the count agrees with du.
 func TestKill(t *testing.T) {
 	for _, step := range []string{"create", "write", "fsync", "rename", "link", "remove"} {
 		t.Run(step, func(t *testing.T) {

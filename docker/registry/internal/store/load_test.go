@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestStartRemovesWhatIsUnfinished removes what a process or machine leaves that dies.
+// TestStartRemovesWhatIsUnfinished checks that files left by a crash are removed.
 func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	good := keep(t, u, "good", testutil.RandomBytes(100*kib))
@@ -32,7 +32,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	write(u.path(reposDir+"a/_manifests/tags/v1/current/link"), 0)
 	write(u.path(reposDir+"a/_manifests/tags/v2/current/link"), 71)
 	write(u.path(linkPath("a", unlinked)), 0)
-	write(u.path(linkPath("a", good)), 0) // its name says all
+	write(u.path(linkPath("a", good)), 0) // its path has the digest
 	write(u.path(linkPath("a", digest.SHA512.FromString("alias"))), 71)
 	if err := errors.Join(
 		os.Truncate(s.diskPath(u.path(dataPath(torn))), 0),
@@ -63,7 +63,7 @@ func TestStartRemovesWhatIsUnfinished(t *testing.T) {
 	}
 }
 
-// TestAdopt takes over what distribution's own store left, and verifies it like any content of an earlier process.
+// TestAdopt takes over content of the unmodified registry, and verifies it like content of an earlier process.
 func TestAdopt(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	d := keep(t, u, "r", testutil.RandomBytes(200*kib))
@@ -96,14 +96,14 @@ func TestAdopt(t *testing.T) {
 	}
 }
 
-// TestOtherFiles are evicted like blobs: nothing that the driver is given can fill the store for ever.
+// TestOtherFiles checks that other files are evicted like blobs, so that nothing can fill the store permanently.
 func TestOtherFiles(t *testing.T) {
 	s, u := testStore(t, mib)
 	for i := range 20 {
 		if err := u.PutContent(ctx, "/manifests/"+string(rune('a'+i)), testutil.RandomBytes(100*kib)); err != nil {
 			t.Fatal(err)
 		}
-		if i%3 == 0 { // used more than the others
+		if i%3 == 0 { // used more often than the others
 			if _, err := u.GetContent(ctx, "/manifests/a"); err != nil {
 				t.Error(err)
 			}

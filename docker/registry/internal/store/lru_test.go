@@ -11,14 +11,14 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestOrderOfUse drops what was not used for the longest time, and nothing that is open, also after a restart.
+// TestOrderOfUse checks that the least recently used blobs without readers are evicted, also after a restart.
 func TestOrderOfUse(t *testing.T) {
 	s, u := testStore(t, mib)
 	var blobs []digest.Digest
 	for range 8 {
 		blobs = append(blobs, keep(t, u, "r", testutil.RandomBytes(90*kib)))
 	}
-	for i, d := range blobs { // as if they were stored an hour ago, one after the other
+	for i, d := range blobs { // as if they had been stored an hour ago, one after the other
 		at := s.now().Add(-3600e9 + 1e9*durationOf(i))
 		if err := os.Chtimes(s.diskPath(u.path(dataPath(d))), at, at); err != nil {
 			t.Fatal(err)
@@ -28,8 +28,8 @@ func TestOrderOfUse(t *testing.T) {
 	if !has(t, u, "r", blobs[0]) {
 		t.Fatal("not kept")
 	}
-	s, u = reopen(t, s)                                        // and the use of the first is known to the next process
-	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // counts as use
+	s, u = reopen(t, s)                                        // the use of the first blob survives the restart
+	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // marks it as used
 		t.Fatal(err)
 	}
 	keep(t, u, "r", testutil.RandomBytes(180*kib))
@@ -44,7 +44,7 @@ func TestOrderOfUse(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestOpenBlobsStay evicts what was used later, but has no readers.
+// TestOpenBlobsStay checks that blobs with readers are kept, and more recently used blobs without readers are evicted.
 func TestOpenBlobsStay(t *testing.T) {
 	s, u := testStore(t, mib)
 	first := keep(t, u, "r", testutil.RandomBytes(200*kib))
@@ -68,7 +68,7 @@ func TestOpenBlobsStay(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestLowerLimit opens a store with less room than it has content.
+// TestLowerLimit opens a store with a limit below its usage.
 func TestLowerLimit(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	for range 10 {

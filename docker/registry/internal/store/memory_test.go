@@ -12,7 +12,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestSmallContentIsInMemory reads small blobs and manifests once, and keeps no more of them than allowed.
+// TestSmallContentIsInMemory checks that small blobs and manifests are read once, and kept up to the memory limit.
 func TestSmallContentIsInMemory(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	s.opts.MemoryLimit = 100 * kib
@@ -41,7 +41,7 @@ func TestSmallContentIsInMemory(t *testing.T) {
 	if has(t, u, "r", all[5]); s.order.Front().Value.(*blob).key.digest != all[5] {
 		t.Errorf("read from memory at %s, but not counted as use", older)
 	}
-	for _, d := range append(all, m) { // what is in memory is not read again
+	for _, d := range append(all, m) { // content in memory is not read again
 		if err := os.Truncate(s.diskPath(u.path(dataPath(d))), 1); err != nil {
 			t.Fatal(err)
 		}

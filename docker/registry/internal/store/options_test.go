@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// TestRefuses names the key, the value and a fix in one line.
+// TestRefuses checks that errors contain the key, the value and a fix in one line.
 func TestRefuses(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
@@ -58,7 +58,7 @@ func TestRefuses(t *testing.T) {
 	}
 }
 
-// TestUpstreamNames are all hosts that an image reference may have.
+// TestUpstreamNames checks that all hosts that are valid in an image reference are accepted.
 func TestUpstreamNames(t *testing.T) {
 	s, _ := testStore(t, 64*mib)
 	for _, name := range []string{"docker.io", "localhost:5000", "127.0.0.1:9", "[::1]:5443", "[fd00::1]"} {

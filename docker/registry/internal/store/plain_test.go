@@ -8,7 +8,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestPlainWriter writes files in their places, appends to them, and goes no further than there is room.
+// TestPlainWriter checks that files are written and appended to at their final paths, as far as there is room.
 func TestPlainWriter(t *testing.T) {
 	s, u := testStore(t, mib)
 	const p = "/some/file"

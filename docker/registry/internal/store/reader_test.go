@@ -20,7 +20,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestReaderLeaves ends by its context, while it waits.
+// TestReaderLeaves checks that a waiting reader ends with its context.
 func TestReaderLeaves(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	g := u.Grow(digest.FromString("x"), mib)
@@ -43,7 +43,7 @@ func TestReaderLeaves(t *testing.T) {
 		_, err := io.ReadAll(waits)
 		ended <- err
 	}()
-	g.Close() // nobody writes any more
+	g.Close() // no more writes
 	if err := <-ended; !errors.Is(err, ErrClosed) {
 		t.Error(err)
 	}
@@ -64,7 +64,7 @@ func slowly(g *Growing, content []byte) {
 	}
 }
 
-// TestSendfile serves a growing file by HTTP, whole and in ranges.
+// TestSendfile serves a growing file over HTTP, completely and in ranges.
 func TestSendfile(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(4 * mib)
@@ -116,7 +116,7 @@ func TestSendfile(t *testing.T) {
 	checkCount(t, s)
 }
 
-// readFrom is a connection that tells what it was given to send.
+// readFrom is a connection that records the readers passed to ReadFrom.
 type readFrom struct {
 	net.Conn
 	files int
@@ -131,7 +131,7 @@ func (c *readFrom) ReadFrom(src io.Reader) (int64, error) {
 	return io.Copy(io.Discard, src)
 }
 
-// TestCopyGivesFiles lets the kernel copy what is in a file.
+// TestCopyGivesFiles checks that content in a file is sent with sendfile.
 func TestCopyGivesFiles(t *testing.T) {
 	_, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(mib)

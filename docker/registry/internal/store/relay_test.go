@@ -10,7 +10,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestRelaysGoFirst fills a store with relays and other blobs: relays are dropped first, whenever they were used.
+// TestRelaysGoFirst checks that relays are evicted before other blobs, whenever they were used.
 func TestRelaysGoFirst(t *testing.T) {
 	s, u := testStore(t, MinLimit)
 	const size = 4 << 20
@@ -30,7 +30,7 @@ func TestRelaysGoFirst(t *testing.T) {
 	own, shared := testutil.RandomBytes(size), testutil.RandomBytes(size)
 	first := keep(t, u, "r", own)
 	there := keep(t, u, "r", shared)
-	relay(shared) // it was here before
+	relay(shared) // it is already in the store
 	relays := []digest.Digest{relay(testutil.RandomBytes(size)), relay(testutil.RandomBytes(size)), relay(testutil.RandomBytes(size))}
 	u.SetRelay(relays[2], false)
 	var others []digest.Digest
@@ -46,7 +46,7 @@ func TestRelaysGoFirst(t *testing.T) {
 			t.Errorf("blob %d was dropped", i)
 		}
 	}
-	// One that is read now is not in the order.
+	// A blob with readers is not in an LRU list.
 	open, err := u.Open(ctx, "r", relays[2])
 	if err != nil {
 		t.Fatal(err)
@@ -61,6 +61,6 @@ func TestRelaysGoFirst(t *testing.T) {
 	if u.find("r", relays[2]) != nil {
 		t.Error("a relay was kept")
 	}
-	u.SetRelay(relays[2], true) // it is not here
+	u.SetRelay(relays[2], true) // it is not in the store
 	checkCount(t, s)
 }

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestAnotherProcess holds the store, until it is killed.
+// TestAnotherProcess checks that a store is locked until the process that uses it is killed.
 func TestAnotherProcess(t *testing.T) {
 	root := t.TempDir()
 	c := exec.Command(os.Args[0])
@@ -63,7 +63,7 @@ func TestAnotherProcess(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestLinkedDirectory opens a store by a symbolic link, as an administrator may make one.
+// TestLinkedDirectory opens a store through a symbolic link.
 func TestLinkedDirectory(t *testing.T) {
 	name := filepath.Join(t.TempDir(), "link")
 	if err := os.Symlink(t.TempDir(), name); err != nil {
@@ -84,7 +84,7 @@ func TestLinkedDirectory(t *testing.T) {
 	}
 }
 
-// TestFormat starts empty when the version is not known, and leaves the files of others alone.
+// TestFormat checks that a store of an unknown version is emptied, and other files are not touched.
 func TestFormat(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	d := keep(t, u, "r", testutil.RandomBytes(100*kib))

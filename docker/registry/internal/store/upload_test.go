@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestFailedCommitCutsNobody fails after the last byte.
+// TestFailedCommitCutsNobody checks that a commit that fails after the last byte does not affect readers.
 func TestFailedCommitCutsNobody(t *testing.T) {
 	for _, step := range []string{"fsync", "rename"} {
 		s, u := testStore(t, 64*mib)
@@ -45,7 +45,7 @@ func TestFailedCommitCutsNobody(t *testing.T) {
 	}
 }
 
-// TestClosedBeforeTheCommit keeps nothing, least of all an empty file.
+// TestClosedBeforeTheCommit checks that nothing is stored, not even an empty file.
 func TestClosedBeforeTheCommit(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	for _, content := range [][]byte{testutil.RandomBytes(mib), {}} {
@@ -75,7 +75,7 @@ func TestClosedBeforeTheCommit(t *testing.T) {
 	}
 }
 
-// TestSecondFetchGoesOn is cut in the middle, and goes on by another upload for the same readers.
+// TestSecondFetchGoesOn checks that another upload can continue an interrupted one for the same readers.
 func TestSecondFetchGoesOn(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(mib)

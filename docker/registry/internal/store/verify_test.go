@@ -22,7 +22,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// damage changes one byte of a blob on the disk.
+// damage changes one byte of a blob on disk.
 func damage(t testing.TB, u *Upstream, d digest.Digest, off int64) {
 	t.Helper()
 	f, err := os.OpenFile(u.store.diskPath(u.path(dataPath(d))), os.O_RDWR, 0)
@@ -40,7 +40,7 @@ func damage(t testing.TB, u *Upstream, d digest.Digest, off int64) {
 	}
 }
 
-// TestFirstReadVerifies hashes a blob once after a start, for all who ask, and serves it as a file then.
+// TestFirstReadVerifies checks that a blob is hashed once after a restart, for all readers, and then served as a file.
 func TestFirstReadVerifies(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(8 * mib)
@@ -85,7 +85,7 @@ func TestFirstReadVerifies(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestDamaged gives out nothing whole of what is wrong, and drops it.
+// TestDamaged checks that a corrupt blob is never read completely, and is dropped.
 func TestDamaged(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		for _, how := range []string{"Open", "Reader", "GetContent", "ranges", "short", "broken"} {
@@ -136,8 +136,8 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
-// TestNotRegular drops a blob in whose place is something that is no regular file, whatever reads it, and never waits for it. Opening
-// a pipe waits for somebody who writes.
+// TestNotRegular checks that a blob is dropped if its file was replaced with something that is not a regular file, and
+// that no operation blocks on it, as opening a pipe would.
 func TestNotRegular(t *testing.T) {
 	kinds := map[string]func(p string) error{
 		"pipe":            func(p string) error { return syscall.Mkfifo(p, 0o600) },
@@ -170,7 +170,7 @@ func TestNotRegular(t *testing.T) {
 			}},
 			{"delete", 2 * closeLater, false, func(s *Store, u *Upstream, d digest.Digest) error {
 				err := u.Delete(ctx, dataPath(d))
-				s.count.corrupt.Add(1) // it is not
+				s.count.corrupt.Add(1) // no blob is corrupt in this case
 				return errors.Join(err, open(s, u, d))
 			}},
 		} {
@@ -193,7 +193,7 @@ func TestNotRegular(t *testing.T) {
 					}
 				case <-time.After(5 * time.Second):
 					t.Error("it hangs")
-					for _, name := range []string{p, p + "-pipe"} { // lets it go on
+					for _, name := range []string{p, p + "-pipe"} { // unblocks the reader
 						if f, err := os.OpenFile(name, os.O_RDWR|syscall.O_NONBLOCK, 0); err == nil {
 							defer f.Close()
 						}
@@ -212,7 +212,7 @@ func TestNotRegular(t *testing.T) {
 	}
 }
 
-// TestPipeAsFormat opens a store in which a pipe has taken the place of the file with its version.
+// TestPipeAsFormat opens a store whose version file was replaced with a pipe.
 func TestPipeAsFormat(t *testing.T) {
 	s, _ := testStore(t, 64*mib)
 	p := s.diskPath(formatPath)
@@ -221,7 +221,7 @@ func TestPipeAsFormat(t *testing.T) {
 	}
 	hangs := time.AfterFunc(5*time.Second, func() {
 		t.Error("it hangs")
-		if f, err := os.OpenFile(p, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil { // lets it go on
+		if f, err := os.OpenFile(p, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil { // unblocks the reader
 			_ = f.Close()
 		}
 	})
@@ -232,7 +232,7 @@ func TestPipeAsFormat(t *testing.T) {
 	}
 }
 
-// waitFor waits until something that happens in the background is so.
+// waitFor waits until a condition holds.
 func waitFor(t testing.TB, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
@@ -242,7 +242,7 @@ func waitFor(t testing.TB, so func() bool) {
 	}
 }
 
-// TestFirstByteComesAtOnce does not hash a whole blob first.
+// TestFirstByteComesAtOnce checks that a blob is not hashed completely before its first byte is available.
 func TestFirstByteComesAtOnce(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(mib)
@@ -253,7 +253,7 @@ func TestFirstByteComesAtOnce(t *testing.T) {
 	g := s.newGrowing(d, mib)
 	g.verifying = true
 	g.node = b.data
-	b.checking = g // one that the test moves on
+	b.checking = g // a verification that the test controls
 	s.retainFDLocked(b.data)
 	s.mu.Unlock()
 	f, err := os.Open(s.diskPath(u.path(dataPath(d))))
@@ -281,7 +281,7 @@ func TestFirstByteComesAtOnce(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestScrub reads everything at its rate, again after a while, and drops what has become wrong.
+// TestScrub checks that the scrub verifies all blobs again after some time, and drops corrupt ones.
 func TestScrub(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -329,7 +329,7 @@ func TestScrub(t *testing.T) {
 	})
 }
 
-// TestScrubRate takes its time.
+// TestScrubRate checks that the scrub does not exceed its rate.
 func TestScrubRate(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	first := keep(t, u, "r", testutil.RandomBytes(3*mib+1))
@@ -372,7 +372,7 @@ func TestScrubRate(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestTouchedByOthers removes or cuts the file of a blob that is known to be right: the blob is gone, and can be stored again.
+// TestTouchedByOthers removes or truncates the file of a verified blob. The blob is dropped, and can be stored again.
 func TestTouchedByOthers(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		for how, touch := range map[string]func(string) error{
@@ -401,13 +401,15 @@ func TestTouchedByOthers(t *testing.T) {
 	}
 }
 
-// TestUnreadable drops what the disk does not give back, and keeps what it has only no descriptor for.
+// TestUnreadable checks that unreadable blobs are dropped, and blobs that cannot be opened for lack of file descriptors
+// are kept.
 func TestUnreadable(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		s, u := testStore(t, 64*mib)
 		d := keep(t, u, "r", testutil.RandomBytes(size))
 		p := s.diskPath(u.path(dataPath(d)))
-		// A loop of links cannot be opened: an error that is neither "not there" nor "no more descriptors".
+		// A loop of symbolic links cannot be opened. The error is neither a missing file nor a lack of file
+		// descriptors.
 		if err := errors.Join(os.Remove(p), os.Symlink(p, p)); err != nil {
 			t.Fatal(err)
 		}
@@ -427,7 +429,7 @@ func TestUnreadable(t *testing.T) {
 	}
 }
 
-// TestKnownToBeWrong lets nobody read a blob that was found wrong and is about to be dropped.
+// TestKnownToBeWrong checks that a blob that was found corrupt cannot be read before it is dropped.
 func TestKnownToBeWrong(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	d := keep(t, u, "r", testutil.RandomBytes(mib))
@@ -443,7 +445,7 @@ func TestKnownToBeWrong(t *testing.T) {
 	}
 }
 
-// whenLogged calls a function for every record.
+// whenLogged is a log handler that calls a function for every record.
 type whenLogged struct {
 	slog.Handler
 	call func()
@@ -456,14 +458,14 @@ func (h whenLogged) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestFoundWrongWhileAsked lets nobody begin to read a blob between the moment its verification fails and its removal.
+// TestFoundWrongWhileAsked checks that no reader starts between a failed verification and the removal of the blob.
 func TestFoundWrongWhileAsked(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	d := keep(t, u, "r", testutil.RandomBytes(mib))
 	damage(t, u, d, 0)
 	s, u = reopen(t, s)
 	var asked atomic.Bool
-	s.log = slog.New(whenLogged{slog.DiscardHandler, func() { // it is logged first, then dropped
+	s.log = slog.New(whenLogged{slog.DiscardHandler, func() { // logged before it is dropped
 		if asked.Swap(true) {
 			return
 		}
@@ -485,7 +487,7 @@ func TestFoundWrongWhileAsked(t *testing.T) {
 	}
 }
 
-// TestChangedByOthers verifies a file again that somebody else has written to or replaced since it was found right.
+// TestChangedByOthers checks that a verified file is verified again after another process has modified or replaced it.
 func TestChangedByOthers(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	now := time.Now()
@@ -511,8 +513,8 @@ func TestChangedByOthers(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", what, len(got), err)
 		}
 	}
-	time.Sleep(20 * time.Millisecond) // the kernel's clock of files
-	for range 3 {                     // the store's own notes of use are no change
+	time.Sleep(20 * time.Millisecond) // granularity of file times
+	for range 3 {                     // updates of the access time do not count as changes
 		served("as it was stored", dataPath(d), content, true)
 		served("as it was put", dataPath(digest.FromBytes(put)), put, true)
 		now = now.Add(2 * touchEvery)

@@ -47,7 +47,7 @@ func TestRing(t *testing.T) {
 	}
 }
 
-// TestLargerThanTheLimit passes a blob on that cannot be kept, to all who joined, and drops nothing for it.
+// TestLargerThanTheLimit checks that a blob that cannot be stored reaches all readers, and nothing is evicted for it.
 func TestLargerThanTheLimit(t *testing.T) {
 	s, u := testStore(t, 8*mib)
 	s.opts.Window = 256 * kib
@@ -87,7 +87,8 @@ func TestLargerThanTheLimit(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestUnknownSizeOutgrowsTheRoom goes on through a window in the middle; who reads the file's part reads on.
+// TestUnknownSizeOutgrowsTheRoom checks a fill that continues through a window in the middle. Readers of the part in
+// the file can continue.
 func TestUnknownSizeOutgrowsTheRoom(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	content := testutil.RandomBytes(10 * mib)
@@ -137,7 +138,7 @@ func TestUnknownSizeOutgrowsTheRoom(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestFullDisk fails every write at some point: no reader is cut.
+// TestFullDisk makes all writes fail from some point on. No reader is cut.
 func TestFullDisk(t *testing.T) {
 	for _, test := range []struct {
 		step string
@@ -190,7 +191,8 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestWindowIsAsFastAsTheSlowest waits for a slow reader above the minimum rate, and drops one below it.
+// TestWindowIsAsFastAsTheSlowest checks that a window waits for a slow reader above the minimum rate, and drops one
+// below it.
 func TestWindowIsAsFastAsTheSlowest(t *testing.T) {
 	root := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
@@ -254,7 +256,7 @@ func TestWindowIsAsFastAsTheSlowest(t *testing.T) {
 	})
 }
 
-// TestNobodyReads goes on without readers, who may join until something is lost.
+// TestNobodyReads checks that a window moves on without readers, and that readers can join until bytes are lost.
 func TestNobodyReads(t *testing.T) {
 	s, u := testStore(t, mib)
 	s.opts.Window = 128 * kib
@@ -286,7 +288,8 @@ func TestNobodyReads(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestPassedPartIsFreed frees the file of a fill that goes on through a window, as soon as nobody can read it.
+// TestPassedPartIsFreed checks that the file of a fill that continues through a window is released when no reader can
+// need it.
 func TestPassedPartIsFreed(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	content := testutil.RandomBytes(8 * mib)
@@ -315,7 +318,7 @@ func TestPassedPartIsFreed(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestManyFillsSlowReaders has a store of 64 MiB, 8 fills of 14 MiB and 16 slow readers.
+// TestManyFillsSlowReaders uses a store of 64 MiB, 8 fills of 14 MiB and 16 slow readers.
 func TestManyFillsSlowReaders(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	var before, after runtime.MemStats
@@ -331,7 +334,7 @@ func TestManyFillsSlowReaders(t *testing.T) {
 	var watch, fills, readers sync.WaitGroup
 	watch.Go(func() {
 		for {
-			s.tree.Lock() // else what is removed is seen twice
+			s.tree.Lock() // otherwise removed files could be counted twice
 			real := du0(s.opts.Path) + s.Stats().OrphanBytes
 			s.tree.Unlock()
 			most = max(most, real)
@@ -389,7 +392,7 @@ func TestManyFillsSlowReaders(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestBytesAreWrittenOnce asks the kernel.
+// TestBytesAreWrittenOnce checks the kernel's count of written bytes.
 func TestBytesAreWrittenOnce(t *testing.T) {
 	written := func() (n int64) {
 		stat, err := os.ReadFile("/proc/self/io")
@@ -423,7 +426,7 @@ func TestBytesAreWrittenOnce(t *testing.T) {
 	}
 }
 
-// TestHeldLimit fills a store with blobs of a usual size: at least 0.95 of the limit is their content.
+// TestHeldLimit fills a store with blobs of a typical size. Their content takes at least 95 % of the limit.
 func TestHeldLimit(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	for range 90 {

@@ -15,8 +15,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestTwoUpstreams fetches one digest from two upstreams at once: both clients get it, both stores have it, and the metrics
-// of both are in one registry.
+// TestTwoUpstreams fetches the same digest from two upstreams at the same time. Both clients get it, both stores keep
+// it, and both upstreams have metrics.
 func TestTwoUpstreams(t *testing.T) {
 	s := start(t, patient, nil)
 	m := NewMetrics()
@@ -31,7 +31,7 @@ func TestTwoUpstreams(t *testing.T) {
 	manifest := s.g.image("v1")
 	other.put("v1", s.g.items["v1"])
 	other.put(manifest.String(), s.g.items["v1"])
-	var asked sync.WaitGroup // both, before either gets a byte
+	var asked sync.WaitGroup // waits for both requests before either gets a byte
 	asked.Add(2)
 	together := on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, r *http.Request) {
 		asked.Done()
@@ -61,7 +61,8 @@ func TestTwoUpstreams(t *testing.T) {
 	}
 }
 
-// TestTwoUpstreamsOneHangs does not let the clients of one upstream wait for another, and keeps what they get.
+// TestTwoUpstreamsOneHangs checks that clients of one upstream do not wait for another, and that their content is
+// stored.
 func TestTwoUpstreamsOneHangs(t *testing.T) {
 	s := start(t, patient, nil)
 	other := newRegistry(t)
@@ -85,7 +86,7 @@ func TestTwoUpstreamsOneHangs(t *testing.T) {
 	}
 	cancel()
 	<-ended
-	if gets := other.count("GET " + d.String()); gets != 2 { // the refused one, too
+	if gets := other.count("GET " + d.String()); gets != 2 { // including the refused one
 		t.Errorf("%d GETs", gets)
 	}
 }

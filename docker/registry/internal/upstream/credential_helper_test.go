@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/config"
 )
 
-// helperMain is the test binary as a credential helper. What it does is in a file beside it.
+// helperMain runs the test binary as a credential helper. A file next to it controls its behavior.
 func helperMain() {
 	self := os.Args[0]
 	log, err := os.OpenFile(self+".log", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
@@ -38,7 +38,7 @@ func helperMain() {
 	}
 }
 
-// helperFor returns the configuration of a helper that gives a secret.
+// helperFor returns the configuration of a helper that returns a secret.
 func helperFor(t testing.TB, secret string) *config.Credential {
 	t.Helper()
 	self, err := os.Executable()
@@ -61,7 +61,7 @@ func gives(t testing.TB, c *config.Credential, secret string) {
 	}
 }
 
-// runs returns what the helper was asked for, once for each run.
+// runs returns the server for which the helper was called, once per run.
 func runs(c *config.Credential) []string {
 	log, _ := os.ReadFile(c.Helper + ".log")
 	return strings.Fields(string(log))

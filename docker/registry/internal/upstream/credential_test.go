@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestCredential runs the helper once and asks for one token for each repository, however many clients there are.
+// TestCredential checks that the helper runs once and one token is requested per repository, for any number of clients.
 func TestCredential(t *testing.T) {
 	c := helperFor(t, "s1")
 	s := start(t, patient, c)
@@ -47,7 +47,7 @@ func TestCredential(t *testing.T) {
 	}
 }
 
-// TestBasic shows the credential itself.
+// TestBasic checks an upstream with basic authentication, which gets the credential itself.
 func TestBasic(t *testing.T) {
 	c := helperFor(t, "s1")
 	s := start(t, patient, c)
@@ -60,8 +60,8 @@ func TestBasic(t *testing.T) {
 	isError(t, "no credential", n.ask(t, tag("v1")), 503, "UNAVAILABLE")
 }
 
-// TestHelperHangs holds nobody who leaves, runs once for all, and ends at its deadline. The failure is
-// then known for a while.
+// TestHelperHangs checks that a hanging helper runs once for all clients, does not block clients that leave, and is
+// killed at its deadline. The failure is then remembered.
 func TestHelperHangs(t *testing.T) {
 	c := helperFor(t, "HANG")
 	c.Timeout = time.Second
@@ -90,7 +90,7 @@ func TestHelperHangs(t *testing.T) {
 	s.right(t, tag("v1"))
 }
 
-// TestHelperFails goes on without a credential, for what is public; nothing that was given to nobody stays.
+// TestHelperFails checks that public content is pulled without a credential, and that anonymous tokens are not kept.
 func TestHelperFails(t *testing.T) {
 	for _, how := range []string{"FAIL", "LONG", ""} {
 		c := helperFor(t, how)
@@ -124,14 +124,14 @@ func TestHelperFails(t *testing.T) {
 	}
 }
 
-// TestHelperIsMissing is a failure of the helper.
+// TestHelperIsMissing checks that a missing helper counts as a failed one.
 func TestHelperIsMissing(t *testing.T) {
 	s := start(t, patient, &config.Credential{Helper: "docker-credential-that-is-nowhere", Lifetime: time.Hour, Timeout: time.Second})
 	s.g.set(func() { s.g.login = true })
 	isError(t, "missing", s.ask(t, tag("v1")), 503, "UNAVAILABLE")
 }
 
-// TestHelperGroup ends with what the helper has started, although that holds its output open.
+// TestHelperGroup checks that child processes of the helper are killed, even if they hold its output open.
 func TestHelperGroup(t *testing.T) {
 	path := t.TempDir() + "/helper"
 	if err := os.WriteFile(path, []byte("#!/bin/sh\nsleep 3600 &\necho $! >\"$0.pid\"\nwait\n"), 0o700); err != nil {
@@ -159,14 +159,15 @@ func zombie(stat string) bool {
 	return err == nil && state == "Z"
 }
 
-// TestRefreshToken follows docker's protocol.
+// TestRefreshToken checks refresh tokens in Docker's protocol.
 func TestRefreshToken(t *testing.T) {
 	if got := toCredential(&credentials.Credentials{Username: "<token>", Secret: "x"}); got.RefreshToken != "x" || got.Password != "" {
 		t.Errorf("%+v", got)
 	}
 }
 
-// TestHelperOutputIsNotLogged whatever it has, and the first line of its errors only without what may be a token.
+// TestHelperOutputIsNotLogged checks that the helper's output is never logged, and that the first line of its errors is
+// logged without possible tokens.
 func TestHelperOutputIsNotLogged(t *testing.T) {
 	const jwt, google, opaque = "eyJhbGciOiJSUzI1NiJ9.e30.c2ln", "ya29.c.c0AYnqXl", "0123456789abcdef0123456789abcdef0123456789abcdef"
 	for name, script := range map[string]string{

@@ -17,13 +17,13 @@ import (
 
 var nowhere = digest.FromString("nowhere")
 
-// all are questions of every kind for what no registry has, with what a 404 is called.
+// all has a request of every kind for missing content, by the error code of a 404.
 var all = map[string]route.Request{
 	"MANIFEST_UNKNOWN": tag("nothing"), "MANIFEST_UNKNOWN ": byDigest(nowhere), "NAME_UNKNOWN": tags(""), "NAME_UNKNOWN ": tags("n=2"),
 	"UNSUPPORTED": referrers(nowhere, ""), "BLOB_UNKNOWN": blob(nowhere),
 }
 
-// ask asks for anything.
+// ask sends any request, and returns its error.
 func (s *setup) ask(t testing.TB, r route.Request) error {
 	t.Helper()
 	var err error
@@ -35,7 +35,7 @@ func (s *setup) ask(t testing.TB, r route.Request) error {
 			t.Errorf("%d bytes of an error", f.written)
 		}
 		if errors.As(err, &stat) && errors.As(f.err, &fetch) {
-			if stat.Detail, fetch.Detail = "", ""; *stat != *fetch { // a HEAD says less
+			if stat.Detail, fetch.Detail = "", ""; *stat != *fetch { // a HEAD has no error message
 				t.Errorf("stat says %v, fetch %v", stat, fetch)
 			}
 		}
@@ -45,7 +45,7 @@ func (s *setup) ask(t testing.TB, r route.Request) error {
 	return err
 }
 
-// TestAnswers has what the upstream's statuses mean for clients.
+// TestAnswers checks how the upstream's statuses are translated for clients.
 func TestAnswers(t *testing.T) {
 	s := start(t, patient, nil)
 	for _, test := range []struct {
@@ -68,7 +68,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// TestRetryAfter is the upstream's, in whole seconds and at most a minute, or 2.
+// TestRetryAfter checks that Retry-After is that of the upstream, limited to a minute, or 2 s.
 func TestRetryAfter(t *testing.T) {
 	s := start(t, patient, nil)
 	for given, want := range map[string]time.Duration{

@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// good fails unless a client got the whole blob and the store has it.
+// good fails the test unless the client has received the whole blob and the store has it.
 func (s *setup) good(t testing.TB, u *Upstream, f fetched, d digest.Digest, content []byte) {
 	t.Helper()
 	if f.err != nil || f.read != nil || f.state != store.Complete || !bytes.Equal(f.content, content) {
@@ -30,13 +30,13 @@ func (s *setup) good(t testing.TB, u *Upstream, f fetched, d digest.Digest, cont
 	}
 }
 
-// TestFetch stores a blob of any size by one GET. Its size costs no request.
+// TestFetch checks that a blob of any size is stored with one GET and no HEAD.
 func TestFetch(t *testing.T) {
 	s := start(t, patient, nil)
 	for _, size := range []int{0, 1, 511, 513, 70000, 3 * mib} {
 		for _, known := range []bool{true, false} {
 			d, content := s.g.blob(size)
-			if size == 0 { // the registry takes no content for nothing there
+			if size == 0 { // the fake registry treats empty content as missing
 				s.g.put(d.String(), item{"application/octet-stream", d, []byte{}})
 			}
 			announced := int64(-1)
@@ -55,7 +55,7 @@ func TestFetch(t *testing.T) {
 	}
 }
 
-// TestFetchWhatIsThere serves a blob from the store that came meanwhile.
+// TestFetchWhatIsThere checks that a blob that has been stored in the meantime is served from the store.
 func TestFetchWhatIsThere(t *testing.T) {
 	s := start(t, patient, nil)
 	d, content := s.g.blob(100000)
@@ -66,7 +66,8 @@ func TestFetchWhatIsThere(t *testing.T) {
 	}
 }
 
-// cutOnce sends a part of a blob and cuts the connection, the first times. Ranges are served if ranges is set.
+// cutOnce returns a fault that sends a part of a blob and cuts the connection, for the first requests. It serves ranges
+// if ranges is set.
 func cutOnce(content []byte, times int32, ranges bool) func(http.ResponseWriter, *http.Request) bool {
 	var gets atomic.Int32
 	return on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, r *http.Request) {
@@ -92,12 +93,12 @@ func cutOnce(content []byte, times int32, ranges bool) func(http.ResponseWriter,
 	})
 }
 
-// TestFetchGoesOn where an upstream cuts a blob, with and without ranges.
+// TestFetchGoesOn checks that an interrupted transfer is resumed, with and without support for ranges.
 func TestFetchGoesOn(t *testing.T) {
 	for _, ranges := range []bool{true, false} {
 		for _, times := range []int32{1, 2} {
 			if !ranges && times > 1 {
-				continue // it would be no progress
+				continue // there would be no progress
 			}
 			s := start(t, patient, nil)
 			d, content := s.g.blob(3 * mib)
@@ -110,7 +111,7 @@ func TestFetchGoesOn(t *testing.T) {
 	}
 }
 
-// TestFetchGivesUp on an upstream that cuts a blob again and again.
+// TestFetchGivesUp checks that a transfer that is interrupted again and again fails.
 func TestFetchGivesUp(t *testing.T) {
 	s := start(t, patient, nil)
 	d, content := s.g.blob(3 * mib)
@@ -130,7 +131,7 @@ func TestFetchGivesUp(t *testing.T) {
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, 3*mib), d, content)
 }
 
-// TestFetchCorrupt lets no client see the end of wrong bytes, and keeps nothing.
+// TestFetchCorrupt checks that no client receives the end of wrong bytes, and that nothing is stored.
 func TestFetchCorrupt(t *testing.T) {
 	s := start(t, patient, nil)
 	d, content := s.g.blob(mib)
@@ -162,7 +163,7 @@ func TestFetchCorrupt(t *testing.T) {
 	}
 }
 
-// TestFetchIsPatient begins a blob long after anybody has waited for it.
+// TestFetchIsPatient checks that a blob whose first byte arrives very late is still fetched.
 func TestFetchIsPatient(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon
@@ -184,7 +185,7 @@ func TestFetchIsPatient(t *testing.T) {
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, -1), d, content)
 }
 
-// TestFetchStalls ends when the upstream is silent in the middle of a blob, and says so.
+// TestFetchStalls checks that a fetch fails if the upstream is silent in the middle of a blob.
 func TestFetchStalls(t *testing.T) {
 	limits := patient
 	limits.Stall = soon
@@ -199,7 +200,7 @@ func TestFetchStalls(t *testing.T) {
 	isError(t, "stall", s.fetch(t, s.Upstream, d, mib).err, 504, "UNAVAILABLE")
 	s.g.misbehave(on(http.MethodGet, "/blobs/", hang))
 	isError(t, "hang", s.fetch(t, s.Upstream, d, mib).err, 504, "UNAVAILABLE")
-	// Slow is not silent.
+	// A slow upstream is not a silent one.
 	s.g.misbehave(on(http.MethodGet, "/blobs/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", fmt.Sprint(mib))
 		for i := range 8 {
@@ -211,7 +212,7 @@ func TestFetchStalls(t *testing.T) {
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, mib), d, content)
 }
 
-// TestFetchEnds with its context and with Close.
+// TestFetchEnds checks that a fetch ends with its context and with Close.
 func TestFetchEnds(t *testing.T) {
 	s := start(t, patient, nil)
 	d, _ := s.g.blob(mib)
@@ -232,7 +233,8 @@ func TestFetchEnds(t *testing.T) {
 	isError(t, "closed", s.fetch(t, s.Upstream, d, mib).err, 502, "UNAVAILABLE")
 }
 
-// TestFetchEndsWithoutReaders is not held up by a client that does not read, where the blob finds no room in the store.
+// TestFetchEndsWithoutReaders checks that a client that does not read does not block the end of a fetch without room in
+// the store.
 func TestFetchEndsWithoutReaders(t *testing.T) {
 	s := start(t, patient, nil)
 	d, content := s.g.blob(64 << 10)
@@ -268,12 +270,12 @@ func TestFetchEndsWithoutReaders(t *testing.T) {
 	if err := <-ended; !errors.Is(err, why) {
 		t.Error(err)
 	}
-	if took := time.Since(begun); took > 5*time.Second { // the reader is dropped after 10
+	if took := time.Since(begun); took > 5*time.Second { // the reader is dropped after 10 s
 		t.Errorf("took %s", took)
 	}
 }
 
-// TestFetchSHA512 finds a blob under the digest by which it was asked for.
+// TestFetchSHA512 checks that a blob is found by the requested digest.
 func TestFetchSHA512(t *testing.T) {
 	s := start(t, patient, nil)
 	content := testutil.RandomBytes(mib)

@@ -15,7 +15,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestSlowContentArrives however long it takes, and a second question is asked beside a slow one.
+// TestSlowContentArrives checks that slow content arrives, and that a second request is sent while the first one is
+// slow.
 func TestSlowContentArrives(t *testing.T) {
 	for name, r := range map[string]func(d digest.Digest) route.Request{
 		"tag": func(digest.Digest) route.Request { return tag("v1") }, "digest": byDigest,
@@ -56,7 +57,7 @@ func TestSlowContentArrives(t *testing.T) {
 	}
 }
 
-// TestLists are the upstream's, whatever is asked.
+// TestLists checks that lists are passed on from the upstream for any query.
 func TestLists(t *testing.T) {
 	s := start(t, patient, nil)
 	d := digest.FromString("subject")
@@ -109,7 +110,7 @@ func TestRelative(t *testing.T) {
 	}
 }
 
-// FuzzRelative checks that a link leads to the same path of the cache, or nowhere.
+// FuzzRelative checks that a link has the request's path or is not a link.
 func FuzzRelative(f *testing.F) {
 	for _, link := range []string{`</v2/a/tags/list?n=1>; rel="next"`, `<https://evil.example/x?y=z>; rel=next`, "<", "<>", "", "x", "<?>"} {
 		f.Add(link)
@@ -117,7 +118,7 @@ func FuzzRelative(f *testing.F) {
 	f.Fuzz(func(t *testing.T, link string) {
 		got := relativeLinks(link, tags(""))
 		if strings.Contains(link, `"`) {
-			return // what is quoted is no link
+			return // quoted text is not a link
 		}
 		for _, to := range strings.Split(got, "<")[1:] {
 			if !strings.HasPrefix(to, "/v2/some/image/tags/list") {
@@ -127,7 +128,7 @@ func FuzzRelative(f *testing.F) {
 	})
 }
 
-// TestFetchSize finds a blob's size where the upstream says it by any means, with one download.
+// TestFetchSize checks that a blob's size is found with one download, however the upstream provides it.
 func TestFetchSize(t *testing.T) {
 	content := testutil.RandomBytes(1000)
 	chunked := func(w http.ResponseWriter, _ *http.Request) {

@@ -25,7 +25,7 @@ func TestZones(t *testing.T) {
 	}
 }
 
-// named returns how to connect where one name is that of this machine, of which the guard does not hear.
+// named returns a dial function that resolves one name to this machine without the guard's knowledge.
 func named(g *guard, name string) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if port, ok := strings.CutPrefix(address, name+":"); ok {
@@ -35,7 +35,7 @@ func named(g *guard, name string) func(ctx context.Context, network, address str
 	}
 }
 
-// guarded is a registry that the upstream takes for a public one, which leads to another on this machine.
+// guarded returns an upstream that counts as a public one, and another registry on this machine.
 func guarded(t *testing.T) (s *setup, elsewhere *registry) {
 	t.Helper()
 	s, elsewhere = start(t, patient, nil), newRegistry(t)
@@ -46,7 +46,8 @@ func guarded(t *testing.T) (s *setup, elsewhere *registry) {
 	return s, elsewhere
 }
 
-// TestRedirectToThisMachine is not followed, whether by address or by name, for blobs and manifests.
+// TestRedirectToThisMachine checks that redirects to this machine are refused, by address and by name, for blobs and
+// manifests.
 func TestRedirectToThisMachine(t *testing.T) {
 	s, elsewhere := guarded(t)
 	for _, host := range []string{"127.0.0.1", "localhost", "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]"} {
@@ -63,7 +64,7 @@ func TestRedirectToThisMachine(t *testing.T) {
 			t.Errorf("%s: %d requests", host, n)
 		}
 	}
-	// An upstream that is on this machine itself may lead to others there, but not to what gives out credentials.
+	// An upstream on this machine may redirect to this machine, but not to a metadata service.
 	s.guard.zones.Store(uint32(loopback))
 	d, content := s.g.blob(1000)
 	elsewhere.put(d.String(), item{"application/octet-stream", d, content})
@@ -79,7 +80,8 @@ func TestRedirectToThisMachine(t *testing.T) {
 	}
 }
 
-// TestTokenFromThisMachine is not asked for, even if its server's name, which oras-go resolves first, has another address by then.
+// TestTokenFromThisMachine checks that tokens are not requested from this machine, even if the server's name, which
+// oras-go resolves first, resolves to another address later.
 func TestTokenFromThisMachine(t *testing.T) {
 	s, elsewhere := guarded(t)
 	elsewhere.set(func() { elsewhere.public, elsewhere.secret = true, "" })
@@ -99,7 +101,7 @@ func TestTokenFromThisMachine(t *testing.T) {
 	}
 }
 
-// TestZonesOfTheUpstream are learnt when its name is resolved.
+// TestZonesOfTheUpstream checks that the upstream's zones are set when its name is resolved.
 func TestZonesOfTheUpstream(t *testing.T) {
 	g := newGuard(&url.URL{Host: "localhost:1"})
 	if g.forbids(loopback) != true {

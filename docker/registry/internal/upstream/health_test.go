@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestSlowTag leaves all others alone.
+// TestSlowTag checks that a slow tag does not affect other requests.
 func TestSlowTag(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon
@@ -42,7 +42,7 @@ func TestSlowTag(t *testing.T) {
 	}
 }
 
-// TestDown is an upstream that refuses connections: that is said at once, and known for a while.
+// TestDown checks that refused connections are reported at once, and remembered.
 func TestDown(t *testing.T) {
 	s := start(t, patient, nil)
 	d := s.g.image("v1")
@@ -53,7 +53,7 @@ func TestDown(t *testing.T) {
 			t.Errorf("%#v", e)
 		}
 	}
-	if n := s.value(t, "registry_cache_upstream_requests_total", "unreachable"); n != 2 { // one question, one challenge
+	if n := s.value(t, "registry_cache_upstream_requests_total", "unreachable"); n != 2 { // one request, one challenge
 		t.Errorf("%v requests", n)
 	}
 	if s.right(t, byDigest(d)); s.right(t, tag("v1")).Fresh() || s.value(t, "registry_cache_upstream_out") != 1 {
@@ -61,8 +61,8 @@ func TestDown(t *testing.T) {
 	}
 }
 
-// TestSilent is an upstream that accepts connections and says nothing. Many who ask wait for one challenge, and then nobody
-// waits for a while. It ends with the first answer.
+// TestSilent uses an upstream that accepts connections, but does not respond. Concurrent requests wait for one
+// challenge, and later ones fail at once for some time. The outage ends with the first response.
 func TestSilent(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon
@@ -104,7 +104,7 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-// TestChallengeSays that the upstream lives: what it is silent about is then waited for.
+// TestChallengeSays checks that a slow request is waited for if the challenge shows that the upstream is up.
 func TestChallengeSays(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon
@@ -112,7 +112,7 @@ func TestChallengeSays(t *testing.T) {
 	s.g.image("v1")
 	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		if r.URL.Path == "/v2/" {
-			refuse(w, 503) // an answer is an answer
+			refuse(w, 503) // any status is a response
 			return true
 		}
 		time.Sleep(3 * limits.Challenge)
@@ -126,7 +126,7 @@ func TestChallengeSays(t *testing.T) {
 	}
 }
 
-// TestAnswerEndsAnOutage whatever it is an answer to.
+// TestAnswerEndsAnOutage checks that any response ends an outage.
 func TestAnswerEndsAnOutage(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.image("v1")
@@ -144,7 +144,8 @@ func TestAnswerEndsAnOutage(t *testing.T) {
 	s.right(t, tag("v1"))
 }
 
-// TestStillSilent has the challenge asked at once beside the first request after an outage was forgotten, which may find it over.
+// TestStillSilent checks that the first request after an outage has been forgotten requests the challenge at once,
+// which may show that the outage is over.
 func TestStillSilent(t *testing.T) {
 	limits := patient
 	limits.Challenge, limits.Remember = time.Second, time.Nanosecond
@@ -167,7 +168,7 @@ func TestStillSilent(t *testing.T) {
 	}
 }
 
-// TestSuspect asks for the challenge only if nothing was answered since, and remembers for a while.
+// TestSuspect checks that the challenge is requested only without a response since then, and the result is remembered.
 func TestSuspect(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		asked, dead := 0, &requestError{timeout: true}

@@ -40,16 +40,16 @@ func TestMain(m *testing.M) {
 		helperMain()
 		return
 	}
-	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run")) // one per app, for ever
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/docker/go-events.(*Broadcaster).run")) // one per app, never stopped
 }
 
-// patient are limits that no test reaches by accident.
+// patient has limits that no test reaches by accident.
 var patient = Limits{Challenge: 20 * time.Second, Stall: 40 * time.Second, Remember: time.Minute}
 
-// soon is a limit that tests wait for, and that a busy machine does not reach otherwise.
+// soon is a limit for which tests wait, but which a busy machine does not exceed otherwise.
 const soon = 600 * time.Millisecond
 
-// item is something that the registry has.
+// item is content of the registry.
 type item struct {
 	mediaType string
 	digest    digest.Digest
@@ -60,17 +60,17 @@ type item struct {
 type registry struct {
 	*httptest.Server
 	mu    sync.Mutex
-	items map[string]item // by the last part of the path
-	asked map[string]int  // "METHOD last part"
+	items map[string]item // by last path segment
+	asked map[string]int  // by "METHOD last path segment"
 	fault func(w http.ResponseWriter, r *http.Request) bool
-	// login makes the registry want a token, or the credential itself if basic is set.
+	// login makes the registry require a token, or the credential itself if basic is set.
 	login  bool
 	basic  bool
 	secret string // the password for a token
-	public bool   // tokens are given to everybody
-	token  string // which the registry takes
-	realm  string // the host of the token server
-	grants int    // tokens given
+	public bool   // tokens are issued without a credential
+	token  string // token that the registry accepts
+	realm  string // host of the token server
+	grants int    // number of issued tokens
 }
 
 func newRegistry(t testing.TB) *registry {
@@ -161,7 +161,7 @@ func (g *registry) grant(w http.ResponseWriter, r *http.Request) {
 	_, _ = fmt.Fprintf(w, `{"token":%q,"expires_in":300}`, g.token)
 }
 
-// refuse answers with an error of the specification.
+// refuse writes an error response of the specification.
 func refuse(w http.ResponseWriter, status int, header ...string) {
 	for i := 0; i+1 < len(header); i += 2 {
 		w.Header().Set(header[i], header[i+1])
@@ -194,7 +194,7 @@ func (g *registry) blob(size int) (digest.Digest, []byte) {
 
 func (g *registry) put(name string, it item) { g.set(func() { g.items[name] = it }) }
 
-// manifest adds a manifest under its digest and under a tag.
+// manifest adds a manifest by digest and tag.
 func (g *registry) manifest(tag, mediaType, content string) digest.Digest {
 	it := item{mediaType, digest.FromString(content), []byte(content)}
 	g.put(it.digest.String(), it)
@@ -208,7 +208,7 @@ func (g *registry) image(tag string) digest.Digest {
 "digest":%q,"size":2},"layers":[],"annotations":{"n":"%d"}}`, v1.MediaTypeImageManifest, v1.MediaTypeImageConfig, digest.FromString("{}"), rand.Uint64()))
 }
 
-// setup is an upstream with what it needs.
+// setup is an Upstream with its registry and store.
 type setup struct {
 	*Upstream
 	g       *registry
@@ -258,7 +258,7 @@ func start(t testing.TB, limits Limits, c *config.Credential) *setup {
 	return s
 }
 
-// again opens the same store with other limits, as a restart of the program would.
+// again opens the same store with other limits, like a restart of the program.
 func (s *setup) again(t testing.TB, limits Limits) *setup {
 	t.Helper()
 	n := *s
@@ -266,7 +266,7 @@ func (s *setup) again(t testing.TB, limits Limits) *setup {
 	return &n
 }
 
-// value returns the sum of a metric with some labels' values.
+// value returns the sum of a metric's samples with the given label values.
 func (s *setup) value(t testing.TB, name string, labels ...string) (sum float64) {
 	t.Helper()
 	families, err := s.metrics.Gather()
@@ -314,7 +314,7 @@ func referrers(d digest.Digest, query string) route.Request {
 	return route.Request{Kind: route.Referrers, Upstream: "up.example", Repository: "some/image", Digest: d, Query: query}
 }
 
-// right fails unless a manifest is as the registry has it.
+// right fails the test unless a manifest is that of the registry.
 func (s *setup) right(t testing.TB, r route.Request) *Answer {
 	t.Helper()
 	a, err := s.Get(ctx, r, "")
@@ -331,11 +331,11 @@ func (s *setup) right(t testing.TB, r route.Request) *Answer {
 	return a
 }
 
-// fetched is a fetch with a client that reads it from the beginning.
+// fetched is the result of a fetch and of a client that reads from the beginning.
 type fetched struct {
 	content []byte
-	read    error // of the client
-	err     error // of Fetch
+	read    error // error of the client
+	err     error // error of Fetch
 	state   store.State
 	written int64
 }
@@ -364,7 +364,7 @@ func (s *setup) fetchIn(t testing.TB, ctx context.Context, u *Upstream, d digest
 	return f
 }
 
-// isError fails unless err is an *Error with a status and code.
+// isError fails the test unless err is an *Error with this status and code.
 func isError(t testing.TB, what string, err error, status int, code string) *Error {
 	t.Helper()
 	var e *Error
@@ -378,15 +378,15 @@ func isError(t testing.TB, what string, err error, status int, code string) *Err
 	return e
 }
 
-// size returns the size of a blob as HEAD says it, which is asked where a GET says none.
+// size returns the size of a blob from a HEAD, which is sent if a GET does not return the size.
 func (s *setup) size(ctx context.Context, r route.Request) (int64, error) {
 	return do(ctx, s.Upstream, r, func(ctx context.Context) (int64, error) { return s.stat(ctx, r) })
 }
 
-// briefly is how long a test waits for what is not to come.
+// briefly is how long a test waits for something that must not happen.
 const briefly = 50 * time.Millisecond
 
-// late fails unless a question goes on until its context ends.
+// late fails the test unless a request runs until its context is done.
 func (s *setup) late(t testing.TB, r route.Request) {
 	t.Helper()
 	c, cancel := context.WithTimeoutCause(ctx, briefly, errLate)

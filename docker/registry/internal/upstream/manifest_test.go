@@ -19,7 +19,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestManifest passes a manifest on, and has distribution keep it.
+// TestManifest checks that a manifest is passed on, and stored by distribution.
 func TestManifest(t *testing.T) {
 	s := start(t, patient, nil)
 	d := s.g.image("v1")
@@ -31,7 +31,7 @@ func TestManifest(t *testing.T) {
 	if heads, gets := s.g.count("HEAD v1"), s.g.count("GET v1")+s.g.count("GET "+d.String()); heads != 1 || gets != 1 {
 		t.Errorf("%d HEADs, %d GETs", heads, gets)
 	}
-	for range 3 { // a tag that has not moved costs a HEAD
+	for range 3 { // a tag that has not moved takes one HEAD
 		s.right(t, tag("v1"))
 	}
 	moved := s.g.image("v1")
@@ -45,7 +45,7 @@ func TestManifest(t *testing.T) {
 	s.right(t, byDigest(moved))
 }
 
-// TestTagMoves between the question and the answer.
+// TestTagMoves moves a tag between two requests for it.
 func TestTagMoves(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.image("v1")
@@ -62,7 +62,7 @@ func TestTagMoves(t *testing.T) {
 	}
 }
 
-// TestUpstreamWithoutHead knows no HEAD, or says nothing of use in it.
+// TestUpstreamWithoutHead uses an upstream without HEAD, or without useful headers in its response.
 func TestUpstreamWithoutHead(t *testing.T) {
 	for name, fault := range map[string]func(http.ResponseWriter, *http.Request){
 		"405":  func(w http.ResponseWriter, _ *http.Request) { refuse(w, 405) },
@@ -79,7 +79,7 @@ func TestUpstreamWithoutHead(t *testing.T) {
 				}
 			}
 			it := s.g.items["v1"]
-			it.digest = "" // and nobody says the digest
+			it.digest = "" // no response has the digest
 			s.g.put("v2", it)
 			if a, err := s.Get(ctx, tag("v2"), ""); err != nil || a.Digest != digest.FromBytes(it.content) {
 				t.Errorf("%+v, %v", a, err)
@@ -88,7 +88,7 @@ func TestUpstreamWithoutHead(t *testing.T) {
 	}
 }
 
-// schema1Manifest returns a signed manifest, and the digest of what is signed.
+// schema1Manifest returns a signed schema 1 manifest, and its digest.
 func schema1Manifest() (string, digest.Digest) {
 	payload := `{"schemaVersion":1,"name":"some/image","tag":"v1","architecture":"amd64","fsLayers":[],"history":[]}`
 	encode := base64.RawURLEncoding.EncodeToString
@@ -97,7 +97,7 @@ func schema1Manifest() (string, digest.Digest) {
 	return body + `,"signatures":[{"header":{},"signature":"x","protected":"` + protected + `"}]}`, digest.FromString(payload)
 }
 
-// TestManifestsThatDistributionCannotParse pass as they are, by one GET each.
+// TestManifestsThatDistributionCannotParse checks that such manifests are passed on unchanged, with one GET each.
 func TestManifestsThatDistributionCannotParse(t *testing.T) {
 	signedManifest, signedDigest := schema1Manifest()
 	for _, it := range []item{
@@ -124,7 +124,7 @@ func TestManifestsThatDistributionCannotParse(t *testing.T) {
 	}
 }
 
-// TestAccept wants whatever the upstream has, unless the types are named.
+// TestAccept checks that any type is requested, unless the client lists types.
 func TestAccept(t *testing.T) {
 	s := start(t, patient, nil)
 	var seen atomic.Value
@@ -148,7 +148,8 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// TestNamedTypes get the manifest that the upstream has for them, which the tag is not for others.
+// TestNamedTypes checks that a client that lists types gets the upstream's manifest for them, and that the tag does not
+// change for others.
 func TestNamedTypes(t *testing.T) {
 	s := start(t, patient, nil)
 	index := s.g.manifest("index", v1.MediaTypeImageIndex, `{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`)
@@ -179,7 +180,7 @@ func TestNamedTypes(t *testing.T) {
 	}
 }
 
-// TestManifestOfAnotherDigest reaches nobody.
+// TestManifestOfAnotherDigest checks that a manifest with the wrong digest is not served.
 func TestManifestOfAnotherDigest(t *testing.T) {
 	s := start(t, patient, nil)
 	d := s.g.image("v1")
@@ -201,7 +202,7 @@ func TestManifestOfAnotherDigest(t *testing.T) {
 	isError(t, "cut", s.ask(t, byDigest(d)), 502, "UNAVAILABLE")
 }
 
-// TestStaleTag is served as it was known last, and says why.
+// TestStaleTag checks that the last known manifest is served, with the reason.
 func TestStaleTag(t *testing.T) {
 	s := start(t, patient, nil)
 	d := s.g.image("v1")
@@ -222,7 +223,7 @@ func TestStaleTag(t *testing.T) {
 	if a := s.right(t, tag("v1")); !a.Fresh() {
 		t.Error("stale although the upstream is back")
 	}
-	// A tag that has moved to what cannot be had is still the old one.
+	// A tag that has moved to an unavailable manifest keeps the old one.
 	moved := s.g.image("v1")
 	old := s.g.items[d.String()]
 	s.g.misbehave(on(http.MethodGet, "/manifests/", func(w http.ResponseWriter, _ *http.Request) { refuse(w, 500) }))
@@ -243,7 +244,7 @@ func TestStaleTag(t *testing.T) {
 	}
 }
 
-// TestWebPage is neither what a tag has become nor a list, whatever its status says.
+// TestWebPage checks that a web page with status 200 is not accepted as a manifest or list.
 func TestWebPage(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.image("v1")
@@ -265,7 +266,8 @@ func TestWebPage(t *testing.T) {
 	}
 }
 
-// TestHeadWithoutLength is no reason to overlook that a tag has moved, to a manifest that is here.
+// TestHeadWithoutLength checks that a moved tag is detected without Content-Length, if the new manifest is already
+// stored.
 func TestHeadWithoutLength(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.misbehave(on(http.MethodHead, "/manifests/", func(w http.ResponseWriter, _ *http.Request) {

@@ -9,7 +9,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// TestMetrics are registered once for all upstreams, and begin at 0 where an alert looks for an increase.
+// TestMetrics checks that metrics are registered once for all upstreams, and start at 0 if an alert uses their
+// increase.
 func TestMetrics(t *testing.T) {
 	s := start(t, patient, nil)
 	m, r := NewMetrics(), prometheus.NewRegistry()
@@ -39,7 +40,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestCounts has each request counted by what it asks for, wherever a redirect leads, and by what came of it.
+// TestCounts checks that each request is counted by kind, including redirects, and by result.
 func TestCounts(t *testing.T) {
 	limits := patient
 	limits.Stall = soon
@@ -74,7 +75,7 @@ func TestCounts(t *testing.T) {
 		{requests, "manifest", "200"}: 1, {seconds, "manifest", "up.example"}: 1, {requests, "tag", "up.example"}: 0,
 		{requests, "other", "up.example"}: 0, {"registry_cache_refused_total", "blob", "up.example"}: 0,
 	})
-	if n := s.value(t, bytes, "blob"); n < 5000 || n > 5500 { // with the page of the redirect
+	if n := s.value(t, bytes, "blob"); n < 5000 || n > 5500 { // including the body of the redirect
 		t.Errorf("%v bytes", n)
 	}
 	for status, label := range map[int]string{401: "401", 403: "403", 429: "429", 503: "503"} {

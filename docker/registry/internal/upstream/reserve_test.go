@@ -14,7 +14,8 @@ import (
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// TestReserve asks for room before a large answer is read: for its size, or for the most that it may have if that is unknown.
+// TestReserve checks that room is reserved before a large response is read: for its size, or the maximum if the size is
+// unknown.
 func TestReserve(t *testing.T) {
 	s := start(t, patient, nil)
 	var mu sync.Mutex
@@ -53,7 +54,7 @@ func TestReserve(t *testing.T) {
 	if n := first(); n != int64(len(large)) {
 		t.Errorf("%d bytes of %d", n, len(large))
 	}
-	s.right(t, tag("large")) // distribution has it
+	s.right(t, tag("large")) // distribution has stored it
 	if n := first(); n != int64(len(large)) {
 		t.Errorf("%d bytes of %d that distribution has", n, len(large))
 	}
@@ -67,7 +68,7 @@ func TestReserve(t *testing.T) {
 	full = true
 	isError(t, "a list", s.ask(t, tags("")), 503, "UNAVAILABLE")
 	s.g.misbehave(nil)
-	isError(t, "a tag", s.ask(t, tag("large")), 503, "UNAVAILABLE") // not as it was known last either
+	isError(t, "a tag", s.ask(t, tag("large")), 503, "UNAVAILABLE") // the last known manifest is not served, either
 	isError(t, "a manifest", s.ask(t, byDigest(d)), 503, "UNAVAILABLE")
 	if n := s.value(t, "registry_cache_refused_total"); n != 0 {
 		t.Errorf("%v bodies are called wrong", n)

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// TestTokenEnds asks for a new one.
+// TestTokenEnds checks that a new token is requested after the old one was rejected.
 func TestTokenEnds(t *testing.T) {
 	c := helperFor(t, "s1")
 	s := start(t, patient, c)
@@ -21,7 +21,7 @@ func TestTokenEnds(t *testing.T) {
 	if a := s.right(t, tag("v1")); !a.Fresh() {
 		t.Errorf("stale: %v", a.Stale)
 	}
-	// The credential itself ends before its time.
+	// The credential itself is revoked before it expires.
 	gives(t, c, "s2")
 	s.g.set(func() { s.g.token, s.g.secret = "t3", "s2" })
 	isStale := s.right(t, tag("v1")).Stale
@@ -36,7 +36,7 @@ func TestTokenEnds(t *testing.T) {
 	}
 }
 
-// TestGrant is seen at the next question, although the token from before it is still good.
+// TestGrant checks that a new permission takes effect with the next request, although the old token is still valid.
 func TestGrant(t *testing.T) {
 	s := start(t, patient, helperFor(t, "s1"))
 	s.g.set(func() { s.g.login = true })
@@ -53,7 +53,7 @@ func TestGrant(t *testing.T) {
 	s.right(t, tag("v1"))
 }
 
-// TestTokenAnswers has what the token server's statuses mean for clients.
+// TestTokenAnswers checks how the token server's statuses are translated for clients.
 func TestTokenAnswers(t *testing.T) {
 	for _, test := range []struct {
 		token, status int
@@ -71,7 +71,7 @@ func TestTokenAnswers(t *testing.T) {
 	}
 }
 
-// TestTokenHangs is asked for once by all, and ends by the stall limit.
+// TestTokenHangs checks that concurrent requests share one token request, which ends at the stall limit.
 func TestTokenHangs(t *testing.T) {
 	limits := patient
 	limits.Stall = soon
@@ -89,7 +89,7 @@ func TestTokenHangs(t *testing.T) {
 	}
 }
 
-// TestTokensAreBounded by number.
+// TestTokensAreBounded checks that the number of cached tokens is limited.
 func TestTokensAreBounded(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.set(func() { s.g.login, s.g.public = true, true })

@@ -12,7 +12,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-// TestStall ends what nobody else ends. A tag is served as it was known last.
+// TestStall checks that stalled requests end. A tag is served as last known.
 func TestStall(t *testing.T) {
 	limits := patient
 	limits.Stall = soon
@@ -38,7 +38,8 @@ func TestStall(t *testing.T) {
 	}
 }
 
-// TestSwitchedProtocol is an upstream that answers 101 and keeps the connection: no limit would end a read of that.
+// TestSwitchedProtocol uses an upstream that responds with 101 and keeps the connection open. No limit would end a read
+// of it.
 func TestSwitchedProtocol(t *testing.T) {
 	s := start(t, patient, nil)
 	s.g.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
@@ -58,12 +59,13 @@ func TestSwitchedProtocol(t *testing.T) {
 	}
 }
 
-// TestFetchRedirect shows the credential to the upstream only, and identity is what is asked for everywhere.
+// TestFetchRedirect checks that the credential is sent only to the upstream, and that all requests ask for the identity
+// encoding.
 func TestFetchRedirect(t *testing.T) {
 	s := start(t, patient, helperFor(t, "s1"))
 	s.g.set(func() { s.g.login = true })
 	elsewhere := newRegistry(t)
-	d, content := s.g.blob(mib) // the redirect is to what d is then
+	d, content := s.g.blob(mib) // the handler below redirects to the current d
 	elsewhere.put(d.String(), item{"application/octet-stream", "", content})
 	elsewhere.misbehave(func(_ http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Authorization") != "" || r.Header.Get("Accept-Encoding") != "identity" {
@@ -82,7 +84,7 @@ func TestFetchRedirect(t *testing.T) {
 	if n := elsewhere.count("GET " + d.String()); n != 1 {
 		t.Errorf("%d downloads", n)
 	}
-	// Nor does it when it is asked there.
+	// The same holds if the redirect target requests a credential.
 	elsewhere.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("WWW-Authenticate", `Bearer realm="`+elsewhere.URL+`/token",service="test"`)
 		refuse(w, 401)
@@ -93,7 +95,7 @@ func TestFetchRedirect(t *testing.T) {
 	if n := elsewhere.count("GET token"); n != 0 {
 		t.Errorf("%d requests for a token elsewhere", n)
 	}
-	// Artifact Registry redirects to itself, outside of the API.
+	// Artifact Registry redirects to its own host, outside of the API.
 	d, content = s.g.blob(mib)
 	s.g.misbehave(func(w http.ResponseWriter, r *http.Request) bool {
 		switch authorization := r.Header.Get("Authorization"); {
@@ -115,7 +117,7 @@ func TestFetchRedirect(t *testing.T) {
 	isError(t, "a file", s.fetch(t, s.Upstream, d, -1).err, 502, "UPSTREAM_INVALID")
 }
 
-// TestRealm shows the credential to the upstream's own domain only.
+// TestRealm checks that the credential is sent only to the upstream's domain.
 func TestRealm(t *testing.T) {
 	for _, test := range []struct {
 		registry, realm string

@@ -11,7 +11,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestWrongUse is an error, not a panic.
+// TestWrongUse checks that wrong use returns an error and does not panic.
 func TestWrongUse(t *testing.T) {
 	s := start(t, patient, nil)
 	if _, err := s.Get(ctx, blob(nowhere), ""); err == nil {
@@ -24,7 +24,7 @@ func TestWrongUse(t *testing.T) {
 	isError(t, "closed", s.ask(t, tag("v1")), 502, "UNAVAILABLE")
 }
 
-// TestNew refuses what is no root of a registry, and needs no upstream that answers.
+// TestNew checks that New refuses URLs that are not the root of a registry, and works while the upstream is down.
 func TestNew(t *testing.T) {
 	part, err := newStore(t).Upstream("up.example")
 	if err != nil {
@@ -46,7 +46,7 @@ func TestNew(t *testing.T) {
 	}
 }
 
-// TestLimitsOf takes each limit from its key.
+// TestLimitsOf checks that each limit comes from its key.
 func TestLimitsOf(t *testing.T) {
 	c := &config.Config{Outage: config.Outage{ChallengeTimeout: 1, Remember: 2}, Fill: config.Fill{StallTimeout: 3}}
 	if got := LimitsOf(c); got != (Limits{Challenge: 1, Stall: 3, Remember: 2}) {
@@ -54,7 +54,7 @@ func TestLimitsOf(t *testing.T) {
 	}
 }
 
-// TestClose ends what is asked, also for a token, and waits for it.
+// TestClose checks that Close cancels all requests, including those for tokens, and waits for them.
 func TestClose(t *testing.T) {
 	for part, asked := range map[string]string{"/manifests/": "HEAD v1", "/token": "GET token"} {
 		s := start(t, patient, helperFor(t, "s1"))

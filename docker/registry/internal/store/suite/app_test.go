@@ -101,7 +101,7 @@ func newApp(t *testing.T, s *store.Store, name, remote string) (*store.Upstream,
 	return u, app
 }
 
-// fetch has an app fetch a blob into g, and returns what a reader got.
+// fetch makes an app fetch a blob into g, and returns the bytes that a reader received.
 func fetch(app http.Handler, g *store.Growing) ([]byte, error) {
 	defer g.Close()
 	r, err := g.NewReader(context.Background(), 0)
@@ -114,7 +114,7 @@ func fetch(app http.Handler, g *store.Growing) ([]byte, error) {
 		defer close(ended)
 		q := httptest.NewRequest(http.MethodGet, "/v2/some/image/blobs/"+g.Digest().String(), nil)
 		answer := httptest.NewRecorder()
-		answer.Body = nil // what distribution writes is not wanted
+		answer.Body = nil // discard the response of distribution
 		app.ServeHTTP(answer, q.WithContext(store.WithGrowing(q.Context(), g)))
 		g.Finish(errors.New("the app ended"))
 	}()
@@ -123,7 +123,7 @@ func fetch(app http.Handler, g *store.Growing) ([]byte, error) {
 	return got, err
 }
 
-// TestApps runs two apps of distribution on one store, in proxy mode: the store needs nothing but the request's context.
+// TestApps runs two apps of distribution in proxy mode on one store, which needs only the request's context.
 func TestApps(t *testing.T) {
 	logrus.SetOutput(io.Discard)
 	one, two := newRegistry(t), newRegistry(t)
@@ -136,7 +136,8 @@ func TestApps(t *testing.T) {
 	for _, size := range []int64{int64(len(content)), -1} {
 		got, err := fetch(app1, u1.Grow(d, size))
 		if size < 0 {
-			// The blob is there by now: the app serves it without a writer, which package fill does not ask for.
+			// The blob is already stored, so the app serves it without a writer. Package fill does not send such
+			// requests.
 			if err == nil {
 				t.Error("bytes from nowhere")
 			}

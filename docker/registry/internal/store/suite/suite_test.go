@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package suite runs distribution's own test of storage drivers. It is not in the store's test, whose processes would
-// each make its 128 MiB of random bytes.
+// Package suite runs distribution's test suite for storage drivers. It is a separate package, since every process of
+// the store's tests would create its 128 MiB of random bytes.
 package suite
 
 import (
@@ -15,7 +15,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/store"
 )
 
-// TestSuite leaves out the file of 5 GiB.
+// TestSuite runs the suite without its file of 5 GiB.
 func TestSuite(t *testing.T) {
 	if err := flag.Set("test.short", "true"); err != nil {
 		t.Fatal(err)
