@@ -213,7 +213,7 @@ func TestConnections(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatTheServerClosed(t *testing.T) {
+func TestClosedConnectionIsRetried(t *testing.T) {
 	server := httptest.NewUnstartedServer(sends(body))
 	server.Config.IdleTimeout = time.Millisecond
 	server.Start()
@@ -268,7 +268,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestRequestRate(t *testing.T) {
 	endpoint, _ := serve(t, sends(body))
 	r := load(t, Group{Endpoints: []string{endpoint}, Targets: []Target{{Path: path(body)}}, Clients: 2, Each: 5, PerSecond: 50})
 	if r.Wall < 0.18 || r.Requests != 10 {
@@ -276,9 +276,9 @@ func TestPace(t *testing.T) {
 	}
 }
 
-// TestASlowServerIsNotAskedLess checks that a request that is late because of the previous response starts when it was
+// TestNoCoordinatedOmission checks that a request that is late because of the previous response starts when it was
 // due.
-func TestASlowServerIsNotAskedLess(t *testing.T) {
+func TestNoCoordinatedOmission(t *testing.T) {
 	endpoint, _ := serve(t, func(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(50 * time.Millisecond)
 		sends(body)(w, r)
@@ -306,7 +306,7 @@ func TestSeconds(t *testing.T) {
 	}
 }
 
-func TestOneOfSoManyClientsHashes(t *testing.T) {
+func TestHashEvery(t *testing.T) {
 	wrong := append(bytes.Clone(body[1:]), 'x')
 	endpoint, _ := serve(t, sends(wrong))
 	target := Target{Path: path(body), Size: int64(len(body))}
@@ -325,7 +325,7 @@ func TestEndpointsInTurn(t *testing.T) {
 	}
 }
 
-func TestASlowReader(t *testing.T) {
+func TestSlowReader(t *testing.T) {
 	endpoint, _ := serve(t, sends(body))
 	r := load(t, Group{Endpoints: []string{endpoint}, Targets: []Target{{Path: path(body)}}, Rate: int64(len(body) * 4)})
 	if r.Failed != 0 || r.Latency.P50 < 0.2 || r.First.P50 >= r.Latency.P50 {
@@ -333,7 +333,7 @@ func TestASlowReader(t *testing.T) {
 	}
 }
 
-func TestASlowBodyIsNotSilence(t *testing.T) {
+func TestSlowBodyDoesNotTimeOut(t *testing.T) {
 	endpoint, _ := serve(t, sends(body))
 	g := Group{Endpoints: []string{endpoint}, Targets: []Target{{Path: path(body)}}, Rate: int64(len(body)), Timeout: 0.3}
 	if r := load(t, g); r.Failed != 0 {
@@ -358,7 +358,7 @@ func TestSlowSenders(t *testing.T) {
 	}
 }
 
-func TestASilentServer(t *testing.T) {
+func TestSilentServer(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -402,7 +402,7 @@ func TestGroupsRunTogether(t *testing.T) {
 	}
 }
 
-func TestPlansThatAreRefused(t *testing.T) {
+func TestInvalidPlans(t *testing.T) {
 	const good = `"endpoints": ["127.0.0.1:1"], "targets": [{"path": "/"}], "clients": 1`
 	for _, test := range []struct{ name, group, key string }{
 		{"an unknown key", good + `, "each": 1, "paths": []`, "paths"},

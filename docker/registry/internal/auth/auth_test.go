@@ -185,7 +185,7 @@ func TestNoPasswordBeyond72Bytes(t *testing.T) {
 	})
 }
 
-func TestProofLivesAsLongAsTheHash(t *testing.T) {
+func TestProofIsValidAsLongAsTheHash(t *testing.T) {
 	ann, bob := line("ann", "a"), line("bob", "b")
 	inWorld(t, []string{ann, bob}, func(t *testing.T, w *world) {
 		w.want(Good, 1, "ann", "a")
@@ -271,7 +271,7 @@ func TestGuessesEvictNoProof(t *testing.T) {
 	})
 }
 
-func TestFirstContactsAreServedOneAfterAnother(t *testing.T) {
+func TestFirstRequestsAreCheckedOneAfterAnother(t *testing.T) {
 	inWorld(t, twelve(), func(t *testing.T, w *world) {
 		began := time.Now()
 		var clients sync.WaitGroup
@@ -292,8 +292,8 @@ func TestFirstContactsAreServedOneAfterAnother(t *testing.T) {
 	})
 }
 
-// TestFirstContactsDuringAFlood uses one address for all clients, as behind a NodePort.
-func TestFirstContactsDuringAFlood(t *testing.T) {
+// TestFirstRequestsDuringAFlood uses one address for all clients, as behind a NodePort.
+func TestFirstRequestsDuringAFlood(t *testing.T) {
 	inWorld(t, twelve(), func(t *testing.T, w *world) {
 		for i := range 6 {
 			w.want(Good, 1, fmt.Sprint("user", i), fmt.Sprint("pw", i))
@@ -369,7 +369,7 @@ func (w *world) wantSoon(most time.Duration, name, password string, source netip
 	}
 }
 
-func TestFirstContactWhileItsNameIsGuessedElsewhere(t *testing.T) {
+func TestFirstRequestDuringGuessesFromElsewhere(t *testing.T) {
 	inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
 		stop := w.guess(100, "ann")
 		time.Sleep(time.Minute)
@@ -379,8 +379,8 @@ func TestFirstContactWhileItsNameIsGuessedElsewhere(t *testing.T) {
 	})
 }
 
-// TestFirstContactWhileItsNameIsGuessed uses the same address for guesses and user, and bcrypt cost 10.
-func TestFirstContactWhileItsNameIsGuessed(t *testing.T) {
+// TestFirstRequestDuringGuesses uses the same address for guesses and user, and bcrypt cost 10.
+func TestFirstRequestDuringGuesses(t *testing.T) {
 	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
 		w.takes = 60 * time.Millisecond
 		stop := w.guess(50, "ann")
@@ -409,7 +409,7 @@ func TestColdStartInAFlood(t *testing.T) {
 	})
 }
 
-func TestGuessesOfAProvenUserTakeTheDecoy(t *testing.T) {
+func TestGuessesForProvenUserUseTheDecoy(t *testing.T) {
 	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
 		var clients sync.WaitGroup
 		clients.Go(func() { w.wantSoon(checkTime, "ann", "a", here) })
@@ -420,7 +420,7 @@ func TestGuessesOfAProvenUserTakeTheDecoy(t *testing.T) {
 		clients.Wait()
 		for _, hash := range w.hashes[1:] {
 			if hash == w.hashes[0] {
-				t.Error("a guess was checked against the hash of a user whose password is proven")
+				t.Error("a guess was checked against the hash of a user with a proof")
 			}
 		}
 		if len(w.hashes) != 6 {
@@ -469,7 +469,7 @@ func TestUnknownNamesCostTheMostCommonCost(t *testing.T) {
 	})
 }
 
-func TestUnknownNameIsRefusedWhateverBcryptSays(t *testing.T) {
+func TestUnknownNameIsRefusedRegardlessOfBcrypt(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "htpasswd")
 	if err := os.WriteFile(path, []byte(line("ann", "a")), 0o600); err != nil {
 		t.Fatal(err)
@@ -529,7 +529,7 @@ func TestGuessesHaveABudget(t *testing.T) {
 	}
 }
 
-func TestGuessWithoutHopeIsTurnedAwayAtOnce(t *testing.T) {
+func TestHopelessGuessIsRejectedAtOnce(t *testing.T) {
 	inWorld(t, []string{line("ann", "a")}, func(t *testing.T, w *world) {
 		w.takes = 10 * time.Second
 		w.want(Bad, 1, "nobody", "x")
@@ -543,7 +543,7 @@ func TestGuessWithoutHopeIsTurnedAwayAtOnce(t *testing.T) {
 	})
 }
 
-func TestUserWhoMistypedOutlivesTheBudgetOfOthers(t *testing.T) {
+func TestMistypedPasswordIsNotBlockedByOthers(t *testing.T) {
 	inWorld(t, []string{line("ann", "a"), line("bob", "b")}, func(t *testing.T, w *world) {
 		w.queue.userTime.take(time.Now(), 1000)
 		w.queue.guessTime.take(time.Now(), 1000)
@@ -552,7 +552,7 @@ func TestUserWhoMistypedOutlivesTheBudgetOfOthers(t *testing.T) {
 	})
 }
 
-func TestUserWhoIsAddedWhileWaiting(t *testing.T) {
+func TestUserAddedWhileWaiting(t *testing.T) {
 	ann := line("ann", "a")
 	inWorld(t, []string{ann}, func(t *testing.T, w *world) {
 		w.queue.guesses.failures.take(time.Now(), guessLimits.failures+1)
@@ -671,8 +671,8 @@ func TestClose(t *testing.T) {
 	})
 }
 
-// TestManyAtOnce uses real bcrypt, real time and a constantly changing file, for the race detector.
-func TestManyAtOnce(t *testing.T) {
+// TestConcurrency uses real bcrypt, real time and a constantly changing file, for the race detector.
+func TestConcurrency(t *testing.T) {
 	w := &world{t: t, path: filepath.Join(t.TempDir(), "htpasswd")}
 	ann, bob := line("ann", "a"), []string{line("bob", "b0"), line("bob", "b1")}
 	w.write(ann, bob[0])

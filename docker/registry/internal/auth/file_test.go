@@ -79,9 +79,9 @@ func TestBrokenFileKeepsTheLastGoodUsers(t *testing.T) {
 	})
 }
 
-// TestKubeletSwapsALink uses the kubelet's layout: htpasswd is a link to ..data/htpasswd, and ..data is a link to a
+// TestKubeletReplacesTheFile uses the kubelet's layout: htpasswd is a link to ..data/htpasswd, and ..data is a link to a
 // folder, which is replaced.
-func TestKubeletSwapsALink(t *testing.T) {
+func TestKubeletReplacesTheFile(t *testing.T) {
 	dir := t.TempDir()
 	publish := func(version, content string) {
 		t.Helper()
@@ -120,8 +120,8 @@ func TestKubeletSwapsALink(t *testing.T) {
 	})
 }
 
-// TestVersionsOfOneClockTick writes a new version with the same inode, size and modification time.
-func TestVersionsOfOneClockTick(t *testing.T) {
+// TestVersionsWithTheSameTime writes a new version with the same inode, size and modification time.
+func TestVersionsWithTheSameTime(t *testing.T) {
 	inWorld(t, []string{line("ann", "a1")}, func(t *testing.T, w *world) {
 		tick := time.Unix(1700000000, 0)
 		for _, password := range []string{"a2", "a3"} {

@@ -387,8 +387,8 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// TestProblems checks that New or Run returns a clear error immediately, and leaves nothing open.
-func TestProblems(t *testing.T) {
+// TestInvalidSetup checks that New or Run returns a clear error immediately, and leaves nothing open.
+func TestInvalidSetup(t *testing.T) {
 	u := newRegistry(t)
 	taken := testutil.Listen(t)
 	defer taken.Close()

@@ -142,9 +142,9 @@ func TestPipeInTheStore(t *testing.T) {
 	}
 }
 
-// TestStoreDoesNotWork checks that content is served from the upstream if the links of a manifest and its tag can be
+// TestBrokenStore checks that content is served from the upstream if the links of a manifest and its tag can be
 // neither read nor overwritten.
-func TestStoreDoesNotWork(t *testing.T) {
+func TestBrokenStore(t *testing.T) {
 	u := newRegistry(t)
 	c := configuration(t, t.TempDir(), "tags: {ttl: 0s}", u)
 	r := start(t, c)
@@ -222,8 +222,8 @@ func TestMetricsOfTheStore(t *testing.T) {
 	}
 }
 
-// TestUpstreamsWords checks that the upstream's error messages are logged, and not sent to clients.
-func TestUpstreamsWords(t *testing.T) {
+// TestUpstreamMessagesAreOnlyLogged checks that the upstream's error messages are logged, and not sent to clients.
+func TestUpstreamMessagesAreOnlyLogged(t *testing.T) {
 	u := newRegistry(t)
 	u.misbehave(func(w http.ResponseWriter, _ *http.Request) bool {
 		w.WriteHeader(http.StatusForbidden)

@@ -217,7 +217,7 @@ func TestDrainOfOwner(t *testing.T) {
 	begun := time.Now()
 	cold := f.owned(u, ranked[0])
 	pullAll(t, ranked[1:], cold, 2, 1)
-	t.Logf("a cold blob of the replica that drains: %v", time.Since(begun))
+	t.Logf("a cold blob of the draining replica: %v", time.Since(begun))
 	<-pulled
 	<-ended
 	if n := u.count("GET " + blob.String()); n != 1 {

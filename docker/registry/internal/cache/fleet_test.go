@@ -56,7 +56,7 @@ type replica struct {
 func lasts(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("it takes some seconds")
+		t.Skip("takes some seconds")
 	}
 }
 

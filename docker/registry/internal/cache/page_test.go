@@ -84,7 +84,7 @@ func TestThePageNamesEveryMetric(t *testing.T) {
 	}
 	for name := range maps.Keys(shown) {
 		if page[name] != shown[name] {
-			t.Errorf("%s: the page says %q, the program shows %q", name, page[name], shown[name])
+			t.Errorf("%s: the page has %q, the program exports %q", name, page[name], shown[name])
 		}
 	}
 	for name := range maps.Keys(page) {

@@ -102,8 +102,8 @@ func TestSlowFetch(t *testing.T) {
 	}
 }
 
-// TestSlowBeginning checks that an owner that waits for a slow upstream is not considered dead.
-func TestSlowBeginning(t *testing.T) {
+// TestSlowFirstByte checks that an owner that waits for a slow upstream is not considered dead.
+func TestSlowFirstByte(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
 	_, blob := u.image("v1", testutil.RandomBytes(mib))
@@ -257,9 +257,9 @@ func TestBrokenUpstreamOfOwner(t *testing.T) {
 	}
 }
 
-// TestSilentUpstreamOfAll checks that a request for unknown content ends when the requested replica and one other know
+// TestUpstreamSilentForAll checks that a request for unknown content ends when the requested replica and one other know
 // that the upstream is silent. Later requests take no longer than one challenge.
-func TestSilentUpstreamOfAll(t *testing.T) {
+func TestUpstreamSilentForAll(t *testing.T) {
 	lasts(t)
 	u := newRegistry(t)
 	u.everything = true
@@ -345,8 +345,8 @@ func TestSharedTags(t *testing.T) {
 	}
 }
 
-// TestProblemsOfPeers checks that New returns a clear error immediately.
-func TestProblemsOfPeers(t *testing.T) {
+// TestInvalidPeers checks that New returns a clear error immediately.
+func TestInvalidPeers(t *testing.T) {
 	u := newRegistry(t)
 	taken := testutil.Listen(t)
 	defer taken.Close()

@@ -101,7 +101,7 @@ func peers(rest string) string {
 	return "peers: {" + rest + "}"
 }
 
-func TestRefused(t *testing.T) {
+func TestInvalid(t *testing.T) {
 	upstream := func(rest string) string { return "upstreams:\n  - {host: a.example, " + rest + "}" }
 	for _, test := range []struct {
 		name, content string
@@ -247,7 +247,7 @@ func TestPasswordInURLIsNotRepeated(t *testing.T) {
 	}
 }
 
-func TestSentence(t *testing.T) {
+func TestErrorText(t *testing.T) {
 	_, err := Parse([]byte(with("store: {path: /d, limit: 10Mi}")))
 	want := `store.limit must be at least 64Mi (got "10Mi", line 4); write, for example, limit: 20Gi`
 	if err == nil || err.Error() != want {
@@ -255,7 +255,7 @@ func TestSentence(t *testing.T) {
 	}
 }
 
-func TestUnknownKeyNamesTheLikelyOne(t *testing.T) {
+func TestUnknownKeySuggestsSimilarOne(t *testing.T) {
 	_, err := Parse([]byte(with("upstream: []")))
 	if err == nil || !strings.Contains(err.Error(), "write upstreams") {
 		t.Errorf("got %v", err)

@@ -95,9 +95,9 @@ func TestThePageNamesEveryKeyWithItsDefault(t *testing.T) {
 		case !known && !slices.Contains([]string{"upstreams[].credential", "peers.members"}, key):
 			t.Errorf("%s: the program has no such key", key)
 		case want != "" && value != want:
-			t.Errorf("%s: the page says %s, the default is %s", key, given, want)
+			t.Errorf("%s: the page has the default %s, the program %s", key, given, want)
 		case known && want == "" && value != "" && key != "upstreams[].url":
-			t.Errorf("%s: the page says %s, there is no default", key, given)
+			t.Errorf("%s: the page has the default %s, the program none", key, given)
 		}
 		seen[key] = true
 	}

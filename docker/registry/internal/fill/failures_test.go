@@ -63,6 +63,6 @@ func TestAgedFailures(t *testing.T) {
 		t.Errorf("%v: %v old", err, age)
 	}
 	if err := f.get(q, now.Add(600*time.Millisecond)); err != nil {
-		t.Errorf("kept for too long: %v", err)
+		t.Errorf("remembered for too long: %v", err)
 	}
 }

@@ -89,7 +89,7 @@ func TestSlowUpstream(t *testing.T) {
 		impatient, gone := context.WithTimeout(t.Context(), 2*time.Second)
 		defer gone()
 		if a := c.ask(impatient, http.MethodGet, q); !a.cut || len(a.body) > 0 {
-			t.Errorf("a client that has gone: %d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
+			t.Errorf("a client that has disconnected: %d with %d bytes, cut: %v", a.status, len(a.body), a.cut)
 		}
 		begin := time.Now()
 		a := c.get(q)
@@ -133,8 +133,8 @@ func TestClientLeavesInTheMiddle(t *testing.T) {
 	})
 }
 
-// TestAbandonedAreBounded checks that the first fills without clients continue to their end, and others are aborted.
-func TestAbandonedAreBounded(t *testing.T) {
+// TestAbandonedFillsAreLimited checks that the first fills without clients continue to their end, and others are aborted.
+func TestAbandonedFillsAreLimited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 2 })
 		c.script = func(ctx context.Context, _ route.Request, s *sink) error { return paced(ctx, s, 100*kib, time.Second) }
@@ -358,8 +358,8 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
-// TestStoredWithoutHavingCome checks a fetch that finds the blob in the store because another fetch has just stored it.
-func TestStoredWithoutHavingCome(t *testing.T) {
+// TestStoredByAnotherFetch checks a fetch that finds the blob in the store because another fetch has just stored it.
+func TestStoredByAnotherFetch(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))
@@ -437,8 +437,8 @@ func TestStoredMeanwhile(t *testing.T) {
 	}
 }
 
-// TestNobodyJoinsWhatIsAborted sends a new request while the fetch of a client that has left is still ending.
-func TestNobodyJoinsWhatIsAborted(t *testing.T) {
+// TestAbortedFillIsNotJoined sends a new request while the fetch of a client that has left is still ending.
+func TestAbortedFillIsNotJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
 		content := testutil.RandomBytes(mib)
@@ -462,8 +462,8 @@ func TestNobodyJoinsWhatIsAborted(t *testing.T) {
 	})
 }
 
-// TestAbortIsNoError checks that an aborted fill causes no error for later clients.
-func TestAbortIsNoError(t *testing.T) {
+// TestAbortIsNotShared checks that an aborted fill causes no error for later clients.
+func TestAbortIsNotShared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Abandoned = 0 })
 		content := testutil.RandomBytes(mib)
@@ -519,8 +519,8 @@ func TestFillWithoutRoomAndClients(t *testing.T) {
 	}
 }
 
-// TestPaceOfReadersIsNoStall delays a fill without room for longer than the upstream may be silent.
-func TestPaceOfReadersIsNoStall(t *testing.T) {
+// TestSlowReadersAreNoStall delays a fill without room for longer than the upstream may be silent.
+func TestSlowReadersAreNoStall(t *testing.T) {
 	content := testutil.RandomBytes(66 * mib)
 	synctest.Test(t, func(t *testing.T) {
 		c := newCache(t, func(o *Options) { o.Stall = 2 * time.Second })

@@ -260,8 +260,8 @@ func TestLateForAWindow(t *testing.T) {
 	}
 }
 
-// TestSlowClientHoldsUpNobody checks that a client that stops reading delays neither other clients nor the store.
-func TestSlowClientHoldsUpNobody(t *testing.T) {
+// TestStalledClientDelaysNoOthers checks that a client that stops reading delays neither other clients nor the store.
+func TestStalledClientDelaysNoOthers(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(30 * mib)
 	q := blob("a/b", c.add(content))

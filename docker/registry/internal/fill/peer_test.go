@@ -178,7 +178,7 @@ func TestServePeer(t *testing.T) {
 			t.Error("it is not stored yet")
 		}
 	}); peer.Stored(w.Header()) {
-		t.Error("nothing is said to be stored")
+		t.Error("nothing is marked as stored")
 	}
 	if w := ask(c.ServePeer); w.Code != 200 || !bytes.Equal(w.Body.Bytes(), content) || peer.Stored(w.Header()) {
 		t.Errorf("%d, %d bytes", w.Code, w.Body.Len())

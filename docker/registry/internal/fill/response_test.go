@@ -64,9 +64,9 @@ func TestSendfile(t *testing.T) {
 	}
 }
 
-// TestNothingWaits checks that nothing waits for bytes that come later: neither the header of a range that has not
+// TestBytesAreSentAtOnce checks that nothing waits for bytes that come later: neither the header of a range that has not
 // arrived, nor one of several ranges.
-func TestNothingWaits(t *testing.T) {
+func TestBytesAreSentAtOnce(t *testing.T) {
 	c := newCache(t, nil)
 	content := testutil.RandomBytes(mib)
 	q := blob("a/b", c.add(content))

@@ -198,7 +198,7 @@ func TestRanges(t *testing.T) {
 			check(t, header, a, whole)
 		}
 	})
-	t.Run("not begun", func(t *testing.T) {
+	t.Run("not started", func(t *testing.T) {
 		for header := range tests {
 			c := newCache(t, nil)
 			c.put(d, content)

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-func TestLost(t *testing.T) {
+func TestLostClient(t *testing.T) {
 	for _, c := range []struct {
 		err  error
 		want int

@@ -107,7 +107,7 @@ func TestTagWithAnotherAlgorithm(t *testing.T) {
 	})
 }
 
-func TestSpoiltFilesAreNotServed(t *testing.T) {
+func TestCorruptFilesAreNotServed(t *testing.T) {
 	kept := newStore()
 	inBubble(t, Options{}, kept, func(h *handle) {
 		h.says(has(ociIndex, both))
@@ -134,7 +134,7 @@ func TestSpoiltFilesAreNotServed(t *testing.T) {
 	})
 }
 
-func TestStoreLearnsOfUse(t *testing.T) {
+func TestUseIsRecordedInTheStore(t *testing.T) {
 	kept := newStore()
 	inBubble(t, Options{TTL: time.Hour}, kept, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
@@ -147,14 +147,14 @@ func TestStoreLearnsOfUse(t *testing.T) {
 		}
 		synctest.Wait()
 		if n := kept.stats - before; n < 8 || n > 10 {
-			t.Errorf("told %d times", n)
+			t.Errorf("marked as used %d times", n)
 		}
 		kept.clear() // evicted for lack of room
 		time.Sleep(time.Minute)
 		h.get(tagURI)
 		synctest.Wait()
 		if got := kept.files[tagPath("p/i", "1.0")]; got != sha(oneBody) || kept.files[dataPath(digest.Digest(got))] != oneBody {
-			t.Errorf("not put back: %v", kept.files)
+			t.Errorf("not stored again: %v", kept.files)
 		}
 	})
 }
@@ -289,8 +289,8 @@ func TestRestartWithTheStore(t *testing.T) {
 	h.wantStale(h.get(referrersURI("?artifactType=a/signature")), onlySigns, time.Second)
 }
 
-// TestLayoutIsDistributions checks that distribution finds what this package stores, and vice versa.
-func TestLayoutIsDistributions(t *testing.T) {
+// TestLayoutMatchesDistribution checks that distribution finds what this package stores, and vice versa.
+func TestLayoutMatchesDistribution(t *testing.T) {
 	open := realStore(t)
 	kept, _ := open()
 	ctx := t.Context()

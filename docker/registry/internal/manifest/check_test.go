@@ -16,7 +16,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
 
-func TestStaleAtOnceWhereTheUpstreamAnswersAnError(t *testing.T) {
+func TestStaleImmediatelyAfterAnError(t *testing.T) {
 	for _, say := range []func(context.Context, route.Request, string) (*Answer, error){
 		fails(401), fails(403), fails(404), fails(429), fails(500), fails(503), unreachable, has("", ""),
 	} {
@@ -64,8 +64,8 @@ func TestStaleAfterTwoSecondsOfSilence(t *testing.T) {
 	})
 }
 
-// TestSlowTagMakesNoOtherStale checks that a tag with a slow check does not affect other tags.
-func TestSlowTagMakesNoOtherStale(t *testing.T) {
+// TestSlowTagDoesNotAffectOthers checks that a tag with a slow check does not affect other tags.
+func TestSlowTagDoesNotAffectOthers(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		for _, uri := range []string{tagURI, "/v2/p/i/manifests/2.0", "/v2/p/other/manifests/1.0"} {
@@ -100,9 +100,9 @@ func TestStaleEndsWithTheFirstAnswer(t *testing.T) {
 	})
 }
 
-// TestStaleEndsFourSecondsAfterTheReturn keeps old connections hanging after the upstream has recovered. New checks
+// TestStaleEndsFourSecondsAfterRecovery keeps old connections hanging after the upstream has recovered. New checks
 // detect the recovery.
-func TestStaleEndsFourSecondsAfterTheReturn(t *testing.T) {
+func TestStaleEndsFourSecondsAfterRecovery(t *testing.T) {
 	for outage := 200 * time.Millisecond; outage < 80*time.Second; outage += 700*time.Millisecond + outage/20 {
 		inBubble(t, Options{}, nil, func(h *handle) {
 			h.says(has(ociManifest, oneBody))
@@ -160,7 +160,7 @@ func TestSlowManifestArrives(t *testing.T) {
 	}
 }
 
-func TestSlowTagThatIsKnownArrives(t *testing.T) {
+func TestSlowKnownTagArrives(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.get(tagURI)
@@ -190,7 +190,7 @@ func TestTimeoutOfTheUpstreamIsNotShared(t *testing.T) {
 	})
 }
 
-func TestCheckGoesOnWithoutItsClient(t *testing.T) {
+func TestCheckContinuesWithoutItsClient(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(slow(3*time.Second, has(ociManifest, oneBody)))
 		ctx, cancel := context.WithTimeout(h.t.Context(), time.Second)
@@ -203,7 +203,7 @@ func TestCheckGoesOnWithoutItsClient(t *testing.T) {
 	})
 }
 
-func TestCheckEndsAtLast(t *testing.T) {
+func TestCheckTimesOut(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(hangs)
 		h.want(h.get(tagURI), 504, "")
@@ -220,7 +220,7 @@ func TestCheckEndsAtLast(t *testing.T) {
 	})
 }
 
-func TestHungCheckIsNotWaitedForForEver(t *testing.T) {
+func TestHungCheckIsGivenUp(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(hangs)
 		h.want(h.get(tagURI), 504, "")
@@ -231,7 +231,7 @@ func TestHungCheckIsNotWaitedForForEver(t *testing.T) {
 		// The first attempt is given up, and its answer is ignored.
 		synctest.Wait()
 		if n := h.atOnce(); n != 0 {
-			t.Errorf("%d go on", n)
+			t.Errorf("%d are still running", n)
 		}
 		time.Sleep(1100 * time.Millisecond)
 		h.wantFresh(h.get(tagURI), oneBody)
@@ -318,7 +318,7 @@ func TestSlowStore(t *testing.T) {
 	}
 }
 
-func TestStaleAnswerOfTheAsker(t *testing.T) {
+func TestStaleAnswerFromOwner(t *testing.T) {
 	store := newStore()
 	inBubble(t, Options{}, store, func(h *handle) {
 		known := ok(ociManifest, oneBody)
@@ -387,9 +387,9 @@ func TestChecksAreBounded(t *testing.T) {
 	})
 }
 
-// TestSlowRepositoryKeepsNobodyOut requests more tags of a slow repository than may wait. Other repositories are still
+// TestSlowRepositoryDoesNotBlockOthers requests more tags of a slow repository than may wait. Other repositories are still
 // served.
-func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
+func TestSlowRepositoryDoesNotBlockOthers(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(func(ctx context.Context, r route.Request, accept string) (*Answer, error) {
 			if strings.HasPrefix(r.Repository, "slow") {
@@ -440,7 +440,7 @@ func TestSlowRepositoryKeepsNobodyOut(t *testing.T) {
 	})
 }
 
-func TestQueuedCheckIsNotMadeTwice(t *testing.T) {
+func TestQueuedCheckIsShared(t *testing.T) {
 	inBubble(t, Options{Checks: 1}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.get(tagURI)

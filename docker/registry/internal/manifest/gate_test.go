@@ -145,7 +145,7 @@ func TestGateIsFair(t *testing.T) {
 	}
 }
 
-func TestGateForgetsWhoGivesUp(t *testing.T) {
+func TestGateForgetsCanceledTickets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate(3, 2, 2, 200)
 		var all sync.WaitGroup

@@ -51,7 +51,7 @@ func TestHeadAndGetOfATagShareOneCheck(t *testing.T) {
 	})
 }
 
-func TestTagIsAskedAgainAfterItsTime(t *testing.T) {
+func TestTagIsCheckedAgainAfterTTL(t *testing.T) {
 	inBubble(t, Options{TTL: 3 * time.Second}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.wantFresh(h.get(tagURI), oneBody)
@@ -72,7 +72,7 @@ func TestTagIsAskedAgainAfterItsTime(t *testing.T) {
 	})
 }
 
-func TestAgeOfATagShortensItsTime(t *testing.T) {
+func TestAgeOfATagShortensTTL(t *testing.T) {
 	inBubble(t, Options{TTL: 3 * time.Second}, nil, func(h *handle) {
 		a := ok(ociManifest, oneBody) // like from an owner that asked the upstream two seconds ago
 		a.Age = 2 * time.Second
@@ -87,7 +87,7 @@ func TestAgeOfATagShortensItsTime(t *testing.T) {
 	})
 }
 
-func TestManifestByDigestIsAskedOnce(t *testing.T) {
+func TestManifestByDigestIsFetchedOnce(t *testing.T) {
 	for _, d := range []string{sha(oneBody), sha512(oneBody)} {
 		inBubble(t, Options{}, nil, func(h *handle) {
 			h.says(has(ociManifest, oneBody))
@@ -107,7 +107,7 @@ func TestManifestByDigestIsAskedOnce(t *testing.T) {
 	}
 }
 
-func TestTagBringsItsManifestByDigest(t *testing.T) {
+func TestTagAlsoCachesItsDigest(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.get(tagURI)
@@ -170,7 +170,7 @@ func TestWrongAnswers(t *testing.T) {
 	}
 }
 
-func TestErrorsAreTheUpstreams(t *testing.T) {
+func TestUpstreamErrors(t *testing.T) {
 	for status, want := range map[int]int{401: 503, 403: 403, 404: 404, 429: 429, 500: 500, 503: 503} {
 		inBubble(t, Options{}, nil, func(h *handle) {
 			h.says(func(context.Context, route.Request, string) (*Answer, error) {
@@ -224,7 +224,7 @@ func TestAgeOfAnErrorCounts(t *testing.T) {
 	})
 }
 
-func TestAcceptValuesCostNothing(t *testing.T) {
+func TestAcceptValuesShareOneEntry(t *testing.T) {
 	inBubble(t, Options{TTL: time.Hour}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		h.get(tagURI)
@@ -245,7 +245,7 @@ func TestAcceptValuesCostNothing(t *testing.T) {
 	})
 }
 
-func TestManifestIsServedToWhoTakesAnything(t *testing.T) {
+func TestClientsThatAcceptAnything(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociManifest, oneBody))
 		for _, header := range [][]string{
@@ -266,7 +266,7 @@ func TestManifestIsServedToWhoTakesAnything(t *testing.T) {
 	})
 }
 
-func TestUpstreamThatHeedsAccept(t *testing.T) {
+func TestUpstreamThatHonorsAccept(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		converted := `{"schemaVersion":2,"mediaType":"` + dockerManifest + `"}`
 		h.says(func(_ context.Context, _ route.Request, accept string) (*Answer, error) {
@@ -310,7 +310,7 @@ func TestUpstreamThatHeedsAccept(t *testing.T) {
 	})
 }
 
-func TestManifestThatNobodyParsesPasses(t *testing.T) {
+func TestUnknownManifestTypeIsPassedOn(t *testing.T) {
 	store := newStore()
 	for mediaType, body := range map[string]string{
 		dockerSchema1Signed:                  `{"schemaVersion":1,"signatures":[]}`,
@@ -370,7 +370,7 @@ func TestRefusals(t *testing.T) {
 	h.wantAsked("", 0)
 }
 
-func TestListOfTagsIsTheUpstreams(t *testing.T) {
+func TestTagListIsTheUpstreams(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		const body = `{"name":"p/i","tags":["a","b"]}`
 		h.says(func(_ context.Context, r route.Request, _ string) (*Answer, error) {
@@ -400,7 +400,7 @@ func TestListOfTagsIsTheUpstreams(t *testing.T) {
 	})
 }
 
-func TestListOfTagsMayBeLarge(t *testing.T) {
+func TestLargeTagList(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has("application/json", strings.Repeat(" ", 16<<20)))
 		h.want(h.get("/v2/p/i/tags/list"), 200, "")
@@ -409,7 +409,7 @@ func TestListOfTagsMayBeLarge(t *testing.T) {
 	})
 }
 
-func TestListOfTagsIsSharedByThoseWhoAskAtOnce(t *testing.T) {
+func TestConcurrentTagListsAreShared(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(slow(time.Second, has("application/json", `{"tags":null}`)))
 		var clients sync.WaitGroup

@@ -74,8 +74,8 @@ func TestOwnerIsAsked(t *testing.T) {
 	})
 }
 
-// TestNobodyKnows checks that this replica asks the upstream if no other one knows the answer.
-func TestNobodyKnows(t *testing.T) {
+// TestUnknownToPeers checks that this replica asks the upstream if no other one knows the answer.
+func TestUnknownToPeers(t *testing.T) {
 	inFleet(t, Options{}, func(h *fleet) {
 		h.others.says(askSelf)
 		h.says(has("", oneBody))

@@ -69,7 +69,7 @@ func TestReferrersAreTheUpstreams(t *testing.T) {
 	})
 }
 
-func TestReferrersAreFilteredWhereTheUpstreamDoesNot(t *testing.T) {
+func TestReferrersAreFilteredIfTheUpstreamDoesNot(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(has(ociIndex, both))
 		r := h.get(referrersURI("?artifactType=a/signature"))
@@ -179,7 +179,7 @@ func TestReferrersAreStaleLikeTags(t *testing.T) {
 	}
 }
 
-func TestReferrersOfAnUpstreamThatFails(t *testing.T) {
+func TestReferrersOfAFailingUpstream(t *testing.T) {
 	inBubble(t, Options{}, nil, func(h *handle) {
 		h.says(fails(403))
 		h.want(h.get(referrersURI("")), 403, "")

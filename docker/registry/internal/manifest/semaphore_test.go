@@ -89,7 +89,7 @@ func TestSlowReadersOfLargeManifests(t *testing.T) {
 			t.Errorf("a known small one: %d after %s", r.Code, r.took)
 		}
 		if time.Now().After(end) {
-			t.Fatalf("%d begun, %d refused", begun.Load(), refused.Load())
+			t.Fatalf("%d started, %d refused", begun.Load(), refused.Load())
 		}
 		if s := h.stats(); s.InFlight > 64<<20 {
 			t.Fatalf("%d MiB in flight", s.InFlight>>20)
@@ -103,7 +103,7 @@ func TestSlowReadersOfLargeManifests(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&m)
 	if m.HeapAlloc > (64+8+16)<<20 {
-		t.Errorf("%d MiB on the heap, %d begun", m.HeapAlloc>>20, begun.Load())
+		t.Errorf("%d MiB on the heap, %d started", m.HeapAlloc>>20, begun.Load())
 	}
 	if n := begun.Load(); n == 0 || n > 48<<20/fatSize {
 		t.Errorf("%d are sent", n)
@@ -151,7 +151,7 @@ func TestOneAnswerForManyClients(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		synctest.Wait()
 		if s := h.stats(); sent.Load() != 100 || s.InFlight != fatSize {
-			t.Errorf("%d are sent, %+v", sent.Load(), s)
+			t.Errorf("%d are being sent, %+v", sent.Load(), s)
 		}
 		close(gone)
 		clients.Wait()
@@ -175,19 +175,19 @@ func TestLargeManifestsOfTheStore(t *testing.T) {
 		begun, refused := h.readSlowly(30, "fat", gone, clients)
 		synctest.Wait()
 		if s := h.stats(); begun.Load() < 9 || s.InFlight > 48<<20 {
-			t.Errorf("%d are sent, %+v", begun.Load(), s)
+			t.Errorf("%d are being sent, %+v", begun.Load(), s)
 		}
 		time.Sleep(time.Second)
 		close(gone) // lets the others proceed
 		clients.Wait()
 		if begun.Load() != 30 || refused.Load() != 0 {
-			t.Errorf("%d are sent, %d refused", begun.Load(), refused.Load())
+			t.Errorf("%d are being sent, %d refused", begun.Load(), refused.Load())
 		}
 	})
 }
 
-// TestDiskThatHangs checks that few bytes are kept in memory while the disk hangs.
-func TestDiskThatHangs(t *testing.T) {
+// TestHangingDisk checks that few bytes are kept in memory while the disk hangs.
+func TestHangingDisk(t *testing.T) {
 	store, written := newStore(), make(chan struct{})
 	store.putting = func(string) { <-written }
 	h := newHandle(t, Options{}, store)

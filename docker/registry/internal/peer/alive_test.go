@@ -123,7 +123,7 @@ func TestSilentMember(t *testing.T) {
 		}
 		m.noteBytes()
 		if m.state() != Out {
-			t.Error("the rest of a transfer brings it back")
+			t.Error("the rest of a transfer marked it as in")
 		}
 		alive.Store(true)
 		time.Sleep(probeAtMost + connectLimit + suspectAfter)
@@ -185,7 +185,7 @@ func TestSilentHop(t *testing.T) {
 			t.Errorf("%v after %v", err, took)
 		}
 		if len(told) != 1 || told[0] < suspectAfter || told[0] > suspectAfter+2*step {
-			t.Errorf("told at %v", told)
+			t.Errorf("Silent was called at %v", told)
 		}
 		begun = time.Now()
 		if _, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{}); resultOf(err) != Unreachable || time.Since(begun) > 0 {
@@ -194,8 +194,8 @@ func TestSilentHop(t *testing.T) {
 	})
 }
 
-// TestHopAsItsMemberGoesOut checks that a hop that started shortly before its member went out ends at once.
-func TestHopAsItsMemberGoesOut(t *testing.T) {
+// TestHopWhileItsMemberGoesOut checks that a hop that started shortly before its member went out ends at once.
+func TestHopWhileItsMemberGoesOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeers(t, "a", Member{"b", "b:1"})
 		defer p.Close()
@@ -230,7 +230,7 @@ func TestSlowHop(t *testing.T) {
 		told := 0
 		_, err := p.Do(t.Context(), "b", http.MethodGet, smallURI, nil, CallOptions{Silent: func() { told++ }})
 		if s := p.Stats(); resultOf(err) != Unreachable || told != 1 || s.Probes < 25 || s.Probes > 31 || s.Out != 0 {
-			t.Errorf("%v, told %d times, %+v", err, told, s)
+			t.Errorf("%v, Silent was called %d times, %+v", err, told, s)
 		}
 	})
 }

@@ -63,7 +63,7 @@ func TestSmallAnswer(t *testing.T) {
 		t.Errorf("%v %v", hop, r)
 	}
 	if len(r.Header) != 1 || !slices.Equal(r.Header["Accept"], header["Accept"]) {
-		t.Errorf("the handler sees %v", r.Header)
+		t.Errorf("the handler got %v", r.Header)
 	}
 	if s := a.Stats(); s.Hops[Answered] != 1 || b.Stats().Received != 1 {
 		t.Errorf("%+v", s)
@@ -141,7 +141,7 @@ func TestAnswersOfAllKinds(t *testing.T) {
 		t.Errorf("%v %s %v", resp, body, err)
 	}
 	if resp, _, err := do("GET", "/v2/a/tags/list?kind=long", ""); err != nil || resp.StatusCode != 500 {
-		t.Errorf("more than is kept in memory: %v %v", resp, err)
+		t.Errorf("an answer beyond smallLimit: %v %v", resp, err)
 	}
 	if _, body, err := do("GET", blobURI+"?kind=cut", ""); resultOf(err) != Unreachable || len(body) != 10 || a.Stats().Cut != 1 {
 		t.Errorf("a body that was cut: %d bytes, %v", len(body), err)
@@ -204,7 +204,7 @@ func changed(t *testing.T, change func(*http.Response)) (*Peers, *Peers) {
 	return newPeers(t, "a", Member{"b", serve(t, proxy)}), b
 }
 
-func TestChangedAnswersAreNone(t *testing.T) {
+func TestChangedAnswersAreIgnored(t *testing.T) {
 	for what, change := range map[string]func(*http.Response){
 		"no proof": func(r *http.Response) { r.Header.Del(proofHeader) },
 		"body":     func(r *http.Response) { r.Body = io.NopCloser(strings.NewReader(strings.ToUpper(smallBody))) },
@@ -319,7 +319,7 @@ func TestSilence(t *testing.T) {
 	go func() {
 		first := <-told
 		if took := first.Sub(begun); took < suspectAfter || took > 2*suspectAfter {
-			t.Errorf("the caller is told after %v", took)
+			t.Errorf("Silent was called after %v", took)
 		}
 		testutil.Eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
 		time.Sleep(1300 * time.Millisecond)
@@ -334,7 +334,7 @@ func TestSilence(t *testing.T) {
 	time.Sleep(suspectAfter / 2)
 	content, err := io.ReadAll(resp.Body)
 	if err != nil || string(content) != "firstsecond" || len(told) > 0 {
-		t.Errorf("%q %v, told %d times more", content, err, len(told))
+		t.Errorf("%q %v, Silent was called %d more times", content, err, len(told))
 	}
 	_ = resp.Body.Close()
 	if s := a.Stats(); s.Hops[Answered] != 1 || s.Cut != 0 || s.Probes < 2 || s.Suspect+s.Out != 0 {
@@ -357,7 +357,7 @@ func TestSlowReader(t *testing.T) {
 	}
 }
 
-func TestAHopNeverHops(t *testing.T) {
+func TestHopsCannotBeNested(t *testing.T) {
 	a, b := pair(t, small)
 	var err error
 	b.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
@@ -405,8 +405,8 @@ func TestTooManyHops(t *testing.T) {
 	}
 }
 
-// TestConnectionsAreUsedAgain counts connections.
-func TestConnectionsAreUsedAgain(t *testing.T) {
+// TestConnectionsAreReused counts connections.
+func TestConnectionsAreReused(t *testing.T) {
 	b := newPeers(t, "b")
 	var made atomic.Int64
 	l := testutil.Listen(t)

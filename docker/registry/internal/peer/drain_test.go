@@ -67,7 +67,7 @@ func TestReserve(t *testing.T) {
 				return room
 			}})
 			if asked != wanted {
-				t.Errorf("%s: room for %d bytes, not %d", query, asked, wanted)
+				t.Errorf("%s: reserved %d bytes, want %d", query, asked, wanted)
 			}
 			if room != nil && wanted > 0 {
 				if !errors.Is(err, full) {

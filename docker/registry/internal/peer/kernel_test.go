@@ -14,7 +14,7 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-func TestWhatTheKernelKnows(t *testing.T) {
+func TestKernelState(t *testing.T) {
 	conn, other := testutil.Connect(t)
 	s := socketOf(conn)
 	if s.hasUnread() || !s.isConnected() {
@@ -63,7 +63,7 @@ func TestUnansweredConnect(t *testing.T) {
 	}
 	cancel()
 	if err := <-done; err == nil || begun != 1 {
-		t.Error("it was connected, or not begun", begun)
+		t.Error("it was connected, or not started", begun)
 	}
 	if all.end(); begun != 0 {
 		t.Error("not stopped")

@@ -284,7 +284,7 @@ func TestService(t *testing.T) {
 	dns.records.Store(&map[string]string{})
 	a.closeIdle()
 	if _, _, err := get(t, a, "b", smallURI); resultOf(err) != Unreachable || a.Stats().Out != 1 {
-		t.Fatalf("a pod that is gone: %v", err)
+		t.Fatalf("a pod that no longer exists: %v", err)
 	}
 }
 

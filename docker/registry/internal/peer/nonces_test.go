@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestNoncesAreTakenOnce(t *testing.T) {
+func TestNoncesAreAcceptedOnce(t *testing.T) {
 	n := newNonces(10)
 	now := time.UnixMilli(1700000000500)
 	for _, c := range []struct {

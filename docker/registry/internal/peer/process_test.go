@@ -191,7 +191,7 @@ func TestKilledProcess(t *testing.T) {
 	again := startProcess(t, "b")
 	p.updateMembers([]Member{again.Member, c.Member}, nil)
 	begun = time.Now()
-	testutil.Eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
+	testutil.Eventually(t, "the member is in again", func() bool { return p.Stats().Out == 0 })
 	t.Logf("in again after %v", time.Since(begun))
 	if got := ask(t, p, key); got != "b" {
 		t.Error(got)
@@ -212,7 +212,7 @@ func TestStoppedProcess(t *testing.T) {
 	}
 	b.signal(t, syscall.SIGCONT)
 	begun = time.Now()
-	testutil.Eventually(t, "it is in again", func() bool { return p.Stats().Out == 0 })
+	testutil.Eventually(t, "the member is in again", func() bool { return p.Stats().Out == 0 })
 	t.Logf("in again after %v", time.Since(begun))
 }
 
@@ -264,7 +264,7 @@ func use(t *testing.T, p *Peers, members []*process, d time.Duration) {
 	s := p.Stats()
 	t.Logf("%d rounds of %d members, slowest answer %v, %d probes", rounds, len(members), slowest, s.Probes)
 	if s.Out > 0 {
-		t.Errorf("%d of the living are out", s.Out)
+		t.Errorf("%d running members are out", s.Out)
 	}
 }
 
@@ -367,9 +367,9 @@ func TestFiftyProcesses(t *testing.T) {
 	before, begun, asked := idle(), time.Now(), dns.queries.Load()
 	time.Sleep(refreshEvery)
 	share := float64(idle()-before) / float64(time.Since(begun)) / count
-	t.Logf("an idle peer takes %.3f %% of a processor; %d queries in %v", 100*share, dns.queries.Load()-asked, refreshEvery)
+	t.Logf("an idle peer uses %.3f %% of a CPU; %d queries in %v", 100*share, dns.queries.Load()-asked, refreshEvery)
 	if share > 0.01 {
-		t.Error("that is more than 1 %")
+		t.Error("more than 1 %")
 	}
 
 	rest := beside(t, 4, 1)
@@ -399,10 +399,10 @@ func TestFiftyProcesses(t *testing.T) {
 		})
 	}
 	asking.Wait()
-	testutil.Eventually(t, "they are out", func() bool { return p.Stats().Out >= len(gone) })
+	testutil.Eventually(t, "all terminated members are out", func() bool { return p.Stats().Out >= len(gone) })
 	t.Logf("%d are out after %v", p.Stats().Out, time.Since(begun))
 	time.Sleep(time.Second)
 	if s := p.Stats(); s.Out != len(gone) {
-		t.Errorf("%d are out, of %d that are gone", s.Out, len(gone))
+		t.Errorf("%d members are out, want %d", s.Out, len(gone))
 	}
 }

@@ -124,7 +124,7 @@ func TestFewKeysMove(t *testing.T) {
 	}
 }
 
-func TestRankLeavesOutWhatIsOut(t *testing.T) {
+func TestRankOmitsMembersThatAreOut(t *testing.T) {
 	p := cluster(t, 3)
 	p.find("registry-cache-1").markOut("test")
 	p.find("registry-cache-2").markSuspect(0, "test")

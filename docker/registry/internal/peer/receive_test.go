@@ -84,7 +84,7 @@ func TestRefusals(t *testing.T) {
 		}
 	}
 	if len(b.nonces.seconds) > 2 || b.nonces.count != 2 {
-		t.Errorf("%d nonces are kept of 2 good requests", b.nonces.count)
+		t.Errorf("%d nonces are kept for 2 valid requests", b.nonces.count)
 	}
 }
 
@@ -103,14 +103,14 @@ func TestNoProofAfterPanic(t *testing.T) {
 	})).ServeHTTP(w, signedHop(testSecret, nil))
 }
 
-func TestClientsAreNoHops(t *testing.T) {
+func TestClientRequestsAreNotHops(t *testing.T) {
 	if hop, ok := FromContext(t.Context()); ok {
 		t.Errorf("%v", hop)
 	}
 }
 
-// TestHopOfOneThatIsOut checks that a member that is out is probed at once when a hop from it arrives.
-func TestHopOfOneThatIsOut(t *testing.T) {
+// TestHopFromMemberThatIsOut checks that a member that is out is probed at once when a hop from it arrives.
+func TestHopFromMemberThatIsOut(t *testing.T) {
 	a := newPeers(t, "a")
 	b := newPeers(t, "b", Member{"a", serve(t, a.Handler(small))})
 	b.find("a").markOut("test")

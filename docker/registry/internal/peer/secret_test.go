@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-func TestSecretIsReadAgain(t *testing.T) {
+func TestSecretIsReloaded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := secretFile(t, testSecret+"\n")
 		s, err := openSecret(path, quiet)

@@ -70,7 +70,7 @@ func TestBehindTheServer(t *testing.T) {
 		testutil.Eventually(t, "it is found alive", func() bool { return a.Stats().Suspect == 0 })
 	}
 	if a.Stats().Out != 0 {
-		t.Error("it is out")
+		t.Error("the member is out")
 	}
 	stop()
 	if err := <-ended; err != nil {

@@ -22,22 +22,22 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-func TestOwnerBringsABlob(t *testing.T) {
+func TestOwnerSendsABlob(t *testing.T) {
 	r := newReplica(t, "b", "self", "c")
 	r.does["b"] = content(r.blob, 1<<20)
 	state, err := r.fetch(r.Relay)
 	r.want("whole", state, err, true, "b")
 	if _, ok := r.part.Has("a", r.request().Digest); !ok || r.Bytes() != 1<<20 {
-		t.Errorf("it is not kept; %d bytes are counted", r.Bytes())
+		t.Errorf("not stored; %d bytes are counted", r.Bytes())
 	}
 	if r.Owned(r.request()) {
 		t.Error("it is owned")
 	}
 }
 
-// TestGoesOn uses members that interrupt a transfer, refuse, or are gone. Each continues at the byte where the last one
+// TestMembersContinue uses members that interrupt a transfer, refuse, or are gone. Each continues at the byte where the last one
 // stopped.
-func TestGoesOn(t *testing.T) {
+func TestMembersContinue(t *testing.T) {
 	r := newReplica(t, "b", "c", "d", "self")
 	r.does["b"] = content(r.blob, 1000)
 	r.does["c"] = status(http.StatusServiceUnavailable, "UNAVAILABLE")
@@ -55,8 +55,8 @@ func TestGoesOn(t *testing.T) {
 	r.want("broken off", state, err, true, "b, b bytes=1000-, c bytes=1000-, d bytes=1000-")
 }
 
-// TestSelfGoesOn checks that this replica's own fill provides the rest if no other member is left.
-func TestSelfGoesOn(t *testing.T) {
+// TestOwnFillContinues checks that this replica's own fill provides the rest if no other member is left.
+func TestOwnFillContinues(t *testing.T) {
 	r := newReplica(t, "b", "self")
 	broken := content(r.blob, 1000)
 	r.does["b"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
@@ -84,8 +84,8 @@ func TestSelfGoesOn(t *testing.T) {
 	}
 }
 
-// TestNobodyBegins checks that this replica's own fills serve the blob if no member starts to send it.
-func TestNobodyBegins(t *testing.T) {
+// TestNoMemberStarts checks that this replica's own fills serve the blob if no member starts to send it.
+func TestNoMemberStarts(t *testing.T) {
 	r := newReplica(t, "b", "c", "d", "e", "self")
 	r.does["c"] = status(http.StatusBadGateway, "UNAVAILABLE")
 	r.does["d"] = status(http.StatusMisdirectedRequest, "NAME_UNKNOWN")
@@ -283,9 +283,9 @@ func TestTurn(t *testing.T) {
 	r.want("the own fill has failed", state, err, true, "b, c")
 }
 
-// TestStatusOfNoAnswer checks that the next member is asked after a status that is neither the blob nor an error, which
+// TestUnexpectedStatus checks that the next member is asked after a status that is neither the blob nor an error, which
 // a client would mistake for the blob.
-func TestStatusOfNoAnswer(t *testing.T) {
+func TestUnexpectedStatus(t *testing.T) {
 	for _, n := range []int{99, http.StatusSwitchingProtocols, http.StatusCreated, http.StatusNoContent, http.StatusFound, http.StatusNotModified} {
 		r := newReplica(t, "b", "c", "self")
 		r.does["b"], r.does["c"] = status(n, "UNKNOWN"), content(r.blob, 1<<20)

@@ -50,7 +50,7 @@ func TestAsk(t *testing.T) {
 	r.seen()
 	r.does["b"], r.does["c"] = status(http.StatusNoContent, ""), says("manifest", 0, false)
 	if a, err := r.Get(t.Context(), tag, ""); err != nil || string(a.Body) != "manifest" || r.seen() != "b, c" {
-		t.Errorf("after a status that is no answer: %+v, %v", a, err)
+		t.Errorf("after a status that is not an answer: %+v, %v", a, err)
 	}
 	r.does["b"] = status(http.StatusNotFound, "MANIFEST_UNKNOWN")
 	if a, err := r.Get(t.Context(), tag, ""); err != nil || a.Status != 404 || a.Code != "MANIFEST_UNKNOWN" || a.Age != time.Second || r.seen() != "b" {
@@ -144,7 +144,7 @@ func TestURI(t *testing.T) {
 	}
 }
 
-func TestWrongIsBounded(t *testing.T) {
+func TestDenylistIsLimited(t *testing.T) {
 	var w denylist
 	for i := range 3 * maxDenied {
 		w.add("key", string(rune(i)))

@@ -61,8 +61,8 @@ func TestStoredElsewhere(t *testing.T) {
 	}
 }
 
-// TestStoredBreaksOff checks that the upstream provides the rest of an interrupted transfer.
-func TestStoredBreaksOff(t *testing.T) {
+// TestStoredIsInterrupted checks that the upstream provides the rest of an interrupted transfer.
+func TestStoredIsInterrupted(t *testing.T) {
 	r := newReplica(t, "self", "b")
 	r.does["b"] = content(r.blob, 1000)
 	if code, body := r.get(); code != 200 || !bytes.Equal(body, r.blob) || r.own != 1 {
@@ -74,7 +74,7 @@ func TestStoredBreaksOff(t *testing.T) {
 // because its disk hangs.
 func TestStoredStops(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes some seconds")
+		t.Skip("takes some seconds")
 	}
 	r := newReplica(t, "self", "b")
 	r.does["b"] = func(ctx context.Context, _ http.Header, _ peer.CallOptions) (*http.Response, error) {

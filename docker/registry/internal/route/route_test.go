@@ -27,7 +27,7 @@ func parsed(t *testing.T, uri string) (Request, *StatusError) {
 	return table.Parse(u)
 }
 
-func TestServed(t *testing.T) {
+func TestValid(t *testing.T) {
 	long := strings.Repeat("a", 255)
 	for uri, want := range map[string]Request{
 		"/v2/":                                        {Kind: Ping},
@@ -76,7 +76,7 @@ func TestServed(t *testing.T) {
 	}
 }
 
-func TestRefused(t *testing.T) {
+func TestInvalid(t *testing.T) {
 	const blob = "/v2/r/blobs/sha256:" + hex256
 	for uri, want := range map[string]StatusError{
 		"/":                       {404, "UNSUPPORTED", ""},
@@ -166,7 +166,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestKeysOfSpellings(t *testing.T) {
+func TestEquivalentRequestsShareAKey(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"/v2/r/blobs/sha256%3A" + hex256, "/v2/r/blobs/sha256:" + hex256 + "?ns=a.example"},
 		{"/v2/r/tags/list?n=1&last=x", "/v2/r/tags/list?last=x&n=01"},
@@ -185,7 +185,7 @@ func TestKeysOfSpellings(t *testing.T) {
 	}
 }
 
-func TestNoUpstreamIsCalledByNothing(t *testing.T) {
+func TestForeignNamespaceIsRefused(t *testing.T) {
 	if _, refusal := New("").Parse(&url.URL{Path: "/v2/", RawQuery: "ns=a.example"}); refusal == nil {
 		t.Error("a foreign ns is served")
 	}
@@ -220,7 +220,7 @@ func FuzzParse(f *testing.F) {
 		}
 		canonicalQuery := "ns=" + r.Upstream + "&" + r.Query
 		if again, ok := parse(r.Path(), canonicalQuery); !ok || again != r {
-			t.Fatalf("%+v is written as %s, which is %+v", r, r.URI(), again)
+			t.Fatalf("%+v has the URI %s, which is parsed as %+v", r, r.URI(), again)
 		}
 		if other, ok := parse(otherPath, otherQuery); ok && (r == other) != (r.Key() == other.Key()) {
 			t.Fatalf("%+v and %+v: keys %s and %s", r, other, r.Key(), other.Key())

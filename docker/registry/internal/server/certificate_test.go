@@ -68,7 +68,7 @@ func TestCertificateIsReloaded(t *testing.T) {
 	expect("unchanged", 1, 0, 0)
 	copyOver(crt2, crt)
 	if got := serial(t, c); got != 1 {
-		t.Errorf("looked at the files again at once: got %d", got)
+		t.Errorf("read the files again immediately: got %d", got)
 	}
 	expect("certificate without its key", 1, 0, 1)
 	expect("still without", 1, 0, 2)

@@ -163,7 +163,7 @@ func endless(gone chan<- error) http.Handler {
 	})
 }
 
-func TestReaderThatTakesNothingIsCut(t *testing.T) {
+func TestStalledReaderIsCut(t *testing.T) {
 	gone := make(chan error, 1)
 	r := start(t, func(o *Options) {
 		o.Limits.SendTimeout = 200 * time.Millisecond
@@ -249,7 +249,7 @@ func TestClientSlowsDown(t *testing.T) {
 		},
 	} {
 		for _, goesOn := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s, goes on: %v", what, goesOn), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, continues: %v", what, goesOn), func(t *testing.T) {
 				t.Parallel()
 				server, client := connected(t)
 				w := &timedConn{Conn: server, timeout: 600 * time.Millisecond, sender: sendLimiter{largeAnswers: new(largeAnswers), sendRate: sendRate{fast: true}}}

@@ -241,9 +241,9 @@ func TestWaitForConnections(t *testing.T) {
 	}
 }
 
-// TestHoldersOfConnections checks that idle connections without a credential do not block a client that sends a request
+// TestIdleConnectionsDoNotBlockClients checks that idle connections without a credential do not block a client that sends a request
 // immediately.
-func TestHoldersOfConnections(t *testing.T) {
+func TestIdleConnectionsDoNotBlockClients(t *testing.T) {
 	const limit = 8
 	r := start(t, func(o *Options) { o.Limits.UnauthenticatedConnections = limit })
 	// A connection with a valid credential stays.

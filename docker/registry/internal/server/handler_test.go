@@ -24,7 +24,7 @@ func code(t *testing.T, body string) string {
 		Errors []struct{ Code, Message string }
 	}
 	if err := json.Unmarshal([]byte(body), &decoded); err != nil || len(decoded.Errors) != 1 || decoded.Errors[0].Message == "" {
-		t.Fatalf("%q is no error body: %v", body, err)
+		t.Fatalf("%q is not an error body: %v", body, err)
 	}
 	return decoded.Errors[0].Code
 }

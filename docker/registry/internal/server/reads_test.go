@@ -116,8 +116,8 @@ func TestOneByteOfHeaders(t *testing.T) {
 	}
 }
 
-// TestWaitingNoticesTheClient checks that every way to wait for a request's context detects a client that disconnects.
-func TestWaitingNoticesTheClient(t *testing.T) {
+// TestDisconnectIsNoticed checks that every way to wait for a request's context detects a client that disconnects.
+func TestDisconnectIsNoticed(t *testing.T) {
 	for name, wait := range map[string]func(context.Context) error{
 		"done": func(ctx context.Context) error {
 			<-ctx.Done()
@@ -211,7 +211,7 @@ func TestReadDeadline(t *testing.T) {
 				}
 			case <-time.After(2 * short):
 				if test.ends {
-					t.Fatal("the read goes on")
+					t.Fatal("the read did not return")
 				}
 				if _, err := io.WriteString(client, "x"); err != nil {
 					t.Error(err)

@@ -21,7 +21,7 @@ func (w *reader) ReadFrom(r io.Reader) (int64, error) {
 	return io.Copy(w.ResponseRecorder, r)
 }
 
-func TestResponsePassesReadFromOn(t *testing.T) {
+func TestResponseForwardsReadFrom(t *testing.T) {
 	to := &reader{ResponseRecorder: httptest.NewRecorder()}
 	w := &response{ResponseWriter: to}
 	content := strings.NewReader("content")
@@ -33,7 +33,7 @@ func TestResponsePassesReadFromOn(t *testing.T) {
 	}
 }
 
-func TestResponseRemembers(t *testing.T) {
+func TestResponseRecords(t *testing.T) {
 	for name, test := range map[string]struct {
 		do     func(*response)
 		status int

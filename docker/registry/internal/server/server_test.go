@@ -80,7 +80,7 @@ func TestDrainLetsTransfersEnd(t *testing.T) {
 	}
 }
 
-func TestDrainCutsWhatIsLeft(t *testing.T) {
+func TestDrainCutsRemainingTransfers(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprint("TLS ", secure), func(t *testing.T) {
 			gone := make(chan error, 1)

@@ -16,8 +16,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestPace checks that a client is fast after a chunk that it received quickly, and slow after one that it did not.
-func TestPace(t *testing.T) {
+// TestSendRate checks that a client is fast after a chunk that it received quickly, and slow after one that it did not.
+func TestSendRate(t *testing.T) {
 	var p sendRate
 	for i, step := range []struct {
 		n           int64

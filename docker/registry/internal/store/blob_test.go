@@ -30,7 +30,7 @@ func TestTwoUpstreams(t *testing.T) {
 		keep(t, two, "r", testutil.RandomBytes(mib))
 	}
 	if _, ok := one.Has("r", d); ok || s.Stats().Evictions != 1 {
-		t.Error("each upstream has a limit of its own")
+		t.Error("the upstreams have separate limits")
 	}
 	if again, err := s.Upstream("two"); err != nil || again != two {
 		t.Error("two drivers of one upstream")

@@ -76,7 +76,7 @@ func TestChaos(t *testing.T) {
 					case err == nil:
 						got, err := readAll(b)
 						if err != nil || !bytes.Equal(got, content) {
-							t.Errorf("kept: %d of %d bytes, %v", len(got), len(content), err)
+							t.Errorf("stored: %d of %d bytes, %v", len(got), len(content), err)
 						}
 						if r.IntN(10) == 0 {
 							_ = u.Delete(ctx, dataPath(d))

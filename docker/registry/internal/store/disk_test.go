@@ -27,7 +27,7 @@ func mountDisk(t *testing.T, size int64) string {
 	t.Helper()
 	root := t.TempDir()
 	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, fmt.Sprintf("size=%d", size)); err != nil {
-		t.Skipf("no file system of its own: %v", err)
+		t.Skipf("cannot mount a file system: %v", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(root, 0); err != nil {
@@ -136,7 +136,7 @@ func TestDiskSmallerThanTheLimit(t *testing.T) {
 		}
 	}
 	if !has(t, u, "r", last) {
-		t.Error("nothing is kept on a full disk")
+		t.Error("nothing is stored on a full disk")
 	}
 	if st := s.Stats(); st.Evictions < 5 || st.Unkept > 2 {
 		t.Errorf("%+v", st)
@@ -145,9 +145,9 @@ func TestDiskSmallerThanTheLimit(t *testing.T) {
 	_ = s.Close()
 }
 
-// TestEmptiedByOthers checks that content is stored again after another process has removed all files, or the directory
+// TestFilesRemovedByOthers checks that content is stored again after another process has removed all files, or the directory
 // itself.
-func TestEmptiedByOthers(t *testing.T) {
+func TestFilesRemovedByOthers(t *testing.T) {
 	for _, below := range []string{"", "/tmp", "/upstreams", "/upstreams/one/docker"} {
 		var log bytes.Buffer
 		opts := testOptions(t.TempDir()+"/store", 64*mib)

@@ -90,7 +90,7 @@ func TestReadersFollow(t *testing.T) {
 			t.Errorf("too late: %v", err)
 		}
 		if !has(t, u, "r", d) {
-			t.Error("not kept")
+			t.Error("not stored")
 		}
 		if st := s.Stats(); st.VerifiedBytes != 0 {
 			t.Error("hashed again by the process that wrote it")
@@ -155,11 +155,11 @@ func TestKeep(t *testing.T) {
 	g := u.Grow(digest.FromBytes(content), mib)
 	r := newReader(t, g, 0)
 	if err := g.Keep(u, "r"); !errors.Is(err, ErrNotKept) {
-		t.Errorf("kept before it was whole: %v", err)
+		t.Errorf("stored before it was complete: %v", err)
 	}
 	slowly(g, content)
 	if err := g.Keep(u, "../r"); err == nil {
-		t.Error("kept for what is no repository")
+		t.Error("stored for an invalid repository")
 	}
 	for _, repository := range []string{"r", "some/other"} {
 		if err := g.Keep(u, repository); err != nil {
@@ -172,7 +172,7 @@ func TestKeep(t *testing.T) {
 	}
 	_ = r.Close()
 	if !has(t, u, "r", g.Digest()) || !has(t, u, "some/other", g.Digest()) || s.Stats().VerifiedBytes != 0 {
-		t.Error("not kept, or hashed again")
+		t.Error("not stored, or hashed again")
 	}
 	checkCount(t, s)
 	large := u.Grow(digest.FromString("x"), 5*mib)
@@ -209,7 +209,7 @@ func TestSetSize(t *testing.T) {
 	g.SetSize(1)
 	g.Close()
 	if !has(t, u, "r", g.Digest()) || g.Size() != int64(len(content)) {
-		t.Error("not kept")
+		t.Error("not stored")
 	}
 
 	begun := u.Grow(digest.FromBytes(content), -1)

@@ -16,8 +16,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestCountIsTrue writes, moves, cancels and drops at random in several goroutines. Then the count must agree with du.
-func TestCountIsTrue(t *testing.T) {
+// TestUsageMatchesDisk writes, moves, cancels and drops at random in several goroutines. Then the count must agree with du.
+func TestUsageMatchesDisk(t *testing.T) {
 	const limit = 2 * mib
 	s, u := testStore(t, limit)
 	var workers sync.WaitGroup
@@ -111,7 +111,7 @@ func TestOpenFilesAreCharged(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 	if s.reserve(3 * mib) {
-		t.Error("room was given that an open file takes")
+		t.Error("the room of an open file was reserved")
 	}
 	if got, err := readAll(open); err != nil || digest.FromBytes(got) != d {
 		t.Errorf("cut: %v", err)

@@ -108,7 +108,7 @@ func TestKill(t *testing.T) {
 				}
 			}
 			if kept == 0 {
-				t.Error("nothing was kept by any process: the test tests nothing")
+				t.Error("no process has stored anything: the test tests nothing")
 			}
 		})
 	}

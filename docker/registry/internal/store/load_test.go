@@ -88,7 +88,7 @@ func TestAdopt(t *testing.T) {
 		t.Error("not taken over")
 	}
 	if _, err := os.Stat(s.diskPath(old.path(reposDir + "r/_uploads"))); err == nil {
-		t.Error("an unfinished upload of distribution's own store is kept")
+		t.Error("an unfinished upload of the unmodified registry was kept")
 	}
 	opts.Path, opts.Adopt = t.TempDir(), "../x"
 	if err := newStore(opts).open(); !errors.As(err, new(*ConfigError)) {
@@ -113,7 +113,7 @@ func TestOtherFiles(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := u.GetContent(ctx, "/manifests/b"); err == nil {
-		t.Error("the oldest is there")
+		t.Error("the oldest file was not evicted")
 	}
 	if st := s.Stats(); st.Evictions < 10 || st.PeakBytes > mib {
 		t.Errorf("%+v", st)

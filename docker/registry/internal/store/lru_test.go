@@ -26,7 +26,7 @@ func TestOrderOfUse(t *testing.T) {
 	}
 	s, u = reopen(t, s)
 	if !has(t, u, "r", blobs[0]) {
-		t.Fatal("not kept")
+		t.Fatal("not stored")
 	}
 	s, u = reopen(t, s)                                        // the use of the first blob survives the restart
 	if _, err := u.Stat(ctx, dataPath(blobs[1])); err != nil { // marks it as used

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestRefuses checks that errors contain the key, the value and a fix in one line.
-func TestRefuses(t *testing.T) {
+// TestInvalidOptions checks that errors contain the key, the value and a fix in one line.
+func TestInvalidOptions(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
@@ -70,7 +70,7 @@ func TestUpstreamNames(t *testing.T) {
 		s, _ = reopen(t, s)
 		part, err := s.Upstream(name)
 		if err != nil || !has(t, part, "r", d) {
-			t.Errorf("%s: not kept, %v", name, err)
+			t.Errorf("%s: not stored, %v", name, err)
 		}
 	}
 }

@@ -45,7 +45,7 @@ func TestPlainWriter(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := w.Write([]byte("x")); err == nil || w.Commit(ctx) == nil || w.Close() == nil {
-		t.Error("goes on after its end")
+		t.Error("can be used after its end")
 	}
 	if st := s.Stats(); st.PeakBytes > mib {
 		t.Errorf("%+v", st)

@@ -20,8 +20,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestReaderLeaves checks that a waiting reader ends with its context.
-func TestReaderLeaves(t *testing.T) {
+// TestReaderEndsWithContext checks that a waiting reader ends with its context.
+func TestReaderEndsWithContext(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	g := u.Grow(digest.FromString("x"), mib)
 	c, cancel := context.WithCancel(ctx)
@@ -131,8 +131,8 @@ func (c *readFrom) ReadFrom(src io.Reader) (int64, error) {
 	return io.Copy(io.Discard, src)
 }
 
-// TestCopyGivesFiles checks that content in a file is sent with sendfile.
-func TestCopyGivesFiles(t *testing.T) {
+// TestCopyUsesSendfile checks that content in a file is sent with sendfile.
+func TestCopyUsesSendfile(t *testing.T) {
 	_, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(mib)
 	g := u.Grow(digest.FromBytes(content), mib)

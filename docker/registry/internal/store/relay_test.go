@@ -10,8 +10,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestRelaysGoFirst checks that relays are evicted before other blobs, whenever they were used.
-func TestRelaysGoFirst(t *testing.T) {
+// TestRelaysAreEvictedFirst checks that relays are evicted before other blobs, whenever they were used.
+func TestRelaysAreEvictedFirst(t *testing.T) {
 	s, u := testStore(t, MinLimit)
 	const size = 4 << 20
 	relay := func(content []byte) digest.Digest {

@@ -79,7 +79,7 @@ func TestLinkedDirectory(t *testing.T) {
 	checkCount(t, s)
 	for _, repository := range []string{"", "r/", "/r", "x/../r", "../repositories/r", "r/.", "x//r"} {
 		if _, ok := u.Has(repository, d); ok {
-			t.Errorf("%q is no repository", repository)
+			t.Errorf("%q is not a repository", repository)
 		}
 	}
 }

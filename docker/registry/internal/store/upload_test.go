@@ -14,8 +14,8 @@ import (
 	"pullthrough.registry_cache/docker/registry/internal/testutil"
 )
 
-// TestFailedCommitCutsNobody checks that a commit that fails after the last byte does not affect readers.
-func TestFailedCommitCutsNobody(t *testing.T) {
+// TestFailedCommitDoesNotCutReaders checks that a commit that fails after the last byte does not affect readers.
+func TestFailedCommitDoesNotCutReaders(t *testing.T) {
 	for _, step := range []string{"fsync", "rename"} {
 		s, u := testStore(t, 64*mib)
 		content := testutil.RandomBytes(mib)
@@ -75,8 +75,8 @@ func TestClosedBeforeTheCommit(t *testing.T) {
 	}
 }
 
-// TestSecondFetchGoesOn checks that another upload can continue an interrupted one for the same readers.
-func TestSecondFetchGoesOn(t *testing.T) {
+// TestSecondFetchContinues checks that another upload can continue an interrupted one for the same readers.
+func TestSecondFetchContinues(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	content := testutil.RandomBytes(mib)
 	d := digest.FromBytes(content)
@@ -103,7 +103,7 @@ func TestSecondFetchGoesOn(t *testing.T) {
 	}
 	_ = r.Close()
 	if !has(t, u, "r", d) {
-		t.Error("not kept")
+		t.Error("not stored")
 	}
 	checkCount(t, s)
 }

@@ -237,7 +237,7 @@ func waitFor(t testing.TB, so func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !so(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it does not come")
+			t.Fatal("timeout")
 		}
 	}
 }
@@ -372,8 +372,8 @@ func TestScrubRate(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestTouchedByOthers removes or truncates the file of a verified blob. The blob is dropped, and can be stored again.
-func TestTouchedByOthers(t *testing.T) {
+// TestFileRemovedByOthers removes or truncates the file of a verified blob. The blob is dropped, and can be stored again.
+func TestFileRemovedByOthers(t *testing.T) {
 	for _, size := range []int{mib, 10 * kib} {
 		for how, touch := range map[string]func(string) error{
 			"removed": os.Remove,
@@ -458,8 +458,8 @@ func (h whenLogged) Handle(context.Context, slog.Record) error {
 	return nil
 }
 
-// TestFoundWrongWhileAsked checks that no reader starts between a failed verification and the removal of the blob.
-func TestFoundWrongWhileAsked(t *testing.T) {
+// TestNoReaderAfterFailedVerification checks that no reader starts between a failed verification and the removal of the blob.
+func TestNoReaderAfterFailedVerification(t *testing.T) {
 	s, u := testStore(t, 64*mib)
 	d := keep(t, u, "r", testutil.RandomBytes(mib))
 	damage(t, u, d, 0)
@@ -483,7 +483,7 @@ func TestFoundWrongWhileAsked(t *testing.T) {
 	_ = b.Close()
 	waitFor(t, func() bool { return s.Stats().Corrupt == 1 })
 	if has(t, u, "r", d) {
-		t.Error("it is kept")
+		t.Error("the corrupt blob was kept")
 	}
 }
 
@@ -535,6 +535,6 @@ func TestChangedByOthers(t *testing.T) {
 		}
 	}
 	if has(t, u, "r", d) {
-		t.Error("wrong bytes are kept")
+		t.Error("wrong bytes were kept")
 	}
 }

@@ -77,7 +77,7 @@ func TestLargerThanTheLimit(t *testing.T) {
 	}
 	readers.Wait()
 	if _, err := g.NewReader(ctx, 0); !errors.Is(err, ErrPassed) {
-		t.Errorf("who comes too late gets %v", err)
+		t.Errorf("a reader that is too late gets %v", err)
 	}
 	g.Close()
 	st := s.Stats()
@@ -256,8 +256,8 @@ func TestWindowIsAsFastAsTheSlowest(t *testing.T) {
 	})
 }
 
-// TestNobodyReads checks that a window moves on without readers, and that readers can join until bytes are lost.
-func TestNobodyReads(t *testing.T) {
+// TestWindowWithoutReaders checks that a window moves on without readers, and that readers can join until bytes are lost.
+func TestWindowWithoutReaders(t *testing.T) {
 	s, u := testStore(t, mib)
 	s.opts.Window = 128 * kib
 	content := testutil.RandomBytes(3 * mib)
@@ -266,7 +266,7 @@ func TestNobodyReads(t *testing.T) {
 		t.Fatal(err)
 	}
 	if used := s.Stats().UsedBytes; used > 100*kib {
-		t.Errorf("%d bytes of the disk for what is not kept", used)
+		t.Errorf("%d bytes on disk for content that is not stored", used)
 	}
 	early := newReader(t, g, 0)
 	if got := readable(t, early); !bytes.Equal(got, content[:128*kib]) {
@@ -288,9 +288,9 @@ func TestNobodyReads(t *testing.T) {
 	checkCount(t, s)
 }
 
-// TestPassedPartIsFreed checks that the file of a fill that continues through a window is released when no reader can
+// TestUnneededFileIsReleased checks that the file of a fill that continues through a window is released when no reader can
 // need it.
-func TestPassedPartIsFreed(t *testing.T) {
+func TestUnneededFileIsReleased(t *testing.T) {
 	s, u := testStore(t, 4*mib)
 	content := testutil.RandomBytes(8 * mib)
 	g := u.Grow(digest.FromBytes(content), -1)
@@ -304,7 +304,7 @@ func TestPassedPartIsFreed(t *testing.T) {
 	}
 	waitFor(t, g.Windowed)
 	if used := s.Stats().UsedBytes; used < 2*mib {
-		t.Errorf("used %d: what the reader needs is gone", used)
+		t.Errorf("used %d: bytes that the reader needs are gone", used)
 	}
 	if n, err := r.CopyN(io.Discard, 6*mib); err != nil {
 		t.Fatal(n, err)

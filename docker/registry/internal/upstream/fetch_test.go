@@ -26,7 +26,7 @@ func (s *setup) good(t testing.TB, u *Upstream, f fetched, d digest.Digest, cont
 		t.Fatalf("%d bytes of %d, read %v, fetch %v, state %d", len(f.content), len(content), f.read, f.err, f.state)
 	}
 	if size, ok := u.store.Has("some/image", d); !ok || size != int64(len(content)) {
-		t.Errorf("not kept: %d, %v", size, ok)
+		t.Errorf("not stored: %d, %v", size, ok)
 	}
 }
 
@@ -55,8 +55,8 @@ func TestFetch(t *testing.T) {
 	}
 }
 
-// TestFetchWhatIsThere checks that a blob that has been stored in the meantime is served from the store.
-func TestFetchWhatIsThere(t *testing.T) {
+// TestFetchStoredBlob checks that a blob that has been stored in the meantime is served from the store.
+func TestFetchStoredBlob(t *testing.T) {
 	s := start(t, patient, nil)
 	d, content := s.g.blob(100000)
 	s.good(t, s.Upstream, s.fetch(t, s.Upstream, d, 100000), d, content)
@@ -93,8 +93,8 @@ func cutOnce(content []byte, times int32, ranges bool) func(http.ResponseWriter,
 	})
 }
 
-// TestFetchGoesOn checks that an interrupted transfer is resumed, with and without support for ranges.
-func TestFetchGoesOn(t *testing.T) {
+// TestFetchResumes checks that an interrupted transfer is resumed, with and without support for ranges.
+func TestFetchResumes(t *testing.T) {
 	for _, ranges := range []bool{true, false} {
 		for _, times := range []int32{1, 2} {
 			if !ranges && times > 1 {
@@ -155,7 +155,7 @@ func TestFetchCorrupt(t *testing.T) {
 			t.Errorf("%s: %d bytes, %v", test.name, len(f.content), f.read)
 		}
 		if _, ok := s.Upstream.store.Has("some/image", d); ok {
-			t.Errorf("%s: kept", test.name)
+			t.Errorf("%s: stored", test.name)
 		}
 	}
 	if n := s.value(t, "registry_cache_refused_total", "blob", "digest"); n != 2 {

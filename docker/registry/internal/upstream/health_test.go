@@ -35,7 +35,7 @@ func TestSlowTag(t *testing.T) {
 	}
 	slow.Wait()
 	if s.health.outage() != nil {
-		t.Error("the upstream is out because of one tag")
+		t.Error("the upstream is down because of one tag")
 	}
 	if s.g.count("GET v2") > 1 {
 		t.Errorf("%d challenges", s.g.count("GET v2"))
@@ -104,8 +104,8 @@ func TestSilent(t *testing.T) {
 	}
 }
 
-// TestChallengeSays checks that a slow request is waited for if the challenge shows that the upstream is up.
-func TestChallengeSays(t *testing.T) {
+// TestChallengeShowsUpstreamIsUp checks that a slow request is waited for if the challenge shows that the upstream is up.
+func TestChallengeShowsUpstreamIsUp(t *testing.T) {
 	limits := patient
 	limits.Challenge = soon
 	s := start(t, limits, nil)

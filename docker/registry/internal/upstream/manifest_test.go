@@ -148,9 +148,9 @@ func TestAccept(t *testing.T) {
 	}
 }
 
-// TestNamedTypes checks that a client that lists types gets the upstream's manifest for them, and that the tag does not
+// TestAcceptedTypes checks that a client that lists types gets the upstream's manifest for them, and that the tag does not
 // change for others.
-func TestNamedTypes(t *testing.T) {
+func TestAcceptedTypes(t *testing.T) {
 	s := start(t, patient, nil)
 	index := s.g.manifest("index", v1.MediaTypeImageIndex, `{"schemaVersion":2,"mediaType":"`+v1.MediaTypeImageIndex+`","manifests":[]}`)
 	image := s.g.image("image")

@@ -26,7 +26,7 @@ func TestTokenEnds(t *testing.T) {
 	s.g.set(func() { s.g.token, s.g.secret = "t3", "s2" })
 	isStale := s.right(t, tag("v1")).Stale
 	if isStale == nil || isStale.Upstream != 401 || len(runs(c)) != 1 {
-		t.Errorf("a credential that is new is not fetched again: %v, %d runs", isStale, len(runs(c)))
+		t.Errorf("a new credential was fetched again: %v, %d runs", isStale, len(runs(c)))
 	}
 	s.credential.mu.Lock()
 	s.credential.from = s.credential.from.Add(-2 * refusedAfter)
