@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image references are parsed like by github.com/distribution/reference, checked on thousands of generated ones."""
+"""Compares image_reference with github.com/distribution/reference on thousands of generated image references."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 NUMBER = 20_000
 SEED = 20260601
 HEX = "0123456789abcdef"
-# Characters that are special in the grammar, and others that are not in it.
+# Characters with a meaning in the grammar, and unknown ones.
 ALPHABET = "aZ09._-:/@[] \n\té\u212a"
 HOSTS = ["docker.io", "index.docker.io", "gcr.io", "localhost", "localhost:5000", "Cache", "cache", "127.0.0.1:80", "[::1]:5000"]
 PIECES = ["library", "ubuntu", "foo..bar", "a.-b", "a--b", "a__b", "a___b", "a_b.c", "-a", "a-", "i", "0", "A", *HOSTS]
@@ -28,7 +28,7 @@ ALGORITHMS = ["sha256", "sha384", "sha512", "sha1", "md5", "SHA256", "sha256+b64
 
 
 def a_reference(rng: random.Random) -> str:
-    """Returns a reference of common and unusual parts, most of them valid."""
+    """Returns a reference of likely and unlikely parts, most of which are valid."""
 
     def word(limit: int) -> str:
         return "".join(rng.choice(string.ascii_lowercase + string.digits) for _ in range(rng.randint(1, limit)))
@@ -53,7 +53,7 @@ def a_reference(rng: random.Random) -> str:
     if kind < 0.06:
         text = "".join(rng.choice(HEX) for _ in range(rng.choice([63, 64, 65])))
     elif kind < 0.12:
-        # Repositories of about the maximum length; those of docker.io get the prefix library/.
+        # Repositories near the maximum length. Those of docker.io get the prefix library/.
         text = "/".join("a" * rng.choice([7, 63]) for _ in range(rng.randint(1, 4)))
         text += "b" * (rng.randint(245, 258) - len(text))
     else:
@@ -88,7 +88,7 @@ def a_mutation(rng: random.Random, text: str) -> str:
 
 @pytest.fixture(scope="module")
 def references() -> list[str]:
-    """Generated references, the same in each run, and some that were once parsed differently."""
+    """Returns generated references, the same in every run, and those that were once parsed differently."""
     rng = random.Random(SEED)
     valid = [a_reference(rng) for _ in range(NUMBER // 2)]
     known = ["index.docker.io/ubuntu", "index.docker.io/a/b", "foo..bar/x", "a.-b/x", "a_b.c/x", "", "/"]
@@ -100,7 +100,7 @@ def references() -> list[str]:
 
 @pytest.fixture(scope="module")
 def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
-    """The library's result for each."""
+    """Returns the library's result for each reference."""
     program = tmp_path_factory.mktemp("go") / "reference"
     subprocess.run(["go", "build", "-o", str(program), "."], cwd=HERE, check=True)
     lines = "".join(json.dumps(text) + "\n" for text in references)
@@ -109,11 +109,11 @@ def answers(references: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def accepted(answer: dict[str, str]) -> bool:
-    """Returns whether our parser must accept a reference, too. It refuses names without a registry; image_reference explains why."""
+    """Returns whether the parser must accept it, too. image_reference documents why it refuses names without a registry."""
     return not answer["error"] and bool(answer["registry"])
 
 
-def test_the_same_parts_and_the_same_refusals(references: list[str], answers: list[dict[str, str]]) -> None:
+def test_parts_and_errors_match(references: list[str], answers: list[dict[str, str]]) -> None:
     assert len(answers) == len(references)
     wrong = []
     for text, answer in zip(references, answers):
@@ -127,8 +127,8 @@ def test_the_same_parts_and_the_same_refusals(references: list[str], answers: li
     assert wrong == []
 
 
-def test_every_kind_of_reference_is_among_them(answers: list[dict[str, str]]) -> None:
-    """Shows that the comparison covers all kinds."""
+def test_all_kinds_of_references_are_covered(answers: list[dict[str, str]]) -> None:
+    """Checks that the comparison covers all kinds of references and errors."""
     kinds = collections.Counter(re.sub(r"\([^)]*\)", "", answer["error"]) or "valid" for answer in answers)
     assert kinds["valid"] > NUMBER / 4 and len(answers) - kinds["valid"] > NUMBER / 4
     reasons = "more than 255", "64-byte hexadecimal", "must be lowercase", "digest length", "digest algorithm", "invalid reference format"
@@ -137,6 +137,6 @@ def test_every_kind_of_reference_is_among_them(answers: list[dict[str, str]]) ->
     assert {answer["digest"].partition(":")[0] for answer in answers} == {"", "sha256", "sha384", "sha512"}
 
 
-def test_the_library_is_that_of_the_cache() -> None:
+def test_library_version_matches_the_cache() -> None:
     pins = [re.search(r"distribution/reference (v\S+)", (folder / "go.mod").read_text()) for folder in (HERE, ROOT / "docker" / "registry")]
     assert all(pins) and len({pin[1] for pin in pins if pin}) == 1

@@ -116,7 +116,7 @@ func configError(key, what, got string, err error, fix string) error {
 func (c *Cache) closeOpened() {
 	for _, e := range append(c.internal, c.clients, c.peers.endpoint()) {
 		if e.listener != nil {
-			_ = e.listener.Close() // nobody has used it
+			_ = e.listener.Close() // never used
 		}
 	}
 	c.peers.close()

@@ -201,7 +201,7 @@ func (r *relays) add(host string, health relay.Health, o fill.Options, asks *man
 	made.SetOwn(own)
 	o.Fetcher, o.Next, o.Pass = made, own, made.Owned
 	o.Stall *= stallShare
-	o.Abandoned = 0 // the owner's fill goes on
+	o.Abandoned = 0 // the owner's fill continues
 	r.byHost[host], r.fills[host], r.stores[host] = made, fill.New(o), o.Store
 	asks.Getter, asks.Relay, asks.Owned = made.StoredGetter(asks.Getter), made, made.Owned
 	return own

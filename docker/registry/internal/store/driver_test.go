@@ -153,7 +153,7 @@ func TestTagThatCannotBeWritten(t *testing.T) {
 	}
 	s.mu.Unlock()
 	if err := u.PutContent(ctx, link, []byte(after)); err != nil {
-		t.Errorf("a pull fails for want of room: %v", err)
+		t.Errorf("a pull fails for lack of room: %v", err)
 	}
 	if got, err := u.GetContent(ctx, link); err == nil {
 		t.Errorf("still %s", got)

@@ -93,7 +93,7 @@ func TestSilent(t *testing.T) {
 	isError(t, "blob", s.ask(t, blob(nowhere)), 504, "UNAVAILABLE")
 	s.g.misbehave(nil)
 	if s.right(t, tag("v1")).Fresh() {
-		t.Error("asked although it was out a moment ago")
+		t.Error("asked although it was down a moment ago")
 	}
 	s.health.mu.Lock()
 	s.health.until = time.Now()
