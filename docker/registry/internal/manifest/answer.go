@@ -112,7 +112,7 @@ func failedAnswer(err error) *Answer {
 
 // noRoomAnswer returns the answer if the upstream's answer does not fit in memory.
 func noRoomAnswer() *Answer {
-	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "too many large answers are being sent")
+	a := errorAnswer(http.StatusServiceUnavailable, "UNAVAILABLE", "too many large responses are being sent")
 	a.ownError = true
 	return a
 }
