@@ -124,16 +124,16 @@ type exchange struct {
 	kept   []byte
 }
 
-// do sends a request and reads the response to its end, into room if it is not nil. The error describes what is wrong
+// do sends a request and reads the response to its end, into body if it is not nil. The error describes what is wrong
 // with the response.
-func (s *session) do(request []byte, head bool, t Target, room []byte, began time.Time) (x exchange, err error) {
+func (s *session) do(request []byte, head bool, t Target, body []byte, began time.Time) (x exchange, err error) {
 	reused := s.conn != nil
-	x, answered, err := s.attempt(request, head, t, room, began)
+	x, answered, err := s.attempt(request, head, t, body, began)
 	if err != nil {
 		s.close()
 		// A server may close an idle connection at any time, and clients retry.
 		if reused && !answered {
-			x, _, err = s.attempt(request, head, t, room, began)
+			x, _, err = s.attempt(request, head, t, body, began)
 		}
 	}
 	if err != nil || s.group.Reconnect {
@@ -142,7 +142,7 @@ func (s *session) do(request []byte, head bool, t Target, room []byte, began tim
 	return x, err
 }
 
-func (s *session) attempt(request []byte, head bool, t Target, room []byte, began time.Time) (x exchange, answered bool, err error) {
+func (s *session) attempt(request []byte, head bool, t Target, body []byte, began time.Time) (x exchange, answered bool, err error) {
 	if s.conn == nil {
 		if s.conn, err = dial(s.group, s.endpoint); err != nil {
 			return x, false, errors.New("connect: " + reason(err))
@@ -166,7 +166,7 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 	}
 	defer answer.Body.Close()
 	x.status, x.digest, x.first = answer.StatusCode, answer.Header.Get("Docker-Content-Digest"), time.Since(began)
-	if err := s.read(&x, answer, t, room, began); err != nil {
+	if err := s.read(&x, answer, t, body, began); err != nil {
 		return x, true, err
 	}
 	if answer.Close {
@@ -176,14 +176,14 @@ func (s *session) attempt(request []byte, head bool, t Target, room []byte, bega
 }
 
 // read reads the body of a response, and hashes or keeps it.
-func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte, began time.Time) error {
+func (s *session) read(x *exchange, answer *http.Response, t Target, body []byte, began time.Time) error {
 	s.hash.Reset()
 	s.pacing = time.Now()
 	for {
 		buffer := s.buffer
 		switch {
-		case room != nil && x.bytes < int64(len(room)):
-			buffer = room[x.bytes:]
+		case body != nil && x.bytes < int64(len(body)):
+			buffer = body[x.bytes:]
 		case s.group.Rate > 0:
 			buffer = buffer[:min(int64(len(buffer)), max(s.group.Rate/20, 1))]
 		}
@@ -193,7 +193,7 @@ func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte
 				x.first = time.Since(began)
 			}
 			x.bytes += int64(n)
-			if room == nil && s.hashes && t.Digest != "" {
+			if body == nil && s.hashes && t.Digest != "" {
 				s.hash.Write(buffer[:n])
 			}
 			if err := s.pace(x.bytes); err != nil {
@@ -202,8 +202,8 @@ func (s *session) read(x *exchange, answer *http.Response, t Target, room []byte
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			if room != nil {
-				x.kept = room[:min(x.bytes, int64(len(room)))]
+			if body != nil {
+				x.kept = body[:min(x.bytes, int64(len(body)))]
 			}
 			return nil
 		case err != nil:
@@ -314,24 +314,24 @@ func (t *tally) record(x exchange, digest string, err error) {
 }
 
 // get makes one request.
-func (s *session) get(t *tally, target Target, credential string, room []byte, began time.Time) {
-	x, err := s.do(header(s.group, s.endpoint, http.MethodGet, target, credential), false, target, room, began)
+func (s *session) get(t *tally, target Target, credential string, body []byte, began time.Time) {
+	x, err := s.do(header(s.group, s.endpoint, http.MethodGet, target, credential), false, target, body, began)
 	t.record(x, target.Digest, err)
 	t.done(began.Sub(s.clock), x.first, time.Since(s.clock))
 }
 
 // pull pulls an image with all sessions of a client. It counts at most one failure, however many requests fail.
-func pull(sessions []*session, t *tally, credential string, rooms [][]byte, began time.Time) {
+func pull(sessions []*session, t *tally, credential string, bodies [][]byte, began time.Time) {
 	g, s, failed := sessions[0].group, sessions[0], t.failed
 	exchange := func(s *session, t *tally, i int, head bool) {
 		target, method, started := g.Targets[i], http.MethodGet, time.Now()
-		var room []byte
+		var body []byte
 		if head {
 			method = http.MethodHead
-		} else if rooms != nil {
-			room = rooms[i]
+		} else if bodies != nil {
+			body = bodies[i]
 		}
-		x, err := s.do(header(g, s.endpoint, method, target, credential), head, target, room, started)
+		x, err := s.do(header(g, s.endpoint, method, target, credential), head, target, body, started)
 		if head && err == nil && x.digest != "" && target.Digest != "" && x.digest != target.Digest {
 			err = errTag
 		}

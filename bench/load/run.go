@@ -14,12 +14,12 @@ const lead = 100 * time.Millisecond
 // run runs all groups of a plan at the same time and returns their report.
 func run(plan *Plan) (*Report, error) {
 	tallies := make([][]*tally, len(plan.Groups))
-	rooms := make([][][][]byte, len(plan.Groups))
+	bodies := make([][][][]byte, len(plan.Groups))
 	for i := range plan.Groups {
 		g := &plan.Groups[i]
-		tallies[i], rooms[i] = make([]*tally, g.Clients), make([][][]byte, g.Clients)
+		tallies[i], bodies[i] = make([]*tally, g.Clients), make([][][]byte, g.Clients)
 		for n := range g.Clients {
-			tallies[i][n], rooms[i][n] = newTally(), g.rooms(n)
+			tallies[i][n], bodies[i][n] = newTally(), g.bodies(n)
 		}
 	}
 	before, err := processorTime()
@@ -31,7 +31,7 @@ func run(plan *Plan) (*Report, error) {
 	for i := range plan.Groups {
 		g := &plan.Groups[i]
 		for n := range g.Clients {
-			group.Go(func() { g.client(n, clock, tallies[i][n], rooms[i][n]) })
+			group.Go(func() { g.client(n, clock, tallies[i][n], bodies[i][n]) })
 		}
 	}
 	group.Wait()
@@ -55,12 +55,12 @@ func (g *Group) number(client, turn int) int { return client + turn*g.Clients }
 
 func (g *Group) target(client, turn int) int { return g.number(client, turn) % len(g.Targets) }
 
-// rooms returns buffers for the bodies that a client keeps, with every page touched, or nil if it keeps none.
-func (g *Group) rooms(client int) [][]byte {
+// bodies returns buffers for the bodies that a client keeps, with every page touched, or nil if it keeps none.
+func (g *Group) bodies(client int) [][]byte {
 	if !g.Keep {
 		return nil
 	}
-	var rooms [][]byte
+	var bodies [][]byte
 	for turn := range g.Each {
 		which := []int{g.target(client, turn)}
 		if g.Kind == "pull" {
@@ -70,18 +70,18 @@ func (g *Group) rooms(client int) [][]byte {
 			}
 		}
 		for _, i := range which {
-			room := make([]byte, g.Targets[i].Size)
-			for at := 0; at < len(room); at += 4096 {
-				room[at] = 1
+			body := make([]byte, g.Targets[i].Size)
+			for at := 0; at < len(body); at += 4096 {
+				body[at] = 1
 			}
-			rooms = append(rooms, room)
+			bodies = append(bodies, body)
 		}
 	}
-	return rooms
+	return bodies
 }
 
 // client runs one client.
-func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
+func (g *Group) client(client int, clock time.Time, t *tally, bodies [][]byte) {
 	start := clock.Add(seconds(g.Spread * float64(client) / float64(g.Clients)))
 	time.Sleep(time.Until(start))
 	if g.Kind == "slow-send" {
@@ -102,8 +102,8 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 		credential := g.credential(g.number(client, turn))
 		if g.Kind == "pull" {
 			var some [][]byte
-			if rooms != nil {
-				some = rooms[turn*len(g.Targets):]
+			if bodies != nil {
+				some = bodies[turn*len(g.Targets):]
 			}
 			pull(sessions, t, credential, some, began)
 			// The next pull is that of another node.
@@ -112,11 +112,11 @@ func (g *Group) client(client int, clock time.Time, t *tally, rooms [][]byte) {
 			}
 			continue
 		}
-		var room []byte
-		if rooms != nil {
-			room = rooms[turn]
+		var body []byte
+		if bodies != nil {
+			body = bodies[turn]
 		}
-		sessions[0].get(t, g.Targets[g.target(client, turn)], credential, room, began)
+		sessions[0].get(t, g.Targets[g.target(client, turn)], credential, body, began)
 	}
 }
 

@@ -32,12 +32,12 @@ type Store interface {
 // An archive stores manifests, and the last known state of tags and referrers, in distribution's layout:
 //
 //	blobs/sha256/<xx>/<hex>/data                                   the manifest
-//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/link  the repository has it, under this digest
-//	repositories/NAME/_manifests/tags/TAG/current/link             what the tag was last
+//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/link  membership in the repository
+//	repositories/NAME/_manifests/tags/TAG/current/link             last known digest of the tag
 //
 // and, for what distribution does not store:
 //
-//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/type  its media type, if the content does not tell
+//	repositories/NAME/_manifests/revisions/<algorithm>/<hex>/type  media type, if the content does not have it
 //	repositories/NAME/_referrers/<algorithm>/<hex>/<query's hash>  referrers: a line of JSON, then the index
 //
 // Its methods must not be called without a store.

@@ -7,7 +7,7 @@
 // same object share one check of the upstream, for HEAD and GET requests and for all accepted types. Tag lists are not
 // cached; only concurrent requests share a check.
 //
-// # When the upstream is out
+// # Outages
 //
 // Known tags and referrers are served as stale: immediately after an error, or after Options.Patience if the upstream
 // is silent, and then immediately for Options.Remember. This applies to each object separately: a slow tag says nothing
@@ -15,7 +15,7 @@
 // have left, so that slow content arrives and the next client finds it. If a check gets no answer, a second attempt
 // starts, since the first one may hang in a dead connection. Errors are shared for Options.ShareErrors.
 //
-// # Who is asked about
+// # Limits
 //
 // The number of concurrent questions to an upstream is limited, in total and per repository. Repositories take turns.
 // When the queue is full, the newest question about the repository with the most waiting questions is refused in favor

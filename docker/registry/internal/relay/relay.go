@@ -7,7 +7,7 @@
 // upstream, as the owner or as the last one in order, it asks the other replicas for stored content (Stored).
 // Therefore, a replica that is new or has lost its disk does not fetch content again that another one has stored.
 //
-// # No circles
+// # No deadlocks
 //
 // A request from another replica never causes a request of the first kind. A request of the second kind is answered
 // only from the store. Therefore, two replicas never wait for each other, even if they disagree about ownership.

@@ -21,8 +21,8 @@ const (
 //
 // At the limit, a new connection replaces the one that has been without a request for longest, so that idle connections
 // cannot keep out a client that sends a request at once. A connection keeps its place if it has a request that is being
-// answered, is younger than requestGrace, or has bytes that the program has not read yet: they may be a request, and
-// the client is not the one that is slow. Beside such connections, up to twice the limit are accepted.
+// answered, is younger than requestGrace, or has bytes that the program has not read yet, which may be a request. If all
+// connections keep their place, new ones are accepted up to twice the limit.
 type connections struct {
 	limit   int
 	observe func(Event)

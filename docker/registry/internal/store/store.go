@@ -3,21 +3,21 @@
 // Package store is the disk store of a pull-through cache. It keeps its disk usage within an exact limit. One store
 // serves several upstreams. Each Upstream is a storage driver for one app of distribution.
 //
-// # On the disk
+// # Layout
 //
 // The store owns its directory:
 //
 //	format               the version of this layout
 //	lock                 locked by the process that uses the store
-//	tmp/                 files that grow; removed at the next start
-//	upstreams/NAME/...   what distribution writes, under the paths that it gives
+//	tmp/                 growing files; removed at the next start
+//	upstreams/NAME/...   files of distribution, at its paths
 //
 // Bytes are written once: an upload of distribution is written to tmp and renamed. Data is shared by the repositories
 // of an upstream, but never between upstreams. A store of an unknown version is emptied, since it is only a cache.
 // Files that do not belong to the store are not touched, but count towards the limit. Files that are neither blobs nor
 // links are stored and evicted like blobs, but not verified.
 //
-// # The limit
+// # Limit
 //
 // Every file and directory is charged with its allocated blocks. A removed file stays charged until its last reader has
 // closed it. Before anything is written, room is reserved by evicting the least recently used blobs without readers,
