@@ -16,8 +16,8 @@ type limits struct {
 	rate     float64 // sustained failed checks per second
 	reserve  float64 // part of failures reserved for sources without a recent failure in the lane
 	refused  int     // number of refused credentials to remember
-	seconds  float64 // burst of processor time for failures of all such lanes, in seconds
-	share    float64 // sustained share of processor time for them
+	seconds  float64 // burst of CPU time for failures of all such lanes, in seconds
+	share    float64 // sustained share of CPU time for them
 }
 
 var (

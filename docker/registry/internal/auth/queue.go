@@ -243,7 +243,7 @@ func (q *queue) expectedDelay(c *check, now time.Time) time.Duration {
 	return max(l.failures.until(now, l.tokensNeeded(c, now)+float64(ahead)), q.guessDelay(l, now))
 }
 
-// guessDelay returns the time until the budget has processor time for a failure, or until a user's lane needs none
+// guessDelay returns the time until the budget has CPU time for a failure, or until a user's lane needs none
 // because its failures are no longer recent.
 func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
 	wait := q.timeBudget(l).until(now, 0.001)
@@ -253,7 +253,7 @@ func (q *queue) guessDelay(l *lane, now time.Time) time.Duration {
 	return wait
 }
 
-// timeBudget returns the budget of processor time that the lane's failures are charged to.
+// timeBudget returns the budget of CPU time that the lane's failures are charged to.
 func (q *queue) timeBudget(l *lane) *budget {
 	if l.limits.shared {
 		return &q.guessTime

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-3.0-or-later
 
-// Package cache assembles and runs the program: one process that serves clients from one store and fetches what the store lacks
-// from the upstreams.
+// Package cache assembles and runs the program: one process that serves clients from one store, and fetches missing
+// content from the upstreams.
 package cache
 
 import (

@@ -54,7 +54,7 @@ func setAge(header http.Header, r *http.Request, err error) {
 	}
 }
 
-// setStored tells another replica that the blob comes from another replica's store.
+// setStored tells another replica that the blob comes from a replica's store.
 func setStored(header http.Header, r *http.Request, f *fill) {
 	if _, isHop := peer.FromContext(r.Context()); isHop && f.stored.Load() {
 		peer.SetStored(header)
