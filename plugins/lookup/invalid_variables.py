@@ -87,6 +87,7 @@ _SAMPLES: dict[str, t.Any] = {
     "registry_cache_pull_secret_service_accounts": ["default"],
     "registry_cache_replicas": 3,
     "registry_cache_rotate_users": ["team-a"],
+    "registry_cache_service_name": "cncf-registry-service",
     "registry_cache_storage_class": "standard",
     "registry_cache_token_audience": "//iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/p/providers/k",
     "registry_cache_tolerations": [{"key": "dedicated", "operator": "Exists"}],

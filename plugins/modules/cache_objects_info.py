@@ -19,6 +19,9 @@ options:
   node_port:
     description: A port of which to find the Services in all namespaces. Without it, no Service of another namespace is read.
     type: int
+  service:
+    description: The name of the cache's Service that has the NodePort; O(name) if not given.
+    type: str
   monitors:
     description: Whether to ask for the kinds of the Prometheus operator.
     type: bool
@@ -109,11 +112,11 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 def look(module: t.Any, client: Client) -> dict[str, t.Any]:
     """The result. Raises ClusterError."""
     params = module.params
-    return {"changed": False, **info(client, cache_of(params), params["node_port"], params["monitors"])}
+    return {"changed": False, **info(client, cache_of(params), params["node_port"], params["monitors"], params["service"])}
 
 
 def main() -> None:
-    spec = {"node_port": {"type": "int"}, "monitors": {"type": "bool", "default": False}}
+    spec = {"node_port": {"type": "int"}, "service": {"type": "str"}, "monitors": {"type": "bool", "default": False}}
     run(cluster_module({**CACHE_OPTIONS, **spec}), look)
 
 

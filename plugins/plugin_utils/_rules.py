@@ -223,6 +223,12 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "must be in the cluster's range of node ports, 30000 to 32767 unless it was changed",
             "30026",
         ),
+        Rule(
+            "service_name",
+            lambda v: not v.service_name or _full(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", v.service_name),
+            "must have 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end with '-'",
+            "cncf-registry-service",
+        ),
         Rule("token_seconds", lambda v: v.token_seconds >= 600, "must be at least 600: Kubernetes issues no shorter token", "3600"),
         Rule("size", lambda v: _size_bytes(v) >= 64 << 20, "must be a whole number and Mi, Gi or Ti, and at least 64Mi", "20Gi"),
         _seconds("tag_ttl", 1, 86400, 1, "must be a number of seconds from 1 to 86400"),

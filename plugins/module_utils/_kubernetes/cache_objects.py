@@ -115,13 +115,17 @@ def _list(api: Client, kind: str, namespace: str, **selectors: str) -> list[Item
         return []
 
 
-def info(api: Client, owner: Owner, node_port: int | None, monitors: bool) -> dict[str, t.Any]:
+def info(api: Client, owner: Owner, node_port: int | None, monitors: bool, service: str | None = None) -> dict[str, t.Any]:
     """What exists of a cache, and what is in its way. Raises ClusterError.
 
     :param node_port: the port of which to find the Services; with None no Service of another namespace is read.
     :param monitors: whether to ask for the kinds of the Prometheus operator.
+    :param service: the name of the Service that has the port, unless it is that of the cache.
     """
-    paths = [(kind, path_of(kind, owner.namespace, owner.name + suffix)) for kind, suffix in _OBJECTS]
+    if service and not _OBJECT_NAME.fullmatch(service):
+        raise ObjectsError(f"service: '{service}' must be the name of a Service. Example: service: cncf-registry-service")
+    names = {("Service", ""): service or owner.name}
+    paths = [(kind, path_of(kind, owner.namespace, names.get((kind, suffix), owner.name + suffix))) for kind, suffix in _OBJECTS]
     tasks: list[t.Callable[[], t.Any]] = [
         lambda: api.get(IDENTITY_PATH, _METADATA),
         lambda: api.get(f"/api/v1/namespaces/{owner.namespace}", _METADATA),

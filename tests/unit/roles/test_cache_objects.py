@@ -47,6 +47,7 @@ SITES: dict[str, dict[str, Any]] = {
         "registry_cache_drain_seconds": 3600,
     },
     "digest": {"registry_cache_image_reference": DIGEST, "registry_cache_token_seconds": 604800},
+    "taken over": {"registry_cache_service_name": "cncf-registry-service"},
     "stock": {**STOCK, "registry_cache_size": "3Gi"},
     # What YAML reads as a number unless it is quoted.
     "digits": {
@@ -208,6 +209,14 @@ def test_replicas_find_each_other(default: Objects, stock: Objects) -> None:
     # The address for clients leads to replicas that are ready, and to no other port.
     assert [port["name"] for port in default["Service/registry-cache"]["spec"]["ports"]] == ["registry"]
     assert [port["name"] for port in stock["Service/registry-cache-replicas"]["spec"]["ports"]] == ["registry"]
+
+
+def test_a_service_that_was_taken_over_keeps_its_name_and_that_of_its_port(rendered: dict[str, Objects], default: Objects) -> None:
+    ours, taken = default["Service/registry-cache"], rendered["taken over"]["Service/cncf-registry-service"]
+    assert "Service/registry-cache" not in rendered["taken over"]
+    assert taken["metadata"] == {**ours["metadata"], "name": "cncf-registry-service"}
+    (port,) = ours["spec"]["ports"]
+    assert taken["spec"] == {**ours["spec"], "ports": [{key: value for key, value in port.items() if key != "name"}]}
 
 
 @pytest.mark.parametrize("site", ["default", "small"])

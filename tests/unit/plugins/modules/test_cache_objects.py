@@ -362,6 +362,17 @@ def test_objects_that_are_named(server: ApiServer) -> None:
     assert server.objects == before
 
 
+def test_a_service_of_another_name(server: ApiServer) -> None:
+    """Where the cache has taken over a Service, that one counts."""
+    put(server, "Service", HELM)
+    server.add("services", NAMESPACE, "theirs", metadata={"labels": dict(HELM)}, spec={})
+    assert info(server, service="theirs")["foreign"] == ["Service theirs (managed by Helm for registry-cache)"]
+    adopt(server, {"kind": "Service", "name": "theirs"})
+    assert info(server, service="theirs")["objects"] == ["Service theirs"]
+    message = info(server, service="a/b")["msg"]
+    assert message.startswith("service: ") and "Example: service: " in message
+
+
 def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
     put(server, "Service", HELM)
     adopt(server, {"kind": "Service", "name": NAME})

@@ -62,6 +62,7 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("cache", {"replicas": 0}, ("replicas",)),
     ("cache", {"node_port": 80}, ("node_port", "30000")),
     ("cache", {"node_port": "32768"}, ("node_port",)),
+    ("cache", {"service_name": "1-a"}, ("service_name", "letter")),
     ("cache", {"token_seconds": 599}, ("token_seconds", "600")),
     ("cache", {"size": "20"}, ("size",)),
     ("cache", {"size": "63Mi"}, ("size", "64Mi")),
