@@ -172,6 +172,12 @@ class Google:
     def _trust(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.state / "ca.pem"))
 
+    def post(self, host: str, path: str, body: dict[str, Any]) -> Any:
+        url = f"https://127.0.0.1:{self.port}/v1/{path}"
+        headers = {"Host": host, "Authorization": f"Bearer {self.token}"}
+        answer = httpx.post(url, json=body, headers=headers, verify=self._trust(), trust_env=False, timeout=60)
+        return answer.raise_for_status().json()
+
     def make(self, host: str, collection: str, parameter: str, name: str, **fields: Any) -> None:
         """Returns a resource after its operation is done."""
         url = f"https://127.0.0.1:{self.port}/v1/{collection}"
