@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils._users import UsersAction
+from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils._secrets import UsersAction
 
 
 class ActionModule(UsersAction):

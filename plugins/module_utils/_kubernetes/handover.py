@@ -241,7 +241,7 @@ class Handover:
         for item in self._client.list_all("services"):
             metadata, spec = item["metadata"], item["spec"]
             ports = {port["nodePort"] for port in spec.get("ports") or () if port.get("nodePort")}
-            if ports and (metadata["namespace"], metadata["name"]) == self._owner and self._owner.owns(metadata):
+            if ports and Owner(metadata["namespace"], metadata["name"]) == self._owner and self._owner.owns(metadata):
                 return ports.pop()
             taken |= ports | {spec.get("healthCheckNodePort")}
         for port in sorted(_NODE_PORTS, key=lambda port: (abs(port - self._node_port), -port)):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.pullthrough.registry_cache.plugins.action import cache_image, cache_users, gcp_iam_member, pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.action import cache_handover, cache_image, cache_users, gcp_iam_member, pull_secrets
 
 from sandbox.settings import ROOT
 from tests.module_runner import run
@@ -91,7 +91,7 @@ def given(action: Any, arguments: dict[str, Any], **variables: Any) -> dict[str,
     return plugin.run(task_vars={"omit": LEFT, **variables})
 
 
-@pytest.mark.parametrize("action", [cache_users, pull_secrets])
+@pytest.mark.parametrize("action", [cache_handover, cache_users, pull_secrets])
 def test_omitted_values(action: Any) -> None:
     """Before 2.19 ansible-core leaves a placeholder in variables, which must become no password."""
     users = [{"name": "nodes", "password": LEFT, "hash": LEFT, "pull_secret": {"name": LEFT, "namespaces": ["a", LEFT]}}]
@@ -144,6 +144,23 @@ def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
     assert f"ignored={len(tasks)}" in recap and not server.writes, said
     for _options, _users, words in rows:
         assert said.count(words) >= len(MODULES), words
+
+
+def test_a_handover_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    """The users of another registry are compared with those of the variable; the error names a user alone."""
+    labels = {"app": "old"}
+    volumes = [{"secret": {"secretName": "old"}}]
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"image": "registry:3"}], "volumes": volumes}}
+    server.add("deployments", "registry-cache", "old", spec={"template": template})
+    service = {"type": "NodePort", "selector": labels, "ports": [{"port": 5000, "nodePort": 30026}]}
+    server.add("services", "registry-cache", "old", spec=service)
+    server.add("secrets", "registry-cache", "old", data={"htpasswd": base64.b64encode(f"ci:{HASH}".encode()).decode()})
+    registry = {"deployment": "old", "image": "registry:3", "htpasswd_secret": "old"}
+    tasks = [{"pullthrough.registry_cache.cache_handover": {**FROM, "service": "old", "registry": registry}}]
+    said, recap = play(server, tmp_path, tasks, "--check")
+    assert re.search(r"changed=1 .*failed=0", recap), said
+    said, recap = play(server, tmp_path, tasks, "--check", registry_cache_users=USERS[:2])
+    assert "failed=1" in recap and "users: ci of Secret old" in said and not server.writes, said
 
 
 def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> None:
