@@ -23,7 +23,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 from sandbox.settings import ROOT
 from tests.e2e.site.test_site import changed
-from tests.unit.plugins.kubernetes_api import ApiServer
+from tests.unit.plugins.kubernetes_api import ApiServer, Refusal
 from tests.unit.sandbox.google.harness import Keys
 
 from .test_wif import Google, cluster
@@ -126,7 +126,7 @@ class Story:
     before: dict[Any, Any]
     untouched: bool
     runs: dict[str, str]
-    # Methods and paths of what the second run wrote.
+    # Methods and paths of what the run that is cut off and the next one wrote.
     writes: list[tuple[str, str]]
 
 
@@ -161,9 +161,15 @@ def deploy_google(google: Google) -> None:
     google.post(IAM, f"projects/demo-project/serviceAccounts/{EMAIL}:setIamPolicy", {"policy": {"bindings": [binding]}})
 
 
+def cut_off(method: str, path: str) -> None:
+    """Refuse to end the registry."""
+    if method == "PATCH" and path.endswith(f"/deployments/{DEPLOYMENT}"):
+        raise Refusal(500, "as if the run was cut off")
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
-    """The playbook by check, then whole, then once more."""
+    """The playbook by check, then cut off after the handover, then whole, then once more."""
     folder = tmp_path_factory.mktemp("adopt")
     server, google = Server(), Google(folder)
     try:
@@ -232,8 +238,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
             "check": play("--check", "--diff"),
         }
         untouched = server.objects == before
+        server.hook = cut_off
+        runs["cut off"] = play()
+        writes, server.hook = list(server.writes), lambda _method, _path: None
         runs["whole"] = play()
-        writes = list(server.writes)
+        writes += server.writes
         runs["again"] = play()
         yield Story(server, google, before, untouched, runs, writes)
     finally:
@@ -285,6 +294,14 @@ def test_it_leads_to_the_cache_only_once_the_replicas_are_ready(story: Story) ->
     ]
     places = [story.writes.index(request) for request in order]
     assert places == sorted(places), story.writes
+
+
+def test_a_run_that_is_cut_off_is_resumed(story: Story) -> None:
+    assert "failed=1" in story.runs["cut off"] and "as if the run was cut off" in story.runs["cut off"], story.runs["cut off"]
+    said = story.runs["whole"]
+    assert "failed=0" in said and "leads to the cache" in said, said
+    # The Service that the cache had beside the registry is not made again.
+    assert story.writes.count(("PATCH", f"/api/v1/namespaces/{NAMESPACE}/services/registry-cache")) == 1
 
 
 def test_only_objects_of_the_cache_are_left(story: Story) -> None:
