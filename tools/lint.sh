@@ -11,7 +11,12 @@ ansible-lint --strict --offline
 git ls-files --cached --others --exclude-standard | while read -r file; do
   [ -f "$file" ] && head -c 2 "$file" | grep -q '^#!' && head -n 1 "$file" | grep -Eq '(ba)?sh$' && echo "$file"
 done | xargs shellcheck
-staticcheck=$(python3 -c 'from sandbox.from_source import tools; print(tools.build("staticcheck") / "staticcheck")')
+go_tool() {
+  python3 -c 'import sys; from sandbox.from_source import tools; print(tools.build(sys.argv[1]) / sys.argv[1])' "$1"
+}
+actionlint=$(go_tool actionlint)
+"$actionlint"
+staticcheck=$(go_tool staticcheck)
 for module in docker/registry tests/conformance tests/reference bench/load; do
   (cd "$module" && gofmt -l . | { ! grep .; } && go vet ./... && "$staticcheck" ./...)
 done
