@@ -14,6 +14,12 @@ import yaml
 from sandbox import environment
 from sandbox.settings import ANSIBLE_PACKAGE, CACHE, ROOT, key
 
+# What users get, by its name at the top of the repository.
+SHIPPED = {
+    *("CHANGELOG.md", "CHANGELOG.rst", "LICENSE", "README.md", "changelogs", "docker", "docs", "inventory"),
+    *("meta", "playbooks", "plugins", "requirements.txt", "roles"),
+}
+
 
 def files() -> list[pathlib.Path]:
     """Returns the files of the clone, relative to its root, except those that git ignores."""
