@@ -1,7 +1,7 @@
 SANDBOX := python3 -m sandbox
 S ?= site
 
-.PHONY: help try demo demo-env demo-down check test e2e lint unit sanity matrix image molecule pin promises vulncheck bench bench-kind
+.PHONY: help try demo demo-env demo-down check test e2e lint unit sanity matrix image molecule pin promises docs vulncheck bench bench-kind
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ pin: ## pin a version of the image's programs: make pin PIN=github.com/distribut
 
 promises: ## update the table of promises in docs/development/testing.md from tests/tiers.toml
 	@$(SANDBOX) tool -- python -m tools.promises
+
+docs: ## build the documentation as one site in build/docs; a dead link or a warning fails
+	@$(SANDBOX) tool -- python -m tools.docs
 
 vulncheck: ## run govulncheck on the image's programs with the current database, which needs internet access
 	@$(SANDBOX) tool -- python -m tools.vulnerabilities --live
