@@ -18,7 +18,7 @@ from base64 import b64decode
 from .._credentials import htpasswd
 from . import cache_objects
 from .client import PATCH, Client
-from .errors import ClusterError, Hopeless, some
+from .errors import ClusterError, PermanentError, some
 from .owner import NAME, OWNER_NAMESPACE, Owner
 from .replicas import Replicas
 
@@ -254,7 +254,7 @@ class Handover:
         selector = ",".join(f"{label}={value}" for label, value in self._selector.items())
         try:
             Replicas(self._client, self._owner.namespace, _PORT_NAME, _PORT).ready(selector)
-        except Hopeless as error:
+        except PermanentError as error:
             raise HandoverError(
                 f"name: {error}, so {self._where} still leads to the registry. Run again once all replicas are ready."
                 f" Example: kubectl get pods --namespace {self._owner.namespace} --selector {selector}"
