@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
-from ansible_collections.pullthrough.registry_cache.plugins.action import cache_handover, cache_image, cache_users, gcp_iam_member, pull_secrets
+from ansible_collections.pullthrough.registry_cache.plugins.action import (
+    cache_handover,
+    cache_image,
+    cache_users,
+    gcp_iam_member,
+    pull_secrets,
+)
 
 from sandbox.settings import ROOT
 from tests.module_runner import run
