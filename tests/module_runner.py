@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 from ansible.module_utils import basic
+from ansible.module_utils.common import warnings
 
 try:
     from ansible.module_utils.testing import patch_module_args
@@ -34,6 +35,8 @@ def run(name: str, /, *, check: bool = False, with_secrets: bool = False, **argu
     """
     module = importlib.import_module(f"ansible_collections.pullthrough.registry_cache.plugins.modules.{name}")
     output, flags = io.StringIO(), {"_ansible_check_mode": check, "_ansible_diff": True}
+    for kept in (warnings._global_warnings, warnings._global_deprecations):  # by a module that this process ran before
+        kept.clear()
     with contextlib.ExitStack() as stack:
         stack.enter_context(patch_module_args({**arguments, **flags}))
         if with_secrets:
