@@ -1,1 +1,12 @@
-../plugin_utils/_google_action.py
+# Copyright (c) 2026 the pullthrough.registry_cache authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Runs module gcp_iam_workload_identity_pool_info with the access token of a variable."""
+
+from __future__ import annotations
+
+from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils._secrets import AccessTokenAction
+
+
+class ActionModule(AccessTokenAction):
+    pass

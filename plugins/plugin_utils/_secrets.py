@@ -68,6 +68,12 @@ class SecretsAction(ActionBase):
         return arguments
 
 
+class AccessTokenAction(SecretsAction):
+    """Runs a module for Google."""
+
+    SECRETS = ("access_token",)
+
+
 class UsersAction(SecretsAction):
     """Gives the module no other key of a user than those of C(KEYS)."""
 
