@@ -60,7 +60,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
         "Secret registry-cache-peers (no label",
         "Example: ",
     ),
-    "leaving": ("registry_cache_namespace: namespace leaving is being deleted", "Run again once it is gone"),
+    "leaving": ("registry_cache_namespace: namespace leaving is being deleted", "Run again when it is gone"),
     "types": (
         "registry_cache_ca_bundle must be a path as text, and is a list. Example: registry_cache_ca_bundle: /",
         "registry_cache_verify_image must be text, and is a number; put it in quotes. Example: registry_cache_verify_image: us-",

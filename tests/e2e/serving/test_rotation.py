@@ -26,11 +26,11 @@ from .test_users import decoded
 
 # The first task of rotate.yml after each step.
 AFTER = {
-    "the new credential is in htpasswd": "cache : Ask every replica with new and revoked credentials",
+    "the new credential is in htpasswd": "cache : Check new and revoked credentials at every replica",
     "it is in force": "pull_secret : Bring the pull secrets to their state",
-    "every pull secret is replaced": "cache : Schedule the end of the old credentials",
-    "its time is noted": "cache : Wait until their time is over",
-    "the old one is revoked": "cache : Wait until every replica refuses them",
+    "every pull secret is replaced": "cache : Schedule the revocation of the old credentials",
+    "its time is noted": "cache : Wait for the end of the grace period",
+    "the old one is revoked": "cache : Wait until every replica refuses the old credentials",
 }
 GRACE = 8
 
@@ -145,7 +145,7 @@ def test_rotation_that_is_cut_off(
                 # The pull secret still has the old credential: this run adds the new one and removes nothing.
                 result = site(*rotation.settings)
                 assert result.returncode == 0, result.stdout
-                assert "Run playbooks/rotate.yml to end the rotation" in words(result.stdout)
+                assert "Run playbooks/rotate.yml to finish the rotation" in words(result.stdout)
                 assert namespace.entry()["username"] == following and accepted(replicas, first) == [200] * REPLICAS
         since = time.monotonic()
         code, said = rotation.run()
