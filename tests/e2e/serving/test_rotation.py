@@ -27,7 +27,7 @@ from .test_users import decoded
 # The first task of rotate.yml after each step.
 AFTER = {
     "the new credential is in htpasswd": "cache : Check new and revoked credentials at every replica",
-    "it is in force": "pull_secret : Bring the pull secrets to their state",
+    "it is in force": "pull_secret : Write or remove the pull secrets",
     "every pull secret is replaced": "cache : Schedule the revocation of the old credentials",
     "its time is noted": "cache : Wait for the end of the grace period",
     "the old one is revoked": "cache : Wait until every replica refuses the old credentials",
