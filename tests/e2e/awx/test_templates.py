@@ -112,7 +112,7 @@ class TestAwx:
 
     def test_check_mode_on_an_awx_without_it(self, project: pathlib.Path, recorder: Recorder) -> None:
         said = run(project, recorder, "--check", **WANTED)
-        assert said.endswith("rc=0") and "would be made" in said and re.search(r"changed=[1-9]", said), said
+        assert said.endswith("rc=0") and "would be created" in said and re.search(r"changed=[1-9]", said), said
         assert not recorder.writes
 
     def test_everything_is_made(self, project: pathlib.Path, recorder: Recorder) -> None:

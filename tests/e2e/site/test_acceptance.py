@@ -76,7 +76,7 @@ def test_the_emulator_behaves_as_assumed(answers: dict[str, dict[str, Any]]) -> 
 
 
 def test_nothing_is_left(run: tuple[str, pathlib.Path], google: Google, cluster: Cluster) -> None:
-    name = re.search(r"all named (rc-acceptance-\w{6}):", run[0])
+    name = re.search(r"with the name (rc-acceptance-\w{6}):", run[0])
     assert name
     assert left(google, cluster) == []
     assert google.call("GET", "iam.googleapis.com", f"{POOLS}/{name[1]}")["state"] == "DELETED"
