@@ -21,7 +21,7 @@ BIN = environment.VENV / "bin"
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A clone at a path like AWX's, `_8__registry_cache`."""
+    """Returns a clone at a path like that in AWX, `_8__registry_cache`."""
     return artifact.clone(tmp_path_factory.mktemp("projects") / "_8__registry cache")
 
 

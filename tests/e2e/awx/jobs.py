@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs jobs like AWX: a playbook in a clone, by ansible-runner, with the environment that AWX injects."""
+"""Runs jobs as AWX does: a playbook in a clone, by ansible-runner, with the environment that AWX injects."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(
 ) -> Job:
     """Run a job in a separate folder.
 
-    :param further: variables of the execution environment's own, such as a proxy.
+    :param further: variables of the execution environment, for example a proxy.
     :param check: whether it is a job of type check.
     """
     for name in ("env", "inventory"):

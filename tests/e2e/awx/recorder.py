@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A minimal AWX API for the modules of awx.awx: it stores objects, and refuses what AWX would refuse.
+"""A minimal API of AWX for the modules of awx.awx. It stores objects, and refuses what AWX would refuse.
 
 The possible fields of an object are taken from the documentation of its module.
 """
@@ -58,8 +58,8 @@ class Refusal(Exception):
 class Recorder(HttpServer):
     """Objects by kind and id.
 
-    :param options: of each module, by its name, as ansible-doc shows them.
-    :param playbooks: that the project holds.
+    :param options: the options of each module by its name, as ansible-doc shows them.
+    :param playbooks: the playbooks in the project.
     """
 
     token = "of-the-recorder"

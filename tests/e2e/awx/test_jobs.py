@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Jobs of all templates with something missing: they stop with a clear message before anything is changed.
+"""Jobs of all templates, each with something missing. They stop with a clear message before they change anything.
 
 Complete jobs on a cluster are in tests/e2e/site/test_awx.py.
 """
@@ -87,7 +87,7 @@ def cluster(host: str = NOWHERE) -> Credential:
     return Credential("kubernetes_bearer_token", {"host": host, "bearer_token": "token", "verify_ssl": True, "ssl_ca_cert": "CA"})
 
 
-def test_awx_injects_what_the_design_names(tmp_path: pathlib.Path) -> None:
+def test_awx_injects_the_expected_variables(tmp_path: pathlib.Path) -> None:
     (tmp_path / "env").mkdir()
     injected: dict[str, str] = {}
     google().inject(injected, tmp_path)
@@ -101,7 +101,7 @@ def test_awx_injects_what_the_design_names(tmp_path: pathlib.Path) -> None:
     assert injected["GCP_AUTH_KIND"] == written["type"].replace("_", "") == "serviceaccount"
 
 
-def test_our_own_types_inject_what_the_modules_and_the_inventory_read(tmp_path: pathlib.Path) -> None:
+def test_our_types_inject_what_modules_and_the_inventory_read(tmp_path: pathlib.Path) -> None:
     of_google, password = (
         next(one for one in SAID["_registry_cache_awx_credential_types"] if one["name"] == name)
         for name in ("Google credential file", "Registry cache password")
@@ -113,7 +113,7 @@ def test_our_own_types_inject_what_the_modules_and_the_inventory_read(tmp_path: 
     assert "vault_registry_cache_password" in EXAMPLE["registry_cache_users"][0]["password"]
 
 
-def test_every_template_is_started_here() -> None:
+def test_every_template_is_tested() -> None:
     assert ANSWERS.keys() == {template["playbook"] for template in TEMPLATES}
 
 
@@ -138,7 +138,7 @@ def test_a_job_without_its_credential(start: Start, playbook: str, credentials: 
     assert "couldn't resolve" not in job.output
 
 
-def test_a_variable_that_no_role_knows(start: Start) -> None:
+def test_an_unknown_variable(start: Start) -> None:
     job = start("playbooks/site.yml", cluster(), registry_cache_pull_secret_namespace=["default"])
     assert (job.status, job.changed) == ("failed", 0)
     assert job.failures == [

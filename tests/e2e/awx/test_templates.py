@@ -46,7 +46,7 @@ def test_every_playbook_has_a_template() -> None:
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: pathlib.Path(template["playbook"]).stem)
-def test_a_survey_asks_for_what_a_role_or_the_playbook_takes(template: dict[str, Any]) -> None:
+def test_surveys_ask_only_for_variables_of_the_roles_or_the_playbook(template: dict[str, Any]) -> None:
     text = (ROOT / template["playbook"]).read_text()
     extra = template["extra_vars"] if isinstance(template["extra_vars"], dict) else {}
     assert template["survey"]
@@ -65,14 +65,14 @@ def test_a_survey_asks_for_what_a_role_or_the_playbook_takes(template: dict[str,
         assert name in OPTIONS and value in OPTIONS[name].get("choices", [value]), name
 
 
-def test_the_cache_is_made_without_an_engine() -> None:
+def test_the_template_of_the_cache_needs_no_engine() -> None:
     (site,) = (template for template in TEMPLATES if template["playbook"] == "playbooks/site.yml")
     assert site["extra_vars"]["registry_cache_image_mode"] == "published"
     (image,) = (template for template in TEMPLATES if template["playbook"] == "playbooks/image.yml")
     assert "registry_cache_image_mode" not in image["extra_vars"]
 
 
-def test_the_page_names_every_template_and_type() -> None:
+def test_the_page_lists_every_template_and_credential_type() -> None:
     page = (ROOT / "docs/usage/awx.md").read_text()
     assert not [entry["name"] for entry in [*TEMPLATES, *SAID["_registry_cache_awx_credential_types"]] if entry["name"] not in page]
     assert not [name for template in TEMPLATES for name in template["credentials"] if name not in page]
@@ -115,7 +115,7 @@ class TestAwx:
         assert said.endswith("rc=0") and "would be created" in said and re.search(r"changed=[1-9]", said), said
         assert not recorder.writes
 
-    def test_everything_is_made(self, project: pathlib.Path, recorder: Recorder) -> None:
+    def test_everything_is_created(self, project: pathlib.Path, recorder: Recorder) -> None:
         said = run(project, recorder, **WANTED)
         assert said.endswith("rc=0") and not recorder.refused, (said, recorder.refused)
         assert "[WARNING]" not in said
@@ -149,7 +149,7 @@ class TestAwx:
         assert said.endswith("rc=0") and "changed=0" in said, said
         assert not recorder.writes
 
-    def test_what_somebody_changed_comes_back_and_nothing_else(self, project: pathlib.Path, recorder: Recorder) -> None:
+    def test_only_manual_changes_are_reverted(self, project: pathlib.Path, recorder: Recorder) -> None:
         site = recorder.named("job_templates")["Registry cache"]
         site["playbook"] = "playbooks/acceptance.yml"
         recorder.surveys[site["id"]]["spec"].pop()
@@ -176,6 +176,6 @@ class TestAwx:
         said = run(project, None, **WANTED)
         assert "AWX does not answer" in said and "CONTROLLER_HOST" in said and "changed=0" in said, said
 
-    def test_a_credential_that_is_not_there(self, project: pathlib.Path, recorder: Recorder) -> None:
+    def test_a_missing_credential(self, project: pathlib.Path, recorder: Recorder) -> None:
         said = run(project, recorder, **{**WANTED, "registry_cache_awx_credentials": ["my Google key", "nobody's"]})
         assert "AWX has no credential nobody's." in said and "changed=0" in said, said

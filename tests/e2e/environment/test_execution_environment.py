@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The execution environment: its build context, and that the packages it lists are enough."""
+"""The execution environment: its build context and packages, and the documentation that ansible-doc shows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def clean() -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The collections, as ansible-galaxy installs them in the image, with the built artifact."""
+    """Returns the collections, as ansible-galaxy installs them in the image, with the built artifact."""
     tree = tmp_path_factory.mktemp("collections")
     built = artifact.build(tree / "built")
     # Hides what is installed elsewhere on this machine.
@@ -35,7 +35,7 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return tree
 
 
-def test_ansible_builder_makes_the_context(tmp_path: pathlib.Path) -> None:
+def test_ansible_builder_creates_the_context(tmp_path: pathlib.Path) -> None:
     source = artifact.clone(tmp_path / "source")
     command = [BIN / "ansible-builder", "create", "--file", "execution-environment.yml", "--context", tmp_path / "context"]
     # By default it uses the file name of the engine that it finds.
@@ -73,7 +73,7 @@ def test_the_packages_are_enough_for_every_import(clean: pathlib.Path, collectio
     assert int(number.split()[0]) > 100
 
 
-def test_versions_are_the_same_wherever_they_stand() -> None:
+def test_versions_agree_in_all_files() -> None:
     entries = yaml.safe_load((ROOT / "collections/requirements.yml").read_text())["collections"]
     wanted = {entry["name"]: entry["version"] for entry in entries}
     dependencies = yaml.safe_load((ROOT / "galaxy.yml").read_text())["dependencies"]
@@ -115,7 +115,7 @@ def test_ansible_doc_shows_every_role_and_option() -> None:
         assert page["entry_points"]["main"]["options"].keys() == specs["argument_specs"]["main"]["options"].keys(), name
 
 
-def test_the_pages_for_people_render_too() -> None:
+def test_the_text_pages_render() -> None:
     """Without --json, ansible-doc renders the text, and reports invalid markup."""
     folders = {"module": "plugins/modules", "filter": "plugins/filter", "lookup": "plugins/lookup", "role": "roles"}
     for kind, folder in folders.items():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Responses while the upstream, the disk or a replica fails: correct digests, clear errors, few upstream requests."""
+"""Answers while the upstream, the disk or a replica fails: correct digests, clear errors, few upstream requests."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def test_rolling_restart(
 
 
 def test_again(site: Site, replicas: Replicas) -> None:
-    """With volumes, a second run changes nothing, and a change that is impossible in place is refused with its fix."""
+    """With volumes, a second run changes nothing, and a change that Kubernetes does not allow is refused with a fix."""
     variables = {
         "registry_cache_replicas": 3,
         "registry_cache_size": "768Mi",
@@ -353,7 +353,7 @@ def test_again(site: Site, replicas: Replicas) -> None:
 
 @pytest.fixture
 def without_volumes(_replicas: Replicas, cluster: Cluster, site: Site, google: Google) -> Replicas:
-    """One replica with an emptyDir, made by the steps in the refusal of a changed storage. It needs no credential."""
+    """One replica with an emptyDir, created by the steps in the error about a changed storage. It needs no credential."""
     cluster.kubectl("delete", "statefulset", "registry-cache", "--namespace", NAMESPACE)
     variables = {
         "registry_cache_replicas": 1,

@@ -13,7 +13,7 @@ import yaml
 
 from sandbox import environment
 
-# Variables that tests and their tools set, and a user's shell does not have.
+# Variables of tests and their tools, which a user's shell does not have.
 _FOREIGN = re.compile("ANSIBLE_|MOLECULE_|PYTHONPATH|PYTEST_|VIRTUAL_ENV")
 
 

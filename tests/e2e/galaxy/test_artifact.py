@@ -28,7 +28,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return artifact.build(tmp_path_factory.mktemp("built"))
 
 
-def test_the_artifact_holds_what_users_need_and_nothing_else(built: pathlib.Path) -> None:
+def test_the_artifact_contains_exactly_what_users_need(built: pathlib.Path) -> None:
     with tarfile.open(built) as archive:
         members = [member for member in archive.getmembers() if not member.isdir()]
     assert all(member.isfile() for member in members)  # no link
@@ -39,8 +39,8 @@ def test_the_artifact_holds_what_users_need_and_nothing_else(built: pathlib.Path
     assert named == wanted
 
 
-def test_the_dependencies_are_the_least() -> None:
-    """Only what site.yml needs: engines are used by their command line, and AWX has a separate playbook."""
+def test_the_collection_depends_only_on_what_site_yml_needs() -> None:
+    """Engines are used through their command lines, and only the playbook for AWX needs awx.awx."""
     galaxy = yaml.safe_load((ROOT / "galaxy.yml").read_text())
     assert galaxy["dependencies"].keys() == set(DEPENDENCIES)
     assert re.fullmatch(r"\d+\.\d+\.\d+", galaxy["version"])

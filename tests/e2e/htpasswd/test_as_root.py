@@ -34,7 +34,7 @@ def mode(path: pathlib.Path) -> int:
 
 @pytest.fixture
 def lent() -> Iterator[pathlib.Path]:
-    """A folder that another user may write to."""
+    """Returns a folder that another user may write to."""
     if os.geteuid():
         pytest.skip("only root can be another user")
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +62,7 @@ def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: st
     assert [one.name for one in lent.iterdir()] == ["htpasswd"]
 
 
-def test_root_leaves_a_file_to_its_owner_and_group(lent: pathlib.Path) -> None:
+def test_root_keeps_the_owner_and_group_of_a_file(lent: pathlib.Path) -> None:
     path = lent / "htpasswd"
     path.write_text("")
     path.chmod(0o640)
@@ -76,7 +76,7 @@ def test_root_leaves_a_file_to_its_owner_and_group(lent: pathlib.Path) -> None:
     assert result["diff"]["after"] == "group: 0\nmode: 0600\nowner: 0\nnodes\n"
 
 
-def test_group_that_its_owner_cannot_give(lent: pathlib.Path) -> None:
+def test_a_group_that_the_owner_cannot_set(lent: pathlib.Path) -> None:
     path = lent / "htpasswd"
     path.write_text(f"nodes:{hashed('old')}\n")
     path.chmod(0o640)
@@ -92,7 +92,7 @@ def test_group_that_its_owner_cannot_give(lent: pathlib.Path) -> None:
     assert [one.name for one in lent.iterdir()] == ["htpasswd"]
 
 
-def test_full_disk_leaves_the_old_file_whole(lent: pathlib.Path) -> None:
+def test_a_full_disk_leaves_the_old_file_unchanged(lent: pathlib.Path) -> None:
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k,mode=0755", "tmpfs", str(lent)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")

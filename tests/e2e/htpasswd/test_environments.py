@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd with packages of other environments, which pip downloads."""
+"""Module htpasswd with other versions of packages, which pip downloads."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 
 
 @pytest.mark.parametrize("packages", [["passlib==1.7.4"], ["passlib==1.7.4", "libpass==1.9.4"]])
-def test_in_an_environment_as_people_have_it(tmp_path: pathlib.Path, packages: list[str]) -> None:
-    """bcrypt 5, with which passlib 1.7.4 fails, with or without passlib. Other packages of this environment are hidden."""
+def test_bcrypt_5_beside_passlib(tmp_path: pathlib.Path, packages: list[str]) -> None:
+    """passlib 1.7.4 fails with bcrypt 5, so the module must not use them together. Other packages of this environment are hidden."""
     folder = tmp_path / "packages"
     for package in packages:
         argv = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), "--upgrade", package]

@@ -98,7 +98,7 @@ def accepts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[
         processes.stop(pid_file)
 
 
-def test_what_was_written_is_accepted_and_what_was_removed_is_not(accepts: Accepts, tmp_path: pathlib.Path) -> None:
+def test_written_users_are_accepted_and_removed_ones_refused(accepts: Accepts, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "htpasswd"
     write(path, PASSWORDS)
     assert all(accepts(name, password) for name, password in PASSWORDS.items())
@@ -111,7 +111,7 @@ def test_what_was_written_is_accepted_and_what_was_removed_is_not(accepts: Accep
     assert accepts("longest", PASSWORDS["longest"]) and not accepts("longest", "€" * 23)
 
 
-def test_what_apache_wrote_is_kept(apache: str, accepts: Accepts, tmp_path: pathlib.Path) -> None:
+def test_users_that_apache_wrote_are_kept(apache: str, accepts: Accepts, tmp_path: pathlib.Path) -> None:
     path = tmp_path / "htpasswd"
     for flags, (name, password) in zip((["-c", "-B", "-C", "5"], ["-B", "-C", "5"]), PASSWORDS.items(), strict=False):
         subprocess.run([apache, "-i", *flags, str(path), name], input=password, check=True, capture_output=True, text=True)
@@ -122,7 +122,7 @@ def test_what_apache_wrote_is_kept(apache: str, accepts: Accepts, tmp_path: path
     assert accepts("nodes", PASSWORDS["nodes"]) and accepts("ci", PASSWORDS["ci"])
 
 
-def test_a_ready_made_line_is_accepted(apache: str, accepts: Accepts, tmp_path: pathlib.Path) -> None:
+def test_an_existing_hash_is_accepted(apache: str, accepts: Accepts, tmp_path: pathlib.Path) -> None:
     argv = [apache, "-n", "-i", "-B", "-C", "5", "nodes"]
     line = subprocess.run(argv, input=PASSWORDS["nodes"], check=True, capture_output=True, text=True).stdout.strip()
     user = {"name": "nodes", "hash": line.removeprefix("nodes:"), "password": PASSWORDS["nodes"]}

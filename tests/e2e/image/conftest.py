@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures: role image with docker and Debian's podman, base images for two platforms, registries on loopback, no cluster."""
+"""Fixtures for the role image: docker and Debian's podman, base images for two platforms, registries on loopback, no cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ENGINES = ("docker", "podman")
 
 @dataclass
 class Outcome:
-    """The result of a run of role image."""
+    """The result of a run of the role image."""
 
     returncode: int
     output: str
@@ -161,7 +161,7 @@ Role = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def role(tmp_path_factory: pytest.TempPathFactory) -> Role:
-    """Runs preflight and role image with variables, optionally in check mode or from another copy of the collection."""
+    """Runs the preflight and the role image with variables, optionally in check mode or from another copy of the collection."""
 
     def run(
         *arguments: str, collections: pathlib.Path | None = None, env: dict[str, str] | None = None, **variables: Any

@@ -58,7 +58,7 @@ def test_the_programs_are_the_same_from_both_engines(binaries: Binaries, platfor
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_the_programs_are_of_their_platform_static_and_stripped(binaries: Binaries, platform: str) -> None:
+def test_the_programs_match_their_platform_and_are_static_and_stripped(binaries: Binaries, platform: str) -> None:
     for file in binaries["docker", platform].values():
         content = file.read_bytes()
         assert content[:5] == b"\x7fELF\x02"
@@ -83,7 +83,7 @@ def test_the_index_has_both_platforms(published: dict[str, Outcome], server: Ser
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_labels_user_and_what_is_left_of_the_builder(published: dict[str, Outcome], server: Server, engine: str) -> None:
+def test_labels_user_and_added_layers(published: dict[str, Outcome], server: Server, engine: str) -> None:
     path = repository(published[engine])
     index = server.get(f"{path}/manifests/{tag(published[engine])}").json()
     manifest = server.get(f"{path}/manifests/{index['manifests'][0]['digest']}").json()
@@ -109,7 +109,7 @@ def server_of_hub() -> Server:
     return hub
 
 
-def test_what_was_pushed_runs_as_nobody_and_read_only(published: dict[str, Outcome], tmp_path: pathlib.Path) -> None:
+def test_the_pushed_image_runs_as_non_root_and_read_only(published: dict[str, Outcome], tmp_path: pathlib.Path) -> None:
     for name in ENGINES:
         reference = published[name].reference
         (tmp_path / "config.json").write_text(json.dumps({"auths": {reference.partition("/")[0]: {"auth": encoded()}}}))
@@ -154,7 +154,7 @@ def one_task() -> float:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_sboms_name_what_is_in_the_programs(published: dict[str, Outcome], engine: str) -> None:
+def test_sboms_list_the_contents_of_the_programs(published: dict[str, Outcome], engine: str) -> None:
     folder = pathlib.Path(published[engine].variables["registry_cache_image_sbom_path"])  # type: ignore[attr-defined]
     own = hashlib.sha256(published[engine].variables["registry_cache_image"].encode()).hexdigest()[:8]  # type: ignore[attr-defined]
     assert {path.name for path in folder.iterdir()} == {f"{engine}-{own}_{tag(published[engine])}_linux-{p[6:]}" for p in PLATFORMS}
@@ -193,7 +193,7 @@ def goproxy(tmp_path: pathlib.Path) -> Iterator[tuple[str, pathlib.Path, list[st
 
 
 @pytest.mark.parametrize("engine", ["docker"])
-def test_a_changed_pin_is_one_command_and_another_image(
+def test_one_command_changes_a_pin_and_the_image(
     published: dict[str, Outcome],
     role: Role,
     other_collection: pathlib.Path,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Failures with a real engine and a real registry: a clear message each, and nothing is half published."""
+"""Failures with a real engine and a real registry: each has a clear message, and nothing is half-published."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_wrong_password(role: Role, server: Server) -> None:
     assert refused.changed == 0
 
 
-def test_a_place_from_which_the_cluster_cannot_pull(role: Role, server: Server, published: dict[str, Outcome]) -> None:
+def test_a_registry_from_which_the_cluster_cannot_pull(role: Role, server: Server, published: dict[str, Outcome]) -> None:
     refused = role(**{**on(server, "private"), **CREDENTIAL, "registry_cache_image_pull_secrets": []})
     told(refused, "lets nobody pull it without a credential", "HTTP 401", "Example: anonymous_pull: false")
     assert refused.reference == ""
@@ -121,7 +121,7 @@ def test_a_place_from_which_the_cluster_cannot_pull(role: Role, server: Server, 
     forget("/refused/")
 
 
-def test_a_place_from_which_anybody_pulls(role: Role, tmp_path: pathlib.Path, published: dict[str, Outcome]) -> None:
+def test_a_registry_from_which_anybody_can_pull(role: Role, tmp_path: pathlib.Path, published: dict[str, Outcome]) -> None:
     public = Server(tmp_path / "public", auth=False)
     try:
         outcome = role(**{**on(public, "open"), "registry_cache_image_pull_secrets": []})
@@ -184,7 +184,7 @@ def test_a_pin_that_does_not_exist(role: Role, server: Server, other_collection:
     assert server.tags("refused/pin") == []
 
 
-def test_no_engine_that_runs(role: Role, server: Server) -> None:
+def test_no_running_engine(role: Role, server: Server) -> None:
     env = {"DOCKER_HOST": "unix:///no/such/engine.sock"}
     refused = role(env=env, **on(server, "engine", **CREDENTIAL, registry_cache_image_engine="docker"))
     told(refused, "engine: no engine answers for docker", "/no/such/engine.sock", "Example: engine: ")
@@ -223,7 +223,7 @@ def test_bad_input(refusals: Outcome, name: str) -> None:
     assert "changed=0" in line and "failed=1" in line
 
 
-def test_stock_builds_nothing_and_says_what_it_lacks(role: Role) -> None:
+def test_stock_builds_nothing_and_reports_what_it_lacks(role: Role) -> None:
     stock = role(
         registry_cache_image_mode="stock",
         registry_cache_image_helper="helper.example/kaniko:debug",

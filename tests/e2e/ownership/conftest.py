@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Fixtures: runs of site.yml with variables, and namespaces. Each file begins and ends without a cache."""
+"""Fixtures: runs of site.yml with variables, and namespaces. Each test file starts and ends without a cache."""
 
 from __future__ import annotations
 

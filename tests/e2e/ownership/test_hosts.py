@@ -45,7 +45,7 @@ def describe(google: Google, provider: str, description: str) -> None:
     wait(lambda: google.call("GET", IAM, path)["description"] == description, 10, "the description")
 
 
-def test_names_that_agree_for_long_have_different_providers(
+def test_names_with_a_long_common_prefix_have_different_providers(
     play: Play, everything: Everything, google: Google, tmp_path: pathlib.Path
 ) -> None:
     before = everything()

@@ -53,7 +53,7 @@ def before(everything: Everything) -> Objects:
     return everything()
 
 
-def test_an_uninstall_and_then_another_name(run: Run, everything: Everything, before: Objects, cluster: Cluster) -> None:
+def test_uninstall_and_install_with_another_name(run: Run, everything: Everything, before: Objects, cluster: Cluster) -> None:
     """docs/usage/uninstall.md: to rename a cache or its namespace, uninstall it under the old name and install it under the new one."""
     assert run(**OLD) > 0
     assert len(cluster.get(STORES)["items"]) == 2 and attached(cluster, PULLS) == ["registry-cache"]
@@ -65,7 +65,7 @@ def test_an_uninstall_and_then_another_name(run: Run, everything: Everything, be
     assert objects.left(everything, before) == []
 
 
-def test_names_that_change_while_the_cache_runs(
+def test_rename_of_a_running_cache(
     run: Run, play: Play, everything: Everything, before: Objects, cluster: Cluster, google: Google, push: Push
 ) -> None:
     """Remove a cache only from the cluster, then use another provider, then another name of the pull secret."""

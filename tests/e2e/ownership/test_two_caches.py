@@ -39,12 +39,12 @@ def runs(before: Objects, run: Run) -> list[tuple[int, int]]:
     return [(run(**ONE), run(**TWO)) for _ in range(3)]
 
 
-def test_from_the_second_run_on_nothing_changes(runs: list[tuple[int, int]]) -> None:
+def test_second_and_third_runs_change_nothing(runs: list[tuple[int, int]]) -> None:
     assert min(runs[0]) > 0
     assert runs[1:] == [(0, 0), (0, 0)]
 
 
-def test_both_are_admitted_by_one_provider(runs: list[tuple[int, int]], google: Google) -> None:
+def test_one_provider_admits_both(runs: list[tuple[int, int]], google: Google) -> None:
     both = {subject(ONE["namespace"]), subject(TWO["namespace"])}
     assert providers(google) == {"k8s-sandbox": both}
     assert readers(google) == {f"k8s-sandbox:{one}" for one in both}
@@ -58,7 +58,7 @@ def pull_secret(cluster: Cluster, cache: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("cache", [ONE, TWO], ids=["one", "two"])
-def test_each_serves_by_its_own_pull_secret(
+def test_each_cache_accepts_its_pull_secret(
     runs: list[tuple[int, int]], cluster: Cluster, sandbox: Sandbox, push: Push, cache: dict[str, Any]
 ) -> None:
     own = Cache(sandbox, cache["node_port"])
@@ -74,7 +74,7 @@ def of_two(cluster: Cluster) -> Objects:
     return {name: one for name, one in found.items() if name == mine or name.partition(" ")[2].split("/")[0] == TWO["namespace"]}
 
 
-def test_an_uninstall_of_one_leaves_the_other(
+def test_the_uninstall_of_one_keeps_the_other(
     runs: list[tuple[int, int]], run: Run, cluster: Cluster, sandbox: Sandbox, google: Google, push: Push
 ) -> None:
     kept = of_two(cluster)
@@ -98,7 +98,7 @@ def test_an_uninstall_again_changes_nothing(runs: list[tuple[int, int]], run: Ru
     assert run(**ONE, **ABSENT) == 0
 
 
-def test_an_uninstall_of_the_last_leaves_what_was_there(
+def test_the_uninstall_of_the_last_keeps_existing_objects(
     runs: list[tuple[int, int]], before: Objects, run: Run, everything: Everything
 ) -> None:
     assert run(**TWO, **ABSENT) > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role image with fakes of docker and containerd's client, on hosts whose files the control node does not see."""
+"""The role image with fakes of docker and ctr, on hosts whose files the control node cannot read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ else:
 
 
 class Run:
-    """The result of a run of role image for two clusters that share a node."""
+    """The result of a run of the role image for two clusters that share a node."""
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder, self.temporary = folder, folder / "tmp"
@@ -83,11 +83,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     yield Run(tmp_path_factory.mktemp("run"))
 
 
-def test_a_node_gets_what_was_built_where_the_control_node_sees_no_file(run: Run) -> None:
+def test_a_node_gets_an_image_that_another_host_built(run: Run) -> None:
     assert run.ok, run.output
 
 
-def test_clusters_that_share_a_node_get_an_image_each(run: Run) -> None:
+def test_each_of_two_clusters_that_share_a_node_gets_its_image(run: Run) -> None:
     held = (run.folder / "held-by-ctr").read_text().split()
     assert sorted(re.sub(r":b-[0-9a-f]{12}$", "", name) for name in held) == [f"{cluster}.example/acme/cache" for cluster in CLUSTERS]
 
@@ -99,6 +99,6 @@ def test_labels_are_those_of_the_collection_on_the_control_node(run: Run) -> Non
     assert all(f"org.opencontainers.image.version={version}" in words for words, _env in builds)
 
 
-def test_no_archive_stays(run: Run) -> None:
+def test_archives_are_removed(run: Run) -> None:
     folders = [run.temporary, *((run.folder / "elsewhere").iterdir())]
     assert [path for folder in folders for path in folder.rglob("*registry-cache*")] == []

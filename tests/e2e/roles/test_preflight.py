@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Refusals of the roles' preflight, with an API server in this process: one run, with a host for each case."""
+"""What the preflight of the roles refuses, with an API server in this process: one run, with a host for each case."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
         "registry_cache_users": [{"name": "nodes", "password": "known"}, {"name": "team-a"}],
         "registry_cache_pull_secret_namespaces": ["open"],
     },
-    # Everything that is checked only for a present cache is wrong, and its namespace is being deleted.
+    # All that is checked only with the state present is wrong, and the namespace is being deleted.
     "gone": {
         "registry_cache_state": "absent",
         "registry_cache_upstreams": [],
@@ -93,7 +93,7 @@ def server() -> Iterator[ApiServer]:
 
 @pytest.fixture(scope="module")
 def said(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """The failures and recap line of each host. No host changes anything."""
+    """Returns the failures and the recap line of each host. No host changes anything."""
     folder = tmp_path_factory.mktemp("preflight")
     kubeconfig = {
         "kind": "Config",
@@ -124,7 +124,7 @@ def said(server: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     environment |= {
         "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections"),
         "ANSIBLE_NOCOLOR": "1",
-        # Not in the home of the user, who may have none.
+        # The user who runs this may have no home directory.
         "ANSIBLE_REMOTE_TMP": str(folder / "tmp"),
         "HOME": str(folder),
         "TMPDIR": str(folder),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role pull_secret in ansible-playbook, with an API server in this process."""
+"""The role pull_secret in ansible-playbook, with an API server in this process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.unit.plugins.kubernetes_api import ApiServer
 USERS = [{"name": "nodes", "password": "of-the-nodes"}, {"name": "ci", "hash": "$2b$05$x", "pull_secret": {"namespaces": []}}]
 FIRST = {"registry_cache_namespace": "registry-cache", "registry_cache_pull_secret_controller": "external_secrets"}
 SECOND = {"registry_cache_namespace": "team-b", "registry_cache_node_port": 30027, "registry_cache_pull_secret_labels": {"team": "b"}}
-# The documented uninstall, without other variables, not even users.
+# The documented uninstall, without any other variables.
 ABSENT = {"registry_cache_pull_secret_state": "absent", "registry_cache_users": [], "registry_cache_pull_secret_controller": "none"}
 
 
@@ -67,7 +67,7 @@ def play(server: ApiServer, folder: pathlib.Path, *runs: dict[str, Any]) -> tupl
     return done.returncode, " ".join((done.stdout + done.stderr).split()), [int(changed.get(name, 0)) for name in hosts]
 
 
-def test_two_caches_with_default_names_and_the_end_of_one(server: ApiServer, tmp_path: pathlib.Path) -> None:
+def test_two_caches_with_default_names_and_the_removal_of_one(server: ApiServer, tmp_path: pathlib.Path) -> None:
     server.hold(json.dumps({"nodes": {"now": {"name": "nodes.g1", "password": "in-force"}}}), "team-b")
     code, output, changed = play(server, tmp_path, FIRST, SECOND, {**FIRST, **ABSENT})
     assert code == 0, output
@@ -81,7 +81,7 @@ def test_two_caches_with_default_names_and_the_end_of_one(server: ApiServer, tmp
     assert not [key for key in server.objects if key[0].startswith("cluster")]
 
 
-def test_a_secret_of_somebody_else(server: ApiServer, tmp_path: pathlib.Path) -> None:
+def test_a_foreign_secret_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
     server.add("secrets", "default", "registry-cache", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
     code, output, changed = play(server, tmp_path, FIRST)
     assert code != 0 and changed == [0] and server.writes == []

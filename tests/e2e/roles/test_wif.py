@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role `wif` in a play of five hosts, with the Google emulator and three clusters."""
+"""The role wif in a play of five hosts, with the Google emulator and three clusters."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run(play: list[dict[str, Any]], folder: pathlib.Path, inventory: dict[str, A
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with evaluated expressions of roles."""
+    """Returns a folder with the evaluated expressions of roles."""
     folder = tmp_path_factory.mktemp("names")
     expressions = {
         f"account-{number}": ("_registry_cache_wif_service_account_project", {"registry_cache_wif_service_account": account})
@@ -93,7 +93,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def providers(evaluated: pathlib.Path) -> dict[str, str]:
-    """The default provider id of each host name."""
+    """Returns the default provider ID of each host name."""
     return {name: (evaluated / hashlib.sha1(name.encode()).hexdigest()).read_text() for name in NAMES}
 
 
@@ -114,14 +114,14 @@ def test_the_project_of_a_service_account(evaluated: pathlib.Path, number: int, 
     assert json.loads((evaluated / f"account-{number}").read_text()) == project
 
 
-def test_the_role_and_the_modules_know_the_same_descriptions() -> None:
+def test_the_role_and_the_modules_use_the_same_descriptions() -> None:
     variables = yaml.safe_load((ROLE / "vars" / "main.yml").read_text())
     assert variables["_registry_cache_wif_pool_made"] == workload_identity.POOL_DESCRIPTION
     beginning = variables["_registry_cache_wif_provider_made"].partition("{{")[0]
     assert beginning == workload_identity.CLUSTER_DESCRIPTION
 
 
-# The story
+# One play with five hosts
 
 
 def _free_port() -> int:
@@ -207,7 +207,7 @@ def cluster(uid: str, jwks: dict[str, Any]) -> ApiServer:
 
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """One play: two clusters with the same provider, one with a provider of others, and two caches of a cluster, one of them removed.
+    """Runs one play: two clusters with the same provider, one with a provider of others, two caches of a cluster, one of them removed.
 
     Starting Ansible takes longer than the tasks, so there is only one run.
     """
@@ -316,7 +316,7 @@ def test_a_provider_of_another_cluster_is_refused(story: dict[str, Any]) -> None
     assert provider["description"].endswith("uid-elsewhere") and "attributeCondition" not in provider
 
 
-def test_two_caches_of_a_cluster_share_a_provider_until_one_ends(story: dict[str, Any]) -> None:
+def test_two_caches_of_a_cluster_share_a_provider_until_one_is_removed(story: dict[str, Any]) -> None:
     provider = story["google"].get("iam.googleapis.com", f"{POOL}/providers/k8s-third")
     assert provider["description"] == "Made by pullthrough.registry_cache for cluster uid-third", story["said"]
     assert provider["attributeCondition"] == "assertion.sub in ['system:serviceaccount:two:registry-cache']"
@@ -326,7 +326,7 @@ def test_two_caches_of_a_cluster_share_a_provider_until_one_ends(story: dict[str
     assert story["google"].readers(REPOSITORY) == [member]
 
 
-def test_each_cache_is_told_its_credential(story: dict[str, Any]) -> None:
+def test_each_cache_gets_its_credential(story: dict[str, Any]) -> None:
     for host in ("one", "two"):
         audience, config = json.loads((story["folder"] / f"facts-{host}").read_text())
         assert audience == f"https://iam.googleapis.com/{POOL}/providers/k8s-third"

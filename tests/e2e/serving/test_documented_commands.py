@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands of docs/usage/credentials.md, run as they are written there."""
+"""Commands of docs/usage/credentials.md, run exactly as documented."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PAGE = ROOT / "docs" / "usage" / "credentials.md"
 
 
 def documented(first_word: str) -> str:
-    """The one shell block that begins with this word."""
+    """Returns the only shell block that begins with this word."""
     blocks = re.findall(r"(?ms)^```sh\n(.*?)^```", PAGE.read_text())
     (block,) = (block for block in blocks if block.startswith(first_word))
     return block
 
 
 def run(commands: str) -> str:
-    """What the commands print. Their output is not shown if they fail: it may hold a secret."""
+    """Returns the output of the commands. It is not shown if they fail, because it may contain a secret."""
     result = subprocess.run(["bash", "-euc", commands], capture_output=True, text=True, check=False, timeout=900)
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -38,11 +38,11 @@ def test_the_passwords_in_force(cluster: Cluster) -> None:
 
 
 def test_the_secret_of_the_replicas_is_renewed(replicas: Replicas, cluster: Cluster, push: Push) -> None:
-    """Afterwards the replicas accept each other with the new one."""
+    """Afterwards the replicas accept each other with the new secret."""
     before = decoded(cluster, "registry-cache-peers", NAMESPACE)["peer"]
     run(documented("k() {"))
     after = decoded(cluster, "registry-cache-peers", NAMESPACE)["peer"]
     assert len(after) == 64 and (after in before) is False
-    # A replica that refused the others would fetch, and keep, everything by itself.
+    # A replica that refused the others would fetch and store everything itself.
     image = push("renewed", [1 << 10] * 24)
     assert set(replicas.owners(image.name, image.layers, 0).values()) == set(range(REPLICAS))

@@ -57,7 +57,7 @@ def test_one_upstream_get_in_a_slow_fill(
             early = [executor.submit(blob, entry) for entry in range(REPLICAS)]
             begun = time.monotonic()
             while not google.blob_counters(layer.digest)["blob_bytes"]:
-                assert time.monotonic() - begun < 30, "no fill begins"
+                assert time.monotonic() - begun < 30, "the fill did not start"
                 time.sleep(0.05)
             time.sleep(0.5)
             late = []

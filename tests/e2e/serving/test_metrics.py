@@ -96,7 +96,7 @@ def test_requests_are_counted_once(
         assert secret not in everything
 
 
-def test_nothing_else_is_there(replicas: Replicas, cluster: Cluster) -> None:
+def test_no_other_path_or_port_answers(replicas: Replicas, cluster: Cluster) -> None:
     address = cluster.get("pod", Replicas.name(0), "--namespace", "registry-cache")["status"]["podIP"]
     for path, expected in {"/ready": "200", "/debug/pprof/": "404", "/debug/vars": "404", "/metrics/": "404", "/v2/": "404"}.items():
         status = cluster.on_node("curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", f"http://{address}:5006{path}")

@@ -69,7 +69,7 @@ def status(endpoint: tuple[str, int], path: str, **headers: str) -> int:
         connection.close()
 
 
-def test_who_may_ask(replicas: Replicas, cluster: Cluster, push: Push, authorization: str) -> None:
+def test_each_port_admits_only_its_clients(replicas: Replicas, cluster: Cluster, push: Push, authorization: str) -> None:
     """The port for clients accepts users. The port for replicas accepts only a MAC of their secret, not the secret itself."""
     image = push("guarded", [8 << 10])
     path = f"/v2/{PROJECT}/{REPOSITORY}/{image.name}/blobs/{image.layers[0].digest}?ns={UPSTREAM_HOST}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""rotate.yml during constant pulls, interrupted after each of its steps and run again."""
+"""rotate.yml during continuous pulls, interrupted after each of its steps and repeated."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def accepted(replicas: Replicas, authorization: str) -> list[int]:
 
 
 @pytest.mark.parametrize("steps", [("every pull secret is replaced",), tuple(AFTER)], ids=["once", "after each step"])
-def test_rotation_that_is_cut_off(
+def test_interrupted_rotation(
     steps: tuple[str, ...],
     rotation: Rotation,
     site: Site,
@@ -158,7 +158,7 @@ def test_rotation_that_is_cut_off(
     say(f"load meanwhile, by the pull secret's credential: {load.summary()}")
     record_property("pulls failed, credential rotated", len(load.failures))
     assert not load.failures, load.failures[:3]
-    assert load.pulls > took, "hardly anybody pulled"
+    assert load.pulls > took, "too few pulls"
     assert len(namespace.seen) == 2 and namespace.seen[0] == first
 
     ended = namespace.entry()
@@ -175,7 +175,7 @@ def test_site_changes_nothing_after_a_rotation(rotation: Rotation, site: Site) -
     assert result.returncode == 0 and changed(result.stdout) == 0, result.stdout
 
 
-def test_check_mode_says_what_would_be_done(rotation: Rotation, cluster: Cluster) -> None:
+def test_check_mode_shows_what_a_rotation_would_do(rotation: Rotation, cluster: Cluster) -> None:
     before = decoded(cluster, "registry-cache-passwords", NAMESPACE)
     code, said = rotation.run("--check")
     assert code == 0 and changed(said) > 0, said

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The unmodified registry instead of the cache's image, then the cache again.
+"""The unmodified registry instead of the image of the cache, then the cache again.
 
-The last tests of the scenario, since each of them changes all replicas.
+These are the last tests of the scenario, because each of them changes all replicas.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def answered(client: httpx.Client, credential: tuple[str, str] | None) -> int:
     return status
 
 
-def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluster: Cluster, cache: Cache) -> None:
+def test_every_user_pulls_with_their_password(replicas: Replicas, cluster: Cluster, cache: Cache) -> None:
     made = json.loads(decoded(cluster, "registry-cache-passwords", NAMESPACE)["users"])
     entries = json.loads(decoded(cluster, "team-a", "demo")[".dockerconfigjson"])["auths"]
     # There may have been a rotation.
@@ -45,7 +45,7 @@ def test_every_user_is_let_in_with_their_own_password(replicas: Replicas, cluste
             assert answered(client, None) == 401
 
 
-def test_each_has_the_pull_secret_that_was_asked_for(cluster: Cluster) -> None:
+def test_each_user_has_the_configured_pull_secret(cluster: Cluster) -> None:
     names = {item["metadata"]["name"] for item in cluster.get("secrets", "--namespace", "demo")["items"]}
     assert {"registry-cache", "team-a"} <= names and "team-b" not in names
     users = {

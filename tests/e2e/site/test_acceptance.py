@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/acceptance.yml with the emulator instead of Google: all answers as assumed, nothing left, no secret shown."""
+"""playbooks/acceptance.yml with the emulator instead of Google: all answers are as assumed, nothing is left, no secret is shown."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def left(google: Google, cluster: Cluster) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, pathlib.Path]:
-    """The most verbose output of a complete run, and its file of answers."""
+    """Returns the most verbose output of a complete run, and its file of answers."""
     folder = tmp_path_factory.mktemp("acceptance")
     result = acceptance(folder, "-vvv", "--diff")
     assert result.returncode == 0, result.stdout
@@ -91,7 +91,7 @@ def test_no_secret_is_shown_or_written(run: tuple[str, pathlib.Path], sandbox: S
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
 
 
-def test_check_mode_makes_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
+def test_check_mode_creates_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
     result = acceptance(tmp_path, "--check", "--extra-vars", f"registry_cache_acceptance_name={NAME}-check")
     assert result.returncode == 0, result.stdout
     assert "changed=0" in result.stdout
@@ -117,7 +117,7 @@ def modest(google: Google) -> Iterator[str]:
         google.call("DELETE", iam, f"{ACCOUNTS}/{account}")
 
 
-def test_a_difference_and_what_may_not_be_asked_are_no_failure(
+def test_differences_and_missing_permissions_do_not_fail_the_run(
     tmp_path: pathlib.Path, google: Google, cluster: Cluster, modest: str
 ) -> None:
     google.host_fault(UPSTREAM_HOST, "/manifests/none", status=500)
@@ -138,7 +138,7 @@ def test_a_difference_and_what_may_not_be_asked_are_no_failure(
     assert left(google, cluster) == []
 
 
-def test_a_bad_credential_is_named_and_leaves_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
+def test_an_invalid_credential_is_reported_and_leaves_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
     result = acceptance(tmp_path, "--extra-vars", "registry_cache_gcp_access_token=not-good")
     assert result.returncode != 0
     assert "HTTP 401" in words(result.stdout) and "Check auth_kind and its credential" in words(result.stdout)
@@ -146,7 +146,7 @@ def test_a_bad_credential_is_named_and_leaves_nothing(tmp_path: pathlib.Path, go
     assert left(google, cluster) == []
 
 
-def test_what_a_run_left_is_removed_by_its_name(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
+def test_leftovers_of_a_run_are_removed_by_name(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
     google.call("POST", "artifactregistry.googleapis.com", REPOSITORIES, {"format": "DOCKER"}, repositoryId=f"{NAME}-left")
     google.call("POST", "iam.googleapis.com", ACCOUNTS, {"accountId": f"{NAME}-left"})
     cluster.kubectl("create", "namespace", f"{NAME}-left")
@@ -163,7 +163,7 @@ def test_what_a_run_left_is_removed_by_its_name(tmp_path: pathlib.Path, google: 
         ("registry_cache_wif_project", "P"),
     ],
 )
-def test_bad_input_is_named(tmp_path: pathlib.Path, google: Google, cluster: Cluster, name: str, value: str) -> None:
+def test_bad_input_is_reported(tmp_path: pathlib.Path, google: Google, cluster: Cluster, name: str, value: str) -> None:
     result = acceptance(tmp_path, "--extra-vars", f"{name}={value}")
     assert result.returncode != 0
     assert "changed=0" in result.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Job templates, run by ansible-runner like in AWX, with only what AWX injects for its Google and Kubernetes credentials."""
+"""Job templates, run by ansible-runner as in AWX, with only the variables that AWX injects for its credentials."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Start = Callable[..., Job]
 
 @pytest.fixture(scope="module")
 def key(google: Google) -> Iterator[dict[str, str]]:
-    """The key of an administrator's service account, created by Google."""
+    """Returns a key of an administrator's service account, created by Google."""
     iam, crm = "iam.googleapis.com", "cloudresourcemanager.googleapis.com"
     google.call("POST", iam, ACCOUNTS, {"accountId": "awx-admin"})
     before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {}).get("bindings", [])
@@ -69,7 +69,7 @@ def token(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def inventory(sandbox: Sandbox) -> dict[str, Any]:
-    """The sandbox's inventory, without credentials, which AWX injects."""
+    """Returns the sandbox's inventory without credentials, which AWX injects."""
     groups = yaml.safe_load((ROOT / "sandbox/inventory/hosts.yml").read_text())
     variables = groups["registry_cache_clusters"]["vars"]
     for name in ("registry_cache_gcp_auth_kind", "registry_cache_gcp_access_token"):
@@ -108,7 +108,7 @@ def start(tmp_path_factory: pytest.TempPathFactory, inventory: dict[str, Any], c
     return run
 
 
-def test_the_cache_is_as_the_template_wants_it(
+def test_the_template_changes_nothing_in_the_installed_cache(
     start: Start, sandbox: Sandbox, key: dict[str, str], token: str, cluster: Cluster
 ) -> None:
     before = state(cluster)
@@ -120,7 +120,7 @@ def test_the_cache_is_as_the_template_wants_it(
 
 
 def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str], token: str) -> None:
-    """They run as check jobs, which read everything they need."""
+    """They run as check jobs, which read everything that they need."""
     credentials = (of_google(key), of_kubernetes(sandbox, token))
     for playbook in ("playbooks/acceptance.yml", "playbooks/rotate.yml"):
         job = start(playbook, *credentials, check=True)
@@ -132,7 +132,7 @@ def test_the_other_templates(start: Start, sandbox: Sandbox, key: dict[str, str]
 
 
 class TestCredentials:
-    """The message is one sentence, and nothing is changed."""
+    """Jobs without a valid credential change nothing."""
 
     @pytest.fixture(autouse=True)
     def _unchanged(self, cluster: Cluster, google: Google) -> Iterator[None]:
@@ -140,12 +140,12 @@ class TestCredentials:
         yield
         assert state(cluster) == before and google.policy() == policy
 
-    def test_none_for_google(self, start: Start, sandbox: Sandbox, token: str) -> None:
+    def test_missing_google_credential(self, start: Start, sandbox: Sandbox, token: str) -> None:
         job = start("playbooks/site.yml", of_kubernetes(sandbox, token), NO_GCE_CHECK="true", GCE_METADATA_HOST="127.0.0.1:1")
         assert (job.status, job.changed) == ("failed", 0), job.output
         assert "No Google credential of auth_kind application" in job.failures[-1]
 
-    def test_one_of_google_s_that_was_taken_away(
+    def test_revoked_google_credential(
         self, start: Start, sandbox: Sandbox, google: Google, key: dict[str, str], token: str
     ) -> None:
         google.call("DELETE", "iam.googleapis.com", f"{ACCOUNTS}/{ACCOUNT}/keys/{key['private_key_id']}")
@@ -153,7 +153,7 @@ class TestCredentials:
         assert (job.status, job.changed) == ("failed", 0), job.output
         assert "Google does not take the credential" in job.failures[-1] and "Check auth_kind" in job.failures[-1]
 
-    def test_one_of_the_cluster_s_that_is_over(
+    def test_expired_cluster_credential(
         self, start: Start, sandbox: Sandbox, cluster: Cluster, key: dict[str, str], token: str
     ) -> None:
         cluster.kubectl("delete", "serviceaccount", "awx", "--namespace", "kube-system")

@@ -41,7 +41,7 @@ def test_a_second_run_changes_nothing(site: Site) -> None:
     assert changed(again.stdout) == 0
 
 
-def test_the_service_account_alone_reads(google: Google) -> None:
+def test_only_the_service_account_can_read(google: Google) -> None:
     members = {binding["role"]: binding["members"] for binding in google.policy()["bindings"]}
     assert members == {"roles/artifactregistry.reader": [f"serviceAccount:{ACCOUNT}"]}
 
@@ -53,7 +53,7 @@ def test_a_cold_pull(sandbox: Sandbox, cache: Cache) -> None:
     assert (blobs, size) == (len(image.blobs), sum(blob.size for blob in image.blobs))
 
 
-def test_who_may_not_act_as_it_is_refused(play: Play, google: Google) -> None:
+def test_a_missing_impersonation_grant_is_reported(play: Play, google: Google) -> None:
     policy = google.call("POST", "iam.googleapis.com", f"{ACCOUNT_POLICY}:getIamPolicy")
     google.call("POST", "iam.googleapis.com", f"{ACCOUNT_POLICY}:setIamPolicy", {"policy": {"etag": policy["etag"]}})
     result = play(PROOF, *IMPATIENT, "--extra-vars", json.dumps(NAMED))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Role pull_secret in the namespaces of these tests, as for a separate cache, with the credential of the one that site.yml made."""
+"""The role pull_secret in namespaces of these tests, as for a separate cache, with the credential of the cache of site.yml."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .test_site import changed, words
 
 PREFIX = "pull-secrets"
 A, B, C = (f"{PREFIX}-{letter}" for letter in "abc")
-# Also the cache's name, in namespace B, since a run for the real cache would remove its pull secrets elsewhere.
+# Also the name of the cache, in namespace B: a run for the real cache would remove its pull secrets in other namespaces.
 NAME = "pull-secrets-test"
 OWNED = ("--selector", f"app.kubernetes.io/instance={NAME},registry-cache.pullthrough/namespace={B}")
 TEAM_PASSWORD = "a-password-of-a-team"
@@ -65,7 +65,7 @@ def role(play: Play) -> Role:
 
 
 def story(role: Role, cluster: Cluster, **variables: Any) -> str:
-    """Check that check mode reports a change and makes none, that a run changes, and that a repeat does not. Returns its result."""
+    """Check that check mode reports a change but makes none, that a run changes, and that a second run does not. Returns its result."""
     before = state(cluster)
     apply(role, True, "--check", **variables)
     assert state(cluster) == before
@@ -105,7 +105,7 @@ def bound(cluster: Cluster, namespace: str) -> list[str]:
     return [entry["name"] for entry in account.get("imagePullSecrets", [])]
 
 
-def test_from_names_to_a_selector_to_all_but_to_absent(role: Role, cluster: Cluster) -> None:
+def test_changes_of_the_selected_namespaces(role: Role, cluster: Cluster) -> None:
     said = story(role, cluster, pull_secret_namespaces=[A, B])
     assert f"{A}/{NAME}" in said and f"{B}/{NAME}" in said
     made = secrets(cluster)
@@ -152,7 +152,7 @@ def test_a_pull_secret_that_was_deleted_by_hand(role: Role, cluster: Cluster) ->
     apply(role, False, **variables, pull_secret_state="absent")
 
 
-def test_each_team_has_its_own(role: Role, cluster: Cluster, cache: Cache) -> None:
+def test_each_team_has_a_separate_pull_secret(role: Role, cluster: Cluster, cache: Cache) -> None:
     users = [
         {"name": USER, "password": cache.password},
         {"name": "team-b", "password": TEAM_PASSWORD, "pull_secret": {"namespace_selector": "pull-secrets-test,team=b"}},
@@ -172,7 +172,7 @@ def test_each_team_has_its_own(role: Role, cluster: Cluster, cache: Cache) -> No
 
 
 def test_a_generated_password(role: Role, cluster: Cluster) -> None:
-    """Role cache creates Secret NAME-passwords."""
+    """The role cache stores it in the Secret NAME-passwords."""
     variables = {"users": [{"name": "team"}], "pull_secret_namespaces": [A]}
     apply(role, True, "--check", **variables)
     before = state(cluster)
@@ -229,7 +229,7 @@ def test_bad_input_stops_before_anything_changes(role: Role, cluster: Cluster, n
     assert state(cluster) == before
 
 
-def test_a_secret_that_is_not_ours(role: Role, cluster: Cluster) -> None:
+def test_a_secret_of_somebody_else_is_refused(role: Role, cluster: Cluster) -> None:
     cluster.kubectl("create", "secret", "generic", NAME, "--namespace", C, "--from-literal=key=theirs")
     before = state(cluster)
     try:
@@ -273,7 +273,7 @@ def controlled(cluster: Cluster, kinds: str = CONTROLLED) -> set[str]:
 
 
 # Runs before the kinds exist, since kubernetes.core caches the kinds of a cluster.
-def test_a_controller_that_is_not_there(role: Role, cluster: Cluster) -> None:
+def test_a_missing_controller(role: Role, cluster: Cluster) -> None:
     before = state(cluster)
     result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout

@@ -27,7 +27,7 @@ def containerd(cluster: Cluster, node: str) -> tuple[int, ...]:
 
 
 def test_kubelets_pull_from_localhost(cluster: Cluster, cache: Cache, google: Google, push: Push, say: Say) -> None:
-    """Each containerd pulls with the pull secret, only from the cache, without settings on the node."""
+    """Every version of containerd pulls with the pull secret, only from the cache, without settings on the node."""
     oldest, middle, newest = sorted(containerd(cluster, node) for node in cluster.nodes)
     assert oldest[:2] == (1, 6) and (1, 7, 24) <= middle < (1, 8) and newest >= (2, 3)
     image = push("kubelet", [1 << 20])
@@ -63,13 +63,13 @@ def test_unknown_tag_is_not_served(cache: Cache) -> None:
     assert cache.manifest("hello", "no-such-tag").status_code == 404
 
 
-def test_pods_fit_pod_security_restricted(cluster: Cluster) -> None:
+def test_pods_meet_pod_security_restricted(cluster: Cluster) -> None:
     labels = cluster.get("namespace", NAMESPACE)["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert len(cluster.replicas()) == 2
 
 
-def test_secrets_lie_in_secrets_only(cluster: Cluster, sandbox: Sandbox, cache: Cache) -> None:
+def test_secrets_are_only_in_secrets(cluster: Cluster, sandbox: Sandbox, cache: Cache) -> None:
     kinds = "configmaps,statefulsets,services,serviceaccounts,pods,poddisruptionbudgets,events"
     everything = json.dumps(cluster.get(kinds, "--namespace", NAMESPACE))
     assert "external_account" in everything  # the search covers the objects of the cache

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""site.yml on a cluster where it already ran: check mode, scaling, proof of the credential chain, bad input."""
+"""site.yml on a cluster where it has already run: check mode, scaling, proof of the credential chain, bad input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BY_HAND = (
     "--extra-vars",
     json.dumps({"registry_cache_wif_manage": False, "registry_cache_wif_project_number": PROJECT_NUMBER}),
 )
-# Only the proofs at the end of site.yml.
+# Runs only the proofs at the end of site.yml.
 PROOF = [("cache", "preflight"), ("cache", "verify")]
 REPLICAS = ("statefulset", "registry-cache", "--namespace", NAMESPACE)
 IMPATIENT = ("--extra-vars", "registry_cache_verify_timeout=3")
@@ -111,7 +111,7 @@ def test_rerun_after_kubectl_scale(rerun: Callable[..., subprocess.CompletedProc
     assert cluster.get(*REPLICAS)["spec"]["replicas"] == 2
 
 
-def test_after_a_first_run_that_died_before_it_scaled(
+def test_rerun_after_a_first_run_that_did_not_scale(
     rerun: Callable[..., subprocess.CompletedProcess[str]], cluster: Cluster
 ) -> None:
     found = cluster.get(*REPLICAS)
@@ -148,14 +148,14 @@ class TestBrokenChain:
         google.set_policy({**policy, "etag": google.policy()["etag"]})
         break_provider(google, disabled=provider.get("disabled", False), oidc=provider["oidc"])
 
-    def test_provider_disabled(self, play: Play, google: Google, cache: Cache) -> None:
+    def test_disabled_provider(self, play: Play, google: Google, cache: Cache) -> None:
         break_provider(google, disabled=True)
         result = play(PROOF, *IMPATIENT)
         assert result.returncode != 0
         assert 'The target service indicated by the "audience" parameters is invalid.' in words(result.stdout)
         assert cache.manifest("hello", "1.0").status_code == 200  # cached content is still served
 
-    def test_audience_wrong(self, play: Play, google: Google, cache: Cache) -> None:
+    def test_wrong_audience(self, play: Play, google: Google, cache: Cache) -> None:
         provider = google.call("GET", IAM, PROVIDER)
         break_provider(google, oidc={**provider["oidc"], "allowedAudiences": ["https://example.com/other"]})
         result = play(PROOF, *IMPATIENT)
@@ -164,7 +164,7 @@ class TestBrokenChain:
         assert f"The audience in ID Token [https://{IAM}/{own}] does not match the expected audience." in words(result.stdout)
         assert cache.manifest("hello", "1.0").status_code == 200
 
-    def test_grant_missing(self, site: Site, google: Google, cache: Cache) -> None:
+    def test_missing_grant(self, site: Site, google: Google, cache: Cache) -> None:
         google.revoke()
         result = site(*BY_HAND, *IMPATIENT)
         assert result.returncode != 0
@@ -179,7 +179,7 @@ class TestBrokenChain:
 # Like the host in sandbox/inventory; the other variables are in its group.
 SANDBOX_HOST = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
 
-# Mistakes of users: variables of a host, and words that the message must contain.
+# Mistakes of users: the variables of a host, and the words that the message must contain.
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no upstream": ({"registry_cache_upstreams": []}, ("registry_cache_upstreams", "us-central1-docker.pkg.dev")),
     "upstream host with scheme": (
@@ -271,7 +271,7 @@ def a_place(number: int) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def refusals(site: Site, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, str]]:
-    """The failures and the recap line of each row, from a single run with a host per row of bad input."""
+    """Returns the failures and the recap line of each row, from a single run with a host for each row of bad input."""
     hosts = {f"row-{number}": name for number, name in enumerate(BAD_INPUT)}
     inventory = tmp_path_factory.mktemp("bad-input") / "hosts.yml"
     cluster_vars = {
@@ -309,7 +309,7 @@ def test_no_engine(site: Site, cluster: Cluster) -> None:
     assert state(cluster) == before
 
 
-def test_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
+def test_a_node_port_of_another_service_is_refused(site: Site, cluster: Cluster) -> None:
     cluster.kubectl("create", "service", "nodeport", "squatter", "--namespace", "demo", "--tcp=80", "--node-port=30027")
     before = state(cluster)
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects of others with names that site.yml needs: it refuses them before any change and never removes them."""
+"""Objects of others with names that site.yml needs. It refuses them before any change, and never removes them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Foreign:
     namespaced: bool = True
 
     def called(self, namespace: str) -> str:
-        """The name of the object; names of cluster-wide objects contain the namespace."""
+        """Returns the name of the object. Names of cluster-scoped objects contain the namespace."""
         return self.name if self.namespaced else f"{self.name}.{namespace}"
 
     def manifest(self, namespace: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def place(name: str) -> str:
 
 
 def of_row(everything: Objects, name: str) -> Objects:
-    """Returns the objects in the namespace of a row, and its cluster-wide object."""
+    """Returns the objects in the namespace of a row, and its cluster-scoped object."""
     one, space = FOREIGN[name], place(name)
     unplaced = f"{one.kind}.{one.api_version.partition('/')[0]} {one.called(space)}"
     return {key: value for key, value in everything.items() if key == unplaced or key.partition(" ")[2].split("/")[0] == space}
@@ -137,7 +137,7 @@ def of_row(everything: Objects, name: str) -> Objects:
 
 @pytest.fixture(scope="module")
 def chosen(request: pytest.FixtureRequest) -> list[str]:
-    """The rows of the selected tests."""
+    """Returns the rows of the selected tests."""
     mine = [item for item in request.session.items if isinstance(item, pytest.Function) and item.path == request.path]
     asked = {item.callspec.params["name"] for item in mine if hasattr(item, "callspec")}
     return [name for name in FOREIGN if name in asked]
@@ -193,12 +193,12 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def refused(before: Objects, hosts: tuple[str, ...], site: Site, cluster: Cluster) -> Ran:
-    """A check mode run of site.yml, which changes nothing even if a check is missing."""
+    """Runs site.yml in check mode, which changes nothing even if a check is missing."""
     return Ran(site(*hosts, "--tags", "preflight").stdout, objects.of_cluster(cluster))
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_object_of_another_is_refused(refused: Ran, before: Objects, name: str) -> None:
+def test_an_object_of_somebody_else_is_refused(refused: Ran, before: Objects, name: str) -> None:
     line, said, one = refused.recap(name), refused.failure(name), FOREIGN[name]
     assert re.search(r"failed=1\b", line) and changed(line) == 0, line
     for part in (one.kind, one.called(place(name)), "Helm", one.variable):
@@ -208,13 +208,13 @@ def test_an_object_of_another_is_refused(refused: Ran, before: Objects, name: st
 
 @pytest.fixture(scope="module")
 def uninstalled(refused: Ran, hosts: tuple[str, ...], site: Site, cluster: Cluster) -> Ran:
-    """The documented uninstall, without an installation."""
+    """Runs the documented uninstall, without an installation."""
     absent = {f"registry_cache_{name}": "absent" for name in ("state", "wif_state", "pull_secret_state")}
     return Ran(site(*hosts, "--extra-vars", json.dumps(absent)).stdout, objects.of_cluster(cluster))
 
 
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_uninstall_leaves_it(uninstalled: Ran, before: Objects, name: str) -> None:
+def test_an_uninstall_keeps_it(uninstalled: Ran, before: Objects, name: str) -> None:
     line = uninstalled.recap(name)
     assert re.search(r"failed=0\b", line) and changed(line) == 0, line
     assert of_row(uninstalled.after, name) == of_row(before, name) != {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The last tests of the scenario: a complete uninstall, then a new user with the built artifact."""
+"""The last tests of the scenario: a complete uninstall, then an installation by a new user from the built artifact."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ABSENT = ("state", "wif_state", "pull_secret_state")
 EXTRA = ("--extra-vars", json.dumps({f"registry_cache_{name}": "absent" for name in ABSENT}))
 
 
-def test_a_check_of_absent_changes_nothing(site: Site, google: Google) -> None:
+def test_check_mode_of_absent_changes_nothing(site: Site, google: Google) -> None:
     before = google.policy()
     assert before["bindings"]
     check = site("--check", *EXTRA)
@@ -32,7 +32,7 @@ def test_a_check_of_absent_changes_nothing(site: Site, google: Google) -> None:
     assert google.policy() == before
 
 
-def test_a_node_port_of_another_service_is_no_obstacle(site: Site, cluster: Cluster) -> None:
+def test_absent_ignores_a_node_port_of_another_service(site: Site, cluster: Cluster) -> None:
     cluster.kubectl("create", "service", "nodeport", "squatter", "--namespace", "demo", "--tcp=80", "--node-port=30027")
     try:
         result = site("--tags", "preflight", *EXTRA, "--extra-vars", "registry_cache_node_port=30027")
@@ -42,7 +42,7 @@ def test_a_node_port_of_another_service_is_no_obstacle(site: Site, cluster: Clus
 
 
 def test_absent(site: Site, cluster: Cluster, google: Google) -> None:
-    """No object of the cache of any kind is left. Topic `ownership` compares all objects before and after."""
+    """No object of the cache is left. The topic `ownership` compares all objects before and after."""
     kinds = {name.split()[0] for name in objects.ours(cluster)}
     assert {"Namespace", "Service", "StatefulSet.apps", "ConfigMap", "Secret", "ServiceAccount"} <= kinds
     assert google.policy()["bindings"]

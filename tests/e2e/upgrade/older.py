@@ -49,7 +49,7 @@ def unpack(folder: pathlib.Path) -> pathlib.Path:
     :raises pytest.fail.Exception: this clone does not have its commit.
     """
     if subprocess.run(["git", "cat-file", "-e", f"{COMMIT}^{{commit}}"], cwd=ROOT, capture_output=True, check=False).returncode:
-        pytest.fail(f"This clone lacks commit {COMMIT}. Fetch the whole history, for instance with: git fetch --unshallow")
+        pytest.fail(f"This clone lacks commit {COMMIT}. Fetch the whole history, for example: git fetch --unshallow")
     archive = subprocess.run(["git", "archive", COMMIT], cwd=ROOT, capture_output=True, check=True).stdout
     subprocess.run(["tar", "--extract", "--directory", str(folder)], input=archive, check=True)
     return folder
@@ -62,7 +62,7 @@ def make_images(tree: pathlib.Path, sandbox: Sandbox) -> str:
     image made here, and those of this version lack what the older one compiles (docker/exporter). The older version's Go image
     must not take the same name: later builds of this version would miss their own modules. So it has a separate name, which the
     older role gets as `registry_cache_image_builder`, and the commit as its key. It is made once on a machine, nothing has to be
-    restored afterwards, and a run that is cut off leaves nothing wrong. The base image, registry, is the same for both.
+    restored afterwards, and an interrupted run leaves nothing wrong. The base image, registry, is the same for both.
 
     The older version's own sandbox code makes them, outside the environment of `sandbox run`, in which no package can be
     downloaded. Its whole `up` is not used, since that makes its base images under the common names.

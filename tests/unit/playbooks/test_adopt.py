@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""playbooks/adopt.yml with an API server in this process."""
+"""playbooks/adopt.yml, with an API server in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from sandbox.settings import ROOT
 from tests.unit.plugins.kubernetes_api import ApiServer
 
-# As from a survey of AWX, and as from --extra-vars.
+# Values as a survey of AWX and as --extra-vars pass them.
 HOSTS: dict[str, Any] = {
     "text": "[{kind: Service, name: registry-cache}]",
     "list": [{"kind": "Secret", "name": "pull", "namespace": "demo"}],

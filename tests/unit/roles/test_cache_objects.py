@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The objects that role `cache` applies, rendered from its own templates, and the StatefulSets that it does not change."""
+"""The objects that the role `cache` applies, rendered from its templates, and the StatefulSets that it refuses to change."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from sandbox.settings import ROOT
 
 ROLE = ROOT / "roles" / "cache"
-# What a cluster or another role tells.
-TOLD = {
+# Variables that other roles set.
+FROM_OTHER_ROLES = {
     "ansible_python_interpreter": sys.executable,
     "registry_cache_upstreams": [{"host": "upstream.example", "repositories": ["p/r"]}],
     "registry_cache_image_reference": "image.example/cache:1",
@@ -32,7 +32,7 @@ STOCK = {
     "registry_cache_image_helper": "helper.example/i:1",
     "registry_cache_image_helper_path": "/its/place",
 }
-# What a user sets.
+# Variables that a user sets.
 SITES: dict[str, dict[str, Any]] = {
     "default": {"registry_cache_prometheus_operator": True},
     "small": {
@@ -49,7 +49,7 @@ SITES: dict[str, dict[str, Any]] = {
     "digest": {"registry_cache_image_reference": DIGEST, "registry_cache_token_seconds": 604800},
     "taken over": {"registry_cache_service_name": "cncf-registry-service"},
     "stock": {**STOCK, "registry_cache_size": "3Gi"},
-    # What YAML reads as a number unless it is quoted.
+    # Values that YAML reads as numbers unless they are quoted.
     "digits": {
         **STOCK,
         "registry_cache_namespace": "123",
@@ -68,7 +68,7 @@ Objects = dict[str, Any]
 
 
 def _stateful_set(*folders: str, claims: tuple[str, ...] = ("content",), storage: str = "128Mi") -> Objects:
-    """One whose containers mount these folders of its volumes."""
+    """Returns a StatefulSet whose containers mount these folders of its volumes."""
     mounts = [{"name": claim, "mountPath": f"/{claim}/{folder}", "subPath": folder} for claim in claims for folder in folders]
     other = {"name": "config", "mountPath": "/config", "subPath": "config"}
     pod = {
@@ -79,10 +79,10 @@ def _stateful_set(*folders: str, claims: tuple[str, ...] = ("content",), storage
     return {"spec": {"template": {"spec": pod}, "volumeClaimTemplates": templates}}
 
 
-# A StatefulSet in the cluster, and whether site "small" may change it.
+# A StatefulSet in the cluster, and whether the site "small" may change it.
 BEFORE: dict[str, tuple[Objects, bool]] = {
-    "what it makes": (_stateful_set("registry"), True),
-    "a folder that nobody would use": (_stateful_set("other", "registry"), False),
+    "the same": (_stateful_set("registry"), True),
+    "an unused folder": (_stateful_set("other", "registry"), False),
     "two claims": (_stateful_set("registry", claims=("content", "other")), False),
     "another claim": (_stateful_set("registry", claims=("store",)), False),
     "another size": (_stateful_set("registry", storage="1Gi"), False),
@@ -92,7 +92,7 @@ BEFORE: dict[str, tuple[Objects, bool]] = {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The objects of each site, and for each StatefulSet whether it may be changed. Ansible's start takes longer than the rest."""
+    """Renders the objects of all sites in one run of Ansible, because its start takes the most time."""
     folder = tmp_path_factory.mktemp("written")
     for name in ("templates", "files"):
         (folder / name).symlink_to(ROLE / name)
@@ -109,14 +109,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "tasks": [
             {
                 "ansible.builtin.copy": {"content": f"{{{{ ({expression}) | to_json }}}}", "dest": str(folder / f"{name}.json")},
-                "vars": {**TOLD, **variables},
+                "vars": {**FROM_OTHER_ROLES, **variables},
             }
             for name, (expression, variables) in wanted.items()
         ],
     }
     (folder / "play.yml").write_text(json.dumps([play]))
     argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "--inventory", "localhost,", "--connection", "local"]
-    # Not below the home of whoever runs this, who may have none.
+    # The user who runs this may have no home directory.
     environment = {**os.environ, "ANSIBLE_REMOTE_TMP": str(folder / "tmp")}
     result = subprocess.run([*argv, str(folder / "play.yml")], env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout[-3000:]
@@ -125,7 +125,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rendered(written: dict[str, Any]) -> dict[str, Objects]:
-    """Of each site, by kind and name."""
+    """Returns the objects of each site by kind and name."""
     return {site: {f"{item['kind']}/{item['metadata']['name']}": item for item in written[site]} for site in SITES}
 
 
@@ -164,7 +164,7 @@ def probes(objects: Objects) -> dict[str, dict[str, str]]:
 # The cache
 
 
-def test_one_container_is_the_whole_replica(default: Objects) -> None:
+def test_a_replica_has_one_container(default: Objects) -> None:
     found = containers(default)
     assert set(found) == {"registry"}
     assert found["registry"]["command"] == ["registry", "cache", "/etc/registry-cache/config.yaml"]
@@ -173,7 +173,7 @@ def test_one_container_is_the_whole_replica(default: Objects) -> None:
         "readiness": {"path": "/ready", "port": "registry"},
         "liveness": {"path": "/alive", "port": "registry"},
     }
-    # A large store takes a while to load; until then the replica is alive.
+    # A large store takes a while to load. Until then the replica is alive, but not ready.
     assert found["registry"]["startupProbe"]["failureThreshold"] == 600
     environment = {variable["name"]: variable["value"] for variable in found["registry"]["env"]}
     assert environment["GOOGLE_APPLICATION_CREDENTIALS"] == "/etc/registry-cache/credential.json"
@@ -184,7 +184,7 @@ def test_one_container_is_the_whole_replica(default: Objects) -> None:
     assert [name for name in default if "peer" in name] == []
 
 
-def test_it_finds_the_files_that_its_configuration_names(default: Objects) -> None:
+def test_every_file_of_the_configuration_is_mounted(default: Objects) -> None:
     mounts = {mount["name"]: mount for mount in containers(default)["registry"]["volumeMounts"]}
     volumes = {volume["name"]: volume for volume in pod(default)["spec"]["volumes"]}
     assert mounts.keys() == volumes.keys() == {"config", "token", "store"}
@@ -200,13 +200,13 @@ def test_it_finds_the_files_that_its_configuration_names(default: Objects) -> No
 
 
 def test_replicas_find_each_other(default: Objects, stock: Objects) -> None:
-    """By the SRV records of a port named peers, whether they are ready or not."""
+    """They use the SRV records of the port peers, whether replicas are ready or not."""
     told, found = config(default)["peers"], default["Service/registry-cache-replicas"]["spec"]
     assert told["service"] == "registry-cache-replicas" == default["StatefulSet/registry-cache"]["spec"]["serviceName"]
     (port,) = [port for port in found["ports"] if port["name"] == "peers"]
     assert found["publishNotReadyAddresses"] and told["listen"] == f":{port['port']}"
     assert {"name": port["targetPort"], "containerPort": port["port"], "protocol": "TCP"} in containers(default)["registry"]["ports"]
-    # The address for clients leads to replicas that are ready, and to no other port.
+    # Clients reach only ready replicas, and no other port.
     assert [port["name"] for port in default["Service/registry-cache"]["spec"]["ports"]] == ["registry"]
     assert [port["name"] for port in stock["Service/registry-cache-replicas"]["spec"]["ports"]] == ["registry"]
 
@@ -220,13 +220,13 @@ def test_a_service_that_was_taken_over_keeps_its_name_and_that_of_its_port(rende
 
 
 @pytest.mark.parametrize("site", ["default", "small"])
-def test_the_cache_takes_its_configuration(rendered: dict[str, Objects], site: str) -> None:
-    """Package config's own test reads the same files, by the cache's strict parser."""
+def test_the_cache_accepts_its_configuration(rendered: dict[str, Objects], site: str) -> None:
+    """A Go test of the package config parses the same files strictly."""
     parsed = ROOT / "docker/registry/internal/config/testdata" / f"{site}.yaml"
     assert rendered[site]["ConfigMap/registry-cache"]["data"]["config.yaml"] == parsed.read_text()
 
 
-def test_a_volume_has_room_for_more_than_the_cache_keeps(small: Objects) -> None:
+def test_a_volume_is_larger_than_the_store(small: Objects) -> None:
     (claim,) = small["StatefulSet/registry-cache"]["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["resources"]["requests"]["storage"] == "128Mi"
     assert config(small)["store"]["limit"] == "64Mi"
@@ -234,12 +234,12 @@ def test_a_volume_has_room_for_more_than_the_cache_keeps(small: Objects) -> None
     assert mount == {"name": "content", "mountPath": "/var/lib/registry", "subPath": "registry"}
 
 
-def test_an_image_by_digest_is_what_runs(rendered: dict[str, Objects]) -> None:
+def test_an_image_with_a_digest_is_used_as_it_is(rendered: dict[str, Objects]) -> None:
     assert {name: found["image"] for name, found in containers(rendered["digest"]).items()} == {"registry": DIGEST}
 
 
-def test_a_credential_is_not_used_for_longer_than_google_gives_one(rendered: dict[str, Objects], stock: Objects) -> None:
-    """However long the projected token lives."""
+def test_a_credential_is_not_used_after_it_expires_at_google(rendered: dict[str, Objects], stock: Objects) -> None:
+    """Whatever the lifetime of the projected token."""
     lifetimes = {site: config(rendered[site])["upstreams"][0]["credential"]["lifetime"] for site in ("default", "digest")}
     assert lifetimes == {"default": "540s", "digest": "2700s"}
     assert config(stock, "config.yml")["proxy"]["exec"]["lifetime"] == "540s"
@@ -252,11 +252,11 @@ def test_metrics_are_at_one_path(default: Objects) -> None:
     assert (annotations["prometheus.io/port"], annotations["prometheus.io/path"]) == ("5006", "/metrics")
     assert default["PodMonitor/registry-cache"]["spec"]["podMetricsEndpoints"] == [{"port": "metrics", "path": "/metrics"}]
     assert default["PrometheusRule/registry-cache"]["spec"] == yaml.safe_load((ROLE / "files/alerts.yml").read_text())
-    # No Service leads to the port.
+    # No Service has the port.
     assert "5006" not in json.dumps([item for name, item in default.items() if name.startswith("Service/")])
 
 
-def test_nothing_is_left_when_metrics_are_off(small: Objects, stock: Objects) -> None:
+def test_without_metrics_no_object_mentions_them(small: Objects, stock: Objects) -> None:
     assert "metrics" not in config(small)
     for objects in (small, stock):
         assert not [name for name in pod(objects)["metadata"]["annotations"] if name.startswith("prometheus.io")]
@@ -278,7 +278,7 @@ def test_digits_stay_text(rendered: dict[str, Objects]) -> None:
 
 
 def test_objects_name_their_owner(rendered: dict[str, Objects]) -> None:
-    """As the modules know it; what selects replicas does not change with it."""
+    """They have the owner labels of the modules. The selector of the replicas does not contain the namespace."""
     owner = Owner("registry-cache", "registry-cache")
     objects = rendered["default"]
     assert all(owner.owns(item["metadata"]) for item in [*objects.values(), pod(objects)])
@@ -287,14 +287,14 @@ def test_objects_name_their_owner(rendered: dict[str, Objects]) -> None:
     assert all(item["spec"]["selector"] == selector for name, item in objects.items() if name.startswith("Service/"))
 
 
-def test_what_is_applied_is_kept() -> None:
+def test_applied_objects_are_kept_by_prune() -> None:
     apply, prune = ((ROLE / "tasks" / name).read_text() for name in ("apply.yml", "prune.yml"))
     assert 'objects: "{{ _registry_cache_objects }}"' in apply and 'keep: "{{ _registry_cache_objects }}"' in prune
     assert 'keep_secrets: "{{ _registry_cache_secrets }}"' in prune
 
 
 @pytest.mark.parametrize("site", SITES)
-def test_the_secrets_that_are_used_are_kept(written: dict[str, Any], site: str) -> None:
+def test_the_secrets_in_use_are_kept_by_prune(written: dict[str, Any], site: str) -> None:
     used = json.dumps(written[site])
     assert set(written[f"{site}, secrets"]) == {
         f"registry-cache-{name}"
@@ -306,15 +306,15 @@ def test_the_secrets_that_are_used_are_kept(written: dict[str, Any], site: str) 
 # The unmodified registry
 
 
-def test_stock_is_told_only_what_the_unmodified_registry_understands(rendered: dict[str, Objects], stock: Objects) -> None:
+def test_stock_has_a_configuration_for_the_unmodified_registry(rendered: dict[str, Objects], stock: Objects) -> None:
     assert set(containers(stock)) == {"registry", "helper"}
     assert containers(stock)["registry"]["command"] == ["registry", "serve", "/etc/registry-cache/config.yml"]
     told = config(stock, "config.yml")
-    # It panics at the name of a middleware that it does not know, and its debug port has a profiler.
+    # The registry panics at an unknown middleware, and its debug port has a profiler.
     assert told.keys() == {"version", "log", "storage", "http", "auth", "proxy"}
     assert told["http"] == {"addr": ":5000", "draintimeout": "60s"}
     assert told["proxy"]["remoteurl"] == "https://upstream.example" and told["proxy"]["ttl"] == "168h"
-    # Without it nothing is deleted after the ttl.
+    # Otherwise nothing is removed after the ttl.
     assert told["storage"]["delete"] == {"enabled": True}
     (store,) = [mount for mount in containers(stock)["registry"]["volumeMounts"] if mount["name"] == "store"]
     assert told["storage"]["filesystem"] == {"rootdirectory": store["mountPath"]}
@@ -341,14 +341,14 @@ def test_stock_gets_its_helper_from_another_image(stock: Objects) -> None:
     assert store == [{"name": "store", "emptyDir": {"sizeLimit": "3Gi"}}]
 
 
-# Changes of what is in the cluster
+# Changes of existing objects
 
 
 @pytest.mark.parametrize("before", BEFORE)
-def test_preflight_knows_volumes_that_cannot_be_changed(written: dict[str, Any], before: str) -> None:
+def test_the_preflight_detects_volumes_that_cannot_be_changed(written: dict[str, Any], before: str) -> None:
     assert (stateful_set_storage(BEFORE[before][0]) == written["storage"]) is BEFORE[before][1]
 
 
-def test_what_the_role_makes_has_the_storage_that_preflight_looks_for(rendered: dict[str, Objects], written: dict[str, Any]) -> None:
+def test_the_rendered_statefulset_has_the_storage_that_the_preflight_expects(rendered: dict[str, Objects], written: dict[str, Any]) -> None:
     assert stateful_set_storage(rendered["small"]["StatefulSet/registry-cache"]) == written["storage"]
     assert stateful_set_storage(rendered["default"]["StatefulSet/registry-cache"]) == "emptyDir"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a role says of itself agrees: defaults, argument specs, the example inventory, names."""
+"""The defaults, argument specs, variable names and tasks of roles, and the example inventory, are consistent."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
-# What one role tells another.
-TOLD = {"registry_cache_image_reference", "registry_cache_credential_config", "registry_cache_token_audience"}
+# Facts that one role sets for another.
+EXPORTED = {"registry_cache_image_reference", "registry_cache_credential_config", "registry_cache_token_audience"}
 
 
 def load(*parts: str) -> Any:
@@ -40,7 +40,7 @@ def test_defaults_and_argument_specs_agree(role: str) -> None:
         elif defaults.get(name) is not None and not (str(defaults[name]).startswith("{{") and option["type"] != "str"):
             assert option.get("default") == defaults[name], name
         else:
-            # None, or a template that is no text: the description says what it comes to.
+            # None, or a template whose value is not a string: the description explains the default.
             assert "default" not in option, f"{name} has a default that defaults/main.yml lacks"
     assert {name for name, option in specs.items() if not option.get("required")} - defaults.keys() == set()
     assert defaults.keys() - specs.keys() == set()
@@ -48,7 +48,7 @@ def test_defaults_and_argument_specs_agree(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_defaults_are_valid(role: str) -> None:
-    """An empty default is None, which ansible-core takes for no choice."""
+    """An empty default is None, which is not a valid choice in ansible-core."""
     defaults, specs = load("roles", role, "defaults", "main.yml"), options(role)
     plain = {name: value for name, value in defaults.items() if name in specs and "{{" not in str(value)}
     result = ArgumentSpecValidator({name: specs[name] for name in plain}).validate(plain)
@@ -72,11 +72,11 @@ def test_options_have_the_prefix_of_the_collection(role: str) -> None:
 
 
 def prefix(owner: str) -> str:
-    """The prefix of the internal variables of a role or a playbook."""
+    """Returns the prefix of the internal variables of a role or a playbook."""
     return "_registry_cache_" if owner == "cache" else f"_registry_cache_{owner}_"
 
 
-# Whose internal variables each folder or file of ours holds. Playbooks share what tasks/preflight.yml takes.
+# The owners of the internal variables in each folder or file. Playbooks share those of tasks/preflight.yml.
 OWNERS = {f"roles/{role}": (role,) for role in ROLES} | {
     str(file.relative_to(ROOT)): (file.stem, "playbook")
     for file in (ROOT / "playbooks").glob("**/*.yml")
@@ -86,7 +86,7 @@ _SET_FACT = ("set_fact", "ansible.builtin.set_fact")
 
 
 def defined(node: Any) -> set[str]:
-    """The variables that tasks set: registered results, facts, vars of tasks and includes, and loop variables."""
+    """Returns the variables that tasks set: registered results, facts, vars of tasks and includes, and loop variables."""
     if isinstance(node, list):
         return set().union(*map(defined, node))
     if not isinstance(node, dict):
@@ -106,7 +106,7 @@ def texts(owner: str) -> dict[pathlib.Path, str]:
 
 @pytest.mark.parametrize("owner", OWNERS)
 def test_internal_variables_have_the_prefix_of_their_role(owner: str) -> None:
-    """So no two roles share one by accident, and a name leads to its role."""
+    """So that no two roles share a variable by accident."""
     others = [prefix(role) for role in (*ROLES, "playbook") if role not in OWNERS[owner] and role != "cache"]
     for file, text in texts(owner).items():
         for name in re.findall(r"\b_registry_cache_\w+", text):
@@ -115,7 +115,7 @@ def test_internal_variables_have_the_prefix_of_their_role(owner: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_sets_every_internal_variable_that_it_reads(role: str) -> None:
-    """None comes from another role or a playbook: what a role takes is in its argument specs."""
+    """It uses none of another role or a playbook. Its argument specs list everything that it accepts."""
     made = set(load("roles", role, "vars", "main.yml"))
     used: set[str] = set()
     for file, text in texts(f"roles/{role}").items():
@@ -123,7 +123,7 @@ def test_a_role_sets_every_internal_variable_that_it_reads(role: str) -> None:
         if file.parent.name == "tasks":
             made |= defined(yaml.safe_load(text))
     assert used - made == set()
-    internal = {name for name in made if not name.startswith("ansible_")} - TOLD
+    internal = {name for name in made if not name.startswith("ansible_")} - EXPORTED
     assert all(name.startswith(prefix(role)) for name in internal), internal
 
 
@@ -137,31 +137,30 @@ def test_no_task_replaces_a_variable_of_a_role() -> None:
         made |= set(re.findall(r"^\s*register: (\S+)", text, re.MULTILINE))
         for fact in re.findall(r"set_fact:\n((?:\s{4,}.*\n)+)", text):
             made |= set(re.findall(r"^ +(\w*registry_cache_\w+):", fact, re.MULTILINE))
-    assert made & fixed == TOLD
+    assert made & fixed == EXPORTED
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_example_inventory_is_valid(role: str) -> None:
     example = load("inventory", "example", "group_vars", "registry_cache_clusters", "main.yml")
-    specs = {name: option for name, option in options(role).items() if name not in TOLD}
+    specs = {name: option for name, option in options(role).items() if name not in EXPORTED}
     given = {name: value for name, value in example.items() if name in specs}
-    # Descriptions and nested option keys as ansible-core's role validation reads them.
     result = ArgumentSpecValidator(specs).validate(given)
     assert result.error_messages == []
 
 
-def test_the_example_inventory_holds_what_is_required_and_knows_no_other_name() -> None:
+def test_the_example_inventory_has_all_required_variables_and_no_unknown_ones() -> None:
     example = load("inventory", "example", "group_vars", "registry_cache_clusters", "main.yml")
     known = {name for role in ROLES for name in options(role)}
-    required = {name for role in ROLES for name, option in options(role).items() if option.get("required")} - TOLD
+    required = {name for role in ROLES for name, option in options(role).items() if option.get("required")} - EXPORTED
     assert example.keys() - known == set()
     assert required - example.keys() == set()
 
 
-# What Ansible evaluates for itself. Everything else of a task may be shown: arguments, items of loops, labels.
+# Keywords whose values Ansible never shows. It may show all others: arguments, items of loops, labels.
 _NOT_SHOWN = ("vars", "when", "changed_when", "failed_when", "until")
 _PARTS = ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers")
-# Options that hold a secret, in modules of any collection.
+# Options that contain a secret, in modules of any collection.
 _SECRET_OPTION = re.compile(r"(\w*_)?(password|passwd|passphrase|hash|api_key|access_token|private_key|(file|service_account)_contents)")
 TASK_FILES = [
     *(file for folder in ("tasks", "handlers") for file in (ROOT / "roles").glob(f"*/{folder}/*.yml")),
@@ -171,7 +170,7 @@ TASK_FILES = [
 
 
 def flat(tasks: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Plays and tasks, and those inside of them."""
+    """Returns plays and tasks, and those inside of them."""
     found = []
     for task in tasks:
         found.append(task)
@@ -185,7 +184,7 @@ def has_no_log(option: dict[str, Any]) -> bool:
 
 
 def templates(node: Any) -> list[str]:
-    """The expressions of all templates of a value."""
+    """Returns the expressions of all templates in a value."""
     if isinstance(node, dict):
         return templates([*node, *node.values()])
     if isinstance(node, list):
@@ -194,12 +193,12 @@ def templates(node: Any) -> list[str]:
 
 
 def plays(file: pathlib.Path) -> list[dict[str, Any]]:
-    """The plays and tasks of a file."""
+    """Returns the plays and tasks of a file."""
     return flat(yaml.safe_load(file.read_text().replace("!unsafe ", "")))
 
 
 def internal_variables() -> dict[str, Any]:
-    """Every variable that is defined for roles and in tasks, by name."""
+    """Returns the values of all variables that roles and tasks define, by name."""
     nodes = [load(str(file)) for file in (ROOT / "roles").glob("*/vars/*.yml")]
     nodes += [task["vars"] for file in TASK_FILES for task in plays(file) if "vars" in task]
     return {name: value for node in nodes for name, value in node.items()}
@@ -207,7 +206,7 @@ def internal_variables() -> dict[str, Any]:
 
 @functools.cache
 def secret_variables() -> set[str]:
-    """The variables that hold a secret by the argument specs of roles, and those that are made of them."""
+    """Returns the variables with no_log in the argument specs of roles, and the variables that contain these."""
     found = {name for role in ROLES for name, option in options(role).items() if has_no_log(option)}
     internal = internal_variables()
     while True:
@@ -222,7 +221,7 @@ def mentions(expression: str, names: set[str]) -> bool:
 
 
 def shown(node: Any) -> Any:
-    """What may be shown of a play or task."""
+    """Returns the keywords of a play or task that Ansible may show."""
     return {key: value for key, value in node.items() if key not in (*_NOT_SHOWN, *_PARTS)}
 
 
@@ -233,7 +232,7 @@ def keys(node: Any) -> set[str]:
 
 
 def problems(tasks: list[dict[str, Any]], secret: set[str]) -> list[str]:
-    """What may show a secret."""
+    """Returns the parts of tasks that may show a secret."""
     found = []
     for task in tasks:
         found += [f"no_log: {task.get('name')}"] if "no_log" in task else []
@@ -244,7 +243,7 @@ def problems(tasks: list[dict[str, Any]], secret: set[str]) -> list[str]:
 
 
 def test_variables_with_a_secret_are_known() -> None:
-    """By no_log in argument specs, from which the next test takes them."""
+    """They have no_log in the argument specs, which the next test uses."""
     for role in ROLES:
         for name, option in options(role).items():
             assert has_no_log(option) or not _SECRET_OPTION.fullmatch(name), name
@@ -255,13 +254,13 @@ def test_variables_with_a_secret_are_known() -> None:
 
 @pytest.mark.parametrize("file", TASK_FILES, ids=lambda file: str(file.relative_to(ROOT)))
 def test_no_task_has_a_secret(file: pathlib.Path) -> None:
-    """Modules read them by the names of their variables, such as password_from, and from the Secrets of the cluster."""
+    """Modules get the names of variables, for example in password_from, or read Secrets in the cluster."""
     assert problems(plays(file), secret_variables()) == []
 
 
 @pytest.mark.parametrize("file", [*(ROOT / "roles").glob("*/vars/*.yml")], ids=lambda file: file.parts[-3])
 def test_no_module_defaults_have_a_secret(file: pathlib.Path) -> None:
-    """Roles have them among their vars."""
+    """Roles define module defaults in their vars."""
     for name, value in load(str(file)).items():
         assert not any(map(_SECRET_OPTION.fullmatch, keys(value))), name
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Every variable of every role with every wrong type, and what the rules refuse: an error that names it, with an example."""
+"""Every variable of every role is refused with every wrong type, by an error that names it and has an example."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VALUES: dict[str, Any] = {
     "text": SECRET,
     "date": datetime.date(2026, 1, 1),
 }
-# What each type takes of these.
+# The values that each type accepts.
 FITS = {
     "str": {"text"},
     "path": {"text"},
     "int": {"number"},
     "bool": {"boolean"},
-    "list": set(),  # none with such an element
+    "list": set(),  # the elements have another type
     "dict": {"mapping"},
 }
 
@@ -48,12 +48,12 @@ def options(role: str) -> dict[str, dict[str, Any]]:
 CASES = [(role, name) for role in NAMES for name in options(role)]
 
 
-def test_all_roles_are_tried() -> None:
+def test_all_roles_are_covered() -> None:
     assert set(NAMES) == {path.name for path in ROLES.iterdir()} and len(CASES) > 80
 
 
 @pytest.mark.parametrize("role", NAMES)
-def test_variables_are_the_first_thing_that_preflight_looks_at(role: str) -> None:
+def test_the_preflight_checks_variables_first(role: str) -> None:
     first = yaml.safe_load((ROLES / role / "tasks" / "preflight.yml").read_text())[0]
     ((name, query),) = first["vars"].items()
     assert "query('pullthrough.registry_cache.invalid_variables', role_path)" in query
@@ -76,8 +76,8 @@ def test_every_variable_with_every_type(role: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("role", "name"), CASES, ids=lambda value: value)
-def test_every_example_is_right(role: str, name: str) -> None:
-    """An example that is no better than what is refused helps nobody."""
+def test_every_example_is_valid(role: str, name: str) -> None:
+    """An error must not show an example that would be refused too."""
     example = invalid_variables._example(name, options(role)[name])
     (value,) = yaml.safe_load(example).values()
     assert value not in (None, "", [], {}) and "{{" not in example
@@ -113,16 +113,16 @@ def test_every_example_is_right(role: str, name: str) -> None:
         ({"registry_cache_replicas": True}, "registry_cache_replicas must be a whole number, and is true or false. "),
     ],
 )
-def test_what_is_said(variables: dict[str, Any], words: str) -> None:
+def test_messages(variables: dict[str, Any], words: str) -> None:
     (said,) = wrong("cache", **variables)
     assert said.startswith(words) and "12345" not in said
 
 
-def test_what_is_right() -> None:
-    """Also as --extra-vars and surveys of AWX give it."""
+def test_valid_values() -> None:
+    """Includes values as --extra-vars and surveys of AWX pass them."""
 
     class AnsibleVaultEncryptedUnicode:
-        """What !vault makes."""
+        """The type of a !vault value."""
 
     users = [
         {"name": "nodes", "password": AnsibleVaultEncryptedUnicode(), "pull_secret": {"namespaces": ["a"]}},
@@ -140,7 +140,7 @@ def test_what_is_right() -> None:
         assert wrong("cache", registry_cache_metrics=text) == []
 
 
-def test_the_lookup_says_all_of_them() -> None:
+def test_the_lookup_returns_all_problems() -> None:
     class Templar:
         def template(self, value: Any) -> Any:
             return [] if value == "{{ a_template }}" else value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The credential file that role `wif` hands to the cache, in Google's own universe and in another."""
+"""The credential file that the role `wif` sets for the cache, in the universe googleapis.com and in another."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNIVERSES = {"google": "", "sovereign": "apis-sovereign.example"}
 
 @pytest.fixture(scope="module")
 def credentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """By universe."""
+    """Returns the credential file of each universe."""
     folder = tmp_path_factory.mktemp("credentials")
     content = "{{ registry_cache_credential_config | ansible.builtin.to_json }}"
     play = {
@@ -51,19 +51,19 @@ def credentials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {name: json.loads((folder / name).read_text()) for name in UNIVERSES}
 
 
-def test_of_google(credentials: dict[str, Any]) -> None:
+def test_in_googleapis_com(credentials: dict[str, Any]) -> None:
     found = credentials["google"]
     assert found["token_url"] == "https://sts.googleapis.com/v1/token" and "universe_domain" not in found
     assert found["service_account_impersonation_url"].startswith("https://iamcredentials.googleapis.com/v1/projects/-/")
 
 
-def test_of_another_universe(credentials: dict[str, Any]) -> None:
+def test_in_another_universe(credentials: dict[str, Any]) -> None:
     found = credentials["sovereign"]
     assert found["token_url"] == "https://sts.apis-sovereign.example/v1/token"
     assert found["service_account_impersonation_url"] == (
         f"https://iamcredentials.apis-sovereign.example/v1/projects/-/serviceAccounts/{ACCOUNT}:generateAccessToken"
     )
     assert found["universe_domain"] == "apis-sovereign.example"
-    # As gcloud writes it: names of pools are of iam.googleapis.com everywhere.
+    # As gcloud writes it: names of pools contain iam.googleapis.com in every universe.
     assert found["audience"] == credentials["google"]["audience"]
     assert found["audience"].startswith("//iam.googleapis.com/projects/42/")
