@@ -134,7 +134,7 @@ def test_differences_and_missing_permissions_do_not_fail_the_run(
     accounts = {name for name in ASSUMPTIONS if name.startswith(("account_", "impersonation_"))}
     assert skipped == accounts | {"noop_operation", "noop_poll", "project_policy_is_post"}
     assert "iam.serviceAccounts.create" in answers["account_create_is_direct"]["reason"]
-    assert "different missing_tag: a tag that is not there: expected" in words(result.stdout)
+    assert "different missing_tag: tag that does not exist: expected" in words(result.stdout)
     assert left(google, cluster) == []
 
 
