@@ -75,7 +75,7 @@ def test_a_stop_without_requests_is_fast(program: Program) -> None:
     idle.close()
 
 
-@pytest.mark.parametrize("how", ["told", "killed"])
+@pytest.mark.parametrize("how", ["terminated", "killed"])
 def test_complete_content_is_served_without_the_upstream(start: Start, upstream: Upstream, how: str) -> None:
     program = start(drain="200ms")
     whole = [upstream.blob(noise(3 * _MIB, f"whole {number}")) for number in range(4)]
@@ -91,7 +91,7 @@ def test_complete_content_is_served_without_the_upstream(start: Start, upstream:
         pulls = [executor.submit(read, program.endpoint, blob) for blob in parts]
         assert all(fetch.began.wait(5) for fetch in fetches)
         time.sleep(0.5)
-        if how == "told":
+        if how == "terminated":
             program.stop()
         else:
             program.kill()

@@ -40,7 +40,8 @@ def tree(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def rests(folder: pathlib.Path) -> bool:
+def is_idle(folder: pathlib.Path) -> bool:
+    """Returns whether nothing in a folder changes for 0.4 s."""
     before = tree(folder)
     time.sleep(0.4)
     return tree(folder) == before
@@ -55,7 +56,7 @@ def certificate(folder: pathlib.Path, name: str) -> tuple[pathlib.Path, pathlib.
     return paths
 
 
-def ends(program: Program, seconds: float = 2) -> str:
+def exits_at_once(program: Program, seconds: float = 2) -> str:
     """Start a program that must exit at once with code 1 and change nothing. Returns its last line."""
     program.file.write_text("")
     unprivileged.lend(program.folder)
@@ -108,7 +109,7 @@ WRONG = {
     "limit without a unit that is known": Wrong({"store": {"limit": "20GB"}}, "store.limit", "20GB"),
     "relative path": Wrong({"store": {"path": "store"}}, "store.path", "store"),
     "duration without a unit": Wrong({"drain": 60}, "drain", "60"),
-    "helper that is not there": Wrong(
+    "missing helper": Wrong(
         {"upstreams": [{"host": HOST, "credential": {"helper": "docker-credential-absent"}}]},
         "upstreams[0].credential.helper",
         "docker-credential-absent",
@@ -129,7 +130,7 @@ def says(line: str, key: str, got: str, fix: str = "for example") -> None:
 def test_an_invalid_configuration_stops_the_start(broken: Program, what: str) -> None:
     wrong = WRONG[what]
     broken.changes = wrong.changes
-    says(ends(broken), wrong.key, wrong.got, wrong.fix)
+    says(exits_at_once(broken), wrong.key, wrong.got, wrong.fix)
 
 
 def test_every_mistake_is_named_in_one_run(broken: Program) -> None:
@@ -145,7 +146,7 @@ def test_a_path_below_a_file(broken: Program) -> None:
     (broken.folder / "file").write_text("not a directory")
     path = str(broken.folder / "file" / "store")
     broken.changes = {"store": {"path": path}}
-    says(ends(broken), "store.path", path)
+    says(exits_at_once(broken), "store.path", path)
 
 
 def test_a_directory_of_another_user(broken: Program) -> None:
@@ -155,7 +156,7 @@ def test_a_directory_of_another_user(broken: Program) -> None:
     path = broken.folder.parent / "others"
     path.mkdir(mode=0o755)
     broken.changes = {"store": {"path": str(path)}}
-    says(ends(broken), "store.path", str(path))
+    says(exits_at_once(broken), "store.path", str(path))
     assert not list(path.iterdir())
 
 
@@ -170,7 +171,7 @@ def test_an_htpasswd_that_cannot_be_used(broken: Program, what: str) -> None:
             path.mkdir()
     else:
         path.write_text("" if what == "empty" else "nodes:plain text\n")
-    line = ends(broken)
+    line = exits_at_once(broken)
     says(line, "auth.htpasswd", str(path), "htpasswd")
     assert "plain text" not in line
 
@@ -183,16 +184,16 @@ def test_a_certificate_that_cannot_be_used(broken: Program, what: str) -> None:
     elif what == "absent":
         good.unlink()
     broken.changes = {"tls": {"certificate": str(good), "key": str(key)}}
-    says(ends(broken), "tls", f"{good} and {key}")
+    says(exits_at_once(broken), "tls", f"{good} and {key}")
 
 
 def test_a_store_that_another_process_uses(program: Program, folder: pathlib.Path, upstream: Upstream) -> None:
     _, layer = upstream.image("1.0")
     assert program.ask(f"/v2/{NAME}/blobs/{layer}").status == 200
-    wait(lambda: rests(program.store), 10, "a store in which nothing is written", every=0)
+    wait(lambda: is_idle(program.store), 10, "a store in which nothing is written", every=0)
     before = tree(program.store)
     second = Program(folder / "second", upstream.url, {"store": {"path": str(program.store)}})
-    says(ends(second), "store.path", str(program.store))
+    says(exits_at_once(second), "store.path", str(program.store))
     assert tree(program.store) == before
     assert program.ask(f"/v2/{NAME}/blobs/{layer}").status == 200
 
@@ -200,7 +201,7 @@ def test_a_store_that_another_process_uses(program: Program, folder: pathlib.Pat
 def test_a_port_that_another_process_uses(program: Program, folder: pathlib.Path, upstream: Upstream) -> None:
     address = f"127.0.0.1:{program.port}"
     second = Program(folder / "second", upstream.url, {"listen": address})
-    says(ends(second), "listen", address)
+    says(exits_at_once(second), "listen", address)
 
 
 @pytest.mark.parametrize("content", [None, "listen: [", "a: 1\n---\nb: 2\n", "- list\n", "listen: x\nlisten: y\n", "\0\1\2"])

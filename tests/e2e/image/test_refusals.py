@@ -20,7 +20,8 @@ CREDENTIAL = {"registry_cache_image_username": USER, "registry_cache_image_passw
 AMD64 = {"registry_cache_image_platforms": ["linux/amd64"]}
 
 
-def told(outcome: Outcome, *parts: str) -> None:
+def assert_fails_with(outcome: Outcome, *parts: str) -> None:
+    """Check that a run failed with a message that contains these parts."""
     assert outcome.returncode != 0, outcome.output
     for part in parts:
         assert part in outcome.words, outcome.output
@@ -96,7 +97,7 @@ def test_a_registry_that_goes_down_in_the_middle_of_a_push(role: Role, server: S
     if engine == "podman":
         options["registry_cache_image_push_retries"] = 1
     broken = role(**options)
-    told(broken, "was not pushed, and nothing is under that tag", f"(tries: {2 if engine == 'podman' else 1})")
+    assert_fails_with(broken, "was not pushed, and nothing is under that tag", f"(tries: {2 if engine == 'podman' else 1})")
     assert final(server.tags(f"refused/cut-{engine}")) == []
     # A run after the registry is back publishes the image.
     whole = role(**{**options, "registry_cache_image": f"{server.host}/refused/cut-{engine}"})
@@ -107,14 +108,14 @@ def test_a_registry_that_goes_down_in_the_middle_of_a_push(role: Role, server: S
 
 def test_a_wrong_password(role: Role, server: Server) -> None:
     refused = role(**on(server, "password", **{**CREDENTIAL, "registry_cache_image_password": "of-another-vault"}))
-    told(refused, "refuses the credential", "username and password", "Example: auth_file: ")
+    assert_fails_with(refused, "refuses the credential", "username and password", "Example: auth_file: ")
     assert "of-another-vault" not in refused.output and "$ docker build" not in refused.output
     assert refused.changed == 0
 
 
 def test_a_registry_from_which_the_cluster_cannot_pull(role: Role, server: Server, published: dict[str, Outcome]) -> None:
     refused = role(**{**on(server, "private"), **CREDENTIAL, "registry_cache_image_pull_secrets": []})
-    told(refused, "lets nobody pull it without a credential", "HTTP 401", "Example: anonymous_pull: false")
+    assert_fails_with(refused, "lets nobody pull it without a credential", "HTTP 401", "Example: anonymous_pull: false")
     assert refused.reference == ""
     named = role(**on(server, "private", **CREDENTIAL))
     assert (named.returncode, named.changed) == (0, 0), named.output
@@ -135,7 +136,7 @@ def test_a_registry_whose_disk_is_full(role: Role, tmp_path: pathlib.Path, publi
     with tmpfs(tmp_path / "full", "4m") as store:
         full = Server(tmp_path / "registry", store=store)
         try:
-            told(role(**on(full, "full", **CREDENTIAL)), "was not pushed, and nothing is under that tag")
+            assert_fails_with(role(**on(full, "full", **CREDENTIAL)), "was not pushed, and nothing is under that tag")
             assert final(full.tags("refused/full")) == []
         finally:
             full.stop()
@@ -147,7 +148,7 @@ def test_an_archive_on_a_full_disk(role: Role, tmp_path: pathlib.Path, published
     with tmpfs(tmp_path / "full", "4m") as folder:
         options = {"registry_cache_image": "acme/full", "registry_cache_image_engine": engine, **AMD64}
         refused = role(**options, registry_cache_image_publish="archive", registry_cache_image_archive_path=str(folder))
-        told(refused, "was not written. The disk is full.", "system prune")
+        assert_fails_with(refused, "was not written. The disk is full.", "system prune")
         assert list(folder.iterdir()) == []
     forget("acme/full")
 
@@ -159,35 +160,35 @@ def test_a_build_on_a_full_disk(role: Role, tmp_path: pathlib.Path) -> None:
         options |= {"registry_cache_image_publish": "archive", "registry_cache_image_archive_path": str(tmp_path)}
         # From the hub, since this store has no image and the builder comes first.
         options["registry_cache_image_builder"] = f"{HUB}/library/registry:untrusting"
-        told(role(env={"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}, **options), "The disk is full")
+        assert_fails_with(role(env={"CONTAINERS_STORAGE_CONF": str(tmp_path / "storage.conf")}, **options), "The disk is full")
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_base_without_ca_certificates(role: Role, server: Server, engine: str) -> None:
     base = f"{HUB}/library/registry:untrusting"
     refused = role(**on(server, "untrusting", **CREDENTIAL, registry_cache_image_base=base, registry_cache_image_engine=engine))
-    told(refused, "The image was not built. base", base, "has no CA certificates")
+    assert_fails_with(refused, "The image was not built. base", base, "has no CA certificates")
     assert server.tags("refused/untrusting") == []
 
 
 def test_a_base_that_does_not_exist(role: Role, server: Server) -> None:
     base = f"{HUB}/library/registry:9.9.9"
     refused = role(**on(server, "nobody-s", **CREDENTIAL, registry_cache_image_base=base))
-    told(refused, "base", base, "cannot be pulled for linux/amd64", "Name an image and a version that exist")
+    assert_fails_with(refused, "base", base, "cannot be pulled for linux/amd64", "Name an image and a version that exist")
 
 
 def test_a_pin_that_does_not_exist(role: Role, server: Server, other_collection: pathlib.Path) -> None:
     pins = other_collection / "docker" / "registry" / "go.mod"
     pins.write_text(re.sub(r"(docker-credential-gcr/v2) v\S+", r"\1 v2.999.0", pins.read_text()))
     refused = role(collections=other_collection.parents[2], **on(server, "pin", **CREDENTIAL))
-    told(refused, "The image was not built. A go.mod of docker/ pins a version that does not exist", "go.sum")
+    assert_fails_with(refused, "The image was not built. A go.mod of docker/ pins a version that does not exist", "go.sum")
     assert server.tags("refused/pin") == []
 
 
 def test_no_running_engine(role: Role, server: Server) -> None:
     env = {"DOCKER_HOST": "unix:///no/such/engine.sock"}
     refused = role(env=env, **on(server, "engine", **CREDENTIAL, registry_cache_image_engine="docker"))
-    told(refused, "engine: no engine answers for docker", "/no/such/engine.sock", "Example: engine: ")
+    assert_fails_with(refused, "engine: no engine answers for docker", "/no/such/engine.sock", "Example: engine: ")
     assert refused.changed == 0
 
 
@@ -198,7 +199,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no archive folder": ({"registry_cache_image_publish": "archive"}, ("registry_cache_image_archive_path",)),
     "no nodes": ({"registry_cache_image_publish": "k3s"}, ("registry_cache_image_nodes", "registry_cache_nodes")),
     "a user without password": ({"registry_cache_image_username": "ada"}, ("registry_cache_image_password: must be set", "Example",)),
-    "an auth file that is not there": ({"registry_cache_image_auth_file": "/no/such/auth.json"}, ("registry_cache_image_auth_file", "/no/such/auth.json")),
+    "a missing auth file": ({"registry_cache_image_auth_file": "/no/such/auth.json"}, ("registry_cache_image_auth_file", "/no/such/auth.json")),
     "stock without a helper": ({"registry_cache_image_mode": "stock"}, ("registry_cache_image_helper: must name", "Example",)),
 }
 

@@ -27,10 +27,10 @@ from .test_users import decoded
 # The first task of rotate.yml after each step.
 AFTER = {
     "the new credential is in htpasswd": "cache : Check new and revoked credentials at every replica",
-    "it is in force": "pull_secret : Write or remove the pull secrets",
+    "the new credential is in force": "pull_secret : Write or remove the pull secrets",
     "every pull secret is replaced": "cache : Schedule the revocation of the old credentials",
-    "its time is noted": "cache : Wait for the end of the grace period",
-    "the old one is revoked": "cache : Wait until every replica refuses the old credentials",
+    "the revocation is scheduled": "cache : Wait for the end of the grace period",
+    "the old credential is revoked": "cache : Wait until every replica refuses the old credentials",
 }
 GRACE = 8
 
@@ -141,7 +141,7 @@ def test_interrupted_rotation(
             assert code == -signal.SIGKILL, f"{step}: {said}"
             times[step] = time.monotonic() - since
             assert accepted(replicas, basic(namespace.entry()["username"], namespace.entry()["password"])) == [200] * REPLICAS
-            if step == "it is in force":
+            if step == "the new credential is in force":
                 # The pull secret still has the old credential: this run adds the new one and removes nothing.
                 result = site(*rotation.settings)
                 assert result.returncode == 0, result.stdout

@@ -201,22 +201,22 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"registry_cache_users": [{"name": "nodes", "password": "one-of-two"}, {"name": "nodes"}]},
         ("registry_cache_users", "'nodes'", "more than once"),
     ),
-    "hash that registries do not read": (
+    "hash that is not bcrypt": (
         {"registry_cache_users": [{"name": "nodes", "hash": "$apr1$x$y", "password": "one-of-two"}]},
         ("registry_cache_users", "bcrypt", "htpasswd -nB"),
     ),
-    "user name as rotations make them": (
+    "user name reserved for rotations": (
         {"registry_cache_users": [{"name": "nodes"}, {"name": "team.g1"}]},
         ("registry_cache_users", "'team.g1'", "rotate.yml"),
     ),
-    "password that is not the one in force": (
+    "password other than the one in force": (
         {"registry_cache_users": [{"name": "nodes", "password": "another-of-the-vault"}]},
         ("registry_cache_users", "'nodes' is not the one in force", "playbooks/rotate.yml"),
     ),
     "password with a NUL": ({"registry_cache_users": [{"name": "nodes", "password": "a\0b"}]}, ("registry_cache_users", "NUL")),
     "grace of a year": ({"registry_cache_rotate_grace": 31536000}, ("registry_cache_rotate_grace", "300")),
-    "no list of users to rotate": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "must be a list", "team-a")),
-    "external-secrets that is not there": (
+    "users to rotate not a list": ({"registry_cache_rotate_users": "team-a"}, ("registry_cache_rotate_users", "must be a list", "team-a")),
+    "missing external-secrets": (
         {"registry_cache_pull_secret_controller": "external_secrets"},
         ("controller: ", "prefix registry_cache_pull_secret_", "external-secrets.io/v1", "Install external-secrets"),
     ),
@@ -229,12 +229,12 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "size without a unit": ({"registry_cache_size": "20"}, ("registry_cache_size", "20Gi")),
     "size too small": ({"registry_cache_size": "1Mi"}, ("registry_cache_size", "64Mi")),
     "no such storage": ({"registry_cache_storage": "hostPath"}, ("registry_cache_storage", "emptyDir", "volumeClaim")),
-    "another storage than there is": (
+    "change of the storage": (
         {"registry_cache_storage": "volumeClaim"},
         ("registry_cache_storage", "kubectl delete statefulset registry-cache"),
     ),
-    "tags that are always asked": ({"registry_cache_tag_ttl": 0}, ("registry_cache_tag_ttl", "1 to 86400")),
-    "a drain without end": ({"registry_cache_drain_seconds": 86400}, ("registry_cache_drain_seconds", "60")),
+    "tag ttl of 0": ({"registry_cache_tag_ttl": 0}, ("registry_cache_tag_ttl", "1 to 86400")),
+    "drain of a day": ({"registry_cache_drain_seconds": 86400}, ("registry_cache_drain_seconds", "60")),
     "replicas not a number": ({"registry_cache_replicas": "many"}, ("registry_cache_replicas",)),
     "verify image of another upstream": (
         {"registry_cache_verify_image": "docker.io/library/hello:1.0"},
@@ -262,7 +262,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 
 # Rows for the existing cache. The others are for new caches, since two hosts must not have the same one.
-OF_THE_CACHE = ("password that is not the one in force", "another storage than there is")
+OF_THE_CACHE = ("password other than the one in force", "change of the storage")
 
 
 def a_place(number: int) -> dict[str, Any]:
