@@ -154,7 +154,7 @@ def test_upstream_out(
         again = entry.tag(known)
     ended = time.monotonic()
     fresh = wait(lambda: not entry.tag(known).stale, 10, "a fresh tag")
-    came = wait(lambda: entry.serves(cold), 10, "what was not cached")
+    came = wait(lambda: entry.serves(cold), 10, "uncached content")
     errors = ", ".join(f"{one.status} after {one.seconds:.2f} s and {two.seconds:.3f} s" for one, two in refused)
     say(
         f"upstream {outage.how}: cached digests {max(answer.seconds for answer in digests):.3f} s; cached tag "
@@ -186,12 +186,12 @@ def test_no_token(alone: Replicas, entry: Entry, google: Google, push: Push) -> 
     assert entry.serves(known)
     google.host_fault(_STS, count=100_000, status=503)
     renew(alone)
-    wait(lambda: entry.serves(known), 30, "what is cached")
+    wait(lambda: entry.serves(known), 30, "cached content")
     assert entry.tag(known).stale
     answers = [entry.tag(cold), entry.layer(cold)]
     assert [answer.status for answer in answers] == [503, 503] and all(answer.is_honest() for answer in answers)
     google.reset_faults()
-    assert wait(lambda: entry.serves(cold), 10, "what was not cached") <= 5
+    assert wait(lambda: entry.serves(cold), 10, "uncached content") <= 5
     assert not entry.tag(known).stale
 
 
@@ -212,18 +212,18 @@ def test_start_while_upstream_is_out(
     google.reset_counters()
     with upstream.out(how):
         made = renew(alone)
-        wait(lambda: entry.serves(images[0]), 60, "what is cached")
+        wait(lambda: entry.serves(images[0]), 60, "cached content")
         seconds = time.monotonic() - made
         with ThreadPoolExecutor(len(images)) as executor:
             assert all(executor.map(entry.serves, images))
         assert all(entry.tag(image).stale for image in images)
-    say(f"a replica that starts while the upstream {how}: serves what is cached {seconds:.1f} s after its pod was made")
+    say(f"a replica that starts while the upstream {how}: serves cached content {seconds:.1f} s after its pod was created")
     record_property(f"start while the upstream {how}: seconds to serve cached content", round(seconds, 2))
     assert seconds <= 10
     assert [google.blob_counters(image.layers[0].digest)["blob_get"] for image in images] == [0] * len(images)
 
 
-def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image) -> None:
+def assert_survives_a_restart(replicas: Replicas, entry: Entry, google: Google, upstream: Upstream, image: Image) -> None:
     """Check that the first replica serves its content after its container restarted, without the upstream."""
     assert entry.serves(image)
     before = replicas.pod(0)["status"]
@@ -235,7 +235,7 @@ def comes_back(replicas: Replicas, entry: Entry, google: Google, upstream: Upstr
 
 
 def test_restart_of_the_container(alone: Replicas, entry: Entry, google: Google, push: Push, upstream: Upstream) -> None:
-    comes_back(alone, entry, google, upstream, push("restart", [8 << 20]))
+    assert_survives_a_restart(alone, entry, google, upstream, push("restart", [8 << 20]))
 
 
 def test_cut_body(alone: Replicas, google: Google, push: Push) -> None:
@@ -332,7 +332,7 @@ def test_rolling_restart(
     assert google.blob_counters(image.layers[0].digest)["blob_get"] <= 2
 
 
-def test_again(site: Site, replicas: Replicas) -> None:
+def test_second_run_with_volumes(site: Site, replicas: Replicas) -> None:
     """With volumes, a second run changes nothing, and a change that Kubernetes does not allow is refused with a fix."""
     variables = {
         "registry_cache_replicas": 3,
@@ -373,7 +373,7 @@ def test_restarts_without_volumes_or_users(
     """A restarted container keeps its content. A new pod starts empty and fetches each blob once. No credential is needed."""
     assert not cluster.kubectl("get", "secrets", "--namespace", NAMESPACE, "registry-cache-htpasswd", "--ignore-not-found")
     entry, image = Entry(without_volumes, None), push("restart", [8 << 20])
-    comes_back(without_volumes, entry, google, upstream, image)
+    assert_survives_a_restart(without_volumes, entry, google, upstream, image)
     renew(without_volumes)
     wait(lambda: entry.serves(image), 60, "a new pod")
     assert entry.serves(image)

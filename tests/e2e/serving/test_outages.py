@@ -22,7 +22,7 @@ from tests.e2e.replicas import Replicas, wait
 from .conftest import REPLICAS
 
 KEYS = 128  # small blobs, of which each of three replicas owns a fifth or more
-LEAST = 14  # the minimum that a test requests
+MIN_KEYS = 14  # the minimum that a test requests
 PROBE_PAUSE = 0.3
 LEAVING = 5  # seconds for which replicas ask the next one instead of one that drains, or of its successor
 SILENCE = 3.5  # maximum seconds that a client waits for a key of a node that vanished
@@ -65,7 +65,7 @@ class Keys:
     def of(cls, replicas: Replicas, owner: int, image: Image, blobs: Sequence[Blob]) -> Keys:
         owners = replicas.owners(image.name, blobs, owner)
         owned = [blob for blob in blobs if owners[blob.digest] == owner]
-        assert len(owned) >= LEAST, f"replica {owner} owns {len(owned)} of {len(blobs)}"
+        assert len(owned) >= MIN_KEYS, f"replica {owner} owns {len(owned)} of {len(blobs)}"
         return cls(replicas, image.name, iter(owned))
 
     def ask(self, blob: Blob, entry: int) -> Body:
@@ -82,7 +82,7 @@ class Keys:
         return asked
 
 
-def again_and_again(kill: Callable[[], bool], seconds: float) -> None:
+def kill_repeatedly(kill: Callable[[], bool], seconds: float) -> None:
     """Kill a replica until the kubelet waits before the next restart."""
     deadline = time.monotonic() + seconds
     while True:
@@ -131,7 +131,7 @@ def test_a_dead_owner(
             kill()
             probes = keys.probe(others, 5)
             if how == "registry killed":
-                again_and_again(lambda: replicas.kill(owner), 10)
+                kill_repeatedly(lambda: replicas.kill(owner), 10)
             probes += keys.probe(others, 8)  # a pod that is deleted in the API still serves for a second or two
             answered = [(blob, future.result()) for blob, future in probes]
             filled = [future.result() for future in fills]
@@ -195,7 +195,7 @@ def test_a_stopped_node(
             stopped = time.monotonic()
             early = executor.submit(keys.ask, hot, others[0])
             probes = keys.probe(others, 10)
-            # A key that a client has been waiting for since before the outage was noticed.
+            # A client has been waiting for this key since before the outage was noticed.
             late = executor.submit(keys.ask, hot, others[0])
             answered = [(blob, future.result()) for blob, future in probes]
             waited, after = early.result(), late.result()
@@ -228,7 +228,7 @@ def test_a_stopped_node(
 
     blob = next(keys.blobs)
     keys.ask(blob, others[0])
-    assert google.blob_counters(blob.digest)["blob_get"] == 1, "its own keys did not come back"
+    assert google.blob_counters(blob.digest)["blob_get"] == 1, "the owner did not get its keys back"
 
 
 def test_scaling(
@@ -239,7 +239,7 @@ def test_scaling(
     ways = [lambda node=node: replicas.at(node) for node in cluster.nodes]
     steps: list[str] = []
 
-    def slowly(ordinal: int) -> Body:
+    def read_slowly(ordinal: int) -> Body:
         with replicas.entry(ordinal, bytes_per_second=350_000) as client:
             return client.blob(large.name, large.layers[0])
 
@@ -252,12 +252,12 @@ def test_scaling(
             steps.append(f"5 after {replicas.settle(5):.0f} s")
             owners = Counter(replicas.owners(many.name, many.layers, 0, 5).values())
             time.sleep(3)
-            # One that is in progress, and one that starts before every kube-proxy knows that its replica leaves.
-            slow = [executor.submit(slowly, 3)]
+            # A read in progress, and one that starts before every kube-proxy knows that its replica is stopping.
+            slow = [executor.submit(read_slowly, 3)]
             time.sleep(1)
             replicas.scale(3)
             time.sleep(0.7)
-            slow.append(executor.submit(slowly, 4))
+            slow.append(executor.submit(read_slowly, 4))
             steps.append(f"3 after {replicas.settle(3):.0f} s")
             time.sleep(2)
     finally:
@@ -273,7 +273,7 @@ def test_scaling(
     record_property("pulls failed, scaling 2 → 5 → 3", len(load.failures))
     read = [future.result() for future in slow]
     say(
-        f"two that read slowly from replicas that leave: {max(body.seconds for body in read):.1f} s, "
+        f"two slow reads from replicas that stop: {max(body.seconds for body in read):.1f} s, "
         f"longest silence {max(body.silent for body in read):.1f} s"
     )
     assert not load.failures, load.failures[:3]
@@ -291,14 +291,14 @@ def test_node_drain(
     ordinal = 2
     node = replicas.node(ordinal)
 
-    def slowly() -> Body:
+    def read_slowly() -> Body:
         with replicas.entry(ordinal, bytes_per_second=700_000) as client:
             return client.blob(large.name, large.layers[0])
 
     try:
         with ThreadPoolExecutor(1) as executor, Load(4, through(ways, images), pause=0.1) as load:
             time.sleep(2)
-            slow = executor.submit(slowly)
+            slow = executor.submit(read_slowly)
             time.sleep(1)
             only = ("--pod-selector", "app.kubernetes.io/name=registry-cache", "--delete-emptydir-data", "--timeout=120s")
             cluster.kubectl("drain", node, *only)
@@ -306,7 +306,7 @@ def test_node_drain(
     finally:
         cluster.kubectl("uncordon", node)
     read = slow.result()
-    say(f"a drained node: {load.summary()}; one that reads slowly from its replica: {read.seconds:.1f} s, {read.troubles}")
+    say(f"a drained node: {load.summary()}; a slow read from its replica: {read.seconds:.1f} s, {read.troubles}")
     record_property("pulls cut or failed, node drained", len(load.failures) + bool(read.troubles))
     assert replicas.node(ordinal) != node
     assert not load.failures, load.failures[:3]

@@ -154,7 +154,7 @@ def test_interrupted_rotation(
         time.sleep(3)
     took = time.monotonic() - started
     each = ", ".join(f"{step} {seconds:.0f} s" for step, seconds in times.items())
-    say(f"rotation cut off after {len(steps)} steps, {took:.0f} s: {each}")
+    say(f"rotation interrupted after {len(steps)} steps, {took:.0f} s: {each}")
     say(f"load meanwhile, by the pull secret's credential: {load.summary()}")
     record_property("pulls failed, credential rotated", len(load.failures))
     assert not load.failures, load.failures[:3]
