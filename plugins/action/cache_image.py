@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs module cache_image with the sources of this collection, and shows its log while it runs, which Ansible does for no module."""
+"""Run module cache_image with the sources of this collection, and show its log while it runs. Ansible shows no output of a module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _display = Display()
 
 
 class ActionModule(SecretsAction):
-    """The module writes its log to a file on its host; this plugin polls the file through the same connection."""
+    """Shows the log of the module, which the module writes to a file on its host, by polling the file over the same connection."""
 
     SECRETS = ("password",)
     _supports_async = False
@@ -40,7 +40,7 @@ class ActionModule(SecretsAction):
             self._remove_tmp_path(self._connection._shell.tmpdir)
 
     def _send_sources(self, context: pathlib.Path) -> str:
-        """Bring the sources to the host of the module, in a file that other runs do not change; returns its path."""
+        """Copy the sources to a temporary file on the module's host; return its path."""
         remote = self._connection._shell.join_path(self._connection._shell.tmpdir, "sources.tar.gz")
         with tempfile.NamedTemporaryFile() as file:
             inputs.pack(context, file.name)
@@ -59,7 +59,7 @@ class ActionModule(SecretsAction):
             return module.result()
 
     def _show(self, log: str, start: int, whole: bool) -> int:
-        """Show the lines after the first C(start) characters; returns how many characters that were."""
+        """Show the lines after the first C(start) characters; return the number of characters shown."""
         quoted = self._connection._shell.quote(log)
         answer = self._low_level_execute_command(f"cat {quoted} 2>/dev/null || true", sudoable=False)
         text = answer.get("stdout", "")[start:]

@@ -6,27 +6,27 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # Of modules that bring something to a state.
+    # For modules that change objects.
     DOCUMENTATION = r"""
 attributes:
   check_mode:
-    description: Can run in check mode and tell what would change.
+    description: Reports what would change, and changes nothing.
     support: full
   idempotent:
-    description: A second run with the same options changes nothing.
+    description: Running it again with the same options changes nothing.
     support: full
 """
 
-    # Of modules that only read.
+    # For modules that only read.
     READ = r"""
 attributes:
   check_mode:
-    description: Reads only.
+    description: The module only reads, so it does the same in check mode.
     support: full
   diff_mode:
-    description: Reads only.
+    description: The module changes nothing.
     support: none
   idempotent:
-    description: Reads only.
+    description: The module changes nothing.
     support: full
 """

@@ -6,15 +6,15 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # Which cache of the cluster a module works on.
+    # For modules that work on one cache of a cluster.
     DOCUMENTATION = r"""
 options:
   name:
-    description: The name of the cache.
+    description: Name of the cache.
     type: str
     default: registry-cache
   namespace:
-    description: The namespace of the cache.
+    description: Namespace of the cache.
     type: str
     default: registry-cache
 """

@@ -10,108 +10,113 @@ class ModuleDocFragment:
 options:
   project:
     description:
-      - The id or number of the Google Cloud project.
-      - Falls back to the environment variables E(GCP_PROJECT) and E(GCE_PROJECT).
+      - ID or number of the Google Cloud project, such as V(my-project).
+      - If not set, the environment variables E(GCP_PROJECT) and E(GCE_PROJECT) are used.
     type: str
   auth_kind:
     description:
-      - The kind of credential that this module uses for Google's APIs.
-      - Falls back to E(GCP_AUTH_KIND).
+      - Kind of credential to use for Google APIs.
+      - V(application) uses Application Default Credentials.
+      - If not set, the environment variable E(GCP_AUTH_KIND) is used.
     type: str
     choices: [accesstoken, application, machineaccount, serviceaccount]
     default: application
   service_account_file:
     description:
-      - Path of a service account's JSON key, with O(auth_kind=serviceaccount).
-      - Falls back to E(GCP_SERVICE_ACCOUNT_FILE) and E(GCE_CREDENTIALS_FILE_PATH).
+      - Path of the JSON key file of a service account. Used only with O(auth_kind=serviceaccount).
+      - If not set, the environment variables E(GCP_SERVICE_ACCOUNT_FILE) and E(GCE_CREDENTIALS_FILE_PATH) are used.
     type: path
   service_account_contents:
     description:
-      - A service account's JSON key itself, with O(auth_kind=serviceaccount).
-      - Falls back to E(GCP_SERVICE_ACCOUNT_CONTENTS).
+      - Content of the JSON key file of a service account. Used only with O(auth_kind=serviceaccount).
+      - If not set, the environment variable E(GCP_SERVICE_ACCOUNT_CONTENTS) is used.
     type: jsonarg
   service_account_email:
     description:
-      - The account of the machine, with O(auth_kind=machineaccount); its default account if unset.
-      - Falls back to E(GCP_SERVICE_ACCOUNT_EMAIL) and E(GCE_EMAIL).
+      - Email address of a service account of the machine. Used only with O(auth_kind=machineaccount).
+      - If not set, the environment variables E(GCP_SERVICE_ACCOUNT_EMAIL) and E(GCE_EMAIL) are used. The default is the machine's
+        default service account.
     type: str
   access_token:
     description:
-      - An OAuth 2.0 access token, with O(auth_kind=accesstoken).
-      - Falls back to E(GCP_ACCESS_TOKEN).
+      - OAuth 2.0 access token. Used only with O(auth_kind=accesstoken).
+      - If not set, the environment variable E(GCP_ACCESS_TOKEN) is used.
     type: str
   access_token_from:
     description:
-      - The name of a variable that holds the token, instead of O(access_token). So no task argument holds it. An empty variable sets
-        none.
+      - Name of the variable that holds the access token. Use it instead of O(access_token) to keep the token out of the task arguments.
+      - If the variable is empty, O(access_token) is not set.
     type: str
   scopes:
     description:
-      - OAuth 2.0 scopes to ask for; C(cloud-platform) if unset.
-      - Falls back to E(GCP_SCOPES).
+      - OAuth 2.0 scopes to request. The default is V(https://www.googleapis.com/auth/cloud-platform).
+      - If not set, the environment variable E(GCP_SCOPES) is used.
     type: list
     elements: str
   env_type:
     description:
-      - Named in the user agent of requests.
-      - Falls back to E(GCP_ENV_TYPE).
+      - Text to add to the user agent of requests.
+      - If not set, the environment variable E(GCP_ENV_TYPE) is used.
     type: str
   impersonate_service_account:
     description:
-      - The address of a service account to act as. The credential of O(auth_kind) needs
+      - Email address of the service account to impersonate. The credential of O(auth_kind) needs the role
         C(roles/iam.serviceAccountTokenCreator) on it.
-      - A comma-separated list is a chain of delegates, of which the last is the account.
-      - Falls back to E(GCP_IMPERSONATE_SERVICE_ACCOUNT), E(CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT) and
-        E(GOOGLE_IMPERSONATE_SERVICE_ACCOUNT).
+      - A comma-separated list is a delegation chain. The last account is the one to impersonate.
+      - If not set, the environment variables E(GCP_IMPERSONATE_SERVICE_ACCOUNT), E(CLOUDSDK_AUTH_IMPERSONATE_SERVICE_ACCOUNT) and
+        E(GOOGLE_IMPERSONATE_SERVICE_ACCOUNT) are used.
     type: str
   quota_project:
     description:
-      - The project to which requests are counted and billed (header C(x-goog-user-project)).
-      - The credential needs C(serviceusage.services.use) on it. A user's credential or access token may need it.
-      - Falls back to E(GCP_QUOTA_PROJECT) and E(GOOGLE_CLOUD_QUOTA_PROJECT).
+      - Project that Google charges for quota and billing (header C(x-goog-user-project)). The default is the quota project of the credential,
+        if it has one.
+      - The credential needs the permission C(serviceusage.services.use) on this project. User credentials and access tokens may
+        require a quota project.
+      - If not set, the environment variables E(GCP_QUOTA_PROJECT) and E(GOOGLE_CLOUD_QUOTA_PROJECT) are used.
     type: str
   universe_domain:
     description:
-      - The domain of Google's APIs. Another universe, such as a sovereign cloud, has the same hosts under its own domain.
-      - It must be the one of the credential. An access token does not say where it is from, and is taken for one of this domain.
-      - Another universe than Google's own needs google-auth 2.38 or later.
-      - Falls back to E(GCP_UNIVERSE_DOMAIN), E(GOOGLE_CLOUD_UNIVERSE_DOMAIN) and E(CLOUDSDK_CORE_UNIVERSE_DOMAIN).
+      - Domain of the Google APIs. Another universe, such as a sovereign cloud, has the same hosts below its own domain.
+      - It must be the universe domain of the credential. An access token does not name its universe, so the module assumes this one.
+      - A domain other than V(googleapis.com) needs google-auth 2.38 or later.
+      - If not set, the environment variables E(GCP_UNIVERSE_DOMAIN), E(GOOGLE_CLOUD_UNIVERSE_DOMAIN) and
+        E(CLOUDSDK_CORE_UNIVERSE_DOMAIN) are used.
     type: str
     default: googleapis.com
   apis_just_enabled:
     description:
-      - Set to true where a task before has just enabled an API. For some minutes it may refuse requests as disabled, or for want
-        of a permission. Both are then retried until O(wait_timeout) is over. Ignored in check mode.
-      - Without it, an API that refuses as disabled is retried only if Service Usage lists it as enabled. An API that is really
-        disabled, or whose state cannot be read, is reported at once.
+      - Set to V(true) if an earlier task has just enabled an API. For a few minutes, the API may report that it is disabled or that a
+        permission is missing. The module retries both errors until O(wait_timeout) has passed. Ignored in check mode.
+      - If V(false), the module retries the first error only if Service Usage lists the API as enabled. It reports an API that is
+        disabled, or whose state it cannot read, at once.
     type: bool
     default: false
   wait_timeout:
     description:
-      - How many seconds to wait for Google, in all.
-      - Requests that fail by a quota (HTTP 429), an error of Google (HTTP 500, 502, 503, 504) or a lost connection are repeated
-        with growing, random pauses. C(Retry-After) is honoured. Operations are waited for. Quotas are per minute.
-      - A connection that cannot be made is reported after some 10 seconds.
+      - Maximum time to wait for Google, in seconds, for all requests together.
+      - The module retries requests that fail because of a quota (HTTP 429), a server error (HTTP 500, 502, 503, 504) or a lost connection,
+        with growing random pauses. It respects C(Retry-After), and waits for long-running operations. Quotas are per minute.
+      - If the module cannot connect, it fails after about 10 seconds.
     type: int
     default: 300
 attributes:
   action:
-    description: An action plugin of the same name reads the variable of O(access_token_from).
+    description: An action plugin of the same name reads the variable named by O(access_token_from).
     support: full
 requirements:
   - requests
   - google-auth
   - the collection google.cloud, version 1.4.1 to 1.15
 notes:
-  - Options of another O(auth_kind) are ignored, so that credentials injected by AWX do not disturb.
-  - Requests go through E(HTTPS_PROXY) and trust E(REQUESTS_CA_BUNDLE) where these are set.
+      - The module ignores options of another O(auth_kind), so that credentials injected by AWX do not interfere.
+      - Requests use the proxy in E(HTTPS_PROXY) and trust the CA certificates in E(REQUESTS_CA_BUNDLE), if set.
 """
 
-    # Of modules that make and delete an object.
+    # For modules that create and delete an object.
     STATE = r"""
 options:
   state:
-    description: Whether it exists.
+    description: Whether the object must exist.
     type: str
     choices: [present, absent]
     default: present

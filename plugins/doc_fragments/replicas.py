@@ -6,25 +6,25 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # Of modules that ask every replica.
+    # For modules that send requests to every replica.
     DOCUMENTATION = r"""
 options:
   label_selector:
-    description: Selects the replicas' pods.
+    description: Label selector of the replicas' pods, such as V(app.kubernetes.io/name=registry-cache).
     type: str
     required: true
   port:
-    description: The port of the registry in the pod.
+    description: Port of the registry in the pods.
     type: int
     default: 5000
   timeout:
-    description: How many seconds to try until every replica answers as it should.
+    description: Maximum time, in seconds, until every replica answers as expected.
     type: int
     default: 300
 requirements:
   - kubernetes
 attributes:
   check_mode:
-    description: Needs running replicas, so that check mode skips it.
+    description: The check needs running replicas, so the module skips it in check mode.
     support: none
 """

@@ -6,15 +6,16 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # Of modules that read users from a variable.
+    # For modules that can read users from a variable.
     DOCUMENTATION = r"""
 options:
   users_from:
     description:
-      - The name of a variable that holds O(users), so that no argument of the task holds a password. Other keys of its items are ignored.
+      - Name of the variable that holds O(users). Use it instead of O(users) to keep passwords out of the task arguments.
+      - Other keys of the variable's items are ignored.
     type: str
 attributes:
   action:
-    description: An action plugin of the same name reads the variable of O(users_from).
+    description: An action plugin of the same name reads the variable named by O(users_from).
     support: full
 """

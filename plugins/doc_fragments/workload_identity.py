@@ -6,32 +6,32 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    # What a workload identity pool and its providers have in common.
+    # Options of a workload identity pool and of its providers.
     DOCUMENTATION = r"""
 options:
   pool_id:
-    description: The pool's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
+    description: ID of the pool. It has 4 to 32 characters (C(a-z), C(0-9), C(-)), and must not start with C(gcp-).
     type: str
     required: true
   display_name:
-    description: A name to show, of at most 32 characters. Left as it is if unset.
+    description: Display name, with at most 32 characters. If not set, the existing one is kept.
     type: str
   description:
-    description: A text of at most 256 characters. Left as it is if unset.
+    description: Description, with at most 256 characters. If not set, the existing one is kept.
     type: str
   disabled:
     description:
-      - Whether it is disabled. Left as it is if unset.
-      - A disabled pool or provider exchanges no token. Tokens that were issued live on with a disabled provider, and stop
-        granting with a disabled pool.
+      - Whether the pool or provider is disabled. If not set, the existing state is kept.
+      - A disabled pool or provider exchanges no tokens. Tokens that Google has already issued remain valid if a provider is disabled,
+        and lose their access if a pool is disabled.
     type: bool
 """
 
-    # Of modules that only read them.
+    # For modules that only read pools or providers.
     READ = r"""
 options:
   show_deleted:
-    description: Whether a list has those that were deleted within the last 30 days, too.
+    description: Whether a list includes pools and providers that were deleted in the last 30 days.
     type: bool
     default: false
 """

@@ -6,33 +6,33 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: artifact_registry_repositories
-short_description: Find the Artifact Registry repositories of upstreams
+short_description: List the Artifact Registry repositories of upstreams
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Returns the repositories that role C(wif) grants the cache.
+  - Returns the repositories on which role P(pullthrough.registry_cache.wif#role) grants the cache read access.
 options:
   _input:
     description:
-      - The upstreams, each with C(host) and C(repositories).
-      - For a host C(LOCATION-docker.pkg.dev) a repository is C(project/repository).
-      - For C(gcr.io), C(us.gcr.io), C(eu.gcr.io) and C(asia.gcr.io) it is the project alone. Its images are in the repository of
-        Artifact Registry that has the host's name.
-      - A domain-scoped project is C(example.com:project) or C(example.com/project).
+      - Upstreams, each with C(host) and C(repositories).
+      - For a host C(LOCATION-docker.pkg.dev), a repository is C(project/repository).
+      - For C(gcr.io), C(us.gcr.io), C(eu.gcr.io) and C(asia.gcr.io), it is only the project. The images are in the Artifact Registry
+        repository with the name of the host.
+      - A domain-scoped project is written C(example.com:project) or C(example.com/project).
     type: list
     elements: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: The full names of the repositories
+- name: Show the full names of the repositories
   ansible.builtin.debug:
     msg: "{{ upstreams | pullthrough.registry_cache.artifact_registry_repositories | map(attribute='name') }}"
 """
 
 RETURN = r"""
 _value:
-  description: The repositories, each with C(project), C(location), C(id) and its full C(name).
+  description: Repositories, each with C(project), C(location), C(id) and the full C(name).
   type: list
   elements: dict
   sample:

@@ -6,30 +6,30 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: dockerconfigjson
-short_description: Make the content of a pull secret
+short_description: Create the content of a pull secret
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Makes the text of a Secret of type C(kubernetes.io/dockerconfigjson) that holds one credential for several hosts.
-  - The same input gives the same text, so that a rerun changes nothing.
+  - Returns the content of a Secret of type C(kubernetes.io/dockerconfigjson) with one credential for several hosts.
+  - The same input gives the same text, so a second run changes nothing.
 options:
   _input:
-    description: The registry hosts, with port where they have one.
+    description: Registry hosts, each with its port if it has one.
     type: list
     elements: str
     required: true
   username:
-    description: The user. It holds no colon, which ends it in the credential that clients send.
+    description: User name. It must not contain a colon, because HTTP basic authentication ends the name there.
     type: str
     required: true
   password:
-    description: The password. One of digits is to be quoted, since YAML would read a number.
+    description: Password. Quote it if it consists of digits, because YAML reads unquoted digits as a number.
     type: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: A pull secret
+- name: Create a pull secret
   kubernetes.core.k8s:
     definition:
       apiVersion: v1
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The JSON text.
+  description: JSON text.
   type: str
 """
 
@@ -58,7 +58,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._creden
 
 
 def _text(value: t.Any) -> str | None:
-    """The text that a value is, or None; a value of an inline vault is no str before ansible-core 2.19."""
+    """Return the text of a value, or None if it is not text. Before ansible-core 2.19, an inline vault value is not a str."""
     return str(value) if isinstance(value, str) or getattr(value, "__ENCRYPTED__", False) else None
 
 
@@ -66,7 +66,7 @@ def dockerconfigjson(hosts: t.Any, username: t.Any, password: t.Any) -> str:
     wanted = [_text(host) for host in hosts] if is_sequence(hosts) else []
     if not wanted or not all(wanted):
         raise AnsibleFilterError(
-            "dockerconfigjson takes a non-empty list of hosts, each a non-empty string."
+            "dockerconfigjson: the input must be a non-empty list of hosts, each a non-empty string."
             " Example: ['localhost:30026'] | pullthrough.registry_cache.dockerconfigjson('nodes', vault_password)"
         )
     user = _text(username)

@@ -6,29 +6,29 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: google_apis
-short_description: List the Google APIs that a cache needs, by project
+short_description: List the Google APIs that a cache needs in each project
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Returns what role C(wif) enables, as M(pullthrough.registry_cache.gcp_project_services) takes it.
+  - Returns the APIs that role P(pullthrough.registry_cache.wif#role) enables, for M(pullthrough.registry_cache.gcp_project_services).
 options:
   _input:
-    description: The repositories, as P(pullthrough.registry_cache.artifact_registry_repositories#filter) returns them.
+    description: Repositories, as returned by P(pullthrough.registry_cache.artifact_registry_repositories#filter).
     type: list
     elements: dict
     required: true
   pool_project:
-    description: The project that holds the workload identity pool.
+    description: Project that contains the workload identity pool.
     type: str
     required: true
   impersonation:
-    description: Whether the cache acts as a Google service account.
+    description: Whether the cache impersonates a Google service account.
     type: bool
     default: false
 """
 
 EXAMPLES = r"""
-- name: Enable APIs
+- name: Enable the APIs
   pullthrough.registry_cache.gcp_project_services:
     project: "{{ item.project }}"
     services: "{{ item.services }}"
@@ -38,7 +38,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The projects, each with C(project) and C(services); that of the pool comes first.
+  description: Projects, each with C(project) and C(services). The pool's project comes first.
   type: list
   elements: dict
   sample:

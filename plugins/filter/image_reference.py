@@ -10,23 +10,23 @@ short_description: Split an image reference into its parts
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Splits a reference as docker does. One that names no registry is of C(docker.io).
+  - Splits an image reference as docker does. A reference without a registry belongs to C(docker.io).
 options:
   _input:
-    description: The reference.
+    description: Image reference.
     type: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: The registry of an image
+- name: Show the registry of an image
   ansible.builtin.debug:
     msg: "{{ ('us-central1-docker.pkg.dev/p/r/i:1.0' | pullthrough.registry_cache.image_reference).registry }}"
 """
 
 RETURN = r"""
 _value:
-  description: The parts C(registry), C(repository), C(tag) and C(digest); the last two are none where there is none.
+  description: The parts C(registry), C(repository), C(tag) and C(digest). C(tag) and C(digest) are C(none) if the reference has none.
   type: dict
 """
 
@@ -38,7 +38,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image 
 
 def image_reference(value: t.Any) -> dict[str, str | None]:
     if not isinstance(value, str):
-        raise AnsibleFilterError(f"image_reference takes a string. Example: {_image_reference.EXAMPLE}")
+        raise AnsibleFilterError(
+            f"image_reference: the input must be a string (got {type(value).__name__}). Example: {_image_reference.EXAMPLE}"
+        )
     try:
         return dict(_image_reference.parse(value)._asdict())
     except ValueError as error:

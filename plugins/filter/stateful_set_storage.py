@@ -10,31 +10,31 @@ short_description: Describe the storage of a StatefulSet
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Describes what cannot be changed in an existing StatefulSet, and the folders of its volumes, so that role C(cache) can compare it with
-    what its variables say. A folder that is no longer mounted would keep its share of the volume for good.
+  - Describes the storage of an existing StatefulSet, which Kubernetes cannot change, and the folders of its volumes. Role C(cache)
+    compares it with its variables. A folder that is no longer mounted would use its part of the volume forever.
 options:
   _input:
-    description: The StatefulSet.
+    description: StatefulSet.
     type: dict
     required: true
 """
 
 EXAMPLES = r"""
-- name: Show where the replicas keep their content
+- name: Show where the replicas store content
   ansible.builtin.debug:
     msg: "{{ result.resources[0] | pullthrough.registry_cache.stateful_set_storage }}"
 """
 
 RETURN = r"""
 _value:
-  description: V(emptyDir), or the claims with their folders, class and size in MiB.
+  description: V(emptyDir), or the volume claims with their folders, storage class and size in MiB.
   type: str
   sample: volumeClaim content (registry) of class default, 22528Mi
 """
 
 import typing as t
 
-# As Kubernetes writes the sizes that role cache asks for: the unit is the largest that fits.
+# Kubernetes rewrites sizes with the largest unit that fits.
 _UNITS = {"Mi": 1, "Gi": 1 << 10, "Ti": 1 << 20}
 
 
@@ -54,7 +54,7 @@ def stateful_set_storage(stateful_set: dict[str, t.Any]) -> str:
     folders = sorted({mount.get("subPath", "/") for mount in mounts if mount["name"] in names})
     claim = claims[0]["spec"]
     size = _mebibytes(claim["resources"]["requests"]["storage"])
-    # The class that the cluster fills in is only at the claim.
+    # The StatefulSet does not name the class that the cluster chooses by default; only the claim does.
     return f"volumeClaim {', '.join(names)} ({', '.join(folders)}) of class {claim.get('storageClassName') or 'default'}, {size}"
 
 

@@ -6,22 +6,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: host_conflicts
-short_description: Other hosts of the play whose cache cannot exist beside this host's
+short_description: Find hosts of the play whose caches conflict with this host's cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Compares what M(pullthrough.registry_cache.cache_objects_info) returned for the hosts of a play. Two hosts may be two caches of
-    one cluster, with a namespace or name and a port of the nodes for each. They must not be the same cache.
+  - Compares the results of M(pullthrough.registry_cache.cache_objects_info) for all hosts of the play. Two hosts may describe two caches
+    of one cluster, if each has its own namespace or name and its own NodePort. They must not describe the same cache.
 options:
   _terms:
-    description: The name of the registered result.
+    description: Name of the variable in which the results are registered.
     type: list
     elements: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: Check that no other host means the same cache
+- name: Check that no other host describes the same cache
   ansible.builtin.assert:
     that: query('pullthrough.registry_cache.host_conflicts', '_existing') | length == 0
     fail_msg: "{{ query('pullthrough.registry_cache.host_conflicts', '_existing') | join(' ') }}"
@@ -29,7 +29,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: A sentence for each conflict.
+  description: One message for each conflict. Each message names the variable and gives an example.
   type: list
   elements: str
 """
@@ -40,33 +40,33 @@ from ansible.plugins.lookup import LookupBase
 
 
 def conflicts(host: str, found: t.Mapping[str, t.Mapping[str, t.Any]]) -> list[str]:
-    """A sentence for each other host whose cache cannot exist beside this host's.
+    """Return a message for each other host whose cache conflicts with this host's cache.
 
     :param found: results of module cache_objects_info, by host.
     """
-    own, said = found[host], []
+    own, messages = found[host], []
     for other, theirs in found.items():
         if other == host or theirs.get("cluster") != own["cluster"]:
             continue
         if theirs["cache"] == own["cache"]:
             name = own["cache"].partition("/")[2]
-            said.append(
-                f"registry_cache_namespace: hosts {host} and {other} of the inventory are the same cache {name} of one cluster. Take"
-                " one of them out, or give it a namespace and a registry_cache_node_port of its own."
+            messages.append(
+                f"registry_cache_namespace: hosts {host} and {other} of the inventory describe the same cache {name} of one cluster."
+                " Remove one of the hosts, or give it another namespace and another registry_cache_node_port."
                 " Example: registry_cache_namespace: registry-cache-2"
             )
         elif own["node_port"] is not None and theirs["node_port"] == own["node_port"]:
-            said.append(
-                f"registry_cache_node_port: hosts {host} and {other} of the inventory are caches of one cluster, and both have"
+            messages.append(
+                f"registry_cache_node_port: hosts {host} and {other} of the inventory describe caches of one cluster, and both use port"
                 f" {own['node_port']}. Give one of them another port. Example: registry_cache_node_port: {own['node_port'] + 1}"
             )
-    return said
+    return messages
 
 
 class LookupModule(LookupBase):
     def run(self, terms: list[str], variables: dict[str, t.Any] | None = None, **_kwargs: t.Any) -> list[str]:
         (name,) = terms
         variables = variables or {}
-        # A host that has failed meanwhile, or whose cache is to go, has none.
+        # A host has no result if it has failed since, or if its cache is being removed.
         found = {host: variables["hostvars"][host].get(name) or {} for host in variables["ansible_play_hosts"]}
         return conflicts(variables["inventory_hostname"], found)

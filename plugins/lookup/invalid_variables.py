@@ -6,18 +6,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: invalid_variables
-short_description: Variables of a role of this collection that cannot work
+short_description: Find invalid variables of a role of this collection
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Compares the variables of a role with the types, choices and required options in its C(meta/argument_specs.yml). Unlike
-    M(ansible.builtin.validate_argument_spec) it converts nothing, since roles use their variables as they are, and gives an example
-    for each variable.
-  - A number is no text. YAML reads C(0123) as 83 and C(1.10) as 1.1, so such a text must be in quotes.
-  - If these are right, checks the ranges of values and the rules that concern several variables, unless the role's state is V(absent).
+    M(ansible.builtin.validate_argument_spec), it does not convert values, because roles use their variables as they are. It gives an
+    example for each variable.
+  - A number is not accepted as text. YAML reads C(0123) as 83 and C(1.10) as 1.1, so quote such a text.
+  - If the types are correct, it checks the ranges of values and the rules that concern several variables, unless the role's state is
+    V(absent).
 options:
   _terms:
-    description: The folders of roles.
+    description: Paths of the roles' directories.
     type: list
     elements: path
     required: true
@@ -32,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: A sentence for each problem, which names the variable and gives an example. No sentence holds a secret.
+  description: One message for each problem. Each message names the variable and gives an example. No message contains a secret.
   type: list
   elements: str
 """
@@ -49,7 +50,7 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.pullthrough.registry_cache.plugins.plugin_utils import _rules
 
-# For variables whose default is no example.
+# Examples for variables whose default is not a good example.
 _SAMPLES: dict[str, t.Any] = {
     "registry_cache_ca_bundle": "/etc/ssl/certs/company-ca.pem",
     "registry_cache_context": "my-cluster",
@@ -100,7 +101,7 @@ _SAMPLES: dict[str, t.Any] = {
     "registry_cache_wif_provider": "my-cluster",
     "registry_cache_wif_service_account": "registry-cache@my-project.iam.gserviceaccount.com",
 }
-# A number in earnest, however it is written.
+# Text that must be a number.
 _NUMERIC_TEXTS = {"registry_cache_wif_project_number"}
 _BOOLEANS = {"yes", "no", "true", "false", "on", "off", "1", "0"}
 _INTEGER = re.compile(r"-?[0-9]+")
@@ -115,7 +116,7 @@ _WORDS = {
 
 
 def _is(value: t.Any) -> str:
-    """What a value is, without the value."""
+    """Return the type of a value in words, without the value itself."""
     if value is None:
         return "empty"
     for kinds, words in ((bool, "true or false"), ((int, float), "a number"), (str, "text"), (Mapping, "a mapping"), (list, "a list")):
@@ -125,7 +126,7 @@ def _is(value: t.Any) -> str:
 
 
 def _is_text(value: t.Any) -> bool:
-    # What `!vault` makes in a file of YAML is text that is not decrypted yet.
+    # Before decryption, a value with the YAML tag `!vault` has one of these types.
     return isinstance(value, str) or type(value).__name__ in ("AnsibleVaultEncryptedUnicode", "EncryptedString")
 
 
@@ -141,14 +142,14 @@ def _fits(kind: str, value: t.Any) -> bool:
 
 
 def _faults(where: str, option: dict[str, t.Any], value: t.Any, numeric: bool = False) -> t.Iterator[str]:
-    """What is wrong with a value and with what it holds, in a few words."""
+    """Yield a description of each problem of a value and of the values inside it."""
     kind = option["type"]
     if value is None and not option.get("required") and option.get("default") is None:
         return
     if not _fits(kind, value) and not (numeric and _fits("int", value)):
         # The usual cause is a name or password of digits.
-        quotes = "; put it in quotes" if kind in ("str", "path") and isinstance(value, (bool, int, float)) else ""
-        yield f"{where} must be {_WORDS[kind]}, and is {_is(value)}{quotes}"
+        quotes = ". Put it in quotes" if kind in ("str", "path") and isinstance(value, (bool, int, float)) else ""
+        yield f"{where} must be {_WORDS[kind]} (got {_is(value)}){quotes}"
         return
     if value not in option.get("choices", [value]):
         yield f"{where} must be {' or '.join(option['choices'])}"
@@ -170,7 +171,7 @@ def _example(name: str, option: dict[str, t.Any]) -> str:
 
 
 def wrong_types(options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.Any]) -> list[str]:
-    """A sentence with an example for each of the values that is not of its option's type."""
+    """Return a message with an example for each value that does not have its option's type."""
     return [
         f"{fault}. Example: {_example(name, options[name])}"
         for name, value in values.items()
@@ -179,14 +180,14 @@ def wrong_types(options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.A
 
 
 def _converted(option: dict[str, t.Any], value: t.Any) -> t.Any:
-    """A number or boolean for the text that --extra-vars give."""
+    """Return a value in its option's type. Option --extra-vars KEY=VALUE gives text for numbers and booleans."""
     if value is None:
         return None
     return int(value) if option["type"] == "int" else boolean(value) if option["type"] == "bool" else value
 
 
 def invalid(role: str, options: dict[str, dict[str, t.Any]], values: t.Mapping[str, t.Any]) -> list[str]:
-    """A sentence for each problem of a role's variables.
+    """Return a message for each problem of a role's variables.
 
     :param values: the variables that are set, by name.
     """
@@ -198,7 +199,7 @@ def invalid(role: str, options: dict[str, dict[str, t.Any]], values: t.Mapping[s
         return found
     if not _rules.ACTIVE[role](variables):
         return []
-    # What remains: misspelt options of users and upstreams, and those that exclude each other.
+    # This finds what is left: misspelt options of users and upstreams, and options that exclude each other.
     return [f"{message}." for message in ArgumentSpecValidator(options).validate(dict(values)).error_messages]
 
 

@@ -6,25 +6,25 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: unmet_requirements
-short_description: What keeps the playbooks of this collection from running here
+short_description: Find requirements of this collection that are not met
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Compares ansible-core and the installed collections with what this collection asks for in C(meta/runtime.yml) and in its
-    own metadata.
-  - Looks for variables that begin with C(registry_cache_) and that no role and no playbook of this collection knows, as a
-    misspelt one is silently without effect.
+  - Compares the versions of ansible-core and of the installed collections with the requirements in C(meta/runtime.yml) and in the
+    metadata of this collection.
+  - Finds variables that begin with C(registry_cache_) but that no role or playbook of this collection uses. A misspelt variable would
+    have no effect and cause no error.
 options:
   _terms:
     description:
-      - More collections that a playbook needs, each with a version, such as C(awx.awx>=24.0.0).
+      - Additional collections that a playbook needs, each with a version, such as C(awx.awx>=24.0.0).
     type: list
     elements: str
     default: []
 """
 
 EXAMPLES = r"""
-- name: Stop before anything is changed
+- name: Check the requirements
   ansible.builtin.assert:
     that: query('pullthrough.registry_cache.unmet_requirements') | length == 0
     fail_msg: "{{ query('pullthrough.registry_cache.unmet_requirements') | join(' ') }}"
@@ -32,7 +32,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _raw:
-  description: A sentence for each of them; empty if all are met.
+  description: One message for each unmet requirement. The list is empty if all are met.
   type: list
   elements: str
 """
@@ -59,7 +59,7 @@ _COMPARE = {">=": operator.ge, "<=": operator.le, "==": operator.eq, "!=": opera
 
 
 def _metadata(folder: pathlib.Path) -> dict[str, t.Any]:
-    """Of a collection: of an installed one from its manifest, of a clone from galaxy.yml."""
+    """Return the metadata of a collection: from its manifest if it is installed, or from galaxy.yml if it is a clone."""
     manifest = folder / "MANIFEST.json"
     if manifest.exists():
         return json.loads(manifest.read_text(encoding="utf-8"))["collection_info"]
@@ -68,7 +68,7 @@ def _metadata(folder: pathlib.Path) -> dict[str, t.Any]:
 
 
 def _installed(name: str) -> str | None:
-    """The version of a collection, empty if it does not say one, or None where there is no such collection."""
+    """Return the version of a collection, an empty string if its version is unknown, or None if it is not installed."""
     try:
         package = importlib.import_module(f"ansible_collections.{name}")
     except ImportError:
@@ -77,11 +77,11 @@ def _installed(name: str) -> str | None:
 
 
 def _meets(version: str, wanted: str) -> bool:
-    """Whether a version is within limits such as >=5.0.0,<7; the pre-release of a version passes for it."""
+    """Return whether a version is in a range such as >=5.0.0,<7. A pre-release counts as its release."""
     for limit in filter(None, (part.strip() for part in wanted.replace("*", "").split(","))):
         found = _LIMIT.fullmatch(limit)
         if not found:
-            raise AnsibleLookupError(f"unmet_requirements: '{limit}' limits no version. Example: >=5.0.0")
+            raise AnsibleLookupError(f"unmet_requirements: '{limit}' must be a version limit. Example: >=5.0.0")
         release = re.split(r"[^0-9.]", version)[0].rstrip(".")
         if not _COMPARE[found[1]](LooseVersion(release), LooseVersion(found[2])):
             return False
@@ -89,7 +89,7 @@ def _meets(version: str, wanted: str) -> bool:
 
 
 def known_variables(collection: pathlib.Path) -> set[str]:
-    """What the roles take, and whatever else a playbook names."""
+    """Return the variables that the roles accept, and all others that a playbook uses."""
     known: set[str] = set()
     for file in collection.glob("roles/*/meta/argument_specs.yml"):
         entry_points = yaml.safe_load(file.read_text(encoding="utf-8"))["argument_specs"]
@@ -100,12 +100,12 @@ def known_variables(collection: pathlib.Path) -> set[str]:
 
 
 def _unknown(names: t.Iterable[str], known: set[str]) -> t.Iterator[str]:
-    # The prefix would make all of them alike.
+    # Compare without the common prefix, which would make all names similar.
     ends = [name.removeprefix(_PREFIX) for name in known]
     for name in sorted(set(names) - known):
         close = difflib.get_close_matches(name.removeprefix(_PREFIX), ends, 1, 0.7)
-        yield f"{name} is no variable of this collection. " + (
-            f"Example: {_PREFIX}{close[0]}" if close else f"Leave it out, or give it a name that does not begin with {_PREFIX}."
+        yield f"{name} is not a variable of this collection. " + (
+            f"Example: {_PREFIX}{close[0]}" if close else f"Remove it, or give it a name that does not begin with {_PREFIX}."
         )
 
 
@@ -115,21 +115,23 @@ class LookupModule(LookupBase):
         for term in terms:
             found = _REQUIREMENT.fullmatch(term)
             if not found:
-                raise AnsibleLookupError(f"unmet_requirements: '{term}' names no collection. Example: awx.awx>=24.0.0")
-            _meets("0", found[2])  # raises for what limits no version
+                raise AnsibleLookupError(f"unmet_requirements: '{term}' must be a collection with a version. Example: awx.awx>=24.0.0")
+            _meets("0", found[2])  # raises an error for an invalid limit
             wanted[found[1]] = found[2]
         core = yaml.safe_load((_COLLECTION / "meta" / "runtime.yml").read_text(encoding="utf-8"))["requires_ansible"]
-        said = []
+        messages = []
         if not _meets(__version__, core):
-            said.append(f"ansible-core is {__version__}, and this collection needs {core}. Example: pip install 'ansible-core{core}'")
+            messages.append(
+                f"ansible-core must be {core} (got {__version__}). Install that version. Example: pip install 'ansible-core{core}'"
+            )
         for name, versions in wanted.items():
             version = _installed(name)
-            # A clone of another collection may say no version.
+            # A clone of another collection may have no version.
             if version is None or (version and not _meets(version, versions)):
-                is_ = f"is {version}" if version else "is not installed"
-                said.append(
-                    f"Collection {name} {is_}, and this collection needs {versions or 'it'}."
+                got = version or "none installed"
+                messages.append(
+                    f"Collection {name} must be {versions or 'installed'} (got {got}). Install that version."
                     f" Example: ansible-galaxy collection install '{name}:{versions or '*'}'"
                 )
         names = [name for name in variables or {} if name.startswith(_PREFIX)]
-        return [*said, *_unknown(names, known_variables(_COLLECTION))]
+        return [*messages, *_unknown(names, known_variables(_COLLECTION))]

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the variables of roles must meet beyond their argument specs: ranges, forms, and rules over several variables.
+"""Rules for the variables of roles beyond their argument specs: ranges, formats, and combinations of variables.
 
-Private to this collection. Types, choices and required options are in each role's meta/argument_specs.yml alone.
+Private to this collection. Types, choices and required options are only in each role's meta/argument_specs.yml.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _SERVICE_ACCOUNT = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]@[a-z][a-z0-9.-]+\.i
 _BCRYPT = re.compile(r"[$]2[aby][$](0[4-9]|1[0-7])[$][./A-Za-z0-9]{53}")
 _TAG_OR_DIGEST = re.compile(r"@|:[^/]*$")
 _AUTH_KINDS = ("accesstoken", "application", "machineaccount", "serviceaccount")
-# Of Google's subjects.
+# Maximum length of a Google subject, in bytes.
 _MAX_SUBJECT = 127
 
 
 class Rule(t.NamedTuple):
-    """A sentence for the user where variables do not meet a condition."""
+    """A condition that variables must meet, with the message for the user if they do not."""
 
     variable: str
     holds: t.Callable[[Variables], t.Any]
-    # What is wrong and the fix.
+    # What is wrong, and the fix.
     problem: str | t.Callable[[Variables], str]
-    # A value of the variable.
+    # A valid value of the variable.
     example: str
 
     def sentence(self, variables: Variables) -> str:
@@ -64,7 +64,7 @@ def _one_upstream(v: Variables) -> bool:
 
 
 def _size_bytes(v: Variables) -> int:
-    """0 for what is no size."""
+    """Return the size in bytes, or 0 if it is invalid."""
     found = re.fullmatch(r"([1-9][0-9]*)(Mi|Gi|Ti)", str(v.size))
     return int(found[1]) * _SIZE_UNITS[found[2]] if found else 0
 
@@ -74,7 +74,7 @@ def _file(variable: str, example: str) -> Rule:
         path = getattr(v, variable)
         return not path or os.path.isfile(os.path.expanduser(path))
 
-    return Rule(variable, is_file, lambda v: f"there is no file {getattr(v, variable)} on the host that runs this playbook", example)
+    return Rule(variable, is_file, lambda v: f"file {getattr(v, variable)} does not exist on the host that runs this playbook", example)
 
 
 def _hashes(v: Variables) -> list[t.Any]:
@@ -82,12 +82,12 @@ def _hashes(v: Variables) -> list[t.Any]:
 
 
 def _has_known_password(user: t.Mapping[str, t.Any]) -> bool:
-    """Whether the inventory or role cache knows the user's password."""
+    """Return whether the inventory or role cache knows the user's password."""
     return "password" in user or "hash" not in user
 
 
 def reads(upstream: t.Mapping[str, t.Any], image: str) -> bool:
-    """Whether an image is in one of the repositories of an upstream."""
+    """Return whether an image is in one of the repositories of an upstream."""
     paths = "|".join(re.escape(path.replace(":", "/")) for path in upstream["repositories"])
     return _full(rf"{re.escape(upstream['host'])}/({paths})/[a-z0-9][a-z0-9._/-]*([:@].+)?", image)
 
@@ -105,7 +105,7 @@ def _is_reference(v: Variables) -> bool:
 
 
 def _malformed_upstream(v: Variables) -> str:
-    """What is wrong with the hosts and repositories of upstreams; empty if nothing is."""
+    """Return what is wrong with the hosts and repositories of the upstreams, or an empty string."""
     try:
         upstream_repositories.repositories(v.upstreams)
     except ValueError as error:
@@ -114,12 +114,12 @@ def _malformed_upstream(v: Variables) -> str:
 
 
 def google_subject(v: Variables) -> str:
-    """What Google calls the cache's service account; with the provider, so that clusters never share a grant."""
+    """Return the Google subject of the cache's service account. It includes the provider, so that clusters never share a grant."""
     return f"{v.wif_provider}:system:serviceaccount:{v.namespace}:{v.name}"
 
 
 def _places(v: Variables) -> list[str]:
-    """The variables that say which namespaces need the pull secret."""
+    """Return the variables that choose the namespaces of the pull secret."""
     given = {
         "namespaces": v.pull_secret_namespaces,
         "namespace_selector": v.pull_secret_namespace_selector,
@@ -129,7 +129,7 @@ def _places(v: Variables) -> list[str]:
 
 
 def _without_password(v: Variables, only_hash: bool = False) -> str:
-    """The names of users who have a pull secret, and whose password the inventory does not say."""
+    """Return the names of users with a pull secret whose password is not in the inventory, separated by commas."""
     found = []
     for user in v.users:
         own = {key: value for key, value in (user.get("pull_secret") or {}).items() if value is not None}
@@ -146,32 +146,32 @@ _HELPER = Rule(
     "image_helper",
     lambda v: v.image_mode != "stock" or v.image_helper,
     lambda v: (
-        "must name an image that holds docker-credential-gcr and cp, since registry_cache_image_mode is stock. Set"
-        f" registry_cache_image_helper_path where the helper lies elsewhere than {v.image_helper_path}"
+        "must name an image that contains docker-credential-gcr and cp, because registry_cache_image_mode is stock. Set"
+        f" registry_cache_image_helper_path if the helper is not at {v.image_helper_path}"
     ),
     "gcr.io/kaniko-project/executor:v1.24.0-debug",
 )
 _CA_BUNDLE = _file("ca_bundle", "/etc/ssl/certs/company-ca.pem")
 
-# By role: what holds in every state.
+# By role: rules for every state.
 ALWAYS: dict[str, tuple[Rule, ...]] = {
     "cache": (
         Rule(
             "namespace",
             lambda v: _full(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", v.namespace),
-            "must have 1 to 63 of a-z, 0-9 and '-', and neither begin nor end with '-'",
+            "must have 1 to 63 characters (a-z, 0-9, '-'), and must not begin or end with '-'",
             "registry-cache",
         ),
         Rule(
             "name",
             lambda v: _full(r"[a-z]([a-z0-9-]{0,50}[a-z0-9])?", v.name),
-            "must have 1 to 52 of a-z, 0-9 and '-', begin with a letter and not end with '-'",
+            "must have 1 to 52 characters (a-z, 0-9, '-'), begin with a letter and not end with '-'",
             "registry-cache",
         ),
     ),
 }
 
-# By role: whether it makes, or removes by what its variables name.
+# By role: whether it creates objects, or removes objects that its variables name.
 ACTIVE: dict[str, t.Callable[[Variables], bool]] = {
     "cache": lambda v: v.state == "present",
     "image": lambda v: True,
@@ -179,48 +179,48 @@ ACTIVE: dict[str, t.Callable[[Variables], bool]] = {
     "wif": lambda v: v.wif_state == "present" or v.wif_manage,
 }
 
-# By role: what holds while it is active.
+# By role: rules that apply while the role is active.
 RULES: dict[str, tuple[Rule, ...]] = {
     "cache": (
-        Rule("upstreams", _one_upstream, "must name exactly one upstream and its repositories", _UPSTREAMS),
+        Rule("upstreams", _one_upstream, "must contain exactly one upstream, with its repositories", _UPSTREAMS),
         Rule(
             "auth_none_confirmed",
             lambda v: v.auth != "none" or v.auth_none_confirmed,
-            "with registry_cache_auth none anyone who can reach the NodePort may pull every image that the cache can read. Confirm that"
-            " by true, or set registry_cache_auth: htpasswd",
+            "with registry_cache_auth: none, anyone who can reach the NodePort may pull every image that the cache can read. Confirm this"
+            " with true, or set registry_cache_auth: htpasswd",
             "true",
         ),
         Rule(
             "users",
             lambda v: v.auth == "none" or (v.users and all(_full(r"[^:#\s][^:\s]*", user["name"]) for user in v.users)),
-            "must be a list of at least one user, each with a name that holds no colon or space and begins with no '#'",
+            "must contain at least one user. A name must not contain a colon or a space, or begin with '#'",
             "[{name: nodes, password: of-your-vault}]",
         ),
         Rule(
             "users",
             lambda v: v.auth == "none" or all(user[key] for user in v.users for key in ("password", "hash") if key in user),
-            "a password or hash is empty. Set it, or leave both out, and a password is made",
+            "a password or hash is empty. Set it, or remove both to have a password generated",
             "[{name: nodes}]",
         ),
         Rule(
             "users",
             lambda v: v.auth == "none" or all(not one or _full(_BCRYPT, one) for one in _hashes(v)),
-            "a hash must be bcrypt of cost 4 to 17, since registries read no other. `htpasswd -nB USER` prints one after the colon",
+            "a hash must be bcrypt with a cost from 4 to 17, as registries accept no other. `htpasswd -nB USER` prints it after the colon",
             "[{name: ci, hash: '$2y$10$...'}]",
         ),
         Rule(
             "users",
             lambda v: v.auth == "none" or not v.verify_image or not v.users or any(map(_has_known_password, v.users)),
-            "the proof by registry_cache_verify_image needs a user whose password is known, and here are hashes only. Set the password"
-            " beside a hash, or leave registry_cache_verify_image empty",
+            "registry_cache_verify_image needs a user with a known password, but all users have only a hash. Set the password in addition"
+            " to a hash, or leave registry_cache_verify_image empty",
             "[{name: nodes, password: of-your-vault}]",
         ),
         _HELPER,
-        Rule("replicas", lambda v: v.replicas is None or v.replicas >= 1, "must be a number of 1 or more, or empty", "3"),
+        Rule("replicas", lambda v: v.replicas is None or v.replicas >= 1, "must be a whole number of at least 1, or empty", "3"),
         Rule(
             "node_port",
             lambda v: 30000 <= v.node_port <= 32767,
-            "must be in the cluster's range of node ports, 30000 to 32767 unless it was changed",
+            "must be in the cluster's NodePort range, 30000 to 32767 by default",
             "30026",
         ),
         Rule(
@@ -229,16 +229,16 @@ RULES: dict[str, tuple[Rule, ...]] = {
             "must have 1 to 63 of a-z, 0-9 and '-', begin with a letter and not end with '-'",
             "cncf-registry-service",
         ),
-        Rule("token_seconds", lambda v: v.token_seconds >= 600, "must be at least 600: Kubernetes issues no shorter token", "3600"),
-        Rule("size", lambda v: _size_bytes(v) >= 64 << 20, "must be a whole number and Mi, Gi or Ti, and at least 64Mi", "20Gi"),
+        Rule("token_seconds", lambda v: v.token_seconds >= 600, "must be at least 600, the minimum lifetime of a Kubernetes token", "3600"),
+        Rule("size", lambda v: _size_bytes(v) >= 64 << 20, "must be a whole number with the unit Mi, Gi or Ti, and at least 64Mi", "20Gi"),
         _seconds("tag_ttl", 1, 86400, 1, "must be a number of seconds from 1 to 86400"),
         _seconds("drain_seconds", 1, 3600, 60, "must be a number of seconds from 1 to 3600"),
-        _seconds("rotate_grace", 0, 2592000, 300, "must be a number of seconds up to 2592000, which are 30 days"),
-        Rule("rotate_timeout", lambda v: v.rotate_timeout >= 1, "must be a number of seconds of 1 or more", "300"),
+        _seconds("rotate_grace", 0, 2592000, 300, "must be a number of seconds from 0 to 2592000 (30 days)"),
+        Rule("rotate_timeout", lambda v: v.rotate_timeout >= 1, "must be a number of seconds of at least 1", "300"),
         Rule(
             "prometheus_operator",
             lambda v: not v.prometheus_operator or (v.image_mode != "stock" and v.metrics),
-            "needs registry_cache_metrics true and an image other than registry_cache_image_mode stock, which has no metrics",
+            "needs registry_cache_metrics: true, and an image with metrics, which registry_cache_image_mode: stock does not have",
             "false",
         ),
         _CA_BUNDLE,
@@ -253,65 +253,65 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "upstreams",
             _one_upstream,
-            "must name exactly one upstream and its repositories. With registry_cache_wif_state absent their grants are removed",
+            "must contain exactly one upstream, with its repositories. With registry_cache_wif_state: absent, their grants are removed",
             _UPSTREAMS,
         ),
         Rule("upstreams", lambda v: not _one_upstream(v) or not _malformed_upstream(v), _malformed_upstream, _UPSTREAMS),
         Rule(
             "wif_project",
             lambda v: not v.wif_manage or _full(_PROJECT, v.wif_project),
-            "must be the id of the project that holds the pool: 6 to 30 of a-z, 0-9 and '-', after the domain if it has one",
+            "must be the ID of the project with the pool: 6 to 30 characters (a-z, 0-9, '-'), after the domain if it has one",
             "my-project",
         ),
         Rule(
             "wif_project_number",
             lambda v: v.wif_state == "absent" or v.wif_manage or v.wif_project_number,
-            "is required when registry_cache_wif_manage is false",
+            "is required with registry_cache_wif_manage: false",
             '"123456789012"',
         ),
         Rule(
             "wif_pool",
             lambda v: _full(_POOL, v.wif_pool),
-            "must have 4 to 32 of a-z, 0-9 and '-', and not begin with 'gcp-'",
+            "must have 4 to 32 characters (a-z, 0-9, '-'), and must not begin with 'gcp-'",
             "registry-cache",
         ),
         Rule(
             "wif_provider",
             lambda v: _full(_POOL, v.wif_provider),
-            "must have 4 to 32 of a-z, 0-9 and '-', and not begin with 'gcp-'",
+            "must have 4 to 32 characters (a-z, 0-9, '-'), and must not begin with 'gcp-'",
             "my-cluster",
         ),
         Rule(
             "wif_provider",
             lambda v: v.wif_state == "absent" or len(google_subject(v)) <= _MAX_SUBJECT,
             lambda v: (
-                "is too long together with registry_cache_namespace and registry_cache_name: Google takes 127 bytes of"
-                f" '{google_subject(v)}'"
+                "is too long in combination with registry_cache_namespace and registry_cache_name: at most 127 bytes are allowed for"
+                f" '{google_subject(v)}' (got {len(google_subject(v))}). Shorten one of the three"
             ),
             "my-cluster",
         ),
         Rule(
             "wif_service_account",
             lambda v: not v.wif_service_account or _full(_SERVICE_ACCOUNT, v.wif_service_account),
-            "must be the address of a service account of a project",
+            "must be the email address of a Google service account",
             "registry-cache@my-project.iam.gserviceaccount.com",
         ),
         Rule(
             "wif_service_account",
             lambda v: v.wif_state == "absent" or not v.wif_create_service_account or v.wif_service_account,
-            "must be the address of the account that registry_cache_wif_create_service_account makes",
+            "must be the email address of the account to create, because registry_cache_wif_create_service_account is true",
             "registry-cache@my-project.iam.gserviceaccount.com",
         ),
         Rule(
             "gcp_auth_kind",
-            # No choices of the argument specs, in which ansible-core takes an empty variable for a wrong one.
+            # Not a choice in the argument specs, where ansible-core rejects an empty variable.
             lambda v: not v.gcp_auth_kind or v.gcp_auth_kind in _AUTH_KINDS,
-            f"must be one of {', '.join(_AUTH_KINDS)}, or empty for the environment's",
+            f"must be one of {', '.join(_AUTH_KINDS)}, or empty to use the environment",
             "application",
         ),
     ),
     "image": (
-        Rule("image", lambda v: v.image_mode == "stock" or v.image, "must name the cache's image", "ghcr.io/acme/registry-cache"),
+        Rule("image", lambda v: v.image_mode == "stock" or v.image, "must name the image of the cache", "ghcr.io/acme/registry-cache"),
         Rule(
             "image",
             lambda v: v.image_mode == "stock" or not v.image or _is_reference(v),
@@ -321,13 +321,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "image",
             lambda v: v.image_mode != "build" or not _TAG_OR_DIGEST.search(v.image or ""),
-            lambda v: f"must have no tag, since a build makes its own (got '{v.image}')",
+            lambda v: f"must have no tag, because a build creates its own tag (got '{v.image}')",
             "ghcr.io/acme/registry-cache",
         ),
         Rule(
             "image",
             lambda v: v.image_mode != "published" or not v.image or _TAG_OR_DIGEST.search(v.image),
-            lambda v: f"must have a tag or digest, since registry_cache_image_mode is published (got '{v.image}')",
+            lambda v: f"must have a tag or digest, because registry_cache_image_mode is published (got '{v.image}')",
             "ghcr.io/acme/registry-cache:1.0",
         ),
         Rule(
@@ -338,8 +338,8 @@ RULES: dict[str, tuple[Rule, ...]] = {
                 or (v.image or "").split("/")[0] not in [upstream["host"] for upstream in v.upstreams]
             ),
             lambda v: (
-                f"{v.image} lies on an upstream that needs a credential: the cache cannot pull itself. Host it where the cluster pulls"
-                " without a credential, or name a pull secret of the cache's namespace in registry_cache_image_pull_secrets"
+                f"{v.image} is on an upstream that needs a credential, so the cache cannot pull its own image. Use a registry from which"
+                " the cluster pulls anonymously, or name a pull secret of the cache's namespace in registry_cache_image_pull_secrets"
             ),
             "ghcr.io/acme/registry-cache",
         ),
@@ -347,20 +347,20 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "image_platforms",
             lambda v: set(v.image_platforms) <= set(PLATFORMS),
-            lambda v: f"the image is built for {' and '.join(PLATFORMS)} (got {', '.join(v.image_platforms)})",
+            lambda v: f"must contain only {' and '.join(PLATFORMS)} (got {', '.join(v.image_platforms)})",
             f"[{', '.join(PLATFORMS)}]",
         ),
         Rule(
             "image_archive_path",
             lambda v: v.image_publish != "archive" or v.image_archive_path,
-            "must name a folder, since registry_cache_image_publish is archive",
+            "must name a directory, because registry_cache_image_publish is archive",
             "/srv/images",
         ),
         Rule(
             "image_nodes",
             lambda v: v.image_publish not in NODE_MODES or v.image_nodes,
             lambda v: (
-                f"must name the hosts that get the image, since registry_cache_image_publish is {v.image_publish}. Put them into the"
+                f"must name the hosts that receive the image, because registry_cache_image_publish is {v.image_publish}. Add them to the"
                 " group registry_cache_nodes of the inventory, or name them"
             ),
             "[node-1, node-2]",
@@ -368,13 +368,13 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "image_password",
             lambda v: not v.image_username or v.image_password,
-            "must be set beside registry_cache_image_username",
+            "is required with registry_cache_image_username",
             "of-your-vault",
         ),
         Rule(
             "image_auth_file",
             lambda v: not v.image_username or not v.image_auth_file,
-            "this and registry_cache_image_username exclude each other: set one of them",
+            "must not be set together with registry_cache_image_username. Set one of them",
             "~/.docker/config.json",
         ),
         _file("image_auth_file", "~/.docker/config.json"),
@@ -384,26 +384,26 @@ RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             "pull_secret_namespaces",
             lambda v: len(_places(v)) <= 1,
-            "this, registry_cache_pull_secret_namespace_selector and registry_cache_pull_secret_exclude_namespaces exclude each other:"
-            " set one of them",
+            "must not be set together with registry_cache_pull_secret_namespace_selector or registry_cache_pull_secret_exclude_namespaces."
+            " Set one of them",
             "[default]",
         ),
         Rule(
             "users",
             lambda v: not _without_password(v, only_hash=True),
             lambda v: (
-                f"of user {_without_password(v, only_hash=True)} only a hash is known, and the pull secret needs the password. Set"
-                " password beside hash, or give the user no pull secret"
+                f"user {_without_password(v, only_hash=True)} has only a hash, but a pull secret needs the password. Set the password in"
+                " addition to the hash, or give the user no pull secret"
             ),
             "[{name: ci, hash: '$2y$10$...', pull_secret: {namespaces: []}}]",
         ),
         Rule(
             "users",
-            # Without authentication role cache makes no passwords.
+            # Without authentication, role cache generates no passwords.
             lambda v: v.auth != "none" or not _without_password(v),
             lambda v: (
-                f"registry_cache_auth is none, so no password is made for user {_without_password(v)}, whose pull secret needs one. Set a"
-                " password, take the user out, set registry_cache_auth: htpasswd, or give the user no pull secret"
+                f"user {_without_password(v)} has a pull secret but no password, and with registry_cache_auth: none no password is"
+                " generated. Set a password, remove the user, set registry_cache_auth: htpasswd, or give the user no pull secret"
             ),
             "[{name: team-a, pull_secret: {namespaces: []}}]",
         ),
@@ -412,6 +412,6 @@ RULES: dict[str, tuple[Rule, ...]] = {
 
 
 def broken(role: str, variables: Variables) -> list[str]:
-    """A sentence for each rule of a role that its variables do not meet."""
+    """Return a message for each rule of a role that its variables do not meet."""
     rules = ALWAYS.get(role, ()) + (RULES[role] if ACTIVE[role](variables) else ())
     return [rule.sentence(variables) for rule in rules if not rule.holds(variables)]

@@ -142,7 +142,7 @@ def test_an_unknown_variable(start: Start) -> None:
     job = start("playbooks/site.yml", cluster(), registry_cache_pull_secret_namespace=["default"])
     assert (job.status, job.changed) == ("failed", 0)
     assert job.failures == [
-        "registry_cache_pull_secret_namespace is no variable of this collection. Example: registry_cache_pull_secret_namespaces"
+        "registry_cache_pull_secret_namespace is not a variable of this collection. Example: registry_cache_pull_secret_namespaces"
     ]
 
 

@@ -169,7 +169,7 @@ class TestAwx:
         assert all(f"{name} must " in said for name in bad), said
         assert "changed=0" in said and said.endswith("rc=2"), said
         said = run(project, None, registry_cache_awx_projekt="a", **WANTED)
-        assert "registry_cache_awx_projekt is no variable of this collection. Example: registry_cache_awx_project" in said, said
+        assert "registry_cache_awx_projekt is not a variable of this collection. Example: registry_cache_awx_project" in said, said
         assert "changed=0" in said and said.endswith("rc=2"), said
 
     def test_no_awx(self, project: pathlib.Path) -> None:

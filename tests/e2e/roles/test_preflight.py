@@ -62,9 +62,9 @@ REFUSED: dict[str, tuple[str, ...]] = {
     ),
     "leaving": ("registry_cache_namespace: namespace leaving is being deleted", "Run again when it is gone"),
     "types": (
-        "registry_cache_ca_bundle must be a path as text, and is a list. Example: registry_cache_ca_bundle: /",
-        "registry_cache_verify_image must be text, and is a number; put it in quotes. Example: registry_cache_verify_image: us-",
-        "registry_cache_users must be a list, and is a mapping. Example: registry_cache_users: [{",
+        "registry_cache_ca_bundle must be a path as text (got a list). Example: registry_cache_ca_bundle: /",
+        "registry_cache_verify_image must be text (got a number). Put it in quotes. Example: registry_cache_verify_image: us-",
+        "registry_cache_users must be a list (got a mapping). Example: registry_cache_users: [{",
     ),
     "twin-1": ("registry_cache_namespace", "hosts twin-1 and twin-2", "twin/registry-cache"),
     "twin-2": ("registry_cache_namespace", "hosts twin-2 and twin-1"),

@@ -87,30 +87,30 @@ def test_every_example_is_valid(role: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"registry_cache_namespace": 123}, "registry_cache_namespace must be text, and is a number; put it in quotes. "),
+        ({"registry_cache_namespace": 123}, "registry_cache_namespace must be text (got a number). Put it in quotes. "),
         (
             {"registry_cache_users": [{"name": "a"}, {"name": 83}]},
-            "registry_cache_users[1].name must be text, and is a number; put it in quotes. ",
+            "registry_cache_users[1].name must be text (got a number). Put it in quotes. ",
         ),
         ({"registry_cache_users": [{"name": "a", "password": 12345}]}, "registry_cache_users[0].password must be text"),
-        ({"registry_cache_users": ["nodes"]}, "registry_cache_users[0] must be a mapping, and is text. "),
+        ({"registry_cache_users": ["nodes"]}, "registry_cache_users[0] must be a mapping (got text). "),
         (
             {"registry_cache_upstreams": [{"host": ["h"], "repositories": []}]},
-            "registry_cache_upstreams[0].host must be text, and is a list. ",
+            "registry_cache_upstreams[0].host must be text (got a list). ",
         ),
         (
             {"registry_cache_upstreams": [{"host": "h", "repositories": "p/r"}]},
-            "registry_cache_upstreams[0].repositories must be a list, and is text. ",
+            "registry_cache_upstreams[0].repositories must be a list (got text). ",
         ),
         ({"registry_cache_upstreams": [{"host": "h"}]}, "registry_cache_upstreams[0].repositories is missing. "),
         ({"registry_cache_storage": "hostPath"}, "registry_cache_storage must be emptyDir or volumeClaim. "),
         (
             {"registry_cache_upstreams": [{"host": "h", "repositories": ["p/r", None]}]},
-            "registry_cache_upstreams[0].repositories[1] must be text, and is empty. ",
+            "registry_cache_upstreams[0].repositories[1] must be text (got empty). ",
         ),
-        ({"registry_cache_metrics": "maybe"}, "registry_cache_metrics must be true or false, and is text. "),
-        ({"registry_cache_replicas": "many"}, "registry_cache_replicas must be a whole number, and is text. "),
-        ({"registry_cache_replicas": True}, "registry_cache_replicas must be a whole number, and is true or false. "),
+        ({"registry_cache_metrics": "maybe"}, "registry_cache_metrics must be true or false (got text). "),
+        ({"registry_cache_replicas": "many"}, "registry_cache_replicas must be a whole number (got text). "),
+        ({"registry_cache_replicas": True}, "registry_cache_replicas must be a whole number (got true or false). "),
     ],
 )
 def test_messages(variables: dict[str, Any], words: str) -> None:

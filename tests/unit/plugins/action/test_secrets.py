@@ -130,9 +130,9 @@ def test_every_module_of_google_reads_its_token_from_a_variable() -> None:
 def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
     """In one play, since Ansible's start takes longer than the rest."""
     rows: list[tuple[dict[str, Any], Any, str]] = [
-        ({"users_from": "no_such_variable"}, USERS, "there is no variable 'no_such_variable'"),
-        ({"users_from": ""}, USERS, "there is no variable ''"),
-        ({"users_from": ["nodes"]}, USERS, "there is no variable '['nodes']'"),
+        ({"users_from": "no_such_variable"}, USERS, "users_from: variable 'no_such_variable' "),
+        ({"users_from": ""}, USERS, "users_from: variable '' "),
+        ({"users_from": ["nodes"]}, USERS, "users_from: variable '['nodes']' "),
         ({"users": [{"name": "nodes"}]}, USERS, "exclude each other"),
         ({}, {"name": "nodes"}, "must be a list of users"),
         ({}, ["nodes"], "must be a list of users"),

@@ -39,7 +39,7 @@ OPEN = {"auth": "none", "auth_none_confirmed": True}
 ABSENT = {"cache": {"state": "absent"}, "pull_secret": {"pull_secret_state": "absent"}, "wif": {"wif_state": "absent"}}
 ACCOUNT = "reader@my-project.iam.gserviceaccount.com"
 
-# Variables of a role, and the beginning or parts of what is said of them: one row or more for each rule.
+# Variables of a role, and parts of the message about them: one row or more for each rule.
 REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("cache", {"namespace": "-a"}, ("namespace",)),
     ("cache", {"namespace": "a" * 64}, ("namespace",)),
@@ -53,8 +53,8 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("cache", {"users": [{"name": "a:b"}]}, ("users", "colon")),
     ("cache", {"users": [{"name": "a b"}]}, ("users", "space")),
     ("cache", {"users": [{"name": "#a"}]}, ("users", "'#'")),
-    ("cache", {"users": [{"name": "a", "password": ""}]}, ("users", "leave both out")),
-    ("cache", {"users": [{"name": "a", "password": None}]}, ("users", "leave both out")),
+    ("cache", {"users": [{"name": "a", "password": ""}]}, ("users", "password or hash")),
+    ("cache", {"users": [{"name": "a", "password": None}]}, ("users", "password or hash")),
     ("cache", {"users": [{"name": "a", "hash": "$apr1$x$y"}]}, ("users", "bcrypt", "htpasswd -nB")),
     ("cache", {"users": [{"name": "a", "hash": HASH}], "verify_image": f"{UPSTREAMS[0]['host']}/my-project/my-repository/i:1"}, ("users",)),
     ("cache", {"image_mode": "stock"}, ("image_helper",)),
@@ -92,24 +92,24 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("image", {"image": "Acme"}, ("image", "'Acme'")),
     ("image", {"image": "ghcr.io/acme/i:1"}, ("image", "no tag")),
     ("image", {"image_mode": "published"}, ("image", "tag or digest")),
-    ("image", {"image": f"{UPSTREAMS[0]['host']}/p/r/i"}, ("image", "cannot pull itself", "registry_cache_image_pull_secrets")),
+    ("image", {"image": f"{UPSTREAMS[0]['host']}/p/r/i"}, ("image", f"{UPSTREAMS[0]['host']}/p/r/i", "registry_cache_image_pull_secrets")),
     ("image", {"image_platforms": ["linux/s390x"]}, ("image_platforms", "linux/s390x")),
     ("image", {"image_publish": "archive"}, ("image_archive_path",)),
     ("image", {"image_publish": "k3s"}, ("image_nodes", "registry_cache_nodes")),
     ("image", {"image_username": "me"}, ("image_password",)),
-    ("image", {"image_username": "me", "image_password": "x", "image_auth_file": __file__}, ("image_auth_file", "exclude each other")),
+    ("image", {"image_username": "me", "image_password": "x", "image_auth_file": __file__}, ("image_auth_file", "registry_cache_image_username")),
     ("image", {"image_auth_file": "/no/such/file"}, ("image_auth_file", "/no/such/file")),
-    ("pull_secret", {"pull_secret_namespace_selector": "a=b"}, ("pull_secret_namespaces", "exclude each other")),
-    ("pull_secret", {"pull_secret_exclude_namespaces": []}, ("pull_secret_namespaces", "exclude each other")),
-    ("pull_secret", {"users": [{"name": "ci", "hash": HASH}]}, ("users", "user ci", "Set password beside hash")),
+    ("pull_secret", {"pull_secret_namespace_selector": "a=b"}, ("pull_secret_namespaces", "registry_cache_pull_secret_namespace_selector")),
+    ("pull_secret", {"pull_secret_exclude_namespaces": []}, ("pull_secret_namespaces", "registry_cache_pull_secret_exclude_namespaces")),
+    ("pull_secret", {"users": [{"name": "ci", "hash": HASH}]}, ("users", "user ci", "password", "hash")),
     ("pull_secret", {"users": [{"name": "ci", "hash": ""}]}, ("users", "user ci")),
     (
         "pull_secret",
         {"users": [{"name": "ci", "hash": HASH, "pull_secret": {"exclude_namespaces": []}}], "pull_secret_namespaces": []},
         ("users", "user ci"),
     ),
-    ("pull_secret", {"auth": "none", "users": [{"name": "a", "password": "x"}, {"name": "b"}]}, ("users", "user b,", "none")),
-    # What the argument specs alone refuse.
+    ("pull_secret", {"auth": "none", "users": [{"name": "a", "password": "x"}, {"name": "b"}]}, ("users", "user b ", "none")),
+    # Only the argument specs refuse these.
     ("cache", {"users": [{"name": "a", "pasword": "x"}]}, ("users", "pasword")),
     (
         "pull_secret",
@@ -136,7 +136,7 @@ PASSED: list[tuple[str, dict[str, Any]]] = [
     ("wif", {"wif_manage": False, "wif_project": None, "wif_project_number": 42}),
     ("wif", {"wif_service_account": ACCOUNT, "wif_create_service_account": True, "wif_project": "example.com:my-project"}),
     ("wif", {**ABSENT["wif"], "wif_provider": "k" * 32, "namespace": "n" * 63, "wif_create_service_account": True}),
-    # What is removed is not checked, but for its name.
+    # Of what is removed, only the name is checked.
     ("cache", {**ABSENT["cache"], "upstreams": [], "users": [], "size": "1", "ca_bundle": "/no/such/ca.pem"}),
     ("wif", {**ABSENT["wif"], "wif_manage": False, "upstreams": None, "wif_pool": "gcp-x"}),
     ("pull_secret", {**ABSENT["pull_secret"], "pull_secret_exclude_namespaces": [], "auth": "none"}),
@@ -144,7 +144,7 @@ PASSED: list[tuple[str, dict[str, Any]]] = [
 
 
 def variables(role: str, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The argument specs and the variables of a role, of which some are not the defaults."""
+    """Return the argument specs of a role, and its variables: the defaults with some changes."""
     folder = ROOT / "roles" / role
     options = yaml.safe_load((folder / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
     defaults = yaml.safe_load((folder / "defaults/main.yml").read_text())
@@ -158,7 +158,7 @@ def variables(role: str, **changes: Any) -> tuple[dict[str, Any], dict[str, Any]
 @pytest.mark.parametrize(("role", "changes", "words"), REFUSED)
 def test_refused(role: str, changes: dict[str, Any], words: tuple[str, ...]) -> None:
     (said,) = invalid_variables.invalid(role, *variables(role, **changes))
-    # Of nested options ansible-core says where they are, and nothing else.
+    # For nested options, ansible-core names only their place.
     named = re.match(r"registry_cache_(\w+): .*\. Example: registry_cache_\1: .", said) or "pasword" in said or "mutually" in said
     assert named and all(part in said for part in words), said
     assert f"registry_cache_{words[0]}" in said
