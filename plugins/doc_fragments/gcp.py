@@ -68,8 +68,8 @@ options:
     type: str
   quota_project:
     description:
-      - Project that Google charges for quota and billing (header C(x-goog-user-project)). The default is the quota project of the credential,
-        if it has one.
+      - Project that Google charges for quota and billing (header C(x-goog-user-project)). The default is the quota project of the
+        credential, if it has one.
       - The credential needs the permission C(serviceusage.services.use) on this project. User credentials and access tokens may
         require a quota project.
       - If not set, the environment variables E(GCP_QUOTA_PROJECT) and E(GOOGLE_CLOUD_QUOTA_PROJECT) are used.

@@ -8,138 +8,138 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_image
-short_description: Build and publish the cache's image with docker or podman
+short_description: Build and publish the image of the cache with docker or podman
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Builds C(docker/) of this collection with the command line of docker or podman, once for each platform. The tag is a hash of all
-    inputs. An image that exists is not built again.
-  - Runs of one user with the same engine wait for each other and share the result, so that the hosts of a play build an image once.
-  - With O(publish=push) the module asks the registry first, and needs no engine if the registry has the tag. It pushes all images before
-    the index that names them, so that an interrupted push leaves nothing under the final tag.
-  - The engine's output is shown while it runs. An error message has the engine's last lines.
-  - Runs on the host of the engine. The sources are those of this collection on the control node; hosts that Ansible reaches by SSH get
-    a copy.
+  - Builds the directory C(docker/) of this collection with the docker or podman command, once for each platform. The tag is a hash of
+    all inputs. An image that already exists is not built again.
+  - Runs of one user with the same engine wait for each other and share the result, so the hosts of a play build an image only once.
+  - With O(publish=push), the module first asks the registry. If the registry has the tag, no engine is needed. The module pushes all
+    images before the index that names them, so an interrupted push leaves nothing under the final tag.
+  - The output of the engine is shown while it runs. An error message contains the last lines of the output.
+  - Run it on the host of the engine. The sources are in this collection on the control node. A host with a connection other than
+    C(local) gets a copy.
 options:
   name:
-    description: The repository, without a tag, such as C(ghcr.io/acme/registry-cache).
+    description: Repository for the image, without a tag, such as V(ghcr.io/acme/registry-cache).
     type: str
     required: true
   publish:
     description:
       - V(none) leaves the image in the engine.
-      - V(push) pushes an index of all platforms to the registry of O(name).
-      - V(archive) saves a file for each platform, as C(docker load), C(podman load) and C(ctr images import) read it.
+      - V(push) pushes an index of all platforms to the registry in O(name).
+      - V(archive) saves one file for each platform, for C(docker load), C(podman load) or C(ctr images import).
     type: str
     choices: [none, push, archive]
     default: none
   engine:
-    description: What builds. V(auto) takes the one that answers, docker first.
+    description: Engine that builds the image. V(auto) uses the first one that answers, docker before podman.
     type: str
     choices: [auto, docker, podman]
     default: auto
   platforms:
-    description: The platforms, all compiled without emulation; the engine's own if empty.
+    description: Platforms to build for. All of them are compiled without emulation. If empty, the platform of the engine.
     type: list
     elements: str
     choices: [linux/amd64, linux/arm64]
     default: []
   base:
-    description: The registry image that it is built from.
+    description: Registry image to use as the base, such as V(docker.io/library/registry:3.1.2).
     type: str
     required: true
   builder:
-    description: The Go image that compiles.
+    description: Go image for the compilation, such as V(docker.io/library/golang:1.26.10-alpine).
     type: str
     required: true
   build_network:
-    description: Network of the build; the engine's default if empty.
+    description: Network of the build. If not set, the default of the engine.
     type: str
   build_proxy:
-    description: Proxies of the build, instead of those that the environment of the module names.
+    description: Proxies for the build. If not set, the proxies in the environment of the module.
     type: dict
     suboptions:
       http_proxy:
-        description: Proxy for C(http://).
+        description: Proxy for HTTP.
         type: str
       https_proxy:
-        description: Proxy for C(https://).
+        description: Proxy for HTTPS.
         type: str
       no_proxy:
-        description: What is reached without a proxy.
+        description: Hosts to reach without a proxy, separated by commas.
         type: str
   goproxy:
-    description: E(GOPROXY) of the build; Go's own default if empty.
+    description: Go module proxy of the build, as in E(GOPROXY). If not set, the default of Go.
     type: str
   ca_path:
-    description: More CA certificates (PEM) to trust, while compiling and for the registry.
+    description: Path of additional CA certificates in PEM format, to trust during the build and for the registry.
     type: path
   auth_file:
     description:
-      - A file of credentials as C(docker login) and C(podman login) write it; it may name credential helpers.
-      - Without it and O(username) those of podman and docker are searched.
+      - Path of a credential file as written by C(docker login) and C(podman login). It may name credential helpers.
+      - If neither this nor O(username) is set, the module searches the credential files of podman and docker.
     type: path
   username:
     description: User name for the registry.
     type: str
   password:
-    description: That user's password. It is on no command line.
+    description: Password of O(username). It never appears on a command line.
     type: str
   password_from:
     description:
-      - The name of a variable that holds the password, instead of O(password). So no task argument holds it. An empty variable sets
-        none.
+      - Name of the variable that holds the password. Use it instead of O(password) to keep the password out of the task arguments.
+      - If the variable is empty, O(password) is not set.
     type: str
   insecure:
     description:
-      - Whether the registry's certificate is not checked, and plain HTTP serves where it has no HTTPS.
-      - A docker daemon must itself be configured so, except for C(127.0.0.0/8).
+      - Whether to skip the check of the registry's certificate, and to use HTTP if the registry does not serve HTTPS.
+      - The docker daemon needs its own setting for this, except for C(127.0.0.0/8).
     type: bool
     default: false
   retries:
-    description: How often a push that broke is tried again.
+    description: How many times to retry an interrupted push.
     type: int
     default: 3
   anonymous_pull:
-    description: Whether it is an error when the registry asks for a credential to pull what was pushed.
+    description: Whether to fail if the registry requires a credential to pull the pushed image.
     type: bool
     default: false
   archive_path:
-    description: The folder for archives, with O(publish=archive).
+    description: Directory for the archives. Required with O(publish=archive).
     type: path
   sbom_path:
-    description: A folder for a CycloneDX SBOM of each program, made from the program's own build information. It is made if missing.
+    description: Directory for a CycloneDX SBOM of each program, created from the program's build information. It is created if missing.
     type: path
   context:
-    description: The folder of the sources; the action plugin of this name sets it where this host sees the collection.
+    description: Directory of the sources. Set by the action plugin for the connection C(local).
     type: path
   sources:
-    description: An archive of the sources; the action plugin of this name sets it elsewhere.
+    description: Archive of the sources. Set by the action plugin for other connections.
     type: path
   labels:
-    description: Labels version and revision of the sources; the action plugin of this name sets them.
+    description: Labels C(version) and C(revision) of the sources. Set by the action plugin.
     type: dict
     default: {}
   log_path:
-    description: A file for the output as it comes; the action plugin of this name sets it.
+    description: File to which the output is written as it arrives. Set by the action plugin.
     type: path
 requirements:
   - docker or podman
   - requests
 attributes:
   check_mode:
-    description: Reports what would be built, pushed or saved, and the problems that would prevent it. Asks the registry.
+    description: Asks the registry. Reports what would be built, pushed or saved, and the problems that would prevent it.
     support: full
   diff_mode:
-    description: An image has no diff.
+    description: Images have no diff.
     support: none
   action:
-    description: An action plugin of the same name reads the variable of O(password_from), and shows the output as it comes.
+    description: An action plugin of the same name reads the variable named by O(password_from), and shows the output as it arrives.
     support: full
 """
 
 EXAMPLES = r"""
-- name: Build for two platforms and push
+- name: Build an image for two platforms and push it
   pullthrough.registry_cache.cache_image:
     name: ghcr.io/acme/registry-cache
     publish: push
@@ -148,42 +148,42 @@ EXAMPLES = r"""
     builder: docker.io/library/golang:1.26.10-alpine
   register: image
 
-- name: Show what the cluster will pull
+- name: Show the image reference for the cluster
   ansible.builtin.debug:
     var: image.reference
 """
 
 RETURN = r"""
 reference:
-  description: What the cluster pulls, by digest once it was pushed, else by tag.
+  description: Image reference for the cluster. It contains the digest if the image was pushed, otherwise the tag.
   returned: success
   type: str
   sample: ghcr.io/acme/registry-cache@sha256:b5b2b2c507a0944348e0303114d8d93aaaa081732b86451d9bce1f432a537bc7
 tag:
-  description: The tag, a hash of all that goes into the image.
+  description: Tag of the image. It is a hash of all inputs.
   returned: success
   type: str
   sample: b-5b0c9bb32ee7
 digest:
-  description: The digest of the index.
-  returned: success, with O(publish=push), once it is there
+  description: Digest of the index.
+  returned: success, with O(publish=push), if the registry has the image
   type: str
 engine:
-  description: What builds; empty if nothing was asked of it.
+  description: Engine that was used. Empty if none was needed.
   returned: success
   type: str
   sample: docker
 built:
-  description: The platforms for which an image was built, or in check mode would be.
+  description: Platforms for which an image was built, or would be built in check mode.
   returned: success
   type: list
   elements: str
 complete:
-  description: Whether all was there already, so that nothing was done, or in check mode would be.
+  description: Whether everything already existed, so that nothing was done.
   returned: success
   type: bool
 archives:
-  description: The archive of each platform.
+  description: Path of the archive for each platform.
   returned: success, with O(publish=archive)
   type: dict
   sample:
@@ -203,7 +203,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._image.
 
 
 class Missing(t.NamedTuple):
-    """What is not there yet: the images and the SBOMs of platforms, and whether something is to be published."""
+    """What does not exist yet: images and SBOMs by platform, and whether there is something to publish."""
 
     images: list[str]
     sboms: list[str]
@@ -211,14 +211,14 @@ class Missing(t.NamedTuple):
 
 
 def look(build: Build, publishing: Keep) -> Missing:
-    """What is missing. What was published needs no engine."""
+    """Return what is missing. A published image needs no engine."""
     publishing.look()
     sboms = build.without_sbom()
     return Missing(build.missing(sorted({*publishing.needed(), *sboms})), sboms, publishing.is_missing())
 
 
 def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
-    """Build and publish the image; returns the result of the module. Raises ImageError and OSError."""
+    """Build and publish the image; return the result of the module. Raise ImageError and OSError."""
     engine = EngineChoice(params["engine"], Log(params["log_path"]))
     ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
     with inputs.context(params["context"], params["sources"]) as context:
@@ -229,7 +229,7 @@ def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         missing = look(build, publishing)
         if any(missing) and not check_mode:
             with engine.get().alone():
-                # Several hosts of a play want the same image: the first one brings it, and the others find it.
+                # Several hosts of a play need the same image. The first one builds it while the others wait, and then they find it.
                 missing = look(build, publishing)
                 build.make(missing.images, missing.sboms)
                 publishing.publish()
@@ -290,7 +290,7 @@ def main() -> None:
     except ImageError as error:
         module.fail_json(msg=f"{error}\n{error.output}".strip())
     except OSError as error:
-        module.fail_json(msg=f"{error.filename or 'a file'}: {error.strerror}.")
+        module.fail_json(msg=f"{error.filename or 'a file'} cannot be used: {error.strerror}. Check its path and its permissions.")
     module.exit_json(**result)
 
 

@@ -8,29 +8,29 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_objects_adopt
-short_description: Make existing objects those of a cache
+short_description: Take over existing objects for a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Adds the labels by which an object belongs to a cache to objects that are named one by one. Nothing else of them changes.
-  - From then on the roles of this collection change and remove them as their own.
+  - Adds the labels of a cache to existing objects. Nothing else about the objects changes.
+  - Afterwards, the roles of this collection update and remove these objects as part of the cache.
 options:
   objects:
-    description: The objects. All of them must exist, and none may belong to another cache.
+    description: Objects to take over. All of them must exist, and none may belong to another cache.
     type: list
     elements: dict
     required: true
     suboptions:
       kind:
-        description: Its kind, one of those that role C(cache) writes, such as C(Service). A pull secret is a C(Secret).
+        description: Kind of the object. It must be a kind that role C(cache) writes, such as V(Service). A pull secret is a V(Secret).
         type: str
         required: true
       name:
-        description: Its name.
+        description: Name of the object.
         type: str
         required: true
       namespace:
-        description: Its namespace; O(namespace) if not given.
+        description: Namespace of the object. The default is O(namespace).
         type: str
 requirements:
   - kubernetes
@@ -40,16 +40,16 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Shows who managed the objects, and who does.
+    description: Shows who manages the objects before and after.
     support: full
 notes:
-  - The caller needs C(get) and C(patch) on the objects.
+  - The caller needs the permissions C(get) and C(patch) on the objects.
 seealso:
   - module: pullthrough.registry_cache.cache_objects_info
 """
 
 EXAMPLES = r"""
-- name: Take over a Service that somebody made by hand
+- name: Take over a Service that was created by hand
   pullthrough.registry_cache.cache_objects_adopt:
     namespace: registry-cache
     objects:
@@ -59,13 +59,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 objects:
-  description: What each of the objects was before.
+  description: State of each object before the run.
   returned: success
   type: list
   elements: str
   sample: ["Service registry-cache/registry-cache (managed by Helm, made 2026-01-01T00:00:00Z)"]
 adopted:
-  description: Those that were not of this cache.
+  description: Objects that did not belong to this cache before the run.
   returned: success
   type: list
   elements: str
@@ -79,7 +79,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 
 def adopt(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Take over the objects; return the result of the module. Raise ClusterError."""
     owner = cache_of(module.params)
     wanted = [{**one, "namespace": one["namespace"] or owner.namespace} for one in module.params["objects"]]
     adoption = Adoption(client, owner, wanted)

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_objects_apply
-short_description: Apply the objects of a cache in one task
+short_description: Apply the objects of a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Applies a list of objects by server-side apply, with field manager C(registry-cache), and takes over fields that others set.
-  - Unlike M(kubernetes.core.k8s) with a list it returns a diff of each object, and it is faster than one task for each object.
-  - It checks no owner, see M(pullthrough.registry_cache.cache_objects_info).
+  - Applies a list of objects with server-side apply and the field manager C(registry-cache). It takes over fields that others manage.
+  - Unlike M(kubernetes.core.k8s) with a list, it returns a diff for each object. It is faster than one task for each object.
+  - It does not check who owns the objects. See M(pullthrough.registry_cache.cache_objects_info).
 options:
   objects:
     description:
-      - The objects, in the order in which they are applied. They are of kinds that role C(cache) applies, which are Namespace,
-        ServiceAccount, ConfigMap, Service, StatefulSet, PodDisruptionBudget, PodMonitor and PrometheusRule.
-      - A Secret is refused, since a diff would show it.
+      - Objects to apply, in this order. Allowed kinds are Namespace, ServiceAccount, ConfigMap, Service, StatefulSet,
+        PodDisruptionBudget, PodMonitor and PrometheusRule.
+      - A Secret is refused, because the diff would show its content.
     type: list
     elements: dict
     required: true
@@ -31,13 +31,13 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   check_mode:
-    description: Asks the cluster for a dry run. An object in a namespace that does not exist yet is refused.
+    description: Sends a server-side dry run. The cluster refuses an object in a namespace that does not exist yet.
     support: full
   diff_mode:
-    description: Shows each object that differs.
+    description: Shows each object that changes.
     support: full
 notes:
-  - The caller needs C(get), C(create) and C(patch) on these kinds.
+  - The caller needs the permissions C(get), C(create) and C(patch) on these kinds.
 seealso:
   - module: pullthrough.registry_cache.cache_objects_prune
 """
@@ -59,7 +59,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 applied:
-  description: The objects that were created or changed, also before one that was refused.
+  description: Objects that were created or changed. If an object was refused, the list contains those before it.
   returned: success, and failure after a change
   type: list
   elements: str
@@ -79,17 +79,19 @@ _EXAMPLE = "Example: objects: [{apiVersion: v1, kind: Namespace, metadata: {name
 
 
 def _path(item: Item) -> str:
-    """:raises ObjectsError: for an object of which no address is known."""
+    """Return the API path of an object. Raise ObjectsError if its kind is not allowed or a name is missing."""
     try:
         kind, metadata = item["kind"], item["metadata"]
         if kind == "Namespace":
             return f"/api/v1/namespaces/{metadata['name']}"
-        # A diff would show what it holds.
+        # A diff would show the content of a Secret.
         if kind != "Secret":
             return path_of(kind, metadata["namespace"], metadata["name"])
     except (LookupError, TypeError):
         pass
-    raise ObjectsError(f"objects: each must have a kind that role cache applies, a name, and a namespace unless it is one. {_EXAMPLE}")
+    raise ObjectsError(
+        f"objects: each object must have a kind that role cache applies, a name, and a namespace unless it is a Namespace. {_EXAMPLE}"
+    )
 
 
 def _result(applied: list[str], diff: list[dict[str, t.Any]]) -> dict[str, t.Any]:
@@ -97,7 +99,7 @@ def _result(applied: list[str], diff: list[dict[str, t.Any]]) -> dict[str, t.Any
 
 
 def apply(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError if nothing was changed; fails the module if something was."""
+    """Apply the objects; return the result. Raise ClusterError if nothing was changed, otherwise fail the module."""
     objects = module.params["objects"]
     paths = [_path(item) for item in objects]
     existing = client.each([functools.partial(client.get, path) for path in paths])

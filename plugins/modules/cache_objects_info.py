@@ -8,22 +8,22 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_objects_info
-short_description: Look at the objects of a cache in its cluster
+short_description: Get the objects of a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Says which objects of the names that role C(cache) uses exist, and which of them belong to the cache. An object belongs to it if
-    its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and C(registry-cache.pullthrough/namespace) say so.
-  - Asks for all of them at once. It reads the content of no Secret.
+  - Reports which of the objects that role C(cache) uses exist, and which of them belong to the cache. An object belongs to a cache if
+    its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and C(registry-cache.pullthrough/namespace) match.
+  - Reads all objects in parallel. It never reads the content of a Secret.
 options:
   node_port:
-    description: A port of which to find the Services in all namespaces. Without it, no Service of another namespace is read.
+    description: NodePort for which to find Services in all namespaces. If not set, Services of other namespaces are not read.
     type: int
   service:
     description: The name of the cache's Service that has the NodePort; O(name) if not given.
     type: str
   monitors:
-    description: Whether to ask for the kinds of the Prometheus operator.
+    description: Whether to check for the kinds of the Prometheus operator.
     type: bool
     default: false
 requirements:
@@ -33,14 +33,14 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.cache
   - pullthrough.registry_cache.attributes.read
 notes:
-  - The caller needs C(get) on the objects and on the namespaces of the cache and C(kube-system), and with O(node_port) C(list) on
-    Services in all namespaces.
+  - The caller needs the permission C(get) on the objects, on the namespace of the cache and on namespace C(kube-system). O(node_port)
+    needs the permission C(list) on Services in all namespaces.
 seealso:
   - module: pullthrough.registry_cache.cache_objects_prune
 """
 
 EXAMPLES = r"""
-- name: Look at a cache and at the Services of its port
+- name: Get the objects of a cache, and the Services with its NodePort
   pullthrough.registry_cache.cache_objects_info:
     namespace: registry-cache
     node_port: 30026
@@ -48,56 +48,56 @@ EXAMPLES = r"""
 
 RETURN = r"""
 cluster:
-  description: The uid of namespace C(kube-system), which names the cluster.
+  description: UID of namespace C(kube-system), which identifies the cluster.
   returned: success
   type: str
 cache:
-  description: Cluster, namespace and name. Two that are the same are one cache.
+  description: Cluster, namespace and name of the cache. Two results with the same value describe the same cache.
   returned: success
   type: str
   sample: 5b8a1c1e-6d1f-4f0e-9a59-0d2f2a3c7b11/registry-cache/registry-cache
 namespace:
-  description: The namespace of the cache.
+  description: Namespace of the cache.
   returned: success
   type: dict
   contains:
     exists:
-      description: Whether it exists.
+      description: Whether the namespace exists.
       type: bool
     terminating:
-      description: Whether it is being deleted.
+      description: Whether the namespace is being deleted.
       type: bool
     created:
-      description: Whether role C(cache) has created it for this cache.
+      description: Whether role C(cache) created the namespace for this cache.
       type: bool
 objects:
-  description: The objects that belong to the cache.
+  description: Objects that belong to the cache.
   returned: success
   type: list
   elements: str
   sample: [StatefulSet registry-cache, Service registry-cache]
 foreign:
-  description: The objects of the same names that do not, and who manages them.
+  description: Objects with the same names that do not belong to the cache, and who manages them.
   returned: success
   type: list
   elements: str
   sample: [Service registry-cache (managed by Helm)]
 missing_kinds:
-  description: The kinds of the Prometheus operator that the cluster does not have.
+  description: Kinds of the Prometheus operator that the cluster does not have. Empty without O(monitors).
   returned: success
   type: list
   elements: str
 node_port:
-  description: The option O(node_port).
+  description: Value of option O(node_port).
   returned: success
   type: int
 node_port_services:
-  description: The Services that have O(node_port), as C(namespace/name).
+  description: Services that use O(node_port), as C(namespace/name).
   returned: success
   type: list
   elements: str
 stateful_set:
-  description: The StatefulSet of that name; empty if there is none.
+  description: StatefulSet of the cache. Empty if it does not exist.
   returned: success
   type: dict
 """
@@ -110,7 +110,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 
 def look(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Return the result of the module. Raise ClusterError."""
     params = module.params
     return {"changed": False, **info(client, cache_of(params), params["node_port"], params["monitors"], params["service"])}
 

@@ -8,34 +8,34 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_objects_prune
-short_description: Remove objects of a cache from its cluster
+short_description: Remove objects of a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Removes the objects of the kinds that role C(cache) writes which belong to the cache and are neither in O(keep) nor in
-    O(keep_secrets). An object belongs to it if its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and
-    C(registry-cache.pullthrough/namespace) say so. Everything else stays, whatever its name. Pull secrets stay too.
-  - Waits until what is removed is gone.
+  - Removes the objects of a cache that are listed neither in O(keep) nor in O(keep_secrets). It considers the kinds that role C(cache)
+    writes. An object belongs to a cache if its labels C(app.kubernetes.io/managed-by), C(app.kubernetes.io/instance) and
+    C(registry-cache.pullthrough/namespace) match. All other objects are kept, whatever their names. Pull secrets are kept too.
+  - Waits until the removed objects are gone.
 options:
   keep:
     description:
-      - Objects that stay, as M(pullthrough.registry_cache.cache_objects_apply) takes them. Only their kinds and names are read.
+      - Objects to keep, as for M(pullthrough.registry_cache.cache_objects_apply). Only kinds and names are used.
     type: list
     elements: dict
     default: []
   keep_secrets:
-    description: Names of Secrets that stay.
+    description: Names of Secrets to keep.
     type: list
     elements: str
     default: []
   remove_namespace:
     description:
-      - Whether to delete the namespace too. It is deleted only if role C(cache) created it for this cache and it holds nothing else;
-        otherwise a warning names the other objects. While it is being deleted already, the module waits.
+      - Whether to delete the namespace too. It is deleted only if role C(cache) created it for this cache and it contains nothing else.
+        Otherwise a warning names the other objects. If the namespace is already being deleted, the module waits until it is gone.
     type: bool
     default: false
   timeout:
-    description: How many seconds to wait.
+    description: Maximum time, in seconds, to wait until the objects are gone.
     type: int
     default: 300
 requirements:
@@ -46,11 +46,11 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Shows which objects go.
+    description: Shows the objects to remove.
     support: full
 notes:
-  - The caller needs C(get), C(list) and C(delete) on the objects in the namespace; with O(remove_namespace) also C(delete) on it,
-    and C(list) on Deployments, DaemonSets and PersistentVolumeClaims in it.
+  - The caller needs the permissions C(get), C(list) and C(delete) on the objects in the namespace. O(remove_namespace) also needs
+    C(delete) on the namespace, and C(list) on Deployments, DaemonSets and PersistentVolumeClaims in it.
 seealso:
   - module: pullthrough.registry_cache.cache_objects_info
 """
@@ -64,13 +64,13 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed:
-  description: What was removed.
+  description: Objects that were removed.
   returned: success
   type: list
   elements: str
   sample: [StatefulSet registry-cache]
 others:
-  description: With O(remove_namespace), the objects of others that keep the namespace.
+  description: With O(remove_namespace), objects in the namespace that do not belong to the cache. They prevent its removal.
   returned: success
   type: list
   elements: str
@@ -85,7 +85,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 
 def _kept(params: dict[str, t.Any]) -> set[str]:
-    """The objects that stay, as Kind/name."""
+    """Return the objects to keep, as Kind/name. Raise ObjectsError."""
     try:
         objects = {f"{item['kind']}/{item['metadata']['name']}" for item in params["keep"]}
     except (LookupError, TypeError):
@@ -96,13 +96,13 @@ def _kept(params: dict[str, t.Any]) -> set[str]:
 
 
 def remove(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Remove the objects; return the result of the module. Raise ClusterError."""
     params, owner = module.params, cache_of(module.params)
     prune = Prune(client, owner, _kept(params), params["remove_namespace"])
     if prune.others:
         module.warn(
-            f"Namespace {owner.namespace} stays, since it holds objects of others: {some(prune.others)}."
-            f" Once they are gone, remove it by: kubectl delete namespace {owner.namespace}"
+            f"Namespace {owner.namespace} is kept, because it contains objects that do not belong to the cache: {some(prune.others)}."
+            f" When they are gone, remove it. Example: kubectl delete namespace {owner.namespace}"
         )
     if not module.check_mode:
         prune.remove(params["timeout"])

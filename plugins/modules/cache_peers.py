@@ -8,13 +8,13 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_peers
-short_description: Make the secret that the replicas of a cache share
+short_description: Create the shared secret of the replicas of a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Keeps Secret C(NAME-peers) in the namespace of a cache. By its key C(peer) replicas prove to each other that a request comes from a
-    replica. It has more than 128 bits and is made once; several runs at once end with the same one.
-  - Refuses a Secret of this name that is not of this cache, see M(pullthrough.registry_cache.cache_objects_info).
+  - Creates Secret C(NAME-peers) in the namespace of a cache. With the key C(peer), replicas prove to each other that a request comes from
+    a replica. The key has more than 128 random bits. It is created once, and concurrent runs end with the same key.
+  - Refuses a Secret with this name that does not belong to the cache. See M(pullthrough.registry_cache.cache_objects_info).
 requirements:
   - kubernetes
 extends_documentation_fragment:
@@ -23,16 +23,16 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Shows nothing, since all of it is secret.
+    description: Shows nothing, because the content is secret.
     support: none
 notes:
-  - The caller needs C(get), C(create) and C(patch) on Secrets in the namespace.
+  - The caller needs the permissions C(get), C(create) and C(patch) on Secrets in the namespace.
 seealso:
   - module: pullthrough.registry_cache.cache_users
 """
 
 EXAMPLES = r"""
-- name: Make the secret of the replicas
+- name: Create the shared secret of the replicas
   pullthrough.registry_cache.cache_peers:
     namespace: registry-cache
 """
@@ -49,7 +49,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 
 def ensure(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Create the secret if it is missing; return the result of the module. Raise ClusterError."""
     owner = cache_of(module.params)
     for _try in range(TRIES):
         secret = Secret(client, owner, "peers", "peer")
@@ -57,7 +57,7 @@ def ensure(module: t.Any, client: Client) -> dict[str, t.Any]:
             return {"changed": False}
         if module.check_mode or secret.write(make_password()):
             return {"changed": True}
-    raise BusyError(f"Somebody else changed {secret.where} {TRIES} times meanwhile. Run again.")
+    raise BusyError(f"{secret.where} was changed by another run {TRIES} times. Wait until that run has ended, and run again.")
 
 
 def main() -> None:

@@ -8,46 +8,46 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_upstream_verify
-short_description: Prove that every replica of a cache reaches its upstream with its own credential
+short_description: Verify that each replica of a cache can pull from its upstream
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Runs the credential helper in every replica, asks the upstream itself for a manifest with what the helper returned, and
-    fetches the same manifest through that replica.
-  - Before that it sends a TLS ClientHello to the replica, whose answer must begin with C(HTTP/) within five seconds. containerd
-    1.6.28, 1.7.7 or later with C(config_path) tries HTTPS first at C(localhost), and pulls without TLS only after such an answer. It
-    is what the cache and the unmodified registry send; a proxy or a sidecar in front of them may send none.
-  - A plain pull proves none of this. When its helper fails, the registry continues anonymously without an error, and it serves a cached
-    tag even if the grant is missing.
-  - Retries until O(timeout), since Google's changes take a while to take effect everywhere. The error message has the words of Google's
-    token service or of the upstream. Errors that waiting cannot fix are reported at once.
-  - The upstream is asked from where the module runs. The helper's short-lived credential comes there through the API server,
-    and is neither returned nor logged.
+  - Runs the credential helper in each replica, and uses its credential to get a manifest directly from the upstream. Then it gets the same
+    manifest through the replica.
+  - Before that, it sends a TLS ClientHello to the replica. The answer must begin with C(HTTP/) within five seconds. containerd 1.6.28,
+    1.7.7 or later with C(config_path) first tries HTTPS for C(localhost), and uses HTTP only after such an answer. The cache and the
+    unmodified registry answer like this, but a proxy or sidecar in front of them may not.
+  - A plain pull does not verify this. If its helper fails, the registry continues anonymously without an error. It also serves a cached
+    tag if the grant is missing.
+  - Retries until O(timeout), because changes at Google take some time to take effect. An error message contains the answer of Google's
+    token service or of the upstream. The module reports errors that waiting cannot fix at once.
+  - The module sends the requests to the upstream from its own host. The helper's short-lived credential reaches this host through the
+    API server. It is neither returned nor logged.
 options:
   namespace:
-    description: The namespace of the replicas.
+    description: Namespace of the replicas.
     type: str
     required: true
   container:
-    description: The container that holds the helper and the registry.
+    description: Container of the credential helper and the registry.
     type: str
     default: registry
   helper:
-    description: The credential helper, as the registry runs it.
+    description: Command of the credential helper, as used by the registry.
     type: str
     default: docker-credential-gcr
   image:
-    description: The image to ask for, with its upstream, such as C(us-central1-docker.pkg.dev/P/R/I:T).
+    description: Image to get, with the upstream as its registry, such as V(us-central1-docker.pkg.dev/P/R/I:T).
     type: str
     required: true
   name:
     description:
-      - The name of the cache. It is asked with the first user whose password is in Secret C(NAME-passwords), which
+      - Name of the cache. The module authenticates to the cache as the first user whose password is in Secret C(NAME-passwords), which
         M(pullthrough.registry_cache.cache_users) writes.
-      - If not set, the cache is asked without a credential.
+      - If not set, the module does not authenticate to the cache.
     type: str
   ca_path:
-    description: CA certificates (PEM) to trust for the upstream besides the usual ones.
+    description: Path of additional CA certificates in PEM format, to trust for the upstream.
     type: path
 extends_documentation_fragment:
   - kubernetes.core.k8s_auth_options
@@ -56,12 +56,12 @@ requirements:
   - requests
 attributes:
   diff_mode:
-    description: Changes nothing.
+    description: The module changes nothing.
     support: none
 """
 
 EXAMPLES = r"""
-- name: Ask the upstream with every replica's credential
+- name: Verify that each replica can pull from the upstream
   pullthrough.registry_cache.cache_upstream_verify:
     namespace: registry-cache
     label_selector: app.kubernetes.io/name=registry-cache
@@ -71,16 +71,16 @@ EXAMPLES = r"""
 
 RETURN = r"""
 replicas:
-  description: What each replica got.
+  description: Result for each replica.
   returned: success
   type: list
   elements: dict
   contains:
     pod:
-      description: The replica's pod.
+      description: Pod of the replica.
       type: str
     digest:
-      description: The digest of the manifest, the same from the upstream and through the replica.
+      description: Digest of the manifest. The upstream and the replica return the same one.
       type: str
   sample:
     - pod: registry-cache-0
@@ -104,7 +104,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 
 
 def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None]:
-    """The user and password that the cache is asked with. Raises ClusterError."""
+    """Return the user name and password for the cache. Raise ClusterError."""
     if params["name"] is None:
         return {"cache_username": None, "cache_password": None}
     found = users.Passwords(client, cache_of(params)).prover()
@@ -112,7 +112,7 @@ def credential(client: Client, params: dict[str, t.Any]) -> dict[str, str | None
 
 
 def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any], ca_bundle: str | None) -> str:
-    """Run all steps for one replica; returns the digest. Raises TransientError or PermanentError with the step's name."""
+    """Run all steps for one replica; return the digest. Raise TransientError or PermanentError, which name the step."""
     try:
         username, secret = replicas.run_helper(pod, params["helper"], image.registry)
     except (TransientError, PermanentError) as error:
@@ -120,21 +120,21 @@ def verify(replicas: Replicas, pod: str, image: t.Any, params: dict[str, t.Any],
     try:
         expected = upstream.fetch_manifest(image.registry, image.repository, image.version, username, secret, ca_bundle)
     except upstream.NotFoundError as error:
-        raise PermanentError(f"{image.registry} does not have it: {error}") from error
+        raise PermanentError(f"{image.registry} does not have the image: {error}") from error
     except upstream.UpstreamError as error:
-        raise TransientError(f"{image.registry}, asked with the credential of {pod}: {error}") from error
+        raise TransientError(f"{image.registry} returns no manifest for the credential of {pod}: {error}") from error
     path = f"/v2/{image.repository}/manifests/{image.version}"
     try:
         replicas.require_http(pod)
         status, body = replicas.fetch(pod, path, params["cache_username"], params["cache_password"])
     except (TransientError, PermanentError) as error:
         raise type(error)(f"{pod}: {error}") from error
-    if status == 401:  # a changed htpasswd reaches the pod about a minute after its Secret
-        raise TransientError(f"{pod} does not take the credential of user {params['cache_username']}: {upstream.words(status, body)}")
+    if status == 401:  # the kubelet updates a changed htpasswd file in the pod about a minute later
+        raise TransientError(f"{pod} does not accept the credential of user {params['cache_username']}: {upstream.words(status, body)}")
     if status != 200:
         raise TransientError(f"the upstream has it, but {pod} answers {upstream.words(status, body)}")
     if upstream.digest(body) != expected:
-        raise TransientError(f"{pod} serves {upstream.digest(body)}, the upstream {expected}")
+        raise TransientError(f"{pod} serves {upstream.digest(body)}, but the upstream has {expected}")
     return expected
 
 
@@ -146,7 +146,7 @@ def verify_all(
     clock: t.Callable[[], float] = time.monotonic,
     sleep: t.Callable[[float], None] = time.sleep,
 ) -> list[dict[str, str]]:
-    """Every replica, each tried until the time is over."""
+    """Verify each replica, with retries until the timeout; return a result for each one. Raise TransientError and PermanentError."""
     deadline = clock() + params["timeout"]
     results = []
     for pod in replicas.ready(params["label_selector"]):
@@ -163,7 +163,7 @@ def verify_all(
 
 @contextlib.contextmanager
 def trusted(ca_path: str | None) -> t.Iterator[str | None]:
-    """The path of a file with the usual CA certificates and those of ca_path, or None to leave it to requests. Raises PermanentError."""
+    """Yield the path of a file with the default CA certificates and those of ca_path, or None without ca_path. Raise PermanentError."""
     if not ca_path:
         yield None
         return
@@ -171,14 +171,14 @@ def trusted(ca_path: str | None) -> t.Iterator[str | None]:
         bundle = upstream.ca_bundle(pathlib.Path(ca_path).read_bytes())
     except OSError as error:
         raise PermanentError(
-            f"ca_path: {error.filename} cannot be read ({error.strerror}). Example: ca_path: /etc/ssl/company-ca.pem"
+            f"ca_path: {error.filename} cannot be read ({error.strerror}). Name a readable file. Example: ca_path: /etc/ssl/company-ca.pem"
         ) from error
     with bundle:
         yield bundle.name
 
 
 def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Verify all replicas; return the result of the module. Raise ClusterError."""
     params = {**module.params, **credential(client, module.params)}
     image = image_reference.parse(params["image"])
     replicas = Replicas(client, params["namespace"], params["container"], params["port"])
@@ -187,7 +187,7 @@ def prove(module: t.Any, client: Client) -> dict[str, t.Any]:
             return {"changed": False, "replicas": verify_all(replicas, image, params, ca_bundle)}
         except TransientError as error:
             raise TransientError(f"{params['image']}, tried for {params['timeout']} s: {error}") from error
-        # OSError: no file of CA certificates where the environment names one.
+        # OSError: the environment names a file of CA certificates that does not exist.
         except (PermanentError, OSError) as error:
             raise PermanentError(f"{params['image']}: {error}") from error
 

@@ -8,49 +8,49 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_users
-short_description: Manage the users of a cache in its cluster, and replace their credentials
+short_description: Manage the users and credentials of a cache
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Manages two Secrets in the namespace of a cache. C(NAME-passwords) holds, as JSON under the key C(users), the credentials of each
-    user whose password is known. C(NAME-htpasswd) is generated from it, and is what the registry reads.
-  - A user without a password gets a generated one, with more than 128 bits. A password that differs from the one in force is refused,
-    since pull secrets hold the one in force. A rotation by O(step) replaces it.
-  - A new credential has another user name for the registry, such as C(team-a.g1) for the user C(team-a), so that the old one stays valid.
-  - Concurrent runs end with the same passwords. The slower run reads what the other has written, and continues with it.
-  - Refuses Secrets of these names that do not belong to this cache, see M(pullthrough.registry_cache.cache_objects_info).
+  - Manages two Secrets in the namespace of a cache. C(NAME-passwords) contains, as JSON under the key C(users), the credentials of each
+    user with a known password. C(NAME-htpasswd) is generated from it for the registry.
+  - A user without a password gets a generated password with more than 128 random bits. The module refuses a password that differs from
+    the active one, because pull secrets contain the active one. Use a rotation with O(step) to replace it.
+  - A new credential has another user name for the registry, such as C(team-a.g1) for user C(team-a), so the old credential stays valid.
+  - Concurrent runs end with the same passwords. The slower run reads the result of the faster one and continues from there.
+  - Refuses Secrets with these names that do not belong to the cache. See M(pullthrough.registry_cache.cache_objects_info).
 options:
   users:
-    description: All users. Others lose their credentials. Required without O(users_from).
+    description: All users of the cache. Users that are not listed lose their credentials. Required unless O(users_from) is set.
     type: list
     elements: dict
     suboptions:
       name:
-        description: The user's name.
+        description: Name of the user.
         type: str
         required: true
       password:
-        description: The password, of at most 72 bytes. One is made without it and O(users[].hash).
+        description: Password, with at most 72 bytes. If neither this nor O(users[].hash) is set, a password is generated.
         type: str
       hash:
-        description: A ready-made bcrypt hash. Alone it is put into the htpasswd file as it is, and is never rotated.
+        description: Bcrypt hash. Without O(users[].password), it is copied to the htpasswd file and never rotated.
         type: str
   step:
     description:
-      - V(ensure) adds new users, and changes no credential in force. It revokes what a rotation has left and whose time is over.
-      - V(issue) adds a new credential for the users of O(rotate). V(activate) puts it in force. V(schedule) records when the old one
-        expires. V(revoke) removes that from the htpasswd file if the time has come, and V(prune) removes its record.
-      - Each step resumes what an earlier run has left.
+      - V(ensure) adds new users and changes no active credential. It revokes old credentials of a rotation that have expired.
+      - V(issue) adds a new credential for each user in O(rotate). V(activate) makes it the active one. V(schedule) records when the old
+        credential expires. V(revoke) removes expired credentials from the htpasswd file, and V(prune) removes their records.
+      - Each step resumes an interrupted rotation.
     type: str
     choices: [ensure, issue, activate, schedule, revoke, prune]
     default: ensure
   rotate:
-    description: With O(step=issue), the users who get a new credential. If empty, all users with a known password.
+    description: With O(step=issue), users that get a new credential. If empty, all users with a known password.
     type: list
     elements: str
     default: []
   grace:
-    description: With O(step=schedule), for how many seconds an old credential stays good. With V(0) that is over for all old ones.
+    description: With O(step=schedule), time in seconds until an old credential expires. With V(0), all old credentials expire at once.
     type: int
     default: 300
 requirements:
@@ -63,24 +63,24 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Shows names and times only, never a password or hash.
+    description: Shows names and times, never a password or hash.
     support: full
 notes:
-  - The caller needs C(get), C(create) and C(patch) on Secrets in the namespace.
+  - The caller needs the permissions C(get), C(create) and C(patch) on Secrets in the namespace.
 seealso:
   - module: pullthrough.registry_cache.cache_users_verify
   - module: pullthrough.registry_cache.pull_secrets
 """
 
 EXAMPLES = r"""
-- name: Two users, of whom one has a password that is made
+- name: Manage two users, and generate a password for one of them
   pullthrough.registry_cache.cache_users:
     users:
       - name: nodes
         password: "{{ vault_nodes_password }}"
       - name: team-a
 
-- name: A new credential beside the old one
+- name: Add a new credential next to the old one
   pullthrough.registry_cache.cache_users:
     users_from: registry_cache_users
     step: issue
@@ -89,26 +89,26 @@ EXAMPLES = r"""
 
 RETURN = r"""
 users:
-  description: What each user whose password is known has on the wire, and until when.
+  description: Registry user names of each user with a known password, and when they expire.
   returned: success
   type: list
   elements: str
   sample: ["team-a: team-a.g1, team-a until 2026-01-01T00:05:00Z"]
 rotating:
-  description: The users of whom a credential is being replaced.
+  description: Users whose credential is being replaced.
   returned: success
   type: list
   elements: str
 revoked:
-  description: Whether an old credential was revoked and O(step=prune) has not removed its record yet.
+  description: Whether there are revoked credentials that O(step=prune) has not removed yet.
   returned: success
   type: bool
 due_in:
-  description: Seconds until the last old credential expires.
+  description: Time in seconds until the last old credential expires.
   returned: success
   type: int
 added:
-  description: The names on the wire that are new in the htpasswd file, or have another hash there.
+  description: Registry user names that are new in the htpasswd file or have a new hash there.
   returned: success
   type: list
   elements: str
@@ -137,7 +137,7 @@ def _stepped(
     hashes: dict[str, str],
     now: datetime.datetime,
 ) -> _users.State:
-    """The state after a step."""
+    """Return the state after a step."""
     step = params["step"]
     ensured = _users.ensure(state, users, hashes, now, rotating=step != "ensure")
     if step == "issue":
@@ -150,18 +150,18 @@ def _stepped(
 
 
 class _Attempt:
-    """A step on the Secrets as they are. Raises ClusterError, and UsersError with the option or Secret that is wrong."""
+    """Applies a step to the Secrets as they were read. Raises ClusterError, with the option or Secret that is wrong."""
 
     def __init__(self, module: t.Any, client: Client, owner: Owner, users: list[htpasswd.User]) -> None:
         params = module.params
-        # In this order: lines of a newer file are never judged by older passwords.
+        # Read htpasswd first, so that a newer file is never compared with older passwords.
         self._htpasswd = Secret(client, owner, "htpasswd", "htpasswd")
         self._passwords = _users.Passwords(client, owner)
         try:
             lines, places = htpasswd.parse(self._htpasswd.text)
         except htpasswd.TextError as error:
             raise _users.UsersError(
-                f"{self._htpasswd.where}: {error}. If it was edited by hand, remove it and run site.yml: no password is lost by that"
+                f"{self._htpasswd.where}: {error}. If the Secret was edited by hand, delete it and run site.yml. No password is lost"
             ) from None
         self.before = self._passwords.state
         hashes = {name: lines[index].partition(":")[2].strip() for name, index in places.items()}
@@ -170,7 +170,7 @@ class _Attempt:
         accounts = _users.accounts(self.state, users)
         self._changed = bool(self.before or self.state) and _users.write(self.state) != self._passwords.text
         try:
-            # What is thrown away need not be strong.
+            # A hash that is not written need not be strong.
             made = _LEAST_COST if module.check_mode else _COST
             self._text, self.actions = htpasswd.apply(self._htpasswd.text, accounts, _COST, True, made_cost=made)
             htpasswd.parse(self._text)
@@ -182,15 +182,15 @@ class _Attempt:
         return bool(self._changed or self.actions)
 
     def write(self) -> bool:
-        """Whether all is written; if not, another run was faster, and what it wrote has to be read."""
-        # In this order the htpasswd file never has what the other does not know.
+        """Write the Secrets; return False if another run has changed them since they were read."""
+        # Write passwords first, so that htpasswd never contains a user that passwords does not.
         if self._changed and not self._passwords.write(_users.write(self.state)):
             return False
         return not (self.actions or not self._htpasswd.text) or self._htpasswd.write(self._text)
 
 
 def take_step(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result of a step. Raises ClusterError."""
+    """Apply a step; return the result of the module. Raise ClusterError."""
     params = module.params
     owner = cache_objects.cache_of(params)
     users = [htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]]
@@ -200,13 +200,13 @@ def take_step(module: t.Any, client: Client) -> dict[str, t.Any]:
     for _try in range(TRIES):
         attempt = _Attempt(module, client, owner, users)
         before = attempt.before if before is None else before
-        # Also what another run has written since the first attempt: replicas may not know it yet.
+        # Include what another run has written since the first attempt, because replicas may not have it yet.
         actions.update(attempt.actions)
         changed = changed or attempt.changed
         if module.check_mode or attempt.write():
             break
     else:
-        raise BusyError(f"Somebody else changed the users {TRIES} times meanwhile. Run again.")
+        raise BusyError(f"The users were changed by another run {TRIES} times. Wait until that run has ended, and run again.")
     old, new = _users.describe(before), _users.describe(attempt.state)
     done = [f"{name} ({action} in htpasswd)" for name, action in sorted(actions.items())]
     return {
@@ -217,13 +217,13 @@ def take_step(module: t.Any, client: Client) -> dict[str, t.Any]:
         "due_in": _users.due_in(attempt.state, attempt.now),
         "added": sorted(name for name, action in actions.items() if action != "removed"),
         "diff": {"before": "".join(f"{line}\n" for line in old), "after": "".join(f"{line}\n" for line in new + done)},
-        # Ansible would look for each password in each text of it.
+        # Without the secrets, because Ansible would search each text of the result for each password.
         "invocation": {"module_args": {name: value for name, value in params.items() if name not in ("users", "api_key", "password")}},
     }
 
 
 def change(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result of a step. Raises ClusterError, which says so where nothing was changed."""
+    """Apply a step; return the result of the module. Raise ClusterError, which states if nothing was changed."""
     try:
         return take_step(module, client)
     except (_users.UsersError, cache_objects.ObjectsError) as error:

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: cache_users_verify
-short_description: Prove that every replica of a cache takes new credentials and refuses revoked ones
+short_description: Verify that each replica of a cache knows the current credentials
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Reads the credentials of the users from Secret C(NAME-passwords), which M(pullthrough.registry_cache.cache_users) writes. Every
-    replica must take those that came and refuse those that were revoked.
-  - Asks every replica with each credential, and again until it answers as it should or O(timeout) is over. A changed Secret comes to
-    the pods by their kubelets, which takes up to two minutes.
-  - A replica that does not answer as it should gets an annotation, at which its kubelet brings the Secret at once.
-  - Of many credentials it asks with ten, since the htpasswd file comes to a pod as a whole.
+  - Reads the credentials of the users from Secret C(NAME-passwords), which M(pullthrough.registry_cache.cache_users) writes. Each replica
+    must accept new credentials and refuse revoked ones.
+  - Sends a request with each credential to each replica, and repeats it until the answer is correct or O(timeout) has passed. Kubelets
+    need up to two minutes to update a changed Secret in the pods.
+  - Annotates the pod of a replica with a wrong answer, so that its kubelet updates the Secret at once.
+  - Tests at most ten new and ten revoked credentials, because the htpasswd file reaches a pod as a whole.
 options:
   added:
     description:
-      - Names on the wire that are new in the htpasswd file, as M(pullthrough.registry_cache.cache_users) returns them. Credentials of
-        a rotation are asked for without being named here.
+      - Registry user names that are new in the htpasswd file, as returned by M(pullthrough.registry_cache.cache_users). Credentials of a
+        rotation are tested without being listed here.
     type: list
     elements: str
     default: []
@@ -32,11 +32,11 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.replicas
 attributes:
   diff_mode:
-    description: Changes nothing but an annotation of pods.
+    description: The module changes only an annotation of pods.
     support: none
 notes:
-  - The caller needs C(get) on Secrets, C(list) on pods and C(create) on C(pods/portforward) in the namespace. With C(patch) on pods it is
-    faster.
+  - The caller needs the permissions C(get) on Secrets, C(list) on pods and C(create) on C(pods/portforward) in the namespace. With
+    C(patch) on pods, the module is faster.
 seealso:
   - module: pullthrough.registry_cache.cache_users
 """
@@ -47,7 +47,7 @@ EXAMPLES = r"""
     users_from: registry_cache_users
   register: users
 
-- name: Prove that every replica knows them
+- name: Verify that each replica knows the users
   pullthrough.registry_cache.cache_users_verify:
     label_selector: app.kubernetes.io/name=registry-cache
     added: "{{ users.added }}"
@@ -55,7 +55,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 replicas:
-  description: The pods that answered as they should; none if there was nothing to ask.
+  description: Pods that answered correctly. Empty if there was nothing to test.
   returned: success
   type: list
   elements: str
@@ -81,20 +81,20 @@ _MOST = 10
 
 
 class Question(t.NamedTuple):
-    """A credential, and the status that every replica must answer."""
+    """A credential, and the HTTP status that each replica must return for it."""
 
     credential: users.Credential
     status: int
 
 
 def questions(client: Client, params: dict[str, t.Any]) -> list[Question]:
-    """What to ask each replica, of the credentials as the Secret has them. Raises ClusterError."""
+    """Return the credentials to test, as they are in the Secret. Raise ClusterError."""
     accepted, refused = users.moved(users.Passwords(client, cache_of(params)).state, params["added"])
     return [*(Question(one, 200) for one in accepted[:_MOST]), *(Question(one, 401) for one in refused[:_MOST])]
 
 
 class Probe:
-    """What each replica is still to show. A pod that takes another's place is asked anew."""
+    """What each replica has still to prove. A pod that replaces another one starts again."""
 
     def __init__(self, replicas: Replicas, label_selector: str, asked: list[Question]) -> None:
         self._replicas, self._selector, self._asked = replicas, label_selector, asked
@@ -104,7 +104,7 @@ class Probe:
         self._unreached: set[str] = set()
 
     def look(self) -> tuple[list[str], dict[str, str]]:
-        """The names of the pods, and for each that is not as it should be what is wrong with it. Raises PermanentError."""
+        """Return the names of the pods, and the problem of each pod that is not correct yet. Raise PermanentError."""
         found = self._replicas.look(self._selector)
         wrong = {pod: self._wrong(pod, uid) if ready else "is not ready" for pod, (uid, ready) in found.items()}
         for pod in wrong:
@@ -122,14 +122,14 @@ class Probe:
             except TransientError as error:
                 return str(error)
             except PermanentError as error:
-                # Once that may be a pod that has just gone.
+                # The first time, the pod may just have been deleted.
                 if uid in self._unreached:
                     raise
                 self._unreached.add(uid)
                 return str(error)
             # 429: too many unknown credentials are waiting for a check.
             if status != expected:
-                verb = "does not take" if expected == 200 else "still takes" if status == 200 else "does not refuse"
+                verb = "does not accept" if expected == 200 else "still accepts" if status == 200 else "does not refuse"
                 return f"{verb} user '{one['name']}' (HTTP {status})"
             self._shown.add((uid, one["name"], expected))
         return None
@@ -142,7 +142,7 @@ def wait(
     clock: t.Callable[[], float] = time.monotonic,
     sleep: t.Callable[[float], None] = time.sleep,
 ) -> list[str]:
-    """The names of the pods, once all are as they should be. Raises TransientError and PermanentError."""
+    """Return the names of the pods once all are correct. Raise TransientError and PermanentError."""
     probe, deadline = Probe(replicas, params["label_selector"], asked), clock() + params["timeout"]
     while True:
         pods, wrong = probe.look()
@@ -154,15 +154,15 @@ def wait(
 
 
 def verify(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError."""
+    """Verify all replicas; return the result of the module. Raise ClusterError."""
     params = module.params
     asked = questions(client, params)
     try:
         pods = wait(Replicas(client, params["namespace"], "", params["port"]), asked, params) if asked else []
     except TransientError as error:
         raise TransientError(
-            f"timeout: after {params['timeout']} s: {error}. The htpasswd file comes to each replica by its kubelet. Nothing is lost:"
-            " run again, or wait for longer. Example: timeout: 600"
+            f"timeout: replicas are not correct after {params['timeout']} s: {error}. Kubelets may still be updating the htpasswd file. All"
+            " progress is kept. Run again, or wait longer. Example: timeout: 600"
         ) from error
     return {"changed": False, "replicas": pods}
 

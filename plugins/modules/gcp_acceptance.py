@@ -8,54 +8,55 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_acceptance
-short_description: Compare how Google's APIs behave with what this collection assumes
+short_description: Compare Google APIs with the assumptions of this collection
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Creates a workload identity pool with two providers, a repository with an image of some hundred bytes, and a service account, all
-    named O(name), and compares the answers of Google's APIs with O(assumptions).
-  - It takes up to half an hour, since Google's grants take their time.
-  - Playbook C(acceptance.yml) runs it and removes everything again.
+  - Creates a workload identity pool with two providers, a repository with an image of a few hundred bytes, and a service account, all
+    named O(name). Compares the answers of the Google APIs with O(assumptions).
+  - It runs for up to half an hour, because grants at Google take some time.
+  - Playbook C(acceptance.yml) runs it and removes everything afterwards.
 options:
   name:
     description:
-      - The name of everything that is created and removed, C(rc-acceptance-) and 1 to 16 of C(a-z) and C(0-9).
-      - In the cluster, a namespace of that name and two service accounts in it, C(NAME) and C(NAME-other), must exist for O(step=ask).
+      - Name of all objects that are created and removed. It is C(rc-acceptance-) with 1 to 16 more characters (C(a-z), C(0-9)).
+      - For O(step=ask), the cluster must have a namespace with this name, and in it the service accounts C(NAME) and C(NAME-other).
     type: str
     required: true
   location:
-    description: The location of the repository.
+    description: Location of the repository.
     type: str
     default: us-central1
   step:
     description:
-      - V(ask) creates the objects and asks. They stay, so that V(clean) has to follow, even if V(ask) fails.
-      - V(clean) removes them. The cluster is not needed for it.
+      - V(ask) creates the objects and runs the comparison. The objects stay, so run V(clean) afterwards, even if V(ask) fails.
+      - V(clean) removes the objects. It does not need the cluster.
     type: str
     choices: [ask, clean]
     default: ask
   issuer_uri:
-    description: The issuer of the cluster's tokens. Required by O(step=ask).
+    description: Issuer of the cluster's tokens. Required with O(step=ask).
     type: str
   jwks:
-    description: The public keys of the cluster's tokens (RFC 7517). Required by O(step=ask).
+    description: Public keys of the cluster's tokens (RFC 7517). Required with O(step=ask).
     type: dict
   assumptions:
     description:
-      - What Google is assumed to answer, by the id of a question. Each has C(asked), a text, and C(expected). Required by O(step=ask).
-      - Of an expected mapping only its keys count, a text that ends in C(…) may go on, and a mapping of C(min) and C(max) holds a
-        number. C(PROJECT), C(NUMBER), C(NAME), C(LOCATION) and C(ISSUER) stand for those of the run.
+      - Expected answers of Google, by the ID of a question. Each has C(asked), a text, and C(expected). Required with O(step=ask).
+      - For an expected mapping, other keys of the answer are ignored. An expected text that ends with C(…) matches any continuation. An
+        expected mapping with the keys C(min) and C(max) is a range of numbers. C(PROJECT), C(NUMBER), C(NAME), C(LOCATION) and C(ISSUER)
+        stand for the values of the run.
     type: dict
   made:
-    description: With O(step=clean), what to remove. What does not exist is skipped.
+    description: With O(step=clean), kinds of objects to remove. Objects that do not exist are ignored.
     type: list
     elements: str
     choices: [account, pool, repository]
     default: [account, pool, repository]
   wait_timeout:
     description:
-      - How many seconds to wait for each change at Google. The other modules wait that long in all.
-      - A request whose refusal is the answer is not repeated.
+      - Maximum time, in seconds, to wait for each change at Google. For other modules, it is the time for all requests together.
+      - A request that Google is expected to refuse is not retried.
     type: int
     default: 300
 extends_documentation_fragment:
@@ -66,18 +67,18 @@ requirements:
   - cryptography
 attributes:
   check_mode:
-    description: Skipped, since answers need the objects.
+    description: Skipped in check mode, because the questions need the objects.
     support: none
   diff_mode:
-    description: Returns no difference.
+    description: The module returns no diff.
     support: none
   idempotent:
-    description: O(step=clean) may be repeated. O(step=ask) needs another O(name) each time, since Google keeps a pool's name for 30 days.
+    description: O(step=clean) can be repeated. O(step=ask) needs a new O(name) each time, because Google keeps a pool's ID for 30 days.
     support: partial
 notes:
-  - Needs C(roles/iam.workloadIdentityPoolAdmin) and C(roles/artifactregistry.admin) in O(project). Questions about service accounts,
-    enabled APIs and the policy of the project are left out where the caller lacks the permission.
-  - Needs C(create) on C(serviceaccounts/token) in the namespace.
+  - The caller needs C(roles/iam.workloadIdentityPoolAdmin) and C(roles/artifactregistry.admin) in O(project). Without permissions for
+    service accounts, APIs and the project's policy, the module skips the questions about them.
+  - The caller needs the permission C(create) on C(serviceaccounts/token) in the namespace.
 seealso:
   - module: pullthrough.registry_cache.cluster_oidc_info
 """
@@ -87,7 +88,7 @@ EXAMPLES = r"""
   pullthrough.registry_cache.cluster_oidc_info:
   register: cluster
 
-- name: Ask
+- name: Compare the answers of Google with the assumptions
   pullthrough.registry_cache.gcp_acceptance:
     project: my-project
     name: rc-acceptance-1
@@ -96,7 +97,7 @@ EXAMPLES = r"""
     assumptions: "{{ lookup('ansible.builtin.file', 'assumptions.yml') | from_yaml }}"
   register: asked
 
-- name: Remove what was made
+- name: Remove the objects
   pullthrough.registry_cache.gcp_acceptance:
     project: my-project
     name: rc-acceptance-1
@@ -107,9 +108,9 @@ EXAMPLES = r"""
 RETURN = r"""
 answers:
   description:
-    - Each of O(assumptions) with C(verdict), C(same), C(different) or C(not asked), and with C(answered) or C(reason).
-    - Holds no token, and no name of the run.
-  returned: with O(step=ask), also if it fails in the middle
+    - Each of O(assumptions), with C(verdict), which is C(same), C(different) or C(not asked), and with C(answered) or C(reason).
+    - Contains no token and no name of the run.
+  returned: with O(step=ask), also after a failure
   type: dict
   sample:
     missing_pool:
@@ -118,15 +119,15 @@ answers:
       verdict: same
       answered: {status: 404, error: NOT_FOUND, message: Requested entity was not found.}
 table:
-  description: One line for each of RV(answers).
-  returned: with O(step=ask), also if it fails in the middle
+  description: One line for each entry of RV(answers).
+  returned: with O(step=ask), also after a failure
   type: list
   elements: str
   sample:
     - same       missing_pool
 made:
-  description: What O(step=clean) has to remove.
-  returned: with O(step=ask), also if it fails in the middle
+  description: Kinds of objects that O(step=clean) must remove.
+  returned: with O(step=ask), also after a failure
   type: list
   elements: str
   sample: [pool, repository, account]
@@ -147,19 +148,20 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.errors import ClusterError
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module
 
-# Everything of that name is removed.
+# Everything with this name is removed.
 _NAME = re.compile(r"rc-acceptance-[a-z0-9]{1,16}")
 _KINDS = ["account", "pool", "repository"]
 
 
 def work(module: t.Any) -> dict[str, t.Any]:
-    """The result of the step. Raises GcpError."""
+    """Run the step; return its result. Raise GcpError."""
     params = module.params
     check_project(params["project"])
     check_location(params["location"])
     if not _NAME.fullmatch(params["name"]):
         raise GcpError(
-            f"name must be rc-acceptance- and 1 to 16 of a-z and 0-9 (got '{params['name']}'). Example: name: rc-acceptance-1"
+            f"name: must be rc-acceptance- with 1 to 16 more characters (a-z, 0-9) (got '{params['name']}')."
+            " Example: name: rc-acceptance-1"
         )
     return _ask(module) if params["step"] == "ask" else _clean(module)
 
@@ -174,7 +176,7 @@ def _ask(module: t.Any) -> dict[str, t.Any]:
         questions.ask(asking)
     except (GcpError, ClusterError) as error:
         failure = str(error)
-    except Exception as error:  # an answer that nobody expects: what was answered is shown, and what was made must be removed
+    except Exception as error:  # an unexpected answer: report the other answers, and the objects to remove
         failure = f"{type(error).__name__}: {error}"
     if failure:
         module.fail_json(msg=without_secrets(failure), **asking.report())

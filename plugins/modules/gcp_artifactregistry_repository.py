@@ -8,74 +8,74 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_artifactregistry_repository
-short_description: Manage a repository for images in Google Artifact Registry
+short_description: Manage an image repository in Google Artifact Registry
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Creates, updates and deletes a repository of format C(DOCKER).
-  - Its mode, its format and a remote repository's upstream cannot change at Google, so that another one is refused.
-    Another O(location) is another repository.
-  - Cleanup policies, encryption keys and credentials for upstreams stay as they are.
+  - Google cannot change the mode, the format, or the upstream of a remote repository. The module refuses other values for an existing
+    repository. The same O(repository_id) in another O(location) is another repository.
+  - Cleanup policies, encryption keys and credentials for upstreams are not changed.
 options:
   location:
-    description: The region or multi-region, such as C(us-central1) or C(europe).
+    description: Region or multi-region, such as V(us-central1) or V(europe).
     type: str
     required: true
   repository_id:
     description:
-      - The repository's id, at most 63 of C(a-z), C(0-9) and C(-), beginning with a letter.
-      - Or V(gcr.io) or V(us.gcr.io) in O(location=us), V(eu.gcr.io) in O(location=europe), V(asia.gcr.io) in O(location=asia), which
-        serve what was pushed to Container Registry's host of that name.
+      - ID of the repository. It has at most 63 characters (C(a-z), C(0-9), C(-)), and begins with a letter.
+      - V(gcr.io) and V(us.gcr.io) with O(location=us), V(eu.gcr.io) with O(location=europe) and V(asia.gcr.io) with O(location=asia)
+        are the repositories for the Container Registry hosts of these names.
     type: str
     required: true
   description:
-    description: A text. Left as it is if unset.
+    description: Description of the repository. If not set, the existing one is kept.
     type: str
   labels:
     description:
-      - Labels, compared and written whole, so that a key left out is removed.
-      - Left as they are if unset.
+      - Labels of the repository. They replace all existing labels, so a key that is not listed is removed.
+      - If not set, existing labels are kept.
     type: dict
   mode:
     description:
-      - V(standard) holds what is pushed, V(remote) caches an upstream, V(virtual) is a common front of other repositories.
-      - A new repository is V(standard) if neither this nor O(remote) or O(virtual) is set.
+      - V(standard) stores pushed images, V(remote) caches an upstream, and V(virtual) combines other repositories under one name.
+      - If neither this, O(remote) nor O(virtual) is set, a new repository is V(standard).
     type: str
     choices: [standard, remote, virtual]
   remote:
-    description: Of a V(remote) repository; required to make one.
+    description: Settings of a V(remote) repository. Required to create one.
     type: dict
     suboptions:
       upstream:
         description:
-          - V(docker_hub), or the address of a registry, such as C(https://quay.io).
-          - It may be another repository of Artifact Registry, by its address or full name.
+          - V(docker_hub), or the URL of a registry, such as V(https://quay.io).
+          - Another Artifact Registry repository is named by its URL or its full name.
         type: str
         required: true
   virtual:
-    description: Of a V(virtual) repository.
+    description: Settings of a V(virtual) repository.
     type: dict
     suboptions:
       policies:
-        description: The repositories behind it, compared and written whole.
+        description: Repositories to combine. They replace all existing policies.
         type: list
         elements: dict
         required: true
         suboptions:
           id:
-            description: A name for this entry, unique among them.
+            description: ID of the policy. It must be unique in the list.
             type: str
             required: true
           repository:
-            description: The repository's full name, C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
+            description: Full name of the repository, as C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
             type: str
             required: true
           priority:
-            description: Repositories of a higher one are asked first.
+            description: Priority of the repository. Repositories with a higher value are searched first.
             type: int
             required: true
   state:
-    description: Whether it is there. With V(absent) its images are deleted, too.
+    description: Whether the repository must exist. V(absent) also deletes its images.
     type: str
     choices: [present, absent]
     default: present
@@ -92,7 +92,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: A repository for our images
+- name: Create a repository for the company's images
   pullthrough.registry_cache.gcp_artifactregistry_repository:
     project: my-project
     location: us-central1
@@ -100,7 +100,7 @@ EXAMPLES = r"""
     labels:
       team: platform
 
-- name: A cache of Docker Hub
+- name: Create a cache for Docker Hub
   pullthrough.registry_cache.gcp_artifactregistry_repository:
     project: my-project
     location: us-central1
@@ -108,7 +108,7 @@ EXAMPLES = r"""
     remote:
       upstream: docker_hub
 
-- name: One name for both, our own images first
+- name: Combine both under one name, and search the company's images first
   pullthrough.registry_cache.gcp_artifactregistry_repository:
     project: my-project
     location: us-central1
@@ -126,8 +126,8 @@ EXAMPLES = r"""
 RETURN = r"""
 repository:
   description:
-    - The repository as the API returns it, in check mode what it would be.
-    - Images are pulled from its C(registryUri).
+    - Repository as the API returns it. In check mode, the expected result.
+    - C(registryUri) is the address for pulls.
   returned: success
   type: dict
   sample:
@@ -155,7 +155,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 _MODES = {"standard": "STANDARD_REPOSITORY", "remote": "REMOTE_REPOSITORY", "virtual": "VIRTUAL_REPOSITORY"}
 _DOCKER_HUB = "https://registry-1.docker.io"
 _UPSTREAM = re.compile(r"docker_hub|https?://[^\s/]+(/\S*)?|projects/[^\s/]+/locations/[^\s/]+/repositories/[^\s/]+")
-# Another repository of Artifact Registry as an upstream, by its address.
+# URL of an Artifact Registry repository as an upstream.
 _ADDRESS = re.compile(r"(?:https://)?([a-z0-9-]+)-docker\.pkg\.dev/((?:[a-z0-9.-]+\.[a-z]+/)?[^/]+)/([^/]+)")
 _LABEL_KEY = re.compile(r"[^\W\dA-Z][\w-]{0,62}")
 _LABEL_VALUE = re.compile(r"[\w-]{0,63}")
@@ -163,7 +163,7 @@ _MAX_LABELS = 64
 
 
 def _upstream(repository: dict[str, t.Any]) -> str:
-    """What a remote repository caches, as the option has it; the API has several places for it."""
+    """Return the upstream of a remote repository as in the option. The API has several fields for it."""
     config = repository.get("remoteRepositoryConfig") or {}
     docker = config.get("dockerRepository", {})
     if docker.get("publicRepository") == "DOCKER_HUB":
@@ -177,17 +177,17 @@ def _normal_upstream(upstream: str) -> str:
 
 
 def _same_upstream(one: str, other: str) -> bool:
-    """Whether two upstreams are the same: a repository of Artifact Registry has an address and a full name."""
+    """Return whether two upstreams are the same. An Artifact Registry repository has a URL and a full name."""
     names = [_full_name(upstream) for upstream in (one, other)]
     projects = [name.split("/")[1] for name in names if name.startswith("projects/")]
     if len(projects) == 2 and projects[0].isdigit() != projects[1].isdigit():
-        # Google may answer with the project's number: the rest tells.
+        # Google may return the project's number instead of its ID, so compare only the rest.
         names = [name.split("/", 2)[2] for name in names]
     return names[0] == names[1]
 
 
 def _full_name(upstream: str) -> str:
-    """The full name of a repository of Artifact Registry; any other upstream as it is."""
+    """Return the full name of an Artifact Registry repository, or another upstream unchanged."""
     if address := _ADDRESS.fullmatch(upstream):
         location, project, name = address.groups()
         return f"projects/{project.replace('/', ':')}/locations/{location}/repositories/{name}"
@@ -209,21 +209,26 @@ class _Repository(Resource):
         return one == other
 
     def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
-        """Refuse what is fixed for a repository's life."""
+        """Refuse changes that Google does not allow for an existing repository. Raise GcpError."""
         if not current:
             if wanted.get("mode") == _MODES["remote"] and "remoteRepositoryConfig" not in wanted:
-                raise GcpError(f"{self.name}: remote.upstream is required to make it. Example: remote: {{upstream: docker_hub}}")
+                raise GcpError(
+                    f"remote.upstream: it is required to create {self.name}. Name what to cache. Example: remote: {{upstream: docker_hub}}"
+                )
             return
-        other = "Choose another repository_id, or delete this repository, with its images, by state: absent"
+        other = (
+            "Choose another repository_id, or delete this repository and its images with state: absent."
+            " Example: repository_id: my-other-images"
+        )
         if current.get("format", "DOCKER") != "DOCKER":
-            raise GcpError(f"repository_id: {self.name} is of format {current['format']}, not DOCKER. {other}")
+            raise GcpError(f"repository_id: {self.name} must have format DOCKER (got {current['format']}). {other}")
         mode = current.get("mode", _MODES["standard"])
         if "mode" in wanted and mode != wanted["mode"]:
             is_, asked = ({full: short for short, full in _MODES.items()}.get(one, one) for one in (mode, wanted["mode"]))
-            raise GcpError(f"mode of {self.name} is {is_}, which cannot become {asked}. {other}")
+            raise GcpError(f"mode: Google cannot change {self.name} from {is_} to {asked}. {other}")
         if "remoteRepositoryConfig" in wanted and not _same_upstream(_upstream(current), _upstream(wanted)):
             raise GcpError(
-                f"remote.upstream of {self.name} is {_upstream(current)}, which cannot become {_upstream(wanted)}. {other}"
+                f"remote.upstream: Google cannot change {self.name} from {_upstream(current)} to {_upstream(wanted)}. {other}"
             )
 
     def create(self, wanted: dict[str, t.Any]) -> None:
@@ -231,7 +236,7 @@ class _Repository(Resource):
         self.act("POST", parent, body={**self.added, **wanted}, params={"repositoryId": repository_id})
 
     def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any]:
-        # Here alone an update is no long-running operation.
+        # Unlike other changes, an update is not a long-running operation.
         return self.client.request("PATCH", self.url, self.name, body=fields, params={"updateMask": ",".join(fields)})
 
 
@@ -241,25 +246,27 @@ def _check(params: dict[str, t.Any]) -> None:
     check_repository_id(params["repository_id"], params["location"])
     for kind in ("remote", "virtual"):
         if params[kind] is not None and params["mode"] not in (None, kind):
-            raise GcpError(f"{kind} is for mode {kind}, and mode is {params['mode']}. Leave out one of both")
+            raise GcpError(f"{kind}: it needs mode {kind} (got {params['mode']}). Remove one of the two options. Example: mode: {kind}")
     labels = params["labels"] or {}
     if len(labels) > _MAX_LABELS:
-        raise GcpError(f"labels has {len(labels)} keys, and Google takes {_MAX_LABELS}. Leave some out")
+        raise GcpError(
+            f"labels: at most {_MAX_LABELS} are allowed (got {len(labels)}). Remove some of them. Example: labels: {{team: platform}}"
+        )
     for key, value in labels.items():
-        # YAML makes numbers and booleans of what looks so.
+        # YAML reads unquoted numbers and booleans as such.
         if not isinstance(value, str) or value != value.lower() or not _LABEL_VALUE.fullmatch(value):
             raise GcpError(
-                f"labels.{key} is {value!r}: a value is a text of at most 63 lower-case letters, digits, '_' and '-'."
+                f"labels.{key}: must be a text of at most 63 lowercase letters, digits, '_' and '-' (got {value!r})."
                 f' Example: labels: {{{key}: "1"}}'
             )
         if key != key.lower() or not _LABEL_KEY.fullmatch(key):
             raise GcpError(
-                f"labels.{key}: a key is at most 63 lower-case letters, digits, '_' and '-', the first a letter."
+                f"labels.{key}: the key must have at most 63 lowercase letters, digits, '_' and '-', and begin with a letter."
                 " Example: labels: {team: platform}"
             )
     if params["remote"] is not None and not _UPSTREAM.fullmatch(params["remote"]["upstream"] or ""):
         raise GcpError(
-            f"remote.upstream '{params['remote']['upstream'] or ''}' is neither docker_hub nor the address of a registry."
+            f"remote.upstream: must be docker_hub or the URL of a registry (got '{params['remote']['upstream'] or ''}')."
             " Example: remote: {upstream: https://quay.io}"
         )
     if params["virtual"] is not None:
@@ -271,12 +278,13 @@ def _check_policies(policies: list[dict[str, t.Any]] | None) -> None:
     for policy in policies or []:
         if not policy["id"] or policy["id"] in seen:
             raise GcpError(
-                f"virtual.policies: id '{policy['id'] or ''}' is empty or there twice. Give each entry an id of its own"
+                f"virtual.policies: each id must be unique and not empty (got '{policy['id'] or ''}'). Give each policy its own id."
+                " Example: id: docker-hub"
             )
         seen.add(policy["id"])
         if not REPOSITORY.fullmatch(policy["repository"] or ""):
             raise GcpError(
-                f"virtual.policies: repository '{policy['repository'] or ''}' is not the full name of a repository."
+                f"virtual.policies: repository must be the full name of a repository (got '{policy['repository'] or ''}')."
                 " Example: repository: projects/my-project/locations/us-central1/repositories/my-images"
             )
 
@@ -300,7 +308,7 @@ def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 def ensure(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Bring the repository to its state; return the result of the module. Raise GcpError."""
     params = module.params
     _check(params)
     name = f"projects/{params['project']}/locations/{params['location']}/repositories/{params['repository_id']}"

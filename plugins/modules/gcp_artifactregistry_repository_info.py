@@ -8,18 +8,18 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_artifactregistry_repository_info
-short_description: Read repositories of Google Artifact Registry
+short_description: Get repositories of Google Artifact Registry
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Reads one repository, or all of a project in a location, of every format and mode.
+  - Gets one repository, or all repositories of a project in a location, with any format and mode.
 options:
   location:
-    description: The region or multi-region, such as C(us-central1) or C(europe).
+    description: Region or multi-region, such as V(us-central1) or V(europe).
     type: str
     required: true
   repository_id:
-    description: The repository's id; all repositories of the location if unset.
+    description: ID of the repository. If not set, all repositories of the location are returned.
     type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -29,20 +29,20 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: All repositories of a region
+- name: Get all repositories of a region
   pullthrough.registry_cache.gcp_artifactregistry_repository_info:
     project: my-project
     location: us-central1
   register: found
 
-- name: Where images are pulled from
+- name: Show the addresses for pulls
   ansible.builtin.debug:
     msg: "{{ found.repositories | selectattr('format', 'eq', 'DOCKER') | map(attribute='registryUri') }}"
 """
 
 RETURN = r"""
 repositories:
-  description: The repositories as the API returns them; none if there is no such repository.
+  description: Repositories as the API returns them. Empty if there is none.
   returned: success
   type: list
   elements: dict
@@ -66,7 +66,7 @@ _PAGE = 1000
 
 
 def read(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Return the result of the module. Raise GcpError."""
     project, location, repository_id = (module.params[key] for key in ("project", "location", "repository_id"))
     check_project(project)
     check_location(location)

@@ -8,51 +8,49 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_iam_cluster_principals
-short_description: Remove the grants of a cluster's former principals at Google
+short_description: Remove unused principals of a cluster at Google
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Finds the providers that role C(wif) made for a cluster, by their description, and the subjects that they admit.
-  - Removes the principals that no cache uses any more. These are subjects whose Kubernetes service account does not exist or
-    does not carry the label C(app.kubernetes.io/managed-by=pullthrough.registry_cache), and O(subject) in another provider
-    than O(provider_id).
-  - A principal first loses C(roles/artifactregistry.reader) on O(repositories) and C(roles/iam.workloadIdentityUser) on
-    O(service_account), then its subject is removed from the provider, and a provider without subjects is deleted.
-  - Providers of other clusters, and providers that this collection did not make, stay as they are.
-  - Costs one request if there is nothing to remove and O(service_account) is unset.
+  - Finds the providers that role C(wif) created for a cluster, by their descriptions, and the subjects that they admit.
+  - Removes principals that no cache uses any more. These are subjects whose Kubernetes service account does not exist or does not have the
+    label C(app.kubernetes.io/managed-by=pullthrough.registry_cache). They also include O(subject) in any provider but O(provider_id).
+  - First removes the grant of C(roles/artifactregistry.reader) on O(repositories) and of C(roles/iam.workloadIdentityUser) on
+    O(service_account). Then removes the subject from the provider. Deletes a provider that has no subjects left.
+  - Does not change providers of other clusters, or providers that this collection did not create.
+  - Sends a single request if there is nothing to remove and O(service_account) is not set.
 options:
   pool_id:
-    description: The pool's id.
+    description: ID of the pool.
     type: str
     required: true
   provider_id:
-    description: The id of the provider that the cache uses.
+    description: ID of the provider that the cache uses.
     type: str
     required: true
   subject:
-    description: The cache's own subject, C(system:serviceaccount:NAMESPACE:NAME).
+    description: Subject of the cache, as C(system:serviceaccount:NAMESPACE:NAME).
     type: str
     required: true
   cluster_uid:
     description:
-      - The UID of the cluster's namespace C(kube-system).
-      - If unset, the cluster is asked. With O(state=absent) the cluster may be gone, and then only the cache's own principal is
-        removed.
+      - UID of the cluster's namespace C(kube-system).
+      - If not set, the module asks the cluster. If the cluster does not answer, O(state=absent) removes only the principal of this cache.
     type: str
   repositories:
-    description: Full names of the repositories that the cache may read, C(projects/PROJECT/locations/LOCATION/repositories/ID).
+    description: Full names of the repositories that the cache reads, as C(projects/PROJECT/locations/LOCATION/repositories/ID).
     type: list
     elements: str
     required: true
   service_account:
     description:
-      - Address of the Google service account that the cache acts as.
-      - The cache then reads the repositories as that account, so that its own principal loses the grant on O(repositories).
+      - Email address of the Google service account that the cache impersonates.
+      - The cache then reads the repositories as that account, so the module removes the grant of its own principal on O(repositories).
     type: str
   state:
     description:
-      - V(present) keeps the cache's own principal.
-      - V(absent) removes it too. It also deletes the pool if role C(wif) made it and it holds no provider any more.
+      - V(present) keeps the principal of this cache.
+      - V(absent) removes it too. It also deletes the pool, if role C(wif) created it and it has no providers left.
     type: str
     choices: [present, absent]
     default: present
@@ -64,17 +62,18 @@ requirements:
   - kubernetes
 attributes:
   diff_mode:
-    description: Returns grants, subjects by provider, and the pool before and after.
+    description: Returns the grants, the subjects by provider, and the pool, before and after.
     support: full
 notes:
-  - Needs C(get) on service accounts in the namespaces of other caches. A cache whose service account cannot be read is kept.
+  - The caller needs the permission C(get) on service accounts in the namespaces of other caches. If it cannot read the service account
+    of a cache, the module keeps the grants of that cache.
 seealso:
   - module: pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider
   - module: pullthrough.registry_cache.gcp_iam_member
 """
 
 EXAMPLES = r"""
-- name: Remove what earlier names of the cache left behind
+- name: Remove the principals of earlier names of the cache
   pullthrough.registry_cache.gcp_iam_cluster_principals:
     project: my-project
     pool_id: registry-cache
@@ -86,7 +85,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 removed:
-  description: The grants that were removed.
+  description: Grants that were removed.
   returned: success
   type: list
   elements: dict
@@ -95,7 +94,7 @@ removed:
       role: roles/artifactregistry.reader
       member: principal://iam.googleapis.com/projects/123456789012/locations/global/workloadIdentityPools/registry-cache/subject/old:sub
 providers:
-  description: The subjects of each of the cluster's providers afterwards, by the provider's id.
+  description: Subjects of each provider of the cluster after the run, by the provider's ID.
   returned: success
   type: dict
   sample:
@@ -139,9 +138,9 @@ _PAGE = 100
 
 
 class _Cluster:
-    """What the cluster says, asked only if somebody wants to know.
+    """The cluster. Requests are sent only when an answer is needed.
 
-    :param required: whether a cluster that does not answer is an error.
+    :param required: whether it is an error if the cluster does not answer.
     """
 
     def __init__(self, module: t.Any, required: bool) -> None:
@@ -149,25 +148,25 @@ class _Cluster:
         self._client: Client | None = None
 
     def uid(self) -> str | None:
-        """The UID of kube-system, or None if the cluster does not answer and need not."""
+        """Return the UID of kube-system, or None if the cluster does not answer and is not required. Raise GcpError."""
         if self._module.params["cluster_uid"]:
             return self._module.params["cluster_uid"]
         try:
             return self._connected().cluster_uid()
         except ClusterError as error:
-            words = f"The cluster does not tell its identity ({_words(error)})"
+            words = f"The cluster does not return its identity ({_words(error)})"
             if self._required:
                 raise GcpError(f"{words}. {KUBECONFIG}") from error
-            self._module.warn(f"{words}: only the principal of this cache is removed at Google.")
+            self._module.warn(f"{words}. Only the principal of this cache is removed at Google.")
             return None
 
     def exists(self, subject: str) -> bool:
-        """Whether the cluster has the service account of a cache; True if that cannot be told."""
+        """Return whether the service account of a cache exists in the cluster; True if this is unknown."""
         names = service_account(subject)
         if names is None:
             return False
         try:
-            # Not get, which takes the answer null for an object that does not exist.
+            # Not Client.get, which returns None both for an invalid answer and for a missing object.
             found = self._connected().request("get", f"/api/v1/namespaces/{names[0]}/serviceaccounts/{names[1]}")
             return (found["metadata"].get("labels") or {}).get(MANAGED_BY) == MANAGER
         except NotFoundError:
@@ -175,10 +174,10 @@ class _Cluster:
         except ClusterError as error:
             cause = _words(error)
         except (LookupError, TypeError, AttributeError):
-            cause = "the answer is no object"
+            cause = "the answer is not an object"
         self._module.warn(
-            f"The grants of {subject} are kept, since its service account cannot be read ({cause})."
-            f" Grant get on serviceaccounts in namespace {names[0]} to have them removed once the cache is gone."
+            f"The grants of {subject} are kept, because its service account cannot be read ({cause})."
+            f" To have unused grants removed, allow get on serviceaccounts in namespace {names[0]}."
         )
         return True
 
@@ -192,7 +191,7 @@ def _words(error: ClusterError) -> str:
 
 
 class _Principals:
-    """The principals of one pool, and what is theirs."""
+    """The principals of one pool, with their grants."""
 
     def __init__(self, module: t.Any, client: GcpClient) -> None:
         params = module.params
@@ -206,7 +205,7 @@ class _Principals:
         self.removed: list[dict[str, str]] = []
 
     def run(self) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
-        """What is there before and after: grants, subjects by provider, and the pool where that is looked at."""
+        """Remove unused principals; return grants, subjects by provider and the pool, before and after. Raise GcpError."""
         pool = None if self._keep_own else self._client.get(f"{API}/{self._pool_path}", self._pool_path)
         if not self._keep_own and pool is None:
             return {}, {}
@@ -215,11 +214,11 @@ class _Principals:
             return {}, {}
         cluster = self._cluster.uid() if providers else None
         admitted = of_cluster(providers, cluster, self._own.provider)
-        # Nothing is known about the other caches of a cluster that does not answer.
+        # If the cluster does not answer, nothing is known about its other caches.
         exists = self._cluster.exists if cluster else lambda _subject: True
         gone = former(admitted, self._own, self._keep_own, exists)
         if not self._keep_own and self._own not in gone and not self._is_foreign(providers, admitted):
-            gone.append(self._own)  # its provider is gone already, or was only half made
+            gone.append(self._own)  # its provider is gone, or was created only in part
         self._revoke((pool or providers[0])["name"].partition("/providers/")[0], gone)
         after = {
             identifier: [subject for subject in subjects if Principal(identifier, subject) not in gone]
@@ -240,14 +239,14 @@ class _Principals:
         return self._client.list_all(f"{API}/{parent}", "workloadIdentityPoolProviders", parent, {"pageSize": _PAGE})
 
     def _is_foreign(self, providers: list[dict[str, t.Any]], admitted: dict[str, list[str]]) -> bool:
-        """Whether the provider of this name is somebody else's, who then has the same principal."""
+        """Return whether the provider with this ID belongs to somebody else, who then has the same principal. If so, warn."""
         found = next((item for item in providers if provider_id(item) == self._own.provider), None)
         if found is None or self._own.provider in admitted:
             return False
         self._module.warn(
-            f"provider_id: {found['name']} stays, with its grants: it is not this cluster's, or its condition was changed by"
-            f" hand. Its description is '{found.get('description', '')}' and its condition"
-            f" '{found.get('attributeCondition', '')}', not '{CLUSTER_DESCRIPTION}UID' and a list of subjects."
+            f"provider_id: {found['name']} and its grants are kept, because the provider is not of this cluster, or its condition was"
+            f" changed by hand. Expected the description '{CLUSTER_DESCRIPTION}UID' and a list of subjects as the condition (got"
+            f" '{found.get('description', '')}' and '{found.get('attributeCondition', '')}')."
         )
         return True
 
@@ -256,7 +255,7 @@ class _Principals:
         members = {principal.member(pool) for principal in gone}
         readers, account = set(members), params["service_account"]
         if account:
-            # The account reads; a grant of the principal itself is of the time before.
+            # The account reads the repositories now. A grant of the principal itself is from an earlier configuration.
             readers.add(self._own.member(pool))
         for resource in params["repositories"] if readers else []:
             self._remove(resource, READER, readers)
@@ -267,7 +266,7 @@ class _Principals:
         kind = kind_of(resource)
         if kind is None:
             raise GcpError(
-                f"repositories: '{resource}' is not the full name of a repository."
+                f"repositories: '{resource}' must be the full name of a repository."
                 " Example: projects/my-project/locations/us-central1/repositories/my-repository"
             )
         policy = Policy(self._client, resource, kind, self._module.warn)
@@ -281,9 +280,9 @@ class _Principals:
         return WorkloadIdentityObject(self._client, parent, "", identifier)
 
     def _shrink(self, identifier: str, subjects: set[str]) -> None:
-        """Remove subjects from a provider as it is now, and the provider if it has no other."""
+        """Remove subjects from the current state of a provider, and delete the provider if none is left. Raise GcpError."""
         if not self._check_mode:
-            # 409: somebody else changes it at the same time.
+            # HTTP 409 is a concurrent change.
             self._client.budget.retry(lambda: self._shrink_once(identifier, subjects), lambda error: error.status == 409)
 
     def _shrink_once(self, identifier: str, subjects: set[str]) -> None:
@@ -300,10 +299,10 @@ class _Principals:
     def _drop_pool(
         self, pool: dict[str, t.Any], providers: list[dict[str, t.Any]], deleted: t.Collection[str]
     ) -> tuple[dict[str, t.Any], dict[str, t.Any]]:
-        """Delete the pool if it is of our making and empty; the pool before and after."""
+        """Delete the pool if role wif created it and it is empty; return the pool before and after. Raise GcpError."""
         if pool["state"] == "DELETED" or pool.get("description") != POOL_DESCRIPTION:
             return pool, pool
-        # Another host may have made its provider meanwhile.
+        # Another host may have created its provider since.
         left = providers if self._check_mode else self._providers()
         if any(provider_id(provider) not in deleted for provider in left):
             return pool, pool
@@ -312,7 +311,7 @@ class _Principals:
 
 
 def prune(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Remove unused principals; return the result of the module. Raise GcpError."""
     params = module.params
     check_project(params["project"])
     check_id("pool_id", params["pool_id"])

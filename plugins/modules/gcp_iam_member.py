@@ -8,55 +8,55 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_iam_member
-short_description: Grant a role on repositories, service accounts or projects to one member
+short_description: Grant one IAM role to one member
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Adds or removes one member of one role, with or without a condition, in the IAM policy of each resource.
-  - A resource is a repository of Artifact Registry, a service account or a project.
-  - Every other binding stays as it is. A concurrent change of the policy is noticed by its etag, and the change is made again,
-    until O(wait_timeout) is over.
-  - A member whose pool or service account was just created is granted the role as soon as IAM knows it.
-  - A resource that does not exist grants nothing, so that O(state=absent) is content with it.
+  - A resource is an Artifact Registry repository, a service account or a project.
+  - All other bindings are kept. The module detects concurrent changes of the policy by its etag, and retries until O(wait_timeout) has
+    passed.
+  - If the member's pool or service account was just created, the module retries until IAM knows it.
+  - With O(state=absent), a resource that does not exist is not an error, because it grants nothing.
 options:
   resources:
     description:
-      - The full names of the resources. They are changed in this order.
+      - Full names of the resources, in the order in which they are changed.
       - A repository is C(projects/PROJECT/locations/LOCATION/repositories/REPOSITORY).
-      - A service account, as which the member may then act, is C(projects/PROJECT/serviceAccounts/EMAIL).
+      - A service account is C(projects/PROJECT/serviceAccounts/EMAIL). With a suitable role, the member can impersonate it.
       - A project is C(projects/PROJECT).
     type: list
     elements: str
     required: true
   role:
-    description: The role, such as C(roles/artifactregistry.reader).
+    description: Role to grant, such as V(roles/artifactregistry.reader).
     type: str
     required: true
   member:
     description:
-      - Who gets the role, as IAM writes it.
-      - Begins with C(principal://), C(principalSet://), C(serviceAccount:), C(user:), C(group:) or C(domain:), or is
-        C(allUsers) or C(allAuthenticatedUsers).
-      - What Google made of the member when it was deleted, such as C(deleted:serviceAccount:EMAIL?uid=NUMBER), can be removed.
+      - Member that gets the role, in the format of IAM.
+      - It begins with C(principal://), C(principalSet://), C(serviceAccount:), C(user:), C(group:) or C(domain:), or it is
+        V(allUsers) or V(allAuthenticatedUsers).
+      - A deleted member, such as C(deleted:serviceAccount:EMAIL?uid=NUMBER), can only be removed.
     type: str
     required: true
   condition:
-    description: An IAM condition. A grant with another condition, or with none, is another grant.
+    description: IAM condition of the grant. A grant with another condition, or with none, is a different grant.
     type: dict
     suboptions:
       title:
-        description: A short name.
+        description: Short name of the condition.
         type: str
         required: true
       expression:
-        description: The condition in CEL.
+        description: Condition as a CEL expression.
         type: str
         required: true
       description:
-        description: What it is for.
+        description: Purpose of the condition.
         type: str
   state:
-    description: Whether the member has the role.
+    description: Whether the member must have the role.
     type: str
     choices: [present, absent]
     default: present
@@ -66,11 +66,11 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     description:
-      - Can run in check mode and tell what would change.
-      - A resource that does not exist is then a warning, since an earlier task may be about to make it.
+      - Reports what would change, and changes nothing.
+      - A resource that does not exist causes only a warning, because an earlier task may be about to create it.
     support: full
   diff_mode:
-    description: Returns each binding that differs, before and after.
+    description: Returns each binding that changes, before and after.
     support: full
 seealso:
   - module: pullthrough.registry_cache.gcp_artifactregistry_repository
@@ -79,7 +79,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Let one service account of a cluster pull
+- name: Allow one Kubernetes service account to pull images
   pullthrough.registry_cache.gcp_iam_member:
     resources:
       - projects/my-project/locations/us-central1/repositories/my-repository
@@ -87,13 +87,13 @@ EXAMPLES = r"""
     role: roles/artifactregistry.reader
     member: "principal://iam.googleapis.com/{{ pool.name }}/subject/system:serviceaccount:registry-cache:registry-cache"
 
-- name: Let the same one act as a service account of Google
+- name: Allow the same account to impersonate a Google service account
   pullthrough.registry_cache.gcp_iam_member:
     resources: [projects/my-project/serviceAccounts/images@my-project.iam.gserviceaccount.com]
     role: roles/iam.workloadIdentityUser
     member: "principal://iam.googleapis.com/{{ pool.name }}/subject/system:serviceaccount:registry-cache:registry-cache"
 
-- name: Nobody outside reads every repository of the project any more
+- name: Remove public read access to all repositories of a project
   pullthrough.registry_cache.gcp_iam_member:
     resources: [projects/my-project]
     role: roles/artifactregistry.reader
@@ -104,8 +104,8 @@ EXAMPLES = r"""
 RETURN = r"""
 bindings:
   description:
-    - The binding of that role and condition as it is afterwards, by resource. It is empty if there is none.
-    - After a failure, those of the resources before the one that failed.
+    - Binding of this role and condition after the run, by resource. It is empty if there is none.
+    - After a failure, it contains only the resources before the one that failed.
   returned: success, and failure after a change
   type: dict
   sample:
@@ -133,7 +133,7 @@ def _kind(resource: str) -> Kind:
     kind = kind_of(resource)
     if kind is None:
         raise GcpError(
-            f"resources: '{resource}' is not the full name of a repository, service account or project."
+            f"resources: '{resource}' must be the full name of a repository, service account or project."
             " Example: resources: [projects/my-project/locations/us-central1/repositories/my-repository]"
         )
     return kind
@@ -141,25 +141,25 @@ def _kind(resource: str) -> Kind:
 
 def _check(params: dict[str, t.Any]) -> None:
     forms = {
-        "role": (_ROLE, "the name of a role", "roles/artifactregistry.reader"),
-        "member": (_MEMBER, "a member as IAM writes it", "serviceAccount:name@my-project.iam.gserviceaccount.com"),
+        "role": (_ROLE, "the full name of a role", "roles/artifactregistry.reader"),
+        "member": (_MEMBER, "a member in the format of IAM", "serviceAccount:name@my-project.iam.gserviceaccount.com"),
     }
     for option, (form, kind, example) in forms.items():
         if not form.fullmatch(params[option]):
-            raise GcpError(f"{option} '{params[option]}' is not {kind}. Example: {option}: {example}")
+            raise GcpError(f"{option}: must be {kind} (got '{params[option]}'). Example: {option}: {example}")
     if params["member"].startswith("deleted:") and params["state"] == "present":
-        raise GcpError(f"member '{params['member']}' is deleted, and can only lose a role. Set state: absent")
-    # An explicit null or empty text passes Ansible's own check; without its condition a grant would be wider than asked.
+        raise GcpError(f"member: '{params['member']}' is deleted, so its roles can only be removed. Example: state: absent")
+    # Ansible accepts an explicit null or empty text. Without its condition, the grant would be too wide.
     condition = params["condition"]
     if condition is not None and not (condition["title"] and condition["expression"]):
         raise GcpError(
-            "condition has no title or no expression; leave it out for a grant without one."
+            "condition: it needs a title and an expression. Set both, or remove condition for a grant without one."
             " Example: condition: {title: Until 2030, expression: \"request.time < timestamp('2030-01-01T00:00:00Z')\"}"
         )
 
 
 def ensure(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError if nothing was changed; fails the module if something was."""
+    """Change the policies; return the result. Raise GcpError if nothing was changed, otherwise fail the module."""
     params, present = module.params, module.params["state"] == "present"
     _check(params)
     kinds = {resource: _kind(resource) for resource in params["resources"]}

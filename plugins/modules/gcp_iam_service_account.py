@@ -12,29 +12,30 @@ short_description: Manage a Google service account
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Creates, updates, enables, disables and deletes a service account. It makes no keys.
-  - An account that is made again after its deletion is another one; grants to the old one do not come back.
-  - Beside C(google.cloud.gcp_iam_service_account), which has no check mode and no time-outs, and cannot disable an account.
+  - Creates, updates, enables, disables and deletes a service account. It does not create keys.
+  - If an account is deleted and created again, it is a new account. Grants to the old account do not apply to it.
+  - Unlike C(google.cloud.gcp_iam_service_account), it supports check mode and timeouts, and it can disable an account.
 options:
   account_id:
-    description: What its address begins with, 6 to 30 of C(a-z), C(0-9) and C(-), beginning with a letter.
+    description: ID of the account, the first part of its email address. It has 6 to 30 characters (C(a-z), C(0-9), C(-)), and begins with a
+      letter.
     type: str
     required: true
   display_name:
-    description: A name to show, of at most 100 bytes in UTF-8. Left as it is if unset.
+    description: Display name, with at most 100 bytes in UTF-8. If not set, the existing one is kept.
     type: str
   description:
-    description: A text of at most 256 bytes in UTF-8. Left as it is if unset.
+    description: Description, with at most 256 bytes in UTF-8. If not set, the existing one is kept.
     type: str
   disabled:
-    description: Whether it is disabled, so that nobody can act as it. Left as it is if unset.
+    description: Whether the account is disabled, so that nobody can use it. If not set, the existing state is kept.
     type: bool
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
   - pullthrough.registry_cache.gcp.state
   - pullthrough.registry_cache.attributes
 notes:
-  - O(project) must be the project's id, which is part of the account's address; its number does not do.
+  - O(project) must be the project's ID, which is part of the account's email address. The project's number is not accepted.
 attributes:
   diff_mode:
     description: Returns the account before and after.
@@ -44,14 +45,14 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: An account that reads images
+- name: Create a service account that reads images
   pullthrough.registry_cache.gcp_iam_service_account:
     project: my-project
     account_id: image-reader
     display_name: Reads images
   register: reader
 
-- name: Let it read
+- name: Grant it read access
   pullthrough.registry_cache.gcp_iam_member:
     resources:
       - projects/my-project/locations/us-central1/repositories/my-images
@@ -61,7 +62,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 service_account:
-  description: The account as the API returns it, in check mode what it would be.
+  description: Service account as the API returns it. In check mode, the expected result.
   returned: success
   type: dict
   sample:
@@ -85,7 +86,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google.service_account import ServiceAccount
 
 _ID = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
-# Bytes in UTF-8 that Google takes, by option (the IAM v1 discovery document).
+# Maximum length in bytes in UTF-8, by option (IAM v1 discovery document).
 _BYTES = {"display_name": 100, "description": 256}
 
 
@@ -93,19 +94,19 @@ def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     if params["project"].isdigit():
         raise GcpError(
-            f"project '{params['project']}' is a number, and an account's address holds the project's id."
+            f"project: must be the project's ID, which is part of the account's email address (got the number '{params['project']}')."
             " Example: project: my-project"
         )
     if not _ID.fullmatch(params["account_id"]):
         raise GcpError(
-            f"account_id '{params['account_id']}' is not an id that Google takes: 6 to 30 of a-z, 0-9 and '-', the first a letter,"
-            " the last no '-'. Example: account_id: image-reader"
+            f"account_id: must have 6 to 30 characters (a-z, 0-9, '-'), begin with a letter and not end with '-' (got"
+            f" '{params['account_id']}'). Example: account_id: image-reader"
         )
     check_bytes(params, _BYTES)
 
 
 def ensure(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Bring the account to its state; return the result of the module. Raise GcpError."""
     params = module.params
     _check(params)
     account = ServiceAccount(GcpClient(module), params["project"], params["account_id"])

@@ -12,14 +12,14 @@ short_description: Manage a Google workload identity pool
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Creates, updates, undeletes and deletes a workload identity pool, the container of providers whose tokens Google exchanges.
-  - A pool that was deleted within the last 30 days is undeleted, since Google does not give its id out again before.
+  - Creates, updates, undeletes and deletes a workload identity pool, which contains the providers for token exchange.
+  - Undeletes a pool that was deleted in the last 30 days, because Google does not allow a new pool with the same ID during that time.
 options:
   made_by:
     description:
-      - The description of a pool that this module creates, by which its maker is known later.
-      - An existing pool with another description is somebody else's. It is used as it is, and refused if it is disabled or
-        deleted and this module would have to change that. O(state=absent) leaves it alone.
+      - Description of a pool that this module creates. Later runs use it to recognize the pool.
+      - A pool with another description belongs to somebody else. The module uses it unchanged. It fails if it would have to enable or
+        undelete that pool. O(state=absent) does not delete it.
     type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -36,7 +36,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: A pool for clusters
+- name: Create a pool for clusters
   pullthrough.registry_cache.gcp_iam_workload_identity_pool:
     project: my-project
     pool_id: registry-cache
@@ -46,8 +46,8 @@ EXAMPLES = r"""
 RETURN = r"""
 pool:
   description:
-    - The pool as the API returns it; its name holds the project's number.
-    - In check mode what it would be, with the project as it was given.
+    - Pool as the API returns it. Its name contains the project's number.
+    - In check mode, the expected result. Its name contains O(project).
   returned: success
   type: dict
   sample:
@@ -76,9 +76,9 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 
 
 class _Pool(WorkloadIdentityObject):
-    """A pool.
+    """A workload identity pool.
 
-    :param made_by: the description of a pool of the caller's, or None for any.
+    :param made_by: description of pools that the caller owns, or None to own all.
     """
 
     def __init__(self, *args: t.Any, made_by: str | None, **kwargs: t.Any) -> None:
@@ -93,9 +93,9 @@ class _Pool(WorkloadIdentityObject):
         state = "deleted" if self.deleted(current) else "disabled" if enabled else ""
         if state and self._foreign(current):
             raise GcpError(
-                f"pool_id: {self.name} is {state}, and it is somebody else's: its description is"
-                f" '{current.get('description', '')}'. Choose another pool, or bring it back yourself."
-                " Example: pool_id: registry-cache"
+                f"pool_id: {self.name} is {state}, and belongs to somebody else, because its description is"
+                f" '{current.get('description', '')}'. Choose another pool, or restore it yourself."
+                " Example: pool_id: registry-cache-2"
             )
 
     def complete(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -110,7 +110,7 @@ class _Pool(WorkloadIdentityObject):
 
 
 def ensure(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Bring the pool to its state; return the result of the module. Raise GcpError."""
     params = module.params
     check_project(params["project"])
     check_id("pool_id", params["pool_id"])

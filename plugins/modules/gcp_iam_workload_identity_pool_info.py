@@ -8,16 +8,16 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_iam_workload_identity_pool_info
-short_description: Read Google workload identity pools
+short_description: Get Google workload identity pools
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Reads one workload identity pool, or all of a project.
+  - Gets one workload identity pool, or all pools of a project.
 options:
   pool_id:
     description:
-      - The pool's id; all pools if unset.
-      - A pool that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
+      - ID of the pool. If not set, all pools are returned.
+      - A pool that was deleted in the last 30 days is also returned if it is named. Its C(state) is C(DELETED).
     type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -28,19 +28,19 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: All pools of a project
+- name: Get all pools of a project
   pullthrough.registry_cache.gcp_iam_workload_identity_pool_info:
     project: my-project
   register: found
 
-- name: Their names
+- name: Show their names
   ansible.builtin.debug:
     msg: "{{ found.pools | map(attribute='name') }}"
 """
 
 RETURN = r"""
 pools:
-  description: The pools as the API returns them; none if there is no such pool. Their names hold the project's number.
+  description: Pools as the API returns them. Empty if there is none. Their names contain the project's number.
   returned: success
   type: list
   elements: dict
@@ -60,7 +60,7 @@ _PAGE = 1000
 
 
 def read(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Return the result of the module. Raise GcpError."""
     project = module.params["project"]
     check_project(project)
     return {"changed": False, "pools": find(module, pools_of(project), "workloadIdentityPools", "pool_id", _PAGE)}

@@ -12,59 +12,59 @@ short_description: Manage an OIDC provider of a Google workload identity pool
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Creates, updates, undeletes and deletes a provider, which says whose tokens Google exchanges and for which principal.
-  - Fields are compared and written whole, so that a key left out of O(attribute_mapping) is removed.
-  - Of C(oidc) only the fields that are options here are compared and written; others, such as C(discoveryUri), stay as they are.
-  - A provider that was deleted within the last 30 days is undeleted.
-  - Providers for AWS, SAML and X.509 are not supported, and a provider of such a kind is refused.
+  - Creates, updates, undeletes and deletes a provider. A provider defines whose tokens Google exchanges, and for which principal.
+  - Options replace the fields of an existing provider completely. For example, a key that is not in O(attribute_mapping) is removed.
+  - In C(oidc), only the fields that are options of this module are changed. Others, such as C(discoveryUri), are kept.
+  - Undeletes a provider that was deleted in the last 30 days.
+  - Providers for AWS, SAML and X.509 are not supported. The module refuses to change such a provider.
 options:
   provider_id:
-    description: The provider's id, 4 to 32 of C(a-z), C(0-9) and C(-), not beginning with C(gcp-).
+    description: ID of the provider. It has 4 to 32 characters (C(a-z), C(0-9), C(-)), and must not start with C(gcp-).
     type: str
     required: true
   attribute_mapping:
     description:
-      - CEL expressions that make a principal's attributes out of a token's claims. C(google.subject) is required.
+      - CEL expressions that map a token's claims to attributes of a principal. C(google.subject) is required.
       - At most 50 custom attributes (C(attribute.NAME)) are allowed.
       - Required with O(state=present).
     type: dict
   attribute_condition:
     description:
-      - A CEL expression that a token must fulfil, of at most 4096 characters. An empty text admits every token.
-      - Left as it is if unset.
+      - CEL expression that a token must satisfy, with at most 4096 characters. An empty string accepts every token.
+      - If not set, the existing condition is kept.
     type: str
   subject:
     description:
-      - A value of the claim C(sub) that the provider admits, besides those that it admits already.
-      - The provider's condition is then a list of subjects, C(assertion.sub in ['…', '…']), which this module keeps sorted.
-        Another condition is refused.
-      - Needs O(description), which says whose the provider is. A provider with another description is refused.
-      - A provider that was deleted starts with an empty list.
-      - M(pullthrough.registry_cache.gcp_iam_cluster_principals) removes a subject.
+      - Value of the claim C(sub) that the provider must admit, in addition to those that it already admits.
+      - The module keeps the condition of the provider as a sorted list of subjects, C(assertion.sub in ['…', '…']). It refuses to
+        change any other condition.
+      - Requires O(description), which identifies the owner of the provider. A provider with another description is refused.
+      - If the provider was deleted, the list starts empty.
+      - To remove a subject, use M(pullthrough.registry_cache.gcp_iam_cluster_principals).
     type: str
   oidc:
     description:
-      - Whose tokens these are.
+      - Issuer of the tokens, and how to verify them.
       - Required with O(state=present).
     type: dict
     suboptions:
       issuer_uri:
-        description: The tokens' issuer, beginning with C(https://).
+        description: Issuer of the tokens. It begins with C(https://).
         type: str
         required: true
       allowed_audiences:
         description:
-          - Audiences that a token may name, at most 10.
-          - If empty, the provider's own full name, after C(https://iam.googleapis.com/) or C(//iam.googleapis.com/).
+          - Audiences to accept in a token, at most 10.
+          - If empty, the audience must be the provider's full name after C(https://iam.googleapis.com/) or C(//iam.googleapis.com/).
         type: list
         elements: str
         default: []
       jwks:
         description:
-          - The issuer's public keys (RFC 7517), for an issuer that Google cannot reach. Each is RSA or EC P-256, and has a C(kid).
-          - If unset, Google fetches them from the issuer, and keys that were uploaded before are removed.
-          - Compared by content, so that the order of keys and the spelling of JSON change nothing.
-          - Members that Google does not take, such as C(x5c) and C(x5t), are left out.
+          - Public keys of the issuer (RFC 7517), if Google cannot reach the issuer. Each key is RSA or EC P-256, and has a C(kid).
+          - If not set, Google gets the keys from the issuer, and uploaded keys are removed.
+          - Keys are compared by content. Their order and the JSON format do not matter.
+          - Members of a key that Google does not accept, such as C(x5c) and C(x5t), are left out.
         type: dict
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -82,7 +82,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Read the cluster's keys
+- name: Get the public keys of the cluster
   pullthrough.registry_cache.cluster_oidc_info:
   register: cluster
 
@@ -115,8 +115,8 @@ EXAMPLES = r"""
 RETURN = r"""
 provider:
   description:
-    - The provider as the API returns it; its name holds the project's number.
-    - In check mode what it would be, with the project as it was given.
+    - Provider as the API returns it. Its name contains the project's number.
+    - In check mode, the expected result. Its name contains O(project).
   returned: success
   type: dict
   sample:
@@ -152,16 +152,17 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._google
 )
 
 _MAX_CUSTOM_ATTRIBUTES = 50
-# The fields of oidc that are options here.
+# Fields of oidc that are options of this module.
 _OIDC_FIELDS = ("allowedAudiences", "issuerUri", "jwksJson")
-# Members that Google documents for a key; it says that a key must have no other.
+# Members of a key that Google documents. It allows no others.
 _KEY_MEMBERS = ("alg", "crv", "e", "kid", "kty", "n", "use", "x", "y")
 _OTHER_KINDS = ("aws", "saml", "x509")
 # Members of a private or symmetric key (RFC 7518, sections 6.2.2, 6.3.2 and 6.4.1).
 _SECRET = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-# Members that a public key needs, by kty and crv; the kinds that Google verifies with.
+# Required members of a public key, by kty and crv, for the kinds of keys that Google supports.
 _PUBLIC = {("RSA", None): {"kid", "n", "e"}, ("EC", "P-256"): {"kid", "x", "y"}}
-# The option that Google's words about a bad argument are about.
+_KEYS_FIX = 'Pass the public keys that module cluster_oidc_info returns. Example: jwks: "{{ cluster.jwks }}"'
+# Words in Google's message about an invalid argument, with the option that they are about.
 _OPTION_OF_WORDS = {
     "condition": "attribute_condition",
     "mapp": "attribute_mapping",
@@ -174,7 +175,7 @@ _OPTION_OF_WORDS = {
 class _Provider(WorkloadIdentityObject):
     """An OIDC provider.
 
-    :param subject: that it must admit besides others, or None.
+    :param subject: subject to admit in addition to the existing ones, or None.
     """
 
     def __init__(self, *args: t.Any, subject: str | None, **kwargs: t.Any) -> None:
@@ -183,9 +184,9 @@ class _Provider(WorkloadIdentityObject):
         self._current: dict[str, t.Any] = {}
 
     def ensure(self, present: bool, wanted: dict[str, t.Any], check_mode: bool) -> Outcome:
-        """As that of its base; done again after a concurrent run, since Google has no etag for providers."""
+        """Run the base method. Repeat it after a concurrent change, because Google has no etag for providers. Raise GcpError."""
         outcomes: list[Outcome] = []
-        lost = GcpError(f"{self.name}: other runs keep changing attribute_condition. Run again when they are done")
+        lost = GcpError(f"{self.name}: other runs keep changing attribute_condition. Run again when they have ended.")
 
         def act() -> Outcome:
             outcomes.append(super(_Provider, self).ensure(present, wanted, check_mode))
@@ -199,21 +200,21 @@ class _Provider(WorkloadIdentityObject):
     def check(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> None:
         if kind := next((kind for kind in _OTHER_KINDS if kind in current), None):
             raise GcpError(
-                f"provider_id: {self.name} is a provider of kind {kind}, and this module manages kind oidc. Choose another id."
+                f"provider_id: {self.name} is of kind {kind}, but this module only manages OIDC providers. Choose another ID."
                 " Example: provider_id: my-cluster"
             )
         if self._subject is None or not current or self.deleted(current):
             return
         if current.get("description", "") != wanted["description"]:
             raise GcpError(
-                f"provider_id: {self.name} has another owner: its description is '{current.get('description', '')}', not"
-                f" '{wanted['description']}'. Choose another id, or delete the provider if nobody uses it any more."
-                " Example: provider_id: my-cluster"
+                f"provider_id: {self.name} belongs to somebody else, because its description is '{current.get('description', '')}', not"
+                f" '{wanted['description']}'. Choose another ID, or delete the provider if nobody uses it any more."
+                " Example: provider_id: my-cluster-2"
             )
         if subjects_of(current.get("attributeCondition")) is None:
             raise GcpError(
-                f"subject: {self.name} has a condition that is no list of subjects: {current['attributeCondition']}."
-                f" Set it to the subjects that it should admit. Example: attribute_condition: \"{condition_of([self._subject])}\""
+                f"subject: the condition of {self.name} must be a list of subjects (got {current['attributeCondition']}). Change it to the"
+                f" list of all subjects to admit. Example: attribute_condition: \"{condition_of([self._subject])}\""
             )
 
     def complete(self, current: dict[str, t.Any], wanted: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -227,7 +228,7 @@ class _Provider(WorkloadIdentityObject):
         return wanted
 
     def update(self, fields: dict[str, t.Any]) -> None:
-        """Replace these fields whole, but of oidc only what differs."""
+        """Replace these fields, but in oidc only those that differ. Raise GcpError."""
         mask = [field for field in fields if field != "oidc"]
         if "oidc" in fields:
             before, after = stripped(self._current.get("oidc", {})), fields["oidc"]
@@ -259,20 +260,21 @@ def _check(params: dict[str, t.Any]) -> None:
     if params["state"] == "absent":
         if params["subject"] is not None:
             raise GcpError(
-                "subject: state absent deletes the whole provider, whatever it admits. Leave subject out, or remove the subject"
-                " alone. Example: module gcp_iam_cluster_principals with state: absent"
+                "subject: it must not be set with state: absent, which deletes the whole provider. Remove the option, or remove only the"
+                " subject with module gcp_iam_cluster_principals. Example: gcp_iam_cluster_principals with state: absent"
             )
         return
-    # An explicit null passes Ansible's own check of required options.
+    # Ansible accepts an explicit null for a required option.
     if "google.subject" not in (params["attribute_mapping"] or {}):
         raise GcpError(
-            "attribute_mapping has no google.subject, which names the principal. Example: google.subject: assertion.sub"
+            "attribute_mapping: it must contain google.subject, which identifies the principal."
+            " Example: attribute_mapping: {google.subject: assertion.sub}"
         )
     custom = sum(key.startswith("attribute.") for key in params["attribute_mapping"])
     if custom > _MAX_CUSTOM_ATTRIBUTES:
         raise GcpError(
             f"attribute_mapping: at most {_MAX_CUSTOM_ATTRIBUTES} custom attributes are allowed (got {custom})."
-            " Leave out those that no grant and no condition names. Example: attribute_mapping: {google.subject: assertion.sub}"
+            " Remove those that no grant and no condition uses. Example: attribute_mapping: {google.subject: assertion.sub}"
         )
     check_condition(params["attribute_condition"] or "")
     if params["subject"] is not None:
@@ -280,15 +282,15 @@ def _check(params: dict[str, t.Any]) -> None:
     for key, expression in params["attribute_mapping"].items():
         if not isinstance(expression, str) or not expression:
             raise GcpError(
-                f"attribute_mapping.{key} is not a CEL expression but {expression!r}; leave the key out to remove it."
+                f"attribute_mapping.{key}: must be a CEL expression (got {expression!r}). Remove the key to remove the attribute."
                 f" Example: {key}: assertion.sub"
             )
     if params["oidc"] is None:
-        raise GcpError("oidc is required with state present. Example: oidc: {issuer_uri: https://issuer.example.com}")
+        raise GcpError("oidc: it is required with state: present. Example: oidc: {issuer_uri: https://issuer.example.com}")
     if not (params["oidc"]["issuer_uri"] or "").startswith("https://"):
         raise GcpError(
-            f"oidc.issuer_uri '{params['oidc']['issuer_uri'] or ''}' does not begin with https://."
-            " The cluster's issuer is set by kube-apiserver's --service-account-issuer"
+            f"oidc.issuer_uri: must begin with https:// (got '{params['oidc']['issuer_uri'] or ''}'). Set the issuer of the cluster in"
+            " kube-apiserver. Example: --service-account-issuer=https://kubernetes.default.svc.cluster.local"
         )
     if params["oidc"]["jwks"] is not None:
         _check_keys(params["oidc"]["jwks"].get("keys"))
@@ -296,22 +298,18 @@ def _check(params: dict[str, t.Any]) -> None:
 
 def _check_keys(keys: t.Any) -> None:
     if not isinstance(keys, list) or not keys or not all(isinstance(key, dict) for key in keys):
-        raise GcpError("oidc.jwks holds no keys. Pass what cluster_oidc_info returns as jwks")
+        raise GcpError(f"oidc.jwks: it must contain keys. {_KEYS_FIX}")
     if any(_SECRET & key.keys() for key in keys):
-        raise GcpError(
-            "oidc.jwks holds a private or symmetric key, which must not leave the cluster. Pass public keys only"
-        )
+        raise GcpError(f"oidc.jwks: it contains a private or symmetric key, which must not leave the cluster. {_KEYS_FIX}")
     for number, key in enumerate(keys, 1):
         kind = tuple(part if isinstance(part, str) else None for part in (key.get("kty"), key.get("crv")))
         if kind not in _PUBLIC:
             raise GcpError(
-                f"oidc.jwks: key {number} is of kind {' '.join(filter(None, kind)) or 'none'}, and Google verifies with RSA and"
-                " EC P-256 only. Let kube-apiserver sign with such a key (--service-account-signing-key-file)"
+                f"oidc.jwks: key {number} must be RSA or EC P-256 (got {' '.join(filter(None, kind)) or 'none'}). Use such a signing key in"
+                " kube-apiserver. Example: --service-account-signing-key-file=/etc/kubernetes/pki/sa.key"
             )
         if missing := sorted(_PUBLIC[kind] - key.keys()):
-            raise GcpError(
-                f"oidc.jwks: key {number} has no {' and no '.join(missing)}. Pass what cluster_oidc_info returns as jwks"
-            )
+            raise GcpError(f"oidc.jwks: key {number} must contain {' and '.join(missing)}. {_KEYS_FIX}")
 
 
 def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -325,13 +323,13 @@ def _wanted(params: dict[str, t.Any]) -> dict[str, t.Any]:
 
 
 def _named(error: GcpError) -> GcpError:
-    """The error of a bad argument, with the option that it is about."""
+    """Return the error for an invalid argument, with the name of the option."""
     option = next((option for word, option in _OPTION_OF_WORDS.items() if word in error.words.lower()), None)
     return GcpError(f"{error} (Check {option}.)") if error.status == 400 and option else error
 
 
 def ensure(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Bring the provider to its state; return the result of the module. Raise GcpError."""
     params, present = module.params, module.params["state"] == "present"
     _check(params)
     provider = _Provider(

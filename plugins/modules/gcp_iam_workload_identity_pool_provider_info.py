@@ -8,20 +8,20 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: gcp_iam_workload_identity_pool_provider_info
-short_description: Read the providers of a Google workload identity pool
+short_description: Get providers of a Google workload identity pool
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Reads one provider of a workload identity pool, or all of them, of every kind.
+  - Gets one provider of a workload identity pool, or all providers of any kind.
 options:
   pool_id:
-    description: The pool's id.
+    description: ID of the pool.
     type: str
     required: true
   provider_id:
     description:
-      - The provider's id; all providers of the pool if unset.
-      - A provider that is named is read even if it was deleted within the last 30 days; its C(state) is then C(DELETED).
+      - ID of the provider. If not set, all providers of the pool are returned.
+      - A provider that was deleted in the last 30 days is also returned if it is named. Its C(state) is C(DELETED).
     type: str
 extends_documentation_fragment:
   - pullthrough.registry_cache.gcp
@@ -32,13 +32,13 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: The providers of a pool
+- name: Get the providers of a pool
   pullthrough.registry_cache.gcp_iam_workload_identity_pool_provider_info:
     project: my-project
     pool_id: registry-cache
   register: found
 
-- name: Whose tokens they admit
+- name: Show the issuers of the OIDC providers
   ansible.builtin.debug:
     msg: "{{ found.providers | selectattr('oidc', 'defined') | map(attribute='oidc.issuerUri') }}"
 """
@@ -46,8 +46,8 @@ EXAMPLES = r"""
 RETURN = r"""
 providers:
   description:
-    - The providers as the API returns them; none if there is no such provider or no such pool.
-    - Their names hold the project's number.
+    - Providers as the API returns them. Empty if there is none, or if the pool does not exist.
+    - Their names contain the project's number.
   returned: success
   type: list
   elements: dict
@@ -73,7 +73,7 @@ _PAGE = 100
 
 
 def read(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Return the result of the module. Raise GcpError."""
     project, pool_id = module.params["project"], module.params["pool_id"]
     check_project(project)
     check_id("pool_id", pool_id)

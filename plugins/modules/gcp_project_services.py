@@ -12,13 +12,13 @@ short_description: Enable Google APIs in a project
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Enables those of the named APIs that are not, with one request to read and one to change, all of them or none.
-  - It disables none, since that would break whatever else uses it.
-  - An API that was just enabled may refuse requests for some minutes. O(apis_just_enabled) of the modules that use it waits for it.
-  - Beside C(google.cloud.gcp_serviceusage_service), which needs a task for each API, has no check mode and no time-outs.
+  - Enables those of the APIs that are disabled, all of them or none. It sends one request to read and one to change.
+  - It never disables an API, because others may use it.
+  - An API that was just enabled may refuse requests for a few minutes. Set O(apis_just_enabled) in the modules that use it to wait.
+  - Unlike C(google.cloud.gcp_serviceusage_service), it enables several APIs in one task, and supports check mode and timeouts.
 options:
   services:
-    description: The APIs' names, at most 20.
+    description: Full names of the APIs, at most 20.
     type: list
     elements: str
     required: true
@@ -27,12 +27,12 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Returns each API's state before and after.
+    description: Returns the state of each API before and after.
     support: full
 """
 
 EXAMPLES = r"""
-- name: What Workload Identity Federation and Artifact Registry need
+- name: Enable the APIs for Workload Identity Federation and Artifact Registry
   pullthrough.registry_cache.gcp_project_services:
     project: my-project
     services:
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 services:
-  description: Each API's state afterwards, in check mode what it would be.
+  description: State of each API after the run. In check mode, the expected result.
   returned: success
   type: dict
   sample:
@@ -66,9 +66,9 @@ def _check(params: dict[str, t.Any]) -> None:
     check_project(params["project"])
     for service in params["services"]:
         if not _SERVICE.fullmatch(service):
-            raise GcpError(f"services: '{service}' is not the full name of an API. {_EXAMPLE}")
+            raise GcpError(f"services: '{service}' must be the full name of an API. {_EXAMPLE}")
     if not 0 < len(set(params["services"])) <= _MAX_SERVICES:
-        raise GcpError(f"services names {len(set(params['services']))} APIs, and Google takes 1 to {_MAX_SERVICES}. {_EXAMPLE}")
+        raise GcpError(f"services: 1 to {_MAX_SERVICES} are allowed (got {len(set(params['services']))}). {_EXAMPLE}")
 
 
 def _states(client: GcpClient, url: str, project: str, services: list[str]) -> dict[str, str]:
@@ -76,15 +76,17 @@ def _states(client: GcpClient, url: str, project: str, services: list[str]) -> d
     try:
         found = client.request("GET", f"{url}:batchGet", f"services of project {project}", params={"names": names})
     except GcpError as error:
-        # Google has one answer for both.
+        # Google returns the same error for an unknown name and a missing permission.
         if "permission denied for service" in error.words:
-            raise GcpError(f"services: {error.words} Check their names, and grant serviceusage.services.get") from error
+            raise GcpError(
+                f"services: {error.words} Check the names of the APIs, and grant serviceusage.services.get. {_EXAMPLE}"
+            ) from error
         raise
     return {service["name"].rpartition("/")[2]: service.get("state", "DISABLED") for service in found.get("services", [])}
 
 
 def enable(module: t.Any) -> dict[str, t.Any]:
-    """The result. Raises GcpError."""
+    """Enable the APIs; return the result of the module. Raise GcpError."""
     _check(module.params)
     project, services = module.params["project"], sorted(set(module.params["services"]))
     client, url = GcpClient(module), f"{_API}/projects/{project}/services"

@@ -12,79 +12,80 @@ short_description: Manage the users of an htpasswd file or text
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Brings many users of an htpasswd file, or of a text such as a Secret's content, to a wanted state in one task.
-  - A user's hash is kept while it verifies and is of a wanted scheme and cost, so that a rerun changes nothing. Users are
-    verified on all processors.
-  - Comments and the order of lines are kept, in whatever encoding they are. Malformed and repeated lines are an error that names
-    their numbers.
+  - Manages many users of an htpasswd file, or of text such as the content of a Secret, in one task.
+  - Keeps the hash of a user if it matches the password and has an accepted scheme and the requested cost, so a second run changes
+    nothing. Hashes are verified on all processors in parallel.
+  - Keeps comments and the order of lines, in any encoding. Malformed and duplicate lines are errors. The message contains their line
+    numbers.
 options:
   path:
     description:
-      - The file. It is made if missing, and written as a whole or not at all. Of a symbolic link the target is written.
-      - Its owner, group and mode stay as they are, unless O(owner), O(group) or O(mode) is set.
-      - A file that belongs to another user is refused, unless root asks.
+      - Path of the file. It is created if missing, and replaced atomically. If it is a symbolic link, the target is replaced.
+      - The owner, group and mode of an existing file are kept, unless O(owner), O(group) or O(mode) is set.
+      - If the file belongs to another user, only root may change it.
       - Exactly one of O(path) and O(content) is required.
     type: path
   content:
     description:
-      - The text as it is; the new text is returned. An empty text makes a new one.
-      - It holds hashes, so set C(no_log) on the task.
+      - Current text. The new text is returned as RV(content). Use an empty string to start a new text.
+      - The text contains hashes, so set C(no_log) on the task.
     type: str
   users:
-    description: The users.
+    description: Users to manage.
     type: list
     elements: dict
     required: true
     suboptions:
       name:
-        description: The user's name.
+        description: Name of the user.
         type: str
         required: true
       password:
         description:
-          - The password, of at most 72 bytes.
-          - With O(users[].state=present) this or O(users[].hash) is required.
+          - Password, with at most 72 bytes.
+          - This or O(users[].hash) is required with O(users[].state=present).
         type: str
       hash:
         description:
-          - A ready-made hash, taken as it is. With O(users[].password) too, it must be that password's.
+          - Hash to write without changes. If O(users[].password) is also set, the hash must match it.
         type: str
       state:
-        description: Whether the user is there.
+        description: Whether the user must exist.
         type: str
         choices: [present, absent]
         default: present
   create:
-    description: Whether a missing file is made. If not, it is an error.
+    description: Whether to create a missing file. With V(false), a missing file is an error.
     type: bool
     default: true
   exclusive:
-    description: Whether users that O(users) does not name are removed.
+    description: Whether to remove users that are not in O(users).
     type: bool
     default: false
   cost:
-    description: The cost of bcrypt as a power of two, from 4 to 17. A bcrypt hash of another cost is made anew.
+    description: Cost of new bcrypt hashes, as a power of two from 4 to 17. A bcrypt hash with another cost is replaced.
     type: int
     default: 10
   schemes:
     description:
-      - Schemes of which an existing hash is kept while it verifies. A new one is bcrypt, which is all that a registry reads.
-      - Others than V(bcrypt) need libpass or passlib.
+      - Schemes of existing hashes to keep if they match the password. New hashes always use bcrypt, because registries accept no other
+        scheme.
+      - Schemes other than V(bcrypt) need libpass or passlib.
     type: list
     elements: str
     choices: [bcrypt, apr_md5_crypt, sha256_crypt, sha512_crypt, ldap_sha1]
     default: [bcrypt]
   mode:
     description:
-      - The file's mode, such as V('0640'). Without it a new file gets V('0600'), and an existing file keeps its own.
+      - Mode of the file, such as V('0640'). If not set, a new file has mode V('0600') and an existing file keeps its mode.
 requirements:
   - bcrypt
-  - libpass, the maintained drop-in for passlib, for O(schemes) other than V(bcrypt)
+  - libpass, the maintained replacement of passlib, for O(schemes) other than V(bcrypt)
 extends_documentation_fragment:
   - ansible.builtin.files
 attributes:
   check_mode:
-    description: Can run in check mode and tell what would change.
+    description: Reports what would change, and changes nothing.
     support: full
   diff_mode:
     description: Shows names, owner, group and mode, never a password or hash.
@@ -92,7 +93,7 @@ attributes:
 """
 
 EXAMPLES = r"""
-- name: Two users and no other
+- name: Manage a file with exactly two users
   pullthrough.registry_cache.htpasswd:
     path: /etc/registry/htpasswd
     exclusive: true
@@ -102,9 +103,9 @@ EXAMPLES = r"""
       - name: ci
         password: "{{ vault_ci_password }}"
 
-- name: Users of a web server move to bcrypt when their password changes; what htpasswd has printed is taken as it is
+- name: Move the users of a web server to bcrypt when their passwords change, and write an existing hash
   pullthrough.registry_cache.htpasswd:
-    path: /etc/nginx/htpasswd # of the web server's package, with the owner and mode that it needs
+    path: /etc/nginx/htpasswd # from the web server's package, with its owner and mode
     create: false
     schemes: [bcrypt, apr_md5_crypt]
     users:
@@ -113,7 +114,7 @@ EXAMPLES = r"""
       - name: bob
         hash: $2y$10$dRK7zBkOYMCSLhRmoUBMkuMNtPuLQxNNDchJvPM0mBXz8HYqGLJ3O
 
-- name: The content of a Secret
+- name: Update the content of a Secret
   pullthrough.registry_cache.htpasswd:
     content: "{{ secret.data.htpasswd | b64decode }}"
     users:
@@ -125,12 +126,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 users:
-  description: The names of all users afterwards, in the order of their lines.
+  description: Names of all users after the run, in the order of their lines.
   returned: success
   type: list
   elements: str
 content:
-  description: The new text. It holds hashes, so set C(no_log) on the task.
+  description: New text. It contains hashes, so set C(no_log) on the task.
   returned: with O(content)
   type: str
 """
@@ -143,16 +144,16 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._credentials import htpasswd
 
-# Bytes that are no UTF-8, such as those of a comment in Latin-1, stay as they are.
+# Keep bytes that are not valid UTF-8, such as those of a comment in Latin-1.
 _TEXT: dict[str, t.Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def _read(module: AnsibleModule, path: str) -> tuple[str, os.stat_result | None]:
-    """The text of a file that this process may replace without taking it from its owner, and what the file is like."""
+    """Return the text and the status of a file that this process may replace without changing its owner. Otherwise fail the module."""
     given = module.params["path"]
     folder = os.path.dirname(path)
     if not os.path.isdir(folder):
-        module.fail_json(msg=f"path {given}: there is no directory {folder}. Make it first")
+        module.fail_json(msg=f"path: directory {folder} of {given} does not exist. Create it first. Example: mkdir -p {folder}")
     try:
         with open(path, **_TEXT) as file:
             status = os.fstat(file.fileno())
@@ -160,24 +161,28 @@ def _read(module: AnsibleModule, path: str) -> tuple[str, os.stat_result | None]
     except FileNotFoundError:
         if not module.params["create"]:
             module.fail_json(
-                msg=f"path {given}: there is no such file, and create is false. Make it first, or let the module make it."
+                msg=f"path: file {given} does not exist, and create is false. Create it first, or allow the module to create it."
                 " Example: create: true"
             )
         return "", None
     except OSError as error:
-        module.fail_json(msg=f"path {given} cannot be read: {error}. Name a text file, and run the task as its owner or root")
+        module.fail_json(
+            msg=f"path: {given} cannot be read: {error}. Name a text file, and run the task as its owner or as root. Example: become: true"
+        )
     if os.geteuid() not in (0, status.st_uid):
-        module.fail_json(msg=f"path {given} belongs to the user with id {status.st_uid}. Run the task as that user or as root")
+        module.fail_json(
+            msg=f"path: {given} belongs to the user with ID {status.st_uid}. Run the task as that user or as root. Example: become: true"
+        )
     return text, status
 
 
 def _write(module: AnsibleModule, path: str, text: str, status: os.stat_result | None) -> None:
-    """Write a copy that has the attributes of the file, then move it into place whole.
+    """Write a copy with the attributes of the file, then move it to the path atomically.
 
-    :param status: what the existing file is like; None for a new one, which is 0600 from its first byte on.
+    :param status: status of the existing file, or None for a new one, which has mode 0600 from the start.
     """
     given = module.params["path"]
-    unwritten = f"path {given} cannot be written, and is as it was: %s. Make room, or allow the write"
+    unwritten = f"path: {given} cannot be written, and was not changed: %s. Free some space, or allow writing to its directory"
     try:
         descriptor, temporary = tempfile.mkstemp(dir=module.tmpdir)
         module.add_cleanup_file(temporary)
@@ -185,23 +190,23 @@ def _write(module: AnsibleModule, path: str, text: str, status: os.stat_result |
             file.write(text)
     except OSError as error:
         module.fail_json(msg=unwritten % error)
-    # On the copy first: an owner, group or mode that cannot be leaves the file as it was.
+    # Set attributes on the copy first, so that a failure leaves the file unchanged.
     if status:
         try:
             os.chown(temporary, status.st_uid, status.st_gid if module.params["group"] is None else -1)
         except OSError as error:
             module.fail_json(
-                msg=f"path {given} is of the group with id {status.st_gid}, which the new file cannot be given ({error.strerror})."
-                " Run the task as root or as a member of that group, or set another one. Example: group: www-data"
+                msg=f"path: {given} has the group with ID {status.st_gid}, which the new file cannot have ({error.strerror})."
+                " Run the task as root or as a member of that group, or set another group. Example: group: www-data"
             )
         os.chmod(temporary, stat.S_IMODE(status.st_mode))
     arguments = module.load_file_common_arguments(module.params, temporary)
     module.set_fs_attributes_if_different({**arguments, "attributes": None}, False)
-    # atomic_move gives a new file what the umask leaves.
+    # atomic_move applies the umask to a new file.
     umask = os.umask(0o077)
     try:
         module.atomic_move(temporary, path, unsafe_writes=module.params["unsafe_writes"])
-    # It raises a bare Exception, from its cause.
+    # It raises a plain Exception, with the cause attached.
     except Exception as error:
         module.fail_json(msg=unwritten % (error.__cause__ or error))
     finally:
@@ -209,7 +214,7 @@ def _write(module: AnsibleModule, path: str, text: str, status: os.stat_result |
 
 
 def _attributes(changes: dict[str, dict[str, t.Any]], side: str) -> str:
-    """Lines of a diff for the attributes that change; a colon is in no user's name."""
+    """Return diff lines for the attributes that change. The colon distinguishes them from user names, which contain none."""
     return "".join(f"{name}: {value}\n" for name, value in sorted(changes.get(side, {}).items()) if name != "path")
 
 
@@ -217,7 +222,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "path": {"type": "path"},
-            # Not no_log: Ansible would blank the same text in what is returned. The caller's task has no_log.
+            # With no_log, Ansible would remove this text from the result. The user sets no_log on the task.
             "content": {"type": "str", "no_log": False},
             "users": {
                 "type": "list",
@@ -245,12 +250,12 @@ def main() -> None:
         module.fail_json(msg=missing_required_lib(library))
     if htpasswd.clashes(params["schemes"]):
         module.fail_json(
-            msg="schemes: passlib and libpass are both installed, each over the other's files."
-            " Uninstall both, then install libpass. Or set schemes: [bcrypt], which needs neither"
+            msg="schemes: passlib and libpass are both installed and overwrite each other's files. Uninstall both, then install libpass,"
+            " or use only bcrypt, which needs neither. Example: schemes: [bcrypt]"
         )
     if params["cost"] not in htpasswd.COSTS:
-        module.fail_json(msg=f"cost {params['cost']} is not from 4 to 17. Example: cost: 10")
-    # A link stays one.
+        module.fail_json(msg=f"cost: must be from 4 to 17 (got {params['cost']}). Example: cost: 10")
+    # Write to the target of a symbolic link, so that the link stays.
     path = params["path"] and os.path.realpath(params["path"])
     before, status = (params["content"], None) if path is None else _read(module, path)
     users = [htpasswd.User(user["name"], user["password"], user["state"] == "present", user["hash"]) for user in params["users"]]
@@ -266,7 +271,7 @@ def main() -> None:
     result: dict[str, t.Any] = {
         "changed": bool(actions),
         "users": [htpasswd.shown(name) for name in names],
-        # Without what holds secrets: Ansible would look for each password in each text of it.
+        # Without the secrets, because Ansible would search each text of the result for each password.
         "invocation": {"module_args": {name: value for name, value in params.items() if name not in ("users", "content")}},
         "diff": {"before": "".join(f"{htpasswd.shown(name)}\n" for name in old_names), "after": "".join(lines)},
     }
@@ -274,10 +279,10 @@ def main() -> None:
         for user in users:
             if user.password and user.password in after:
                 module.fail_json(
-                    msg=f"users: the password of user '{user.name}' is also a part of the text, in which Ansible would blank it."
+                    msg=f"users: the password of user '{user.name}' is also a part of the text, where Ansible would mask it."
                     " Choose a longer one. Nothing was changed."
                 )
-        # So would it a hash that was given, which belongs into the text.
+        # Ansible would also mask a given hash, which belongs in the text.
         module.no_log_values.difference_update(user.hash for user in users)
         result["content"] = after
     else:

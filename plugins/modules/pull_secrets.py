@@ -8,127 +8,129 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: pull_secrets
-short_description: Manage pull secrets in many namespaces at once
+short_description: Manage pull secrets in many namespaces
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Brings the pull secrets of one or more users into all namespaces that match, and removes them from those that no longer do.
-  - Each kind of object is listed once, and only what differs is written, several objects at a time.
-  - Labels mark the Secrets that this module made. One of the same name without them is refused, never overwritten.
+  - Creates the pull secrets of users in all matching namespaces, and removes them from namespaces that no longer match.
+  - Lists each kind of object once. Writes only what differs, with several requests in parallel.
+  - Labels mark the Secrets that this module created. It refuses to overwrite a Secret of the same name without these labels.
 options:
   owner:
     description:
-      - The namespace and name of the cache that the pull secrets are for, as C(NAMESPACE/NAME). Labels record it on each Secret.
-      - The pull secrets of O(users) are all that it has. Those of other caches are left alone.
+      - Namespace and name of the cache for the pull secrets, as C(NAMESPACE/NAME). Labels on each Secret record it.
+      - The module removes other pull secrets of this cache. It does not change those of other caches.
     type: str
     required: true
   users:
-    description: The users of the cache. Required with O(state=present) without O(users_from).
+    description: Users of the cache. Required with O(state=present), unless O(users_from) is set.
     type: list
     elements: dict
     suboptions:
       name:
-        description: The user's name.
+        description: Name of the user.
         type: str
         required: true
       password:
         description:
-          - The password, of at most 72 bytes. It is used where the cache has none in force, see O(credentials_in_force).
-          - In check mode a user may have none, since M(pullthrough.registry_cache.cache_users) makes it in the same run.
+          - Password, with at most 72 bytes. It is used only if the cache has no active credential. See O(credentials_in_force).
+          - In check mode, a user may have no password, because M(pullthrough.registry_cache.cache_users) would create it in the same run.
         type: str
       pull_secret:
-        description: What differs for this user's pull secret.
+        description: Settings for the pull secret of this user only.
         type: dict
         suboptions:
           name:
-            description: Its name instead of O(name).
+            description: Name of the Secret. The default is O(name).
             type: str
           namespaces:
             description:
-              - Its namespaces by name; they must exist. With an empty list the user has no pull secret.
-              - At most one of this, O(users[].pull_secret.namespace_selector) and O(users[].pull_secret.exclude_namespaces). With none,
-                the user has the namespaces of all.
+              - Namespaces for the Secret. They must exist. With an empty list, the user has no pull secret.
+              - At most one of this, O(users[].pull_secret.namespace_selector) and O(users[].pull_secret.exclude_namespaces) may be set. If
+                none is set, the module's own O(namespaces), O(namespace_selector) or O(exclude_namespaces) applies.
             type: list
             elements: str
           namespace_selector:
-            description: Its namespaces by their labels.
+            description: Label selector of the namespaces for the Secret.
             type: str
           exclude_namespaces:
-            description: All namespaces but these.
+            description: Namespaces to exclude. The Secret is created in all others.
             type: list
             elements: str
           service_accounts:
-            description: Instead of O(service_accounts).
+            description: Service accounts for the Secret. If not set or empty, O(service_accounts) applies.
             type: list
             elements: str
   credentials_in_force:
     description:
-      - Whether the credentials are those of Secret C(NAME-passwords) in the cache's namespace, which
-        M(pullthrough.registry_cache.cache_users) writes. They precede the passwords of O(users), which replicas may not know yet.
+      - Whether to use the credentials in Secret C(NAME-passwords) of the cache's namespace, which
+        M(pullthrough.registry_cache.cache_users) writes. They take precedence over the passwords in O(users), which the replicas may not
+        know yet.
     type: bool
     default: true
   name:
     description:
-      - The name of the Secret in each namespace, of at most 63 characters.
-      - By default the name of the cache and its namespace, as C(NAME.NAMESPACE), or only C(NAME) where both are the same, so that
-        the pull secrets of several caches of a cluster have different names. What is longer is cut, and ends in a hash.
+      - Name of the Secret in each namespace, with at most 63 characters.
+      - The default is C(NAME.NAMESPACE) of the cache, or C(NAME) if both are the same, so that the pull secrets of several caches have
+        different names. A longer name is shortened and ends with a hash.
     type: str
   hosts:
-    description: The registries as image references name them, with their ports. Required with O(state=present).
+    description: Registries as in image references, each with its port. Required with O(state=present).
     type: list
     elements: str
     default: []
   namespaces:
     description:
-      - The namespaces by name; they must exist.
-      - At most one of this, O(namespace_selector) and O(exclude_namespaces). With none, only users with namespaces of their own have
-        a pull secret.
-      - Where the caller may not list Secrets in all namespaces, the module looks for pull secrets of O(owner) in these and those of
-        O(users), also with O(state=absent).
+      - Namespaces for the Secret. They must exist.
+      - At most one of this, O(namespace_selector) and O(exclude_namespaces) may be set. If none is set, only users with their own
+        namespaces have a pull secret.
+      - If the caller may not list Secrets in all namespaces, the module searches for existing pull secrets in these namespaces and in
+        those of O(users), also with O(state=absent).
     type: list
     elements: str
   namespace_selector:
-    description: The namespaces by their labels, such as C(team in (a, b)).
+    description: Label selector of the namespaces for the Secret, such as V(team in (a, b\)).
     type: str
   exclude_namespaces:
-    description: All namespaces but these; all of them if empty.
+    description: Namespaces to exclude. The Secret is created in all others. With an empty list, no namespace is excluded.
     type: list
     elements: str
   service_accounts:
     description:
-      - Service accounts that get the Secret among their C(imagePullSecrets), in each of the namespaces that has them.
-      - They keep what else is there. An entry that this module made goes when it is no longer wanted.
+      - Names of service accounts to which the Secret is added as one of C(imagePullSecrets), in each of the namespaces.
+      - Other entries are kept. Entries that this module added are removed when they are no longer configured.
     type: list
     elements: str
     default: []
   labels:
     description:
-      - More labels of the Secret. One that is no longer named is removed.
-      - Those that this module sets itself are refused.
+      - Additional labels of the Secret. A label that is no longer listed is removed.
+      - Labels that the module sets itself are refused.
     type: dict
     default: {}
   annotations:
-    description: More annotations, as O(labels).
+    description: Additional annotations of the Secret. The same rules as for O(labels) apply.
     type: dict
     default: {}
   controller:
     description:
-      - A controller of the cluster that brings pull secrets to namespaces that are made between two runs.
-      - The module makes what that controller reads, and takes the copies over. With V(external_secrets) that is a ClusterExternalSecret
-        and what it needs, for each of O(users); with V(reflector) an annotated Secret in the cache's namespace.
-      - What an earlier run made for a controller and is no longer wanted is removed.
+      - Controller in the cluster that copies pull secrets to namespaces that are created between two runs.
+      - The module creates the objects that the controller reads, and takes over its copies. For V(external_secrets), these are a
+        ClusterExternalSecret and the objects that it needs, for each of O(users). For V(reflector), it is an annotated Secret in the
+        cache's namespace.
+      - Objects of an earlier run that are no longer configured are removed.
     type: str
     choices: [none, external_secrets, reflector]
     default: none
   skip_forbidden:
     description:
-      - What happens where the caller may not read or write the Secrets or service accounts of a namespace. V(false) ends the run.
-        V(true) leaves the namespace out, with a warning and in RV(forbidden).
-      - Whether a namespace may be written to shows when it is, so check mode does not tell.
+      - What to do if the caller may not read or write the Secrets or service accounts of a namespace. With V(false), the module fails.
+        With V(true), it skips the namespace, warns, and lists the namespace in RV(forbidden).
+      - The module finds out whether it may write only when it writes, so check mode does not report this.
     type: bool
     default: false
   state:
-    description: V(absent) removes all pull secrets of O(owner), and all that it has for a controller.
+    description: V(absent) removes all pull secrets of O(owner), and its objects for a controller.
     type: str
     choices: [present, absent]
     default: present
@@ -140,23 +142,24 @@ extends_documentation_fragment:
   - pullthrough.registry_cache.attributes
 attributes:
   diff_mode:
-    description: Shows namespaces, names and hosts only, never a credential.
+    description: Shows namespaces, names and hosts, never a credential.
     support: full
 notes:
-  - The caller needs C(list) on namespaces, secrets and serviceaccounts in all namespaces; C(create), C(patch) and C(delete) on secrets
-    and C(patch) on service accounts where it writes.
-  - With O(credentials_in_force) it needs C(get) on Secret C(NAME-passwords) of the cache's namespace.
-  - Without the right to list Secrets in all namespaces, the module works in O(namespaces) and the namespaces of O(users), one by one,
-    and warns that it does not look into others.
-  - For O(controller) it needs C(list), C(get), C(create), C(patch) and C(delete) on what it makes. Without a controller it needs C(list)
-    on secrets, serviceaccounts, roles and rolebindings of the cache's namespace to find what an earlier run made, else it warns.
-  - A namespace that is being deleted is left out, unless O(namespaces) or O(users[].pull_secret.namespaces) names it.
-  - An entry that this module made in C(imagePullSecrets) is recorded in an annotation of the service account. It is removed also where
+  - The caller needs the permission C(list) on namespaces, secrets and serviceaccounts in all namespaces. In the namespaces to change, it
+    needs C(create), C(patch) and C(delete) on secrets and C(patch) on serviceaccounts.
+  - O(credentials_in_force) needs the permission C(get) on Secret C(NAME-passwords) in the cache's namespace.
+  - Without the permission to list Secrets in all namespaces, the module works in O(namespaces) and the namespaces of O(users), one by one,
+    and warns that it does not search other namespaces.
+  - O(controller) needs the permissions C(list), C(get), C(create), C(patch) and C(delete) on the objects that it creates. Without a
+    controller, the module needs C(list) on secrets, serviceaccounts, roles and rolebindings in the cache's namespace, to find objects of
+    an earlier run. Otherwise it warns.
+  - A namespace that is being deleted is skipped, unless O(namespaces) or O(users[].pull_secret.namespaces) names it.
+  - An annotation of a service account records the entries in C(imagePullSecrets) that this module added. The module removes them even if
     the Secret was deleted by hand.
 """
 
 EXAMPLES = r"""
-- name: The nodes' credential in every namespace but the cluster's own, used by each pod without a service account of its own
+- name: Create pull secrets in all namespaces except the system's, and add them to the default service accounts
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
     users:
@@ -165,7 +168,7 @@ EXAMPLES = r"""
     exclude_namespaces: [kube-system, kube-public, kube-node-lease]
     service_accounts: [default]
 
-- name: A credential for each team
+- name: Create a pull secret for each team
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
     hosts: ["localhost:30026"]
@@ -177,12 +180,12 @@ EXAMPLES = r"""
         pull_secret:
           namespaces: [b-dev, b-prod]
 
-- name: No pull secret any more
+- name: Remove all pull secrets
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
     state: absent
 
-- name: A credential for two namespaces, of which one may be forbidden
+- name: Create pull secrets in two namespaces, of which one may be forbidden
   pullthrough.registry_cache.pull_secrets:
     owner: registry-cache/registry-cache
     hosts: ["localhost:30026"]
@@ -194,50 +197,50 @@ EXAMPLES = r"""
 
 RETURN = r"""
 created:
-  description: The Secrets that were created, as C(namespace/name). If the module fails after it has changed something, this and the
-    other lists say what.
+  description: Secrets that were created, as C(namespace/name). If the module fails after a change, this and the other lists contain the
+    changes before the failure.
   returned: success, and failure after a change
   type: list
   elements: str
   sample: [default/registry-cache]
 updated:
-  description: The Secrets whose content, labels or annotations were changed.
+  description: Secrets whose content, labels or annotations were changed.
   returned: success, and failure after a change
   type: list
   elements: str
 removed:
-  description: The Secrets that are no longer wanted.
+  description: Secrets that were removed.
   returned: success, and failure after a change
   type: list
   elements: str
 attached:
-  description: The service accounts that got a Secret, as C(namespace/service account/name).
+  description: Service accounts to which a Secret was added, as C(namespace/service account/name).
   returned: success, and failure after a change
   type: list
   elements: str
 detached:
-  description: The service accounts that lost one.
+  description: Service accounts from which a Secret was removed, as C(namespace/service account/name).
   returned: success, and failure after a change
   type: list
   elements: str
 sources_written:
-  description: The objects for O(controller) that were created or changed.
+  description: Objects for O(controller) that were created or changed.
   returned: success, and failure after a change
   type: list
   elements: str
   sample: [Secret registry-cache/registry-cache]
 sources_removed:
-  description: The objects for a controller that were removed.
+  description: Objects for a controller that were removed.
   returned: success, and failure after a change
   type: list
   elements: str
 forbidden:
-  description: The namespaces that were left out by O(skip_forbidden).
+  description: Namespaces that were skipped because of O(skip_forbidden).
   returned: success, and failure after a change
   type: list
   elements: str
 unchanged:
-  description: How many Secrets were as wanted.
+  description: Number of Secrets that were already correct.
   returned: success, and failure after a change
   type: int
 """
@@ -250,12 +253,12 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.owner import Owner
 from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubernetes.runner import cluster_module, run
 
-# What stands for a password in a run that writes nothing.
+# Stands for a password in check mode, which writes nothing.
 _UNMADE = "to-be-generated"
 
 
 class Run:
-    """One run of the module. Raises ClusterError."""
+    """One run of the module. Its methods raise ClusterError."""
 
     def __init__(self, module: t.Any) -> None:
         self._module = module
@@ -264,7 +267,7 @@ class Run:
         self._begun = False
 
     def plan(self, client: Client) -> None:
-        """Read what the cluster has, and refuse what cannot be done."""
+        """Read the state of the cluster, and refuse what cannot be done."""
         params = self._module.params
         owner = Owner.parse(params["owner"])
         present = params["state"] == "present"
@@ -274,18 +277,18 @@ class Run:
         self._plan = pull_secrets.Plan(client, owner, secrets, self._sources.names, **options)
 
     def _of_users(self, client: Client, owner: Owner) -> list[dict[str, t.Any]]:
-        """The pull secrets of the users, with the credentials in force where the cache has some."""
+        """Return the pull secrets of the users, with the active credentials of the cache if it has some."""
         params, held = self._module.params, {}
         if params["credentials_in_force"]:
             held = users.Passwords(client, owner, example="owner: registry-cache/registry-cache-2").state
         return pull_secrets.of_users(params, held, _UNMADE if self._module.check_mode else None)
 
     def write(self) -> list[str]:
-        """The problem of each object that could not be written."""
+        """Write the changes; return the problem of each object that could not be written."""
         check, present = self._module.check_mode, self._module.params["state"] == "present"
         self._begun = not check
         try:
-            # First, so that no controller brings back what the pull secrets had before.
+            # First, so that no controller restores the previous content of the pull secrets.
             if present:
                 self._sources.apply(check)
             else:
@@ -300,7 +303,7 @@ class Run:
 
     @property
     def changed(self) -> bool:
-        """Whether something was written, also before an error."""
+        """Whether something was written, even if an error followed."""
         return self._begun and self.result()["changed"]
 
     def warn(self) -> None:
@@ -308,7 +311,7 @@ class Run:
             self._warn_of(self._sources.warnings)
         if self._plan:
             self._warn_of(self._plan.warnings)
-            self._warn_of(f"Namespace {name} was left out: {why}." for name, why in sorted(self._plan.forbidden.items()))
+            self._warn_of(f"Namespace {name} was skipped: {why}." for name, why in sorted(self._plan.forbidden.items()))
 
     def _warn_of(self, texts: t.Iterable[str]) -> None:
         for text in texts:
@@ -341,14 +344,14 @@ class Run:
 
 
 def manage(module: t.Any, client: Client) -> dict[str, t.Any]:
-    """The result. Raises ClusterError if nothing was changed; fails the module if something was."""
+    """Return the result of the module. Raise ClusterError if nothing was changed, otherwise fail the module."""
     current, problem = Run(module), ""
     try:
         current.plan(client)
         if failures := current.write():
             problem = failures[0] + (f", and {len(failures) - 1} more" if len(failures) > 1 else "")
             if current.changed:
-                problem += ". The others were written; fix that and run again"
+                problem += ". The other objects were written. Fix this problem and run again"
     except ClusterError as error:
         problem = str(error)
     current.warn()

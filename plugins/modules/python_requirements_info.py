@@ -7,57 +7,58 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: python_requirements_info
-short_description: Which Python packages are missing where modules run
+short_description: Find missing Python packages
 version_added: 0.1.0
 author: the pullthrough.registry_cache authors (@pullthrough)
 description:
-  - Looks for Python packages in the interpreter that runs modules, which in an execution environment is its own.
+  - Finds Python packages that are missing in the interpreter that runs modules. In an execution environment, this is the interpreter of
+    that environment.
 attributes:
   check_mode:
-    description: Reads alone, in check mode too.
+    description: The module only reads, so it does the same in check mode.
     support: full
   diff_mode:
-    description: Changes nothing.
+    description: The module changes nothing.
     support: none
 options:
   requirements:
     description:
-      - Lines of a requirements file, each a package or a package and its lowest version, such as C(kubernetes>=24.2.0).
-      - Comments and empty lines are passed over.
+      - Lines of a requirements file. Each line is a package, or a package with its minimum version, such as V(kubernetes>=24.2.0).
+      - Comments and empty lines are ignored.
     type: list
     elements: str
     required: true
 """
 
 EXAMPLES = r"""
-- name: Look for what this collection's modules import
+- name: Find missing packages of this collection's modules
   pullthrough.registry_cache.python_requirements_info:
     requirements: "{{ lookup('ansible.builtin.file', 'requirements.txt').splitlines() }}"
   register: found
 
-- name: Stop before anything is changed
+- name: Check that no package is missing
   ansible.builtin.assert:
     that: found.unmet | length == 0
 """
 
 RETURN = r"""
 python:
-  description: Path of the interpreter.
+  description: Path of the Python interpreter.
   returned: success
   type: str
   sample: /usr/bin/python3.11
 unmet:
-  description: What is missing or too old, as it was asked for.
+  description: Requirements that are not met.
   returned: success
   type: list
   elements: dict
   contains:
     requirement:
-      description: The line.
+      description: Line of O(requirements).
       type: str
       sample: kubernetes>=24.2.0
     installed:
-      description: The version that is there, empty if there is none.
+      description: Installed version. Empty if the package is not installed.
       type: str
       sample: 12.0.1
 """
@@ -73,10 +74,10 @@ _LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\s*>=\s*([0-9][^\s,;]*))?")
 
 
 def _shortfall(requirement: str) -> dict[str, str] | None:
-    """What is there in the place of a requirement that is not met."""
+    """Return the requirement and the installed version if the requirement is not met. Raise ValueError if it is malformed."""
     found = _LINE.fullmatch(requirement)
     if not found:
-        raise ValueError(f"requirements: '{requirement}' is neither a package nor PACKAGE>=VERSION. Example: kubernetes>=24.2.0")
+        raise ValueError(f"requirements: '{requirement}' must be PACKAGE or PACKAGE>=VERSION. Example: requirements: [kubernetes>=24.2.0]")
     name, lowest = found.groups()
     try:
         installed = metadata.version(name)
