@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Google's REST APIs with google.cloud's credentials: one session, time-outs, one retry policy, and clear errors.
+"""A client for Google's REST APIs with google.cloud's credentials: one session, timeouts, one retry policy, and clear errors.
 
 Private to this collection.
 """
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from ansible.module_utils.basic import AnsibleModule, env_fallback, missing_required_lib
 
 IMPORT_ERROR: str | None = None
-# Why google.cloud has no session for us.
+# Traceback if google.cloud has no usable session class.
 SESSION_ERROR: str | None = None
 try:
     import google.auth.exceptions
@@ -40,60 +40,69 @@ except ImportError:
 try:
     from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpSession
 except ImportError:
-    # Where google.cloud is moving its utilities to; 1.14 and 1.15 have the session in both.
+    # google.cloud is moving its utilities here. Versions 1.14 and 1.15 have the session in both places.
     try:
         from ansible_collections.google.cloud.plugins.module_utils.gcp_v2 import Session as GcpSession
     except ImportError:
         SESSION_ERROR = traceback.format_exc()
 
-# The versions that are tested, as ansible-galaxy takes them.
+# Supported versions, in the format of ansible-galaxy.
 GOOGLE_CLOUD = "google.cloud:>=1.4.1,<2.0.0"
-# Seconds to connect and to wait for an answer.
+# Timeouts in seconds: to connect, and to wait for an answer.
 TIMEOUT = (10, 60)
 _CONNECT_RETRIES = 4
-# HTTP statuses that pass by themselves, and those of them after which a change may have been made.
+# HTTP statuses that are worth a retry, and those of them after which a change may have been made.
 _TRANSIENT, _AMBIGUOUS = (429, 500, 502, 503, 504), (500, 502, 503, 504)
 _PRODUCT = "registry_cache"
 CLOUD_PLATFORM = "https://www.googleapis.com/auth/cloud-platform"
-# The domain of Google's hosts; another universe has the same hosts under its own domain.
+# Domain of Google's hosts. Another universe has the same hosts below its own domain.
 _UNIVERSE = "googleapis.com"
 _USAGE = "https://serviceusage.googleapis.com/v1"
-# Which options each kind of credential reads; others may come from the environment and are left alone.
+# Options of each kind of credential. Other options may come from the environment and are ignored.
 _OPTIONS_OF_KIND = {
     "application": (),
     "machineaccount": ("service_account_email",),
     "serviceaccount": ("service_account_file", "service_account_contents"),
     "accesstoken": ("access_token",),
 }
+# By kind of credential: an example of its options.
+_EXAMPLES_OF_KIND = {
+    "serviceaccount": "service_account_file: /etc/keys/my-key.json",
+    "accesstoken": "access_token_from: vault_access_token",
+}
 _FIXES = {
-    401: "Check auth_kind and its credential: it is expired, malformed or of another kind",
+    401: "Check auth_kind, and renew its credential, which is expired, malformed or of another kind",
     403: "Check the project, and grant the permission to the identity that runs this module",
     404: "Check project, location and name",
-    409: "Somebody else changes it at the same time: run again",
-    429: "Google's quota is used up for the moment: run again in a minute",
+    409: "The object is being changed by someone else: run again",
+    429: "The quota is used up for now: run again in a minute",
 }
-_NETWORK_FIX = "Check the network, HTTPS_PROXY, and REQUESTS_CA_BUNDLE where a proxy has a CA of its own."
-_CERTIFICATE_FIX = "Set REQUESTS_CA_BUNDLE to a file that holds the CA of the proxy, or of what else stands before Google."
-_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' where a domain holds it
+_NETWORK_FIX = (
+    "Check the network and HTTPS_PROXY, and REQUESTS_CA_BUNDLE if a proxy has its own CA. Example: HTTPS_PROXY=http://proxy.example:3128"
+)
+_CERTIFICATE_FIX = (
+    "Set REQUESTS_CA_BUNDLE to a file with the CA certificates of the proxy. Example: REQUESTS_CA_BUNDLE=/etc/ssl/company-ca.pem"
+)
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9.:-]*")  # with ':' in a domain-scoped project
 _DOMAIN = re.compile(r"[a-z0-9-]+(\.[a-z0-9-]+)+")
 _ACCOUNTS = re.compile(r"[^@\s,]+@[^@\s,]+(,[^@\s,]+@[^@\s,]+)*")
-# The name of an operation that is done, and that there is nothing to poll at.
+# Name of an operation that is already done and cannot be polled.
 _NO_OPERATION = "operations/noop.DONE_OPERATION"
-# Seconds between polls: at first, and at most.
+# First and longest pause between polls, in seconds.
 _PAUSE, _MAX_PAUSE = 0.2, 5
-# Seconds of the longest pause after the first refusal, and after the sixth and later ones.
+# Longest random pause in seconds, after the first refusal and after the sixth and later ones.
 _BACK_OFF, _MAX_BACK_OFF = 1, 32
 
 
 class GcpError(Exception):
-    """A request that Google refused or that never reached it; the text is a sentence for the user.
+    """A request that Google refused or that did not reach Google. The text is a message for the user.
 
-    :param status: of HTTP, where Google answered.
-    :param words: Google's own.
-    :param info: the google.rpc.ErrorInfo, if the answer has one: reason and metadata.
+    :param status: HTTP status, if Google answered.
+    :param words: Google's own message.
+    :param info: google.rpc.ErrorInfo of the answer, with reason and metadata, if there is one.
     :param transient: whether the same request may succeed later.
-    :param ambiguous: whether the change may have been made all the same.
-    :param retry_after: seconds that Google wants to be left alone.
+    :param ambiguous: whether the change may have been made despite the error.
+    :param retry_after: seconds to wait before the next request, as Google demands.
     """
 
     def __init__(
@@ -113,14 +122,14 @@ class GcpError(Exception):
 
 
 class RetryBudget:
-    """The time that one run of a module has for Google; every pause is taken out of it."""
+    """The time that one run of a module may spend waiting for Google. All pauses count."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: what follows has all of the time again."""
+        """Start again with the full time."""
         self._end = time.monotonic() + self.seconds
 
     def _sleep(self, seconds: float) -> bool:
@@ -131,25 +140,25 @@ class RetryBudget:
         return True
 
     def polls(self) -> t.Iterator[bool]:
-        """Sleep before each item, about half as long as all has gone on so far, until the time is over."""
+        """Sleep before each item, about half as long as the time so far, until the time is used up."""
         pause: float = _PAUSE
         while self._sleep(pause):
             yield True
             pause = min(pause * 1.5, _MAX_PAUSE)
 
     def back_off(self, tried: int, at_least: float = 0) -> bool:
-        """Sleep after a refusal, longer from one to the next; returns whether there is time for another try.
+        """Sleep after a refusal, longer after each one; return whether there is time for another try.
 
-        :param tried: refusals before this one.
-        :param at_least: seconds that Google asked for.
+        :param tried: number of refusals before this one.
+        :param at_least: seconds that Google demands.
         """
         if at_least > self._end - time.monotonic():
             return False
-        # Clients that met once should not meet again.
+        # Random, so that concurrent clients do not retry at the same time.
         return self._sleep(at_least + random.uniform(0, min(_BACK_OFF * 2 ** min(tried, 16), _MAX_BACK_OFF)))
 
     def retry(self, act: t.Callable[[], t.Any], is_transient: t.Callable[[GcpError], bool]) -> t.Any:
-        """What `act` returns; polled while its error is transient."""
+        """Return the result of `act`. Repeat it while its error is transient. Raise GcpError."""
         polls = self.polls()
         while True:
             try:
@@ -160,7 +169,7 @@ class RetryBudget:
 
 
 def argument_spec() -> dict[str, t.Any]:
-    """The options of doc fragment C(gcp), with google.cloud's names and environment fallbacks."""
+    """Return the options of doc fragment C(gcp), with the names and environment variables of google.cloud."""
 
     def option(variables: list[str], **rest: t.Any) -> dict[str, t.Any]:
         return {"type": "str", "fallback": (env_fallback, variables), **rest}
@@ -194,20 +203,21 @@ def argument_spec() -> dict[str, t.Any]:
 
 
 def require_libraries(module: AnsibleModule) -> None:
-    """Fail the module, with what to install, when what the client is built on is missing."""
+    """Fail the module if a required library or collection is missing. The message states what to install."""
     if IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("requests and google-auth"), exception=IMPORT_ERROR)
     if SESSION_ERROR:
         module.fail_json(
-            msg=f"The collection google.cloud ({_google_cloud_found()}) has no session that this module can use: neither GcpSession"
-            f" in gcp_utils nor Session in gcp_v2. Example: ansible-galaxy collection install --force '{GOOGLE_CLOUD}'",
+            msg=f"Collection google.cloud ({_google_cloud_found()}) has no session class that this module can use: neither GcpSession"
+            f" in gcp_utils nor Session in gcp_v2. Install a supported version."
+            f" Example: ansible-galaxy collection install --force '{GOOGLE_CLOUD}'",
             exception=SESSION_ERROR,
         )
 
 
 def _google_cloud_found() -> str:
-    """The version of google.cloud that is installed, and where."""
-    # The controller packs a module's imports, and not the collection's MANIFEST.json.
+    """Return the version and path of the installed google.cloud, or that it was not found."""
+    # Ansible sends a module's imports to the host, but not the collection's MANIFEST.json.
     configured = os.environ.get("ANSIBLE_COLLECTIONS_PATH", "").split(os.pathsep)
     for folder in filter(None, (*configured, "~/.ansible/collections", "/usr/share/ansible/collections", *sys.path)):
         manifest = pathlib.Path(folder).expanduser() / "ansible_collections" / "google" / "cloud" / "MANIFEST.json"
@@ -219,33 +229,33 @@ def _google_cloud_found() -> str:
 
 
 def check_project(project: str | None) -> None:
-    """:raises GcpError: unless it is the id or number of a project."""
+    """Raise GcpError unless it can be the ID or number of a project."""
     if not project or not _PROJECT.fullmatch(project):
-        raise GcpError(f"project '{project or ''}' is no project's id or number. Example: project: my-project")
+        raise GcpError(f"project: must be a Google Cloud project ID or number (got '{project or ''}'). Example: project: my-project")
 
 
 def check_lengths(params: dict[str, t.Any], limits: dict[str, int]) -> None:
-    """:raises GcpError: where an option's text is longer than Google takes.
+    """Raise GcpError if the text of an option is too long.
 
-    :param limits: characters by option.
+    :param limits: maximum number of characters by option.
     """
     for option, limit in limits.items():
         if len(params[option] or "") > limit:
-            raise GcpError(f"{option} has {len(params[option])} characters, and Google takes {limit}. Shorten it")
+            raise GcpError(f"{option}: at most {limit} characters are allowed (got {len(params[option])}). Shorten the text.")
 
 
 def check_bytes(params: dict[str, t.Any], limits: dict[str, int]) -> None:
-    """:raises GcpError: where an option's text is longer than Google takes.
+    """Raise GcpError if the text of an option is too long.
 
-    :param limits: bytes in UTF-8 by option.
+    :param limits: maximum number of bytes in UTF-8 by option.
     """
     for option, limit in limits.items():
         if (size := len((params[option] or "").encode())) > limit:
-            raise GcpError(f"{option} has {size} bytes in UTF-8, and Google takes {limit}. Shorten it")
+            raise GcpError(f"{option}: at most {limit} bytes in UTF-8 are allowed (got {size}). Shorten the text.")
 
 
 class _TokenRequest:
-    """A request by which google-auth gets a token, under the same retry policy as all others."""
+    """Sends google-auth's requests for tokens, with the same retry policy as all other requests."""
 
     def __init__(self, budget: RetryBudget) -> None:
         session = requests.Session()
@@ -262,26 +272,29 @@ class _TokenRequest:
 
 
 class GcpClient:
-    """Requests with one token and one connection pool for the whole module run.
+    """A client with one credential and one connection pool for the whole run of a module.
 
-    What fails for a while is tried again until C(wait_timeout) is over. That may repeat any of our requests: a new object's
-    id is ours, so that a second create is refused by 409, and a policy is written with its etag.
+    Transient errors are retried until C(wait_timeout) has passed. This may repeat any request, which is safe: the ID of a new object
+    is ours, so a second create fails with HTTP 409, and a policy is written with its etag.
     """
 
     def __init__(self, module: AnsibleModule) -> None:
         params = module.params
         self.budget = RetryBudget(params["wait_timeout"])
-        # Check mode has enabled nothing.
+        # In check mode, no earlier task has enabled anything.
         self._just_enabled = params["apis_just_enabled"] and not module.check_mode
         self._universe = params["universe_domain"]
-        # By service, whether Service Usage calls it enabled.
+        # By service: whether Service Usage reports it as enabled.
         self._enabled: dict[str, bool] = {}
         kind = params["auth_kind"]
         try:
             credentials = _credentials(module)
         except (google.auth.exceptions.GoogleAuthError, ValueError, OSError) as error:
-            raise GcpError(f"No Google credential of auth_kind {kind}: {error}") from error
-        # Nothing can refresh a bare token: without this a 401 becomes a RefreshError that hides Google's own words.
+            raise GcpError(
+                f"auth_kind: no credential for {kind}: {error}. Create one, or choose another kind. Example: gcloud auth"
+                " application-default login"
+            ) from error
+        # A plain token cannot be refreshed. Without this, HTTP 401 becomes a RefreshError that hides Google's message.
         bare = kind == "accesstoken" and not params["impersonate_service_account"]
         session = AuthorizedSession(
             credentials, auth_request=_TokenRequest(self.budget), **({"refresh_status_codes": ()} if bare else {})
@@ -292,12 +305,12 @@ class GcpClient:
     def request(
         self, method: str, url: str, what: str, body: t.Any = None, params: dict[str, t.Any] | None = None
     ) -> dict[str, t.Any]:
-        """One request, repeated while its error is transient.
+        """Send a request, and retry it while its error is transient.
 
-        :param url: on Google's own host, whatever the universe.
-        :param what: the object, as an error names it.
+        :param url: URL with Google's own host, for any universe.
+        :param what: name of the object for an error message.
         :return: the decoded JSON answer.
-        :raises GcpError: with the object, the HTTP status, Google's own message and what to do.
+        :raises GcpError: with the object, the HTTP status, Google's message and the fix.
         """
         tried, ambiguous = 0, False
         while True:
@@ -308,17 +321,18 @@ class GcpClient:
                 if not error.transient and not self._refused_by_a_new_api(error, url):
                     raise
                 if not self.budget.back_off(tried, error.retry_after):
-                    asked = f", and Google asks for {error.retry_after:g} s" if error.retry_after else ""
+                    asked = f", but Google asks to wait {error.retry_after:g} s" if error.retry_after else ""
                     error.args = (
-                        f"{error} Tried {tried + 1} times; wait_timeout is {self.budget.seconds:g} s{asked}: raise it to try longer.",
+                        f"{error} Tried {tried + 1} times; wait_timeout is {self.budget.seconds:g} s{asked}. Raise it to retry for longer."
+                        f" Example: wait_timeout: {2 * self.budget.seconds:g}",
                     )
                     raise
                 tried += 1
 
     def _refused_by_a_new_api(self, error: GcpError, url: str) -> bool:
-        """Whether an API refuses that was enabled so recently that not all of Google knows.
+        """Return whether an error comes from an API that was enabled so recently that not all of Google knows.
 
-        It says that it is disabled, or that a permission is missing.
+        Such an API reports that it is disabled, or that a permission is missing.
         """
         reason = error.info.get("reason")
         if error.status != 403 or reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
@@ -326,7 +340,7 @@ class GcpClient:
         if self._just_enabled:
             return True
         if reason != "SERVICE_DISABLED":
-            # An API that called itself disabled may want for a permission next.
+            # After an API has reported that it is disabled, it may next report a missing permission.
             return self._enabled.get(urlsplit(url).hostname or "", False)
         metadata = error.info["metadata"]
         service = metadata.get("service", "")
@@ -335,7 +349,7 @@ class GcpClient:
         return self._enabled[service]
 
     def _is_enabled(self, consumer: str, service: str) -> bool:
-        """What Service Usage says; False where that cannot be read: nobody should wait for what will not come."""
+        """Return whether Service Usage reports an API as enabled; False if this cannot be read, so that nobody waits in vain."""
         if service == _USAGE.split("/")[2] or not consumer.startswith("projects/"):
             return False
         try:
@@ -352,26 +366,26 @@ class GcpClient:
         content = _content(answer)
         if not isinstance(content, dict):
             url = answer.url.partition("?")[0]
-            raise GcpError(f"{what}: {url} answers HTTP {answer.status_code} without a JSON object. {_NETWORK_FIX}")
+            raise GcpError(f"{what}: {url} returns HTTP {answer.status_code} without a JSON object. {_NETWORK_FIX}")
         return content
 
     def respond(self, method: str, url: str, what: str, *, anonymous: bool = False, **options: t.Any) -> t.Any:
-        """The answer to one request as it is, even if it is a refusal: a requests.Response.
+        """Send one request; return the answer, a requests.Response, even if it is an error.
 
-        :param url: on Google's own host, whatever the universe.
-        :param anonymous: whether to send it without the credential of the module's options.
-        :param options: what requests takes: a body, a query, headers.
-        :raises GcpError: where no answer comes. It is not tried again.
+        :param url: URL with Google's own host, for any universe.
+        :param anonymous: whether to send no credential.
+        :param options: options of requests: a body, a query, headers.
+        :raises GcpError: if no answer arrives. The request is not retried.
         """
         url = url.replace(f".{_UNIVERSE}/", f".{self._universe}/", 1)
         session = self._anonymous if anonymous else self._session
         try:
             return session.request(method, url, timeout=TIMEOUT, **options)
         except google.auth.exceptions.TransportError as error:
-            raise GcpError(f"{what}: no token, since its server does not answer: {_cause(error)}") from error
+            raise GcpError(f"{what}: no access token, because the token server does not answer: {_cause(error)}") from error
         except google.auth.exceptions.GoogleAuthError as error:
             transient = getattr(error, "retryable", False)
-            raise GcpError(f"{what}: Google does not take the credential {_refusal(error)}", transient=transient) from error
+            raise GcpError(f"{what}: Google does not accept the credential {_refusal(error)}", transient=transient) from error
         except requests.exceptions.RequestException as error:
             lost = _was_lost(error)
             raise GcpError(f"{what}: no answer from {url}: {_cause(error)}", transient=lost, ambiguous=lost) from error
@@ -388,7 +402,7 @@ class GcpClient:
     def get(
         self, url: str, what: str, params: dict[str, t.Any] | None = None, *, method: str = "GET", body: t.Any = None
     ) -> dict[str, t.Any] | None:
-        """The object, or None where there is none (404). Some APIs read by POST."""
+        """Return the object, or None if it does not exist (HTTP 404). Some APIs read with POST. Raise GcpError."""
         try:
             return self.request(method, url, what, body=body, params=params)
         except GcpError as error:
@@ -397,9 +411,9 @@ class GcpClient:
             raise
 
     def list_all(self, url: str, field: str, what: str, params: dict[str, t.Any] | None = None) -> list[dict[str, t.Any]]:
-        """Every object of a collection (https://google.aip.dev/158), page by page; none where there is no such parent.
+        """Return all objects of a collection (https://google.aip.dev/158), from all pages; none if the parent does not exist.
 
-        :param field: that holds the objects in an answer.
+        :param field: field of the answer that contains the objects.
         """
         found: list[dict[str, t.Any]] = []
         page = self.get(url, what, params)
@@ -412,11 +426,11 @@ class GcpClient:
     def find(
         self, api: str, parent: str, kind: str, identifier: str | None, page: int, deleted: bool = False
     ) -> list[dict[str, t.Any]]:
-        """The object of an id, or all objects below a parent without one. Raises GcpError.
+        """Return the object with an ID, or without an ID all objects of a parent. Raise GcpError.
 
-        :param kind: the name of such objects in a list.
-        :param page: how many objects Google gives in one answer.
-        :param deleted: whether a list has deleted ones, too.
+        :param kind: field of a list that contains the objects.
+        :param page: number of objects in a page.
+        :param deleted: whether a list includes deleted objects.
         """
         if identifier is None:
             query = {"pageSize": page, **({"showDeleted": "true"} if deleted else {})}
@@ -425,16 +439,16 @@ class GcpClient:
         return [found] if found else []
 
     def wait(self, operation: dict[str, t.Any], api: str, what: str) -> None:
-        """Poll a long-running operation (https://google.aip.dev/151) to its end.
+        """Poll a long-running operation (https://google.aip.dev/151) until it ends. Raise GcpError if it fails or takes too long.
 
-        :param api: the service's root, such as C(https://iam.googleapis.com/v1).
+        :param api: root URL of the service, such as C(https://iam.googleapis.com/v1).
         """
         polls = self.budget.polls()
         while not operation.get("done") and operation.get("name") != _NO_OPERATION:
             if not next(polls, False):
                 raise GcpError(
-                    f"{what}: the operation {operation.get('name')} did not end within {self.budget.seconds:g} s."
-                    " Raise wait_timeout, or run again to go on."
+                    f"{what}: the operation {operation.get('name')} did not end within {self.budget.seconds:g} s. Run again to continue, or"
+                    f" wait longer. Example: wait_timeout: {2 * self.budget.seconds:g}"
                 )
             operation = self.request("GET", f"{api}/{operation['name']}", what)
         if "error" in operation:
@@ -443,7 +457,7 @@ class GcpClient:
 
 
 def _content(answer: t.Any) -> t.Any:
-    """The JSON of an answer, None without any."""
+    """Return the decoded JSON of an answer, or None if it is not JSON."""
     try:
         return answer.json()
     except ValueError:
@@ -451,9 +465,9 @@ def _content(answer: t.Any) -> t.Any:
 
 
 def error_of(answer: t.Any, what: str) -> GcpError:
-    """The error of an answer that is a refusal, with Google's words and what to do.
+    """Return the error for an error answer, with Google's message and the fix.
 
-    :param what: the object, as an error names it.
+    :param what: name of the object for the message.
     """
     content = _content(answer)
     refusal = content.get("error") if isinstance(content, dict) else None
@@ -472,20 +486,20 @@ def error_of(answer: t.Any, what: str) -> GcpError:
 
 
 def _prepared(session: t.Any) -> t.Any:
-    """The session, with the connections of this client."""
-    # Else an entry of .netrc would take the place of the credential.
+    """Return the session with the connection settings of this client."""
+    # Otherwise an entry in .netrc would replace the credential.
     session.auth = lambda request: request
     session.mount("https://", _adapter())
     return session
 
 
 def _adapter() -> HTTPAdapter:
-    """Connections; only what never reached a server is sent again here."""
+    """Return an HTTP adapter that retries only requests that did not reach a server."""
     return HTTPAdapter(
         max_retries=Retry(
             total=_CONNECT_RETRIES,
             read=False,
-            other=0,  # a certificate does not get better
+            other=0,  # retries do not fix a certificate
             backoff_factor=0.5,
             respect_retry_after_header=False,
         )
@@ -493,59 +507,63 @@ def _adapter() -> HTTPAdapter:
 
 
 def _credentials(module: AnsibleModule) -> t.Any:
-    """The credential that the options name. Raises GcpError, and what google-auth raises."""
+    """Return the credential for the options. Raise GcpError, and the errors of google-auth."""
     given = module.params
     kind, universe, account = given["auth_kind"], given["universe_domain"], given["impersonate_service_account"]
     forms = {
         "universe_domain": (_DOMAIN, "a domain", _UNIVERSE),
-        "impersonate_service_account": (_ACCOUNTS, "the address of a service account", "name@my-project.iam.gserviceaccount.com"),
-        "quota_project": (_PROJECT, "the id of a project", "my-project"),
+        "impersonate_service_account": (
+            _ACCOUNTS,
+            "the email address of a service account",
+            "name@my-project.iam.gserviceaccount.com",
+        ),
+        "quota_project": (_PROJECT, "a project ID", "my-project"),
     }
     for option, (form, form_name, example) in forms.items():
         if given[option] and not form.fullmatch(given[option]):
-            raise GcpError(f"{option} '{given[option]}' is not {form_name}. Example: {option}: {example}")
+            raise GcpError(f"{option}: must be {form_name} (got '{given[option]}'). Example: {option}: {example}")
     params: dict[str, t.Any] = dict.fromkeys(option for options in _OPTIONS_OF_KIND.values() for option in options)
     params.update({option: given[option] for option in _OPTIONS_OF_KIND[kind]})
     if kind in ("serviceaccount", "accesstoken") and not any(params[o] for o in _OPTIONS_OF_KIND[kind]):
-        raise GcpError(f"auth_kind {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}")
+        raise GcpError(f"auth_kind: {kind} needs {' or '.join(_OPTIONS_OF_KIND[kind])}. Example: {_EXAMPLES_OF_KIND[kind]}")
     scopes = given["scopes"] or [CLOUD_PLATFORM]
     params.update(auth_kind=kind, scopes=scopes, env_type=given["env_type"])
-    # Its session alone is used: its requests take a new token and a new connection each, and have no time-outs.
+    # Use only its session's credentials: its own requests get a new token and connection each time, and have no timeouts.
     credentials = GcpSession(SimpleNamespace(params=params, fail_json=module.fail_json), _PRODUCT).session().credentials
     credentials = _of_universe(credentials, kind, universe)
     if account:
         *delegates, target = account.split(",")
         credentials = impersonated_credentials.Credentials(credentials, target, scopes, delegates=delegates)
     if getattr(credentials, "universe_domain", _UNIVERSE) != universe:
-        # An older google-auth would ask Google's own hosts for a token.
-        raise GcpError(f"universe_domain {universe} needs a newer google-auth. Example: pip install 'google-auth>=2.38'")
+        # An older google-auth would request a token from Google's own hosts.
+        raise GcpError(f"universe_domain: {universe} needs a newer google-auth. Example: pip install 'google-auth>=2.38'")
     if given["quota_project"]:
         credentials = credentials.with_quota_project(given["quota_project"])
     return credentials
 
 
 def _of_universe(credentials: t.Any, kind: str, universe: str) -> t.Any:
-    """The credential, if it is one of that universe, or says nothing of it."""
-    if kind == "accesstoken":  # which does not say where it is from
+    """Return the credential. Raise GcpError if it is of another universe. A credential may not state its universe."""
+    if kind == "accesstoken":  # it does not state its universe
         of_google = universe == _UNIVERSE or not hasattr(credentials, "with_universe_domain")
         return credentials if of_google else credentials.with_universe_domain(universe)
     if hasattr(credentials, "universe_domain") and credentials.universe_domain != universe:
         raise GcpError(
-            f"universe_domain is {universe}, and the credential of auth_kind {kind} is of {credentials.universe_domain}."
+            f"universe_domain: must be the domain of the credential of auth_kind {kind} (got {universe})."
             f" Example: universe_domain: {credentials.universe_domain}"
         )
     return credentials
 
 
 def _was_lost(error: requests.exceptions.RequestException) -> bool:
-    """Whether the request was sent and its answer did not come, or not whole."""
+    """Return whether the request was sent but no complete answer arrived."""
     if isinstance(error, (requests.exceptions.ReadTimeout, requests.exceptions.ChunkedEncodingError)):
         return True
     return isinstance(error, requests.exceptions.ConnectionError) and any(isinstance(one, ProtocolError) for one in error.args)
 
 
 def _retry_after(headers: t.Mapping[str, str]) -> float:
-    """The seconds of a header Retry-After (RFC 9110, section 10.2.3), 0 without one."""
+    """Return the seconds in the header Retry-After (RFC 9110, section 10.2.3), or 0 without one."""
     value = (headers.get("Retry-After") or "").strip()
     if value.isdecimal():
         return float(value)
@@ -556,7 +574,7 @@ def _retry_after(headers: t.Mapping[str, str]) -> float:
 
 
 def _refusal(error: Exception) -> str:
-    """Why google-auth has no token, with the message that an answer's body has; and what to do."""
+    """Return why google-auth has no token, with the message in the answer's body, and the fix."""
     words = []
     for part in error.args or (error,):
         try:
@@ -565,12 +583,15 @@ def _refusal(error: Exception) -> str:
             words.append(str(part))
     fix = _FIXES[401]
     if "impersonated" in words[0]:
-        fix = "Grant roles/iam.serviceAccountTokenCreator on the account of impersonate_service_account"
+        fix = (
+            "Grant roles/iam.serviceAccountTokenCreator on the account of impersonate_service_account, for example by gcloud iam"
+            " service-accounts add-iam-policy-binding"
+        )
     return f"({': '.join(words)}). {fix}."
 
 
 def _cause(error: Exception) -> str:
-    """The innermost reason of a failed connection, and the fix."""
+    """Return the innermost reason of a failed connection, and the fix."""
     cause: Exception | None = error
     proxy = ""
     while cause is not None:
@@ -584,7 +605,7 @@ def _cause(error: Exception) -> str:
 
 
 def _error_info(refusal: t.Any) -> dict[str, t.Any]:
-    """The google.rpc.ErrorInfo of a refusal (https://google.aip.dev/193), with its metadata; empty without one."""
+    """Return the google.rpc.ErrorInfo of an error (https://google.aip.dev/193) with its metadata, or an empty object."""
     details = refusal.get("details") if isinstance(refusal, dict) else None
     for detail in details if isinstance(details, list) else []:
         if isinstance(detail, dict) and detail.get("reason"):
@@ -593,18 +614,18 @@ def _error_info(refusal: t.Any) -> dict[str, t.Any]:
 
 
 def _fix_of_reason(info: dict[str, t.Any]) -> str | None:
-    """What to do about the reason that a refusal names."""
+    """Return the fix for the reason in an error, or None."""
     reason, metadata = info.get("reason"), info.get("metadata", {})
     service = metadata.get("service")
     if reason == "SERVICE_DISABLED" and service == "serviceusage.googleapis.com":
-        return f"Enable it once, by which others are enabled: gcloud services enable {service}"
+        return f"Enable this API once, so that the module can enable others: gcloud services enable {service}"
     if reason == "SERVICE_DISABLED":
         return (
             f"Enable {service} in {metadata.get('consumer', 'the project')} with module gcp_project_services;"
-            " if that was just done, set apis_just_enabled: true, by which this module waits for it"
+            " if that was just done, set apis_just_enabled: true, so that this module waits for it"
         )
     if reason == "ACCESS_TOKEN_SCOPE_INSUFFICIENT":
-        return "Leave scopes unset, or pass an access_token of scope cloud-platform"
+        return "Leave scopes unset, or use an access_token with scope https://www.googleapis.com/auth/cloud-platform"
     return None
 
 
@@ -613,21 +634,21 @@ def differing(
     wanted: dict[str, t.Any],
     same: t.Callable[[str, t.Any, t.Any], bool] = lambda _field, one, other: one == other,
 ) -> list[str]:
-    """The wanted top-level fields that are not so; compared whole, so that a removed key counts.
+    """Return the top-level fields that differ from the wanted ones. Fields are compared as a whole, so a removed key is a difference.
 
-    :param same: compares one field; plain equality unless given.
+    :param same: function that compares one field. The default is equality.
     """
     current, clean = stripped(current), stripped(wanted)
     return sorted(field for field in wanted if not same(field, current.get(field), clean.get(field)))
 
 
 def stripped(resource: dict[str, t.Any]) -> dict[str, t.Any]:
-    """Without empty and false fields, as Google's APIs leave them out."""
+    """Return an object without empty and false fields, which Google's APIs omit."""
     return {key: value for key, value in resource.items() if value not in (None, "", False, {}, [])}
 
 
 def same_json(one: str | None, other: str | None) -> bool:
-    """Whether two JSON texts say the same; a JWKS's keys are compared by content, not by order."""
+    """Return whether two JSON texts have the same content. The order of a JWKS's keys does not matter."""
 
     def parsed(text: str | None) -> t.Any:
         try:

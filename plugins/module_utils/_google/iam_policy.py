@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One member of one role in the IAM policy of a resource; every other binding stays as it is.
+"""Grants in the IAM policy of a resource: one member of one role. All other bindings are kept.
 
 Private to this collection. Source: https://cloud.google.com/iam/docs/policies, and the discovery documents of the APIs.
 """
@@ -16,22 +16,22 @@ from dataclasses import dataclass
 from .artifact_registry import REPOSITORY
 from .client import GcpClient, GcpError, stripped
 
-# The only version that holds conditions; asked for, so that none is hidden.
+# The only policy version with conditions. A lower version would hide them.
 _VERSION = 3
-# IAM learns of a new pool or account within seconds.
+# IAM needs a few seconds until it knows a new pool or account.
 _NOT_YET_KNOWN = re.compile(r"(?i)identity pool does not exist|service account \S+ does not exist")
 
 
-# Members whose name is an address or a domain, deleted ones too.
+# Members whose name is an email address or a domain, including deleted ones.
 _ADDRESS = re.compile(r"(deleted:)?(user|serviceAccount|group|domain):")
 
 
 @dataclass(frozen=True)
 class Kind:
-    """How one kind of resource shows its policy.
+    """How to read the policy of one kind of resource.
 
-    read: the verb of getIamPolicy. in_body: whether its options are in a body; else they are in the query.
-    fix: what to do where there is no such resource.
+    read: HTTP method of getIamPolicy. in_body: whether its options are in the body; otherwise they are in the query.
+    fix: what to do if the resource does not exist, with an example.
     """
 
     form: re.Pattern[str]
@@ -47,40 +47,40 @@ _KINDS = (
         "https://artifactregistry.googleapis.com/v1",
         "GET",
         False,
-        "Make it with module gcp_artifactregistry_repository",
+        "Create it with module gcp_artifactregistry_repository. Example: repository_id: my-repository",
     ),
     Kind(
         re.compile(r"projects/[\w.:-]+/serviceAccounts/([\w.-]+@[\w.-]+|\d+)", re.ASCII),
         "https://iam.googleapis.com/v1",
         "POST",
         False,
-        "Make it with module gcp_iam_service_account",
+        "Create it with module gcp_iam_service_account. Example: account_id: image-reader",
     ),
     Kind(
         re.compile(r"projects/[\w.:-]+", re.ASCII),
         "https://cloudresourcemanager.googleapis.com/v1",
         "POST",
         True,
-        "Check the project's id",
+        "Check the project's ID. Example: projects/my-project",
     ),
 )
 
 
 def kind_of(resource: str) -> Kind | None:
-    """The kind of a resource by its full name, or None if it is none of those supported."""
+    """Return the kind of a resource with this full name, or None if it is not supported."""
     return next((kind for kind in _KINDS if kind.form.fullmatch(resource)), None)
 
 
 @dataclass(frozen=True)
 class Grant:
-    """A member of a role, under a condition or none."""
+    """A member of a role, with or without a condition."""
 
     role: str
     member: str
     condition: dict[str, str] | None
 
     def _bindings(self, policy: dict[str, t.Any]) -> list[dict[str, t.Any]]:
-        """The policy's bindings of that role and condition: Google makes one of several, but need not show one."""
+        """Return the bindings with this role and condition. Google merges several into one, but may return several."""
         condition = self.condition or {}
         return [
             binding
@@ -89,18 +89,18 @@ class Grant:
         ]
 
     def binding(self, policy: dict[str, t.Any]) -> dict[str, t.Any]:
-        """Those bindings as one; empty if there is none."""
+        """Return these bindings as one, or an empty one."""
         found = self._bindings(policy)
         if len(found) < 2:
             return found[0] if found else {}
         return {**found[0], "members": sorted({member for binding in found for member in binding.get("members", [])})}
 
     def held(self, policy: dict[str, t.Any]) -> bool:
-        """Whether the policy has it."""
+        """Return whether the policy contains the grant."""
         return _normal(self.member) in map(_normal, self.binding(policy).get("members", []))
 
     def changed(self, policy: dict[str, t.Any], present: bool) -> dict[str, t.Any]:
-        """A policy in which it alone differs."""
+        """Return a copy of the policy in which only this grant changes."""
         policy = copy.deepcopy(policy)
         bindings = policy.setdefault("bindings", [])
         found = self._bindings(policy)
@@ -120,21 +120,21 @@ class Grant:
 
 
 class Policy:
-    """The policy of a resource.
+    """The IAM policy of a resource.
 
-    :param warn: called with what check mode cannot know.
+    :param warn: function that is called with what check mode cannot know.
     """
 
     def __init__(self, client: GcpClient, resource: str, kind: Kind, warn: t.Callable[[str], t.Any]) -> None:
         self._client, self._resource, self._kind, self._warn = client, resource, kind, warn
         self._url, self._what = f"{kind.api}/{resource}", f"IAM policy of {resource}"
-        # Whether a write had no clear answer: what is found afterwards may be its work.
+        # Whether a write had no clear answer. If so, the current policy may be its result.
         self._ambiguous = False
 
     def ensure(self, grant: Grant, present: bool, check_mode: bool) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
-        """Give the grant or take it away.
+        """Add or remove the grant. Raise GcpError.
 
-        :return: whether that is a change, the binding before, the binding after.
+        :return: whether that is a change, the binding before, and the binding after.
         """
         return self._client.budget.retry(
             lambda: self._outlast_conflicts(grant, present, check_mode),
@@ -142,13 +142,13 @@ class Policy:
         )
 
     def members(self, role: str) -> list[str]:
-        """The members of a role without condition; none where there is no such resource."""
+        """Return the members of a role without a condition; none if the resource does not exist. Raise GcpError."""
         return list(Grant(role, "", None).binding(self._read() or {}).get("members", []))
 
     def _outlast_conflicts(
         self, grant: Grant, present: bool, check_mode: bool
     ) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
-        """The whole read-modify-write, again while somebody else changes the policy in between (its etag tells)."""
+        """Read, change and write the policy. Repeat all of it after a concurrent change, which the etag reveals. Raise GcpError."""
         tried = 0
         while True:
             try:
@@ -166,7 +166,7 @@ class Policy:
             missing = f"resources: '{self._resource}' does not exist. {self._kind.fix}"
             if not check_mode:
                 raise GcpError(missing)
-            # An earlier task may be about to make it.
+            # An earlier task may be about to create it.
             self._warn(missing)
             policy = {}
         before = grant.binding(policy)
@@ -185,7 +185,7 @@ class Policy:
             raise
 
     def _read(self) -> dict[str, t.Any] | None:
-        """The policy, or None where there is no such resource."""
+        """Return the policy, or None if the resource does not exist. Raise GcpError."""
         version = {"options": {"requestedPolicyVersion": _VERSION}}
         query = None if self._kind.in_body else {"options.requestedPolicyVersion": _VERSION}
         body = version if self._kind.in_body else None
@@ -193,6 +193,6 @@ class Policy:
 
 
 def _normal(member: str) -> str:
-    """IAM answers with e-mail addresses and domains in lower case; the case of all others counts."""
+    """Return a member as IAM returns it: with email addresses and domains in lower case. For others, the case matters."""
     address = _ADDRESS.match(member)
     return member[: address.end()] + member[address.end() :].lower() if address else member

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One object of a Google API, brought to a wanted state with one read and no write that is not needed.
+"""An object of a Google API, brought to its state with one read and only the necessary writes.
 
 Private to this collection.
 """
@@ -13,57 +13,57 @@ import typing as t
 from .client import GcpClient, GcpError, differing, stripped
 
 _Object = dict[str, t.Any]
-# Whether that was a change, the object before, the object after.
+# Whether there was a change, the object before, and the object after.
 Outcome = tuple[bool, _Object, _Object]
 
 
 class Resource:
-    """What subclasses say of a kind of object: how it is made, updated and deleted.
+    """Base class for a kind of object. Subclasses define how to create, update and delete it.
 
-    :param api: the service's root, such as C(https://iam.googleapis.com/v1).
-    :param name: the object's full name, below the root.
+    :param api: root URL of the service, such as C(https://iam.googleapis.com/v1).
+    :param name: full name of the object, relative to the root URL.
     """
 
-    # Fields that Google sets in a new object, as far as check mode can tell.
+    # Fields that Google sets in a new object, as far as check mode can predict them.
     added: t.ClassVar[_Object] = {}
 
     def __init__(self, client: GcpClient, api: str, name: str) -> None:
         self.client, self.name, self.url, self._api = client, name, f"{api}/{name}", api
 
     def read(self) -> _Object | None:
-        """The object as it is, or None. Raises GcpError."""
+        """Return the current object, or None. Raise GcpError."""
         return self.client.get(self.url, self.name)
 
     def act(self, method: str, url: str, body: t.Any = None, params: _Object | None = None) -> None:
-        """A request that answers with a long-running operation, and its end. Raises GcpError."""
+        """Send a request that starts a long-running operation, and wait until it ends. Raise GcpError."""
         operation = self.client.request(method, url, self.name, body=body, params=params)
         self.client.wait(operation, self._api, self.name)
 
     def same(self, _field: str, current: t.Any, wanted: t.Any) -> bool:
-        """Whether one field is as wanted."""
+        """Return whether one field is as wanted."""
         return current == wanted
 
     def deleted(self, _current: _Object) -> bool:
-        """Whether Google shows an object that is deleted."""
+        """Return whether the object that Google returns is deleted."""
         return False
 
     def check(self, current: _Object, wanted: _Object) -> None:
-        """Refuse what cannot become of an object, or of none (empty). Raises GcpError."""
+        """Refuse changes that Google does not allow. An empty current object does not exist. Raise GcpError."""
 
     def complete(self, _current: _Object, wanted: _Object) -> _Object:
-        """The wanted fields, with what depends on the object as it is."""
+        """Return the wanted fields, with those that depend on the current object."""
         return wanted
 
     def create(self, wanted: _Object) -> _Object | None:
-        """Make the object; returns it, or None to have it read. Raises GcpError."""
+        """Create the object; return it, or None to have it read. Raise GcpError."""
         raise NotImplementedError
 
     def undelete(self) -> None:
-        """Bring back an object that is deleted. Raises GcpError."""
+        """Undelete the object. Raise GcpError."""
         raise NotImplementedError
 
     def update(self, fields: _Object) -> _Object | None:
-        """Replace these fields whole; returns the object, or None to have it read. Raises GcpError."""
+        """Replace these fields completely; return the object, or None to have it read. Raise GcpError."""
         raise NotImplementedError
 
     def delete(self) -> None:
@@ -71,10 +71,10 @@ class Resource:
         self.act("DELETE", self.url)
 
     def ensure(self, present: bool, wanted: _Object, check_mode: bool) -> Outcome:
-        """Bring it to the state that is wanted.
+        """Bring the object to its state.
 
-        :param wanted: the fields that are to be so; others stay as they are.
-        :raises GcpError: with everything as it was, unless Google did half of it.
+        :param wanted: fields to set. Others are kept.
+        :raises GcpError: with nothing changed, unless Google completed only a part.
         """
         before, made = self.read(), False
         if not present:
@@ -88,7 +88,7 @@ class Resource:
             try:
                 return True, {}, self.create(stripped(wanted)) or self.read() or predicted
             except GcpError as error:
-                # Two clusters of one play share an object: the other one was faster, and may still be at it.
+                # Two clusters of one play share an object. The other one created it first, and may still be waiting for the operation.
                 if error.status != 409:
                     raise
                 before, made = self._made_elsewhere(error), error.ambiguous
@@ -97,9 +97,9 @@ class Resource:
         deleted = self.deleted(before)
         fields = {field: wanted[field] for field in differing(before, wanted, self.same)}
         if not deleted and not fields:
-            # After a create without a clear answer, what is found may be its work.
+            # After a create without a clear answer, the object may be its result.
             return (True, {}, before) if made else (False, before, before)
-        # What is undeleted loses the time of its end.
+        # Undeleting removes the time at which the object would have been purged.
         revived = {**self.added, "expireTime": None} if deleted else {}
         predicted = stripped({**before, **revived, **fields})
         if check_mode:
@@ -111,12 +111,12 @@ class Resource:
         try:
             return self.update(fields) if fields else None
         except GcpError:
-            if revived:  # else it would be live with what it was deleted with
+            if revived:  # otherwise it would be active with its old fields
                 self.delete()
             raise
 
     def _revive(self) -> bool:
-        """Undelete, unless somebody else was faster."""
+        """Undelete the object; return False if somebody else did it first. Raise GcpError."""
         try:
             self.undelete()
         except GcpError:
@@ -132,7 +132,7 @@ class Resource:
             try:
                 self.delete()
             except GcpError as error:
-                # Somebody else was faster, or a request before this one got through though its answer did not.
+                # Somebody else deleted it first, or an earlier request succeeded but its answer was lost.
                 if error.status != 404 and not (error.ambiguous and self._is_gone()):
                     raise
         return True, before, {}

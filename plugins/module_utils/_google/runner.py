@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a module that works at Google begins and ends.
+"""Common parts of Google modules: options, errors and results.
 
 Private to this collection.
 """
@@ -20,14 +20,14 @@ _FIELDS = {"displayName": "display_name", "description": "description", "disable
 
 
 def gcp_module(spec: dict[str, t.Any], **rest: t.Any) -> AnsibleModule:
-    """An AnsibleModule with the Google options; fails when what it is built on is missing."""
+    """Return an AnsibleModule with the Google options. It fails if a required library is missing."""
     module = AnsibleModule(argument_spec={**argument_spec(), **spec}, supports_check_mode=True, **rest)
     require_libraries(module)
     return module
 
 
 def run(module: t.Any, work: t.Callable[[t.Any], dict[str, t.Any]]) -> None:
-    """Exit the module with what `work` returns of it, or fail it with the text of a GcpError."""
+    """Run `work`, and exit the module with its result, or fail it with the text of a GcpError."""
     try:
         result = work(module)
     except GcpError as error:
@@ -36,11 +36,11 @@ def run(module: t.Any, work: t.Callable[[t.Any], dict[str, t.Any]]) -> None:
 
 
 def described(params: dict[str, t.Any]) -> dict[str, t.Any]:
-    """The fields of an object that its options display_name, description and disabled set; others stay as they are."""
+    """Return the fields of an object for options display_name, description and disabled. Unset options are left out."""
     return {field: params[option] for field, option in _FIELDS.items() if params.get(option) is not None}
 
 
 def result(name: str, outcome: Outcome) -> dict[str, t.Any]:
-    """The result of a module that has brought an object to its state, which it returns under a name."""
+    """Return the result of a module that manages an object, with the object under this name."""
     changed, before, after = outcome
     return {"changed": changed, name: after, "diff": {"before": before, "after": after}}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Service accounts, brought to a wanted state.
+"""Google service accounts.
 
 Private to this collection. Source of the rules: the IAM v1 discovery document.
 """
@@ -17,8 +17,8 @@ API = "https://iam.googleapis.com/v1"
 
 
 def email(account_id: str, project: str) -> str:
-    """The address of a service account."""
-    # A project of a domain, example.com:name, has that domain at the end.
+    """Return the email address of a service account."""
+    # For a domain-scoped project, example.com:name, the domain comes last.
     return f"{account_id}@{'.'.join(reversed(project.split(':')))}.iam.gserviceaccount.com"
 
 
@@ -32,10 +32,10 @@ class ServiceAccount(Resource):
         self._parent, self._id = f"{API}/projects/{project}/serviceAccounts", account_id
 
     def create(self, wanted: dict[str, t.Any]) -> dict[str, t.Any]:
-        """Make the account; returns it. Raises GcpError."""
+        """Create the account; return it. Raise GcpError."""
         texts = {field: value for field, value in wanted.items() if field != "disabled"}
         self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
-        # Google shows a new account, and lets it be changed, some seconds later only.
+        # Google needs a few seconds until it returns a new account and allows changes to it.
         retry = self.client.budget.retry
         account = retry(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
         if wanted.get("disabled"):
@@ -43,7 +43,7 @@ class ServiceAccount(Resource):
         return account
 
     def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:
-        """Replace these fields; returns the account, or None to have it read. Raises GcpError."""
+        """Replace these fields; return the account, or None to have it read. Raise GcpError."""
         texts = {field: value for field, value in fields.items() if field != "disabled"}
         account = None
         if texts:
@@ -56,7 +56,7 @@ class ServiceAccount(Resource):
         self.client.request("DELETE", self.url, self.name)
 
     def _switch(self, account: dict[str, t.Any] | None, disabled: bool) -> dict[str, t.Any] | None:
-        """Enable or disable; returns what becomes of an account that was read, else None."""
+        """Enable or disable the account; return the account with the new state, or None if it was not read. Raise GcpError."""
         verb = "disable" if disabled else "enable"
         self.client.request("POST", f"{self.url}:{verb}", self.name, body={})
         return account and stripped({**account, "disabled": disabled})

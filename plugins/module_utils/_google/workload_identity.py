@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Workload identity pools and their providers: objects with the same life, brought to a wanted state.
+"""Workload identity pools and their providers, which are created, undeleted and deleted in the same way.
 
 Private to this collection. Source of the rules: the IAM v1 discovery document.
 """
@@ -16,7 +16,7 @@ from .resource import Resource
 from .runner import STATE
 
 API = "https://iam.googleapis.com/v1"
-# The options of the doc fragments workload_identity and workload_identity.read.
+# Options of the doc fragments workload_identity and workload_identity.read.
 OPTIONS: dict[str, t.Any] = {
     "pool_id": {"type": "str", "required": True},
     "display_name": {"type": "str"},
@@ -25,63 +25,64 @@ OPTIONS: dict[str, t.Any] = {
     **STATE,
 }
 READ_OPTIONS: dict[str, t.Any] = {"show_deleted": {"type": "bool", "default": False}}
-# Characters that Google takes, by option.
+# Maximum number of characters, by option.
 LENGTHS = {"display_name": 32, "description": 256}
 _MAX_CONDITION = 4096
 _ID = re.compile(r"(?!gcp-)[a-z0-9-]{4,32}")
-# A text that CEL takes between single quotes as it is.
+# Text that needs no escaping between single quotes in CEL.
 _SUBJECT = r"[^'\\\s]+"
 _SUBJECTS = re.compile(rf"assertion\.sub in \[('{_SUBJECT}'(?:, '{_SUBJECT}')*)\]")
-# The description of a pool that role wif made, and the beginning of a provider's, which ends with the cluster's UID.
+# Description of a pool that role wif created, and the beginning of a provider's description, which ends with the cluster's UID.
 POOL_DESCRIPTION = "Made by pullthrough.registry_cache"
 CLUSTER_DESCRIPTION = "Made by pullthrough.registry_cache for cluster "
 
 
 def pools_of(project: str) -> str:
-    """The name of the collection of a project's pools."""
+    """Return the name of the collection of a project's pools."""
     return f"projects/{project}/locations/global/workloadIdentityPools"
 
 
 def providers_of(project: str, pool_id: str) -> str:
-    """The name of the collection of a pool's providers."""
+    """Return the name of the collection of a pool's providers."""
     return f"{pools_of(project)}/{pool_id}/providers"
 
 
 def check_id(option: str, value: str) -> None:
-    """:raises GcpError: unless the id is one that Google takes."""
+    """Raise GcpError unless Google accepts this ID."""
     if not _ID.fullmatch(value):
         raise GcpError(
-            f"{option} '{value}' is not an id that Google takes: 4 to 32 of a-z, 0-9 and '-', not beginning with 'gcp-'."
+            f"{option}: must have 4 to 32 characters (a-z, 0-9, '-'), and must not start with 'gcp-' (got '{value}')."
             f" Example: {option}: registry-cache"
         )
 
 
 def check_subject(subject: str) -> None:
-    """:raises GcpError: unless a condition can name it."""
+    """Raise GcpError unless a condition can contain this subject."""
     if not re.fullmatch(_SUBJECT, subject):
         raise GcpError(
-            f"subject must be a token's claim sub, without quotes, backslashes and spaces (got {subject!r})."
+            f"subject: must be the claim sub of a token, without quotes, backslashes and spaces (got {subject!r})."
             " Example: subject: system:serviceaccount:registry-cache:registry-cache"
         )
 
 
 def check_condition(condition: str) -> None:
-    """:raises GcpError: if it is longer than Google takes."""
+    """Raise GcpError if the condition is too long."""
     if len(condition) > _MAX_CONDITION:
         raise GcpError(
             f"attribute_condition: at most {_MAX_CONDITION} characters are allowed (got {len(condition)})."
-            " Admit fewer subjects: remove caches of this cluster that are no longer used, or give some another provider_id"
+            " Admit fewer subjects: remove unused caches of this cluster, or use another provider for some of them."
+            " Example: provider_id: my-cluster-2"
         )
 
 
 def condition_of(subjects: t.Iterable[str]) -> str:
-    """The attribute condition that admits these subjects and no other."""
+    """Return the attribute condition that admits only these subjects."""
     names = ", ".join(f"'{subject}'" for subject in sorted(set(subjects)))
     return f"assertion.sub in [{names}]"
 
 
 def subjects_of(condition: str | None) -> list[str] | None:
-    """The subjects that such a condition admits; none if it is empty, None if it is another condition."""
+    """Return the subjects that such a condition admits; none if it is empty, or None if it has another form."""
     if not condition:
         return []
     found = _SUBJECTS.fullmatch(condition)
@@ -89,10 +90,10 @@ def subjects_of(condition: str | None) -> list[str] | None:
 
 
 def find(module: t.Any, parent: str, kind: str, option: str, page: int) -> list[dict[str, t.Any]]:
-    """The pool or provider whose id an option has, or all below a parent without one. Raises GcpError.
+    """Return the pool or provider with the ID in an option, or all of a parent if the option is not set. Raise GcpError.
 
-    :param kind: the name of such objects in a list.
-    :param page: how many objects Google gives in one answer.
+    :param kind: field of a list that contains the objects.
+    :param page: number of objects in a page.
     """
     if module.params[option] is not None:
         check_id(option, module.params[option])
@@ -102,8 +103,8 @@ def find(module: t.Any, parent: str, kind: str, option: str, page: int) -> list[
 class WorkloadIdentityObject(Resource):
     """A pool or a provider.
 
-    :param parent: the collection's name, C(projects/P/locations/global/workloadIdentityPools[/POOL/providers]).
-    :param id_parameter: the query parameter that names a new object.
+    :param parent: name of the collection, C(projects/P/locations/global/workloadIdentityPools[/POOL/providers]).
+    :param id_parameter: query parameter for the ID of a new object.
     """
 
     added: t.ClassVar = {"state": "ACTIVE"}
@@ -113,17 +114,17 @@ class WorkloadIdentityObject(Resource):
         self._parent, self._id_parameter, self._id = parent, id_parameter, object_id
 
     def deleted(self, current: dict[str, t.Any]) -> bool:
-        """Google keeps what was deleted for 30 days, and does not give its id out again before."""
+        """Return whether the object is deleted. Google keeps a deleted object, and its ID, for 30 days."""
         return current.get("state") == "DELETED"
 
     def create(self, wanted: dict[str, t.Any]) -> None:
-        """Make the object. Raises GcpError."""
+        """Create the object. Raise GcpError."""
         self.act("POST", f"{API}/{self._parent}", body=wanted, params={self._id_parameter: self._id})
 
     def undelete(self) -> None:
-        """Bring back what was deleted, as it was. Raises GcpError."""
+        """Undelete the object. Raise GcpError."""
         self.act("POST", f"{self.url}:undelete", body={})
 
     def update(self, fields: dict[str, t.Any]) -> None:
-        """Replace these fields whole. Raises GcpError."""
+        """Replace these fields completely. Raise GcpError."""
         self.act("PATCH", self.url, body=fields, params={"updateMask": ",".join(fields)})

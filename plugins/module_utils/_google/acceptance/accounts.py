@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A service account: its policy, and tokens by impersonation.
+"""Questions about a service account: its policy, and tokens by impersonation.
 
 Private to this collection.
 """
@@ -18,7 +18,7 @@ IAM_CREDENTIALS = "https://iamcredentials.googleapis.com/v1"
 
 
 def ask_account(run: Run) -> None:
-    """An account from its creation to its address used again."""
+    """Ask about an account, from its creation until its email address is used again."""
     token = run.access_token("cluster")
     body = {"accountId": run.name, "serviceAccount": {}}
     account = run.make("account", run.accounts, body)

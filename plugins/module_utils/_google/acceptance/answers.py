@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What Google answers: the object, the words of a refusal, and the time until an answer is a good one.
+"""Evaluates Google's answers: the JSON object, the error message, and the time until an answer is as expected.
 
 Private to this collection. An answer is a requests.Response.
 """
@@ -18,7 +18,7 @@ _PAUSE = 0.5
 
 
 def content(answer: t.Any) -> dict[str, t.Any]:
-    """The JSON object of an answer; empty if there is none."""
+    """Return the JSON object of an answer, or an empty one."""
     try:
         value = answer.json()
     except ValueError:
@@ -27,7 +27,7 @@ def content(answer: t.Any) -> dict[str, t.Any]:
 
 
 def outcome(answer: t.Any) -> dict[str, t.Any]:
-    """The status, and what a refusal says in one of the three forms: google.rpc.Status, OAuth, distribution."""
+    """Return the HTTP status and the error, which has one of three formats: google.rpc.Status, OAuth, or distribution."""
     body = content(answer)
     status: dict[str, t.Any] = {"status": answer.status_code}
     if isinstance(body.get("error"), dict):
@@ -40,14 +40,14 @@ def outcome(answer: t.Any) -> dict[str, t.Any]:
 
 
 def required(answer: t.Any, *statuses: int) -> dict[str, t.Any]:
-    """The object of an answer that must have one of these statuses, 200 unless given. Raises GcpError."""
+    """Return the object of an answer with one of these HTTP statuses, 200 by default. Raise GcpError for any other status."""
     if answer.status_code in (statuses or (200,)):
         return content(answer)
     raise error_of(answer, f"{answer.request.method} {(answer.request.url or '').partition('?')[0]}")
 
 
 def until(act: t.Callable[[], t.Any], good: t.Callable[[t.Any], bool], seconds: float = LAG_SECONDS) -> tuple[t.Any, float | str]:
-    """The first good result of `act`, and after how many seconds it came; the last one, and words, if none did."""
+    """Repeat `act` until its result is good; return the result and the time in seconds, or the last result and a message."""
     started = time.monotonic()
     while True:
         result, passed = act(), time.monotonic() - started
@@ -59,5 +59,5 @@ def until(act: t.Callable[[], t.Any], good: t.Callable[[t.Any], bool], seconds: 
 
 
 def status_is(*statuses: int) -> t.Callable[[t.Any], bool]:
-    """Whether an answer has one of these statuses, as a function of it."""
+    """Return a function that returns whether an answer has one of these HTTP statuses."""
     return lambda answer: answer.status_code in statuses

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The exchange of tokens: what is taken, what is refused and how.
+"""Questions about the token exchange: which tokens Google accepts, and how it refuses others.
 
 Private to this collection.
 """
@@ -19,9 +19,9 @@ OWN_AUDIENCE = "https://acceptance.invalid/own"
 
 
 def ask_exchange(run: Run) -> None:
-    """Good tokens, tokens and targets that are refused, and new keys of an issuer."""
+    """Ask about valid tokens, invalid tokens and targets, and new keys of an issuer."""
     token = run.cluster_token()
-    # A new provider is not known at once.
+    # A new provider is not available at once.
     answer, _seconds = until(lambda: run.exchange(token, "cluster"), status_is(200), 120)
     run.answer("token_ends_with_subject", content(answer).get("expires_in"))
     answer, _seconds = until(lambda: run.exchange(run.own_token()), status_is(200), 120)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A repository: its policy, who may pull, manifests and blobs.
+"""Questions about a repository: its policy, who may pull, manifests and blobs.
 
 Private to this collection.
 """
@@ -25,7 +25,7 @@ BLOB = b"acceptance".ljust(64, b".")
 
 
 def ask_repository(run: Run) -> None:
-    """A repository, its policy before anybody may pull, and an image in it."""
+    """Ask about a repository and its policy before anyone may pull, and push an image to it."""
     name = run.name
     operation = run.make("repository", run.repositories, {"format": "DOCKER"}, repositoryId=name)
     run.answer("repository_create_is_operation", {"name": operation.get("name")})
@@ -41,7 +41,7 @@ def ask_repository(run: Run) -> None:
 
 
 def _push(run: Run) -> None:
-    """An image of two tiny blobs, with the module's credential."""
+    """Push an image of two tiny blobs with the module's credential. Raise GcpError."""
     config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}}).encode()
     kind = "application/vnd.oci.image"
     for blob in (config, BLOB):
@@ -63,7 +63,7 @@ def _challenged(answer: t.Any) -> dict[str, t.Any]:
 
 
 def ask_challenges(run: Run) -> None:
-    """Before the grant."""
+    """Ask about authentication before the grant."""
     root, bad = f"https://{run.host}/v2/", "not-good"
     run.answer("v2_challenge_without_service", _challenged(run.get(root)))
     run.answer("repository_challenge", _challenged(run.manifest(None)))
@@ -80,7 +80,7 @@ def ask_challenges(run: Run) -> None:
 
 
 def ask_images(run: Run) -> None:
-    """From the grant to the end of a token: what the reader of a repository gets."""
+    """Ask what a reader of the repository gets, from the grant until a token expires."""
     token, member, before = run.access_token("cluster"), run.member(), run.policy()["etag"]
     required(run.grant(member))
     _answer, seconds = until(lambda: run.docker_token(token), status_is(200))
@@ -100,7 +100,7 @@ def ask_images(run: Run) -> None:
 
     started, short = time.monotonic(), run.access_token(end=20)
     docker, ends = required(run.docker_token(short))["token"], started + 20
-    required(run.manifest(docker))  # a refusal later is that of its end
+    required(run.manifest(docker))  # so that a later refusal means that the token has expired
     time.sleep(max(0, ends - time.monotonic()))
     _answer, _seconds = until(lambda: run.manifest(docker), status_is(401), 120)
     run.answer("v2_token_ends_with_access_token", round(time.monotonic() - ends, 1))
@@ -129,7 +129,7 @@ def _ask_blob(run: Run, token: str) -> None:
 
 
 def _shown(location: str) -> str:
-    """An address without what makes it a credential: its query, and what follows /downloads/."""
+    """Return a URL without the parts that make it a credential: its query, and the path after /downloads/."""
     path = re.sub(r"(/downloads/).+", r"\1TOKEN", location.partition("?")[0])
     return f"{path}?…" if "?" in location else path
 

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An issuer of tokens of its own, and keys that Google refuses.
+"""A token issuer for tests, and keys that Google refuses.
 
 Private to this collection.
 """
@@ -24,7 +24,7 @@ except ImportError:
 
 
 class Signer:
-    """An issuer of its own: an RSA key that signs tokens."""
+    """A token issuer with an RSA key."""
 
     def __init__(self, key_id: str) -> None:
         self.key_id = key_id
@@ -35,23 +35,23 @@ class Signer:
         self._numbers = key.public_key().public_numbers()
 
     def jwks(self) -> str:
-        """The public key, as a provider takes it."""
+        """Return the public key as a JWKS."""
         key = {"kty": "RSA", "alg": "RS256", "use": "sig", "kid": self.key_id}
         return json.dumps({"keys": [{**key, "n": _number(self._numbers.n), "e": _number(self._numbers.e)}]})
 
     def token(self, key_id: str = "", **claims: t.Any) -> str:
-        """A signed token. key_id: that its header names, the key's own unless given."""
+        """Return a signed token. key_id: the key ID in its header, by default that of the key."""
         signer = google.auth.crypt.RSASigner.from_string(self._key, key_id or self.key_id)
         return google.auth.jwt.encode(signer, claims).decode()
 
 
 def _number(value: int) -> str:
-    """Base64urlUInt (RFC 7518 section 2)."""
+    """Return a number as Base64urlUInt (RFC 7518 section 2)."""
     return base64.urlsafe_b64encode(value.to_bytes((value.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
 
 
 def unsupported_jwks() -> str:
-    """A key of a kind that Google does not take."""
+    """Return a JWKS with a key of a kind that Google does not support."""
     numbers = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
     key = {"kty": "EC", "crv": "P-384", "alg": "ES384", "use": "sig", "kid": "p384"}
     x, y = (base64.urlsafe_b64encode(value.to_bytes(48, "big")).rstrip(b"=").decode() for value in (numbers.x, numbers.y))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pools and providers: their operations, what is refused, their ends.
+"""Questions about pools and providers: their operations, what Google refuses, and what happens after their deletion.
 
 Private to this collection.
 """
@@ -20,7 +20,7 @@ from .run import OWN_ISSUER, Run
 
 
 def ask_pool(run: Run) -> None:
-    """A pool, from before it is made until it is live."""
+    """Ask about a pool, from before its creation until it is active."""
     name = run.name
     run.answer("missing_pool", outcome(run.call("GET", run.pool)))
     operation = run.make("pool", run.pools, {"displayName": name, "disabled": False}, workloadIdentityPoolId=name)
@@ -46,7 +46,7 @@ def _provider(run: Run, provider: str, issuer: str, jwks: str | None = None, **f
 
 
 def ask_providers(run: Run) -> None:
-    """Two providers, and those that Google refuses."""
+    """Create two providers, and ask about providers that Google refuses."""
     condition = f"assertion.sub == '{run.subject}'"
     keys = json.dumps(run.jwks)
     for answer in (
@@ -65,7 +65,7 @@ def ask_providers(run: Run) -> None:
 
 
 def ask_ends(run: Run) -> None:
-    """Provider disabled, pool disabled, grant withdrawn."""
+    """Ask what happens when a provider is disabled, a pool is disabled, and a grant is removed."""
     provider, subject = f"{run.pool}/providers/cluster", run.cluster_token()
     token = run.access_token("cluster")
     run.change("PATCH", provider, {"disabled": True}, updateMask="disabled")
@@ -89,7 +89,7 @@ def ask_ends(run: Run) -> None:
 
 
 def ask_deleted(run: Run) -> None:
-    """A deleted pool, and how it comes back."""
+    """Ask about a deleted pool, and undelete it."""
     provider = f"{run.pool}/providers/own-keys"
     run.change("DELETE", run.pool)
     deleted = run.call("GET", run.pool)
@@ -110,7 +110,7 @@ def ask_deleted(run: Run) -> None:
 
 
 def _listed(run: Run, show_deleted: str) -> bool:
-    """Whether any page of the list has the pool."""
+    """Return whether the list of pools contains the pool, on any page."""
     page: dict[str, t.Any] = {"nextPageToken": ""}
     while "nextPageToken" in page:
         page = run.take("GET", run.pools, showDeleted=show_deleted, pageSize=1000, pageToken=page["nextPageToken"])
@@ -120,7 +120,7 @@ def _listed(run: Run, show_deleted: str) -> bool:
 
 
 def _days_until(time_: str | None) -> int | None:
-    """From now to an RFC 3339 time, rounded."""
+    """Return the days from now until an RFC 3339 time, rounded, or None without a time."""
     if time_ is None:
         return None
     return round((datetime.datetime.fromisoformat(time_[:19] + "+00:00").timestamp() - time.time()) / 86400)

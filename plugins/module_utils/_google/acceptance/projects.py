@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The project: its APIs and its policy.
+"""Questions about the project: its APIs and its policy.
 
 Private to this collection.
 """
@@ -16,7 +16,7 @@ CRM = "https://cloudresourcemanager.googleapis.com/v1"
 
 
 def ask_services(run: Run) -> None:
-    """Enabling an API that is enabled."""
+    """Ask what happens when an API is enabled that is already enabled."""
     service = f"{USAGE}/projects/{run.project}/services/artifactregistry.googleapis.com"
     answer = run.take("POST", f"{service}:enable", {})
     run.answer("noop_operation", {"name": answer.get("name"), "done": answer.get("done")})
@@ -25,7 +25,7 @@ def ask_services(run: Run) -> None:
 
 
 def ask_project(run: Run) -> None:
-    """The policy of the project."""
+    """Ask about the policy of the project."""
     url = f"{CRM}/projects/{run.project}:getIamPolicy"
     run.take("POST", url, {})
     run.answer("project_policy_is_post", {"status": 200})

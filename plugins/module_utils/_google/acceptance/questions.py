@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""All questions in their order, and the removal of what they made.
+"""All questions in order, and the removal of the objects that they created.
 
 Private to this collection.
 """
@@ -20,9 +20,9 @@ from .run import Run
 
 
 def ask(run: Run) -> None:
-    """Every question, in an order in which each finds what it needs.
+    """Ask all questions, in an order in which each finds the objects that it needs.
 
-    Raises GcpError and ClusterError; answers until then are kept.
+    Raise GcpError and ClusterError. Earlier answers are kept.
     """
     pools.ask_pool(run)
     pools.ask_providers(run)
@@ -39,10 +39,10 @@ def ask(run: Run) -> None:
 
 
 def clean(client: GcpClient, project: str, location: str, name: str, kinds: t.Collection[str]) -> tuple[bool, list[str]]:
-    """Remove what a run made and is still there. A deleted pool's name stays Google's for 30 days.
+    """Remove the objects of a run that still exist. Google keeps the ID of a deleted pool for 30 days.
 
-    :param kinds: account, repository or pool.
-    :return: whether anything was removed, and sentences about what could not be.
+    :param kinds: kinds to remove: account, repository or pool.
+    :return: whether anything was removed, and a message for each object that could not be removed.
     """
     resources = {
         "account": ServiceAccount(client, project, name),
@@ -58,5 +58,5 @@ def clean(client: GcpClient, project: str, location: str, name: str, kinds: t.Co
             removed, _before, _after = resource.ensure(False, {}, False)
             changed = changed or removed
         except GcpError as error:
-            failures.append(f"The {kind} {name} may still be there: {error}")
+            failures.append(f"The {kind} {name} may still exist: {error}")
     return changed, failures

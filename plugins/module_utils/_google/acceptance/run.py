@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the questions share: names of a run, its answers, tokens of the cluster and of an own issuer, requests of a registry.
+"""State and requests that all questions share: names, answers, tokens of the cluster and of a test issuer, and registry requests.
 
 Private to this collection. An answer is a requests.Response.
 """
@@ -22,17 +22,17 @@ from .issuer import Signer
 from .verdicts import Words, judged, table
 
 STS = "https://sts.googleapis.com/v1/token"
-# Nobody answers there (RFC 6761).
+# A host that never exists (RFC 6761).
 OWN_ISSUER = "https://acceptance.invalid"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-# Reads are sent again after an overload, for some seconds.
+# After an overload, reads are repeated for a few seconds.
 _READS, _OVERLOADS, _OVERLOAD_SECONDS = ("GET", "HEAD"), (429, 502, 503, 504), 8
 
 
 class Run:
-    """What all questions share: the clients, what was made and answered, and the tokens of a run.
+    """One run: its clients, objects, answers and tokens.
 
-    :param params: the module's.
+    :param params: options of module gcp_acceptance.
     """
 
     def __init__(self, params: dict[str, t.Any], client: GcpClient, cluster: Client) -> None:
@@ -58,11 +58,11 @@ class Run:
             self.words.name(getattr(self, placeholder), placeholder.upper())
 
     def answer(self, name: str, answered: t.Any) -> None:
-        """Note the answer to a question, by the id of the assumption."""
+        """Record the answer to a question. name: the ID of the assumption."""
         self.answers[name] = answered
 
     def if_allowed(self, names: list[str], ask: t.Callable[[Run], None]) -> None:
-        """Questions that may be left out where the caller lacks the permission."""
+        """Ask questions, or skip them if the caller lacks a permission. Raise GcpError for any other error."""
         try:
             ask(self)
         except GcpError as error:
@@ -71,30 +71,30 @@ class Run:
             self.reasons.update(dict.fromkeys(names, str(error)))
 
     def report(self) -> dict[str, t.Any]:
-        """What the module returns, without names of this run and without secrets."""
+        """Return the result of the module, without names of this run and without secrets."""
         answers = judged(self.assumptions, self.words.plain(self.answers), self.words.plain(self.reasons))
         return {"changed": True, "made": self.made, "answers": answers, "table": table(answers)}
 
     def call(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> t.Any:
-        """The answer to one request, whatever it is."""
+        """Send a request; return the answer, whatever its status."""
         return self._respond(method, url, json=body, params=query)
 
     def take(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> dict[str, t.Any]:
-        """The object of an answer that must be good. Raises GcpError."""
+        """Send a request; return the JSON object of the answer. Raise GcpError for an error answer."""
         self.client.budget.renew()
         return self.client.request(method, url, f"{method} {url}", body, query)
 
     def finish(self, api: str, operation: dict[str, t.Any]) -> None:
-        """Wait for the end of an operation. Raises GcpError for one that fails or lasts too long."""
+        """Wait until an operation ends. Raise GcpError if it fails or takes too long."""
         self.client.budget.renew()
         self.client.wait(operation, api, self.name)
 
     def change(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> None:
-        """A change of a pool or provider to its end. Raises GcpError."""
+        """Change a pool or provider, and wait until the change is done. Raise GcpError."""
         self.finish(IAM, self.take(method, url, body, **query))
 
     def make(self, kind: str, url: str, body: dict[str, t.Any], **query: str) -> dict[str, t.Any]:
-        """Create what must be removed, also if no answer comes. Raises GcpError."""
+        """Create an object; return the answer. It is recorded for removal, even if no answer arrives. Raise GcpError."""
         self.made.append(kind)
         answer = self.call("POST", url, body, **query)
         if answer.status_code != 200:
@@ -102,15 +102,15 @@ class Run:
         return required(answer)
 
     def upload(self, url: str, body: bytes, kind: str, **query: str) -> t.Any:
-        """PUT of a blob or manifest."""
+        """Send a PUT request for a blob or manifest; return the answer."""
         return self._respond("PUT", url, data=body, params=query, headers={"Content-Type": kind})
 
     def post(self, url: str, token: str | None = None, **options: t.Any) -> t.Any:
-        """The answer to a POST with a Bearer token or none instead of the module's credential."""
+        """Send a POST request with this bearer token, or with no credential; return the answer."""
         return self._respond("POST", url, anonymous=True, headers=_bearer(token), **options)
 
     def get(self, url: str, token: str | None = None, method: str = "GET", **headers: str) -> t.Any:
-        """A request of the docker endpoint with a Bearer token or none; a redirect is not followed."""
+        """Send a request to the registry with this bearer token, or with no credential; return the answer. Do not follow redirects."""
         return self._respond(method, url, anonymous=True, headers={**headers, **_bearer(token)}, allow_redirects=False)
 
     def _respond(self, method: str, url: str, **options: t.Any) -> t.Any:
@@ -122,9 +122,9 @@ class Run:
         return until(respond, lambda answer: answer.status_code not in _OVERLOADS, _OVERLOAD_SECONDS)[0]
 
     def cluster_token(self, account: str = "", audience: str = "") -> str:
-        """A token of the cluster (TokenRequest) for ten minutes; of its one service account and provider unless given.
+        """Return a token of the cluster that is valid for ten minutes, by default for the main service account and provider.
 
-        Raises ClusterError.
+        Raise ClusterError.
         """
         audience = audience or f"https://iam.googleapis.com/{self.pool_name}/providers/cluster"
         path = f"/api/v1/namespaces/{self.name}/serviceaccounts/{account or self.name}/token"
@@ -133,7 +133,7 @@ class Run:
         return self._cluster.request("post", path, body)["status"]["token"]
 
     def own_token(self, signer: Signer | None = None, key_id: str = "", start: int = 0, end: int = 600, **claims: t.Any) -> str:
-        """A token of the own issuer. start, end: seconds from now."""
+        """Return a token of the test issuer. start, end: seconds from now."""
         now = int(time.time())
         given = {"iss": OWN_ISSUER, "sub": self.subject, "aud": self.own_audience, "iat": now + start, "exp": now + end}
         token = {**given, **claims}
@@ -141,12 +141,12 @@ class Run:
         return (signer or self.signer).token(key_id, **token)
 
     def exchange(self, token: str, provider: str = "own-keys", audience: str = "", scope: str = CLOUD_PLATFORM) -> t.Any:
-        """The answer of the token service to a token."""
+        """Send a token to Google's token service; return the answer."""
         form = self.form(token, provider, scope)
         return self.post(STS, data={**form, **({"audience": audience} if audience else {})})
 
     def form(self, token: str, provider: str, scope: str = CLOUD_PLATFORM) -> dict[str, str]:
-        """The fields of an exchange."""
+        """Return the fields of a token exchange."""
         return {
             "audience": f"//iam.googleapis.com/{self.pool_name}/providers/{provider}",
             "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange",
@@ -157,21 +157,21 @@ class Run:
         }
 
     def access_token(self, provider: str = "own-keys", scope: str = CLOUD_PLATFORM, end: int = 600) -> str:
-        """An access token for a token of the provider's issuer. Raises GcpError."""
+        """Return an access token for the principal of a provider. Raise GcpError."""
         token = self.cluster_token() if provider == "cluster" else self.own_token(end=end)
         answer, _seconds = until(lambda: self.exchange(token, provider, scope=scope), status_is(200), end if end < 60 else 120)
         return required(answer)["access_token"]
 
     def url(self, path: str) -> str:
-        """The address of a manifest or blob of the run's image."""
+        """Return the URL of a manifest or blob of the run's image."""
         return f"https://{self.host}/v2/{self.image}/{path}"
 
     def manifest(self, token: str | None, reference: str = "1.0") -> t.Any:
-        """The answer to a request for a manifest."""
+        """Request a manifest; return the answer."""
         return self.get(self.url(f"manifests/{reference}"), token, Accept=MANIFEST)
 
     def docker_token(self, token: str | None, scope: str = "") -> t.Any:
-        """The answer of /v2/token to an access token or none."""
+        """Request /v2/token with this access token, or with no credential; return the answer."""
         return self._respond(
             "GET",
             f"https://{self.host}/v2/token",
@@ -181,15 +181,15 @@ class Run:
         )
 
     def member(self) -> str:
-        """The cluster's one service account, as a policy names it."""
+        """Return the main service account of the cluster in the format of IAM."""
         return f"principal://iam.googleapis.com/{self.pool_name}/subject/{self.subject}"
 
     def policy(self) -> dict[str, t.Any]:
-        """The policy of the repository. Raises GcpError."""
+        """Return the policy of the repository. Raise GcpError."""
         return self.take("GET", f"{self.repository}:getIamPolicy", **{"options.requestedPolicyVersion": 3})
 
     def grant(self, *members: str, etag: str | None = None) -> t.Any:
-        """Make these the only readers of the repository. etag: of the present policy unless given; without one if empty."""
+        """Set the readers of the repository; return the answer. etag: by default that of the current policy; none if empty."""
         etag = self.policy().get("etag") if etag is None else etag
         bindings = [{"role": "roles/artifactregistry.reader", "members": list(members)}] if members else []
         policy = {"bindings": bindings, **({"etag": etag} if etag else {})}

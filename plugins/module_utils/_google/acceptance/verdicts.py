@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The assumptions, whether an answer is as assumed, and texts without names of a run and without secrets.
+"""Compares answers with assumptions, and removes names of a run and secrets from texts.
 
 Private to this collection.
 """
@@ -17,7 +17,7 @@ _SECRETS = re.compile(r"ya29\.[\w.-]+|eyJ[\w.-]{20,}|[\w-]{60,}", re.ASCII)
 
 
 def holds(expected: t.Any, answered: t.Any) -> bool:
-    """Whether an answer is as expected; option assumptions says how."""
+    """Return whether an answer is as expected. Option assumptions documents the rules."""
     if isinstance(expected, dict):
         if expected.keys() == {"min", "max"}:
             return isinstance(answered, (int, float)) and expected["min"] <= answered <= expected["max"]
@@ -32,19 +32,19 @@ def holds(expected: t.Any, answered: t.Any) -> bool:
 def judged(
     assumptions: dict[str, dict[str, t.Any]], answers: dict[str, t.Any], reasons: dict[str, str]
 ) -> dict[str, dict[str, t.Any]]:
-    """Every assumption with its verdict and answer. reasons: why one was not asked."""
+    """Return each assumption with its verdict and answer. reasons: why a question was not asked."""
     result = {}
     for name, assumption in assumptions.items():
         if name in answers:
             verdict = SAME if holds(assumption["expected"], answers[name]) else DIFFERENT
             result[name] = {**assumption, "verdict": verdict, "answered": answers[name]}
         else:
-            result[name] = {**assumption, "verdict": NOT_ASKED, "reason": reasons.get(name, "the run ended before")}
+            result[name] = {**assumption, "verdict": NOT_ASKED, "reason": reasons.get(name, "the run ended before this question")}
     return result
 
 
 def table(result: dict[str, dict[str, t.Any]]) -> list[str]:
-    """One line for each assumption, with the answer where it differs."""
+    """Return one line for each assumption, with the answer if it differs."""
     lines = []
     for name, one in result.items():
         more = {
@@ -57,7 +57,7 @@ def table(result: dict[str, dict[str, t.Any]]) -> list[str]:
 
 
 def without_secrets(text: str) -> str:
-    """A text with TOKEN for whatever looks like one."""
+    """Return a text with TOKEN in place of anything that looks like a token."""
     return _SECRETS.sub("TOKEN", text)
 
 
@@ -66,18 +66,18 @@ def _short(value: t.Any) -> str:
 
 
 class Words:
-    """Makes answers comparable between runs, and free of secrets."""
+    """Makes answers comparable between runs, and removes secrets."""
 
     def __init__(self) -> None:
         self._names: dict[str, str] = {}
 
     def name(self, value: str, placeholder: str) -> None:
-        """What stands for a value of this run from now on."""
+        """Set the placeholder for a value of this run."""
         if value:
             self._names[value] = placeholder
 
     def plain(self, value: t.Any) -> t.Any:
-        """A copy with placeholders, and TOKEN for whatever looks like one."""
+        """Return a copy with placeholders, and TOKEN in place of anything that looks like a token."""
         if isinstance(value, dict):
             return {key: self.plain(item) for key, item in value.items()}
         if isinstance(value, list):
