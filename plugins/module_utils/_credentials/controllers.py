@@ -1,10 +1,10 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects by which a controller of the cluster brings pull secrets to namespaces that are made later.
+"""Objects for a controller in the cluster that copies pull secrets to namespaces created between two runs.
 
-Private to this collection. The copies are as module pull_secrets makes them, or carry what it knows them by: the next run takes
-them over, so that a rotation reaches them at once and nothing is lost when the controller goes.
+Private to this collection. The copies look like those of module pull_secrets, or have annotations by which it recognizes them. The next
+run takes them over, so that a rotation updates them at once and they stay if the controller is removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .pull_secrets import PullSecretError
 
 Object = t.Dict[str, t.Any]
 
-# Each kind with its group and its name in paths, in the order in which objects are removed.
+# By kind: its API group and its plural in paths, in the order in which objects are removed.
 _KINDS = {
     "ClusterExternalSecret": (external_secrets.API, "clusterexternalsecrets"),
     "ClusterSecretStore": (external_secrets.API, "clustersecretstores"),
@@ -34,13 +34,13 @@ _AUTO = pull_secrets.REFLECTOR + "reflection-auto-enabled"
 
 
 def objects(secrets: list[dict[str, t.Any]], controller: str, owner: Owner) -> list[Object]:
-    """The objects to apply, in this order.
+    """Return the objects to apply, in this order.
 
-    :param secrets: as module pull_secrets takes them.
+    :param secrets: as returned by pull_secrets.of_users.
     :param controller: none, external_secrets or reflector.
-    :raises PullSecretError: for what the controller cannot do.
+    :raises PullSecretError: if the controller does not support a setting.
     """
-    # No namespaces would be no selector, which is all of them.
+    # An empty list would become an empty selector, which matches all namespaces.
     secrets = [secret for secret in secrets if secret.get("namespaces") != []]
     if controller == "external_secrets":
         return [one for secret in secrets for one in external_secrets.objects(secret, owner)]
@@ -50,9 +50,9 @@ def objects(secrets: list[dict[str, t.Any]], controller: str, owner: Owner) -> l
 
 
 class Sources:
-    """The objects that a controller reads: the existing ones of a cache, and the wanted ones. Raises ClusterError.
+    """The objects that a controller reads: existing objects of a cache, and the wanted ones. Methods raise ClusterError.
 
-    After C(apply) and C(prune), or in check mode, C(written) and C(removed) name what differed.
+    After C(apply) and C(prune), also in check mode, C(written) and C(removed) contain the changes.
     """
 
     def __init__(self, api: Client, owner: Owner, secrets: list[dict[str, t.Any]], controller: str) -> None:
@@ -64,8 +64,8 @@ class Sources:
         served = self._served()
         if controller == "external_secrets" and not set(_KINDS) <= served:
             raise PullSecretError(
-                f"controller: the cluster has no ClusterSecretStore or no ClusterExternalSecret ({external_secrets.API})."
-                " Install external-secrets 0.16 or later first. Example: controller: none"
+                f"controller: the cluster does not have ClusterSecretStore and ClusterExternalSecret ({external_secrets.API})."
+                " Install external-secrets 0.16 or later first, or use no controller. Example: controller: none"
             )
         kinds = [kind for kind in _KINDS if kind in served]
         found = api.each([functools.partial(self._list, kind) for kind in kinds])
@@ -74,11 +74,11 @@ class Sources:
 
     @property
     def names(self) -> set[str]:
-        """The names of the source Secrets, existing and wanted."""
+        """The names of the source Secrets, both existing and wanted."""
         return {item["metadata"]["name"] for item in [*self._ours, *self._wanted] if item["kind"] == "Secret"}
 
     def _served(self) -> set[str]:
-        """The kinds that the cluster has."""
+        """Return the kinds that the cluster has."""
         own = {kind for kind, (group, _plural) in _KINDS.items() if group != external_secrets.API}
         try:
             found = self._api.get(f"/apis/{external_secrets.API}") or {}
@@ -93,42 +93,42 @@ class Sources:
         try:
             return self._api.list_all(plural, namespace=namespace, group=_root(group), label_selector=selector)
         except ForbiddenError as error:
-            # Who may not even list them has made none; with a controller they are needed.
+            # A caller that may not list them has not created any. With a controller, listing is necessary.
             if self._controller != "none":
                 raise
-            self.warnings.append(f"{kind}s of this cache cannot be listed ({error.words}): they stay, if there are any.")
+            self.warnings.append(f"Cannot list {kind}s of this cache ({error.words}). Existing ones are kept.")
             return []
 
     def _read(self, item: Object) -> Object | None:
-        """The existing object of a name, if it is ours."""
+        """Return the existing object with the same name, or None. Raise PullSecretError if it is not ours."""
         found = self._api.get(_path(item))
         if found is None:
             return None
         labels = found["metadata"].get("labels") or {}
         source = labels.get(COMPONENT) == pull_secrets.SOURCE
-        # A pull secret of ours becomes the source of its copies.
+        # A pull secret of ours becomes the source of the copies.
         if self._owner.owns(found["metadata"]) and (source or found.get("type") == pull_secrets.TYPE):
             return found
         option, fix = "controller", "use no controller. Example: controller: none"
         if self._controller == "reflector":
             option, fix = "name", "choose another name. Example: name: registry-cache-pull"
         raise PullSecretError(
-            f"{option}: there is another {named(item)}{manager(found['metadata'])}, which this module did not"
-            f" make for a controller of cache {self._owner.namespace}/{self._owner.name}. Delete it, or {fix}"
+            f"{option}: {named(item)} already exists{manager(found['metadata'])}, but this module did not create it for a"
+            f" controller of cache {self._owner.namespace}/{self._owner.name}. Delete it, or {fix}"
         )
 
     def apply(self, check: bool) -> None:
-        """Bring what is wanted to its state; check asks for a dry run."""
+        """Apply the wanted objects. check: whether to send a dry run."""
         options = {**APPLY, "dry_run": "All"} if check else APPLY
         for item, before in zip(self._wanted, self._before):
             metadata = dict(item["metadata"])
             if before:
-                # Another object that took the name meanwhile is refused.
+                # The API server refuses an object that took the name in the meantime.
                 metadata["uid"] = before["metadata"]["uid"]
             try:
                 after = self._api.request("patch", _path(item), {**item, "metadata": metadata}, **options)
             except ApiError as error:
-                # The namespace comes with the cache, which a check does not make.
+                # The cache's namespace does not exist yet, and check mode does not create it.
                 if not (check and pull_secrets.is_leaving(error)):
                     raise
                 after = None
@@ -136,7 +136,7 @@ class Sources:
                 self.written.append(named(item))
 
     def prune(self, check: bool, keep_copies: bool) -> None:
-        """Remove what is no longer wanted; with keep_copies, reflector leaves the copies that it made."""
+        """Remove objects that are no longer wanted. keep_copies: whether reflector keeps the copies that it made."""
         wanted = {(item["kind"], item["metadata"]["name"]) for item in self._wanted}
         for item in self._ours:
             kind, metadata = item["kind"], item["metadata"]

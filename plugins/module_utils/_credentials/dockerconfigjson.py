@@ -10,14 +10,14 @@ from base64 import b64encode
 
 
 def render(hosts: list[str], username: str, password: str) -> str:
-    """JSON with one credential for several hosts; the same input gives the same text."""
+    """Return JSON with one credential for several hosts. The same input gives the same text."""
     auth = b64encode(f"{username}:{password}".encode()).decode()
     entry = {"username": username, "password": password, "auth": auth}
     return json.dumps({"auths": dict.fromkeys(hosts, entry)}, sort_keys=True)
 
 
 def hosts(text: str) -> list[str]:
-    """The hosts in it, sorted; none in what is no such text."""
+    """Return the hosts in the JSON, sorted; none if the text is malformed."""
     try:
         return sorted(json.loads(text)["auths"])
     except (ValueError, LookupError, TypeError):

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects by which external-secrets brings a pull secret to namespaces.
+"""Objects with which external-secrets copies a pull secret to namespaces.
 
 Private to this collection. https://external-secrets.io/latest/provider/kubernetes/ and /api/clusterexternalsecret/
 """
@@ -20,9 +20,9 @@ Object = t.Dict[str, t.Any]
 
 API, RBAC = "external-secrets.io/v1", "rbac.authorization.k8s.io/v1"
 _NAME_OF_NAMESPACE = "kubernetes.io/metadata.name"
-# How soon external-secrets sees a namespace, and a changed credential.
+# How often external-secrets looks for new namespaces and changed credentials.
 _REFRESH = "1m"
-# Of the source's only key: no dot, in which the provider would see a path.
+# Only key of the source Secret. It has no dot, which the provider would interpret as a path.
 _KEY = "dockerconfigjson"
 _REQUIREMENT = re.compile(
     r"\s*(?:(?P<set>[\w./-]+)\s+(?P<in>in|notin)\s*\((?P<values>[^()]*)\)|(?P<key>[\w./-]+)\s*(?P<is>==?|!=)\s*(?P<value>[\w.-]*)"
@@ -31,13 +31,13 @@ _REQUIREMENT = re.compile(
 
 
 def objects(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
-    """The objects of one user, in the order in which they are applied.
+    """Return the objects of one user, in the order in which they are applied.
 
-    :param secret: as module pull_secrets takes it.
-    :raises PullSecretError: for a selector that no LabelSelector can say.
+    :param secret: as returned by pull_secrets.of_users.
+    :raises PullSecretError: for a selector that a LabelSelector cannot express.
     """
     name, namespace = f"{owner.name}-pull-{_slug(secret['user'] or secret['username'])}", owner.namespace
-    # Another namespace may have a cache of this name.
+    # A cache in another namespace may have the same name.
     cluster_name = shortened(f"{name}.{namespace}")
     where = _selector(secret)
     template = pull_secrets.metadata(owner, secret)
@@ -46,8 +46,8 @@ def objects(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
         place = {"name": name, "namespace": namespace} if namespaced else {"name": cluster_name}
         return {"apiVersion": api_version, "kind": kind, "metadata": {**place, "labels": pull_secrets.source_labels(owner)}, **fields}
 
-    # A store of its own for each user, whose service account reads that user's credential alone: any namespace of the store's
-    # can ask it for whatever it may read.
+    # Each user has a separate store. Its service account may read only that user's credential, because any namespace that the store
+    # admits can request everything that the service account may read.
     return [
         made("v1", "Secret", data={_KEY: pull_secrets.encoded(secret)}),
         made("v1", "ServiceAccount", automountServiceAccountToken=False),
@@ -88,7 +88,7 @@ def objects(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
                     "secretStoreRef": {"kind": "ClusterSecretStore", "name": cluster_name},
                     "target": {
                         "name": secret["name"],
-                        # It stays when the controller goes, and module pull_secrets knows it by its labels.
+                        # The copy stays if the controller is removed. Module pull_secrets recognizes it by its labels.
                         "creationPolicy": "Orphan",
                         "deletionPolicy": "Retain",
                         "template": {"type": pull_secrets.TYPE, "metadata": {name: values for name, values in template.items() if values}},
@@ -101,16 +101,16 @@ def objects(secret: dict[str, t.Any], owner: Owner) -> list[Object]:
 
 
 def _slug(user: str) -> str:
-    """A name of Kubernetes for a user; with a hash where it is not the user's own."""
+    """Return a Kubernetes name for a user, with a hash if it differs from the user's name."""
     plain = re.sub("[^a-z0-9]+", "-", user.lower()).strip("-")[:40].strip("-")
     return plain if plain == user else f"{plain or 'user'}-{hashlib.sha256(user.encode()).hexdigest()[:8]}"
 
 
 def _selector(where: dict[str, t.Any]) -> Object:
-    """The namespaces of a pull secret as a LabelSelector.
+    """Return the namespaces of a pull secret as a LabelSelector.
 
-    :param where: one of namespaces, namespace_selector, exclude_namespaces, as module pull_secrets has them.
-    :raises PullSecretError: for a selector that none can say.
+    :param where: mapping with one of namespaces, namespace_selector and exclude_namespaces, as in module pull_secrets.
+    :raises PullSecretError: for a selector that a LabelSelector cannot express.
     """
     if where.get("namespaces"):
         return {"matchExpressions": [{"key": _NAME_OF_NAMESPACE, "operator": "In", "values": sorted(where["namespaces"])}]}
@@ -121,12 +121,14 @@ def _selector(where: dict[str, t.Any]) -> Object:
 
 
 def _requirements(text: str) -> list[Object]:
-    """Of `a=b,c in (d, e),!f`, as `kubectl get --selector` takes it."""
+    """Return the requirements of a selector such as `a=b,c in (d, e),!f`, in the format of kubectl. Raise PullSecretError."""
     found, place = [], 0
     while place < len(text):
         match = _REQUIREMENT.match(text, place)
         if not match:
-            raise PullSecretError(f"namespace_selector: '{text}' is no selector of labels. Example: namespace_selector: team in (a, b)")
+            raise PullSecretError(
+                f"namespace_selector: must be a label selector (got '{text}'). Example: namespace_selector: team in (a, b)"
+            )
         place = match.end()
         if match["set"]:
             values = sorted(value.strip() for value in match["values"].split(","))

@@ -1,9 +1,9 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Pull secrets of many namespaces: the existing ones, the wanted ones, and the writes between the two.
+"""Pull secrets in many namespaces: existing ones, wanted ones, and the changes between the two.
 
-Private to this collection. Each kind is listed once, and only differences are written, several at a time.
+Private to this collection. Each kind is listed once. Only differences are written, in parallel.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from .._kubernetes.owner import COMPONENT, NAME, PREFIX, Owner, manager
 from . import dockerconfigjson, htpasswd
 
 TYPE, KEY = "kubernetes.io/dockerconfigjson", ".dockerconfigjson"
-# MaxSecretSize of Kubernetes.
+# MaxSecretSize in Kubernetes.
 MAX_BYTES = 1 << 20
-# On a Secret: the names of the labels and annotations that a user asked for, so that one no longer wanted is removed.
+# Annotations of a Secret with the names of the labels and annotations in the options, so that those no longer listed are removed.
 _ADDED = {"labels": PREFIX + "added-labels", "annotations": PREFIX + "added-annotations"}
-# On a service account, with the owner's short name: a label, and an annotation with the pull secrets that this module attached.
+# Prefix of a label and an annotation of a service account, before the owner's short name. The annotation lists attached pull secrets.
 _ATTACHED = "attached.registry-cache.pullthrough/"
-# What reflector (github.com/emberstack/kubernetes-reflector) reads and writes in annotations.
+# Prefix of the annotations of reflector (github.com/emberstack/kubernetes-reflector).
 REFLECTOR = "reflector.v1.k8s.emberstack.com/"
 _OF_COPIES = tuple(REFLECTOR + name for name in ("reflects", "auto-reflects", "reflected-version", "reflected-at"))
-# The component of what a controller copies, which is no pull secret itself.
+# Component of a Secret that a controller copies. It is not a pull secret itself.
 SOURCE = "pull-secret-source"
 _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]+)?")
-# How often a service account is read again that somebody else changes meanwhile.
+# How many times to retry the update of a service account after a concurrent change.
 _TRIES = 5
 
 Key = t.Tuple[str, str]  # namespace, name
 
 
 class PullSecretError(ClusterError):
-    """What cannot be done; the message is a sentence for the user, without a password."""
+    """Something that cannot be done. The text is a message for the user, without a password."""
 
 
 def named(key: Key) -> str:
@@ -48,16 +48,16 @@ def named(key: Key) -> str:
 
 
 def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any]]:
-    """The secrets, each with a name.
+    """Return the secrets, each with a name. Send no requests.
 
-    :raises PullSecretError: for what no cluster can hold; asks none.
+    :raises PullSecretError: for invalid secrets.
     """
     for secret in secrets:
         secret = {**secret, "name": secret["name"] or owner.short}
         name, user = secret["name"], secret["username"]
         if len(name) > 63 or not NAME.fullmatch(name):
             raise PullSecretError(
-                f"name: '{name}' must have 1 to 63 of a-z, 0-9, '-' and '.', and begin and end with a letter or digit."
+                f"name: must have 1 to 63 characters (a-z, 0-9, '-', '.'), and begin and end with a letter or digit (got '{name}')."
                 " Example: name: registry-cache"
             )
         try:
@@ -66,40 +66,40 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
             raise PullSecretError(f"users: {error}") from None
         if any(ord(letter) < 32 for letter in secret["password"]):
             raise PullSecretError(
-                f"users: the password of user '{user}' holds a line break or another control character. Choose another one"
+                f"users: the password of user '{user}' contains a line break or another control character. Choose one without them"
             )
         if not secret["hosts"]:
-            raise PullSecretError(f"hosts: user '{user}' has none. Example: hosts: ['localhost:30026']")
+            raise PullSecretError(f"hosts: user '{user}' needs at least one host. Example: hosts: ['localhost:30026']")
         for host in secret["hosts"]:
             if not _HOST.fullmatch(host):
                 raise PullSecretError(
-                    f"hosts: '{host}' must be a host with its port, as in image references. Example: hosts: ['localhost:30026']"
+                    f"hosts: must be hosts with their ports, as in image references (got '{host}'). Example: hosts: ['localhost:30026']"
                 )
         if len(content(secret)) > MAX_BYTES:
             raise PullSecretError(
-                f"hosts: the {len(secret['hosts'])} hosts of user '{user}' make a pull secret of over 1 MiB, which Kubernetes"
-                " does not keep. Name fewer hosts"
+                f"hosts: the pull secret of user '{user}' with {len(secret['hosts'])} hosts is larger than 1 MiB, the limit of Kubernetes."
+                " List fewer hosts. Example: hosts: ['localhost:30026']"
             )
         if secret["namespace_selector"] is not None and not secret["namespace_selector"].strip():
             raise PullSecretError(
-                "namespace_selector: it is empty, and would match every namespace. Example: namespace_selector: team=a"
-                " (for every namespace, set exclude_namespaces: [])"
+                "namespace_selector: must not be empty, because it would match all namespaces. To match them all, set"
+                " exclude_namespaces: []. Example: namespace_selector: team=a"
             )
         _check_own(owner, secret)
     return [{**secret, "name": secret["name"] or owner.short} for secret in secrets]
 
 
 def _check_own(owner: Owner, secret: dict[str, t.Any]) -> None:
-    """:raises PullSecretError: for labels and annotations that Kubernetes refuses, or that this module sets itself."""
+    """Raise PullSecretError for labels and annotations that Kubernetes refuses or that this module sets itself."""
     reserved = {"labels": {*owner.labels, COMPONENT}, "annotations": set(_OF_COPIES)}
     for option, example in (("labels", "{team: a}"), ("annotations", "{example.com/contact: team-a}")):
         for key, value in (secret[option] or {}).items():
             prefix, _slash, name = str(key).rpartition("/")
             if (prefix and (len(prefix) > 253 or not NAME.fullmatch(prefix))) or not _LABEL.fullmatch(name):
-                raise PullSecretError(f"{option}: '{key}' is no name of a label or annotation. Example: {option}: {example}")
+                raise PullSecretError(f"{option}: '{key}' must be a valid name of a label or annotation. Example: {option}: {example}")
             if key in reserved[option] or prefix.endswith(PREFIX.rstrip("/")):
                 raise PullSecretError(
-                    f"{option}: '{key}' is set by this module, which finds its Secrets by it. Choose another name."
+                    f"{option}: '{key}' is reserved, because this module finds its Secrets by it. Choose another name."
                     f" Example: {option}: {example}"
                 )
             if not isinstance(value, str) or (option == "labels" and value and not _LABEL.fullmatch(value)):
@@ -112,27 +112,27 @@ def content(secret: dict[str, t.Any]) -> str:
 
 
 def encoded(secret: dict[str, t.Any]) -> str:
-    """The content as the data of a Secret has it."""
+    """Return the content as in the data of a Secret."""
     return b64encode(content(secret).encode()).decode()
 
 
 def source_labels(owner: Owner) -> dict[str, str]:
-    """The labels of what a controller reads."""
+    """Return the labels of objects that a controller reads."""
     return {**owner.labels, COMPONENT: SOURCE}
 
 
 def metadata(owner: Owner, secret: dict[str, t.Any]) -> dict[str, dict[str, str]]:
-    """The labels and annotations of a pull secret."""
+    """Return the labels and annotations of a pull secret."""
     made: dict[str, dict[str, str]] = {"labels": {**(secret["labels"] or {}), **owner.labels}}
     made["annotations"] = {**(secret["annotations"] or {})}
     made["annotations"].update({name: ",".join(sorted(secret[option])) for option, name in _ADDED.items() if secret[option]})
     return made
 
 
-# By identity: removing one of two equal ones from a list would be an accident.
+# Compare by identity, so that list.remove() does not remove an equal object.
 @dataclasses.dataclass(eq=False)
 class Change:
-    """What is to be written of one Secret."""
+    """The change of one Secret."""
 
     key: Key
     action: str  # create, update, remove or keep
@@ -145,21 +145,21 @@ class Change:
 
 @dataclasses.dataclass(eq=False)
 class Binding:
-    """What is to be written of one service account."""
+    """The change of one service account."""
 
     key: Key
     wanted: set[str]
     attach: list[str]
     detach: list[str]
-    # Wanted Secrets that could not be created.
+    # Names of wanted Secrets that could not be created.
     lacking: t.Collection[str] = ()
 
 
 class Plan:
-    """What the cluster has and what is wanted of it. Raises PullSecretError if that cannot be done.
+    """The changes between the cluster's state and the wanted state. Raises PullSecretError if a change is not possible.
 
-    After C(write), C(changes) and C(bindings) are what was written. C(forbidden) are the namespaces that refused, each with its
-    answer; only with C(skip_forbidden).
+    After C(write), C(changes) and C(bindings) contain what was written. C(forbidden) contains the namespaces that refused, each with
+    the error. It is filled only with C(skip_forbidden).
     """
 
     def __init__(
@@ -171,20 +171,20 @@ class Plan:
         search: t.Collection[str] = (),
         skip_forbidden: bool = False,
     ) -> None:
-        """:param secrets: as C(check) returns them.
-        :param sources: names of the Secrets in the owner's namespace that a controller copies, which are no pull secrets.
-        :param search: more namespaces to look into where Secrets of all namespaces may not be listed.
+        """:param secrets: as returned by C(check).
+        :param sources: names of Secrets in the owner's namespace that a controller copies. They are not pull secrets.
+        :param search: more namespaces to search if the caller may not list Secrets in all namespaces.
         """
         self._api, self._owner, self._sources, self._skip = api, owner, sources, skip_forbidden
         self.warnings: list[str] = []
         self.forbidden: dict[str, str] = {}
-        # Where to look, one by one; None is everywhere at once.
+        # Namespaces to search one by one; None for all at once.
         self._places: list[str] | None = None
         ours, foreign, wanted = self._read(secrets, search)
         ours = {key: found for key, found in ours.items() if key[0] != owner.namespace or key[1] not in sources}
         if refused := sorted((set(wanted) & set(foreign)) - set(ours)):
             raise PullSecretError(
-                f"name: there is another Secret {some(named(key) + manager(foreign[key]) for key in refused)}, which is not a pull"
+                f"name: Secret {some(named(key) + manager(foreign[key]) for key in refused)} already exists, and is not a pull"
                 f" secret of cache {owner.namespace}/{owner.name}. Delete it, or choose another name."
                 " Example: name: registry-cache-pull"
             )
@@ -205,43 +205,43 @@ class Plan:
         wanted = self._wanted(secrets, namespaces, dict(zip(selectors, selected)))
         if not isinstance(found, ApiError):
             return (*found, wanted)
-        # Rights in some namespaces only.
+        # The caller has permissions in some namespaces only.
         self._places = sorted({*search, *(namespace for namespace, _name in wanted)})
         if not self._places:
             raise PullSecretError(
-                f"The cluster does not list its secrets ({found.words}). Use an identity that may list secrets in all namespaces,"
-                " or name the namespaces to look into. Example: namespaces: [default]"
+                f"namespaces: the cluster refuses to list all secrets ({found.words}). Use an identity that may list secrets in all"
+                " namespaces, or name the namespaces to search. Example: namespaces: [default]"
             ) from found
         self.warnings.append(
-            f"Secrets can be listed in some namespaces only ({found.words}): pull secrets of this cache elsewhere than in"
-            f" {some(self._places)} stay. To have them removed, name their namespaces, or use an identity that may list all."
+            f"The cluster refuses to list all secrets ({found.words}). Pull secrets of this cache in namespaces other than"
+            f" {some(self._places)} are kept. To remove them, name their namespaces, or use an identity that may list all secrets."
         )
         ours: dict[Key, t.Any] = {}
         foreign: dict[Key, t.Any] = {}
         read = self._api.each([functools.partial(self._read_secrets, names, place) for place in self._places])
         for place, result in zip(self._places, read):
             if isinstance(result, ApiError):
-                self._refuse(place, "its Secrets cannot be listed", result)
+                self._refuse(place, "cannot list its secrets", result)
             else:
                 ours.update(result[0])
                 foreign.update(result[1])
         return ours, foreign, wanted
 
     def _refuse(self, namespace: str, what: str, error: ApiError) -> None:
-        """Leave a namespace out, or end here."""
+        """Skip a namespace, or raise PullSecretError."""
         if not self._skip:
             raise PullSecretError(
-                f"namespaces: namespace {namespace} is forbidden: {what} ({error.words}). Grant it, take the namespace from the list,"
-                " or leave out what is forbidden. Example: skip_forbidden: true"
+                f"namespaces: access to namespace {namespace} is forbidden: {what} ({error.words}). Grant the permission, remove the"
+                " namespace from the list, or skip such namespaces. Example: skip_forbidden: true"
             ) from error
         self.forbidden.setdefault(namespace, f"{what} ({error.words})")
 
     def _read_secrets(self, names: list[str], namespace: str | None) -> t.Any:
-        """Ours, and the metadata of all of these names, or the answer of an API server that forbids it."""
+        """Return our pull secrets, and the metadata of all Secrets with these names, or the error if the API server forbids it."""
         mark = f"{self._owner.selector},{COMPONENT}!={SOURCE}"
         try:
             marked = self._list("secrets", namespace=namespace, label_selector=mark, field_selector=f"type={TYPE}")
-            # The content of what others made is none of ours.
+            # Do not read the content of other Secrets.
             read = functools.partial(self._list, "secrets", metadata_only=True, namespace=namespace)
             tasks = [functools.partial(read, field_selector=f"metadata.name={name}") for name in names]
             others = [task() for task in tasks] if namespace else self._api.each(tasks)
@@ -254,7 +254,7 @@ class Plan:
         )
 
     def _is_copy(self, item: dict[str, t.Any]) -> bool:
-        """Whether reflector made it of a source of ours."""
+        """Return whether reflector copied the Secret from a source of ours."""
         source = (item["metadata"].get("annotations") or {}).get(_OF_COPIES[0])
         name = item["metadata"]["name"]
         return name in self._sources and source == f"{self._owner.namespace}/{name}"
@@ -266,11 +266,11 @@ class Plan:
             if error.status != 401:
                 raise
             raise PullSecretError(
-                f"The cluster does not list its {kind} ({error.words}). Use an identity that may list {kind} in all namespaces"
+                f"The cluster refuses to list {kind} ({error.words}). Use an identity that may list {kind} in all namespaces"
             ) from error
 
     def _read_namespaces(self, secrets: list[dict[str, t.Any]]) -> dict[str, bool]:
-        """Of each namespace that was asked for, whether it stays."""
+        """Return the requested namespaces, each with whether it will stay."""
         if not any(map(_needs_all, secrets)):
             return {}
         try:
@@ -286,7 +286,7 @@ class Plan:
         try:
             return self._api.get(f"/api/v1/namespaces/{name}")
         except ForbiddenError:
-            # Whether it is there shows when it is written to.
+            # A write will show whether the namespace exists.
             return {"metadata": {"name": name}}
 
     def _select(self, selector: str) -> list[str]:
@@ -298,7 +298,7 @@ class Plan:
             if error.status != 400:
                 raise
             raise PullSecretError(
-                f"namespace_selector: '{selector}' is no label selector ({error.words}). Example: namespace_selector: team=a"
+                f"namespace_selector: must be a label selector (got '{selector}': {error.words}). Example: namespace_selector: team=a"
             ) from error
         return [item["metadata"]["name"] for item in items if "deletionTimestamp" not in item["metadata"]]
 
@@ -310,12 +310,13 @@ class Plan:
         for secret in secrets:
             if missing := set(secret["namespaces"] or ()) - set(namespaces):
                 raise PullSecretError(
-                    f"namespaces: there is no namespace {some(missing)} in the cluster. Create it, or take it from the list."
+                    f"namespaces: namespace {some(missing)} does not exist. Create it, or remove it from the list."
                     " Example: namespaces: [default]"
                 )
             if leaving := {name for name in secret["namespaces"] or () if not namespaces[name]}:
                 raise PullSecretError(
-                    f"namespaces: namespace {some(leaving)} is being deleted. Take it from the list, or run again when it is there anew"
+                    f"namespaces: namespace {some(leaving)} is being deleted. Remove it from the list, or run again when it exists again."
+                    " Example: namespaces: [default]"
                 )
             if secret["namespaces"] is not None:
                 matching = secret["namespaces"]
@@ -327,13 +328,14 @@ class Plan:
                 other = wanted.setdefault((namespace, secret["name"]), secret)
                 if other is not secret:
                     raise PullSecretError(
-                        f"name: users '{other['username']}' and '{secret['username']}' would both have Secret {secret['name']}"
-                        f" in namespace {namespace}. Give one of them another name or other namespaces"
+                        f"name: users '{other['username']}' and '{secret['username']}' would both use Secret {secret['name']}"
+                        f" in namespace {namespace}. Give one of them another name or other namespaces."
+                        " Example: pull_secret: {name: team-a}"
                     )
         return wanted
 
     def _read_bindings(self, ours: dict[Key, t.Any], wanted: dict[Key, dict[str, t.Any]]) -> list[Binding]:
-        """The changes of service accounts."""
+        """Return the changes of service accounts."""
         names: dict[Key, set[str]] = {}
         for (namespace, name), secret in wanted.items():
             for account in secret["service_accounts"] if namespace not in self.forbidden else ():
@@ -344,7 +346,7 @@ class Plan:
             if namespace not in self.forbidden:
                 missing.setdefault(account, []).append(namespace)
         for account, where in sorted(missing.items()):
-            self.warnings.append(f"service_accounts: there is no {account} in {some(where)}; once it is there, run again.")
+            self.warnings.append(f"service_accounts: {account} does not exist in {some(where)}. Run again when it exists.")
         bindings = []
         for key, found in sorted(self._accounts.items()):
             if key[0] not in self.forbidden:
@@ -354,7 +356,7 @@ class Plan:
         return bindings
 
     def _read_accounts(self, names: t.Collection[Key], places: set[str]) -> list[dict[str, t.Any]]:
-        """All service accounts, or where none are wanted, those with a record of ours."""
+        """Return all service accounts, or only those with a record of ours if none are wanted."""
         options = {} if names else {"label_selector": self._attached}
         refused: ApiError | None = None
         if self._places is None:
@@ -376,13 +378,13 @@ class Plan:
             if not isinstance(result, ApiError):
                 found += result
             elif namespace in of_names:
-                self._refuse(namespace, "its service accounts cannot be listed", result)
+                self._refuse(namespace, "cannot list its service accounts", result)
             else:
                 refused = result
         if refused:
             self.warnings.append(
-                f"Service accounts can be listed in some namespaces only ({refused.words}): entries that an earlier run made in others"
-                " stay."
+                f"The cluster refuses to list all service accounts ({refused.words}). Entries that an earlier run added in other namespaces"
+                " are kept."
             )
         return found
 
@@ -391,7 +393,7 @@ class Plan:
         return _ATTACHED + self._owner.short
 
     def _differing(self, account: dict[str, t.Any], wanted: set[str]) -> tuple[list[str], list[str]]:
-        """The names to attach to a service account and to detach. What somebody else attached stays theirs."""
+        """Return the names to attach to a service account, and to detach. Names that somebody else attached are not detached."""
         held = {entry.get("name", "") for entry in account.get("imagePullSecrets") or ()}
         return sorted(wanted - held), sorted(self._recorded(account) - wanted)
 
@@ -416,11 +418,11 @@ class Plan:
         return Change(key, action, uid, text, differing, before, after)
 
     def discard(self) -> None:
-        """Forget what was to be written."""
+        """Discard all changes."""
         self.changes, self.bindings = [], []
 
     def write(self) -> list[str]:
-        """Write what differs; returns the problem of each object that could not be written."""
+        """Write the changes; return the problem of each object that could not be written."""
         needed: dict[str, tuple[list[Change], list[Binding]]] = {}
         for change in self.changes:
             if change.action != "keep":
@@ -431,7 +433,7 @@ class Plan:
         return [failure for failures in written for failure in failures]
 
     def _write_namespace(self, changes: list[Change], bindings: list[Binding]) -> list[str]:
-        """Write what differs in one namespace. In this order no service account names a Secret that is still to come, or has gone."""
+        """Write the changes of one namespace, ordered so that no service account names a Secret that does not exist."""
         failures: list[str] = []
         lacking: set[str] = set()
         for change in changes:
@@ -448,21 +450,21 @@ class Plan:
         return failures
 
     def _try(self, failures: list[str], item: Change | Binding, write: t.Callable[[], None]) -> bool:
-        """Whether it was written. What was not is no change."""
+        """Write an object; return whether it was written. An object that was not written is removed from the changes."""
         namespace = item.key[0]
-        what = f"{'Secret' if isinstance(item, Change) else 'Service account'} {named(item.key)} could not be written"
+        what = f"cannot write {'Secret' if isinstance(item, Change) else 'service account'} {named(item.key)}"
         try:
             write()
             return True
         except ApiError as error:
             if is_leaving(error):
-                text = f"Namespace {namespace} is being deleted: it was left out."
+                text = f"Namespace {namespace} is being deleted, and was skipped."
                 if text not in self.warnings:
                     self.warnings.append(text)
             elif error.status == 403 and self._skip:
                 self.forbidden.setdefault(namespace, f"{what} ({error.words})")
             else:
-                hint = "; somebody else changed it meanwhile" if error.status == 409 else ""
+                hint = ". It was changed by someone else in the meantime" if error.status == 409 else ""
                 failures.append(f"{what} ({error.words}{hint})")
         except UnreachableError as error:
             failures.append(f"{what} ({error.words})")
@@ -481,14 +483,14 @@ class Plan:
             body: dict[str, t.Any] = {"apiVersion": "v1", "kind": "Secret", "type": TYPE, "metadata": made, "data": data}
             self._api.request("post", path, body, field_manager="registry-cache")
         elif change.action == "update":
-            # The uid keeps another Secret that took this one's name meanwhile as it is.
+            # With the uid, the API server refuses the change if another Secret took the name in the meantime.
             body = {"metadata": {**change.metadata, "uid": change.uid}, "data": data}
             self._api.request("patch", f"{path}/{name}", body, **PATCH)
         else:
             self._api.delete(f"{path}/{name}", change.uid)
 
     def _bind(self, binding: Binding) -> None:
-        """Bring our entries of a service account to what is wanted; the others stay, whoever writes at the same time."""
+        """Update our entries in a service account, and keep all others, despite concurrent changes."""
         path = "/api/v1/namespaces/{}/serviceaccounts/{}".format(*binding.key)
         found = self._accounts[binding.key]
         for attempt in range(1, _TRIES + 1):
@@ -496,14 +498,14 @@ class Plan:
             binding.attach = [name for name in attach if name not in binding.lacking]
             if not binding.attach and not binding.detach:
                 return
-            # Atomic in a service account, other than in a pod: no patch adds one entry.
+            # In a service account, the list is replaced as a whole: no patch can add one entry.
             entries = [entry for entry in found.get("imagePullSecrets") or () if entry.get("name") not in binding.detach]
             entries += [{"name": name} for name in binding.attach]
             record = sorted(self._recorded(found) & binding.wanted | set(binding.attach))
             made = {
                 "resourceVersion": found["metadata"]["resourceVersion"],
                 "labels": {self._attached: "true" if record else None},
-                # In the same write as the entries, so that it always says what is so.
+                # Written together with the entries, so that it is always correct.
                 "annotations": {self._attached: ",".join(record) or None},
             }
             try:
@@ -514,25 +516,25 @@ class Plan:
                     raise
             found = self._api.get(path)
             if found is None:
-                # It went meanwhile.
+                # It was deleted in the meantime.
                 binding.attach, binding.detach = [], []
                 return
 
 
 def _no_namespaces(error: ApiError) -> PullSecretError:
     return PullSecretError(
-        f"The cluster does not list its namespaces ({error.words}). Use an identity that may list namespaces, or name them."
+        f"namespaces: the cluster refuses to list namespaces ({error.words}). Use an identity that may list namespaces, or name them."
         " Example: namespaces: [default]"
     )
 
 
 def _differing_keys(found: dict[str, t.Any], option: str, wanted: dict[str, str]) -> dict[str, str | None]:
-    """What a merge patch changes of the labels or annotations of a Secret of ours."""
+    """Return the merge patch for the labels or annotations of a Secret of ours."""
     held = found.get(option) or {}
     added = (found.get("annotations") or {}).get(_ADDED[option], "")
     dropped = [*filter(None, added.split(","))]
     if option == "annotations":
-        # Without these it is no copy: reflector leaves it alone.
+            # Without these annotations it is not a copy, so reflector does not change it.
         dropped += [*_OF_COPIES, *_ADDED.values()]
     changed: dict[str, str | None] = {key: None for key in dropped if key in held and key not in wanted}
     changed.update({key: value for key, value in wanted.items() if held.get(key) != value})
@@ -551,17 +553,17 @@ def _decoded(found: dict[str, t.Any]) -> str:
     return b64decode((found.get("data") or {}).get(KEY, "")).decode(errors="replace")
 
 
-# Where a user has a pull secret: of the user or of all, one of these.
+# Options that select namespaces. At most one may be set, for one user and for all.
 PLACES = ("namespaces", "namespace_selector", "exclude_namespaces")
 
 
 def of_users(params: dict[str, t.Any], held: t.Mapping[str, t.Any], unmade: str | None) -> list[dict[str, t.Any]]:
-    """The pull secrets of the users, as C(check) takes them. Users without namespaces have none.
+    """Return the pull secrets of the users, as C(check) accepts them. Users without namespaces have none.
 
-    :param params: the options of module pull_secrets.
-    :param held: the credentials in force by user, as C(users.Passwords) holds them. They precede the given passwords, which replicas
-        may not know yet.
-    :param unmade: what stands for a password that is still to be made; None refuses users without one.
+    :param params: options of module pull_secrets.
+    :param held: active credentials by user, from C(users.Passwords). They take precedence over given passwords, which replicas may not
+        know yet.
+    :param unmade: placeholder for a password that is not generated yet; None to refuse users without a password.
     :raises PullSecretError: for users without a password.
     """
     made, unknown = [], []
@@ -572,7 +574,7 @@ def of_users(params: dict[str, t.Any], held: t.Mapping[str, t.Any], unmade: str 
         if where == {"namespaces": []}:
             continue
         now = held.get(user["name"], {}).get("now", {})
-        # An empty password is given too, and is refused as such.
+        # An empty password counts as given, and is refused later.
         password = next((one["password"] for one in (now, user) if one.get("password") is not None), unmade)
         if password is None:
             unknown.append(user["name"])
@@ -592,14 +594,14 @@ def of_users(params: dict[str, t.Any], held: t.Mapping[str, t.Any], unmade: str 
         )
     if unknown:
         raise PullSecretError(
-            f"users: user {', '.join(unknown)} has no password, and the cache has none in force. Let module cache_users (role cache) make"
-            " it first, or set it. Example: users: [{name: nodes, password: of-your-vault}]"
+            f"users: user {', '.join(unknown)} has no password, and the cache has no active one. Create it first with module cache_users"
+            " (role cache), or set it. Example: users: [{name: nodes, password: of-your-vault}]"
         )
     return made
 
 
 def named_namespaces(params: dict[str, t.Any]) -> list[str]:
-    """Every namespace that the options of module pull_secrets name."""
+    """Return all namespaces that the options of module pull_secrets name."""
     named = [*(params["namespaces"] or ())]
     for user in params["users"] or ():
         named += (user["pull_secret"] or {}).get("namespaces") or ()
@@ -607,6 +609,6 @@ def named_namespaces(params: dict[str, t.Any]) -> list[str]:
 
 
 def is_leaving(error: ApiError) -> bool:
-    """Whether a namespace refuses new objects since it is being deleted, or has gone."""
+    """Return whether an error means that the namespace is being deleted or no longer exists."""
     causes = {cause.get("reason") for cause in error.details.get("causes") or ()}
     return "NamespaceTerminating" in causes or (error.status == 404 and error.details.get("kind") == "namespaces")

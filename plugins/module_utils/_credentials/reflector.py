@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Secrets that reflector copies into namespaces.
+"""Secrets that reflector copies to namespaces.
 
 Private to this collection. https://github.com/emberstack/kubernetes-reflector
 """
@@ -19,16 +19,16 @@ Object = t.Dict[str, t.Any]
 
 
 def objects(secrets: list[dict[str, t.Any]], owner: Owner) -> list[Object]:
-    """The source of each pull secret.
+    """Return the source Secret of each pull secret.
 
-    :param secrets: as module pull_secrets takes them.
-    :raises PullSecretError: for what reflector cannot do.
+    :param secrets: as returned by pull_secrets.of_users.
+    :raises PullSecretError: if reflector does not support a setting.
     """
     names = [secret["name"] for secret in secrets]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise PullSecretError(
-            f"controller: several users have a pull secret named {', '.join(twice)}, and reflector copies by the name."
-            " Give each its own. Example: pull_secret: {name: team-a}"
+            f"controller: several users have a pull secret named {', '.join(twice)}, but reflector needs different names."
+            " Give each of them another name. Example: pull_secret: {name: team-a}"
         )
     return [_source(secret, owner) for secret in secrets]
 
@@ -41,13 +41,13 @@ def _source(secret: dict[str, t.Any], owner: Owner) -> Object:
         others = sorted(secret["exclude_namespaces"])
         if namespace not in others:
             raise PullSecretError(
-                f"exclude_namespaces must name the cache's namespace, where reflector's source is."
+                "exclude_namespaces: it must contain the cache's namespace, where the source for reflector is."
                 f" Example: exclude_namespaces: {[*others, namespace]}"
             )
         patterns = f"(?!(?:{'|'.join(map(re.escape, others))})$).*"
     annotations = {"reflection-allowed": "true", "reflection-auto-enabled": "true"}
     for kind in ("allowed", "auto"):
-        # A reflector that knows no selectors would take a missing list for all namespaces; "-" is none.
+        # An older reflector ignores selectors and takes a missing list for all namespaces. "-" matches none.
         annotations[f"reflection-{kind}-namespaces"] = patterns
         if secret.get("namespace_selector"):
             annotations[f"reflection-{kind}-namespaces-selector"] = secret["namespace_selector"]

@@ -179,4 +179,4 @@ def test_check_mode_shows_what_a_rotation_would_do(rotation: Rotation, cluster: 
     before = decoded(cluster, "registry-cache-passwords", NAMESPACE)
     code, said = rotation.run("--check")
     assert code == 0 and changed(said) > 0, said
-    assert "is to come" in said and decoded(cluster, "registry-cache-passwords", NAMESPACE) == before
+    assert "is next" in said and decoded(cluster, "registry-cache-passwords", NAMESPACE) == before

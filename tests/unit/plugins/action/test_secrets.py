@@ -180,7 +180,7 @@ def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> Non
     common = {"registry_cache_upstreams": upstreams, "registry_cache_users": users}
     server.seen.clear()
     said, recap = play(server, tmp_path, tasks, "--check", **common, registry_cache_rotate_users=["team-a"])
-    assert re.search(r"changed=1 .*failed=0", recap) and "team-a: team-a, team-a.g1 is to come" in said, said
+    assert re.search(r"changed=1 .*failed=0", recap) and "team-a: team-a, team-a.g1 is next" in said, said
     # The password of the inventory is the one in force.
     said, recap = play(server, tmp_path, tasks, **common)
     assert "registry_cache_users" in said and "Example: rotate: [team-a]" in said and "failed=1" in recap

@@ -193,7 +193,7 @@ def test_steps(server: ApiServer, clock: list[float]) -> None:
     old = {user: now(server, user) for user in ("nodes", "team-a")}
 
     result = story(server, MOVED, TEAM, CI, step="issue", rotate=[])
-    assert result["rotating"] == ["nodes", "team-a"] and "nodes: nodes, nodes.g1 is to come" in result["users"]
+    assert result["rotating"] == ["nodes", "team-a"] and "nodes: nodes, nodes.g1 is next" in result["users"]
     assert {user: now(server, user) for user in old} == old
     assert all(accepted(server, *one) for one in old.values()) and accepted(server, "nodes.g1", NEW)
 
@@ -491,7 +491,7 @@ def test_check_mode_knows_what_a_rotation_would_issue(server: ApiServer) -> None
     before = copy.deepcopy(server.objects)
     result = ensure(server, NODES, TEAM, step="issue", rotate=["team-a"], check=True)
     assert result["changed"] and server.objects == before
-    assert result["users"] == ["nodes: nodes", "team-a: team-a, team-a.g1 is to come"]
+    assert result["users"] == ["nodes: nodes", "team-a: team-a, team-a.g1 is next"]
 
 
 def test_what_check_mode_throws_away_is_hashed_at_the_least_cost(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
