@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds the cache's image and its SBOMs by docker or podman.
+"""Builds the cache's image and its SBOMs with docker or podman.
 
 Private to this collection.
 """
@@ -22,21 +22,21 @@ _EXAMPLES = {"base": "registry:3", "builder": "golang:1-alpine"}
 
 
 class Build:
-    """The images of an engine, and their SBOMs in a folder.
+    """The images in an engine, and their SBOMs in a directory.
 
-    :param params: of module cache_image.
-    :param ca: more CA certificates to trust while compiling.
+    :param params: options of module cache_image.
+    :param ca: additional CA certificates to trust during the build.
     """
 
     def __init__(self, params: dict[str, t.Any], image: Image, engine: EngineChoice, ca: bytes) -> None:
         self._params, self._image, self._engine, self._ca = params, image, engine, ca
 
     def missing(self, platforms: t.Iterable[str]) -> list[str]:
-        """Those of the platforms whose image the engine does not hold."""
+        """Return those of the platforms whose image the engine does not have. Raise ImageError."""
         return [platform for platform in platforms if self._engine.get().platform_of(self._image.local(platform)) != platform]
 
     def without_sbom(self) -> list[str]:
-        """The platforms that have no SBOM, where SBOMs are wanted."""
+        """Return the platforms without an SBOM; none if no SBOMs are wanted."""
         return [platform for platform in self._image.platforms if self._params["sbom_path"] and not os.path.isdir(self._sbom(platform))]
 
     def make(self, images: list[str], sboms: list[str]) -> None:
@@ -72,13 +72,13 @@ class Build:
             if is_disk_full(error):
                 raise explained(f"{image} was not pulled", error, engine.name, "") from error
             raise ImageError(
-                f"{option} '{image}' cannot be pulled for {platform}, and {engine.name} holds no copy for that platform. Name an image"
+                f"{option}: '{image}' cannot be pulled for {platform}, and {engine.name} has no copy of it for that platform. Name an image"
                 f" and a version that exist. Example: {option}: docker.io/library/{_EXAMPLES[option]}",
                 error.output,
             ) from error
 
     def _args(self) -> dict[str, str]:
-        """The build arguments of images and SBOMs."""
+        """Return the build arguments for images and SBOMs."""
         proxies = inputs.proxy_args(self._params["build_proxy"], os.environ)
         goproxy = {"GOPROXY": self._params["goproxy"]} if self._params["goproxy"] else {}
         return {"BUILDER": self._params["builder"], **proxies, **goproxy}
@@ -93,7 +93,7 @@ class Build:
         return os.path.join(self._params["sbom_path"], self._image.stem(platform))
 
     def _write_sbom(self, platform: str, name: str) -> None:
-        """Copy an SBOM out of the image of that name, as a whole or not at all."""
+        """Copy an SBOM from the image with this name, atomically. Raise EngineError."""
         engine = self._engine.get()
         os.makedirs(self._params["sbom_path"], exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._params["sbom_path"]) as folder:

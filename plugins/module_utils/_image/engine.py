@@ -1,14 +1,14 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds, pushes and saves images by the command line of docker or podman, whichever answers.
+"""Builds, pushes and saves images with the docker or podman command.
 
 Private to this collection.
 """
 
 from __future__ import annotations
 
-# run_command neither shows output while a build runs nor ends after a time.
+# run_command neither shows output while a command runs nor has a timeout.
 # pylint: disable=ansible-bad-function
 import collections
 import contextlib
@@ -29,7 +29,7 @@ _TAIL_LINES = 15
 
 
 class Log:
-    """Where the output of commands goes as it comes."""
+    """The file to which the output of commands is written as it arrives."""
 
     def __init__(self, path: str | None) -> None:
         self._path = path
@@ -45,13 +45,13 @@ def architecture(platform: str) -> str:
 
 
 class Engine:
-    """docker or podman; what both do alike.
+    """Common parts of docker and podman.
 
-    :param platform: the engine's own, such as C(linux/amd64).
+    :param platform: platform of the engine, such as C(linux/amd64).
     """
 
     name: str
-    # Of the runs that C(alone) lets in one after the other; others use other names for what they make for a while.
+    # Identifies the runs that wait for each other in C(alone). Other runs use other names for temporary objects.
     scope = ""
 
     def __init__(self, program: str, platform: str, log: Log) -> None:
@@ -61,43 +61,43 @@ class Engine:
 
     @contextlib.contextmanager
     def alone(self) -> t.Iterator[None]:
-        """Wait for other runs of this user, then hold the engine: builds share the name of their base, which has one platform at
-        a time, and archives the name of the image."""
+        """Wait for other runs of this user, then lock the engine. Builds share the name of their base image, which has one platform at a
+        time, and archives share the name of the image. Raise EngineError."""
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pullthrough.registry_cache")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Closed by the kernel however the process ends. The file stays, or two runs could hold one each.
+            # The kernel releases the lock when the process ends. The file is never deleted, because then two runs could both get a lock.
             lock = open(folder / f"{self.name}.lock", "a", encoding="utf-8")  # noqa: SIM115  # pylint: disable=consider-using-with
         except OSError as error:
             raise EngineError(
-                f"{folder}, where runs that build wait for each other, cannot be written ({error.strerror})."
-                " Name a folder that can, in the environment of the playbook. Example: XDG_CACHE_HOME=/var/cache/ansible"
+                f"The lock directory {folder} cannot be written ({error.strerror}). Choose another one in the environment of the playbook."
+                " Example: XDG_CACHE_HOME=/var/cache/ansible"
             ) from error
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self.log.write(f"Another run uses {self.name} on this host. Waiting for it to end.\n")
+                self.log.write(f"Another run uses {self.name} on this host. Waiting until it ends.\n")
                 fcntl.flock(lock, fcntl.LOCK_EX)
             status = os.fstat(lock.fileno())
             own = f"{os.uname().nodename} {status.st_dev} {status.st_ino}"
             self.scope = hashlib.sha256(own.encode()).hexdigest()[:8]
             yield
 
-    # What each of the two asks its command line.
+    # Arguments of the command that prints the platform of the engine.
     version: tuple[str, ...]
 
     def ask(self, *words: str) -> str | None:
-        """The output of a short command, or None where it fails."""
+        """Return the output of a short command, or None if it fails."""
         result = subprocess.run(
             [self.program, *words], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
         )
         return result.stdout.strip() if result.returncode == 0 else None
 
     def run(self, *words: str, env: t.Mapping[str, str] | None = None) -> str:
-        """Run a command, its output logged as it comes; returns its last lines.
+        """Run a command, and log its output as it arrives; return its last lines.
 
-        :raises EngineError: with those lines.
+        :raises EngineError: if the command fails, with those lines.
         """
         self.log.write(f"$ {self.name} {' '.join(words)}\n")
         last: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
@@ -116,15 +116,15 @@ class Engine:
                     self.log.write(line.rstrip() + "\n")
         output = "\n".join(last)
         if process.returncode:
-            raise EngineError(f"'{self.name} {words[0]}' ended with {process.returncode}", output)
+            raise EngineError(f"'{self.name} {words[0]}' failed with exit code {process.returncode}", output)
         return output
 
     def platform_of(self, image: str) -> str | None:
-        """The platform of an image that the engine holds."""
+        """Return the platform of an image in the engine, or None."""
         return self.ask("image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", image)
 
     def digest_of(self, image: str) -> str | None:
-        """The digest under which the engine pulled an image."""
+        """Return the digest with which the engine pulled an image, or None."""
         found = json.loads(self.ask("image", "inspect", "--format", "{{json .RepoDigests}}", image) or "null")
         return found[0].rpartition("@")[2] if found else None
 
@@ -132,16 +132,16 @@ class Engine:
         self.run("tag", image, name)
 
     def pull(self, image: str, platform: str) -> None:
-        """Bring an image for a platform; one that the engine holds serves where none can be pulled.
+        """Pull an image for a platform. If this fails, an existing copy in the engine is used.
 
-        :raises EngineError: there is none for that platform.
+        :raises EngineError: if there is no copy for that platform.
         """
         try:
             self.run("pull", "--platform", platform, image)
         except EngineError:
             if self.platform_of(image) != platform:
                 raise
-            self.log.write(f"{image} cannot be pulled: the copy that {self.name} holds serves.\n")
+            self.log.write(f"{image} cannot be pulled. Using the copy in {self.name}.\n")
 
     def build(
         self,
@@ -152,9 +152,9 @@ class Engine:
         labels: t.Mapping[str, str],
         network: str | None,
     ) -> None:
-        """Build for a platform. Arguments go by the environment: a process list shows none of them.
+        """Build an image for a platform. Arguments are in the environment, so they do not appear in a process list. Raise EngineError.
 
-        Labels go by the command line: podman's cache keeps those of an older build when only an argument has changed.
+        Labels are on the command line, because podman's cache keeps the labels of an older build if only an argument has changed.
         """
         platforms = {
             "BUILDPLATFORM": self.platform,
@@ -169,17 +169,17 @@ class Engine:
         self.run("build", *flags, *words, "--tag", name, context, env={**platforms, **args, **env})
 
     def check_platform(self, name: str, platform: str) -> None:
-        """Remove an image that was built for another platform. Raises EngineError for it."""
+        """Raise EngineError for an image that was built for another platform, and remove the image."""
         if (built := self.platform_of(name)) != platform:
-            # A run of another user, for whom `alone` does not wait, has pulled the base for another platform meanwhile.
+            # A run of another user, for which `alone` does not wait, has pulled the base image for another platform in the meantime.
             self.run("rmi", name)
-            raise EngineError(f"the base image was replaced while it was used, so that {name} is of {built} and not of {platform}")
+            raise EngineError(f"the base image was replaced during the build, so {name} is for {built} instead of {platform}. Run again")
 
     def build_flags(self, platform: str) -> tuple[list[str], dict[str, str]]:
         raise NotImplementedError
 
     def copy_out(self, image: str, target: str) -> None:
-        """Copy an image's files into a folder. Nothing of the image runs."""
+        """Copy an image's files to a directory, without running the image. Raise EngineError."""
         container = self.run("create", image, "none").splitlines()[-1]
         try:
             self.run("cp", f"{container}:/.", target)
@@ -190,7 +190,7 @@ class Engine:
         raise NotImplementedError
 
     def push(self, index: str, images: t.Sequence[str], auth: dict[str, t.Any] | None, insecure: bool) -> None:
-        """Push images, then the index that names them: nothing is under the index's name before all of them are there."""
+        """Push the images, then the index that names them, so that the index never names a missing image. Raise EngineError."""
         raise NotImplementedError
 
 
@@ -200,9 +200,9 @@ class Docker(Engine):
 
     def build_flags(self, platform: str) -> tuple[list[str], dict[str, str]]:
         if self.ask("buildx", "version") is None:
-            # The older builder: `--platform` would be asked of each stage, also of the one that compiles.
+            # The older builder would apply `--platform` to each stage, including the one that compiles.
             return [], {"DOCKER_BUILDKIT": "0"}
-        # An attestation would make an index of each image.
+        # An attestation would turn each image into an index.
         return ["--load", "--progress", "plain", "--platform", platform], {"BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
 
     def save(self, name: str, file: str) -> None:
@@ -219,7 +219,7 @@ class Docker(Engine):
 
     @contextlib.contextmanager
     def _config(self, auth: dict[str, t.Any] | None) -> t.Iterator[str]:
-        """A configuration as the user's own, with this credential and no helper: what `docker login` leaves stays as it is."""
+        """Yield a copy of the user's docker configuration with only this credential. The user's own file is not changed."""
         own = pathlib.Path(os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker"))
         try:
             config = json.loads((own / "config.json").read_text())
@@ -245,7 +245,7 @@ class Podman(Engine):
         self.run("save", "--format", "docker-archive", "--output", file, name)
 
     def push(self, index: str, images: t.Sequence[str], auth: dict[str, t.Any] | None, insecure: bool) -> None:
-        # The index under its final name would be there with half of its platforms. A run that is killed leaves this one.
+        # Under its final name, the index would exist with only some of its platforms. If the run is killed, this one stays.
         own = f"localhost/registry-cache-index:{index.rpartition(':')[2]}-{self.scope}"
         with tempfile.TemporaryDirectory() as folder:
             file = os.path.join(folder, "auth.json")
@@ -269,10 +269,10 @@ def _write_secret(path: str, content: t.Any) -> None:
 
 
 def find(choice: str, log: Log) -> Engine:
-    """The engine that answers, docker first.
+    """Return the first engine that answers, docker before podman.
 
     :param choice: C(auto), C(docker) or C(podman).
-    :raises EngineError: none answers; the text says why of each.
+    :raises EngineError: if none answers, with the reason for each of them.
     """
     said = []
     for kind in (Docker, Podman):
@@ -287,7 +287,7 @@ def find(choice: str, log: Log) -> Engine:
                 [program, *kind.version], capture_output=True, text=True, check=False, timeout=_ASK_SECONDS
             )
         except subprocess.TimeoutExpired:
-            said.append(f"{kind.name} gives no answer in {_ASK_SECONDS} s")
+            said.append(f"{kind.name} does not answer within {_ASK_SECONDS} s")
             continue
         if result.returncode == 0 and result.stdout.startswith("linux/"):
             return kind(program, result.stdout.strip(), log)
@@ -296,7 +296,7 @@ def find(choice: str, log: Log) -> Engine:
 
 
 class EngineChoice:
-    """The engine of a module's option, asked for only once somebody needs it."""
+    """The engine for an option of the module. It is searched for when it is first needed."""
 
     def __init__(self, choice: str, log: Log) -> None:
         self._choice, self.log = choice, log
@@ -304,11 +304,11 @@ class EngineChoice:
 
     @property
     def name(self) -> str:
-        """Its name, empty if nobody has needed it."""
+        """The name of the engine, or an empty string if it was not needed."""
         return self._found.name if self._found else ""
 
     def get(self) -> Engine:
-        """:raises ImageError: if none answers."""
+        """Return the engine. Raise ImageError if none answers."""
         if self._found is None:
             try:
                 self._found = find(self._choice, self.log)

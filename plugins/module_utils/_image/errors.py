@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can go wrong with an image. The text of each error is a message for the user.
+"""Errors of images. The text of each error is a message for the user.
 
 Private to this collection.
 """
@@ -12,7 +12,7 @@ import re
 
 
 class ImageError(Exception):
-    """Something that cannot be done with an image; C(output) holds the engine's last lines."""
+    """Something that cannot be done with an image. C(output) contains the last lines of the engine's output."""
 
     def __init__(self, text: str, output: str = "") -> None:
         super().__init__(text)
@@ -24,35 +24,35 @@ class EngineError(ImageError):
 
 
 class RegistryError(ImageError):
-    """The registry gave no usable answer; the text holds its own words."""
+    """The registry gave no usable answer. The text contains the registry's own message."""
 
 
 class DeniedError(RegistryError):
-    """The registry asks for a credential, or for another one."""
+    """The registry requires a credential, or refuses the given one."""
 
 
-# What an engine's last lines mean, and the fix. The first that matches is reported.
+# Causes and fixes by pattern in the engine's output. The first match is reported.
 _DISK_FULL = r"no space left on device|disk quota exceeded"
 _REASONS = (
-    (_DISK_FULL, "The disk is full. Make room, for instance by '{engine} system prune', and run again."),
+    (_DISK_FULL, "The disk is full. Free some space and run again. Example: {engine} system prune"),
     (
         r"ca-certificates\.crt[\"']?: (file does not exist|no such file|not found)|no CA certificates in the base",
-        "base '{base}' has no CA certificates in /etc/ssl/certs/ca-certificates.crt, without which the registry trusts no upstream."
+        "base: '{base}' has no CA certificates in /etc/ssl/certs/ca-certificates.crt, so the registry would not trust any upstream."
         " Example: base: docker.io/library/registry:3",
     ),
     (
         r"certificate signed by unknown authority|failed to verify certificate",
-        "A certificate is signed by a CA that the build does not know. Name your company's CA certificates."
+        "A certificate is signed by a CA that the build does not trust. Name a file with your company's CA certificates."
         " Example: ca_path: /etc/ssl/certs/company-ca.pem",
     ),
     (
         r"unknown revision|invalid version|missing go\.sum entry|(404|410) (Not Found|Gone)",
-        "A go.mod of docker/ pins a version that does not exist, that its go.sum does not know, or that the Go module proxy lacks."
-        " 'make pin' in a clone sets one that exists.",
+        "A go.mod in docker/ requires a version that does not exist, that is not in its go.sum, or that the Go module proxy does not have."
+        " Set an existing version in a clone. Example: make pin",
     ),
     (
         r"proxyconnect|dial tcp: lookup|[Tt]emporary failure in name resolution|no such host|network is unreachable",
-        "The build does not reach the Go module proxy. Name one that it reaches, or the proxy that leads there."
+        "The build cannot reach the Go module proxy. Name a proxy that it can reach, or set build_proxy."
         " Example: goproxy: https://goproxy.example.com",
     ),
 )
@@ -63,9 +63,9 @@ def is_disk_full(error: EngineError) -> bool:
 
 
 def explained(what: str, error: EngineError, engine: str, base: str) -> ImageError:
-    """An engine's failure with its meaning, where that is known.
+    """Return the error of an engine with its cause and fix, if they are known.
 
-    :param what: what did not happen, as a clause.
+    :param what: what could not be done, as a clause.
     """
     for pattern, reason in _REASONS:
         if re.search(pattern, error.output):

@@ -1,14 +1,14 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the cache's image is built from: the sources, the tag that is a hash of them, the labels that tell where they are from.
+"""Inputs of the cache's image: the sources, the tag, which is a hash of them, and the labels with their version.
 
 Private to this collection.
 """
 
 from __future__ import annotations
 
-# An action plugin asks too: there is no module whose run_command could be called.
+# An action plugin also uses this file, and has no module with a run_command.
 # pylint: disable=ansible-bad-function
 import contextlib
 import hashlib
@@ -22,12 +22,12 @@ import tempfile
 import typing as t
 
 EXTRA_CA = "extra-ca.crt"
-# What no program of the image imports; the SBOMs have a context of their own.
+# Directories that the image does not need. The SBOMs have a separate build context.
 _LEFT_OUT = ("sbom", "registry/internal/testutil")
 
 
 def sources(context: pathlib.Path) -> list[pathlib.Path]:
-    """The files that go into the image, sorted: all but tests, as C(.dockerignore) has it."""
+    """Return the files for the image, sorted. Tests are left out, as in C(.dockerignore)."""
     left_out = {context / folder for folder in _LEFT_OUT}
     files = (file for file in context.rglob("*") if file.is_file() and not file.name.endswith("_test.go"))
     files = (file for file in files if not left_out & {*file.parents})
@@ -35,9 +35,9 @@ def sources(context: pathlib.Path) -> list[pathlib.Path]:
 
 
 def tag(context: pathlib.Path, *others: str) -> str:
-    """A tag that is the same for the same inputs: sources and build arguments that matter.
+    """Return a tag that is the same for the same inputs: sources, and build arguments that matter.
 
-    Not the extra CA certificates, the module proxy and other proxies: they lead to the same modules, as go.sum has them.
+    The additional CA certificates, the module proxy and other proxies do not matter, because go.sum fixes the content of modules.
     """
     total = hashlib.sha256()
     for file in sources(context):
@@ -47,7 +47,7 @@ def tag(context: pathlib.Path, *others: str) -> str:
 
 
 def copy(context: pathlib.Path, target: pathlib.Path, ca: bytes) -> None:
-    """A build context of the sources, with the extra CA certificates in it."""
+    """Copy the sources to a build context, with the additional CA certificates."""
     for file in sources(context):
         copied = target / file.relative_to(context)
         copied.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def copy(context: pathlib.Path, target: pathlib.Path, ca: bytes) -> None:
 
 
 def pack(context: pathlib.Path, file: str) -> None:
-    """Write an archive of the sources and of those of the SBOMs, for a host that lacks them."""
+    """Write an archive of the sources, including those of the SBOMs, for a host that does not have them."""
     with tarfile.open(file, "w:gz") as archive:
         for folder in (context, context / "sbom"):
             for source in sources(folder):
@@ -64,8 +64,8 @@ def pack(context: pathlib.Path, file: str) -> None:
 
 
 def unpack(file: str, target: str) -> None:
-    """Extract what C(pack) has written."""
-    # Python 3.12 warns without it, and some releases of Python before lack it.
+    """Extract an archive that C(pack) wrote."""
+    # Python 3.12 warns without a filter. Some earlier releases do not support it.
     options: dict[str, t.Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     with tarfile.open(file) as archive:
         archive.extractall(target, **options)
@@ -73,7 +73,7 @@ def unpack(file: str, target: str) -> None:
 
 @contextlib.contextmanager
 def context(folder: str | None, archive: str | None) -> t.Iterator[pathlib.Path]:
-    """The folder of the sources, for a while if they come in an archive."""
+    """Yield the directory of the sources. An archive is extracted to a temporary one."""
     if folder:
         yield pathlib.Path(folder)
         return
@@ -83,10 +83,10 @@ def context(folder: str | None, archive: str | None) -> t.Iterator[pathlib.Path]
 
 
 def labels(collection: pathlib.Path) -> dict[str, str]:
-    """Labels version and revision.
+    """Return the labels version and revision.
 
-    A built collection has its version in MANIFEST.json, and in the place of a commit the hash of its list of files. A
-    clone has galaxy.yml and git.
+    An installed collection has its version in MANIFEST.json. Its revision is the hash of its list of files. A clone has galaxy.yml and
+    git.
     """
     try:
         manifest = json.loads((collection / "MANIFEST.json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def _git(folder: pathlib.Path, *words: str) -> str:
 
 
 def proxy_args(given: t.Mapping[str, t.Any] | None, environ: t.Mapping[str, str]) -> dict[str, str]:
-    """Proxies as build arguments, which docker and podman keep out of the image: those given, else the environment's."""
+    """Return proxies as build arguments, which docker and podman keep out of the image. The default is those in the environment."""
     found = {}
     for name in ("http_proxy", "https_proxy", "no_proxy"):
         value = environ.get(name) or environ.get(name.upper()) if given is None else given.get(name)

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Where built images go: nowhere, into a registry, or into archives.
+"""Publishes built images: not at all, to a registry, or as archives.
 
 Private to this collection.
 """
@@ -23,38 +23,38 @@ _NO_RETRY = re.compile(
     r"unauthorized|authentication required|access.* denied|denied:|forbidden|no space left|insufficient_scope", re.I
 )
 _CREDENTIAL = (
-    "Set username and password, or auth_file, or log in with docker or podman as the user who runs this module."
+    "Log in to the registry with docker or podman as the user who runs this module, or set username and password, or auth_file."
     " Example: auth_file: ~/.docker/config.json"
 )
 _sleep = time.sleep
 
 
 class Keep:
-    """Leave the images in the engine; also what the other ways have in common.
+    """Leave the images in the engine. This is also the base class of the other ways to publish.
 
-    :param params: of module cache_image.
-    :param ca: more CA certificates to trust for the registry.
+    :param params: options of module cache_image.
+    :param ca: additional CA certificates to trust for the registry.
     """
 
     def __init__(self, params: dict[str, t.Any], image: Image, engine: EngineChoice, ca: bytes) -> None:
         self.params, self.image, self.engine, self.ca = params, image, engine, ca
 
     def look(self) -> None:
-        """Find what is there already. Raises ImageError."""
+        """Find out what already exists. Raise ImageError."""
 
     def needed(self) -> list[str]:
-        """The platforms whose image the engine must hold to bring what is missing."""
+        """Return the platforms whose image the engine needs, to publish what is missing."""
         return self.image.platforms
 
     def is_missing(self) -> bool:
-        """Whether something is to be published."""
+        """Return whether there is something to publish."""
         return False
 
     def publish(self) -> None:
         """Publish what is missing. Raises ImageError."""
 
     def result(self) -> dict[str, t.Any]:
-        """What the module returns of it. Raises ImageError."""
+        """Return values for the result of the module. Raise ImageError."""
         return {"reference": self.image.reference}
 
     def explained(self, what: str, error: EngineError) -> ImageError:
@@ -81,7 +81,7 @@ class Archive(Keep):
         return {**super().result(), "archives": self._files()}
 
     def _files(self) -> dict[str, str]:
-        """The archive of each platform."""
+        """Return the path of the archive for each platform."""
         folder = self.params["archive_path"]
         return {platform: os.path.join(folder, f"{self.image.stem(platform)}.tar") for platform in self.image.platforms}
 
@@ -90,7 +90,7 @@ class Archive(Keep):
         try:
             os.makedirs(self.params["archive_path"], exist_ok=True)
             engine.tag(self.image.local(platform), self.image.reference)
-            # An archive is there as a whole or not at all. podman refuses to write over a file.
+            # Write the archive atomically. podman refuses to overwrite a file.
             with tempfile.TemporaryDirectory(dir=self.params["archive_path"]) as folder:
                 part = os.path.join(folder, "part")
                 engine.save(self.image.reference, part)
@@ -105,14 +105,15 @@ class Push(Keep):
     _digest: str | None = None
 
     def look(self) -> None:
-        """Ask the registry for the digest that it has under the tag. Raises ImageError."""
+        """Ask the registry for the digest of the tag. Raise ImageError."""
         try:
             self._digest = self._remote(self._credential(), "pull,push").digest(self.image.tag)
         except DeniedError as error:
-            raise ImageError(f"{self.image.registry} refuses the credential for {self.image.name} ({error}). {_CREDENTIAL}") from error
+            raise ImageError(f"{self.image.registry} refuses access to {self.image.name} ({error}). {_CREDENTIAL}") from error
         except RegistryError as error:
             raise ImageError(
-                f"{self.image.name} cannot be asked for: {error}. Name a registry that is up, or save the image. Example: publish: archive"
+                f"{self.image.registry} cannot be asked for {self.image.name}: {error}. Name a registry that answers, or save the image to"
+                " a file. Example: publish: archive"
             ) from error
 
     def needed(self) -> list[str]:
@@ -133,11 +134,14 @@ class Push(Keep):
                 break
             except EngineError as error:
                 self._require_another_try(error, tried, tries)
-            self.engine.log.write(f"The push broke; once more in {2**tried} s.\n")
+            self.engine.log.write(f"The push failed. Trying again in {2**tried} s.\n")
             _sleep(2**tried)
         self.look()
         if self._digest is None:
-            raise ImageError(f"{self.image.registry} took {self.image.reference}, and then has no such tag.")
+            raise ImageError(
+                f"{self.image.registry} accepted {self.image.reference}, but does not have the tag afterwards. Check its log, or save the"
+                " image to a file. Example: publish: archive"
+            )
 
     def result(self) -> dict[str, t.Any]:
         if self._digest is None:
@@ -151,8 +155,8 @@ class Push(Keep):
         self.engine.get().push(self.image.reference, images, auth, self.params["insecure"])
 
     def _require_another_try(self, error: EngineError, tried: int, tries: int) -> None:
-        """:raises ImageError: if another try does not help, or none is left."""
-        what = f"{self.image.reference} was not pushed, and nothing is under that tag"
+        """Raise ImageError if another try would not help, or none is left."""
+        what = f"{self.image.reference} was not pushed, and the registry has no such tag"
         hopeless = _NO_RETRY.search(error.output)
         if hopeless and "space" not in hopeless[0]:
             raise ImageError(f"{what}: {self.image.registry} refuses the credential. {_CREDENTIAL}", error.output) from error
@@ -170,7 +174,7 @@ class Push(Keep):
         return registry.Repository(self.image.registry, self.image.repository, credential, actions, **options)
 
     def _trusted(self) -> str | None:
-        """The CA certificates for the registry: the environment's with the extra ones."""
+        """Return the path of a file with the default and the additional CA certificates for the registry; None without any."""
         if not self.ca or self.params["insecure"]:
             return None
         self._bundle = upstream.ca_bundle(self.ca)
@@ -184,10 +188,10 @@ class Push(Keep):
         except RegistryError as error:
             words = str(error)
         raise ImageError(
-            f"{self.image.name}@{digest} is there, but {self.image.registry} lets nobody pull it without a credential ({words}). Make the"
+            f"{self.image.name}@{digest} exists, but {self.image.registry} lets nobody pull it without a credential ({words}). Make the"
             " repository public, or pull with a credential. Example: anonymous_pull: false"
         )
 
 
-# By the module's option publish.
+# By value of option publish.
 WAYS = {"none": Keep, "push": Push, "archive": Archive}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Image references, by the grammar of github.com/distribution/reference v0.6.0, which docker, containerd and the kubelet use.
+"""Image references in the grammar of github.com/distribution/reference v0.6.0, which docker, containerd and the kubelet use.
 
 Private to this collection. tests/reference compares it with that library.
 """
@@ -21,7 +21,7 @@ _REFERENCE = re.compile(
     rf"(?::(?P<tag>[\w][\w.-]{{0,127}}))?(?:@(?P<digest>{_DIGEST}))?",
     re.ASCII,
 )
-# What docker takes for the ID of an image.
+# Format that docker takes for the ID of an image.
 _IDENTIFIER = re.compile("[0-9a-f]{64}")
 _REPOSITORY_LIMIT = 255
 _HUB, _LEGACY_HUB = "docker.io", "index.docker.io"
@@ -29,7 +29,7 @@ EXAMPLE = "us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0"
 
 
 class ImageReference(t.NamedTuple):
-    """The parts of a reference; C(tag) and C(digest) are None where it has none."""
+    """The parts of an image reference. C(tag) and C(digest) are None if the reference has none."""
 
     registry: str
     repository: str
@@ -38,31 +38,31 @@ class ImageReference(t.NamedTuple):
 
     @property
     def version(self) -> str:
-        """What a manifest is asked for by: the digest, else the tag, else C(latest)."""
+        """The version for a request: the digest, or the tag, or C(latest)."""
         return self.digest or self.tag or "latest"
 
 
 def is_host(text: t.Any) -> bool:
-    """Whether it can stand before a repository: a host, with its port where it has one."""
+    """Return whether a text can be the registry of a reference: a host, with an optional port."""
     return isinstance(text, str) and re.fullmatch(_HOST, text) is not None
 
 
 def canonical_host(host: str) -> str:
-    """A registry's host under its one name: in lower case, and Docker Hub's as C(docker.io)."""
+    """Return a registry's host in its normal form: in lower case, and C(docker.io) for Docker Hub."""
     host = host.lower()
     return _HUB if host == _LEGACY_HUB else host
 
 
 def parse(text: str) -> ImageReference:
-    """Split a reference as docker does: a first part without dot, colon, capital or C(localhost) is no registry.
+    """Split a reference as docker does. A first part without a dot, colon, capital letter or C(localhost) is not a registry.
 
-    What the library reads as a name without a registry, such as C(a_b.c/x), is refused too: no registry has that host.
+    Names that the library accepts although no registry can have such a host, such as C(a_b.c/x), are refused.
 
-    :raises ValueError: if it is no reference; the message holds an example.
+    :raises ValueError: for an invalid reference, with an example.
     """
-    refused = f"'{text}' is not an image reference"
+    refused = f"'{text}' is not a valid image reference"
     if _IDENTIFIER.fullmatch(text):
-        raise ValueError(f"{refused} but the ID of an image. Example: {EXAMPLE}")
+        raise ValueError(f"{refused}, but the ID of an image. Example: {EXAMPLE}")
     first, slash, rest = text.partition("/")
     if not (slash and ("." in first or ":" in first or first == "localhost" or first.lower() != first)):
         first, rest = _HUB, text
@@ -75,7 +75,7 @@ def parse(text: str) -> ImageReference:
         raise ValueError(f"{refused}. Example: {EXAMPLE}")
     if len(match["repository"]) > _REPOSITORY_LIMIT:
         raise ValueError(
-            f"{refused}: its repository has {len(match['repository'])} characters, and {_REPOSITORY_LIMIT} are allowed."
+            f"{refused}: its repository must have at most {_REPOSITORY_LIMIT} characters (got {len(match['repository'])})."
             f" Example: {EXAMPLE}"
         )
     return ImageReference(match["registry"], match["repository"], match["tag"], match["digest"])

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks a registry which digest a tag has, with the credential that docker and podman would use
+"""Gets the digest of a tag from a registry, with the credential that docker and podman would use
 (https://distribution.github.io/distribution/spec/auth/token/, https://github.com/docker/docker-credential-helpers).
 
 Private to this collection.
@@ -9,7 +9,7 @@ Private to this collection.
 
 from __future__ import annotations
 
-# run_command does not end after a time, as a helper that waits for a terminal must.
+# run_command has no timeout, but a helper may wait for a terminal.
 # pylint: disable=ansible-bad-function
 import base64
 import json
@@ -26,17 +26,17 @@ try:
 except ImportError:
     requests = None
 
-# Seconds to connect and to wait for an answer.
+# Timeouts in seconds: to connect, and to wait for an answer.
 _TIMEOUT = (10, 30)
 _HELPER_SECONDS = 60
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _HUB_KEY = "https://index.docker.io/v1/"
-# What a credential helper gives as user name of an identity token.
+# User name that a credential helper returns for an identity token.
 _IDENTITY_USER = "<token>"
 
 
 class Credential(t.NamedTuple):
-    """What a registry is shown: a password, or an identity token in its place."""
+    """A credential for a registry: a password, or an identity token."""
 
     username: str
     password: str
@@ -44,7 +44,7 @@ class Credential(t.NamedTuple):
 
 
 def auth_files(environ: t.Mapping[str, str]) -> list[str]:
-    """Where podman and docker keep credentials, in the order in which they are searched."""
+    """Return the paths of podman's and docker's credential files, in the order in which they are searched."""
     home = os.path.expanduser("~")
     config = environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config")
     files = [
@@ -57,9 +57,9 @@ def auth_files(environ: t.Mapping[str, str]) -> list[str]:
 
 
 def find_credential(registry: str, repository: str, files: t.Sequence[str]) -> Credential | None:
-    """The credential for a repository from the first auth file that has one.
+    """Return the credential for a repository from the first credential file that has one, or None.
 
-    :raises RegistryError: a file cannot be read, or a credential helper fails.
+    :raises RegistryError: if a file cannot be read, or a credential helper fails.
     """
     for file in files:
         try:
@@ -69,7 +69,7 @@ def find_credential(registry: str, repository: str, files: t.Sequence[str]) -> C
         except FileNotFoundError:
             continue
         except (OSError, ValueError, AttributeError, TypeError) as error:
-            raise RegistryError(f"the auth file {file} cannot be read ({error})") from error
+            raise RegistryError(f"the credential file {file} cannot be read ({error})") from error
         if found:
             return found
     return None
@@ -83,7 +83,7 @@ def _of_file(registry: str, repository: str, content: t.Any) -> Credential | Non
     auths = {re.sub(r"^https?://|/(v[12]/?)?$", "", key): entry for key, entry in content.get("auths", {}).items()}
     if registry == "docker.io" and "index.docker.io" in auths:
         auths.setdefault("docker.io", auths["index.docker.io"])
-    # podman's files may have an entry for a part of a registry.
+    # podman's files may have entries for parts of a registry.
     parts = [registry, *repository.split("/")]
     for length in range(len(parts), 0, -1):
         entry = auths.get("/".join(parts[:length])) or {}
@@ -100,24 +100,24 @@ def _of_helper(name: str, server: str) -> Credential | None:
             [program, "get"], input=server, capture_output=True, text=True, check=False, timeout=_HELPER_SECONDS
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise RegistryError(f"the credential helper {program} does not run ({error})") from error
+        raise RegistryError(f"the credential helper {program} cannot be run ({error})") from error
     if result.returncode:
         said = (result.stdout or result.stderr).strip()
         if "not found" in said:
             return None
-        raise RegistryError(f"the credential helper {program} has nothing for {server} ({said[:300]})")
+        raise RegistryError(f"the credential helper {program} failed for {server} ({said[:300]})")
     try:
         answer = json.loads(result.stdout)
         username, secret = answer["Username"], answer["Secret"]
     except (ValueError, LookupError, TypeError) as error:
-        raise RegistryError(f"the credential helper {program} gave no credential for {server}") from error
+        raise RegistryError(f"the credential helper {program} returned no credential for {server}") from error
     if username == _IDENTITY_USER:
         return Credential("", "", secret)
     return Credential(username, secret) if secret else None
 
 
 def auth_file(registry: str, credential: Credential) -> dict[str, t.Any]:
-    """The content of an auth file that holds one credential."""
+    """Return the content of a credential file with one credential."""
     entry = {"auth": base64.b64encode(f"{credential.username}:{credential.password}".encode()).decode()}
     if credential.identity_token:
         entry["identitytoken"] = credential.identity_token
@@ -127,9 +127,9 @@ def auth_file(registry: str, credential: Credential) -> dict[str, t.Any]:
 class Repository:
     """A repository of a registry.
 
-    :param actions: what a token is asked for: C(pull), or C(pull,push).
-    :param ca_bundle: path of the CA certificates to trust; the environment's unless given.
-    :param insecure: whether a certificate is not checked, and plain HTTP serves where there is no HTTPS.
+    :param actions: actions for which a token is requested: C(pull), or C(pull,push).
+    :param ca_bundle: path of the CA certificates to trust. The default is the environment's.
+    :param insecure: whether to skip the check of certificates, and to use HTTP if the registry does not serve HTTPS.
     """
 
     def __init__(
@@ -149,10 +149,10 @@ class Repository:
         self._options: dict[str, t.Any] = {"timeout": _TIMEOUT, "verify": False if insecure else ca_bundle or True}
 
     def digest(self, version: str) -> str | None:
-        """The digest of a tag's manifest, or None where the registry has no such tag.
+        """Return the digest of a tag's manifest, or None if the registry has no such tag.
 
-        :raises DeniedError: the credential, or its absence, is refused.
-        :raises RegistryError: no usable answer.
+        :raises DeniedError: if the registry refuses the credential, or requires one.
+        :raises RegistryError: if there is no usable answer.
         """
         for scheme in self._schemes:
             url = f"{scheme}://{self._host}/v2/{self._repository}/manifests/{version}"
@@ -167,7 +167,7 @@ class Repository:
     def _ask(self, url: str) -> str | None:
         headers = {"Accept": upstream.ACCEPT}
         with requests.Session() as session:
-            # Else an entry of .netrc would take the place of the credential.
+            # Otherwise an entry in .netrc would replace the credential.
             session.auth = lambda request: request
             answer = session.head(url, headers=headers, **self._options)
             if answer.status_code == 401:
@@ -183,7 +183,7 @@ class Repository:
         if answer.status_code in (401, 403):
             raise DeniedError(f"HTTP {answer.status_code}")
         if answer.status_code != 200:
-            raise RegistryError(f"{self._host} answered HTTP {answer.status_code}")
+            raise RegistryError(f"{self._host} returned HTTP {answer.status_code}")
         return answer.headers["Docker-Content-Digest"]
 
     def _token(self, session: t.Any, challenge: dict[str, str]) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Asks an upstream registry for a manifest by the distribution token flow
+"""Gets a manifest from an upstream registry with the distribution token flow
 (https://distribution.github.io/distribution/spec/auth/token/).
 
 Private to this collection.
@@ -33,13 +33,13 @@ ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
-# Seconds to connect and to wait for an answer.
+# Timeouts in seconds: to connect, and to wait for an answer.
 _TIMEOUT = (10, 30)
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
 def ca_bundle(extra: bytes) -> t.Any:
-    """An open temporary file of the environment's CA certificates and of extra ones; it goes when it is closed."""
+    """Return an open temporary file with the environment's CA certificates and additional ones. Closing it removes the file."""
     usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or requests.certs.where()
     bundle = tempfile.NamedTemporaryFile(suffix=".pem")  # noqa: SIM115  # pylint: disable=consider-using-with
     bundle.write(pathlib.Path(usual).read_bytes() + b"\n" + extra + b"\n")
@@ -48,15 +48,15 @@ def ca_bundle(extra: bytes) -> t.Any:
 
 
 class UpstreamError(Exception):
-    """The upstream did not give the manifest; the text holds its own words."""
+    """The upstream did not return the manifest. The text contains the upstream's own message."""
 
 
 class NotFoundError(UpstreamError):
-    """The upstream took the credential, and has no such manifest or repository: it answers 403 to one without access."""
+    """The upstream accepted the credential but has no such manifest or repository. Without access, it returns HTTP 403 instead."""
 
 
 def words(status: int, body: bytes) -> str:
-    """An error answer in the upstream's own words: the first error of the distribution specification's body."""
+    """Return the upstream's own message for an error: the first error in the body, as in the distribution specification."""
     try:
         answer: t.Any = json.loads(body)
         message = answer["errors"][0].get("message") or answer["errors"][0]["code"]
@@ -77,21 +77,21 @@ def digest(body: bytes) -> str:
 def fetch_manifest(
     host: str, repository: str, version: str, username: str, secret: str, ca_bundle: str | None = None
 ) -> str:
-    """GET a manifest from the upstream itself with a credential.
+    """Get a manifest directly from the upstream with a credential.
 
     :param version: tag or digest.
-    :param ca_bundle: path of the CA certificates to trust; the environment's unless given.
-    :return: the manifest's digest.
-    :raises NotFoundError: where there is no such manifest.
-    :raises UpstreamError: for any other refusal, with the upstream's words.
+    :param ca_bundle: path of the CA certificates to trust. The default is the environment's.
+    :return: digest of the manifest.
+    :raises NotFoundError: if the manifest does not exist.
+    :raises UpstreamError: for any other error, with the upstream's own message.
     """
-    # Given with each request: REQUESTS_CA_BUNDLE would override a session's own.
+    # Set for each request, because REQUESTS_CA_BUNDLE would override the session's setting.
     options: dict[str, t.Any] = {"timeout": _TIMEOUT, "verify": ca_bundle or True}
     url = f"https://{host}/v2/{repository}/manifests/{version}"
     headers = {"Accept": ACCEPT}
     try:
         with requests.Session() as session:
-            # Else an entry of .netrc would take the place of the credential.
+            # Otherwise an entry in .netrc would replace the credential.
             session.auth = lambda request: request
             ping = session.get(f"https://{host}/v2/", **options)
             scheme, _space, challenge = ping.headers.get("WWW-Authenticate", "").partition(" ")
