@@ -63,7 +63,7 @@ objects:
   returned: success
   type: list
   elements: str
-  sample: ["Service registry-cache/registry-cache (managed by Helm, made 2026-01-01T00:00:00Z)"]
+  sample: ["Service registry-cache/registry-cache (managed by Helm, created 2026-01-01T00:00:00Z)"]
 adopted:
   description: Objects that did not belong to this cache before the run.
   returned: success

@@ -23,7 +23,7 @@ from .owner import COMPONENT, INSTANCE, MANAGED_BY, OWNER_NAMESPACE, Owner
 CREATED = "registry-cache.pullthrough/created"
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _MONITORING = "/apis/monitoring.coreos.com/v1"
-# Kinds that role cache writes, with their API, in the order in which they are removed.
+# Kinds that role cache writes, with their APIs and plurals, in the order in which they are removed.
 _KINDS = {
     "StatefulSet": ("/apis/apps/v1", "statefulsets"),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets"),
@@ -47,9 +47,9 @@ _OBJECTS = (
     ("PodMonitor", ""),
     ("PrometheusRule", ""),
 )
-# Role pull_secret writes and removes these, also in the namespace of the cache.
+# Role pull_secret manages these objects, also in the namespace of the cache.
 _NOT_PULL_SECRETS = f"{COMPONENT}!={pull_secrets.SOURCE}"
-# What else keeps a namespace; a cluster fills the ConfigMaps and Secrets of these names and types into every namespace.
+# Other objects that prevent the removal of a namespace. A cluster creates the ConfigMaps and Secrets below in every namespace.
 _OTHERS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
     "DaemonSet": ("/apis/apps/v1", "daemonsets"),
@@ -59,7 +59,7 @@ _OTHERS = {
 _FILLED_IN = {"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
 _FILLED_IN_TYPES = "type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockercfg"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
-# Of any object: some kinds allow dots.
+# Names of any object. Some kinds allow dots.
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _PAUSE = 1
 
@@ -67,22 +67,22 @@ Item = t.Dict[str, t.Any]
 
 
 class ObjectsError(ClusterError):
-    """What cannot be done; the message is a sentence for the user."""
+    """Something that cannot be done. The text is a message for the user."""
 
 
 def cache_of(params: dict[str, t.Any]) -> Owner:
-    """The cache that a module's options C(namespace) and C(name) name. Raises ObjectsError for names that no object can have."""
+    """Return the cache that options C(namespace) and C(name) of a module name. Raise ObjectsError for invalid names."""
     owner = Owner(params["namespace"], params["name"])
     check(owner)
     return owner
 
 
 def check(owner: Owner) -> None:
-    """:raises ObjectsError: for names that no object can have; they become part of an address."""
+    """Raise ObjectsError for names that no object can have. The names become a part of URLs."""
     for option, value in zip(("namespace", "name"), owner):
         if not _NAME.fullmatch(value):
             raise ObjectsError(
-                f"{option}: '{value}' must have 1 to 63 of a-z, 0-9 and '-', and neither begin nor end with '-'."
+                f"{option}: must have 1 to 63 characters (a-z, 0-9, '-'), and must not begin or end with '-' (got '{value}')."
                 f" Example: {option}: registry-cache"
             )
 
@@ -92,11 +92,11 @@ def owns(owner: Owner, item: Item) -> bool:
 
 
 def describe(item: Item) -> str:
-    """Who manages an object, as its labels say."""
+    """Return who manages an object according to its labels."""
     labels = item["metadata"].get("labels") or {}
     manager = labels.get(MANAGED_BY)
     if not manager:
-        return "no label says who manages it"
+        return "no label names its manager"
     owner = [labels[label] for label in (OWNER_NAMESPACE, INSTANCE) if label in labels]
     return f"managed by {manager}" + (f" for {'/'.join(owner)}" if owner else "")
 
@@ -107,7 +107,7 @@ def path_of(kind: str, namespace: str, name: str) -> str:
 
 
 def _list(api: Client, kind: str, namespace: str, **selectors: str) -> list[Item]:
-    """The metadata of the objects of a kind in a namespace; none if the cluster does not know it. Raises ClusterError."""
+    """Return the metadata of the objects of a kind in a namespace; none if the cluster does not have the kind. Raise ClusterError."""
     group, plural = {**_OTHERS, **_KINDS}[kind]
     try:
         return api.list_all(plural, metadata_only=True, namespace=namespace, group=group, **selectors)
@@ -116,11 +116,11 @@ def _list(api: Client, kind: str, namespace: str, **selectors: str) -> list[Item
 
 
 def info(api: Client, owner: Owner, node_port: int | None, monitors: bool, service: str | None = None) -> dict[str, t.Any]:
-    """What exists of a cache, and what is in its way. Raises ClusterError.
+    """Return the result of module cache_objects_info: what exists of a cache, and what conflicts with it. Raise ClusterError.
 
-    :param node_port: the port of which to find the Services; with None no Service of another namespace is read.
-    :param monitors: whether to ask for the kinds of the Prometheus operator.
-    :param service: the name of the Service that has the port, unless it is that of the cache.
+    :param node_port: NodePort for which to find Services. With None, no Services of other namespaces are read.
+    :param monitors: whether to check for the kinds of the Prometheus operator.
+    :param service: name of the Service with the NodePort, if it is not the name of the cache.
     """
     if service and not _OBJECT_NAME.fullmatch(service):
         raise ObjectsError(f"service: '{service}' must be the name of a Service. Example: service: cncf-registry-service")
@@ -132,7 +132,7 @@ def info(api: Client, owner: Owner, node_port: int | None, monitors: bool, servi
         lambda: api.get(_MONITORING) if monitors else None,
         lambda: api.list_all("services") if node_port is not None else [],
     ]
-    # Nothing reads the content of a Secret here. The whole StatefulSet says which volumes it has.
+    # Never read the content of a Secret. The StatefulSet is read completely, because its volumes matter.
     tasks += [functools.partial(api.get, path, "application/json" if kind == "StatefulSet" else _METADATA) for kind, path in paths]
     system, namespace, monitoring, services, *objects = api.each(tasks)
     found = [(f"{kind} {path.rpartition('/')[2]}", item) for (kind, path), item in zip(paths, objects) if item]
@@ -160,12 +160,12 @@ def info(api: Client, owner: Owner, node_port: int | None, monitors: bool, servi
 
 
 def _created(owner: Owner, namespace: Item) -> bool:
-    """Whether role cache has created the namespace for this cache."""
+    """Return whether role cache created the namespace for this cache."""
     return CREATED in (namespace["metadata"].get("labels") or {}) and owns(owner, namespace)
 
 
 class Removal(t.NamedTuple):
-    """An object that is to go."""
+    """An object to remove."""
 
     kind: str
     name: str
@@ -177,19 +177,19 @@ class Removal(t.NamedTuple):
 
 
 class Prune:
-    """What to remove of a cache. Raises ClusterError."""
+    """Removes objects of a cache. Raises ClusterError."""
 
     def __init__(self, api: Client, owner: Owner, keep: t.Collection[str], namespace: bool) -> None:
         """
-        :param keep: the objects that stay, as Kind/name.
-        :param namespace: whether the namespace goes too, if role cache has created it for this cache and nobody else uses it.
+        :param keep: objects to keep, as Kind/name.
+        :param namespace: whether to remove the namespace too, if role cache created it for this cache and nothing else is in it.
         """
         self._api, self._owner = api, owner
-        # Objects of others that keep the namespace.
+        # Objects that do not belong to the cache and prevent the removal of the namespace.
         self.others: list[str] = []
         listed = api.each([functools.partial(self._ours, kind) for kind in _KINDS])
         self.removals = [one for found in listed for one in found if f"{one.kind}/{one.name}" not in keep]
-        # Of a namespace that is going already there is nothing left to do but to wait.
+        # Includes a namespace that is already being deleted, for which only waiting is left.
         self.waited = list(self.removals)
         if namespace:
             self._add_namespace()
@@ -219,11 +219,11 @@ class Prune:
         def of(kind: str) -> list[str]:
             selectors = {}
             if kind == "Secret":
-                # A pull secret of another cache serves the namespace, and goes with it; that cache itself has other objects.
+                # Pull secrets of other caches may be deleted with the namespace. A cache in it would have other objects too.
                 ours = self._owner.labels[MANAGED_BY]
                 selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{MANAGED_BY}!={ours}"}
             items = _list(self._api, kind, self._owner.namespace, **selectors)
-            # What has an owner goes with it.
+            # Objects with an owner are deleted with it.
             items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
             names = [item["metadata"]["name"] for item in items]
             return [f"{kind} {name}" for name in names if kind != "ConfigMap" or name not in _FILLED_IN]
@@ -231,9 +231,9 @@ class Prune:
         return [name for names in self._api.each([functools.partial(of, kind) for kind in _OTHERS]) for name in names]
 
     def remove(self, timeout: float) -> None:
-        """Remove them and wait until they are gone. Raises ObjectsError when that takes too long."""
+        """Remove the objects, and wait until they are gone. Raise ObjectsError if this takes too long, and ClusterError."""
         for one in self.removals:
-            # A conflict: it has gone, and another one has its name; or the namespace is being deleted already.
+            # A conflict means that another object has the name now, or that the namespace is already being deleted.
             with contextlib.suppress(ConflictError):
                 self._api.delete(one.path, one.uid)
         end = time.monotonic() + timeout
@@ -241,9 +241,9 @@ class Prune:
         while left := [one for one in left if self._exists(one)]:
             if time.monotonic() >= end:
                 raise ObjectsError(
-                    f"{some(map(str, left))} still exists {timeout:g} s after its removal began."
-                    f" See what holds it (metadata.finalizers, status.conditions), for instance by: kubectl get {left[0].kind.lower()}"
-                    f" {left[0].name} --namespace {self._owner.namespace} --output yaml. Then run again."
+                    f"timeout: {some(map(str, left))} still exists after {timeout:g} s. Find out what blocks its removal"
+                    " (metadata.finalizers, status.conditions), and run again."
+                    f" Example: kubectl get {left[0].kind.lower()} {left[0].name} --namespace {self._owner.namespace} --output yaml"
                 )
             time.sleep(_PAUSE)
 
@@ -253,31 +253,34 @@ class Prune:
 
 
 class Adoption:
-    """Objects that a user names one by one, and the labels that make them the cache's. Raises ClusterError."""
+    """Adds the labels of a cache to existing objects that a user names. Raises ClusterError."""
 
     def __init__(self, api: Client, owner: Owner, wanted: list[dict[str, str]]) -> None:
         """
-        :param wanted: kind, name and namespace of each.
-        :raises ObjectsError: for one that does not exist, or that another cache owns.
+        :param wanted: kind, name and namespace of each object.
+        :raises ObjectsError: for an object that does not exist, or that belongs to another cache.
         """
         self._api, self._owner = api, owner
         for one in wanted:
             if one["kind"] not in _KINDS:
-                raise ObjectsError(f"objects: '{one['kind']}' must be one of {', '.join(_KINDS)}. Example: kind: Service")
+                raise ObjectsError(f"objects: kind must be one of {', '.join(_KINDS)} (got '{one['kind']}'). Example: kind: Service")
             for option in ("namespace", "name"):
                 if not _OBJECT_NAME.fullmatch(one[option]):
-                    raise ObjectsError(f"objects: '{one[option]}' must be the {option} of an object. Example: {option}: registry-cache")
+                    raise ObjectsError(f"objects: {option} must be valid (got '{one[option]}'). Example: {option}: registry-cache")
         self._paths = [path_of(one["kind"], one["namespace"], one["name"]) for one in wanted]
         self._found = api.each([functools.partial(api.get, path, _METADATA) for path in self._paths])
         titles = [f"{one['kind']} {one['namespace']}/{one['name']}" for one in wanted]
         if missing := [title for title, item in zip(titles, self._found) if item is None]:
-            raise ObjectsError(f"objects: the cluster has no {some(missing)}. Take it out of the list")
-        self.objects = [f"{title} ({describe(item)}, made {_made(item)})" for title, item in zip(titles, self._found)]
+            raise ObjectsError(
+                f"objects: {some(missing)} does not exist. Remove it from the list."
+                " Example: objects: [{kind: Service, name: registry-cache}]"
+            )
+        self.objects = [f"{title} ({describe(item)}, created {_created_at(item)})" for title, item in zip(titles, self._found)]
         others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
         if others:
             raise ObjectsError(
-                f"objects: {some(others)} belongs to another cache, which would no longer find it. Uninstall that cache first,"
-                " or take it from the list. Example: objects: [{kind: Service, name: registry-cache}]"
+                f"objects: {some(others)} belongs to another cache, which could no longer find it. Uninstall that cache first,"
+                " or remove the object from the list. Example: objects: [{kind: Service, name: registry-cache}]"
             )
         self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]
 
@@ -286,12 +289,12 @@ class Adoption:
         return OWNER_NAMESPACE in labels and not owns(self._owner, item)
 
     def write(self) -> None:
-        """Add the labels, to nothing that has taken the name of an object since it was looked at."""
+        """Add the labels. An object that was replaced since it was read is refused. Raise ClusterError."""
         for path, item in zip(self._paths, self._found):
             if not owns(self._owner, item):
                 body = {"metadata": {"uid": item["metadata"]["uid"], "labels": self._owner.labels}}
                 self._api.request("patch", path, body, **PATCH)
 
 
-def _made(item: Item) -> str:
+def _created_at(item: Item) -> str:
     return item["metadata"].get("creationTimestamp", "at an unknown time")

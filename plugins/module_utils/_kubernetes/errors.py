@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What can go wrong with a cluster. The text of each error is a message for the user, without a full stop at its end.
+"""Errors of a cluster. The text of each error is a message for the user, without a final full stop.
 
 Private to this collection.
 """
@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import typing as t
 
-KUBECONFIG = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers"
+KUBECONFIG = "Set kubeconfig and context, or KUBECONFIG, to a cluster that answers. Example: kubeconfig: ~/.kube/config"
 _FIXES = {
-    401: "Renew the credential of the kubeconfig, or set kubeconfig and context, or KUBECONFIG, to one that the cluster accepts",
-    403: "Grant it to the identity of the kubeconfig, or set kubeconfig and context, or KUBECONFIG, to an identity that has it",
-    404: "Create it, or check the name and the kubeconfig",
-    409: "Somebody else changed it meanwhile: run again",
-    429: "The API server is busy: run again in a minute",
+    401: "Renew the credential in the kubeconfig, or choose another kubeconfig or context. Example: kubeconfig: ~/.kube/config",
+    403: "Grant the permission to the identity in the kubeconfig, or choose another context. Example: context: my-cluster-admin",
+    404: "Create it, or check its name and the kubeconfig. Example: kubeconfig: ~/.kube/config",
+    409: "It was changed by someone else in the meantime: run again",
+    429: "The API server is overloaded: run again in a minute",
 }
 
 
@@ -26,12 +26,12 @@ class ClusterError(Exception):
 
     @property
     def words(self) -> str:
-        """What is wrong, without the fix."""
+        """The problem, without the fix."""
         return str(self)
 
 
 class UnreachableError(ClusterError):
-    """There is no cluster: no usable kubeconfig, no answer, or none that makes sense."""
+    """The cluster cannot be used: no valid kubeconfig, no answer, or an unusable answer."""
 
     def __init__(self, words: str) -> None:
         super().__init__(f"{words}. {KUBECONFIG}")
@@ -43,18 +43,18 @@ class UnreachableError(ClusterError):
 
 
 class TransientError(ClusterError):
-    """A step that failed, and may succeed after a while."""
+    """A step that failed but may succeed later."""
 
 
 class PermanentError(ClusterError):
-    """A step that fails however long one waits."""
+    """A step that failed and will fail again."""
 
 
 class ApiError(ClusterError):
     """The API server refused a request.
 
-    :param status: of HTTP.
-    :param details: those of the API server's Status object.
+    :param status: HTTP status.
+    :param details: details of the API server's Status object.
     """
 
     def __init__(self, host: str, status: int, words: str, details: dict[str, t.Any]) -> None:
@@ -63,29 +63,29 @@ class ApiError(ClusterError):
 
     @property
     def words(self) -> str:
-        """The API server's own message, with the status."""
+        """The HTTP status and the API server's own message."""
         return self._words
 
 
 class ForbiddenError(ApiError):
-    """The caller lacks a right, or an admission plugin refused the object."""
+    """The caller lacks a permission, or an admission plugin refused the object."""
 
 
 class NotFoundError(ApiError):
-    """There is no such object, or the cluster does not know its kind."""
+    """The object does not exist, or the cluster does not have its kind."""
 
 
 class ConflictError(ApiError):
-    """Somebody else has created, changed or removed the object meanwhile."""
+    """The object was created, changed or removed by someone else in the meantime."""
 
 
 _KINDS = {403: ForbiddenError, 404: NotFoundError, 409: ConflictError}
 
 
 def of_response(host: str, status: int, reason: t.Any, body: t.Any) -> ApiError:
-    """The error of an answer.
+    """Return the error for an answer of the API server.
 
-    :param reason: of HTTP, the message where the body is no Status object.
+    :param reason: HTTP reason phrase, which is the message if the body is not a Status object.
     """
     try:
         answer = json.loads(body)
@@ -99,7 +99,7 @@ _SHOWN = 5
 
 
 def some(names: t.Iterable[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and the number of the others."""
     ordered = sorted(names)
     more = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
     return ", ".join(ordered[:_SHOWN]) + more

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Commands in pods and connections to their ports, through the API server alone.
+"""Commands in pods and connections to their ports, through the API server only.
 
 Private to this collection.
 """
@@ -21,7 +21,7 @@ try:
     from kubernetes.stream import portforward, stream
     from kubernetes.stream.ws_client import ERROR_CHANNEL
     from websocket import WebSocketException
-except ImportError:  # AnsibleK8SModule says what is missing
+except ImportError:  # AnsibleK8SModule reports what is missing
 
     class ApiException(Exception):  # type: ignore[no-redef]
         pass
@@ -31,9 +31,9 @@ _EXEC_SECONDS = 60
 
 
 class ExecResult(t.NamedTuple):
-    """A command that has ended.
+    """The result of a command.
 
-    :param code: its exit code; None if it was not started.
+    :param code: exit code; None if the command was not started.
     :param message: why it was not started.
     """
 
@@ -44,7 +44,7 @@ class ExecResult(t.NamedTuple):
 
 
 def _words(error: t.Any) -> str:
-    """The API server's own message; where it refuses a stream, the client keeps that at the end of the reason."""
+    """Return the API server's own message. If it refuses a stream, the client has the message at the end of the reason."""
     try:
         return json.loads(error.body or error.reason.rpartition(" -+-+- ")[2])["message"]
     except (ValueError, LookupError, TypeError, AttributeError):
@@ -58,14 +58,14 @@ class Streams:
         self._api, self._namespace = CoreV1Api(client.raw.client), namespace
 
     def _open(self, opener: t.Any, method: t.Any, pod: str, **options: t.Any) -> t.Any:
-        """A stream to a pod; raises PermanentError in the API server's words."""
+        """Return a stream to a pod. Raise PermanentError with the API server's own message."""
         try:
             return opener(method, pod, self._namespace, **options)
         except ApiException as error:
-            raise PermanentError(f"the API server opens no stream to it: {_words(error)}") from error
+            raise PermanentError(f"the API server refuses the stream to it: {_words(error)}") from error
 
     def run(self, pod: str, container: str, command: list[str]) -> ExecResult:
-        """Run a command to its end. Raises PermanentError without a stream, and TransientError if it breaks or takes too long."""
+        """Run a command; return its result. Raise PermanentError without a stream, and TransientError if it breaks or times out."""
         session = self._open(
             stream,
             self._api.connect_get_namespaced_pod_exec,
@@ -84,12 +84,12 @@ class Streams:
             except (WebSocketException, OSError) as error:
                 raise TransientError(f"the stream to it broke: {error}") from error
             if session.is_open():
-                raise TransientError(f"the command gave no answer within {_EXEC_SECONDS} s")
+                raise TransientError(f"the command did not end within {_EXEC_SECONDS} s")
             output, errors = session.read_stdout(timeout=0) or "", session.read_stderr(timeout=0) or ""
             status = session.read_channel(ERROR_CHANNEL)
         if not status:
             raise TransientError("the stream to it broke before the command ended")
-        # Not session.returncode, which takes every failure for an exit code.
+        # session.returncode interprets every failure as an exit code, so it is not used.
         status = json.loads(status)
         if status["status"] == "Success":
             return ExecResult(0, "", output, errors)
@@ -98,5 +98,5 @@ class Streams:
         return ExecResult(None, status["message"], output, errors)
 
     def forward(self, pod: str, port: int) -> t.Any:
-        """A connection to a port: its C(socket(port)), and C(error(port)) with what the kubelet met there. Raises PermanentError."""
+        """Return a connection to a port, with C(socket(port)), and C(error(port)) for the kubelet's error. Raise PermanentError."""
         return self._open(portforward, self._api.connect_get_namespaced_pod_portforward, pod, ports=str(port))

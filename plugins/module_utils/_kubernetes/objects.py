@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Objects as the API server has them, of any kind.
+"""Objects of any kind, as the API server returns them.
 
 Private to this collection.
 """
@@ -17,13 +17,13 @@ _SET_BY_SERVER = ("managedFields", "resourceVersion", "generation", "creationTim
 
 
 def named(item: Item) -> str:
-    """The kind and name of an object, with its namespace if it has one."""
+    """Return the kind and name of an object, with its namespace if it has one."""
     metadata = item["metadata"]
     return f"{item['kind']} {'/'.join(filter(None, (metadata.get('namespace'), metadata['name'])))}"
 
 
 def compared(item: Item | None) -> Item:
-    """An object without what the API server sets, to compare it before and after; empty for none."""
+    """Return an object without the fields that the API server sets, for comparisons; an empty one for None."""
     if not item:
         return {}
     metadata = {key: value for key, value in item.get("metadata", {}).items() if key not in _SET_BY_SERVER}

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The pods of a cache, reached through the API server alone.
+"""The pods of a cache, reached through the API server only.
 
 Private to this collection.
 """
@@ -24,12 +24,12 @@ from .exec import Streams
 PAUSE_SECONDS = 2
 TOUCHED = "registry-cache.pullthrough/touched"
 _HELLO_SECONDS, _ANSWER_SECONDS = 5, 60
-# What makes containerd, as every client by Go, go on without TLS.
+# After an answer with this beginning, containerd and other Go clients continue without TLS.
 _HTTP = b"HTTP/"
 
 
 def client_hello() -> bytes:
-    """What a client sends first that tries HTTPS."""
+    """Return the first bytes that a client sends when it tries HTTPS."""
     outgoing = ssl.MemoryBIO()
     session = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
     with contextlib.suppress(ssl.SSLWantReadError):
@@ -38,12 +38,12 @@ def client_hello() -> bytes:
 
 
 def _answer(connection: t.Any, question: bytes) -> tuple[bytes, bool]:
-    """The first bytes of the answer, as many as tell whether it is HTTP, and whether the other side has closed the connection."""
+    """Return enough bytes of the answer to know whether it is HTTP, and whether the other side has closed the connection."""
     deadline, answer = time.monotonic() + _HELLO_SECONDS, b""
     try:
         connection.settimeout(_HELLO_SECONDS)
         connection.sendall(question)
-        # They may come one by one.
+        # They may arrive one by one.
         while len(answer) < len(_HTTP):
             connection.settimeout(max(deadline - time.monotonic(), 0.001))
             more = connection.recv(len(_HTTP) - len(answer))
@@ -63,14 +63,14 @@ def _is_ready(pod: dict[str, t.Any]) -> bool:
 
 
 class Replicas:
-    """The pods of a cache, through the API server alone."""
+    """The pods of a cache, reached through the API server only."""
 
     def __init__(self, client: Client, namespace: str, container: str, port: int) -> None:
         self._client, self._namespace, self._container, self._port = client, namespace, container, port
         self._streams = Streams(client, namespace)
 
     def look(self, label_selector: str) -> dict[str, tuple[str, bool]]:
-        """The uid of each pod that does not end, and whether it is ready, by name; raises PermanentError if there is none."""
+        """Return the UID and readiness of each pod that is not being deleted, by name. Raise PermanentError if there is none."""
         pods = self._client.list_all("pods", namespace=self._namespace, label_selector=label_selector)
         found = {
             pod["metadata"]["name"]: (pod["metadata"]["uid"], _is_ready(pod))
@@ -82,22 +82,22 @@ class Replicas:
         return found
 
     def ready(self, label_selector: str) -> list[str]:
-        """The names of the pods; raises PermanentError unless there are some and all are ready."""
+        """Return the names of the pods. Raise PermanentError if there are none or not all are ready."""
         found = self.look(label_selector)
         if waiting := sorted(name for name, (_uid, ready) in found.items() if not ready):
             raise PermanentError(f"not ready in namespace {self._namespace}: {', '.join(waiting)}")
         return sorted(found)
 
     def touch(self, pod: str, mark: str) -> None:
-        """Annotate a pod, at which its kubelet brings the pod's Secrets at once; else it takes up to two minutes."""
-        # It is faster, not needed.
+        """Annotate a pod, so that its kubelet updates the pod's Secrets at once instead of within two minutes."""
+        # This only saves time, so errors do not matter.
         with contextlib.suppress(ClusterError):
             path = f"/api/v1/namespaces/{self._namespace}/pods/{pod}"
             self._client.request("patch", path, {"metadata": {"annotations": {TOUCHED: mark}}}, **PATCH)
 
     def run_helper(self, pod: str, helper: str, host: str) -> tuple[str, str]:
-        """The credential that the helper returns for a host: username and secret."""
-        # The helper reads to the end of its input, which an exec stream cannot signal: a pipe in the pod does.
+        """Return the user name and secret that the helper returns for a host. Raise PermanentError and TransientError."""
+        # The helper reads its input to the end, which an exec stream cannot signal. A pipe inside the pod can.
         command = ["sh", "-c", 'printf %s "$1" | exec "$2" get', "sh", host, helper]
         code, message, output, errors = self._streams.run(pod, self._container, command)
         if code in (None, 126, 127):
@@ -111,7 +111,7 @@ class Replicas:
             raise TransientError(f"{helper} returned no credential") from None
 
     def require_http(self, pod: str) -> None:
-        """Ask the registry of one pod for TLS, as containerd does; raises TransientError or PermanentError unless the answer is HTTP."""
+        """Send a TLS ClientHello to a pod as containerd does. Raise TransientError or PermanentError if the answer is not HTTP."""
         forward = self._streams.forward(pod, self._port)
         with contextlib.closing(forward.socket(self._port)) as connection:
             answer, closed = _answer(connection, client_hello())
@@ -119,23 +119,23 @@ class Replicas:
             return
         if not answer and (error := forward.error(self._port)):
             raise TransientError(f"no answer from its registry ({error})")
-        # An alert or a handshake of TLS 1.
+        # The beginning of a TLS 1.x alert or handshake.
         if answer[:2] in (b"\x15\x03", b"\x16\x03"):
             raise PermanentError(
-                f"port {self._port} speaks TLS, where clients use plain HTTP. Remove what adds TLS in front of the registry, "
-                "for example a sidecar, or give clients an address with https"
+                f"port {self._port} uses TLS, but clients use HTTP. Remove whatever adds TLS in front of the registry, for example a"
+                " sidecar, or give the clients an https address"
             )
         what = repr(answer) if answer else f"nothing {'and closes the connection' if closed else f'for {_HELLO_SECONDS} s'}"
         message = (
-            f"port {self._port} answers a TLS ClientHello with {what}, in place of {_HTTP!r}. containerd 1.6.28, 1.7.7 or later with "
-            "config_path tries HTTPS first, and cannot pull then. Remove what answers in front of the registry, for example a "
-            "proxy or a sidecar; use the cache's own image, or serve TLS at the address"
+            f"port {self._port} answers a TLS ClientHello with {what} instead of {_HTTP!r}. containerd 1.6.28, 1.7.7 or later with"
+            " config_path tries HTTPS first, and then cannot pull. Remove whatever answers in front of the registry, for example a"
+            " proxy or a sidecar, use the cache's own image, or serve TLS at the address"
         )
-        # Silence may be one of a busy node.
+        # A busy node may cause silence.
         raise PermanentError(message) if answer else TransientError(message)
 
     def fetch(self, pod: str, path: str, username: str | None, password: str | None) -> tuple[int, bytes]:
-        """GET a path of the registry of one pod; returns status and body."""
+        """Send a GET request to the registry of a pod; return the status and body. Raise PermanentError and TransientError."""
         forward = self._streams.forward(pod, self._port)
         connection = http.client.HTTPConnection("localhost", self._port)
         connection.sock = forward.socket(self._port)
@@ -148,7 +148,7 @@ class Replicas:
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (http.client.HTTPException, OSError) as error:
-            # What the kubelet met at the port comes beside the stream.
+            # The kubelet's error at the port arrives beside the stream.
             raise TransientError(f"no answer from its registry ({forward.error(self._port) or error})") from error
         finally:
             connection.close()

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How a module that works in a cluster begins and ends.
+"""Common parts of modules for a cluster: options and errors.
 
 Private to this collection.
 """
@@ -17,7 +17,7 @@ from ansible_collections.kubernetes.core.plugins.module_utils.k8s.core import An
 from .client import Client, connect
 from .errors import ClusterError
 
-# The options of the doc fragments cache and replicas.
+# Options of the doc fragments cache and replicas.
 CACHE_OPTIONS: dict[str, t.Any] = {
     "name": {"type": "str", "default": "registry-cache"},
     "namespace": {"type": "str", "default": "registry-cache"},
@@ -30,7 +30,7 @@ REPLICA_OPTIONS: dict[str, t.Any] = {
 
 
 def cluster_module(spec: dict[str, t.Any], **rest: t.Any) -> t.Any:
-    """A module with kubernetes.core's connection options and these; supports check mode by default."""
+    """Return a module with these options and the connection options of kubernetes.core. By default, it supports check mode."""
     return AnsibleK8SModule(
         module_class=AnsibleModule,
         argument_spec={**AUTH_ARG_SPEC, **spec},
@@ -40,7 +40,7 @@ def cluster_module(spec: dict[str, t.Any], **rest: t.Any) -> t.Any:
 
 
 def run(module: t.Any, work: t.Callable[[t.Any, Client], dict[str, t.Any]]) -> None:
-    """Exit the module with what `work` returns of it, or fail it with the text of a ClusterError."""
+    """Run `work`, and exit the module with its result, or fail it with the text of a ClusterError."""
     try:
         result = work(module, connect(module))
     except ClusterError as error:

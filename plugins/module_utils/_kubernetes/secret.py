@@ -1,7 +1,7 @@
 # Copyright (c) 2026 the pullthrough.registry_cache authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A Secret of a cache that several runs may write at once: no run overwrites what it has not read.
+"""A Secret of a cache that concurrent runs may write. No run overwrites content that it has not read.
 
 Private to this collection.
 """
@@ -15,20 +15,20 @@ from .client import PATCH, Client
 from .errors import ClusterError, ConflictError, NotFoundError
 from .owner import Owner
 
-# How often a run reads again what another one has written meanwhile.
+# How many times a run retries after a concurrent change.
 TRIES = 10
 
 
 class BusyError(ClusterError):
-    """Other runs write all the time; the message is a sentence for the user."""
+    """Concurrent runs keep changing the Secret. The text is a message for the user."""
 
 
 class Secret:
-    """A Secret of one text, as it was when it was read. Raises ClusterError."""
+    """A Secret with one key, as it was read. Raises ClusterError."""
 
     def __init__(self, api: Client, owner: Owner, suffix: str, key: str, example: str = "name: registry-cache-2") -> None:
-        """:param example: another cache, as the module's option names it.
-        :raises ObjectsError: if there is one of that name that belongs to somebody else, or that holds no text.
+        """:param example: another cache, as in an option of the module.
+        :raises ObjectsError: if the Secret does not belong to the cache, or its content is not text.
         """
         self.name = f"{owner.name}-{suffix}"
         self.where = f"Secret {self.name} in namespace {owner.namespace}"
@@ -37,22 +37,22 @@ class Secret:
         self._path = f"/api/v1/namespaces/{owner.namespace}/secrets"
         found = api.get(f"{self._path}/{self.name}")
         if found and "metadata" not in found:
-            raise api.unusable(f"{self.where} is no object")
+            raise api.unusable(f"{self.where} is not an object")
         if found and not owner.owns(found["metadata"]):
             raise cache_objects.ObjectsError(
-                f"{self.where} is not of this cache ({cache_objects.describe(found)}). Choose another name for the cache, or move"
-                f" that Secret away. Example: {example}"
+                f"{self.where} does not belong to this cache ({cache_objects.describe(found)}). Choose another name for the cache, or"
+                f" rename that Secret. Example: {example}"
             )
         self._version = found["metadata"]["resourceVersion"] if found else None
         try:
             self.text = b64decode(((found or {}).get("data") or {}).get(key, "")).decode()
         except ValueError:
             raise cache_objects.ObjectsError(
-                f"{self.where}: its key '{key}' is no text in UTF-8. Restore it, or remove the Secret, and run site.yml"
+                f"{self.where}: the content of its key '{key}' must be UTF-8 text. Restore it, or delete the Secret and run site.yml"
             ) from None
 
     def write(self, text: str) -> bool:
-        """Whether it was written. It was not if somebody else has created, changed or removed it since it was read."""
+        """Write the text; return False if the Secret was created, changed or removed by someone else since it was read."""
         data = {self._key: b64encode(text.encode()).decode()}
         try:
             if self._version is None:
@@ -65,7 +65,7 @@ class Secret:
         except ConflictError:
             return False
         except NotFoundError:
-            if self._version is None:  # there is no such namespace
+            if self._version is None:  # the namespace does not exist
                 raise
             return False
         return True

@@ -99,7 +99,7 @@ def test_objects_of_the_cache(server: ApiServer) -> None:
     ("whose", "words"),
     [
         ("of Helm", "managed by Helm for registry-cache"),
-        ("without labels", "no label says who manages it"),
+        ("without labels", "no label names its manager"),
         ("of another cache", "managed by pullthrough.registry_cache for registry-cache/other"),
         ("of a cache in another namespace", "managed by pullthrough.registry_cache for other/registry-cache"),
         ("that names nobody's namespace", "managed by pullthrough.registry_cache for registry-cache"),
@@ -352,8 +352,8 @@ def test_objects_that_are_named(server: ApiServer) -> None:
     applied = adopt(server, *named)
     assert {**applied, "invocation": 0} == {**checked, "invocation": 0} and applied["changed"]
     assert len(applied["objects"]) == 3 and len(applied["adopted"]) == 2
-    assert applied["objects"][0].startswith("Service registry-cache/registry-cache (managed by Helm for registry-cache, made ")
-    assert applied["objects"][2] == "Secret demo/registry-cache (no label says who manages it, made 2026-01-01T00:00:00Z)"
+    assert applied["objects"][0].startswith("Service registry-cache/registry-cache (managed by Helm for registry-cache, created ")
+    assert applied["objects"][2] == "Secret demo/registry-cache (no label names its manager, created 2026-01-01T00:00:00Z)"
     assert "Service registry-cache/registry-cache (of cache registry-cache/registry-cache)\n" in applied["diff"]["after"]
     for key, labels in ((("services", NAMESPACE, NAME), HELM), (("secrets", "demo", NAME), {"team": "a"})):
         assert server.objects[key]["metadata"].pop("labels") == {**labels, **OURS}
