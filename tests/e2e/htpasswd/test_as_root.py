@@ -46,7 +46,7 @@ def lent() -> Iterator[pathlib.Path]:
         yield pathlib.Path(name)
 
 
-@pytest.mark.parametrize(("permissions", "expected"), [(0o644, "belongs to the user with id 0"), (0o600, "cannot be read")])
+@pytest.mark.parametrize(("permissions", "expected"), [(0o644, "belongs to the user with ID 0"), (0o600, "cannot be read")])
 def test_file_of_another_user(lent: pathlib.Path, permissions: int, expected: str) -> None:
     path = lent / "htpasswd"
     path.write_text(f"nodes:{hashed('old')}\n")
@@ -87,7 +87,7 @@ def test_a_group_that_the_owner_cannot_set(lent: pathlib.Path) -> None:
         message = run("htpasswd", path=str(path), users=[user("nodes", NODES)], cost=COST)["msg"]
     finally:
         os.seteuid(0)
-    assert "group with id 33" in message and str(path) in message and "root" in message
+    assert "group with ID 33" in message and str(path) in message and "root" in message
     assert (path.stat(), path.read_text()) == before
     assert [one.name for one in lent.iterdir()] == ["htpasswd"]
 

@@ -97,7 +97,7 @@ def test_a_registry_that_goes_down_in_the_middle_of_a_push(role: Role, server: S
     if engine == "podman":
         options["registry_cache_image_push_retries"] = 1
     broken = role(**options)
-    assert_fails_with(broken, "was not pushed, and nothing is under that tag", f"(tries: {2 if engine == 'podman' else 1})")
+    assert_fails_with(broken, "was not pushed, and the registry has no such tag", f"(tries: {2 if engine == 'podman' else 1})")
     assert final(server.tags(f"refused/cut-{engine}")) == []
     # A run after the registry is back publishes the image.
     whole = role(**{**options, "registry_cache_image": f"{server.host}/refused/cut-{engine}"})
@@ -136,7 +136,7 @@ def test_a_registry_whose_disk_is_full(role: Role, tmp_path: pathlib.Path, publi
     with tmpfs(tmp_path / "full", "4m") as store:
         full = Server(tmp_path / "registry", store=store)
         try:
-            assert_fails_with(role(**on(full, "full", **CREDENTIAL)), "was not pushed, and nothing is under that tag")
+            assert_fails_with(role(**on(full, "full", **CREDENTIAL)), "was not pushed, and the registry has no such tag")
             assert final(full.tags("refused/full")) == []
         finally:
             full.stop()
@@ -181,7 +181,7 @@ def test_a_pin_that_does_not_exist(role: Role, server: Server, other_collection:
     pins = other_collection / "docker" / "registry" / "go.mod"
     pins.write_text(re.sub(r"(docker-credential-gcr/v2) v\S+", r"\1 v2.999.0", pins.read_text()))
     refused = role(collections=other_collection.parents[2], **on(server, "pin", **CREDENTIAL))
-    assert_fails_with(refused, "The image was not built. A go.mod of docker/ pins a version that does not exist", "go.sum")
+    assert_fails_with(refused, "The image was not built. A go.mod in docker/ requires a version that does not exist", "go.sum")
     assert server.tags("refused/pin") == []
 
 

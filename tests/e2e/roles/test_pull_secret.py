@@ -85,5 +85,5 @@ def test_a_foreign_secret_is_refused(server: ApiServer, tmp_path: pathlib.Path) 
     server.add("secrets", "default", "registry-cache", metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}})
     code, output, changed = play(server, tmp_path, FIRST)
     assert code != 0 and changed == [0] and server.writes == []
-    assert "name: there is another Secret default/registry-cache (managed by Helm)" in output
+    assert "name: Secret default/registry-cache (managed by Helm) already exists" in output
     assert "Example: name: registry-cache-pull" in output and "registry_cache_pull_secret_name" in output

@@ -141,7 +141,7 @@ def test_differences_and_missing_permissions_do_not_fail_the_run(
 def test_an_invalid_credential_is_reported_and_leaves_nothing(tmp_path: pathlib.Path, google: Google, cluster: Cluster) -> None:
     result = acceptance(tmp_path, "--extra-vars", "registry_cache_gcp_access_token=not-good")
     assert result.returncode != 0
-    assert "HTTP 401" in words(result.stdout) and "Check auth_kind and its credential" in words(result.stdout)
+    assert "HTTP 401" in words(result.stdout) and "Check auth_kind, and renew its credential" in words(result.stdout)
     assert changed(result.stdout) == 0
     assert left(google, cluster) == []
 

@@ -143,7 +143,7 @@ class TestCredentials:
     def test_missing_google_credential(self, start: Start, sandbox: Sandbox, token: str) -> None:
         job = start("playbooks/site.yml", of_kubernetes(sandbox, token), NO_GCE_CHECK="true", GCE_METADATA_HOST="127.0.0.1:1")
         assert (job.status, job.changed) == ("failed", 0), job.output
-        assert "No Google credential of auth_kind application" in job.failures[-1]
+        assert "auth_kind: no credential for application" in job.failures[-1]
 
     def test_revoked_google_credential(
         self, start: Start, sandbox: Sandbox, google: Google, key: dict[str, str], token: str
@@ -151,7 +151,7 @@ class TestCredentials:
         google.call("DELETE", "iam.googleapis.com", f"{ACCOUNTS}/{ACCOUNT}/keys/{key['private_key_id']}")
         job = start("playbooks/site.yml", of_google(key), of_kubernetes(sandbox, token))
         assert (job.status, job.changed) == ("failed", 0), job.output
-        assert "Google does not take the credential" in job.failures[-1] and "Check auth_kind" in job.failures[-1]
+        assert "Google does not accept the credential" in job.failures[-1] and "Check auth_kind" in job.failures[-1]
 
     def test_expired_cluster_credential(
         self, start: Start, sandbox: Sandbox, cluster: Cluster, key: dict[str, str], token: str

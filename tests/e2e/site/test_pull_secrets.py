@@ -197,19 +197,19 @@ HASHED = {"name": "ci", "hash": "$2b$05$abcdefghijklmnopqrstuv"}
 BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "no selector": (
         {"pull_secret_namespace_selector": "team in b"},
-        ("namespace_selector: 'team in b' is no label selector", "HTTP 400", "prefix registry_cache_pull_secret_"),
+        ("namespace_selector: must be a label selector (got 'team in b'", "HTTP 400", "prefix registry_cache_pull_secret_"),
     ),
     "two choices": (
         {"pull_secret_namespaces": [A], "pull_secret_exclude_namespaces": []},
-        ("registry_cache_pull_secret_exclude_namespaces exclude each other",),
+        ("registry_cache_pull_secret_exclude_namespaces. Set one of them",),
     ),
     "hash without a password": (
         {"users": [HASHED], "pull_secret_namespaces": [A]},
-        ("registry_cache_users: of user ci only a hash is known", "Set password beside hash"),
+        ("registry_cache_users: user ci has only a hash", "Set the password"),
     ),
     "two users for one Secret": (
         {"users": [{"name": name, "password": "x"} for name in ("one", "two")], "pull_secret_namespaces": [A]},
-        ("name: users 'one' and 'two' would both have", "registry_cache_pull_secret_name"),
+        ("name: users 'one' and 'two' would both use", "registry_cache_pull_secret_name"),
     ),
     "password of 73 bytes": (
         {"users": [{"name": "team", "password": "x" * 73}], "pull_secret_namespaces": [A]},
@@ -235,7 +235,7 @@ def test_a_secret_of_somebody_else_is_refused(role: Role, cluster: Cluster) -> N
     try:
         result = role(pull_secret_namespaces=[A, C])
         assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-        assert f"name: there is another Secret {C}/{NAME}" in words(result.stdout), result.stdout
+        assert f"name: Secret {C}/{NAME}" in words(result.stdout), result.stdout
         assert role(pull_secret_state="absent").returncode == 0
         assert state(cluster) == before
     finally:
@@ -277,10 +277,10 @@ def test_a_missing_controller(role: Role, cluster: Cluster) -> None:
     before = state(cluster)
     result = role(pull_secret_namespaces=[A], pull_secret_controller="external_secrets")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "controller: the cluster has no ClusterSecretStore" in words(result.stdout), result.stdout
+    assert "controller: the cluster does not have ClusterSecretStore" in words(result.stdout), result.stdout
     result = role(pull_secret_exclude_namespaces=["kube-system"], pull_secret_controller="reflector")
     assert result.returncode != 0 and changed(result.stdout) == 0, result.stdout
-    assert "exclude_namespaces must name the cache's namespace" in words(result.stdout), result.stdout
+    assert "exclude_namespaces: it must contain the cache's namespace" in words(result.stdout), result.stdout
     assert state(cluster) == before
 
 
