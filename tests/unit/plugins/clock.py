@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A clock for what is tried again until a deadline."""
+"""A clock for code that retries until a deadline."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Time that passes in sleep only."""
+    """A clock that advances only during sleep."""
 
     def __init__(self) -> None:
         self.now = 1000.0

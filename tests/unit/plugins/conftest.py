@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What stands in for Google, for a registry and for docker and podman; and a shield from the environment of the tests' caller."""
+"""Stand-ins for Google, an API server, a registry, docker and podman. Tests do not see the environment of their caller."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wire(google: Google, monkeypatch: pytest.MonkeyPatch) -> Wire:
 @pytest.fixture
 def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
     """An API server without objects."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core has its discovery cache there
     running = ApiServer()
     yield running
     running.close()
@@ -57,7 +57,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture
 def programs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """A PATH of nothing."""
+    """An empty directory as the PATH."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in [*os.environ]:

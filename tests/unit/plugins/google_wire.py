@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wire between a module and the Google emulator: notes every request, and answers out of turn when told."""
+"""The connection between a module and the Google emulator. It records each request, and can answer in place of the emulator."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.unit.sandbox.google.harness import Google
 
 
 def names(result: dict[str, Any], key: str) -> list[str]:
-    """The short names of what an info module lists."""
+    """Return the short names of the objects that an info module lists."""
     assert not result["changed"]
     return [one["name"].rpartition("/")[2] for one in result[key]]
 
 
 @dataclass
 class Request:
-    """One request as it left the module."""
+    """A request of the module."""
 
     method: str
     url: str
@@ -41,7 +41,7 @@ class Request:
 
 
 class Clock:
-    """Time that passes only by sleeping; the emulator's operations go by it."""
+    """A clock that advances only during sleep. The emulator's operations use it."""
 
     def __init__(self, google: Google) -> None:
         self._google, self.pauses = google, []
@@ -58,16 +58,16 @@ class Clock:
 
 
 class Wire(BaseAdapter):
-    """Stands where the session's HTTPS adapter would be."""
+    """Replaces the HTTPS adapter of the session."""
 
     def __init__(self, google: Google, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__()
         self.google, self.clock = google, Clock(google)
         self.requests: list[Request] = []
         self.sessions = 0
-        # Its hosts stand for Google's own.
+        # The emulator answers for Google's hosts.
         self.universe = "googleapis.com"
-        # Whether each request must be one that Google's discovery documents describe.
+        # Whether each request must match Google's discovery documents.
         self.well_formed = True
         self._faults: list[tuple[str, str, Callable[[], tuple[Any, ...] | None]]] = []
         monkeypatch.setattr(gcp, "HTTPAdapter", self._adapter)
@@ -78,7 +78,7 @@ class Wire(BaseAdapter):
         return self
 
     def run(self, name: str, /, *, check: bool = False, **arguments: Any) -> dict[str, Any]:
-        """A module as the operator, whose requests alone are then in C(requests)."""
+        """Run a module as the operator; return its result. C(requests) then contains only its requests."""
         self.requests.clear()
         credential = {"auth_kind": "accesstoken", "access_token": self.google.operator}
         return run(name, check=check, **{**credential, **arguments})
@@ -86,15 +86,15 @@ class Wire(BaseAdapter):
     def answer(
         self, method: str, url_part: str, status: int, body: Any, *, times: int = 1, headers: dict[str, str] | None = None
     ) -> None:
-        """Answer the next such requests so, without the emulator."""
+        """Answer the next matching requests in place of the emulator."""
         self._faults += [(method, url_part, lambda: (status, body, headers or {}))] * times
 
     def outage(self, method: str, url_part: str, status: int, *, times: int = 1, **headers: str) -> None:
-        """Answer the next such requests as Google does when it is overloaded or broken."""
+        """Answer the next matching requests like Google when it is overloaded or fails."""
         self.answer(method, url_part, status, {"error": {"code": status, "message": "Try again"}}, times=times, headers=headers)
 
     def before(self, method: str, url_part: str, act: Callable[[], Any]) -> None:
-        """Do something just before the emulator gets the next such request."""
+        """Call a function just before the emulator gets the next matching request."""
 
         def fault() -> None:
             act()
@@ -102,14 +102,14 @@ class Wire(BaseAdapter):
         self._faults.append((method, url_part, fault))
 
     def sent(self) -> list[tuple[str, str]]:
-        """Verb and URL of each request, the query left out."""
+        """The method and URL of each request, without the query."""
         return [(request.method, request.url) for request in self.requests]
 
     def writes(self) -> list[Request]:
         return [request for request in self.requests if request.method != "GET"]
 
     def removal(self, run: Callable[..., dict[str, Any]], key: str, before: dict[str, Any], url: str) -> None:
-        """Runs a module with state absent: a check writes nothing, a run deletes, a repeat and a check only read.
+        """Run a module with state absent: check mode writes nothing, a run deletes, and a second run and check only read.
 
         :param run: the module, which takes its options.
         :param key: of the object in its result.
@@ -125,7 +125,7 @@ class Wire(BaseAdapter):
         parts = urlsplit(request.url)
         url = f"{parts.scheme}://{parts.netloc}{parts.path}".replace(f".{self.universe}/", ".googleapis.com/", 1)
         body = _body(request)
-        # Answers are checked where the emulator gives them.
+        # Only the emulator's own answers are checked.
         if self.well_formed and parts.netloc.endswith(f".{self.universe}"):
             contract.check_request(request.method, url, parse_qsl(parts.query, keep_blank_values=True), body)
         self.requests.append(
@@ -164,7 +164,7 @@ class Wire(BaseAdapter):
 
 
 def _body(request: Any) -> Any:
-    """What a request says: JSON, a form with its names as JSON has them, or bytes."""
+    """Return the body of a request: JSON, a form with the names of the JSON fields, or bytes."""
     kind = request.headers.get("Content-Type", "")
     if kind == "application/x-www-form-urlencoded":
         return {re.sub("_(.)", lambda match: match[1].upper(), name): value for name, value in parse_qsl(request.body)}

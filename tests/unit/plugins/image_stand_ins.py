@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A small registry on loopback, and programs in place of docker and podman."""
+"""A small registry on loopback, and stand-ins for docker and podman."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 class Registry(HttpServer):
-    """Answers HEAD of manifests. auth: none, basic, bearer; anonymous: whether tokens are given to nobody in particular."""
+    """Answers HEAD requests for manifests. auth: none, basic or bearer. anonymous: whether it issues tokens without a credential."""
 
     def __init__(self, auth: str = "none") -> None:
         self.auth = auth
@@ -70,7 +70,7 @@ class Registry(HttpServer):
         super().__init__(Handler)
 
 
-# Keeps what images there are in files, and plays what a test wrote for a command: `WORD.out` is said, `WORD.rc` the end.
+# Keeps its images in files. For a command, it prints the file `WORD.out` of a test, and exits with the code in `WORD.rc`.
 _PROGRAM = """#!{python} -IS
 import json, os, pathlib, shutil, sys, time, urllib.parse
 home = pathlib.Path({home!r})
@@ -119,7 +119,7 @@ elif word == "save":
 elif word == "buildx":
     sys.exit(0 if (home / "has-buildx").exists() else 1)
 elif words[0] == "manifest":
-    # One name, one list of images, as each of the two keeps it.
+    # Like docker and podman, it has one list of images for each name.
     flags = ("--insecure", "--all", "--tls-verify=false", "--tls-verify=true", "--authfile", "--amend")
     names = [name for name in words[2:] if name not in flags and not name.endswith("auth.json")]
     index = pathlib.Path(config or home, urllib.parse.quote(names[0], safe=""))
@@ -145,7 +145,7 @@ if json.dumps(held) != text:
 
 
 class Program:
-    """A stand-in for docker or podman: what it was asked, and what it shall say."""
+    """A stand-in for docker or podman, with its recorded calls and prepared answers."""
 
     def __init__(self, folder: pathlib.Path, name: str) -> None:
         self.home = folder / f"{name}-home"
@@ -157,7 +157,7 @@ class Program:
         program.chmod(0o755)
 
     def fail(self, word: str, text: str, times: int = 99) -> None:
-        """A command fails that often, with these words."""
+        """Let a command fail that many times, with this message."""
         (self.home / f"{word}.out").write_text(text)
         (self.home / f"{word}.rc").write_text(str(times))
 
@@ -168,7 +168,7 @@ class Program:
 
     @property
     def pushed(self) -> list[tuple[str, list[str]]]:
-        """The indexes that came to the registry, with their images."""
+        """The pushed indexes, with their images."""
         file = self.home / "pushed"
         return [tuple(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An API server with namespaces and what lies in them, as far as this collection's modules speak to one."""
+"""An API server with namespaces and their objects, as far as the modules of this collection need one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _DISCOVERY = {
 }
 _ESO = "/apis/external-secrets.io/v1"
 _ESO_KINDS = {"clustersecretstores": "ClusterSecretStore", "clusterexternalsecrets": "ClusterExternalSecret"}
-# Prefix, namespace, kind and name, of which the last three may be missing.
+# Prefix, namespace, kind and name. The last three may be missing.
 _PATH = re.compile(r"(/api/v1|/apis/[^/]+/v1)(?:/namespaces/([^/]+))?(?:/([a-z]+))?(?:/([^/]+))?")
 _TOKEN = re.compile("/api/v1/namespaces/([^/]+)/serviceaccounts/([^/]+)/token")
 _REQUIREMENT = re.compile(r"([\w./-]+)(?:(=|!=)([\w.-]*))?")
@@ -60,7 +60,7 @@ class ApiServer(HttpServer):
         self.hook: Callable[[str, str], None] = lambda _method, _path: None
         # Signs a token for namespace, service account and the spec of a TokenRequest.
         self.sign: Callable[[str, str, dict[str, Any]], str] = lambda _namespace, _account, _spec: "token"
-        # What the API server says of groups, by path.
+        # Discovery documents of API groups, by path.
         self.groups: dict[str, Any] = {}
         # Whether the kinds of external-secrets are installed.
         self.external_secrets = False
@@ -69,7 +69,7 @@ class ApiServer(HttpServer):
 
         class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
-            # A body would wait some 40 ms for the acknowledgement of its headers.
+            # Otherwise a body waits about 40 ms for the acknowledgement of its headers.
             disable_nagle_algorithm = True
 
             def _answer(self) -> None:
@@ -93,12 +93,12 @@ class ApiServer(HttpServer):
         super().__init__(Handler)
 
     def client(self) -> Client:
-        """A client that shares nothing with others of this process but the server."""
+        """A client that shares only the server with other clients of this process."""
         return Client(get_api_client(host=self.url, api_key="cluster-token").client)
 
     @property
     def asked(self) -> list[tuple[str, str]]:
-        """Methods and paths, without what the client asks by itself."""
+        """Methods and paths of requests, without those that the client sends on its own."""
         return self._asked(dry=True)
 
     def _asked(self, dry: bool) -> list[tuple[str, str]]:
@@ -107,11 +107,12 @@ class ApiServer(HttpServer):
 
     @property
     def writes(self) -> list[tuple[str, str]]:
-        """Those that change something; a dry run does not."""
+        """Methods and paths of requests that change something. A dry run does not."""
         return [request for request in self._asked(dry=False) if request[0] != "GET"]
 
     def story(self, run: Callable[..., dict[str, Any]], *, rewrites: bool = False) -> dict[str, Any]:
-        """The result of a module: check says changed and writes nothing, apply says the same, a repeat and a check say unchanged.
+        """Run a module four times; return its first result. Check mode reports changes without writing, a run reports the same changes, and
+        a second run and check report none.
 
         :param run: the module, which takes `check`.
         :param rewrites: whether each run applies objects that are the same already.
@@ -133,7 +134,7 @@ class ApiServer(HttpServer):
         return applied
 
     def add(self, kind: str, namespace: str, name: str, /, **fields: Any) -> dict[str, Any]:
-        """Put an object there; a namespace has an empty one."""
+        """Add an object. A namespace gets an empty one."""
         self._uid += 1
         metadata = {"name": name, "uid": f"uid-{self._uid}", "labels": {}, **fields.pop("metadata", {})}
         if namespace:
@@ -143,7 +144,7 @@ class ApiServer(HttpServer):
         return self.objects[kind, namespace, name]
 
     def bind(self, namespace: str, *names: str) -> None:
-        """Give the default service account these pull secrets, as somebody else does."""
+        """Add these pull secrets to the default service account, like another tool."""
         item = self.objects["serviceaccounts", namespace, "default"]
         item["imagePullSecrets"] = [{"name": name} for name in names]
         self._touch(item)
@@ -160,7 +161,7 @@ class ApiServer(HttpServer):
         self.add("serviceaccounts", name, "default")
 
     def hold(self, text: str, namespace: str = "registry-cache") -> None:
-        """Put credentials of cache registry-cache in force, as module cache_users writes them."""
+        """Set the active credentials of cache registry-cache, as written by module cache_users."""
         labels, data = Owner(namespace, "registry-cache").labels, {"users": base64.b64encode(text.encode()).decode()}
         self.add("secrets", namespace, "registry-cache-passwords", metadata={"labels": labels}, data=data)
 
@@ -168,7 +169,7 @@ class ApiServer(HttpServer):
         return {f"{namespace}/{name}": item for (kind, namespace, name), item in self.objects.items() if kind == "secrets"}
 
     def bound(self, namespace: str, account: str = "default") -> list[str]:
-        """The names of a service account's pull secrets."""
+        """Return the names of a service account's pull secrets."""
         return [entry["name"] for entry in self.objects["serviceaccounts", namespace, account].get("imagePullSecrets", [])]
 
     def handle(self, method: str, url: str, body: Any, headers: Any) -> Any:
@@ -198,7 +199,7 @@ class ApiServer(HttpServer):
                 items = [
                     item for key, item in self.objects.items() if key[0] == kind and namespace in (None, key[1]) and _matches(item, query)
                 ]
-                # As the API server does of metadata: null where there is none.
+                # Like the API server: null for an empty list of metadata.
                 return {"kind": "List", "items": [self._shown(item, headers["Accept"]) for item in items] or None}
             answer = getattr(self, f"_{method.lower()}")((kind, namespace or "", name), body, headers["Content-Type"], query)
             return self._shown(answer, headers["Accept"]) if method == "GET" else answer
@@ -240,7 +241,7 @@ class ApiServer(HttpServer):
         return item
 
     def _apply(self, key: Key, body: Any, query: dict[str, str]) -> Any:
-        """Server-side apply by the only manager that there is."""
+        """Server-side apply with a single field manager."""
         check = query.pop("dryRun", None) == "All"
         assert query == {"fieldManager": "registry-cache", "force": "true"} and "stringData" not in body
         kind, namespace, name = key
@@ -272,7 +273,7 @@ class ApiServer(HttpServer):
 
 
 def cut(monkeypatch: pytest.MonkeyPatch, method: str, part: str, error: OSError) -> None:
-    """Lose the connection at requests whose path has a part."""
+    """Lose the connection for requests whose path contains a part."""
     request = DynamicClient.request
 
     def cut_or_request(self: DynamicClient, called: str, path: str, *arguments: Any, **options: Any) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules that read secrets from variables, and roles that use them, as ansible-playbook runs them: no secret is shown."""
+"""Modules and roles that read secrets from variables, run by ansible-playbook: no secret is shown."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def server(server: ApiServer) -> ApiServer:
 
 
 def play(server: ApiServer | None, folder: pathlib.Path, tasks: list[dict[str, Any]], *arguments: str, **variables: Any) -> tuple[str, str]:
-    """The output of a play with the most detail that people ask for, and its recap."""
+    """Return the output of a play with high verbosity, and its recap."""
     common = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable, "vault_password": PASSWORD}
     host = {"registry_cache_users": USERS, **common, **variables}
     (folder / "hosts.json").write_text(json.dumps({"all": {"hosts": {"one": host}}}))
@@ -56,7 +56,7 @@ def play(server: ApiServer | None, folder: pathlib.Path, tasks: list[dict[str, A
     environment |= {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_DISPLAY_ARGS_TO_STDOUT": "1", "HOME": str(folder), "TMPDIR": str(folder)}
     environment |= {"ANSIBLE_ASYNC_DIR": str(folder / "async"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "playbooks" / "collections")}
     environment |= {"K8S_AUTH_HOST": server.url, "K8S_AUTH_API_KEY": "cluster-token"} if server else {}
-    environment["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later show arguments on request only
+    environment["ANSIBLE_INJECT_INVOCATION"] = "1"  # ansible-core 2.21 and later show arguments only on request
     argv = [str(pathlib.Path(sys.prefix) / "bin" / "ansible-playbook"), "-vvv", "--diff", "--inventory", str(folder / "hosts.json")]
     done = subprocess.run([*argv, *arguments, str(folder / "play.json")], env=environment, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
@@ -66,7 +66,7 @@ def play(server: ApiServer | None, folder: pathlib.Path, tasks: list[dict[str, A
 
 
 def made(server: ApiServer) -> list[str]:
-    """The passwords that are in force."""
+    """Return the active passwords."""
     found = server.secrets().get("registry-cache/registry-cache-passwords")
     state = json.loads(base64.b64decode(found["data"]["users"])) if found else {}
     return [one["password"] for record in state.values() for one in record.values()]
@@ -88,7 +88,7 @@ LEFT = "__omit_place_holder__1"
 
 
 def given(action: Any, arguments: dict[str, Any], **variables: Any) -> dict[str, Any]:
-    """The arguments that a module gets of a task."""
+    """Return the arguments that a module gets from a task."""
     plugin = action.ActionModule.__new__(action.ActionModule)
     plugin._task = SimpleNamespace(args=arguments, async_val=0, check_mode=False)
     plugin._connection = SimpleNamespace(_shell=SimpleNamespace(tmpdir="/none"))
@@ -99,7 +99,7 @@ def given(action: Any, arguments: dict[str, Any], **variables: Any) -> dict[str,
 
 @pytest.mark.parametrize("action", [cache_handover, cache_users, pull_secrets])
 def test_omitted_values(action: Any) -> None:
-    """Before 2.19 ansible-core leaves a placeholder in variables, which must become no password."""
+    """Before 2.19, ansible-core leaves a placeholder in variables. It must not become a password."""
     users = [{"name": "nodes", "password": LEFT, "hash": LEFT, "pull_secret": {"name": LEFT, "namespaces": ["a", LEFT]}}]
     expected = {"name": "nodes", "pull_secret": {"namespaces": ["a"]}}
     users = given(action, {"users_from": "my_users"}, my_users=users)["users"]
@@ -108,7 +108,7 @@ def test_omitted_values(action: Any) -> None:
 
 @pytest.mark.parametrize(("action", "option"), [(cache_image, "password"), (gcp_iam_member, "access_token")])
 def test_one_secret(action: Any, option: str) -> None:
-    """An empty variable leaves the option unset, so that the module reads its environment, or what a play's module_defaults say."""
+    """An empty variable leaves the option unset, so that the environment or the play's module_defaults apply."""
     source = {f"{option}_from": "my_secret"}
     assert given(action, source, my_secret=PASSWORD) == {**source, option: PASSWORD}
     for empty in (None, "", LEFT):
@@ -121,14 +121,14 @@ def test_one_secret(action: Any, option: str) -> None:
         assert PASSWORD not in str(caught.value)
 
 
-def test_every_module_of_google_reads_its_token_from_a_variable() -> None:
+def test_every_google_module_reads_its_token_from_a_variable() -> None:
     plugins = ROOT / "plugins"
     actions = {path.name for path in (plugins / "action").iterdir() if "import AccessTokenAction\n" in path.read_text()}
     assert actions == {path.name for path in (plugins / "modules").iterdir() if "- pullthrough.registry_cache.gcp\n" in path.read_text()}
 
 
-def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
-    """In one play, since Ansible's start takes longer than the rest."""
+def test_invalid_variables(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    """All cases are in one play, because the start of Ansible takes longer than the rest."""
     rows: list[tuple[dict[str, Any], Any, str]] = [
         ({"users_from": "no_such_variable"}, USERS, "users_from: variable 'no_such_variable' "),
         ({"users_from": ""}, USERS, "users_from: variable '' "),
@@ -152,7 +152,7 @@ def test_what_is_refused(server: ApiServer, tmp_path: pathlib.Path) -> None:
         assert said.count(words) >= len(MODULES), words
 
 
-def test_a_handover_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> None:
+def test_a_handover_in_check_mode(server: ApiServer, tmp_path: pathlib.Path) -> None:
     """The users of another registry are compared with those of the variable; the error names a user alone."""
     labels = {"app": "old"}
     volumes = [{"secret": {"secretName": "old"}}]
@@ -169,8 +169,8 @@ def test_a_handover_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> Non
     assert "failed=1" in recap and "users: ci of Secret old" in said and not server.writes, said
 
 
-def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> None:
-    """Role cache reports what it would do, and changes nothing."""
+def test_a_rotation_in_check_mode(server: ApiServer, tmp_path: pathlib.Path) -> None:
+    """Role cache reports what it would change, and changes nothing."""
     users = [{"name": "nodes", "password": PASSWORD}, {"name": "team-a"}]
     assert run("cache_users", host=server.url, api_key="x", users=users)["changed"]
     role = {"name": "pullthrough.registry_cache.cache"}
@@ -181,7 +181,7 @@ def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> Non
     server.seen.clear()
     said, recap = play(server, tmp_path, tasks, "--check", **common, registry_cache_rotate_users=["team-a"])
     assert re.search(r"changed=1 .*failed=0", recap) and "team-a: team-a, team-a.g1 is next" in said, said
-    # The password of the inventory is the one in force.
+    # The inventory has the active password.
     said, recap = play(server, tmp_path, tasks, **common)
     assert "registry_cache_users" in said and "Example: rotate: [team-a]" in said and "failed=1" in recap
     said, recap = play(server, tmp_path, tasks, **common, registry_cache_auth="none", registry_cache_auth_none_confirmed=True)
@@ -190,7 +190,7 @@ def test_a_rotation_as_a_check(server: ApiServer, tmp_path: pathlib.Path) -> Non
 
 
 def test_the_credential_of_the_image(registry: Registry, docker: Program, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Role image asks a registry with the password of its variable."""
+    """Role image authenticates to a registry with the password in its variable."""
     monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}{os.defpath}")
     registry.auth, registry.user = "basic", ("ada", PASSWORD)
     role = {"name": "pullthrough.registry_cache.image", "tasks_from": "preflight"}

@@ -31,7 +31,7 @@ def test_a_repository(host: str, path: str, project: str, location: str, identif
     assert found == {"project": project, "location": location, "id": identifier, "name": name}
 
 
-def test_each_of_several() -> None:
+def test_several_upstreams() -> None:
     upstreams = [{"host": "gcr.io", "repositories": ["one", "two"]}, {"host": "eu-docker.pkg.dev", "repositories": ["three/r"]}]
     names = [(found["project"], found["id"]) for found in repositories(upstreams)]
     assert names == [("one", "gcr.io"), ("two", "gcr.io"), ("three", "r")]
@@ -53,7 +53,7 @@ def test_each_of_several() -> None:
         ("gcr.io", ""),
     ],
 )
-def test_what_is_malformed_is_named_with_an_example(host: str, path: object) -> None:
+def test_malformed_hosts_and_repositories(host: str, path: object) -> None:
     with pytest.raises(AnsibleFilterError, match=r"(host|repository) '.*Example: ") as refusal:
         repositories([{"host": host, "repositories": [path]}])
     assert host in str(refusal.value) or str(path) in str(refusal.value)

@@ -107,7 +107,7 @@ def test_a_repository_of_more_than_255_characters(reference: str) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 5, ["alpine"], {"image": "alpine"}, b"alpine"])
-def test_no_string(value: Any) -> None:
+def test_not_a_string(value: Any) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         image_reference(value)
     assert f"must be a string (got {type(value).__name__}). Example: {_image_reference.EXAMPLE}" in str(error.value)
@@ -182,7 +182,7 @@ def test_dockerconfigjson_is_stable() -> None:
 
 
 @pytest.mark.parametrize("hosts", ["localhost:30026", "", [], None, {"localhost:30026": 1}, [None], [""], [5], ["a", None], 5])
-def test_dockerconfigjson_takes_a_list(hosts: Any) -> None:
+def test_dockerconfigjson_needs_a_list(hosts: Any) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         dockerconfigjson(hosts, "nodes", "secret-password")
     assert "list of hosts" in str(error.value) and "Example: ['localhost:30026']" in str(error.value)
@@ -190,7 +190,7 @@ def test_dockerconfigjson_takes_a_list(hosts: Any) -> None:
 
 
 @pytest.mark.parametrize("username", [None, "", "team:ci", 5, True, ["nodes"], {"name": "nodes"}, b"nodes"])
-def test_dockerconfigjson_of_a_wrong_user(username: Any) -> None:
+def test_dockerconfigjson_with_a_wrong_user(username: Any) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         dockerconfigjson(["localhost:30026"], username, "secret-password")
     assert "username must be" in str(error.value) and "Example: username='nodes'" in str(error.value)
@@ -198,14 +198,14 @@ def test_dockerconfigjson_of_a_wrong_user(username: Any) -> None:
 
 
 @pytest.mark.parametrize("password", [None, "", 12345, True, ["12345"], {"secret": "12345"}, b"12345"])
-def test_dockerconfigjson_of_a_wrong_password(password: Any) -> None:
+def test_dockerconfigjson_with_a_wrong_password(password: Any) -> None:
     with pytest.raises(AnsibleFilterError) as error:
         dockerconfigjson(["localhost:30026"], "nodes", password)
     assert "password must be" in str(error.value) and "Example: password=vault_password" in str(error.value)
     assert "12345" not in str(error.value)
 
 
-def test_dockerconfigjson_takes_an_inline_vault() -> None:
+def test_dockerconfigjson_accepts_an_inline_vault() -> None:
     """Before ansible-core 2.19 such a value is no str."""
 
     class Encrypted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Lookup host_conflicts: two hosts of a play that cannot both have their cache."""
+"""Lookup host_conflicts: two hosts of a play whose caches conflict."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def conflicts(**others: dict[str, Any]) -> list[str]:
     return host_conflicts.LookupModule().run(["_existing"], variables)
 
 
-def test_hosts_that_may_be_beside_it() -> None:
+def test_hosts_without_conflict() -> None:
     assert conflicts() == []
     other_cluster, other_namespace = found("uid-2"), found(namespace="b", port=30027)
     assert conflicts(a=other_cluster, b=other_namespace, c=found(name="c", port=30028), d={}) == []
@@ -34,12 +34,12 @@ def test_the_same_cache() -> None:
     (said,) = conflicts(a=found(), b=found("uid-2"))
     assert said.startswith("registry_cache_namespace: hosts here and a ") and "registry-cache/registry-cache" in said
     assert "uid-1" not in said and "Example: registry_cache_namespace: " in said
-    # Another port does not make it another cache.
+    # With another port it is still the same cache.
     assert len(conflicts(a=found(port=30027))) == 1
 
 
 def test_the_same_port() -> None:
     (said,) = conflicts(a=found(namespace="b"))
     assert said.startswith("registry_cache_node_port: hosts here and a ") and "Example: registry_cache_node_port: 30027" in said
-    # Of a cache that is to go there is no port.
+    # A cache that is being removed has no port.
     assert conflicts(a=found(namespace="b", port=None)) == []

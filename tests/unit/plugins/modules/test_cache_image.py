@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module cache_image with programs in place of docker and podman: what is asked of them, and what a failure is told as."""
+"""Module cache_image with stand-ins for docker and podman: their calls, and the messages after failures."""
 
 from __future__ import annotations
 
@@ -57,18 +57,18 @@ def test_check_build_repeat_check(engine: str, request: pytest.FixtureRequest) -
     assert len(program.called("build")) == 2
 
 
-def test_each_build_has_its_own_base_and_arguments(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_platform_is_built_with_its_base_and_arguments(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:pass@proxy.example:3128")
     own = {"version": "1.2.3", "revision": "abc"}
     image(platforms=BOTH, goproxy="https://user:pass@goproxy.example", build_network="host", labels=own)
     order = [words for words, _env in docker.calls if words[0] in ("pull", "build")]
     assert [words[0] for words in order] == ["pull", "pull", "build", "pull", "build"]
-    # One name, one platform at a time: the base comes right before its build.
+    # The base's name has one platform at a time, so each platform's base is pulled right before its build.
     assert [words[2:] for words in order if words[0] == "pull"] == [["linux/amd64", BUILDER], ["linux/amd64", BASE], ["linux/arm64", BASE]]
     for words, env in docker.called("build"):
         assert "--network" in words and "host" in words
-        assert "--platform" not in words and env["DOCKER_BUILDKIT"] == "0"  # there is no buildx
-        assert "pass" not in " ".join(words)  # nothing that a process list must not show
+        assert "--platform" not in words and env["DOCKER_BUILDKIT"] == "0"  # without buildx
+        assert "pass" not in " ".join(words)  # a process list shows no secret
         assert {"BASE", "BUILDER", "BUILDPLATFORM", "TARGETPLATFORM", "GOPROXY", "https_proxy"} <= set(words)
         assert env["GOPROXY"] == "https://user:pass@goproxy.example"
         assert env["https_proxy"] == "http://user:pass@proxy.example:3128"
@@ -86,7 +86,7 @@ def test_sources_in_an_archive(docker: Program, tmp_path: pathlib.Path) -> None:
     assert (docker.home / "image" / "registry" / "main.go").exists() and (docker.home / "sbom" / "go.mod").exists()
 
 
-def test_buildkit_is_told_the_platform_and_makes_no_attestation(docker: Program) -> None:
+def test_buildkit_gets_the_platform_and_creates_no_attestation(docker: Program) -> None:
     (docker.home / "has-buildx").touch()
     image(platforms=["linux/arm64"])
     ((words, env),) = docker.called("build")
@@ -94,7 +94,7 @@ def test_buildkit_is_told_the_platform_and_makes_no_attestation(docker: Program)
     assert env["BUILDX_NO_DEFAULT_ATTESTATIONS"] == "1" and env["DOCKER_BUILDKIT"] is None
 
 
-def test_an_image_of_the_engine_serves_where_none_can_be_pulled(docker: Program) -> None:
+def test_the_engines_copy_is_used_if_the_base_cannot_be_pulled(docker: Program) -> None:
     docker.fail("pull", "no such host")
     docker.hold(BUILDER, "linux/amd64")
     docker.hold(BASE, "linux/amd64")
@@ -119,7 +119,7 @@ def test_an_engine_that_does_not_run(docker: Program) -> None:
     assert "docker: Cannot connect to the Docker daemon" in refused["msg"] and "podman is not installed" in refused["msg"]
 
 
-def test_docker_comes_first_and_podman_where_docker_does_not_run(docker: Program, podman: Program) -> None:
+def test_docker_is_preferred_and_podman_used_if_docker_does_not_run(docker: Program, podman: Program) -> None:
     assert image(check=True)["engine"] == "docker"
     assert image(check=True, engine="podman")["engine"] == "podman"
     docker.fail("version", "Cannot connect")
@@ -153,7 +153,7 @@ def test_docker_comes_first_and_podman_where_docker_does_not_run(docker: Program
         ("undefined: something", ("The image was not built", "ended with 1", "undefined: something")),
     ],
 )
-def test_why_a_build_failed(docker: Program, output: str, parts: tuple[str, ...]) -> None:
+def test_causes_of_failed_builds(docker: Program, output: str, parts: tuple[str, ...]) -> None:
     docker.fail("build", output)
     refused = image(platforms=["linux/amd64"])
     assert refused["failed"]
@@ -168,7 +168,7 @@ def test_an_unknown_platform(docker: Program, platform: str) -> None:
     assert refused["failed"] and platform in refused["msg"] and "linux/arm64" in refused["msg"]
 
 
-def test_a_name_with_a_tag_or_that_is_none(docker: Program) -> None:
+def test_an_invalid_name_or_one_with_a_tag(docker: Program) -> None:
     assert "must have no tag" in image("r.example/cache:1.0")["msg"]
     assert "is not an image reference" in image("R.example/Cache UPPER")["msg"]
 
@@ -178,7 +178,7 @@ def pushing(registry: Registry, **options: Any) -> dict[str, Any]:
 
 
 class Pushed:
-    """A registry that has the tag once it was pushed."""
+    """A registry that has the tag after the push."""
 
     def __init__(self, registry: Registry, monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
         original = _engine.Engine.run
@@ -209,14 +209,14 @@ def test_push(engine: str, request: pytest.FixtureRequest, registry: Registry, m
     pushes = [(words, env) for words, env in calls if "push" in words[:2]]
     stored = json.loads(pushes[-1][1]["auth"] or "{}")
     assert stored["auths"].keys() == {registry.host}
-    # The index last.
+    # The index is pushed last.
     assert pushes[-1][0][:2] == ["manifest", "push"]
     again = pushing(registry, **credential)
     assert not again["changed"] and again["complete"] and again["digest"] == DIGEST and again["engine"] == ""
-    assert program.calls == calls  # nobody asked the engine
+    assert program.calls == calls  # the engine was not used
 
 
-def test_what_is_published_needs_no_engine(programs: pathlib.Path, registry: Registry, docker: Program) -> None:
+def test_a_published_image_needs_no_engine(programs: pathlib.Path, registry: Registry, docker: Program) -> None:
     registry.tags[image(f"{registry.host}/acme/cache", platforms=BOTH, check=True)["tag"]] = DIGEST
     docker.fail("version", "down")
     found = pushing(registry)
@@ -224,7 +224,7 @@ def test_what_is_published_needs_no_engine(programs: pathlib.Path, registry: Reg
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
-def test_a_wrong_credential_is_told_before_anything_is_built(docker: Program, registry: Registry, auth: str) -> None:
+def test_a_wrong_credential_is_reported_before_the_build(docker: Program, registry: Registry, auth: str) -> None:
     registry.auth = auth
     for options in ({"username": "ada", "password": "wrong"}, {}):
         for check in (True, False):
@@ -234,13 +234,13 @@ def test_a_wrong_credential_is_told_before_anything_is_built(docker: Program, re
     assert not docker.called("build")
 
 
-def test_a_registry_that_is_down_is_told_before_anything_is_built(docker: Program) -> None:
+def test_a_registry_that_is_down_is_reported_before_the_build(docker: Program) -> None:
     refused = image("127.0.0.1:1/acme/cache", publish="push", platforms=BOTH)
     assert "cannot be asked for" in refused["msg"] and "no answer from 127.0.0.1:1" in refused["msg"]
     assert not docker.called("build")
 
 
-def test_a_push_that_breaks_is_tried_again(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_push_is_retried(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = no_pause(monkeypatch)
     Pushed(registry, monkeypatch, docker)
     docker.fail("push", "connection reset by peer", times=2)
@@ -248,7 +248,7 @@ def test_a_push_that_breaks_is_tried_again(docker: Program, registry: Registry, 
     assert pauses == [2, 4]
 
 
-def test_a_push_that_breaks_for_good_leaves_no_tag(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_push_that_always_fails_leaves_no_tag(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = no_pause(monkeypatch)
     docker.fail("push", "connection reset by peer")
     refused = pushing(registry, retries=1)
@@ -258,14 +258,14 @@ def test_a_push_that_breaks_for_good_leaves_no_tag(docker: Program, registry: Re
     assert not docker.called("manifest")
 
 
-def test_a_refused_push_is_not_tried_again(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_push_is_not_retried(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = no_pause(monkeypatch)
     docker.fail("push", "unauthorized: authentication required")
     refused = pushing(registry, retries=3)
     assert "refuses the credential" in refused["msg"] and pauses == []
 
 
-def test_an_image_that_nobody_may_pull(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_that_cannot_be_pulled_anonymously(docker: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     Pushed(registry, monkeypatch, docker)
     registry.auth = "basic"
     options = {"username": "ada", "password": "s3cret", "anonymous_pull": True}
@@ -289,17 +289,17 @@ def test_archives(docker: Program, tmp_path: pathlib.Path) -> None:
         assert platform.replace("/", "-") in file
     kept = len(docker.calls)
     again = image(**options)
-    assert not again["changed"] and len(docker.calls) == kept  # an archive that is there needs no engine
+    assert not again["changed"] and len(docker.calls) == kept  # an existing archive needs no engine
 
 
-def test_an_archive_that_breaks_leaves_no_file(docker: Program, tmp_path: pathlib.Path) -> None:
+def test_a_failed_archive_leaves_no_file(docker: Program, tmp_path: pathlib.Path) -> None:
     docker.fail("save", "write: no space left on device")
     refused = image(publish="archive", archive_path=str(tmp_path / "a"), platforms=["linux/amd64"])
     assert "was not written. The disk is full" in refused["msg"]
     assert list((tmp_path / "a").iterdir()) == []
 
 
-def test_an_sbom_beside(docker: Program, tmp_path: pathlib.Path) -> None:
+def test_an_sbom_in_addition(docker: Program, tmp_path: pathlib.Path) -> None:
     folder = tmp_path / "sbom"
     first = image(platforms=["linux/amd64"])
     options = {"platforms": ["linux/amd64"], "sbom_path": str(folder)}
@@ -312,7 +312,7 @@ def test_an_sbom_beside(docker: Program, tmp_path: pathlib.Path) -> None:
     assert not image(**options)["changed"]
 
 
-def test_the_users_own_configuration_stays_beside_the_credential(
+def test_the_users_docker_configuration_is_kept(
     docker: Program, registry: Registry, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Pushed(registry, monkeypatch, docker)
@@ -324,7 +324,7 @@ def test_the_users_own_configuration_stays_beside_the_credential(
     assert stored["currentContext"] == "colima" and "credsStore" not in stored and stored["auths"].keys() == {registry.host}
 
 
-def test_archives_of_other_images_lie_beside(docker: Program, tmp_path: pathlib.Path) -> None:
+def test_archives_of_different_images_have_different_names(docker: Program, tmp_path: pathlib.Path) -> None:
     options = {"publish": "archive", "archive_path": str(tmp_path / "a"), "platforms": ["linux/amd64"], "sbom_path": str(tmp_path / "s")}
     for name in ("r.example/acme/cache", "r.example/other/cache", "s.example/acme/cache"):
         saved = image(name, **options)
@@ -333,18 +333,18 @@ def test_archives_of_other_images_lie_beside(docker: Program, tmp_path: pathlib.
     assert len(list((tmp_path / "a").iterdir())) == len(list((tmp_path / "s").iterdir())) == 3
 
 
-# Several runs at once
+# Concurrent runs
 
 
 def bring(**options: Any) -> dict[str, Any]:
-    """What the module does, without what a process has but once."""
+    """Run the module's function without main(), which uses global state of the process."""
     given = {"name": "registry-cache", "context": str(ROOT / "docker"), "labels": {}, "base": BASE, "builder": BUILDER}
     given |= {"publish": "none", "engine": "auto", "platforms": BOTH, "retries": 0, "insecure": True, **options}
     return cache_image.bring(collections.defaultdict(lambda: None, given), False)
 
 
 def at_once(*runs: dict[str, Any]) -> list[dict[str, Any]]:
-    """The results of runs that start together."""
+    """Start runs at the same time; return their results."""
     start = threading.Barrier(len(runs))
 
     def run_one(options: dict[str, Any]) -> dict[str, Any]:
@@ -382,21 +382,21 @@ def test_three_hosts_build_once(
     assert len(list((tmp_path / "s").iterdir())) == 2
 
 
-def test_hosts_with_other_platforms_do_not_take_each_others_base(docker: Program) -> None:
+def test_hosts_with_different_platforms_use_the_right_base(docker: Program) -> None:
     (docker.home / "slow").write_text("0.3")
     at_once(*({"platforms": [platform], "name": name} for platform in BOTH for name in ("a/cache", "b/cache")))
     order = [words for words, _env in docker.calls if words[0] == "build" or (words[0] == "pull" and words[-1] == BASE)]
     assert [words[0] for words in order] == ["pull", "build"] * 4
 
 
-def test_a_run_that_waits_says_so(docker: Program, tmp_path: pathlib.Path) -> None:
+def test_a_run_reports_that_it_waits(docker: Program, tmp_path: pathlib.Path) -> None:
     (docker.home / "slow").write_text("0.3")
     logs = [tmp_path / "one", tmp_path / "two"]
     at_once(*({"log_path": str(log), "platforms": ["linux/amd64"]} for log in logs))
     assert sum("Another run uses docker on this host. Waiting" in log.read_text() for log in logs if log.exists()) == 1
 
 
-def test_a_run_that_was_killed_holds_nobody_up(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_run_releases_the_lock(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = programs / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     (cache / "pullthrough.registry_cache").mkdir(parents=True)
@@ -408,7 +408,7 @@ def test_a_run_that_was_killed_holds_nobody_up(docker: Program, programs: pathli
     assert bring()["built"] == BOTH
 
 
-def test_a_folder_for_the_lock_that_cannot_be_made(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_directory_that_cannot_be_created(docker: Program, programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (programs / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(programs / "file"))
     refused = image(platforms=["linux/amd64"])
@@ -417,10 +417,10 @@ def test_a_folder_for_the_lock_that_cannot_be_made(docker: Program, programs: pa
 
 
 @pytest.mark.parametrize("engine", ["docker", "podman"])
-def test_a_run_of_somebody_else_spoils_no_index(
+def test_concurrent_runs_of_two_users_do_not_mix_their_indexes(
     engine: str, request: pytest.FixtureRequest, registry: Registry, monkeypatch: pytest.MonkeyPatch, programs: pathlib.Path
 ) -> None:
-    """It pushes in the middle of a push, and shares no lock with it."""
+    """The second run pushes in the middle of the first push, and does not share its lock."""
     program: Program = request.getfixturevalue(engine)
     Pushed(registry, monkeypatch, program)
     options = {"name": f"{registry.host}/acme/cache", "publish": "push"}
@@ -442,7 +442,7 @@ def test_a_run_of_somebody_else_spoils_no_index(
     assert {index.rpartition(":")[0] for index, _images in program.pushed} == {options["name"]}
 
 
-def test_podman_removes_what_a_run_that_was_killed_has_left(podman: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_podman_removes_the_index_of_a_killed_run(podman: Program, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     Pushed(registry, monkeypatch, podman)
     options = {"name": f"{registry.host}/acme/cache", "publish": "push"}
     original = _engine.Engine.run
@@ -463,7 +463,7 @@ def test_podman_removes_what_a_run_that_was_killed_has_left(podman: Program, reg
     assert len(names) == 1 and names.pop().startswith("localhost/registry-cache-index:b-")
 
 
-def test_a_base_that_somebody_else_replaced(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_image_that_was_replaced_during_the_build(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     original = _engine.Engine.run
 
     def replaced(engine: Any, *words: str, **more: Any) -> str:
@@ -478,7 +478,7 @@ def test_a_base_that_somebody_else_replaced(docker: Program, monkeypatch: pytest
     assert docker.called("rmi")
 
 
-def test_sources_that_change_while_they_are_read(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sources_that_change_during_the_run(docker: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     tags = itertools.count()
     monkeypatch.setattr(inputs, "tag", lambda *_inputs: f"b-{next(tags)}")
     refused = image(platforms=["linux/amd64"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Modules cache_objects_info and cache_objects_prune against an API server in this process: whose an object is, and what goes."""
+"""Modules cache_objects_info, cache_objects_prune and cache_objects_adopt against an API server in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAME = NAMESPACE = "registry-cache"
 OURS = Owner(NAMESPACE, NAME).labels
 HELM = {"app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/instance": NAME}
 MONITORING = {"kind": "APIResourceList", "resources": [{"kind": "PodMonitor"}, {"kind": "PrometheusRule"}]}
-# Every object that role cache writes: what it is in the address of a request, and its name.
+# Every object that role cache writes: its plural in URLs, and its name.
 OBJECTS = {
     "StatefulSet": ("statefulsets", NAME),
     "PodDisruptionBudget": ("poddisruptionbudgets", NAME),
@@ -91,7 +91,7 @@ def test_objects_of_the_cache(server: ApiServer) -> None:
     assert len(found["objects"]) == len(OBJECTS) and found["foreign"] == []
     assert found["objects"][:3] == ["StatefulSet registry-cache", "PodDisruptionBudget registry-cache", "Service registry-cache"]
     assert found["stateful_set"]["metadata"]["name"] == NAME
-    # The content of Secrets is not asked for.
+    # The content of Secrets is not read.
     assert all("PartialObjectMetadata" in accept for _, path, _, accept in server.seen if "/secrets/" in path)
 
 
@@ -105,7 +105,7 @@ def test_objects_of_the_cache(server: ApiServer) -> None:
         ("that names nobody's namespace", "managed by pullthrough.registry_cache for registry-cache"),
     ],
 )
-def test_objects_of_somebody_else(server: ApiServer, whose: str, words: str) -> None:
+def test_objects_of_others(server: ApiServer, whose: str, words: str) -> None:
     for what in OBJECTS:
         put(server, what, FOREIGN[whose])
     found = info(server)
@@ -143,7 +143,7 @@ def test_the_prometheus_operator(server: ApiServer) -> None:
     assert info(server)["missing_kinds"] == []
 
 
-def test_what_the_cluster_refuses(server: ApiServer) -> None:
+def test_forbidden(server: ApiServer) -> None:
     def refuse(_method: str, path: str) -> None:
         if path == "/api/v1/services":
             raise Refusal(403, "services is forbidden")
@@ -156,7 +156,7 @@ def test_what_the_cluster_refuses(server: ApiServer) -> None:
 
 @pytest.mark.parametrize("module", ["cache_objects_info", "cache_objects_prune"])
 @pytest.mark.parametrize("option", ["name", "namespace"])
-def test_a_name_that_no_object_has(server: ApiServer, module: str, option: str) -> None:
+def test_an_invalid_name(server: ApiServer, module: str, option: str) -> None:
     for value in ("", "../other", "a/b", "UPPER", "x" * 64):
         message = call(server, module, **{option: value})["msg"]
         assert message.startswith(f"{option}: '{value}'") and f"Example: {option}: " in message
@@ -167,7 +167,7 @@ def test_a_name_that_no_object_has(server: ApiServer, module: str, option: str) 
 
 
 def prune(server: ApiServer, **options: Any) -> dict[str, Any]:
-    """Check changes nothing and says what apply then says; a repeat changes nothing."""
+    """Check mode changes nothing and reports the same as a run. A second run changes nothing."""
     before = copy.deepcopy(server.objects)
     checked = call(server, "cache_objects_prune", check=True, **options)
     assert server.objects == before and not checked.get("failed"), checked
@@ -178,27 +178,27 @@ def prune(server: ApiServer, **options: Any) -> dict[str, Any]:
     return applied
 
 
-def test_everything_of_the_cache_goes(server: ApiServer) -> None:
+def test_all_objects_of_the_cache_are_removed(server: ApiServer) -> None:
     for what in OBJECTS:
         put(server, what, OURS)
     result = prune(server)
     assert result["changed"] and len(result["removed"]) == len(OBJECTS) and left(server) == set()
-    # Replicas go first, so that none loses its configuration.
+    # Replicas are removed first, so that none loses its configuration.
     assert result["removed"][0] == "StatefulSet registry-cache" and "Secret registry-cache-peers\n" in result["diff"]["before"]
 
 
 @pytest.mark.parametrize("whose", FOREIGN)
-def test_nothing_of_somebody_else_goes(server: ApiServer, whose: str) -> None:
+def test_objects_of_others_are_kept(server: ApiServer, whose: str) -> None:
     for what in OBJECTS:
         put(server, what, FOREIGN[whose])
     assert not prune(server, remove_namespace=True)["changed"]
     assert left(server) == set(OBJECTS.values()) and server.writes == []
 
 
-def test_what_is_kept(server: ApiServer) -> None:
+def test_listed_objects_are_kept(server: ApiServer) -> None:
     for what in OBJECTS:
         put(server, what, OURS)
-    # An older version made one for each replica.
+    # An older version created one for each replica.
     server.add("services", NAMESPACE, "registry-cache-0", metadata={"labels": {**OURS, "app.kubernetes.io/component": "peer"}})
     keep = [{"kind": what, "metadata": {"name": NAME}} for what in ("StatefulSet", "Service", "ConfigMap")]
     result = prune(server, keep=keep, keep_secrets=[f"{NAME}-htpasswd"])
@@ -207,14 +207,14 @@ def test_what_is_kept(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{}, {"kind": "Service"}, {"kind": "Service", "metadata": None}])
-def test_what_is_kept_has_a_name(server: ApiServer, wrong: dict[str, Any]) -> None:
+def test_listed_objects_need_a_name(server: ApiServer, wrong: dict[str, Any]) -> None:
     put(server, "ConfigMap", OURS)
     result = call(server, "cache_objects_prune", keep=[wrong])
     assert result["failed"] and result["msg"].startswith("keep: ") and "Example: keep: " in result["msg"] and server.writes == []
 
 
-def test_pull_secrets_stay(server: ApiServer) -> None:
-    """Role pull_secret removes its own, and what a controller reads."""
+def test_pull_secrets_are_kept(server: ApiServer) -> None:
+    """Role pull_secret removes them, and the objects for a controller."""
     server.add("secrets", NAMESPACE, "pull", metadata={"labels": dict(OURS)}, type=pull_secrets.TYPE)
     source = {**OURS, "app.kubernetes.io/component": "pull-secret-source"}
     for kind in ("secrets", "serviceaccounts"):
@@ -234,7 +234,7 @@ def test_a_cluster_without_the_operator(server: ApiServer) -> None:
     assert prune(server)["removed"] == ["ConfigMap registry-cache"]
 
 
-def test_an_object_that_takes_the_name_meanwhile(server: ApiServer) -> None:
+def test_an_object_that_was_replaced_is_kept(server: ApiServer) -> None:
     put(server, "ConfigMap", OURS)
 
     def other(method: str, _path: str) -> None:
@@ -251,7 +251,7 @@ def test_an_object_that_takes_the_name_meanwhile(server: ApiServer) -> None:
 CREATED = {"registry-cache.pullthrough/created": "true", **OURS}
 
 
-def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
+def test_a_namespace_that_was_created_for_the_cache(server: ApiServer) -> None:
     server.namespace(NAMESPACE, **CREATED)
     for what in OBJECTS:
         put(server, what, OURS)
@@ -266,7 +266,7 @@ def test_a_namespace_that_was_made_for_the_cache(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("labels", [{}, OURS, {**CREATED, **Owner(NAMESPACE, "other").labels}])
-def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> None:
+def test_a_namespace_that_was_not_created_for_the_cache(server: ApiServer, labels: dict[str, str]) -> None:
     server.namespace(NAMESPACE, **labels)
     put(server, "ConfigMap", OURS)
     assert prune(server, remove_namespace=True)["removed"] == ["ConfigMap registry-cache"]
@@ -285,7 +285,7 @@ def test_a_namespace_that_was_not(server: ApiServer, labels: dict[str, str]) -> 
         ("Secret", {}),
     ],
 )
-def test_a_namespace_that_somebody_else_uses(server: ApiServer, kind: str, labels: dict[str, str]) -> None:
+def test_a_namespace_with_objects_of_others(server: ApiServer, kind: str, labels: dict[str, str]) -> None:
     server.namespace(NAMESPACE, **CREATED)
     put(server, "ConfigMap", OURS)
     plural = f"{kind.lower()}s"
@@ -296,7 +296,7 @@ def test_a_namespace_that_somebody_else_uses(server: ApiServer, kind: str, label
 
 
 def test_a_namespace_that_is_being_deleted(server: ApiServer) -> None:
-    """It waits for one that was made for the cache, and goes on without the others."""
+    """The module waits if the namespace was created for the cache, and otherwise ignores it."""
     server.namespace(NAMESPACE, leaving=True)
     assert not prune(server, remove_namespace=True)["changed"]
     server.namespace(NAMESPACE, leaving=True, **CREATED)
@@ -313,7 +313,7 @@ def test_a_namespace_that_is_being_deleted(server: ApiServer) -> None:
     assert not result["changed"] and asked == 4 and server.writes == []
 
 
-def test_an_object_that_does_not_go(server: ApiServer) -> None:
+def test_an_object_whose_removal_takes_too_long(server: ApiServer) -> None:
     put(server, "ConfigMap", OURS)
 
     def hold(method: str, _path: str) -> None:
@@ -332,8 +332,8 @@ def adopt(server: ApiServer, *objects: dict[str, str], **options: Any) -> dict[s
     return call(server, "cache_objects_adopt", objects=list(objects), **options)
 
 
-def test_objects_that_are_named(server: ApiServer) -> None:
-    """They get labels, and nothing else of them or of others changes. A check says the same."""
+def test_adopt_objects(server: ApiServer) -> None:
+    """They get labels, and nothing else changes. Check mode reports the same."""
     put(server, "Service", HELM, spec={"type": "ClusterIP"})
     put(server, "ConfigMap", HELM)
     put(server, "ServiceAccount", OURS)
@@ -373,7 +373,7 @@ def test_a_service_of_another_name(server: ApiServer) -> None:
     assert message.startswith("service: ") and "Example: service: " in message
 
 
-def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
+def test_the_cache_owns_adopted_objects(server: ApiServer) -> None:
     put(server, "Service", HELM)
     adopt(server, {"kind": "Service", "name": NAME})
     assert not adopt(server, {"kind": "Service", "name": NAME})["changed"] and server.writes == []
@@ -394,7 +394,7 @@ def test_it_owns_what_it_has_adopted(server: ApiServer) -> None:
         ),
     ],
 )
-def test_what_is_not_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
+def test_objects_that_cannot_be_adopted(server: ApiServer, named: dict[str, str], words: tuple[str, ...]) -> None:
     put(server, "Service", HELM)
     server.add("configmaps", NAMESPACE, "theirs", metadata={"labels": Owner(NAMESPACE, "other").labels})
     message = adopt(server, {"kind": "Service", "name": NAME}, named)["msg"]

@@ -37,20 +37,20 @@ def story(server: ApiServer, *objects: dict[str, Any]) -> dict[str, Any]:
     return server.story(functools.partial(apply, server, *objects), rewrites=True)
 
 
-def test_from_nothing(server: ApiServer) -> None:
+def test_create_all(server: ApiServer) -> None:
     result = story(server, *OBJECTS)
     assert result["applied"] == NAMES
     assert [one["after_header"] for one in result["diff"]] == NAMES and all(one["before"] == {} for one in result["diff"])
     assert server.objects["configmaps", "registry-cache", "cache"]["data"] == {"key": "value"}
 
 
-def test_in_the_order_of_the_list(server: ApiServer) -> None:
+def test_objects_are_applied_in_order(server: ApiServer) -> None:
     apply(server, *OBJECTS)
     kinds = [path.split("/")[-2] for _method, path in server.writes]
     assert kinds == ["serviceaccounts", "configmaps", "statefulsets", "poddisruptionbudgets"]
 
 
-def test_only_what_differs_is_in_the_diff(server: ApiServer) -> None:
+def test_the_diff_contains_only_changed_objects(server: ApiServer) -> None:
     apply(server, *OBJECTS)
     changed = item("ConfigMap", data={"key": "another"})
     result = story(server, OBJECTS[0], changed)
@@ -90,7 +90,7 @@ def test_no_answer_between_two_objects(server: ApiServer, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     "wrong", [{}, {"kind": "Node", "metadata": {"name": "a"}}, item("Deployment"), item("Secret"), {"kind": "Service", "metadata": None}]
 )
-def test_what_has_no_address(server: ApiServer, wrong: dict[str, Any]) -> None:
+def test_invalid_objects(server: ApiServer, wrong: dict[str, Any]) -> None:
     result = apply(server, OBJECTS[0], wrong)
     assert result["failed"] and result["msg"].startswith("objects: ") and "Example: objects: " in result["msg"] and not server.writes
 

@@ -29,7 +29,7 @@ def secret(server: ApiServer) -> str:
     return base64.b64decode(server.objects[KEY].get("data", {}).get("peer", "")).decode()
 
 
-def test_it_is_made_once(server: ApiServer) -> None:
+def test_the_secret_is_created_once(server: ApiServer) -> None:
     assert ensure(server, check=True)["changed"] and KEY not in server.objects
     assert ensure(server)["changed"]
     made = secret(server)
@@ -40,14 +40,14 @@ def test_it_is_made_once(server: ApiServer) -> None:
     assert secret(server) == made
 
 
-def test_one_without_its_key_is_filled(server: ApiServer) -> None:
+def test_an_empty_secret_is_filled(server: ApiServer) -> None:
     server.add(*KEY, metadata={"labels": Owner("registry-cache", "registry-cache").labels}, data={"other": "eA=="})
     assert ensure(server)["changed"] and len(secret(server)) == 43
     assert server.objects[KEY]["data"]["other"] == "eA=="
 
 
-def test_another_run_is_faster(server: ApiServer) -> None:
-    """It goes on with the secret of that run."""
+def test_a_concurrent_run_that_is_faster(server: ApiServer) -> None:
+    """The module uses the secret of that run."""
     made = []
 
     def other(method: str, _path: str) -> None:
@@ -61,7 +61,7 @@ def test_another_run_is_faster(server: ApiServer) -> None:
     assert made and secret(server) == "of-the-other-run"
 
 
-def test_one_of_somebody_else(server: ApiServer) -> None:
+def test_a_secret_of_others(server: ApiServer) -> None:
     server.add(*KEY, metadata={"labels": {"app.kubernetes.io/managed-by": "Helm"}}, data={})
     before = copy.deepcopy(server.objects)
     message = ensure(server)["msg"]

@@ -35,12 +35,12 @@ PARAMS = {
     "cache_password": PASSWORD,
 }
 
-# The credentials in force.
+# The active credentials.
 HELD = {"nodes": {"now": {"name": "nodes.g1", "password": PASSWORD}}}
 
 
 class Fakes:
-    """The replicas, and the upstream behind _upstream.fetch_manifest; each answer can be a function of the pod."""
+    """Stand-ins for the replicas and for _upstream.fetch_manifest. Each answer can be a function of the pod."""
 
     def __init__(self, *pods: str) -> None:
         self.pods = list(pods)
@@ -124,7 +124,7 @@ def test_verify_asks_by_digest(fakes: Fakes) -> None:
     assert fakes.calls[1][3] == DIGEST and fakes.calls[3][2] == f"/v2/p/r/i/manifests/{DIGEST}"
 
 
-# Refusals, until the deadline
+# Errors that are retried until the deadline
 
 
 def test_helper_refusal(fakes: Fakes) -> None:
@@ -138,7 +138,7 @@ def test_grant_refusal(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.UpstreamError(GRANT_WORDS))
     message = fakes.error(TransientError)
     assert message == f"{HOST}, asked with the credential of cache-0: {GRANT_WORDS}"
-    # Each attempt takes a fresh credential, and a cached manifest is not asked for.
+    # Each attempt uses a new credential, and does not request a manifest that may be cached.
     assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
 
 
@@ -149,7 +149,7 @@ def test_one_attempt_without_time(fakes: Fakes, timeout: int) -> None:
     assert fakes.clock.slept == [] and len(fakes.calls) == 1
 
 
-def test_second_replica_alone_is_refused(fakes: Fakes) -> None:
+def test_only_the_second_replica_is_refused(fakes: Fakes) -> None:
     def upstream(pod: str) -> str:
         if pod == "cache-1":
             raise _upstream.UpstreamError(GRANT_WORDS)
@@ -189,8 +189,8 @@ def test_recovers(fakes: Fakes, step: str) -> None:
     assert len(fakes.clock.slept) == 3
 
 
-def test_nothing_is_fetched_from_what_answers_no_tls_hello(fakes: Fakes) -> None:
-    """Nor gets it the password of the cache's user."""
+def test_nothing_is_fetched_without_an_answer_to_the_tls_hello(fakes: Fakes) -> None:
+    """The password of the cache's user is not sent either."""
     fakes.hello = fails(PermanentError("port 5000 speaks TLS"))
     assert fakes.error(PermanentError) == "cache-0: port 5000 speaks TLS"
     assert fakes.clock.slept == [] and fakes.steps() == [("helper", "cache-0"), ("hello", "cache-0")]
@@ -216,7 +216,7 @@ def test_registry_without_answer(fakes: Fakes) -> None:
     assert fakes.error(TransientError) == "cache-0: no answer from its registry (reset)"
 
 
-# What waiting does not mend
+# Errors that waiting does not fix
 
 
 def test_pods_that_are_not_ready(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +240,7 @@ def test_cache_refuses_its_user(fakes: Fakes) -> None:
     fakes.registry = lambda pod: (401, b'{"errors": [{"message": "authentication required"}]}')
     message = fakes.error(TransientError)
     assert "cache-0" in message and "user nodes" in message and "HTTP 401: authentication required" in message
-    assert fakes.clock.slept  # a new htpasswd takes a while to reach the pod
+    assert fakes.clock.slept  # a new htpasswd file needs some time to reach the pod
 
 
 def test_helper_that_cannot_be_run(fakes: Fakes) -> None:
@@ -285,7 +285,7 @@ def test_module_refused(cluster: Fakes) -> None:
     assert result["failed"] and result["msg"] == f"{IMAGE}, tried for 0 s: cache-0 gets no access token: {STS_WORDS}."
 
 
-def test_module_hopeless(cluster: Fakes) -> None:
+def test_module_permanent_error(cluster: Fakes) -> None:
     cluster.helper = fails(PermanentError("docker-credential-gcr cannot be run"))
     result = module(timeout=300)
     assert result["failed"] and result["msg"].startswith(f"{IMAGE}: cache-0 gets no access token")
@@ -299,14 +299,14 @@ def test_module_without_cluster(cluster: Fakes, error: Exception) -> None:
     assert result["failed"] and "Forbidden" in result["msg"] and TOKEN not in result["msg"]
 
 
-def test_module_with_an_environment_that_names_no_file(cluster: Fakes) -> None:
-    """As requests says it of REQUESTS_CA_BUNDLE."""
+def test_module_with_a_missing_ca_file_in_the_environment(cluster: Fakes) -> None:
+    """The error of requests for REQUESTS_CA_BUNDLE."""
     cluster.upstream = fails(OSError("Could not find a suitable TLS CA certificate bundle, invalid path: /no/such.pem"))
     result = module(timeout=300)
     assert result["failed"] and result["msg"].startswith(f"{IMAGE}: ") and "/no/such.pem" in result["msg"]
 
 
-def test_module_blames_the_image_for_nothing_else(cluster: Fakes) -> None:
+def test_module_names_the_image_only_in_its_own_errors(cluster: Fakes) -> None:
     cluster.helper = fails(ValueError("something else"))
     with pytest.raises(ValueError, match="something else"):
         module()
@@ -318,7 +318,7 @@ def test_module_malformed_image(cluster: Fakes) -> None:
     assert cluster.calls == []
 
 
-def test_module_asks_with_a_user_whose_password_is_known(cluster: Fakes, server: ApiServer) -> None:
+def test_module_authenticates_as_a_user_with_a_known_password(cluster: Fakes, server: ApiServer) -> None:
     assert "replicas" in module()
     assert cluster.calls[3][-2:] == ("nodes.g1", PASSWORD)
     server.hold(json.dumps({"a": {"now": {"name": "a", "hash": "x"}}, **HELD}))
@@ -327,7 +327,7 @@ def test_module_asks_with_a_user_whose_password_is_known(cluster: Fakes, server:
 
 
 @pytest.mark.parametrize("held", [{}, {"a": {"now": {"name": "a", "hash": "x"}}}, {"a": 1}])
-def test_module_without_a_user_whose_password_is_known(cluster: Fakes, server: ApiServer, held: Any) -> None:
+def test_module_without_a_known_password(cluster: Fakes, server: ApiServer, held: Any) -> None:
     server.hold(json.dumps(held))
     result = module()
     assert result["failed"] and "Secret registry-cache-passwords" in result["msg"] and "site.yml" in result["msg"] and cluster.calls == []
@@ -338,7 +338,7 @@ def test_module_without_user(cluster: Fakes) -> None:
     assert cluster.calls[3][-2:] == (None, None)
 
 
-def test_module_adds_ca_to_the_usual_ones(
+def test_module_adds_ca_to_the_default_ones(
     cluster: Fakes, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
 ) -> None:
     usual, own = tmp_path / "usual.pem", tmp_path / "own.pem"

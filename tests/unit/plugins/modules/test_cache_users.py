@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module cache_users against an API server in this process: users, and the steps of a rotation wherever it is cut off."""
+"""Module cache_users against an API server in this process: users, and rotations that are interrupted at any point."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How many seconds have passed for the module."""
+    """The seconds that have passed for the module."""
     passed, began = [0.0], datetime.datetime.now(datetime.timezone.utc)
 
     class Time(datetime.datetime):
@@ -83,7 +83,7 @@ def state(server: ApiServer) -> Any:
 
 
 def accepted(server: ApiServer, name: str, password: str) -> bool:
-    """As the registry has it."""
+    """Return whether the registry accepts a credential."""
     entries = dict(line.split(":", 1) for line in data(server, "htpasswd", "htpasswd").splitlines())
     return name in entries and bcrypt.checkpw(password.encode(), entries[name].encode())
 
@@ -93,7 +93,7 @@ def names(server: ApiServer) -> set[str]:
 
 
 def now(server: ApiServer, user: str) -> tuple[str, str]:
-    """What the pull secret of a user holds."""
+    """Return the user name and password in the pull secret of a user."""
     one = state(server)[user]["now"]
     return one["name"], one["password"]
 
@@ -122,7 +122,7 @@ def test_users(server: ApiServer) -> None:
 def test_only_hashes(server: ApiServer) -> None:
     story(server, CI)
     assert set(server.secrets()) == {"registry-cache/registry-cache-htpasswd"}
-    # It is in no pull secret: it changes where it stands.
+    # It is in no pull secret, so it is replaced in place.
     other = {"name": "ci", "hash": bcrypt.hashpw(b"another", bcrypt.gensalt(4)).decode()}
     story(server, other)
     assert accepted(server, "ci", "another") and not accepted(server, "ci", "of-ci")
@@ -140,37 +140,37 @@ def test_a_hash_with_its_password(server: ApiServer) -> None:
     assert now(server, "ci") == ("ci.g1", NEW) and moved["hash"] in data(server, "htpasswd", "htpasswd")
 
 
-def test_a_hash_of_another_password(server: ApiServer) -> None:
+def test_a_hash_that_does_not_match_the_password(server: ApiServer) -> None:
     for check in (True, False):
         message = refused(server, {"name": "ci", "hash": HASH, "password": "another"}, check=check)
         assert message.startswith("users: the hash of user 'ci' is not that of its password")
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_password_that_is_not_in_force(server: ApiServer, check: bool) -> None:
+def test_a_password_that_differs_from_the_active_one(server: ApiServer, check: bool) -> None:
     ensure(server, NODES, TEAM)
     message = refused(server, MOVED, TEAM, check=check)
     assert "users: the password of user 'nodes' is not the one in force" in message and "playbooks/rotate.yml" in message
-    # Nor does it change because it is no longer given.
+    # Removing it from the inventory does not change it either.
     assert not ensure(server, {"name": "nodes"}, TEAM)["changed"]
     assert now(server, "nodes") == ("nodes", OLD)
 
 
-def test_what_the_htpasswd_file_alone_knows(server: ApiServer) -> None:
-    """The Secret with the passwords was removed, or an older version of this collection made none."""
+def test_recovery_from_the_htpasswd_file(server: ApiServer) -> None:
+    """The Secret with the passwords was deleted, or an older version of this collection did not create it."""
     ensure(server, NODES, TEAM)
     made = now(server, "team-a")
     del server.objects["secrets", "registry-cache", "registry-cache-passwords"]
     assert "is not the one in force" in refused(server, MOVED, TEAM)
     story(server, NODES, TEAM)
     assert now(server, "nodes") == ("nodes", OLD)
-    # What pull secrets still hold is accepted until a rotation ends.
+    # The credential in pull secrets is accepted until a rotation ends.
     assert now(server, "team-a")[0] == "team-a.g1" and accepted(server, *now(server, "team-a")) and accepted(server, *made)
     rotate(server, NODES, TEAM, chosen=["team-a"])
     assert now(server, "team-a")[0] == "team-a.g1" and not accepted(server, *made)
 
 
-def test_what_it_knows_in_the_middle_of_a_rotation(server: ApiServer) -> None:
+def test_recovery_in_the_middle_of_a_rotation(server: ApiServer) -> None:
     ensure(server, NODES)
     ensure(server, MOVED, step="issue")
     del server.objects["secrets", "registry-cache", "registry-cache-passwords"]
@@ -201,7 +201,7 @@ def test_steps(server: ApiServer, clock: list[float]) -> None:
     new = {user: now(server, user) for user in old}
     assert new["nodes"] == ("nodes.g1", NEW) and new["team-a"][0] == "team-a.g1" and new["team-a"][1] != old["team-a"][1]
     assert all(accepted(server, *one) for one in (*old.values(), *new.values()))
-    # Not before it is noted that every pull secret was replaced.
+    # Not before the record that all pull secrets are replaced.
     clock[0] = 1e6
     assert not ensure(server, MOVED, TEAM, CI, step="revoke")["changed"]
     clock[0] = 0
@@ -209,14 +209,14 @@ def test_steps(server: ApiServer, clock: list[float]) -> None:
     result = story(server, MOVED, TEAM, CI, step="schedule", grace=100)
     assert 98 <= result["due_in"] <= 101 and "until 20" in result["users"][0]
     assert not ensure(server, MOVED, TEAM, CI, step="revoke")["changed"]
-    # A longer time of a later run does not count.
+    # A longer grace period in a later run is ignored.
     assert not ensure(server, MOVED, TEAM, CI, step="schedule", grace=500)["changed"]
 
     clock[0] = 102
     result = story(server, MOVED, TEAM, CI, step="revoke")
     assert result["due_in"] == 0 and result["rotating"] == ["nodes", "team-a"]
     assert not any(accepted(server, *one) for one in old.values()) and all(accepted(server, *one) for one in new.values())
-    # Its password is there until it is proved that it is refused.
+    # Its password is kept until all replicas are known to refuse it.
     assert state(server)["nodes"]["old"]["password"] == OLD
 
     result = story(server, MOVED, TEAM, CI, step="prune")
@@ -226,14 +226,14 @@ def test_steps(server: ApiServer, clock: list[float]) -> None:
         assert not ensure(server, MOVED, TEAM, CI, step=step)["changed"]
 
 
-def test_the_next_generation(server: ApiServer) -> None:
+def test_a_second_rotation(server: ApiServer) -> None:
     ensure(server, TEAM)
     for generation in range(1, 4):
         rotate(server, TEAM)
         assert names(server) == {now(server, "team-a")[0]} == {f"team-a.g{generation}"}
 
 
-def test_no_grace_ends_what_an_earlier_run_left(server: ApiServer) -> None:
+def test_a_grace_of_zero_expires_all_old_credentials(server: ApiServer) -> None:
     ensure(server, TEAM)
     rotate(server, TEAM, grace=86400)
     assert names(server) == {"team-a", "team-a.g1"}
@@ -241,7 +241,7 @@ def test_no_grace_ends_what_an_earlier_run_left(server: ApiServer) -> None:
     assert names(server) == {"team-a.g1"}
 
 
-def test_site_ends_what_is_due(server: ApiServer, clock: list[float]) -> None:
+def test_ensure_revokes_expired_credentials(server: ApiServer, clock: list[float]) -> None:
     ensure(server, TEAM)
     rotate(server, TEAM, grace=86400)
     assert not ensure(server, TEAM)["changed"]
@@ -254,14 +254,14 @@ def test_chosen_users(server: ApiServer) -> None:
     ensure(server, NODES, TEAM)
     rotate(server, NODES, TEAM, chosen=["team-a"], grace=600)
     assert names(server) == {"nodes", "team-a", "team-a.g1"}
-    # Another user meanwhile; that of team-a is gone on with, not begun again.
+    # Another user is added. The rotation of team-a continues and does not start again.
     rotate(server, MOVED, TEAM, grace=600)
     assert names(server) == {"nodes", "nodes.g1", "team-a", "team-a.g1"}
 
 
 @pytest.mark.parametrize("after", STEPS)
-def test_site_in_the_middle(server: ApiServer, after: str) -> None:
-    """site.yml changes nothing at any point of a rotation, and both credentials stay as good as they are."""
+def test_ensure_in_the_middle_of_a_rotation(server: ApiServer, after: str) -> None:
+    """site.yml changes nothing at any point of a rotation. Both credentials keep their state."""
     ensure(server, NODES, TEAM)
     for step in STEPS[: STEPS.index(after) + 1]:
         ensure(server, MOVED, TEAM, step=step, **({"rotate": []} if step == "issue" else {}))
@@ -279,8 +279,8 @@ def writes_of_a_rotation(server: ApiServer) -> int:
 
 
 @pytest.mark.parametrize("alive", range(7))
-def test_a_run_that_dies_after_any_write(server: ApiServer, alive: int) -> None:
-    """What is in force is accepted at any moment, and a rerun ends as one that was not cut off."""
+def test_a_run_that_is_killed_after_any_write(server: ApiServer, alive: int) -> None:
+    """The active credential is always accepted, and a rerun ends like a run that was not interrupted."""
     ensure(server, NODES, TEAM)
     left = alive
 
@@ -295,7 +295,7 @@ def test_a_run_that_dies_after_any_write(server: ApiServer, alive: int) -> None:
         for step in STEPS:
             options = {"rotate": []} if step == "issue" else {"grace": 0}
             failed = ensure(server, MOVED, TEAM, step=step, **options).get("failed", False)
-            # A pull secret has what was in force before or after the step.
+            # A pull secret has the active credential from before or after the step.
             if "old" in (record := state(server)["nodes"]) and not record["old"].get("dropped"):
                 assert accepted(server, record["old"]["name"], record["old"]["password"])
             assert accepted(server, *now(server, "nodes"))
@@ -311,13 +311,13 @@ def test_a_run_that_dies_after_any_write(server: ApiServer, alive: int) -> None:
     assert set(state(server)["team-a"]) == {"now"} and not ensure(server, MOVED, TEAM)["changed"]
 
 
-def test_all_writes_of_a_rotation_are_tried(server: ApiServer) -> None:
-    """Of begin and drop two Secrets, of the others one: as many as test_a_run_that_dies_after_any_write has rows."""
+def test_all_writes_of_a_rotation_are_tested(server: ApiServer) -> None:
+    """Steps issue and revoke write two Secrets, the others one, as many as test_a_run_that_is_killed_after_any_write has rows."""
     ensure(server, NODES, TEAM)
     assert writes_of_a_rotation(server) == 7
 
 
-def test_a_password_that_changes_again_before_it_is_in_force(server: ApiServer) -> None:
+def test_a_password_that_changes_again_before_it_is_active(server: ApiServer) -> None:
     ensure(server, NODES)
     ensure(server, MOVED, step="issue", rotate=[])
     third = {"name": "nodes", "password": "the-vault-password-3"}
@@ -325,26 +325,26 @@ def test_a_password_that_changes_again_before_it_is_in_force(server: ApiServer) 
     assert now(server, "nodes") == ("nodes.g1", "the-vault-password-3") and names(server) == {"nodes.g1"}
 
 
-def test_a_rotation_that_is_taken_back(server: ApiServer) -> None:
+def test_a_rotation_that_is_reverted(server: ApiServer) -> None:
     ensure(server, NODES)
     ensure(server, MOVED, step="issue", rotate=[])
     story(server, NODES)
     assert names(server) == {"nodes"} and not ensure(server, NODES)["changed"]
 
 
-# Several runs at once
+# Concurrent runs
 
 
 def beside(server: ApiServer, *users: dict[str, Any], **options: Any) -> dict[str, Any]:
-    """The result of a run that shares nothing with others of this process but the cluster."""
+    """Return the result of a run that shares only the cluster with other runs of this process."""
     given = [{"name": user["name"], "password": user.get("password"), "hash": user.get("hash")} for user in users]
     defaults = {"name": "registry-cache", "namespace": "registry-cache", "step": "ensure", "rotate": [], "grace": 300}
     module = SimpleNamespace(params={**defaults, **options, "users": given}, check_mode=False)
     return cache_users.take_step(module, server.client())
 
 
-def test_two_first_runs_at_once(server: ApiServer) -> None:
-    """Each has seen that there is no Secret before the other one writes; both end with the same passwords."""
+def test_two_concurrent_first_runs(server: ApiServer) -> None:
+    """Both runs see that there is no Secret before either writes. Both end with the same passwords."""
     both, lock, written = threading.Barrier(2, timeout=60), threading.Lock(), 0
 
     def wait(method: str, _path: str) -> None:
@@ -360,19 +360,19 @@ def test_two_first_runs_at_once(server: ApiServer) -> None:
     with ThreadPoolExecutor(2) as executor:
         runs = [executor.submit(beside, server, NODES, TEAM) for _ in range(2)]
         results = [run.result() for run in runs]
-    # What the file takes is what pull secrets get; without that the password of one run would be lost.
+    # Pull secrets get the passwords in the file. Otherwise the password of one run would be lost.
     assert all(accepted(server, *now(server, user)) for user in ("nodes", "team-a"))
-    # Whoever wrote it first has won, and the other one wrote no other.
+    # The first run to write wins, and the other one does not write a different password.
     assert [one[0] for one in server.writes].count("PATCH") == 0
-    # Replicas are asked about the users in each of them.
+    # Each run tests the new users at the replicas.
     assert [result["added"] for result in results] == [["nodes", "team-a"]] * 2
     assert not ensure(server, NODES, TEAM)["changed"]
 
 
 @pytest.mark.parametrize("write", [1, 2])
 @pytest.mark.parametrize("step", ["ensure", "issue"])
-def test_a_run_in_the_middle_of_another_one(server: ApiServer, write: int, step: str) -> None:
-    """It writes all of its own just before one of the other's writes. What it made stays, as does what it began."""
+def test_a_run_in_the_middle_of_another_run(server: ApiServer, write: int, step: str) -> None:
+    """The second run writes everything just before one write of the first run. Its users and its rotation are kept."""
     others: list[dict[str, Any]] = []
     left = write
     if step == "issue":
@@ -398,7 +398,7 @@ def test_a_run_in_the_middle_of_another_one(server: ApiServer, write: int, step:
     assert not ensure(server, *users)["changed"]
 
 
-def test_a_change_of_somebody_else_in_a_rotation(server: ApiServer) -> None:
+def test_a_concurrent_change_during_a_rotation(server: ApiServer) -> None:
     ensure(server, TEAM)
     once = []
 
@@ -412,7 +412,7 @@ def test_a_change_of_somebody_else_in_a_rotation(server: ApiServer) -> None:
     assert once and names(server) == {"team-a", "team-a.g1"}
 
 
-def test_changes_that_do_not_end(server: ApiServer) -> None:
+def test_endless_concurrent_changes(server: ApiServer) -> None:
     ensure(server, TEAM)
 
     def other(method: str, path: str) -> None:
@@ -426,14 +426,14 @@ def test_changes_that_do_not_end(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["passwords", "htpasswd"])
-def test_a_secret_of_somebody_else(server: ApiServer, suffix: str) -> None:
+def test_a_secret_of_others(server: ApiServer, suffix: str) -> None:
     server.add("secrets", "registry-cache", f"registry-cache-{suffix}", metadata={"labels": dict(HELM)}, data={"users": "", "htpasswd": ""})
     for check in (True, False):
         message = refused(server, NODES, check=check)
         assert f"Secret registry-cache-{suffix} in namespace registry-cache" in message and "managed by Helm" in message
 
 
-# What is refused
+# Errors
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -459,7 +459,7 @@ def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_users_that_no_secret_holds(server: ApiServer, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
+def test_too_many_users_for_a_secret(server: ApiServer, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
     monkeypatch.setattr(_users, "MAX_BYTES", 2000)
     message = refused(server, *({"name": f"team-{number}"} for number in range(20)), check=check)
     assert "20 users need" in message and "1 MiB" in message and "Give several clients one user" in message
@@ -481,12 +481,12 @@ def test_what_cannot_be_rotated(server: ApiServer, check: bool, rotate: list[str
     assert all(part in message for part in words), message
 
 
-def test_a_user_who_is_not_there_yet(server: ApiServer) -> None:
+def test_a_rotation_with_a_new_user(server: ApiServer) -> None:
     ensure(server, TEAM)
     assert "user 'nodes' is not in the cache yet. Run site.yml first" in refused(server, TEAM, NODES, step="issue", check=True)
 
 
-def test_check_mode_knows_what_a_rotation_would_issue(server: ApiServer) -> None:
+def test_check_mode_reports_the_new_credentials(server: ApiServer) -> None:
     ensure(server, NODES, TEAM)
     before = copy.deepcopy(server.objects)
     result = ensure(server, NODES, TEAM, step="issue", rotate=["team-a"], check=True)
@@ -494,13 +494,13 @@ def test_check_mode_knows_what_a_rotation_would_issue(server: ApiServer) -> None
     assert result["users"] == ["nodes: nodes", "team-a: team-a, team-a.g1 is next"]
 
 
-def test_what_check_mode_throws_away_is_hashed_at_the_least_cost(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_mode_uses_the_lowest_cost(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     ensure(server, NODES)
-    monkeypatch.setattr(cache_users, "_COST", 31)  # would take for ever
+    monkeypatch.setattr(cache_users, "_COST", 31)  # would take forever
     assert ensure(server, NODES, {"name": "new"}, check=True)["changed"]
 
 
-def test_an_htpasswd_file_that_somebody_edited(server: ApiServer) -> None:
+def test_an_htpasswd_file_that_was_edited_by_hand(server: ApiServer) -> None:
     ensure(server, NODES)
     secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
     secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\nbroken\n").decode()
@@ -530,7 +530,7 @@ def test_an_htpasswd_file_that_somebody_edited(server: ApiServer) -> None:
     ],
 )
 @pytest.mark.parametrize("step", ["ensure", "issue"])
-def test_passwords_that_somebody_edited(server: ApiServer, text: str | bytes, step: str) -> None:
+def test_passwords_that_were_edited_by_hand(server: ApiServer, text: str | bytes, step: str) -> None:
     ensure(server, NODES)
     secret = server.secrets()["registry-cache/registry-cache-passwords"]
     secret["data"]["users"] = base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()

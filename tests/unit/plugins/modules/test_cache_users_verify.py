@@ -21,7 +21,7 @@ ASKED = [cache_users_verify.Question(NEW, 200), cache_users_verify.Question(OLD,
 
 
 class Replicas:
-    """Pods by name with their uid, and the second at which each has the new file; time passes in sleep only."""
+    """Pods by name, each with its UID and the second at which it gets the new file. The clock advances only during sleep."""
 
     def __init__(self, **ready: float) -> None:
         self.uids = {pod: f"uid-{pod}" for pod in ready}
@@ -62,15 +62,15 @@ def test_at_once() -> None:
     assert sorted(replicas.asked) == [("a", "team"), ("a", "team.g1"), ("b", "team"), ("b", "team.g1")]
 
 
-def test_until_the_last_replica_has_it() -> None:
+def test_until_the_last_replica_is_correct() -> None:
     replicas = Replicas(a=0, b=7, c=30)
     replicas.wait()
     assert replicas.now == 30
-    # Each is touched once, and not asked again for what it has shown.
+    # Each pod is touched once. A credential that was correct is not tested again.
     assert replicas.touched == ["b", "c"] and replicas.asked.count(("a", "team")) == 1
 
 
-def test_not_within_the_time() -> None:
+def test_timeout() -> None:
     replicas = Replicas(a=0, b=61)
     with pytest.raises(TransientError, match=r"^b does not take user 'team.g1' \(HTTP 401\)$"):
         replicas.wait()
@@ -80,7 +80,7 @@ def test_not_within_the_time() -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_an_answer_that_proves_nothing(status: int) -> None:
+def test_an_inconclusive_answer(status: int) -> None:
     replicas = Replicas(a=0)
     replicas.answer = lambda _pod, name: status if name == "team" and replicas.now < 4 else None
     replicas.wait()
@@ -90,7 +90,7 @@ def test_an_answer_that_proves_nothing(status: int) -> None:
         replicas.wait()
 
 
-def test_a_replica_that_is_not_ready_and_one_that_takes_anothers_place() -> None:
+def test_a_replica_that_is_not_ready_and_one_that_is_replaced() -> None:
     replicas = Replicas(a=0, b=0)
     replicas.unready = {"b"}
 
@@ -106,12 +106,12 @@ def test_a_replica_that_is_not_ready_and_one_that_takes_anothers_place() -> None
         replicas.wait()
 
 
-def test_a_stream_that_breaks_and_one_that_is_refused() -> None:
+def test_a_broken_stream_and_a_refused_one() -> None:
     replicas = Replicas(a=0)
     replicas.answer = lambda _pod, _name: TransientError("no answer from its registry (cut)") if replicas.now < 4 else None
     replicas.wait()
     assert replicas.now == 4
-    # A pod may go between the two requests; what is refused again stays refused.
+    # A pod may be deleted between two requests. A second refusal is final.
     replicas = Replicas(a=0)
     replicas.answer = lambda _pod, _name: PermanentError("the API server opens no stream to it: forbidden")
     with pytest.raises(PermanentError, match="opens no stream"):
@@ -132,7 +132,7 @@ def credential(name: str, **fields: Any) -> dict[str, Any]:
     return {"name": name, "password": f"of-{name}", **fields}
 
 
-def test_what_is_asked(server: ApiServer) -> None:
+def test_tested_credentials(server: ApiServer) -> None:
     assert asked(server, "a") == []
     state = {
         "settled": {"now": credential("settled")},
@@ -147,19 +147,19 @@ def test_what_is_asked(server: ApiServer) -> None:
     assert ("added", 200) in asked(server, "added", "nobody")
 
 
-def test_of_many_ten_are_asked(server: ApiServer) -> None:
+def test_at_most_ten_credentials_are_tested(server: ApiServer) -> None:
     server.hold(json.dumps({f"user-{number}": {"now": credential(f"user-{number}")} for number in range(50)}))
     assert len(asked(server, *(f"user-{number}" for number in range(50)))) == 10
 
 
-def test_nothing_to_ask(server: ApiServer) -> None:
-    """No pod is asked, nor needed."""
+def test_nothing_to_test(server: ApiServer) -> None:
+    """No request is sent, and no pod needs to exist."""
     server.hold(json.dumps({"nodes": {"now": credential("nodes")}}))
     result = verify(server)
     assert not result.get("failed") and result["replicas"] == [] and not result["changed"]
 
 
-def test_a_secret_of_somebody_else(server: ApiServer) -> None:
+def test_a_secret_of_others(server: ApiServer) -> None:
     server.add("secrets", "registry-cache", "registry-cache-passwords", data={})
     message = verify(server)["msg"]
     assert "Secret registry-cache-passwords in namespace registry-cache" in message and "Example: name: " in message

@@ -29,7 +29,7 @@ def server(server: ApiServer) -> ApiServer:
     server.plain.update({DISCOVERY: ISSUER, JWKS: KEYS})
 
     def hook(_method: str, path: str) -> None:
-        # As the API server does: a JWKS is no application/json.
+        # Like the API server: a JWKS does not have the type application/json.
         if path == JWKS and "*/*" not in server.seen[-1][3]:
             raise Refusal(406, "not acceptable")
 
@@ -42,7 +42,7 @@ def read(server: ApiServer, check: bool = False) -> dict[str, Any]:
 
 
 def refuse(server: ApiServer, path: str, status: int, message: str, body: Any = None) -> None:
-    """Answer requests for a path so."""
+    """Answer requests for a path with an error."""
     refusal = Refusal(status, message)
     refusal.body = body or refusal.body
 
@@ -84,7 +84,7 @@ def test_refusal(server: ApiServer, path: str, status: int, message: str, body: 
 
 
 @pytest.mark.parametrize("answer", [b"<html>", {}, []])
-def test_an_answer_that_makes_no_sense(server: ApiServer, answer: Any) -> None:
+def test_an_unusable_answer(server: ApiServer, answer: Any) -> None:
     server.plain[DISCOVERY] = answer
     message = read(server)["msg"]
     assert f"No usable answer from {server.url}" in message and "KUBECONFIG" in message
@@ -117,7 +117,7 @@ def test_no_configuration_at_all(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("path", [DISCOVERY, JWKS])
-def test_forbidden_names_the_server_and_the_role_that_lacks(server: ApiServer, path: str) -> None:
+def test_forbidden_names_the_server_and_the_missing_role(server: ApiServer, path: str) -> None:
     refuse(server, path, 403, f'User "x" cannot get path "{path}"')
     assert read(server)["msg"] == (
         f'{server.url} does not tell its service-account issuer: HTTP 403: User "x" cannot get path "{path}".'
@@ -125,7 +125,7 @@ def test_forbidden_names_the_server_and_the_role_that_lacks(server: ApiServer, p
     )
 
 
-def test_the_right_that_the_clusters_identity_needs(server: ApiServer) -> None:
+def test_the_permission_for_the_clusters_identity(server: ApiServer) -> None:
     refuse(server, IDENTITY, 403, 'namespaces "kube-system" is forbidden')
     assert read(server)["msg"] == (
         f'{server.url} does not tell its identity: HTTP 403: namespaces "kube-system" is forbidden.'
@@ -135,7 +135,7 @@ def test_the_right_that_the_clusters_identity_needs(server: ApiServer) -> None:
 
 
 class Raw:
-    """A Kubernetes client that gives one answer or one error."""
+    """A Kubernetes client with one answer or one error."""
 
     def __init__(self, answer: Any) -> None:
         self.client, self.configuration = self, SimpleNamespace(host="https://10.0.0.1:6443", connection_pool_maxsize=4)
@@ -154,7 +154,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, answer: Any) -> Raw:
     return raw
 
 
-def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_request_has_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = fake(monkeypatch, {DISCOVERY: ISSUER, JWKS: KEYS, IDENTITY: NAMESPACE})
     assert run("cluster_oidc_info")["jwks"] == KEYS
     assert [(method, path) for method, path, _options in raw.asked] == [("get", DISCOVERY), ("get", JWKS), ("get", IDENTITY)]
@@ -164,13 +164,13 @@ def test_no_request_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        # What the client makes of a failure of TLS.
+        # The client's error after a TLS failure.
         (ApiException(status=0, reason="SSLError\ncertificate verify failed"), "SSLError\ncertificate verify failed."),
         (ReadTimeoutError(None, DISCOVERY, "Read timed out."), "Read timed out."),
         (OSError("Network is unreachable"), "Network is unreachable."),
     ],
 )
-def test_what_goes_wrong_below_http(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+def test_errors_below_http(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
     fake(monkeypatch, error)
     result = run("cluster_oidc_info")
     assert result["failed"] and words in result["msg"] and "HTTP 0" not in result["msg"]

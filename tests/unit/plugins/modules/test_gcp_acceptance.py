@@ -33,7 +33,7 @@ SECRET = re.compile(r"ya29\.|eyJ[\w-]{20}|/downloads/(?!TOKEN)|PRIVATE KEY")
 
 
 class Clock:
-    """One time for the module, the tokens and the emulator; it passes only by sleeping."""
+    """A clock for the module, the tokens and the emulator. It advances only during sleep."""
 
     def __init__(self, google: Google) -> None:
         self._google = google
@@ -50,7 +50,7 @@ class Clock:
 
 
 def storing_registry() -> Starlette:
-    """Keeps blobs and manifests."""
+    """Return a registry that stores blobs and manifests."""
     stored: dict[str, bytes] = {}
 
     def digest(body: bytes) -> str:
@@ -94,7 +94,7 @@ def storing_registry() -> Starlette:
 def wire(wire: Wire, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> Wire:
     google, clock = wire.google, Clock(wire.google)
     google.registry.app = storing_registry()
-    wire.well_formed = False  # some questions are about what is not
+    wire.well_formed = False  # some questions send malformed requests
     for module in (gcp, answers, images, pools, running):
         monkeypatch.setattr(module, "time", clock)
 
@@ -127,7 +127,7 @@ def test_every_answer_is_as_assumed_and_cleaning_leaves_nothing(wire: Wire, serv
     shown = json.dumps({name: asked[name] for name in ("answers", "table")})
     assert not SECRET.search(shown) and wire.google.operator not in json.dumps(asked)
     assert not re.search(r"\bdemo\b|rc-acceptance", json.dumps([one["answered"] for one in asked["answers"].values()]))
-    # What is asked about anybody else is asked without the module's own credential.
+    # Questions about other identities do not use the module's own credential.
     strangers = [request for request in wire.requests if "sts." in request.host or request.url.endswith("/v2/")]
     assert strangers and all(wire.google.operator not in request.headers.get("Authorization", "") for request in strangers)
 
@@ -137,7 +137,7 @@ def test_every_answer_is_as_assumed_and_cleaning_leaves_nothing(wire: Wire, serv
     assert act(wire, server, step="clean")["changed"] is False
 
 
-def test_an_account_acts_in_place_of_the_credential(wire: Wire, server: ApiServer) -> None:
+def test_impersonation_in_a_run(wire: Wire, server: ApiServer) -> None:
     google, email = wire.google, "deployer@demo.iam.gserviceaccount.com"
     assert google.create_account("deployer").status_code == 200
     roles = ("roles/iam.workloadIdentityPoolAdmin", "roles/artifactregistry.admin")
@@ -151,7 +151,7 @@ def test_an_account_acts_in_place_of_the_credential(wire: Wire, server: ApiServe
     assert sorted(asked["made"]) == ["pool", "repository"] and asked.get("msg") is None
 
 
-def test_an_overload_is_waited_out_and_a_refusal_is_an_answer(wire: Wire, server: ApiServer) -> None:
+def test_an_overload_is_retried_and_a_refusal_is_an_answer(wire: Wire, server: ApiServer) -> None:
     wire.outage("GET", "/manifests/none", 503)
     wire.outage("GET", "/blobs/", 500)
     asked = act(wire, server)
@@ -161,7 +161,7 @@ def test_an_overload_is_waited_out_and_a_refusal_is_an_answer(wire: Wire, server
     assert any(re.match(f"different +missing_blob: {question}: expected", line) for line in asked["table"])
 
 
-def test_what_was_answered_and_made_before_an_error_is_returned(wire: Wire, server: ApiServer) -> None:
+def test_earlier_answers_are_returned_after_an_error(wire: Wire, server: ApiServer) -> None:
     def refuse(_method: str, path: str) -> None:
         if path.endswith("/token"):
             raise Refusal(403, "serviceaccounts is forbidden")
@@ -196,7 +196,7 @@ def test_cleaning_removes_only_what_is_named(wire: Wire, server: ApiServer) -> N
     assert status(wire, ACCOUNT) == 200
 
 
-def test_a_bad_credential_is_named_and_makes_nothing(wire: Wire, server: ApiServer) -> None:
+def test_a_bad_credential_creates_nothing(wire: Wire, server: ApiServer) -> None:
     asked = act(wire, server, access_token="not-good")
     assert asked["failed"] and "HTTP 401" in asked["msg"] and "auth_kind" in asked["msg"] and "not-good" not in json.dumps(asked)
     assert asked["made"] == [] and wire.google.call("GET", POOLS).json() == {}
@@ -204,13 +204,13 @@ def test_a_bad_credential_is_named_and_makes_nothing(wire: Wire, server: ApiServ
     assert cleaned["failed"] and not cleaned["changed"] and all(kind in cleaned["msg"] for kind in KINDS)
 
 
-def test_a_cluster_that_does_not_answer_is_named_and_makes_nothing(wire: Wire, server: ApiServer) -> None:
+def test_a_cluster_that_does_not_answer_creates_nothing(wire: Wire, server: ApiServer) -> None:
     asked = act(wire, server, host="http://127.0.0.1:1")
     assert asked["failed"] and "127.0.0.1" in asked["msg"] and "kubeconfig" in asked["msg"]
     assert wire.requests == []
 
 
-def test_what_step_ask_needs_is_required(wire: Wire, server: ApiServer) -> None:
+def test_required_options_of_step_ask(wire: Wire, server: ApiServer) -> None:
     asked = wire.run("gcp_acceptance", project="demo", name=NAME)
     assert asked["failed"] and all(option in asked["msg"] for option in ("issuer_uri", "jwks", "assumptions"))
     assert wire.requests == []
@@ -223,7 +223,7 @@ def test_check_mode_is_refused(wire: Wire, server: ApiServer) -> None:
 
 @pytest.mark.parametrize("name", ["registry-cache", "rc-acceptance-", "rc-acceptance-A", f"{NAME}\n"])
 @pytest.mark.parametrize("step", ["ask", "clean"])
-def test_nothing_of_another_name_is_touched(wire: Wire, server: ApiServer, name: str, step: str) -> None:
+def test_objects_with_other_names_are_refused(wire: Wire, server: ApiServer, name: str, step: str) -> None:
     result = act(wire, server, name=name, step=step)
     assert result["failed"] and result["msg"].startswith("name ") and "Example: name: " in result["msg"]
     assert wire.requests == []

@@ -58,7 +58,7 @@ def test_story(wire: Wire) -> None:
         ("labels", [{"team": "platform"}, {"team": "other"}, {"new": "1"}, {}]),
     ],
 )
-def test_each_field_is_set_and_cleared_alone(wire: Wire, option: str, values: list[Any]) -> None:
+def test_each_field_is_set_and_cleared_separately(wire: Wire, option: str, values: list[Any]) -> None:
     repository(wire, **WANTED)
     for value in values:
         check = repository(wire, check=True, **{option: value})
@@ -119,7 +119,7 @@ def test_remote(wire: Wire, upstream: str, config: dict[str, Any]) -> None:
         {"commonRepository": {"uri": "https://quay.io/"}},
     ],
 )
-def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config: dict[str, Any]) -> None:
+def test_an_upstream_in_another_field_is_the_same(wire: Wire, config: dict[str, Any]) -> None:
     body = {"format": "DOCKER", "mode": "REMOTE_REPOSITORY", "remoteRepositoryConfig": {**config, "description": "Theirs"}}
     wire.google.done(wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
     assert not repository(wire, remote={"upstream": "https://quay.io"})["changed"]
@@ -137,7 +137,7 @@ def test_an_upstream_that_others_wrote_elsewhere_is_the_same(wire: Wire, config:
     ],
 )
 @pytest.mark.parametrize("place", ["commonRepository", "customRepository"])
-def test_an_upstream_of_artifact_registry_has_an_address_and_a_full_name(
+def test_an_artifact_registry_upstream_by_url_and_by_full_name(
     wire: Wire, project: str, answered: str, place: str
 ) -> None:
     path = project.replace(":", "/")
@@ -158,7 +158,7 @@ def test_an_upstream_of_artifact_registry_has_an_address_and_a_full_name(
 @pytest.mark.parametrize(
     ("name", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
 )
-def test_repositories_of_container_registrys_hosts(wire: Wire, name: str, location: str) -> None:
+def test_repositories_of_container_registry_hosts(wire: Wire, name: str, location: str) -> None:
     for project, path in (("demo", "demo"), ("example.com:demo", "example.com/demo")):
         options = {"project": project, "repository_id": name, "location": location}
         made = repository(wire, **options)
@@ -180,13 +180,13 @@ def test_a_virtual_repository_in_front_of_a_migrated_one(wire: Wire) -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_an_outage_is_outlasted(wire: Wire, status: int, method: str) -> None:
+def test_an_outage_is_retried(wire: Wire, status: int, method: str) -> None:
     wire.outage(method, PARENT, status, times=7)
     assert repository(wire, **WANTED)["changed"] and now(wire)["description"] == "Our images"
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_made_though_the_answer_got_lost(wire: Wire, status: int) -> None:
+def test_created_although_the_answer_was_lost(wire: Wire, status: int) -> None:
     def lost() -> tuple[int, dict[str, Any]]:
         body = {"format": "DOCKER", **WANTED}
         wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body)
@@ -226,14 +226,14 @@ def test_virtual(wire: Wire) -> None:
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_what_cannot_change_is_refused(wire: Wire, change: dict[str, Any], words: str, check: bool) -> None:
+def test_changes_that_google_does_not_allow(wire: Wire, change: dict[str, Any], words: str, check: bool) -> None:
     before = repository(wire, remote=HUB)["repository"]
     assert repository(wire, check=check, description="New", **change)["msg"] == words and not wire.writes()
     assert now(wire) == before
 
 
 @pytest.mark.parametrize("check", [True, False])
-def test_a_repository_for_something_else_is_refused(wire: Wire, check: bool) -> None:
+def test_a_repository_of_another_format_is_refused(wire: Wire, check: bool) -> None:
     wire.answer("GET", URL, 200, {"name": REPOSITORY, "format": "MAVEN", "mode": "STANDARD_REPOSITORY"})
     message = repository(wire, check=check, **WANTED)["msg"]
     assert message == f"repository_id: {REPOSITORY} is of format MAVEN, not DOCKER. {WAY_OUT}" and not wire.writes()
@@ -245,8 +245,8 @@ def test_a_new_remote_repository_needs_its_upstream(wire: Wire, check: bool) -> 
     assert message.startswith(f"{REPOSITORY}: remote.upstream is required to make it. Example: remote: {{") and not wire.writes()
 
 
-def test_made_by_somebody_else_at_the_same_time(wire: Wire) -> None:
-    # Its operation is not done when this one is refused: the object comes a moment later.
+def test_concurrent_creation(wire: Wire) -> None:
+    # The other operation is not done when this create is refused. The object appears a moment later.
     body = {"format": "DOCKER"}
     wire.before("POST", PARENT, lambda: wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
     result = repository(wire, **WANTED)
@@ -254,13 +254,13 @@ def test_made_by_somebody_else_at_the_same_time(wire: Wire) -> None:
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
-def test_made_by_somebody_else_in_another_mode(wire: Wire) -> None:
+def test_concurrent_creation_in_another_mode(wire: Wire) -> None:
     body = {"format": "DOCKER"}
     wire.before("POST", PARENT, lambda: wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
     assert "is standard, which cannot become remote" in repository(wire, remote=HUB)["msg"]
 
 
-def test_an_upstream_policy_of_a_repository_that_there_is_not(wire: Wire) -> None:
+def test_an_upstream_policy_for_a_missing_repository(wire: Wire) -> None:
     message = repository(wire, virtual={"policies": [policy("never", 1)]})["msg"]
     assert message.startswith(f"{REPOSITORY}: HTTP 400: ") and "never' does not exist" in message
     assert wire.google.call("GET", URL).status_code == 404
@@ -307,5 +307,5 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, options: dict[str, 
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 63, "a-1"])
-def test_ids_at_the_limits_are_taken(wire: Wire, name: str) -> None:
+def test_ids_at_the_limits_are_accepted(wire: Wire, name: str) -> None:
     assert repository(wire, repository_id=name)["repository"]["name"].endswith(f"/{name}")

@@ -43,7 +43,7 @@ def cluster(server: ApiServer) -> ApiServer:
 
 @pytest.fixture
 def google(google: Any) -> Any:
-    """A pool of our making, and a repository."""
+    """A pool that this collection created, and a repository."""
     google.done(google.create_pool(description=POOL_OWNER))
     google.create_repository()
     return google
@@ -75,7 +75,7 @@ def impersonators(wire: Wire) -> list[str]:
 
 
 def providers(wire: Wire) -> dict[str, str]:
-    """Conditions of the live ones."""
+    """Return the conditions of active providers."""
     found = wire.google.call("GET", PROVIDERS).json().get("workloadIdentityPoolProviders", [])
     return {item["name"].rpartition("/")[2]: item["attributeCondition"] for item in found}
 
@@ -93,11 +93,11 @@ def prune(wire: Wire, cluster: ApiServer | None, **arguments: Any) -> dict[str, 
 
 
 def warned(result: dict[str, Any], capfd: pytest.CaptureFixture[str]) -> str:
-    """What the module warned of; beside plugins of the controller it goes to the display."""
+    """Return the warnings of the module. If controller plugins are loaded, warnings are displayed instead of returned."""
     return str(result.get("warnings")) + " ".join(capfd.readouterr().err.split())
 
 
-def test_nothing_to_do_costs_one_request(wire: Wire, cluster: ApiServer) -> None:
+def test_one_request_if_there_is_nothing_to_do(wire: Wire, cluster: ApiServer) -> None:
     admit(wire, "k8s-one", SUBJECT)
     grant(wire, member("k8s-one", SUBJECT), "user:admin@example.com")
     result = prune(wire, cluster)
@@ -111,7 +111,7 @@ def test_before_the_first_run_there_is_nothing(wire: Wire, cluster: ApiServer) -
 
 
 def test_a_renamed_cache(wire: Wire, cluster: ApiServer) -> None:
-    """The former service account is gone, the other cache of the cluster is not."""
+    """The old service account no longer exists, but the other cache of the cluster does."""
     former = "system:serviceaccount:before:registry-cache"
     admit(wire, "k8s-one", SUBJECT, OTHER, former)
     grant(wire, *(member("k8s-one", subject) for subject in (SUBJECT, OTHER, former)), "user:admin@example.com")
@@ -127,8 +127,8 @@ def test_a_renamed_cache(wire: Wire, cluster: ApiServer) -> None:
     assert not prune(wire, cluster)["changed"]
 
 
-def test_the_grant_goes_before_the_subject(wire: Wire, cluster: ApiServer) -> None:
-    """A run that ends in between finds the subject, and so the grant, again."""
+def test_the_grant_is_removed_before_the_subject(wire: Wire, cluster: ApiServer) -> None:
+    """If a run is interrupted in between, the next one finds the subject, and so the grant, again."""
     former = "system:serviceaccount:before:registry-cache"
     admit(wire, "k8s-one", SUBJECT, former)
     grant(wire, member("k8s-one", former))
@@ -136,8 +136,8 @@ def test_the_grant_goes_before_the_subject(wire: Wire, cluster: ApiServer) -> No
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
-def test_a_change_that_meets_another_is_done_again(wire: Wire, cluster: ApiServer) -> None:
-    """And keeps what the other one added."""
+def test_a_concurrent_change_is_retried(wire: Wire, cluster: ApiServer) -> None:
+    """The subject that was added concurrently is kept."""
     former, added = "system:serviceaccount:before:registry-cache", "system:serviceaccount:third:registry-cache"
     admit(wire, "k8s-one", SUBJECT, former)
 
@@ -146,7 +146,7 @@ def test_a_change_that_meets_another_is_done_again(wire: Wire, cluster: ApiServe
         name = f"{POOL}/providers/k8s-one"
         wire.google.done(wire.google.patch(name, "attributeCondition", attributeCondition=condition))
 
-    # Its second read is after the conflict.
+    # The second read follows the conflict.
     wire.before("GET", "providers/k8s-one", lambda: wire.before("GET", "providers/k8s-one", add))
     wire.answer("PATCH", "providers/k8s-one", 409, {"error": {"code": 409, "message": "Concurrent change."}})
     assert prune(wire, cluster)["changed"]
@@ -154,7 +154,7 @@ def test_a_change_that_meets_another_is_done_again(wire: Wire, cluster: ApiServe
 
 
 def test_a_renamed_provider(wire: Wire, cluster: ApiServer) -> None:
-    """Its own subject in another provider of the cluster is former; a live cache there is not."""
+    """The cache's subject in another provider of the cluster is removed. An existing cache there is kept."""
     admit(wire, "k8s-one", SUBJECT)
     admit(wire, "k8s-old", SUBJECT)
     admit(wire, "k8s-shared", SUBJECT, OTHER)
@@ -166,7 +166,7 @@ def test_a_renamed_provider(wire: Wire, cluster: ApiServer) -> None:
     assert not prune(wire, cluster)["changed"]
 
 
-def test_other_clusters_and_other_makers_keep_what_they_have(wire: Wire, cluster: ApiServer) -> None:
+def test_providers_of_others_are_kept(wire: Wire, cluster: ApiServer) -> None:
     former = "system:serviceaccount:before:registry-cache"
     admit(wire, "k8s-one", SUBJECT)
     admit(wire, "k8s-two", former, description=f"{OWNER}9")
@@ -177,7 +177,7 @@ def test_other_clusters_and_other_makers_keep_what_they_have(wire: Wire, cluster
     assert not prune(wire, cluster)["changed"] and len(readers(wire)) == 3 and len(providers(wire)) == 4
 
 
-def test_a_service_account_without_the_label_is_no_cache(wire: Wire, cluster: ApiServer) -> None:
+def test_a_service_account_without_the_label_is_not_a_cache(wire: Wire, cluster: ApiServer) -> None:
     cluster.objects["serviceaccounts", "other", "registry-cache"]["metadata"]["labels"] = {}
     admit(wire, "k8s-one", SUBJECT, OTHER)
     assert prune(wire, cluster)["providers"] == {"k8s-one": [SUBJECT]}
@@ -196,14 +196,14 @@ def test_a_service_account_that_cannot_be_read_is_kept(wire: Wire, cluster: ApiS
 
 
 @pytest.mark.parametrize("answer", [None, {}, [], {"metadata": None}])
-def test_an_answer_that_is_no_service_account_removes_nothing(wire: Wire, cluster: ApiServer, answer: Any) -> None:
-    """As some proxies give."""
+def test_an_unusable_answer_removes_nothing(wire: Wire, cluster: ApiServer, answer: Any) -> None:
+    """Some proxies return such answers."""
     admit(wire, "k8s-one", SUBJECT, OTHER)
     cluster.plain["/api/v1/namespaces/other/serviceaccounts/registry-cache"] = answer
     assert not prune(wire, cluster)["changed"]
 
 
-def test_the_identity_is_asked_of_the_cluster(wire: Wire, cluster: ApiServer) -> None:
+def test_the_cluster_is_asked_for_its_identity(wire: Wire, cluster: ApiServer) -> None:
     admit(wire, "k8s-one", SUBJECT, "system:serviceaccount:before:registry-cache")
     assert prune(wire, cluster, cluster_uid=None)["providers"] == {"k8s-one": [SUBJECT]}
 
@@ -214,7 +214,7 @@ def test_a_cluster_that_does_not_answer(wire: Wire) -> None:
     assert "The cluster does not tell its identity" in message and "Set kubeconfig" in message
 
 
-# A Google service account
+# With a Google service account
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_the_switch_to_a_service_account(wire: Wire, cluster: ApiServer, account
     assert impersonators(wire) == [member("k8s-one", SUBJECT)] and not prune(wire, cluster, **account)["changed"]
 
 
-def test_former_principals_may_not_act_as_the_account(wire: Wire, cluster: ApiServer, account: dict[str, str]) -> None:
+def test_unused_principals_cannot_impersonate_the_account(wire: Wire, cluster: ApiServer, account: dict[str, str]) -> None:
     admit(wire, "k8s-one", SUBJECT)
     admit(wire, "k8s-old", SUBJECT)
     wire.google.set_account_policy(
@@ -246,7 +246,7 @@ def test_former_principals_may_not_act_as_the_account(wire: Wire, cluster: ApiSe
     ]
 
 
-# The end of a cache
+# Removal of a cache
 
 
 def test_the_last_cache_removes_all(wire: Wire, cluster: ApiServer, account: dict[str, str]) -> None:
@@ -255,7 +255,7 @@ def test_the_last_cache_removes_all(wire: Wire, cluster: ApiServer, account: dic
     grant(wire, member("k8s-one", SUBJECT), member("k8s-old", SUBJECT), f"serviceAccount:{EMAIL}")
     wire.google.set_account_policy({"role": IMPERSONATOR, "members": [member("k8s-one", SUBJECT)]})
     check = prune(wire, cluster, check=True, state="absent", cluster_uid=None, **account)
-    # The policy of an account is read by POST.
+    # The policy of a service account is read with POST.
     assert check["changed"] and all(request.url.endswith(":getIamPolicy") for request in wire.writes())
     result = prune(wire, cluster, state="absent", cluster_uid=None, **account)
     assert result["providers"] == {} and result["diff"]["after"] == check["diff"]["after"]
@@ -265,8 +265,8 @@ def test_the_last_cache_removes_all(wire: Wire, cluster: ApiServer, account: dic
         assert not prune(wire, cluster, state="absent", cluster_uid=None, **account)["changed"]
 
 
-def test_another_cache_of_the_cluster_stays(wire: Wire, cluster: ApiServer) -> None:
-    """Its tokens are still exchanged, and it may still read."""
+def test_another_cache_of_the_cluster_is_kept(wire: Wire, cluster: ApiServer) -> None:
+    """Its tokens are still exchanged, and it can still read."""
     admit(wire, "k8s-one", SUBJECT, OTHER)
     grant(wire, member("k8s-one", SUBJECT), member("k8s-one", OTHER))
     assert prune(wire, cluster, state="absent", cluster_uid=None)["providers"] == {"k8s-one": [OTHER]}
@@ -278,14 +278,14 @@ def test_another_cache_of_the_cluster_stays(wire: Wire, cluster: ApiServer) -> N
         assert wire.google.exchange(token, audience=audience).status_code == status
 
 
-def test_a_pool_of_another_maker_stays(wire: Wire, cluster: ApiServer) -> None:
+def test_a_pool_of_others_is_kept(wire: Wire, cluster: ApiServer) -> None:
     wire.google.done(wire.google.patch(POOL, "description", description="Of everybody"))
     admit(wire, "k8s-one", SUBJECT)
     assert prune(wire, cluster, state="absent", cluster_uid=None)["changed"] and providers(wire) == {}
     assert wire.google.call("GET", f"{POOLS}/cache").json()["state"] == "ACTIVE"
 
 
-def test_a_pool_with_another_provider_stays(wire: Wire, cluster: ApiServer) -> None:
+def test_a_pool_with_another_provider_is_kept(wire: Wire, cluster: ApiServer) -> None:
     admit(wire, "k8s-one", SUBJECT)
     admit(wire, "k8s-two", SUBJECT, description=f"{OWNER}9")
     assert prune(wire, cluster, state="absent", cluster_uid=None)["changed"] and providers(wire).keys() == {"k8s-two"}
@@ -293,7 +293,7 @@ def test_a_pool_with_another_provider_stays(wire: Wire, cluster: ApiServer) -> N
 
 
 def test_the_cluster_is_gone(wire: Wire, capfd: pytest.CaptureFixture[str]) -> None:
-    """Then only the principal that the variables name is removed."""
+    """Only the principal that the variables name is removed."""
     admit(wire, "k8s-one", SUBJECT, OTHER)
     admit(wire, "k8s-old", SUBJECT)
     grant(wire, member("k8s-one", SUBJECT), member("k8s-one", OTHER))

@@ -40,7 +40,7 @@ def members(wire: Wire, *resources: str, **arguments: Any) -> dict[str, Any]:
 
 
 def member(wire: Wire, *, resource: str = REPOSITORY, **arguments: Any) -> dict[str, Any]:
-    """The result for one resource, with its binding and its diff."""
+    """Return the result for one resource, with its binding and diff."""
     result = members(wire, resource, **arguments)
     if "bindings" in result:
         assert result["bindings"].keys() == {resource} and bool(result["diff"]) == result["changed"]
@@ -53,7 +53,7 @@ def member(wire: Wire, *, resource: str = REPOSITORY, **arguments: Any) -> dict[
 
 def bindings(wire: Wire) -> list[dict[str, Any]]:
     policy = wire.google.call("GET", GET, params={"options.requestedPolicyVersion": 3}).json()
-    # Their order says nothing.
+    # The order does not matter.
     return sorted(policy.get("bindings", []), key=lambda binding: (binding["role"], "condition" not in binding))
 
 
@@ -84,7 +84,7 @@ def test_story(wire: Wire) -> None:
 
 
 def test_several_resources(wire: Wire) -> None:
-    """Check, change, repeat and check; each resource has its own binding and its own diff."""
+    """Check, change, repeat and check. Each resource has its own binding and diff."""
     every, ours = [f"{REPOSITORY}-b", REPOSITORY, "projects/demo"], {"role": READER, "members": [MEMBER]}
     url, _, name = every[0].rpartition("/")
     wire.google.done(wire.google.call("POST", f"{AR}/{url}", params={"repositoryId": name}, json={"format": "DOCKER"}))
@@ -132,7 +132,7 @@ def test_absent(wire: Wire) -> None:
     assert bindings(wire) == []
 
 
-def test_other_bindings_are_left_alone(wire: Wire) -> None:
+def test_other_bindings_are_kept(wire: Wire) -> None:
     conditional = {"role": READER, "members": [OTHER], "condition": CONDITION}
     writers = {"role": WRITER, "members": [OTHER]}
     assert wire.google.set_policy(writers, conditional, version=3).status_code == 200
@@ -142,7 +142,7 @@ def test_other_bindings_are_left_alone(wire: Wire) -> None:
     assert bindings(wire) == [conditional, writers]
 
 
-def test_a_condition_makes_another_grant(wire: Wire) -> None:
+def test_another_condition_is_another_grant(wire: Wire) -> None:
     member(wire)
     conditional = member(wire, condition=CONDITION)
     assert conditional["changed"] and conditional["binding"]["condition"] == CONDITION
@@ -155,7 +155,7 @@ def test_a_condition_makes_another_grant(wire: Wire) -> None:
     assert bindings(wire) == [{"role": READER, "members": [MEMBER]}]
 
 
-def test_case_of_an_address_is_no_difference_but_that_of_a_principal_is(wire: Wire) -> None:
+def test_the_case_matters_for_principals_but_not_for_addresses(wire: Wire) -> None:
     member(wire, member=OTHER)
     assert not member(wire, member="user:Other@Example.com")["changed"]
     assert member(wire, member=MEMBER.upper().replace("PRINCIPAL:", "principal:"), check=True)["changed"]
@@ -170,13 +170,13 @@ def test_concurrent_change_is_kept(wire: Wire) -> None:
     assert bindings(wire) == [{"role": READER, "members": [MEMBER]}, {"role": WRITER, "members": [OTHER]}]
 
 
-def test_granted_by_somebody_else_in_between(wire: Wire) -> None:
+def test_a_concurrent_grant(wire: Wire) -> None:
     wire.before("POST", ":setIamPolicy", wire.google.grant)
     result = member(wire)
     assert not result["changed"] and wire.sent() == [("GET", GET), ("POST", SET), ("GET", GET)]
 
 
-def test_conflicts_are_outlasted_until_the_time_is_over(wire: Wire) -> None:
+def test_conflicts_are_retried_until_the_timeout(wire: Wire) -> None:
     wire.answer("POST", ":setIamPolicy", 409, CONFLICT, times=1000)
     result = member(wire, wait_timeout=90)
     assert result["failed"] and len(wire.writes()) >= 6 and sum(wire.clock.pauses) == pytest.approx(90)
@@ -186,7 +186,7 @@ def test_conflicts_are_outlasted_until_the_time_is_over(wire: Wire) -> None:
 
 
 class Turns:
-    """Time of threads of which one runs at a time: it passes when all of them sleep."""
+    """A clock for threads of which only one runs at a time. It advances when all of them sleep."""
 
     def __init__(self, threads: int) -> None:
         self.now, self._active, self._next = 0.0, threads, (0.0, -1)
@@ -217,8 +217,8 @@ class Turns:
             self._changed.notify_all()
 
 
-def test_thirty_writers_at_once_all_succeed(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request takes 0.2 s. Others who write at the same time are those of other machines: each has its own client."""
+def test_thirty_concurrent_writers_succeed(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request takes 0.2 s. The writers are like different machines: each has its own client."""
     writers = [f"user:writer-{number}@example.com" for number in range(30)]
     clock, send = Turns(len(writers)), wire.send
     results: dict[str, Any] = {}
@@ -276,7 +276,7 @@ def test_a_resource_that_does_not_exist(
     capfd.readouterr()
     predicted = member(wire, resource=resource, check=True)
     assert predicted["changed"] and predicted["binding"] == {"role": READER, "members": [MEMBER]}
-    # Where a test before has loaded the controller, a warning goes to its display, which wraps it.
+    # If an earlier test has loaded the controller, a warning goes to its display, which wraps it.
     warned = str(predicted.get("warnings")) + capfd.readouterr().err
     assert "".join(words.split()) in "".join(warned.split()) and len(wire.requests) == 1
     assert not wire.clock.pauses
@@ -287,7 +287,7 @@ def test_a_project_that_does_not_exist(wire: Wire) -> None:
     assert member(wire, resource="projects/other")["msg"].endswith("does not exist. Check the project's id")
 
 
-def test_unknown_pool_leaves_all_as_it_was(wire: Wire) -> None:
+def test_an_unknown_pool_changes_nothing(wire: Wire) -> None:
     member(wire, member=OTHER)
     result = member(wire, member=MEMBER.replace("/cache/", "/other/"), wait_timeout=8)
     assert "HTTP 400: Identity Pool does not exist" in result["msg"]
@@ -302,7 +302,7 @@ def test_unknown_pool_leaves_all_as_it_was(wire: Wire) -> None:
         (f"serviceAccount:{EMAIL}", account),
     ],
 )
-def test_a_member_that_was_just_made_is_waited_for(wire: Wire, value: str, make: Any) -> None:
+def test_a_member_that_was_just_created_is_retried(wire: Wire, value: str, make: Any) -> None:
     writes = []
 
     def late() -> None:
@@ -317,13 +317,13 @@ def test_a_member_that_was_just_made_is_waited_for(wire: Wire, value: str, make:
     assert bindings(wire) == [{"role": READER, "members": [value]}]
 
 
-def test_absent_waits_for_nobody(wire: Wire) -> None:
+def test_absent_does_not_wait(wire: Wire) -> None:
     member(wire)
     wire.answer("POST", ":setIamPolicy", 400, UNKNOWN)
     assert "does not exist" in member(wire, state="absent")["msg"] and not wire.clock.pauses
 
 
-def test_another_bad_argument_is_told_at_once(wire: Wire) -> None:
+def test_another_bad_argument_is_reported_at_once(wire: Wire) -> None:
     wire.answer("POST", ":setIamPolicy", 400, {"error": {"code": 400, "message": "Role roles/x does not exist."}})
     assert "Role roles/x does not exist." in member(wire)["msg"] and not wire.clock.pauses
 
@@ -336,7 +336,7 @@ def test_service_account(wire: Wire) -> None:
     change = member(wire, **options)
     assert change["changed"] and change["binding"] == binding
     read, write = wire.requests
-    # Its options are in the query, and it has no body (the discovery document of IAM v1).
+    # Its options are in the query, and it has no body (IAM v1 discovery document).
     assert (read.url, read.query, read.body) == (f"{url}:getIamPolicy", {"options.requestedPolicyVersion": "3"}, None)
     assert write.url == f"{url}:setIamPolicy" and write.body["policy"].pop("etag")
     assert write.body == {"policy": {"bindings": [binding]}}
@@ -361,7 +361,7 @@ def test_project(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("url", [f"{IAM}/{ACCOUNT}", PROJECT])
-def test_conditions_of_others_stay_where_the_policy_is_read_by_post(wire: Wire, url: str) -> None:
+def test_other_conditions_are_kept_if_the_policy_is_read_by_post(wire: Wire, url: str) -> None:
     account(wire)
     role = USER if "serviceAccounts" in url else WRITER
     theirs = {"role": role, "members": [OTHER], "condition": CONDITION}
@@ -374,7 +374,7 @@ def test_conditions_of_others_stay_where_the_policy_is_read_by_post(wire: Wire, 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 @pytest.mark.parametrize("url_part", [":getIamPolicy", ":setIamPolicy"])
-def test_an_outage_is_outlasted(wire: Wire, status: int, url_part: str) -> None:
+def test_an_outage_is_retried(wire: Wire, status: int, url_part: str) -> None:
     wire.outage("POST", url_part, status, times=6)
     assert member(wire, resource="projects/demo")["changed"]
     wire.outage("POST", url_part, status, times=1000)
@@ -382,7 +382,7 @@ def test_an_outage_is_outlasted(wire: Wire, status: int, url_part: str) -> None:
     assert f"HTTP {status}: Try again" in message and "wait_timeout is 70 s: raise it" in message
 
 
-def test_a_write_that_got_through_though_its_answer_did_not_is_a_change(wire: Wire) -> None:
+def test_a_write_whose_answer_was_lost_is_a_change(wire: Wire) -> None:
     def lost() -> tuple[int, Any]:
         wire.google.grant()
         return 503, {"error": {"code": 503, "message": "Try again"}}
@@ -390,11 +390,11 @@ def test_a_write_that_got_through_though_its_answer_did_not_is_a_change(wire: Wi
     wire._faults.append(("POST", ":setIamPolicy", lost))
     result = member(wire)
     assert result["changed"] and result["binding"] == {"role": READER, "members": [MEMBER]}
-    # The second write has the etag of the first, so that it can do no harm.
+    # The second write has the same etag as the first, so it cannot overwrite anything.
     assert wire.sent() == [("GET", GET), ("POST", SET), ("POST", SET), ("GET", GET)]
 
 
-def test_what_a_member_became_when_it_was_deleted_can_be_removed_only(wire: Wire) -> None:
+def test_a_deleted_member_can_only_be_removed(wire: Wire) -> None:
     account(wire)
     member(wire, member=f"serviceAccount:{EMAIL}")
     wire.google.call("DELETE", f"{IAM}/{ACCOUNT}")
@@ -480,7 +480,7 @@ def test_every_form_of_a_member_is_granted(wire: Wire, value: str) -> None:
 
 
 @pytest.mark.parametrize("role", ["projects/demo/roles/puller_1.x", "organizations/1/roles/puller"])
-def test_a_role_of_ones_own_is_asked_for(wire: Wire, role: str) -> None:
+def test_a_custom_role(wire: Wire, role: str) -> None:
     assert member(wire, role=role, check=True)["binding"] == {"role": role, "members": [MEMBER]}
 
 
@@ -493,7 +493,7 @@ def test_pauses_between_conflicts_grow_and_are_random(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403, 412])
-def test_another_refusal_is_told_at_once(wire: Wire, status: int) -> None:
+def test_another_error_is_reported_at_once(wire: Wire, status: int) -> None:
     words = 'Permission "artifactregistry.repositories.setIamPolicy" denied'
     wire.answer("POST", ":setIamPolicy", status, {"error": {"code": status, "message": words}})
     message = member(wire)["msg"]
@@ -514,21 +514,21 @@ def test_a_policy_with_conditions_stays_of_version_3(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("value", [MEMBER, MEMBER.replace("principal:", "principalSet:").replace("/subject/", "/group/")])
-def test_case_of_a_principal_counts(wire: Wire, value: str) -> None:
+def test_the_case_of_a_principal_matters(wire: Wire, value: str) -> None:
     member(wire, member=value)
     other = value[:-1] + value[-1].upper()
     assert member(wire, member=other, check=True)["changed"]
     assert not member(wire, member=other, state="absent")["changed"]
 
 
-def test_what_is_written_and_told_of_a_role_that_others_have(wire: Wire) -> None:
+def test_a_role_that_others_have(wire: Wire) -> None:
     wire.google.grant()
     one, both = ({"role": READER, "members": members} for members in ([MEMBER], [MEMBER, OTHER]))
     for state, before, after in (("present", one, both), ("absent", both, one)):
         for check in (True, False):
             assert member(wire, member=OTHER, state=state, check=check)["diff"] == {"before": before, "after": after}
         (write,) = wire.writes()
-        # One binding, and the version as it was read: no condition needs version 3.
+        # One binding, and the version as it was read, because no condition needs version 3.
         assert write.body["policy"].pop("etag")
         assert write.body == {"policy": {"version": 1, "bindings": [after]}}
 
@@ -552,14 +552,14 @@ def test_another_state_is_refused(wire: Wire) -> None:
 
 @pytest.mark.parametrize("kind", ["user", "serviceAccount", "group", "domain"])
 @pytest.mark.parametrize("deleted", ["", "deleted:"])
-def test_case_of_an_address_does_not_count(kind: str, deleted: str) -> None:
+def test_the_case_of_an_address_does_not_matter(kind: str, deleted: str) -> None:
     policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}:some.one@example.com?uid=1"]}]}
     assert iam_policy.Grant(READER, f"{deleted}{kind}:Some.One@Example.com?uid=1", None).held(policy)
 
 
 @pytest.mark.parametrize("kind", ["principal", "principalSet"])
 @pytest.mark.parametrize("deleted", ["", "deleted:"])
-def test_case_of_a_principal_counts_deleted_or_not(kind: str, deleted: str) -> None:
+def test_the_case_of_a_deleted_principal_matters(kind: str, deleted: str) -> None:
     policy = {"bindings": [{"role": READER, "members": [f"{deleted}{kind}://iam.googleapis.com/x/subject/foo"]}]}
     assert not iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/Foo", None).held(policy)
     assert iam_policy.Grant(READER, f"{deleted}{kind}://iam.googleapis.com/x/subject/foo", None).held(policy)
@@ -604,7 +604,7 @@ def test_a_member_of_both_of_two_bindings_is_removed_from_both(wire: Wire) -> No
     ("name", "location"), [("gcr.io", "us"), ("us.gcr.io", "us"), ("eu.gcr.io", "europe"), ("asia.gcr.io", "asia")]
 )
 @pytest.mark.parametrize("project", ["demo", "example.com:demo"])
-def test_repositories_of_container_registrys_hosts(wire: Wire, name: str, location: str, project: str) -> None:
+def test_repositories_of_container_registry_hosts(wire: Wire, name: str, location: str, project: str) -> None:
     parent = f"projects/{project}/locations/{location}/repositories"
     wire.google.done(
         wire.google.call("POST", f"{AR}/{parent}", params={"repositoryId": name}, json={"format": "DOCKER"})
@@ -612,7 +612,7 @@ def test_repositories_of_container_registrys_hosts(wire: Wire, name: str, locati
     assert member(wire, resource=f"{parent}/{name}")["changed"] and not member(wire, resource=f"{parent}/{name}")["changed"]
 
 
-def test_a_project_of_a_domain(wire: Wire) -> None:
+def test_a_domain_scoped_project(wire: Wire) -> None:
     resource = "projects/example.com:demo"
     assert member(wire, resource=resource, member=OTHER)["changed"] and not member(wire, resource=resource, member=OTHER)["changed"]
     wire.run("gcp_iam_service_account", project="example.com:demo", account_id="reader")

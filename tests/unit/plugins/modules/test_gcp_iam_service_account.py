@@ -45,7 +45,7 @@ def test_story(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize(("option", "field"), [("display_name", "displayName"), ("description", "description")])
-def test_each_text_is_set_and_cleared_alone(wire: Wire, option: str, field: str) -> None:
+def test_each_text_is_set_and_cleared_separately(wire: Wire, option: str, field: str) -> None:
     account(wire, **WANTED)
     for value in ("Others", ""):
         assert account(wire, check=True, **{option: value})["changed"] and not wire.writes()
@@ -79,7 +79,7 @@ def test_all_at_once(wire: Wire) -> None:
     assert {**result["service_account"], "etag": ""} == {**now(wire), "etag": ""}
 
 
-def test_made_disabled(wire: Wire) -> None:
+def test_created_disabled(wire: Wire) -> None:
     result = account(wire, disabled=True)
     assert result["service_account"]["disabled"] and now(wire)["disabled"]
     assert wire.writes()[0].body == {"accountId": "reader", "serviceAccount": {}}
@@ -87,7 +87,7 @@ def test_made_disabled(wire: Wire) -> None:
     assert not account(wire, account_id="writer", disabled=False)["service_account"].get("disabled")
 
 
-def test_absent_and_made_again(wire: Wire) -> None:
+def test_absent_and_created_again(wire: Wire) -> None:
     assert not account(wire, state="absent")["changed"]
     first = account(wire, **WANTED)["service_account"]
     wire.removal(functools.partial(account, wire), "service_account", first, URL)
@@ -95,7 +95,7 @@ def test_absent_and_made_again(wire: Wire) -> None:
     assert again["changed"] and again["service_account"]["uniqueId"] != first["uniqueId"]
 
 
-def test_a_new_account_is_waited_for(wire: Wire) -> None:
+def test_a_new_account_is_retried(wire: Wire) -> None:
     def hidden_once() -> None:
         wire.answer("GET", "/serviceAccounts/", 404, GONE)
         wire.answer("POST", ":disable", 404, GONE)
@@ -113,7 +113,7 @@ def test_a_new_account_that_is_not_shown_in_time(wire: Wire) -> None:
     assert sum(wire.clock.pauses) == pytest.approx(4)
 
 
-def test_made_by_somebody_else_in_between(wire: Wire) -> None:
+def test_concurrent_creation_before_the_create(wire: Wire) -> None:
     body = {"accountId": "reader", "serviceAccount": {"displayName": "Theirs"}}
     wire.before("POST", "/serviceAccounts", lambda: wire.google.call("POST", PARENT, json=body))
     result = account(wire, **WANTED)
@@ -121,14 +121,14 @@ def test_made_by_somebody_else_in_between(wire: Wire) -> None:
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
-def test_gone_before_it_is_deleted(wire: Wire) -> None:
+def test_concurrent_deletion(wire: Wire) -> None:
     account(wire)
     wire.before("DELETE", "/serviceAccounts/", lambda: wire.google.call("DELETE", URL))
     assert account(wire, state="absent")["changed"] and now(wire)["error"]["code"] == 404
 
 
 @pytest.mark.parametrize("verb", ["PATCH", "DELETE"])
-def test_a_missing_permission_leaves_all_as_it_was(wire: Wire, verb: str) -> None:
+def test_a_missing_permission_changes_nothing(wire: Wire, verb: str) -> None:
     before = account(wire, **WANTED)["service_account"]
     denied = "Permission 'iam.serviceAccounts.update' denied on resource (or it may not exist)."
     wire.answer(verb, URL, 403, {"error": {"code": 403, "message": denied}})
@@ -136,11 +136,11 @@ def test_a_missing_permission_leaves_all_as_it_was(wire: Wire, verb: str) -> Non
     assert f"HTTP 403: {denied}" in message and "grant the permission" in message and now(wire) == before
 
 
-def test_texts_at_the_limits_are_taken(wire: Wire) -> None:
+def test_texts_at_the_limits_are_accepted(wire: Wire) -> None:
     assert account(wire, display_name="é" * 50, description="日" * 85 + "x")["changed"]
 
 
-def test_an_account_of_a_domains_project(wire: Wire) -> None:
+def test_an_account_of_a_domain_scoped_project(wire: Wire) -> None:
     email = "reader@demo.example.com.iam.gserviceaccount.com"
     made = account(wire, project="example.com:demo", **WANTED)
     assert made["changed"] and made["service_account"]["email"] == email
@@ -150,13 +150,13 @@ def test_an_account_of_a_domains_project(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_outage_of_the_switch_is_outlasted(wire: Wire, status: int) -> None:
+def test_an_outage_while_disabling_is_retried(wire: Wire, status: int) -> None:
     account(wire)
     wire.outage("POST", ":disable", status, times=8)
     assert account(wire, disabled=True)["changed"] and now(wire)["disabled"]
 
 
-def test_made_though_the_answer_got_lost(wire: Wire) -> None:
+def test_created_although_the_answer_was_lost(wire: Wire) -> None:
     def lost() -> tuple[int, dict[str, Any]]:
         wire.google.call("POST", PARENT, json={"accountId": "reader", "serviceAccount": FIELDS})
         return 500, {"error": {"code": 500, "message": "Internal error encountered."}}

@@ -49,7 +49,7 @@ def test_story(wire: Wire) -> None:
         ("disabled", "disabled", True, False),
     ],
 )
-def test_each_field_is_set_and_cleared_alone(wire: Wire, option: str, field: str, value: Any, cleared: Any) -> None:
+def test_each_field_is_set_and_cleared_separately(wire: Wire, option: str, field: str, value: Any, cleared: Any) -> None:
     pool(wire, **WANTED)
     for wanted in (value, cleared):
         assert pool(wire, check=True, **{option: wanted})["changed"] and not wire.writes()
@@ -77,22 +77,22 @@ def test_absent_and_undelete(wire: Wire) -> None:
     assert not pool(wire, **{**WANTED, "description": "Back"})["changed"]
 
 
-def test_made_by_somebody_else_in_between(wire: Wire) -> None:
+def test_concurrent_creation_before_the_create(wire: Wire) -> None:
     wire.before("POST", "workloadIdentityPoolId=cache", lambda: wire.google.done(wire.google.create_pool()))
     result = pool(wire, **WANTED)
     assert "failed" not in result and result["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS}
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
-def test_made_by_somebody_else_at_the_same_time(wire: Wire) -> None:
-    # Its operation is not done when this one is refused: the object comes a moment later.
+def test_concurrent_creation(wire: Wire) -> None:
+    # The other operation is not done when this create is refused. The object appears a moment later.
     wire.before("POST", "workloadIdentityPoolId=cache", wire.google.create_pool)
     result = pool(wire, **WANTED)
     assert "failed" not in result and result["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS}
     assert [request.method for request in wire.writes()] == ["POST", "PATCH"]
 
 
-def test_a_conflict_without_an_object_is_told(wire: Wire) -> None:
+def test_a_conflict_without_an_object_is_reported(wire: Wire) -> None:
     refusal = {"error": {"code": 409, "status": "ALREADY_EXISTS", "message": "Requested entity already exists"}}
     wire.answer("POST", "workloadIdentityPoolId=cache", 409, refusal)
     message = pool(wire, wait_timeout=9)["msg"]
@@ -117,7 +117,7 @@ def test_operation_that_fails(wire: Wire) -> None:
     assert message.endswith("workloadIdentityPools/cache: the operation failed: Quota of pools is used up")
 
 
-def test_refusal_names_object_status_and_googles_words(wire: Wire) -> None:
+def test_errors_contain_the_object_the_status_and_googles_message(wire: Wire) -> None:
     words = "Permission 'iam.workloadIdentityPools.create' denied on resource '//iam.googleapis.com/x' (or it may not exist)."
     wire.answer("POST", "workloadIdentityPoolId", 403, {"error": {"code": 403, "message": words}})
     message = pool(wire)["msg"]
@@ -153,14 +153,14 @@ def test_undelete_alone(wire: Wire) -> None:
     assert [(request.method, request.url) for request in wire.writes()] == [("POST", f"{URL}:undelete")]
 
 
-def test_absent_in_check_mode_of_what_is_not_there(wire: Wire) -> None:
+def test_absent_in_check_mode_for_a_missing_pool(wire: Wire) -> None:
     assert not pool(wire, state="absent", check=True)["changed"]
     pool(wire)
     pool(wire, state="absent")
     assert not pool(wire, state="absent", check=True)["changed"] and wire.sent() == [("GET", URL)]
 
 
-def test_empty_and_false_fields_that_google_spells_out_are_no_difference(wire: Wire) -> None:
+def test_explicit_empty_and_false_fields_are_not_a_difference(wire: Wire) -> None:
     spelled = {"name": POOL, "state": "ACTIVE", "displayName": "", "description": "", "disabled": False}
     wire.answer("GET", "/cache", 200, spelled)
     assert not pool(wire, display_name="", description="", disabled=False)["changed"] and not wire.writes()
@@ -172,9 +172,9 @@ def test_an_operation_that_is_done_at_once_is_not_waited_for(wire: Wire) -> None
     assert not any("/operations/" in url for _method, url in wire.sent())
 
 
-def test_waits_little_longer_than_an_operation_takes(wire: Wire) -> None:
+def test_polling_ends_soon_after_the_operation(wire: Wire) -> None:
     pool(wire)
-    assert 0.5 <= sum(wire.clock.pauses) <= 1  # the emulator's takes 0.5 s
+    assert 0.5 <= sum(wire.clock.pauses) <= 1  # an operation of the emulator takes 0.5 s
 
 
 def test_an_operation_that_fails_while_it_is_polled(wire: Wire) -> None:
@@ -184,7 +184,7 @@ def test_an_operation_that_fails_while_it_is_polled(wire: Wire) -> None:
 
 
 @pytest.mark.parametrize("state", ["present", "absent"])
-def test_a_refusal_to_read_is_not_taken_for_absence(wire: Wire, state: str) -> None:
+def test_a_read_error_does_not_mean_absent(wire: Wire, state: str) -> None:
     refusal = {"error": {"code": 403, "message": "Permission 'iam.workloadIdentityPools.get' denied"}}
     wire.answer("GET", "/cache", 403, refusal)
     message = pool(wire, state=state)["msg"]
@@ -193,7 +193,7 @@ def test_a_refusal_to_read_is_not_taken_for_absence(wire: Wire, state: str) -> N
 
 
 @pytest.mark.parametrize(("method", "state"), [("PATCH", "present"), ("DELETE", "absent")])
-def test_a_refusal_to_change_leaves_all_as_it_was(wire: Wire, method: str, state: str) -> None:
+def test_a_refused_change_changes_nothing(wire: Wire, method: str, state: str) -> None:
     before = pool(wire, **WANTED)["pool"]
     wire.answer(method, "/cache", 409, {"error": {"code": 409, "message": "Try again"}})
     assert "workloadIdentityPools/cache: HTTP 409: Try again" in pool(wire, state=state, description="New")["msg"]
@@ -201,7 +201,7 @@ def test_a_refusal_to_change_leaves_all_as_it_was(wire: Wire, method: str, state
 
 
 @pytest.mark.parametrize("pool_id", ["abcd", "a" * 32, "0-9z"])
-def test_ids_at_the_limits_are_taken(wire: Wire, pool_id: str) -> None:
+def test_ids_at_the_limits_are_accepted(wire: Wire, pool_id: str) -> None:
     assert pool(wire, pool_id=pool_id)["pool"]["name"].endswith(f"/{pool_id}")
 
 
@@ -218,7 +218,7 @@ def test_a_text_that_is_too_long_is_refused_before_any_request(wire: Wire, optio
     assert pool(wire, **{option: "x" * limit})["changed"]
 
 
-def test_an_update_that_is_refused_after_an_undelete_leaves_it_deleted(wire: Wire) -> None:
+def test_a_refused_update_after_an_undelete_deletes_it_again(wire: Wire) -> None:
     pool(wire, **WANTED)
     pool(wire, state="absent")
     wire.answer("PATCH", "/cache", 403, {"error": {"code": 403, "message": "Permission denied"}})
@@ -238,7 +238,7 @@ def test_an_update_that_is_refused_deletes_nothing(wire: Wire) -> None:
     assert wire.google.call("GET", URL).json() == {"name": POOL, "state": "ACTIVE", **FIELDS}
 
 
-def test_revived_by_somebody_else_in_between(wire: Wire) -> None:
+def test_concurrent_undelete(wire: Wire) -> None:
     pool(wire, **WANTED)
     pool(wire, state="absent")
     wire.before("POST", ":undelete", lambda: wire.google.done(wire.google.call("POST", f"{URL}:undelete", json={})))
@@ -246,7 +246,7 @@ def test_revived_by_somebody_else_in_between(wire: Wire) -> None:
     assert "failed" not in back and back["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS, "description": "Back"}
 
 
-def test_what_somebody_else_revived_is_not_deleted(wire: Wire) -> None:
+def test_a_concurrently_undeleted_pool_is_not_deleted(wire: Wire) -> None:
     pool(wire, **WANTED)
     pool(wire, state="absent")
     wire.before("POST", ":undelete", lambda: wire.google.done(wire.google.call("POST", f"{URL}:undelete", json={})))
@@ -255,7 +255,7 @@ def test_what_somebody_else_revived_is_not_deleted(wire: Wire) -> None:
     assert wire.google.call("GET", URL).json()["state"] == "ACTIVE"
 
 
-def test_an_undelete_that_is_refused_is_told(wire: Wire) -> None:
+def test_a_refused_undelete_is_reported(wire: Wire) -> None:
     pool(wire)
     pool(wire, state="absent")
     wire.answer("POST", ":undelete", 403, {"error": {"code": 403, "message": "Permission denied"}})
@@ -263,7 +263,7 @@ def test_an_undelete_that_is_refused_is_told(wire: Wire) -> None:
     assert [request.method for request in wire.writes()] == ["POST"]
 
 
-def test_gone_before_it_is_deleted(wire: Wire) -> None:
+def test_concurrent_deletion(wire: Wire) -> None:
     pool(wire)
     wire.answer("DELETE", "/cache", 404, {"error": {"code": 404, "message": "Requested entity was not found."}})
     gone = pool(wire, state="absent")
@@ -281,14 +281,14 @@ def test_the_pause_between_polls_stays_shorter_than_what_went_before(wire: Wire)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_outage_of_the_undelete_is_outlasted(wire: Wire, status: int) -> None:
+def test_an_outage_of_the_undelete_is_retried(wire: Wire, status: int) -> None:
     pool(wire)
     pool(wire, state="absent")
     wire.outage("POST", ":undelete", status, times=8)
     assert pool(wire)["pool"] == {"name": POOL, "state": "ACTIVE"}
 
 
-def test_undeleted_though_the_answer_got_lost(wire: Wire) -> None:
+def test_undeleted_although_the_answer_was_lost(wire: Wire) -> None:
     pool(wire, **WANTED)
     pool(wire, state="absent")
 
@@ -300,7 +300,7 @@ def test_undeleted_though_the_answer_got_lost(wire: Wire) -> None:
     assert pool(wire, description="Back")["pool"] == {"name": POOL, "state": "ACTIVE", **FIELDS, "description": "Back"}
 
 
-def test_deleted_though_the_answer_got_lost(wire: Wire) -> None:
+def test_deleted_although_the_answer_was_lost(wire: Wire) -> None:
     pool(wire)
 
     def lost() -> tuple[int, dict[str, Any]]:
@@ -312,7 +312,7 @@ def test_deleted_though_the_answer_got_lost(wire: Wire) -> None:
     assert gone["changed"] and gone["pool"] == {} and wire.google.call("GET", URL).json()["state"] == "DELETED"
 
 
-def test_a_delete_that_was_not_made_is_told(wire: Wire) -> None:
+def test_a_failed_delete_is_reported(wire: Wire) -> None:
     pool(wire)
     wire.outage("DELETE", URL, 500)
     wire.answer("DELETE", URL, 400, {"error": {"code": 400, "message": "Still in use"}})
@@ -323,7 +323,7 @@ def test_a_delete_that_was_not_made_is_told(wire: Wire) -> None:
 MAKER = "Made by pullthrough.registry_cache"
 
 
-def test_a_new_pool_says_who_made_it(wire: Wire) -> None:
+def test_a_new_pool_has_the_description_of_its_maker(wire: Wire) -> None:
     check = pool(wire, check=True, made_by=MAKER, disabled=False)
     made = pool(wire, made_by=MAKER, disabled=False)
     assert made["pool"]["description"] == check["pool"]["description"] == MAKER
@@ -331,14 +331,14 @@ def test_a_new_pool_says_who_made_it(wire: Wire) -> None:
     assert not pool(wire, made_by=MAKER, disabled=False)["changed"] and wire.sent() == [("GET", URL)]
 
 
-def test_its_makers_pool_is_brought_back(wire: Wire) -> None:
+def test_the_callers_own_pool_is_restored(wire: Wire) -> None:
     pool(wire, made_by=MAKER, disabled=True)
     assert pool(wire, made_by=MAKER, disabled=False)["changed"]
     assert pool(wire, made_by=MAKER, state="absent")["changed"]
     assert pool(wire, made_by=MAKER, disabled=False)["pool"]["state"] == "ACTIVE"
 
 
-def test_a_pool_of_somebody_else_is_used_as_it_is(wire: Wire) -> None:
+def test_a_pool_of_others_is_used_unchanged(wire: Wire) -> None:
     before = pool(wire, description="Of everybody")["pool"]
     assert not pool(wire, made_by=MAKER, disabled=False)["changed"]
     assert pool(wire, made_by=MAKER, state="absent") == pool(wire, made_by=MAKER, state="absent", check=True)
@@ -347,7 +347,7 @@ def test_a_pool_of_somebody_else_is_used_as_it_is(wire: Wire) -> None:
 
 @pytest.mark.parametrize("state", ["disabled", "deleted"])
 @pytest.mark.parametrize("check", [False, True])
-def test_a_pool_of_somebody_else_is_not_brought_back(wire: Wire, state: str, check: bool) -> None:
+def test_a_pool_of_others_is_not_restored(wire: Wire, state: str, check: bool) -> None:
     pool(wire, description="Of everybody", disabled=state == "disabled")
     if state == "deleted":
         pool(wire, state="absent")

@@ -29,7 +29,7 @@ def test_one(wire: Wire, check: bool) -> None:
     assert wire.sent() == [("GET", f"{POOLS}/cache")]
 
 
-def test_one_that_is_deleted_is_shown_as_such(wire: Wire) -> None:
+def test_a_deleted_one_has_state_deleted(wire: Wire) -> None:
     (pool,) = info(wire, pool_id="gone")["pools"]
     assert pool["state"] == "DELETED"
 
@@ -46,7 +46,7 @@ def test_all(wire: Wire) -> None:
 
 
 def test_pages(wire: Wire) -> None:
-    # A page may be empty though another follows (google.aip.dev/158).
+    # A page may be empty although another one follows (google.aip.dev/158).
     wire.answer("GET", "pageToken=3", 200, {"workloadIdentityPools": [{"name": "x/two"}], "nextPageToken": ""})
     wire.answer("GET", "pageToken=2", 200, {"nextPageToken": "3"})
     wire.answer("GET", "workloadIdentityPools", 200, {"workloadIdentityPools": [{"name": "x/one"}], "nextPageToken": "2"})

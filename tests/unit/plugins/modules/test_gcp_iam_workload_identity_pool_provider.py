@@ -101,7 +101,7 @@ def test_mapping_key_left_out_is_removed(wire: Wire, wanted: dict[str, Any]) -> 
         ("attribute_condition", "attributeCondition", "assertion.sub != ''", ""),
     ],
 )
-def test_each_field_is_set_and_cleared_alone(
+def test_each_field_is_set_and_cleared_separately(
     wire: Wire, wanted: dict[str, Any], option: str, field: str, value: Any, cleared: Any
 ) -> None:
     provider(wire, **wanted)
@@ -167,7 +167,7 @@ def test_bad_input_is_refused_before_any_request(
     assert "secret" not in result["msg"]
 
 
-def test_condition_that_is_no_cel_leaves_all_as_it_was(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_an_invalid_condition_changes_nothing(wire: Wire, wanted: dict[str, Any]) -> None:
     before = provider(wire, **wanted)["provider"]
     message = provider(wire, **{**wanted, "attribute_condition": "assertion.sub =="})["msg"]
     refusal = wire.google.patch(PROVIDER, "attributeCondition", attributeCondition="assertion.sub ==")
@@ -212,13 +212,13 @@ def test_jwks_of_another_form(wire: Wire, wanted: dict[str, Any], keys_: Any) ->
         ({"oidc": {"issuer_uri": "http://issuer"}}, "set by kube-apiserver's --service-account-issuer"),
     ],
 )
-def test_a_refusal_shows_how_it_is_right(
+def test_errors_contain_an_example(
     wire: Wire, wanted: dict[str, Any], change: dict[str, Any], example: str
 ) -> None:
     assert example in provider(wire, **{**wanted, **change})["msg"] and not wire.requests
 
 
-def test_what_is_not_named_stays(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_unset_options_are_kept(wire: Wire, wanted: dict[str, Any]) -> None:
     before = provider(wire, display_name="One", description="Two", disabled=True, **wanted)["provider"]
     del wanted["attribute_condition"]
     assert not provider(wire, **wanted)["changed"]
@@ -235,7 +235,7 @@ def test_a_changed_expression_of_the_mapping(wire: Wire, wanted: dict[str, Any])
     assert not provider(wire, **wanted)["changed"]
 
 
-def test_cleared_condition_admits_what_it_kept_out(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_a_cleared_condition_admits_every_token(wire: Wire, wanted: dict[str, Any]) -> None:
     provider(wire, **wanted)
     stranger = {"aud": [f"https://iam.googleapis.com/{PROVIDER}"], "sub": "system:serviceaccount:other:other"}
     assert wire.google.exchange(wire.google.jwt(**stranger)).status_code == 400
@@ -259,7 +259,7 @@ def test_undelete_alone(wire: Wire, wanted: dict[str, Any]) -> None:
     assert [(request.method, request.url) for request in wire.writes()] == [("POST", f"{URL}:undelete")]
 
 
-def test_a_deleted_pool_is_told(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_a_deleted_pool_is_reported(wire: Wire, wanted: dict[str, Any]) -> None:
     wire.google.done(wire.google.call("DELETE", f"{POOLS}/cache"))
     message = provider(wire, **wanted)["msg"]
     assert f"{POOL.replace('42', 'demo')}/providers/kubernetes: HTTP 400: " in message and "DELETED" in message
@@ -287,7 +287,7 @@ def test_operation_that_does_not_end(wire: Wire, wanted: dict[str, Any]) -> None
         ("At most 10 allowed audiences", "oidc.allowed_audiences"),
     ],
 )
-def test_refusal_names_object_status_googles_words_and_the_option(
+def test_errors_contain_the_object_the_status_googles_message_and_the_option(
     wire: Wire, wanted: dict[str, Any], words: str, option: str
 ) -> None:
     wire.answer("POST", "workloadIdentityPoolProviderId", 400, {"error": {"code": 400, "message": words}})
@@ -295,7 +295,7 @@ def test_refusal_names_object_status_googles_words_and_the_option(
     assert provider(wire, **wanted)["msg"] == f"{name}: HTTP 400: {words} (Check {option}.)"
 
 
-def test_an_objects_name_is_not_taken_for_googles_words(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_the_name_of_an_object_does_not_select_the_option(wire: Wire, wanted: dict[str, Any]) -> None:
     wire.answer("GET", "/my-mapping", 400, {"error": {"code": 400, "message": "No."}})
     assert provider(wire, provider_id="my-mapping", **wanted)["msg"].endswith("/providers/my-mapping: HTTP 400: No.")
 
@@ -311,7 +311,7 @@ def test_issuer_alone(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
     assert not provider(wire, **wanted)["changed"]
 
 
-def test_a_refusal_that_is_not_about_an_argument_names_no_option(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_other_errors_name_no_option(wire: Wire, wanted: dict[str, Any]) -> None:
     wire.answer("GET", "/kubernetes", 403, {"error": {"code": 403, "message": "Denied by a condition"}})
     assert "Check attribute_condition" not in provider(wire, **wanted)["msg"]
 
@@ -336,7 +336,7 @@ def test_a_key_that_google_cannot_verify_with(
 
 
 @pytest.mark.parametrize(("number", "member"), [(0, "n"), (0, "e"), (0, "kid"), (1, "x"), (1, "y"), (1, "kid")])
-def test_a_key_that_is_not_whole(wire: Wire, wanted: dict[str, Any], keys: Keys, number: int, member: str) -> None:
+def test_an_incomplete_key(wire: Wire, wanted: dict[str, Any], keys: Keys, number: int, member: str) -> None:
     jwks = keys.jwks()
     del jwks["keys"][number][member]
     wanted["oidc"]["jwks"] = jwks
@@ -363,14 +363,14 @@ def test_a_bad_condition_after_an_undelete_leaves_it_deleted(wire: Wire, wanted:
     assert provider(wire, **wanted)["provider"]["attributeCondition"] == CONDITION
 
 
-def test_fields_that_google_spells_out_are_no_difference(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_explicit_fields_are_not_a_difference(wire: Wire, wanted: dict[str, Any]) -> None:
     current = provider(wire, **wanted)["provider"]
     current["oidc"] |= {"allowedAudiences": [], "discoveryUri": ""}
     wire.answer("GET", "/kubernetes", 200, {**current, "disabled": False, "description": ""})
     assert not provider(wire, description="", disabled=False, **wanted)["changed"]
 
 
-def test_what_google_holds_beside_the_options_stays(wire: Wire, wanted: dict[str, Any]) -> None:
+def test_other_fields_at_google_are_kept(wire: Wire, wanted: dict[str, Any]) -> None:
     provider(wire, **wanted)
     uri = f"{ISSUER}/.well-known/openid-configuration"
     wire.google.done(wire.google.patch(PROVIDER, "oidc.discoveryUri", oidc={"discoveryUri": uri}))
@@ -404,7 +404,7 @@ def test_a_provider_of_another_kind_is_refused(
 
 
 @pytest.mark.parametrize(("count", "accepted"), [(50, True), (51, False)])
-def test_fifty_custom_attributes_beside_the_subject(
+def test_fifty_custom_attributes_in_addition_to_the_subject(
     wire: Wire, wanted: dict[str, Any], count: int, accepted: bool
 ) -> None:
     wanted["attribute_mapping"] = {"google.subject": "assertion.sub", "google.groups": "[assertion.sub]"}
@@ -426,7 +426,7 @@ def test_texts_are_counted_in_characters_as_google_does(
     assert provider(wire, **{option: f"{text}x"}, **wanted)["failed"] and not wire.requests
 
 
-def test_members_of_a_key_that_google_does_not_take_are_left_out(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
+def test_key_members_that_google_does_not_accept_are_left_out(wire: Wire, wanted: dict[str, Any], keys: Keys) -> None:
     public = keys.jwks()["keys"]
     certified = [{**key, "x5c": ["MIIB"], "x5t": "abc", "x5t#S256": "def", "key_ops": ["verify"]} for key in public]
     wanted["oidc"]["jwks"] = {"keys": certified}
@@ -437,7 +437,7 @@ def test_members_of_a_key_that_google_does_not_take_are_left_out(wire: Wire, wan
         assert not provider(wire, **wanted)["changed"]
 
 
-# One subject of several
+# Several subjects
 
 
 OWNER = "Made by pullthrough.registry_cache for cluster 0b1f"
@@ -454,7 +454,7 @@ def condition(*subjects: str) -> str:
     return f"assertion.sub in [{', '.join(map(repr, subjects))}]"
 
 
-def test_a_subject_joins_those_that_are_admitted(wire: Wire, shared: dict[str, Any]) -> None:
+def test_a_subject_is_added_to_those_already_admitted(wire: Wire, shared: dict[str, Any]) -> None:
     first = provider(wire, **shared)["provider"]
     assert (first["attributeCondition"], first["description"]) == (condition(SUBJECT), OWNER)
     other = {**shared, "subject": OTHER}
@@ -479,7 +479,7 @@ def test_a_provider_of_another_owner_is_refused(wire: Wire, shared: dict[str, An
     assert provider(wire, **shared)["provider"] == before
 
 
-def test_a_deleted_provider_has_no_owner_and_admits_nobody(wire: Wire, shared: dict[str, Any]) -> None:
+def test_a_deleted_provider_has_no_owner_and_no_subjects(wire: Wire, shared: dict[str, Any]) -> None:
     provider(wire, **shared)
     provider(wire, state="absent")
     back = provider(wire, **{**shared, "description": f"{OWNER}9", "subject": OTHER})["provider"]
@@ -494,7 +494,7 @@ def test_a_condition_of_another_form_is_refused(wire: Wire, shared: dict[str, An
     assert not wire.writes()
 
 
-def test_a_condition_that_was_cleared_is_closed_again(wire: Wire, shared: dict[str, Any]) -> None:
+def test_a_cleared_condition_is_restored(wire: Wire, shared: dict[str, Any]) -> None:
     provider(wire, **shared)
     wire.google.done(wire.google.patch(PROVIDER, "attributeCondition"))
     assert provider(wire, **shared)["provider"]["attributeCondition"] == condition(SUBJECT)
@@ -514,7 +514,7 @@ def test_a_condition_that_is_too_long(wire: Wire, wanted: dict[str, Any]) -> Non
     assert message.startswith("attribute_condition: at most 4096 characters are allowed (got 4100).") and not wire.requests
 
 
-def test_two_caches_make_the_provider_at_once(wire: Wire, shared: dict[str, Any]) -> None:
+def test_two_caches_create_the_provider_concurrently(wire: Wire, shared: dict[str, Any]) -> None:
     def faster() -> None:
         wire.google.done(wire.google.create_provider(description=OWNER, attributeCondition=condition(OTHER)))
 
@@ -522,7 +522,7 @@ def test_two_caches_make_the_provider_at_once(wire: Wire, shared: dict[str, Any]
     assert provider(wire, **shared)["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
 
 
-def test_a_change_that_meets_another_is_done_again(wire: Wire, shared: dict[str, Any]) -> None:
+def test_a_concurrent_change_is_retried(wire: Wire, shared: dict[str, Any]) -> None:
     provider(wire, **shared)
     wire.answer("PATCH", "updateMask=attributeCondition", 409, {"error": {"code": 409, "message": "Concurrent change."}})
     assert provider(wire, **{**shared, "subject": OTHER})["provider"]["attributeCondition"] == condition(OTHER, SUBJECT)
@@ -534,7 +534,7 @@ def test_a_subject_that_a_concurrent_run_removed_is_added_again(wire: Wire, shar
     def overwrite() -> None:
         wire.google.done(wire.google.patch(PROVIDER, "attributeCondition", attributeCondition=condition(SUBJECT)))
 
-    # While the operation of its change is under way.
+    # During the operation of its change.
     wire.before("GET", "/operations/", lambda: wire.before("GET", "/operations/", overwrite))
     result = provider(wire, **{**shared, "subject": OTHER})
     assert result["changed"] and result["diff"]["before"]["attributeCondition"] == condition(SUBJECT)
@@ -552,6 +552,6 @@ def test_a_subject_that_a_concurrent_run_removed_is_added_again(wire: Wire, shar
         ({"state": "absent"}, "subject: state absent deletes the whole provider"),
     ],
 )
-def test_options_beside_a_subject(wire: Wire, shared: dict[str, Any], change: dict[str, Any], words: str) -> None:
+def test_options_with_a_subject(wire: Wire, shared: dict[str, Any], change: dict[str, Any], words: str) -> None:
     result = provider(wire, **{**shared, **change})
     assert result["failed"] and words in result["msg"] and not wire.requests

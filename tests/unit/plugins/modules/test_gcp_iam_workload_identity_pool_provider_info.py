@@ -34,7 +34,7 @@ def test_one(wire: Wire, check: bool) -> None:
     assert wire.sent() == [("GET", f"{URL}/kubernetes")]
 
 
-def test_one_that_is_deleted_is_shown_as_such(wire: Wire) -> None:
+def test_a_deleted_one_has_state_deleted(wire: Wire) -> None:
     (provider,) = info(wire, provider_id="gone")["providers"]
     assert provider["state"] == "DELETED"
 

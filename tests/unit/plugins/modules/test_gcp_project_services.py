@@ -43,13 +43,13 @@ def test_story(wire: Wire) -> None:
         assert not repeat["changed"] and repeat["services"] == after and wire.sent() == [("GET", f"{URL}:batchGet")]
 
 
-def test_what_is_named_twice_is_asked_for_once(wire: Wire) -> None:
+def test_duplicate_services_are_requested_once(wire: Wire) -> None:
     assert services(wire, STS, STS)["services"] == {STS: "ENABLED"}
     assert wire.writes()[0].body == {"serviceIds": [STS]}
 
 
-def test_an_operation_that_there_is_not_is_never_polled(wire: Wire) -> None:
-    # Somebody else enabled it in between.
+def test_a_noop_operation_is_not_polled(wire: Wire) -> None:
+    # The API was enabled concurrently.
     wire.before(
         "POST", ":batchEnable", lambda: wire.google.done(wire.google.call("POST", f"{URL}/{STS}:enable", json={}))
     )
@@ -68,7 +68,7 @@ def test_an_operation_that_fails_or_does_not_end(wire: Wire) -> None:
     assert "operations/acf.x did not end within 5 s. Raise wait_timeout" in services(wire, STS, wait_timeout=5)["msg"]
 
 
-def test_an_api_that_does_not_exist_leaves_all_as_it_was(wire: Wire) -> None:
+def test_an_api_that_does_not_exist_changes_nothing(wire: Wire) -> None:
     message = services(wire, STS, "nothing.googleapis.com")["msg"]
     assert message.startswith("services: Not found or permission denied for service(s): nothing.googleapis.com.")
     assert "Check their names" in message and not wire.writes()
@@ -101,12 +101,12 @@ def test_a_missing_project(wire: Wire) -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 @pytest.mark.parametrize(("method", "part"), [("GET", ":batchGet"), ("POST", ":batchEnable"), ("GET", "/operations/")])
-def test_an_outage_is_outlasted(wire: Wire, status: int, method: str, part: str) -> None:
+def test_an_outage_is_retried(wire: Wire, status: int, method: str, part: str) -> None:
     wire.outage(method, part, status, times=8)
     assert services(wire, STS)["services"] == {STS: "ENABLED"}
 
 
-def test_services_of_a_domains_project(wire: Wire) -> None:
+def test_services_of_a_domain_scoped_project(wire: Wire) -> None:
     url = f"{API}/projects/example.com:demo/services/{STS}:disable"
     wire.google.done(wire.google.call("POST", url, json={}))
     assert services(wire, STS, project="example.com:demo")["changed"]

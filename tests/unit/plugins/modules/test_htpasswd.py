@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Module htpasswd, in its path and in its content form."""
+"""Module htpasswd, with option path and with option content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def entries(text: str) -> dict[str, str]:
 
 
 class Text:
-    """One htpasswd text that the module manages, wherever it is."""
+    """An htpasswd text that the module manages, in a file or not."""
 
     def __init__(self, path: pathlib.Path | None) -> None:
         self.path = path
@@ -76,7 +76,7 @@ def mode(path: pathlib.Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-# The story
+# The usual sequence
 
 
 def test_story(text: Text) -> None:
@@ -117,7 +117,7 @@ def test_check_mode_leaves_an_existing_text(text: Text) -> None:
     assert text.get() == before
 
 
-def test_missing_file_without_users_is_made(file: Text) -> None:
+def test_missing_file_without_users_is_created(file: Text) -> None:
     assert file.path
     assert file.run(check=True)["changed"] and not file.path.exists()
     assert file.run()["changed"] and file.path.read_text() == ""
@@ -142,7 +142,7 @@ def test_password_change(text: Text) -> None:
     assert bcrypt.verify("another", after["nodes"]) and after["ci"] == before["ci"]
 
 
-def test_cost_change_hashes_anew(text: Text) -> None:
+def test_cost_change_replaces_the_hash(text: Text) -> None:
     text.run(user("nodes", NODES))
     assert bcrypt.from_string(entries(text.get())["nodes"]).rounds == COST
     assert text.run(user("nodes", NODES), cost=5)["changed"]
@@ -201,11 +201,11 @@ def test_wanted_scheme_is_kept_while_it_verifies(text: Text, scheme: Any) -> Non
     assert text.run(user("nodes", CI), schemes=["ldap_sha1"])["changed"]
 
 
-# Ready-made hashes
+# Given hashes
 
 
 @pytest.mark.parametrize("other", [apr_md5_crypt.hash(NODES), hashed(NODES, 5), "anything"], ids=["apr1", "bcrypt", "anything"])
-def test_ready_made_hash_is_taken_as_it_is(text: Text, other: str) -> None:
+def test_ready_made_hash_is_written_unchanged(text: Text, other: str) -> None:
     wanted = [user("ci", CI), user("nodes", hash=other)]
     assert text.run(*wanted, check=True)["changed"] and text.get() == ""
     assert text.run(*wanted)["changed"] and entries(text.get())["nodes"] == other
@@ -229,7 +229,7 @@ def test_bad_hash(text: Text, bad: str) -> None:
     assert "the hash of user 'nodes'" in refused(text, user("nodes", hash=bad))
 
 
-# Who is there
+# Present and absent users
 
 
 def test_additive_keeps_users_that_are_not_named(text: Text) -> None:
@@ -294,18 +294,18 @@ def test_foreign_lines_are_kept(text: Text, comment: str) -> None:
 
 
 def test_indented_entry_is_an_entry(text: Text) -> None:
-    # The registry trims the lines that it reads.
+    # The registry trims lines.
     text.put(f"  nodes:{hashed(NODES)}\n\tci:{hashed(CI)}\n")
     assert not text.run(user("nodes", NODES))["changed"]
     assert text.run(user("ci", state="absent"), user("nodes", "another"))["users"] == ["nodes"]
     assert list(entries(text.get())) == ["nodes"]
 
 
-# What is refused, with nothing written
+# Errors, after which nothing is written
 
 
 def refused(text: Text, *users: dict[str, Any], **arguments: Any) -> str:
-    """The message; the text and its file must be as before."""
+    """Return the error message. The text and its file must be unchanged."""
     content = text.get()
     before = text.path.stat() if text.path and text.path.exists() else None
     result = text.run(*users, **arguments)
@@ -327,7 +327,7 @@ def test_malformed_line(text: Text, line: str) -> None:
     assert message.startswith(str(text.path) if text.path else "content")
 
 
-def test_every_wrong_line_is_told(text: Text) -> None:
+def test_every_wrong_line_is_reported(text: Text) -> None:
     text.put(f"a:{hashed('x')}\nno-colon\na:y\n:z\n")
     message = refused(text, user("nodes", NODES))
     assert all(part in message for part in ("line 2 is not", "line 3 names the user 'a' again, after line 1", "line 4 is not"))
@@ -429,7 +429,7 @@ def test_utf_16(file: Text, encoding: str) -> None:
     assert file.path.read_bytes() == content
 
 
-def test_latin_1_stays_as_it_is(file: Text) -> None:
+def test_latin_1_is_kept(file: Text) -> None:
     assert file.path
     foreign = f"# caf\xe9: \xa0\nn\xe9e:{hashed(CI)}\n".encode("latin-1")
     file.path.write_bytes(foreign + f"nodes:{hashed('old')}\n".encode())
@@ -443,7 +443,7 @@ def test_latin_1_stays_as_it_is(file: Text) -> None:
     assert file.path.read_bytes().startswith("# caf\xe9: \xa0\nnodes:".encode("latin-1"))
 
 
-def test_a_user_that_is_there_twice_in_latin_1(file: Text) -> None:
+def test_a_duplicate_user_in_latin_1(file: Text) -> None:
     assert file.path
     file.path.write_bytes(b"n\xe9e:a\nn\xe9e:b\n")
     message = file.run(user("nodes", NODES))["msg"]
@@ -457,7 +457,7 @@ def test_without_bcrypt(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
 
 
 def test_bcrypt_alone_needs_no_passlib(monkeypatch: pytest.MonkeyPatch, text: Text) -> None:
-    # Nor does it matter that passlib 1.7.4 fails with bcrypt 5, or that passlib and libpass overwrite each other.
+    # It does not matter either that passlib 1.7.4 fails with bcrypt 5, or that passlib and libpass overwrite each other.
     text.put(f"nodes:{hashed(NODES)}\nother:{apr_md5_crypt.hash(CI)}\n")
     for name in [name for name in sys.modules if name.partition(".")[0] == "passlib"]:
         monkeypatch.delitem(sys.modules, name)
@@ -511,7 +511,7 @@ def test_given_mode(file: Text, given: str | int) -> None:
 
 
 @pytest.mark.parametrize("existing", [0o640, 0o644, 0o600])
-def test_an_existing_mode_stays(file: Text, existing: int) -> None:
+def test_an_existing_mode_is_kept(file: Text, existing: int) -> None:
     assert file.path
     file.run(user("nodes", NODES))
     file.path.chmod(existing)
@@ -521,7 +521,7 @@ def test_an_existing_mode_stays(file: Text, existing: int) -> None:
     assert mode(file.path) == existing
 
 
-def test_no_moment_has_another_mode(file: Text, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mode_is_never_wrong(file: Text, monkeypatch: pytest.MonkeyPatch) -> None:
     assert file.path
     path, seen = file.path, []
     file.run(user("nodes", NODES))
@@ -553,7 +553,7 @@ def test_mode_change_is_in_the_diff(file: Text, more: list[dict[str, Any]]) -> N
     assert file.get().startswith(before)
 
 
-def test_a_missing_file_that_is_not_to_be_made(file: Text) -> None:
+def test_a_missing_file_with_create_false(file: Text) -> None:
     assert file.path
     for check_mode in (True, False):
         result = file.run(user("nodes", NODES), create=False, check=check_mode)
@@ -575,7 +575,7 @@ def test_a_group_that_cannot_be_kept_is_an_error(file: Text, monkeypatch: pytest
     assert "is of the group with id" in message and "Run the task as root" in message and "Example: group: www-data" in message
 
 
-def test_link_stays_one(file: Text, tmp_path: pathlib.Path) -> None:
+def test_a_symbolic_link_is_kept(file: Text, tmp_path: pathlib.Path) -> None:
     assert file.path
     (tmp_path / "elsewhere").mkdir()
     target = tmp_path / "elsewhere" / "htpasswd"
@@ -594,7 +594,7 @@ def test_no_directory(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("arguments", [{"owner": "nobody-here"}, {"group": "nobody-here"}, {"mode": "u=bad"}])
 @pytest.mark.parametrize("content", ["", f"nodes:{hashed('old')}\n"], ids=["new", "there"])
-def test_attributes_that_cannot_be(file: Text, content: str, arguments: dict[str, str]) -> None:
+def test_attributes_that_cannot_be_set(file: Text, content: str, arguments: dict[str, str]) -> None:
     assert file.path
     if content:
         file.put(content)
@@ -603,7 +603,7 @@ def test_attributes_that_cannot_be(file: Text, content: str, arguments: dict[str
     assert sorted(file.path.parent.iterdir()) == before
 
 
-def test_nothing_is_left_beside_the_file(file: Text) -> None:
+def test_no_temporary_file_is_left(file: Text) -> None:
     assert file.path
     directory = file.path.parent / "alone"
     directory.mkdir()
@@ -637,7 +637,7 @@ def test_diff_of_content_form_holds_no_secret() -> None:
 
 @pytest.fixture
 def blanked(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """What Ansible blanks in a module's result, filled as it ends."""
+    """The values that Ansible masks in a module's result. They are available after the module has ended."""
     values: set[str] = set()
 
     class Module(htpasswd.AnsibleModule):
@@ -672,7 +672,7 @@ def test_given_hash_is_blanked_where_it_is_not_returned(blanked: set[str], file:
 
 
 def meet(monkeypatch: pytest.MonkeyPatch, method: str) -> Callable[[], int]:
-    """Lets a bcrypt method go on only when two threads are in it at once; gives how many did."""
+    """Let a bcrypt method continue only when two threads are in it at the same time; return how many were."""
     barrier, met = threading.Barrier(2), []
 
     real = getattr(_htpasswd.bcrypt, method)

@@ -36,7 +36,7 @@ SOURCE = {**LABELS, "app.kubernetes.io/component": "pull-secret-source"}
 
 @pytest.fixture
 def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core keeps what it discovers there
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # kubernetes.core has its discovery cache there
     monkeypatch.setenv("HOME", str(tmp_path))
     running = ApiServer()
     for name, team in (("default", "a"), ("dev", "a"), ("prod", "b"), ("kube-system", "")):
@@ -47,7 +47,7 @@ def server(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the module warns of; where the controller is loaded, that would go to its display."""
+    """The warnings of the module. If the controller is loaded, they would be displayed instead."""
     texts: list[str] = []
     monkeypatch.setattr(AnsibleModule, "warn", lambda _self, text: texts.append(text))
     return texts
@@ -60,7 +60,7 @@ def secret(**options: Any) -> dict[str, Any]:
 
 
 def given(*secrets: dict[str, Any]) -> dict[str, Any]:
-    """The options of the module for these pull secrets, which have the same hosts, labels and annotations."""
+    """Return the options of the module for these pull secrets, which have the same hosts, labels and annotations."""
     own = ("name", "namespaces", "namespace_selector", "exclude_namespaces", "service_accounts")
     users = [
         {
@@ -89,12 +89,12 @@ def ensure(server: ApiServer, *secrets: dict[str, Any], check: bool = False, **o
 
 
 def story(server: ApiServer, *secrets: dict[str, Any], **options: Any) -> dict[str, Any]:
-    # What a controller reads is applied in each run; the API server says that it is the same.
+    # Objects for a controller are applied in each run. The API server reports that they are unchanged.
     return server.story(functools.partial(ensure, server, *secrets, **options), rewrites="controller" in options)
 
 
 def forbid(*patterns: str, method: str = ".*") -> Callable[[str, str], None]:
-    """A hook of an API server that forbids paths."""
+    """Return a hook of the API server that forbids paths."""
 
     def hook(asked: str, path: str) -> None:
         if re.fullmatch(method, asked) and any(re.fullmatch(pattern, path) for pattern in patterns):
@@ -104,7 +104,7 @@ def forbid(*patterns: str, method: str = ".*") -> Callable[[str, str], None]:
 
 
 def refused(server: ApiServer, *secrets: dict[str, Any], **options: Any) -> str:
-    """The message of a run that changes nothing."""
+    """Return the error message of a run that changes nothing."""
     before = copy.deepcopy(server.objects)
     result = ensure(server, *secrets, **options)
     assert result["failed"] and server.objects == before and server.writes == []
@@ -116,17 +116,17 @@ def content(server: ApiServer, name: str) -> Any:
 
 
 def hold(server: ApiServer, **now: dict[str, str]) -> None:
-    """Put credentials in force, as module cache_users does."""
+    """Set the active credentials, like module cache_users."""
     server.hold(json.dumps({user: {"now": credential} for user, credential in now.items()}))
 
 
 def entry(server: ApiServer, name: str) -> tuple[str, str]:
-    """The user and password in a pull secret."""
+    """Return the user name and password in a pull secret."""
     found = content(server, name)["auths"]["localhost:30026"]
     return found["username"], found["password"]
 
 
-def test_from_nothing(server: ApiServer) -> None:
+def test_create_all(server: ApiServer) -> None:
     result = story(server, secret(namespaces=["default", "prod"]))
     assert result["created"] == ["default/registry-cache", "prod/registry-cache"]
     assert sorted(server.secrets()) == result["created"]
@@ -156,7 +156,7 @@ def test_namespaces(server: ApiServer, choice: dict[str, Any], expected: set[str
     assert set(server.secrets()) == {f"{name}/registry-cache" for name in expected}
 
 
-def test_namespaces_that_no_longer_match_lose_ours(server: ApiServer) -> None:
+def test_pull_secrets_are_removed_from_namespaces_that_no_longer_match(server: ApiServer) -> None:
     ensure(server, secret(exclude_namespaces=[]))
     result = story(server, secret(namespace_selector="team=a"))
     assert result["removed"] == ["kube-system/registry-cache", "prod/registry-cache"] and result["unchanged"] == 2
@@ -164,7 +164,7 @@ def test_namespaces_that_no_longer_match_lose_ours(server: ApiServer) -> None:
     assert story(server, secret(namespaces=[]))["removed"] == ["default/registry-cache", "dev/registry-cache"]
 
 
-def test_a_namespace_made_later_is_covered_by_a_rerun(server: ApiServer) -> None:
+def test_a_rerun_covers_a_new_namespace(server: ApiServer) -> None:
     ensure(server, secret(namespace_selector="team=a"))
     server.namespace("later", team="a")
     assert story(server, secret(namespace_selector="team=a"))["created"] == ["later/registry-cache"]
@@ -190,7 +190,7 @@ def test_another_credential_or_host_is_written(server: ApiServer, options: dict[
     assert ("(credential replaced)" in result["diff"]["after"]) == ("hosts" not in options)
 
 
-def test_what_others_changed_in_ours(server: ApiServer) -> None:
+def test_changes_of_others_are_reverted(server: ApiServer) -> None:
     ensure(server, secret(namespaces=["default", "dev", "prod"]))
     ours = server.secrets()
     ours["default/registry-cache"]["data"] = {".dockerconfigjson": base64.b64encode(b"no json").decode()}
@@ -201,7 +201,7 @@ def test_what_others_changed_in_ours(server: ApiServer) -> None:
     assert server.secrets()["prod/registry-cache"]["metadata"]["labels"]["argocd"] == "theirs"
 
 
-def test_a_secret_as_the_role_made_it_before_is_ours(server: ApiServer) -> None:
+def test_a_secret_of_an_earlier_version_is_ours(server: ApiServer) -> None:
     text = dockerconfigjson.render(HOSTS, "nodes", PASSWORD)
     data = {".dockerconfigjson": base64.b64encode(text.encode()).decode()}
     server.add("secrets", "default", "registry-cache", type="kubernetes.io/dockerconfigjson", metadata={"labels": LABELS}, data=data)
@@ -209,13 +209,13 @@ def test_a_secret_as_the_role_made_it_before_is_ours(server: ApiServer) -> None:
 
 
 def copy_of(source: str) -> dict[str, Any]:
-    """A Secret as reflector makes it."""
+    """Return a Secret like one that reflector copied."""
     annotations = {f"reflector.v1.k8s.emberstack.com/{name}": value for name, value in (("reflects", source), ("auto-reflects", "True"))}
     data = {".dockerconfigjson": base64.b64encode(b"{}").decode()}
     return {"type": "kubernetes.io/dockerconfigjson", "metadata": {"annotations": annotations}, "data": data}
 
 
-def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
+def test_a_copy_of_reflector_is_taken_over(server: ApiServer) -> None:
     server.namespace("registry-cache")
     wanted = {"controller": "reflector"}
     ensure(server, secret(namespaces=["dev"]), **wanted)
@@ -224,15 +224,15 @@ def test_a_copy_that_reflector_made_is_taken_over(server: ApiServer) -> None:
     taken = server.secrets()["default/registry-cache"]["metadata"]
     assert taken["labels"] == LABELS and not taken["annotations"]
     assert "nodes" in content(server, "default/registry-cache")["auths"]["localhost:30026"]["username"]
-    # The source is no pull secret itself.
+    # The source itself is not a pull secret.
     assert "pull-secret-source of cache registry-cache/registry-cache" in refused(server, secret(namespaces=["registry-cache"]), **wanted)
 
 
-def test_a_copy_that_reflector_made_is_taken_over_when_it_is_switched_off(server: ApiServer) -> None:
+def test_a_copy_of_reflector_is_taken_over_when_it_is_switched_off(server: ApiServer) -> None:
     server.namespace("registry-cache")
     ensure(server, secret(namespaces=["dev"]), controller="reflector")
     server.add("secrets", "default", "registry-cache", **copy_of("registry-cache/registry-cache"))
-    # Reflector forgets its copies before it loses their source.
+    # Reflector must forget its copies before their source is deleted.
     asked: list[str] = []
 
     def listen(method: str, path: str) -> None:
@@ -247,8 +247,8 @@ def test_a_copy_that_reflector_made_is_taken_over_when_it_is_switched_off(server
 
 
 @pytest.mark.parametrize("source", [None, "other/registry-cache", "registry-cache/registry-cache"])
-def test_a_copy_of_something_else_is_not(server: ApiServer, source: str | None) -> None:
-    """Nor one of a Secret that somebody else has put into the cache's namespace."""
+def test_a_copy_of_another_secret_is_not_taken_over(server: ApiServer, source: str | None) -> None:
+    """A copy of a foreign Secret in the cache's namespace is not taken over either."""
     server.namespace("registry-cache")
     server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson")
     server.add("secrets", "default", "registry-cache", **copy_of(source or "registry-cache/other"))
@@ -257,7 +257,7 @@ def test_a_copy_of_something_else_is_not(server: ApiServer, source: str | None) 
 
 class TestOwner:
     def test_two_caches_with_default_names(self, server: ApiServer) -> None:
-        """Each run of one leaves the other's alone, and both serve the same namespace."""
+        """Runs of one cache do not change the pull secrets of the other, although both are for the same namespace."""
         options = {"name": None, "namespaces": ["default", "dev"], "service_accounts": ["default"]}
         caches = {"registry-cache/registry-cache": 30026, "team-b/registry-cache": 30027}
         results = {}
@@ -292,7 +292,7 @@ class TestOwner:
         assert (result["attached"], result["detached"]) == (["default/default/new"], ["default/default/registry-cache"])
         assert set(server.secrets()) == {"default/new"} and server.bound("default") == ["new"]
 
-    def test_no_service_account_names_a_secret_that_is_not_there(self, server: ApiServer) -> None:
+    def test_no_service_account_names_a_missing_secret(self, server: ApiServer) -> None:
         ensure(server, secret(service_accounts=["default"]))
 
         def look(_method: str, _path: str) -> None:
@@ -302,7 +302,7 @@ class TestOwner:
         assert not ensure(server, secret(name="new", service_accounts=["default"])).get("failed")
 
     @pytest.mark.parametrize("owner", ["", "cache", "a/", "/a", "a/b/c", "A/b", "a.b/c", f"a/{'x' * 64}"])
-    def test_what_names_no_cache(self, server: ApiServer, owner: str) -> None:
+    def test_an_invalid_owner(self, server: ApiServer, owner: str) -> None:
         message = refused(server, secret(), owner=owner)
         assert message.startswith("owner: ") and "Example: owner: registry-cache/registry-cache" in message
 
@@ -318,26 +318,26 @@ class TestServiceAccounts:
         result = story(server, secret(namespaces=names))
         assert result["detached"] == ["default/default/registry-cache", "prod/default/registry-cache"]
         assert server.bound("default") == ["theirs"] and server.bound("prod") == []
-        # From here on it is theirs.
+        # From now on, the entry belongs to somebody else.
         left = server.objects["serviceaccounts", "prod", "default"]["metadata"]
         assert RECORD not in left["labels"] and RECORD not in left["annotations"]
         server.bind("prod", "registry-cache")
         assert not ensure(server, secret(namespaces=names))["changed"]
 
-    def test_what_somebody_attached_by_hand_stays(self, server: ApiServer) -> None:
+    def test_an_entry_added_by_hand_is_kept(self, server: ApiServer) -> None:
         server.bind("default", "registry-cache")
         assert story(server, secret(service_accounts=["default"]))["attached"] == []
         story(server, state="absent")
         assert server.bound("default") == ["registry-cache"]
 
-    def test_what_somebody_took_away_comes_back(self, server: ApiServer) -> None:
+    def test_an_entry_removed_by_hand_is_restored(self, server: ApiServer) -> None:
         ensure(server, secret(service_accounts=["default"]))
         server.bind("default")
         result = story(server, secret(service_accounts=["default"]))
         assert result["attached"] == ["default/default/registry-cache"] and result["updated"] == []
 
     @pytest.mark.parametrize("options", [{}, {"state": "absent"}])
-    def test_what_somebody_attaches_meanwhile(self, server: ApiServer, options: dict[str, str]) -> None:
+    def test_a_concurrent_entry_is_kept(self, server: ApiServer, options: dict[str, str]) -> None:
         if options:
             ensure(server, secret(service_accounts=["default"]))
         else:
@@ -355,7 +355,7 @@ class TestServiceAccounts:
         theirs = {"theirs-0", "theirs-1"}
         assert set(server.bound("default")) == (theirs if "state" in options else {*theirs, "registry-cache"})
 
-    def test_one_that_is_always_changed_meanwhile(self, server: ApiServer) -> None:
+    def test_endless_concurrent_changes_of_a_service_account(self, server: ApiServer) -> None:
         def attach(method: str, path: str) -> None:
             if method == "PATCH" and path.endswith("/default"):
                 server.bind("default", "theirs")
@@ -363,13 +363,13 @@ class TestServiceAccounts:
         server.hook = attach
         assert "HTTP 409" in ensure(server, secret(service_accounts=["default"]))["msg"]
 
-    def test_two_secrets_for_the_same(self, server: ApiServer) -> None:
+    def test_two_secrets_for_one_service_account(self, server: ApiServer) -> None:
         names = [f"team-{number}" for number in range(8)]
         story(server, *(secret(name=name, service_accounts=["default"]) for name in names))
         assert sorted(server.bound("default")) == names
 
     def test_a_secret_that_cannot_be_written(self, server: ApiServer) -> None:
-        """What is new is not attached, and what was attached stays."""
+        """New Secrets are not attached, and existing entries are kept."""
         ensure(server, secret(name="old", service_accounts=["default"]))
         server.hook = forbid(".*/secrets.*", method="POST|PATCH")
         after = [secret(name=name, username="team", service_accounts=["default"]) for name in ("new", "old")]
@@ -378,7 +378,7 @@ class TestServiceAccounts:
         server.hook = lambda _method, _path: None
         assert ensure(server, *after)["attached"] == ["default/default/new"]
 
-    def test_only_those_with_a_record_are_listed_unless_some_are_wanted(self, server: ApiServer) -> None:
+    def test_only_service_accounts_with_a_record_are_listed_if_none_are_wanted(self, server: ApiServer) -> None:
         ensure(server, secret())
         (query,) = [query for _method, path, query, _accept in server.seen if path == "/api/v1/serviceaccounts"]
         assert query == {"labelSelector": RECORD}
@@ -390,17 +390,17 @@ class TestServiceAccounts:
         for namespace in ("default", "dev"):
             del server.objects["secrets", namespace, "registry-cache"]
         assert story(server, **options)["detached"] == ["default/default/registry-cache"]
-        # The other one is not of this module.
+        # The other entry does not belong to this module.
         assert server.bound("default") == [] and server.bound("dev") == ["registry-cache"]
         assert RECORD not in server.objects["serviceaccounts", "default", "default"]["metadata"]["labels"]
 
-    def test_an_entry_that_is_made_by_hand_after_ours_went(self, server: ApiServer) -> None:
+    def test_an_entry_added_by_hand_after_ours_was_removed(self, server: ApiServer) -> None:
         ensure(server, secret(service_accounts=["default"]))
         ensure(server, state="absent")
         server.bind("default", "registry-cache")
         assert not ensure(server, state="absent")["changed"] and server.bound("default") == ["registry-cache"]
 
-    def test_one_that_is_not_there(self, server: ApiServer, warned: list[str]) -> None:
+    def test_a_missing_one(self, server: ApiServer, warned: list[str]) -> None:
         server.add("serviceaccounts", "prod", "builder")
         secrets = secret(namespaces=["default", "prod"], service_accounts=["builder"])
         result = ensure(server, secrets)
@@ -410,7 +410,7 @@ class TestServiceAccounts:
         assert story(server, secrets)["attached"] == ["default/builder/registry-cache"]
 
     @pytest.mark.parametrize("times", [1, 2])
-    def test_a_run_that_died_between_its_writes(self, server: ApiServer, times: int) -> None:
+    def test_a_run_that_was_killed_between_its_writes(self, server: ApiServer, times: int) -> None:
         def die(method: str, _path: str) -> None:
             nonlocal times
             times -= method != "GET"
@@ -427,7 +427,7 @@ class TestServiceAccounts:
         assert server.bound("default") == []
 
 
-def test_users_of_their_own_namespaces_and_names(server: ApiServer) -> None:
+def test_users_with_separate_namespaces_and_names(server: ApiServer) -> None:
     secrets = [
         secret(username="a", namespace_selector="team=a"),
         secret(username="b", namespaces=["prod"]),
@@ -437,7 +437,7 @@ def test_users_of_their_own_namespaces_and_names(server: ApiServer) -> None:
     assert result["created"] == ["default/registry-cache", "dev/registry-cache", "prod/c", "prod/registry-cache"]
     assert content(server, "dev/registry-cache")["auths"]["localhost:30026"]["username"] == "a"
     assert content(server, "prod/registry-cache")["auths"]["localhost:30026"]["username"] == "b"
-    # A user who left.
+    # A removed user.
     assert story(server, *secrets[:2])["removed"] == ["prod/c"]
 
 
@@ -465,7 +465,7 @@ def test_the_content_of_others_is_not_read(server: ApiServer) -> None:
     assert ("/api/v1/secrets", {"fieldSelector": "metadata.name=registry-cache"}) in lists
 
 
-def test_writes_run_side_by_side(server: ApiServer) -> None:
+def test_writes_run_in_parallel(server: ApiServer) -> None:
     meeting = threading.Barrier(4)
 
     def meet(method: str, _path: str) -> None:
@@ -528,7 +528,7 @@ def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], ma
     server.add("secrets", "prod", "registry-cache", type=kind, metadata={"labels": labels}, data={"key": "dGhlaXJz"})
     message = refused(server, secret(exclude_namespaces=[]))
     assert f"name: there is another Secret prod/registry-cache{manager}" in message and "Delete it, or choose another name" in message
-    # Nor is it removed.
+    # It is not removed either.
     assert not ensure(server, state="absent")["changed"]
     assert not ensure(server, secret(namespaces=[]))["changed"]
 
@@ -538,7 +538,7 @@ def test_two_users_for_one_secret(server: ApiServer) -> None:
     assert "users 'a' and 'b' would both have Secret registry-cache in namespace default" in message
 
 
-def test_a_secret_that_somebody_makes_meanwhile(server: ApiServer) -> None:
+def test_a_concurrently_created_secret(server: ApiServer) -> None:
     def appear(method: str, path: str) -> None:
         if method == "POST" and ("secrets", "dev", "registry-cache") not in server.objects:
             server.add("secrets", "dev", "registry-cache", type="Opaque", data={"key": "dGhlaXJz"})
@@ -552,7 +552,7 @@ def test_a_secret_that_somebody_makes_meanwhile(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("options", [{"secrets": [secret(password="another-password")]}, {"state": "absent"}])
-def test_a_secret_that_somebody_replaces_meanwhile(server: ApiServer, options: dict[str, Any]) -> None:
+def test_a_concurrently_replaced_secret(server: ApiServer, options: dict[str, Any]) -> None:
     ensure(server, secret())
 
     def replace(method: str, _path: str) -> None:
@@ -566,7 +566,7 @@ def test_a_secret_that_somebody_replaces_meanwhile(server: ApiServer, options: d
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_a_namespace_that_goes_meanwhile(server: ApiServer, warned: list[str], gone: bool) -> None:
+def test_a_concurrently_deleted_namespace(server: ApiServer, warned: list[str], gone: bool) -> None:
     def go(method: str, _path: str) -> None:
         if method == "POST" and ("namespaces", "", "dev") in server.objects:
             if gone:
@@ -580,7 +580,7 @@ def test_a_namespace_that_goes_meanwhile(server: ApiServer, warned: list[str], g
     assert warned == ["Namespace dev is being deleted: it was left out."]
 
 
-def test_what_goes_before_it_is_removed(server: ApiServer) -> None:
+def test_a_secret_that_is_deleted_concurrently(server: ApiServer) -> None:
     ensure(server, secret(service_accounts=["default"]))
 
     def go(method: str, path: str) -> None:
@@ -592,7 +592,7 @@ def test_what_goes_before_it_is_removed(server: ApiServer) -> None:
     assert ensure(server, state="absent")["changed"]
 
 
-def test_an_api_server_that_puts_off(server: ApiServer) -> None:
+def test_an_overloaded_api_server(server: ApiServer) -> None:
     left = 3
 
     def busy(_method: str, path: str) -> None:
@@ -621,7 +621,7 @@ def test_an_api_server_that_puts_off(server: ApiServer) -> None:
 )
 def test_a_cluster_that_refuses(server: ApiServer, warned: list[str], kind: str, status: int, choice: dict[str, Any], words: str) -> None:
     def refuse(_method: str, path: str) -> None:
-        # Those of the cache's own namespace are another question.
+        # The cache's own namespace is tested separately.
         if path in (f"/api/v1/{kind}", f"/api/v1/namespaces/default/{kind}"):
             raise Refusal(status, "no")
 
@@ -630,7 +630,7 @@ def test_a_cluster_that_refuses(server: ApiServer, warned: list[str], kind: str,
 
 
 class TestRightsInSomeNamespaces:
-    """An identity that may do everything in `default` and `dev`, and nothing else: not even read the credentials of the cache."""
+    """An identity with all permissions in `default` and `dev`, and none elsewhere. It cannot read the credentials of the cache."""
 
     OWN: ClassVar = {"credentials_in_force": False}
 
@@ -648,7 +648,7 @@ class TestRightsInSomeNamespaces:
         result = story(server, secret(namespaces=["default"]), namespaces=["dev"], **self.OWN)
         assert result["removed"] == ["dev/registry-cache"] and len(result["detached"]) == 2
 
-    def test_one_that_is_forbidden(self, server: ApiServer, warned: list[str]) -> None:
+    def test_a_forbidden_namespace(self, server: ApiServer, warned: list[str]) -> None:
         secrets = secret(namespaces=["default", "prod"], service_accounts=["default"])
         message = refused(server, secrets, **self.OWN)
         assert "namespaces: namespace prod is forbidden: its Secrets cannot be listed (HTTP 403: no)" in message
@@ -661,7 +661,7 @@ class TestRightsInSomeNamespaces:
     def test_the_credentials_in_force_cannot_be_read(self, server: ApiServer, warned: list[str]) -> None:
         assert "HTTP 403" in refused(server, secret())
 
-    def test_one_that_is_not_there(self, server: ApiServer, warned: list[str]) -> None:
+    def test_a_missing_one(self, server: ApiServer, warned: list[str]) -> None:
         del server.objects["namespaces", "", "dev"]
         assert "namespaces: there is no namespace dev" in refused(server, secret(namespaces=["default", "dev"]), **self.OWN)
 
@@ -672,7 +672,7 @@ class TestRightsInSomeNamespaces:
         assert result["removed"] == ["default/registry-cache", "dev/registry-cache"] and len(result["detached"]) == 2
 
     @pytest.mark.parametrize("kind", ["secrets", "serviceaccounts"])
-    def test_one_that_may_only_be_read(self, server: ApiServer, warned: list[str], kind: str) -> None:
+    def test_a_namespace_with_read_access_only(self, server: ApiServer, warned: list[str], kind: str) -> None:
         server.hook = forbid(f"/api/v1/namespaces/dev/{kind}.*", method="POST|PATCH|DELETE")
         secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
         result = ensure(server, secrets, **self.OWN)
@@ -683,7 +683,7 @@ class TestRightsInSomeNamespaces:
 
 
 class TestUsers:
-    """What the module makes of the users' settings and of the credentials in force."""
+    """The settings of users, and the active credentials."""
 
     def test_the_credential_in_force_precedes_the_given_password(self, server: ApiServer) -> None:
         ensure(server, secret())
@@ -694,7 +694,7 @@ class TestUsers:
         story(server, secret(), credentials_in_force=False)
         assert entry(server, "default/registry-cache") == ("nodes", PASSWORD)
 
-    def test_a_password_that_the_inventory_does_not_have(self, server: ApiServer) -> None:
+    def test_a_generated_password(self, server: ApiServer) -> None:
         options = {"users": [{"name": "nodes"}, {"name": "team-a"}], "hosts": HOSTS, "namespaces": ["default"]}
         message = refused(server, **options)
         assert message.startswith("users: user nodes, team-a has no password") and "Example: users: " in message
@@ -705,7 +705,7 @@ class TestUsers:
         story(server, **options)
         assert entry(server, "default/team-a") == ("team-a", "of-team-a")
 
-    def test_a_hash_in_force_tells_no_password(self, server: ApiServer) -> None:
+    def test_an_active_hash_is_not_a_password(self, server: ApiServer) -> None:
         hold(server, nodes={"name": "nodes.g1", "hash": "$2b$05$x"})
         story(server, secret())
         assert entry(server, "default/registry-cache") == ("nodes.g1", PASSWORD)
@@ -724,17 +724,17 @@ class TestUsers:
         made = {"dev/pull", "prod/own", *(f"{name}/all" for name in ("default", "dev", "kube-system", "prod"))}
         assert set(result["created"]) == made
         assert server.bound("prod", "builder") == ["own"] and server.bound("prod") == ["all"] and server.bound("dev") == ["all", "pull"]
-        # Without namespaces of all, those of the users themselves remain.
+        # Without the module's own namespaces, only those of the users apply.
         del options["namespaces"]
         assert story(server, **options)["removed"] == ["dev/pull"]
 
     @pytest.mark.parametrize("text", ["no json", '{"a": 1}'])
-    def test_credentials_that_somebody_edited(self, server: ApiServer, text: str) -> None:
+    def test_credentials_that_were_edited_by_hand(self, server: ApiServer, text: str) -> None:
         server.hold(text)
         message = refused(server, secret())
         assert message.startswith("Secret registry-cache-passwords in namespace registry-cache: ") and "site.yml" in message
 
-    def test_credentials_of_somebody_else(self, server: ApiServer) -> None:
+    def test_credentials_of_others(self, server: ApiServer) -> None:
         server.add("secrets", "registry-cache", "registry-cache-passwords", data={})
         message = refused(server, secret())
         assert "Secret registry-cache-passwords in namespace registry-cache" in message and "Example: owner: " in message
@@ -744,7 +744,7 @@ class TestUsers:
 
 
 class TestLabelsAndAnnotations:
-    def test_come_and_go(self, server: ApiServer) -> None:
+    def test_added_and_removed(self, server: ApiServer) -> None:
         own = {"labels": {"team": "a", "example.com/tier": ""}, "annotations": {"example.com/contact": "team a, floor 2"}}
         ensure(server, secret())
         story(server, secret(**own))
@@ -779,7 +779,7 @@ class TestLabelsAndAnnotations:
             ({"annotations": {"": "x"}}, "annotations: '' is no name"),
         ],
     )
-    def test_what_is_refused(self, server: ApiServer, options: dict[str, Any], words: str) -> None:
+    def test_invalid_labels_and_annotations(self, server: ApiServer, options: dict[str, Any], words: str) -> None:
         message = refused(server, secret(**options))
         assert words in message and "Example: " in message
 
@@ -795,7 +795,7 @@ ESO = {
 
 
 class TestSources:
-    """What the module makes for a controller."""
+    """The objects for a controller."""
 
     @pytest.fixture(autouse=True)
     def _cluster(self, server: ApiServer) -> None:
@@ -809,7 +809,7 @@ class TestSources:
             f"{key[0]} {key[2]}" for key, item in server.objects.items() if item["metadata"]["labels"].get(component) == SOURCE[component]
         }
 
-    def test_external_secrets_from_nothing_to_none(self, server: ApiServer) -> None:
+    def test_external_secrets_are_created_and_removed(self, server: ApiServer) -> None:
         result = story(server, secret(), controller="external_secrets")
         assert set(result["sources_written"]) == ESO and result["created"] == ["default/registry-cache"]
         assert "ClusterSecretStore registry-cache-pull-nodes.registry-cache for a controller" in result["diff"]["after"]
@@ -818,7 +818,7 @@ class TestSources:
         result = story(server, secret(username="team"))
         assert len(result["sources_removed"]) == 6 and self.made(server) == set() and list(server.secrets()) == ["default/registry-cache"]
 
-    def test_a_rotation_changes_the_source_alone(self, server: ApiServer) -> None:
+    def test_a_rotation_changes_only_the_source(self, server: ApiServer) -> None:
         ensure(server, secret(), controller="external_secrets")
         hold(server, nodes={"name": "nodes.g1", "password": "another"})
         result = story(server, secret(), controller="external_secrets")
@@ -835,7 +835,7 @@ class TestSources:
 
     @pytest.mark.parametrize("gone", [False, True])
     def test_absent_removes_them_with_the_cache(self, server: ApiServer, gone: bool) -> None:
-        """Role cache may have removed the namespace with all that was in it before, and the controller is not named in that run."""
+        """Role cache may have removed the namespace already, and this run does not name the controller."""
         ensure(server, secret(), controller="external_secrets")
         if gone:
             for key in [key for key in server.objects if key[1] == "registry-cache" or key == ("namespaces", "", "registry-cache")]:
@@ -864,7 +864,7 @@ class TestSources:
         message = refused(server, secret(), controller="external_secrets")
         assert "controller: the cluster has no ClusterSecretStore" in message and "Example: controller: none" in message
 
-    def test_a_first_check_before_the_cache_is_there(self, server: ApiServer) -> None:
+    def test_check_mode_before_the_cache_exists(self, server: ApiServer) -> None:
         del server.objects["namespaces", "", "registry-cache"]
         result = ensure(server, secret(), controller="external_secrets", check=True)
         assert set(result["sources_written"]) == ESO
@@ -885,7 +885,7 @@ class TestSources:
         assert ("managed by Helm" in message) == (labels["app.kubernetes.io/managed-by"] == "Helm") and "Delete it" in message
         assert not ensure(server, state="absent")["changed"]
 
-    def test_the_source_of_reflector_is_somebody_elses(self, server: ApiServer) -> None:
+    def test_the_source_of_reflector_belongs_to_others(self, server: ApiServer) -> None:
         metadata = {"labels": {"app.kubernetes.io/managed-by": "Helm"}}
         server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson", metadata=metadata, data={"a": "b"})
         message = refused(server, secret(), controller="reflector")
@@ -898,17 +898,17 @@ class TestSources:
         assert result["sources_written"] == ["Secret registry-cache/registry-cache"] and result["removed"] == []
         assert set(server.secrets()) == {"dev/registry-cache", "registry-cache/registry-cache"}
 
-    def test_no_namespaces_are_not_all(self, server: ApiServer) -> None:
+    def test_an_empty_list_of_namespaces_is_not_all_namespaces(self, server: ApiServer) -> None:
         for controller in ("external_secrets", "reflector"):
             assert not ensure(server, secret(namespaces=[]), controller=controller)["changed"]
 
-    def test_what_cannot_be_listed_is_reported(self, server: ApiServer, warned: list[str]) -> None:
+    def test_kinds_that_cannot_be_listed_are_reported(self, server: ApiServer, warned: list[str]) -> None:
         server.hook = forbid("/apis/.*/v1/.*")
         ensure(server, secret())
         assert len(warned) == 4 and all("cannot be listed (HTTP 403: no)" in text for text in warned)
         assert "HTTP 403" in refused(server, secret(), controller="external_secrets")
 
-    def test_one_that_cannot_be_written(self, server: ApiServer) -> None:
+    def test_a_source_that_cannot_be_written(self, server: ApiServer) -> None:
         server.hook = forbid(".*/roles/.*", method="PATCH")
         result = ensure(server, secret(), controller="external_secrets")
         assert result["failed"] and result["changed"] and "HTTP 403" in result["msg"]
@@ -916,7 +916,7 @@ class TestSources:
         assert result["created"] == [] and set(server.secrets()) == {"registry-cache/registry-cache-pull-nodes"}
 
 
-def test_several_that_cannot_be_written(server: ApiServer) -> None:
+def test_several_secrets_that_cannot_be_written(server: ApiServer) -> None:
     def refuse(method: str, path: str) -> None:
         if method == "POST" and "prod" not in path:
             raise Refusal(403, "no")
@@ -928,7 +928,7 @@ def test_several_that_cannot_be_written(server: ApiServer) -> None:
     assert list(server.secrets()) == ["prod/registry-cache"]
 
 
-def test_a_failure_says_what_was_changed_until_then(server: ApiServer) -> None:
+def test_a_failure_reports_earlier_changes(server: ApiServer) -> None:
     def refuse(_method: str, path: str) -> None:
         if re.fullmatch("/api/v1/namespaces/dev/.*/.*", path):
             raise Refusal(500, "no")
@@ -956,13 +956,13 @@ def test_no_answer(server: ApiServer) -> None:
 
 
 @pytest.mark.parametrize("answer", [[], {"kind": "Status"}, None])
-def test_no_list(server: ApiServer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+def test_an_answer_that_is_not_a_list(server: ApiServer, monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
     handle = server.handle
     monkeypatch.setattr(server, "handle", lambda method, url, *rest: answer if "/api/v1/" in url else handle(method, url, *rest))
     assert "No usable answer from" in ensure(server, secret())["msg"]
 
 
-def test_a_cluster_that_goes_away_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_stops_answering_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, "post", "/namespaces/dev/", OSError("Network is unreachable"))
     result = ensure(server, secret(namespaces=["dev", "prod"]))
     assert result["changed"] and "Secret dev/registry-cache could not be written (" in result["msg"]

@@ -192,7 +192,7 @@ def test_a_rule_is_about_a_variable_of_its_role(role: str) -> None:
 
 
 @pytest.mark.parametrize(("host", "path", "image"), IMAGES)
-def test_the_image_of_the_proof_is_one_that_the_cache_may_read(host: str, path: str, image: str) -> None:
+def test_verify_image_must_be_readable_by_the_cache(host: str, path: str, image: str) -> None:
     wanted = IMAGES[host, path, image]
     assert _rules.reads({"host": host, "repositories": [path]}, image) is wanted
     found = invalid_variables.invalid("cache", *variables("cache", upstreams=[{"host": host, "repositories": [path]}], verify_image=image))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which objects there are for a controller."""
+"""The objects for a controller."""
 
 from __future__ import annotations
 

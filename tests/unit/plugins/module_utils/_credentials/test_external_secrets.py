@@ -38,7 +38,7 @@ def test_the_chain_of_external_secrets() -> None:
         "ClusterExternalSecret",
     ]
     assert {item["metadata"]["name"] for item in made[:4]} == {"cache-pull-nodes"}
-    # Another namespace may have a cache of this name.
+    # A cache in another namespace may have the same name.
     assert {item["metadata"]["name"] for item in made[4:]} == {"cache-pull-nodes.registry-cache"}
     assert {item["metadata"].get("namespace") for item in made[:4]} == {"registry-cache"}
     assert {item["metadata"].get("namespace") for item in made[4:]} == {None}
@@ -47,7 +47,7 @@ def test_the_chain_of_external_secrets() -> None:
     entry = json.loads(base64.b64decode(text))["auths"]["localhost:30026"]
     assert (entry["username"], entry["password"]) == ("nodes.g1", PASSWORD)
 
-    # Nothing but that one Secret, and only from the namespaces that have it.
+    # Only this one Secret, and only for the namespaces that have it.
     assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["cache-pull-nodes"], "verbs": ["get"]}]
     assert binding["subjects"][0]["name"] == binding["roleRef"]["name"] == "cache-pull-nodes"
     provider = store["spec"]["provider"]["kubernetes"]
@@ -60,7 +60,7 @@ def test_the_chain_of_external_secrets() -> None:
     assert spec["data"] == [{"secretKey": ".dockerconfigjson", "remoteRef": {"key": "cache-pull-nodes", "property": key}}]
     target = spec["target"]
     assert (target["name"], target["creationPolicy"], target["template"]["type"]) == ("pull", "Orphan", "kubernetes.io/dockerconfigjson")
-    # As module pull_secrets marks its own.
+    # The same labels as those of module pull_secrets.
     labels = target["template"]["metadata"]["labels"]
     assert (labels["app.kubernetes.io/managed-by"], labels["app.kubernetes.io/instance"]) == ("pullthrough.registry_cache", "cache")
     assert (labels["registry-cache.pullthrough/namespace"], labels["team"]) == ("registry-cache", "a")
@@ -88,19 +88,19 @@ def test_namespaces(where: dict[str, Any], expected: list[tuple[str, str, Any]] 
 
 
 @pytest.mark.parametrize("text", ["team in a", "team in (a", "a=b c", "team>3", "=a", "a=b,,c", "a,b)"])
-def test_what_is_no_selector(text: str) -> None:
+def test_an_invalid_selector(text: str) -> None:
     with pytest.raises(PullSecretError, match=r"^namespace_selector: .* Example: namespace_selector: team in \(a, b\)"):
         objects(secret(namespace_selector=text))
 
 
-def test_names_of_the_cluster_are_cut_apart() -> None:
+def test_long_cluster_scoped_names_differ() -> None:
     owners = [Owner("s" * 62 + end, "n" * 52) for end in "ab"]
     made = [one for owner in owners for one in external_secrets.objects(secret("x" * 60), owner)]
     names = [item["metadata"]["name"] for item in made if "namespace" not in item["metadata"]]
     assert len(set(names)) == 2 and all(len(name) <= 63 for name in names)
 
 
-def test_users_have_objects_of_their_own() -> None:
+def test_users_have_separate_objects() -> None:
     users = ["nodes", "Team A", "team-a", "é", "x" * 60, "nodes@example.com"]
     names = [objects(secret(user))[0]["metadata"]["name"] for user in users]
     assert len(set(names)) == len(users) and names[2] == "cache-pull-team-a"

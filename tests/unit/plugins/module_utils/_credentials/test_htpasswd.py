@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What holds of any htpasswd text and any users: hypothesis looks for a counterexample."""
+"""Properties of any htpasswd text with any users. hypothesis searches for counterexamples."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def hashed(password: str) -> str:
     return bcrypt.hashpw(password.encode(), bcrypt.gensalt(COST)).decode()
 
 
-# Few of each, so that the users that are wanted often are in the text.
+# Only a few names, so that wanted users are often in the text.
 NAMES = st.sampled_from(["a", "b", "c", "team-é", "with space", "a.b", "A"])
 PASSWORDS = st.sampled_from(["one", "two", "ü" * 36])
 HASH_TEXTS = st.text(string.ascii_letters + string.digits + "$./{}=", min_size=1, max_size=20)
@@ -33,7 +33,7 @@ ENTRIES = st.builds("{}{}:{}{}".format, BLANKS, NAMES, HASHES, BLANKS)
 
 @st.composite
 def texts(draw: st.DrawFn) -> str:
-    """A text that has each user once, among lines that are none."""
+    """Return a text with each user once, and with lines that are not users."""
     entries = draw(st.lists(ENTRIES, max_size=5, unique_by=lambda line: line.strip().partition(":")[0]))
     lines = draw(st.permutations([*entries, *draw(st.lists(FOREIGN, max_size=4))]))
     return "\n".join(lines) + draw(st.sampled_from(["", "\n"]) if lines and lines[-1] else st.just("\n" if lines else ""))
@@ -53,7 +53,7 @@ def wanted(draw: st.DrawFn) -> list[htpasswd.User]:
 
 
 def read(text: str) -> dict[str, str]:
-    """As the registry reads it (registry/auth/htpasswd of distribution): the last line of a user wins."""
+    """Return the users like the registry (registry/auth/htpasswd of distribution), which uses the last line of a user."""
     lines = (line.strip() for line in text.split("\n"))
     return {name: rest for name, _, rest in (line.partition(":") for line in lines if line and not line.startswith("#"))}
 
@@ -105,7 +105,7 @@ def test_any_text_is_parsed_or_refused_with_its_lines(text: str) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
-def test_any_user_is_held_or_refused(name: str, password: str) -> None:
+def test_any_user_is_written_or_refused(name: str, password: str) -> None:
     try:
         text, _ = htpasswd.apply("", [htpasswd.User(name, password)], COST, False)
     except (htpasswd.UserError, UnicodeEncodeError) as error:
@@ -126,7 +126,7 @@ def test_any_user_is_held_or_refused(name: str, password: str) -> None:
     ],
 )
 def test_users_of_another_encoding(user: htpasswd.User) -> None:
-    """As Ansible reads a file in Latin-1; from 2.19 on it hands none of them to a module."""
+    """Names as Ansible reads them from a file in Latin-1. From 2.19 on, it does not pass them to a module."""
     with pytest.raises(htpasswd.UserError, match="UTF-8") as error:
         htpasswd.check_user(user)
     assert "of-n" not in str(error.value)

@@ -39,12 +39,12 @@ def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, m
     for kind in ("allowed", "auto"):
         assert annotations[f"{kind}-namespaces"] == patterns
         assert annotations.get(f"{kind}-namespaces-selector") == selector
-    # Reflector takes each part for a regular expression of the whole name.
+    # For reflector, each part is a regular expression for the whole name.
     names = {"a", "b", "ab", "registry", "registry-cache"}
     assert {name for name in names if any(re.fullmatch(part, name) for part in patterns.split(","))} == matching
 
 
-def test_what_reflector_cannot_do() -> None:
+def test_settings_that_reflector_does_not_support() -> None:
     with pytest.raises(PullSecretError, match="several users have a pull secret named pull.*Example: pull_secret"):
         objects(secret(), secret())
     expected = r"exclude_namespaces must name the cache's namespace.*\['kube-system', 'registry-cache'\]"

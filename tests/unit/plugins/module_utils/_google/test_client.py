@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The session of Google's client: credentials, and what goes wrong below HTTP, over real sockets."""
+"""The session of the Google client: credentials, retries, and errors below HTTP, over real sockets."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOOGLE_CLOUD = "ansible_collections.google.cloud.plugins.module_utils"
 POOL = {"project": "demo", "pool_id": "cache"}
 MODULE = "gcp_iam_workload_identity_pool"
 ROLE = {"role": "roles/x", "member": "user:a@example.com"}
-# Each module, options of it, and what its errors name.
+# Each module, with options for it, and the object that its errors name.
 EVERY = [
     (MODULE, POOL, "projects/demo/locations/global/workloadIdentityPools/cache"),
     (
@@ -75,7 +75,7 @@ EVERY = [
 
 
 class Server(HttpServer):
-    """Gives the answers it is told, one after another, the last for ever; reached as any https host."""
+    """Gives prepared answers in order, and repeats the last one. It answers for any https host."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.answers: list[tuple[int, bytes]] = []
@@ -122,7 +122,7 @@ class Server(HttpServer):
 
         monkeypatch.setattr(gcp, "HTTPAdapter", Loopback)
         self.pauses: list[float] = []
-        # Time passes by sleeping alone; urllib3 pauses between attempts to connect, too.
+        # The clock advances only during sleep. urllib3 also pauses between attempts to connect.
         started, now = time.monotonic(), time.time()
         clock = {"monotonic": lambda: started + sum(self.pauses), "time": lambda: now + sum(self.pauses), "sleep": self.pauses.append}
         monkeypatch.setattr(gcp, "time", SimpleNamespace(**clock))
@@ -155,27 +155,27 @@ FAULTS = [(429, b"{}"), (500, b"{}"), (502, b"<html>"), (503, b"{}"), (504, b"{}
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "DELETE"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_what_passes_is_tried_again(server: Server, method: str, fault: tuple[int, bytes]) -> None:
+def test_transient_errors_are_retried(server: Server, method: str, fault: tuple[int, bytes]) -> None:
     server.answers = [*[fault] * 7, (200, b'{"name": "x"}')]
     assert client().request(method, URL, "x") == {"name": "x"}
     assert server.seen == [method] * 8
-    # They grow, and are random, so that clients that met do not meet again.
+    # Pauses grow, and are random, so that concurrent clients do not retry at the same time.
     assert len(set(server.pauses)) == 7
     assert all(pause <= min(2**number, 32) for number, pause in enumerate(server.pauses))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("fault", FAULTS)
-def test_tries_end_with_wait_timeout(server: Server, method: str, fault: tuple[int, bytes]) -> None:
+def test_retries_end_at_wait_timeout(server: Server, method: str, fault: tuple[int, bytes]) -> None:
     server.answers = [fault]
     with pytest.raises(gcp.GcpError, match=r"^x: .* Tried \d+ times; wait_timeout is 90 s: raise it to try longer\.$") as caught:
         client(wait_timeout=90).request(method, URL, "x")
     assert sum(server.pauses) == pytest.approx(90) and len(server.seen) == len(server.pauses) + 1
-    # Google did not take up what it has no quota for; of others nobody knows.
+    # Without quota, Google has not processed the request. After other errors, this is unknown.
     assert caught.value.ambiguous == (fault[0] != 429)
 
 
-def test_the_time_is_that_of_the_module_and_not_of_each_request(server: Server) -> None:
+def test_the_timeout_is_for_all_requests_together(server: Server) -> None:
     server.answers = [(503, b"{}")]
     google = client(wait_timeout=90)
     for _request in range(3):
@@ -184,7 +184,7 @@ def test_the_time_is_that_of_the_module_and_not_of_each_request(server: Server) 
     assert sum(server.pauses) == pytest.approx(90)
 
 
-def test_no_time_means_one_try(server: Server) -> None:
+def test_a_timeout_of_zero_allows_one_try(server: Server) -> None:
     server.answers = [(503, b"{}")]
     with pytest.raises(gcp.GcpError):
         client(wait_timeout=0).request("GET", URL, "x")
@@ -192,22 +192,22 @@ def test_no_time_means_one_try(server: Server) -> None:
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_google_sets_the_shortest_pause(server: Server, form: str) -> None:
+def test_retry_after_is_the_shortest_pause(server: Server, form: str) -> None:
     server.answers = [(429, b"{}"), (200, b'{"name": "x"}')]
-    # A date has whole seconds.
+    # A date only has whole seconds.
     server.retry_after = "45" if form == "seconds" else email.utils.formatdate(gcp.time.time() + 46, usegmt=True)
     assert client().request("POST", URL, "x") == {"name": "x"}
     assert 45 <= server.pauses[0] <= 47 and len(server.seen) == 2
 
 
-def test_a_pause_that_is_longer_than_the_time_is_not_begun(server: Server) -> None:
+def test_a_pause_longer_than_the_timeout_is_not_started(server: Server) -> None:
     server.answers, server.retry_after = [(429, b'{"error": {"message": "Quota exceeded"}}')], "3600"
     with pytest.raises(gcp.GcpError, match=r"^x: HTTP 429: Quota exceeded .*wait_timeout is 300 s, and Google asks for 3600 s"):
         client().request("GET", URL, "x")
     assert len(server.seen) == 1 and not server.pauses
 
 
-def test_a_pause_that_makes_no_sense_is_none(server: Server) -> None:
+def test_an_invalid_retry_after_is_ignored(server: Server) -> None:
     server.answers, server.retry_after = [(503, b"{}"), (200, b"{}")], "soon"
     assert client().request("GET", URL, "x") == {} and server.pauses[0] <= 1
 
@@ -245,7 +245,7 @@ def test_an_answer_that_is_not_googles(server: Server, body: bytes) -> None:
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
 
 
-def test_an_error_that_is_no_json(server: Server) -> None:
+def test_an_error_that_is_not_json(server: Server) -> None:
     server.answers = [(501, b"Bad day")]
     with pytest.raises(gcp.GcpError, match="^x: HTTP 501: Bad day$"):
         client().request("GET", "https://iam.googleapis.com/v1/x", "x")
@@ -261,7 +261,7 @@ def test_expired_access_token(wire: Wire) -> None:
 def test_one_session_token_time_out_and_user_agent(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GCP_ENV_TYPE", "awx")
     wire.run(MODULE, **POOL)
-    # One for Google's APIs, one for the servers of tokens.
+    # One for Google's APIs, and one for the token servers.
     assert wire.sessions == 2 and len(wire.requests) == 5
     assert {request.timeout for request in wire.requests} == {(10, 60)}
     assert {request.headers["User-Agent"] for request in wire.requests} == {"Google-Ansible-MM-registry_cache-awx"}
@@ -301,7 +301,7 @@ def test_missing_credential(wire: Wire, options: dict[str, Any], words: str) -> 
         (google.auth.exceptions.RefreshError("invalid_grant"), r"does not take the credential \(invalid_grant\)"),
     ],
 )
-def test_token_that_cannot_be_had(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_token(error: Exception, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     google_client = client()
 
     def fail(*_arguments: Any, **_options: Any) -> None:
@@ -319,9 +319,9 @@ def test_missing_library(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def reloaded(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> Any:
-    """The client as it is where google.cloud has these utilities only."""
+    """Return the client as it is with a google.cloud that has only these utilities."""
     for name in ("gcp_utils", "gcp_v2"):
-        # None is what cannot be imported.
+        # A module that is None cannot be imported.
         monkeypatch.setitem(sys.modules, f"{GOOGLE_CLOUD}.{name}", modules.get(name))
     spec = importlib.util.spec_from_file_location(gcp.__name__, gcp.__file__)
     module = importlib.util.module_from_spec(spec)
@@ -329,7 +329,7 @@ def reloaded(monkeypatch: pytest.MonkeyPatch, **modules: Any) -> Any:
     return module
 
 
-def test_the_session_where_google_cloud_moves_it_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_session_in_its_new_place_in_google_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = importlib.import_module(f"{GOOGLE_CLOUD}.gcp_utils").GcpSession
     for utilities in (
         {"gcp_utils": SimpleNamespace(GcpSession=theirs)},
@@ -365,8 +365,8 @@ def test_the_versions_of_google_cloud_agree_with_galaxy_yml() -> None:
     assert f"google.cloud:{lowest}" in (ROOT / "README.md").read_text()
 
 
-def test_options_and_variables_of_google_cloud_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is set for its modules does for ours."""
+def test_options_and_variables_match_google_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings for its modules also work for ours."""
     utilities = importlib.import_module(f"{GOOGLE_CLOUD}.gcp_utils")
     seen: dict[str, Any] = {}
     monkeypatch.setattr(utilities.AnsibleModule, "__init__", lambda self, *_arguments, **options: seen.update(options))
@@ -378,7 +378,7 @@ def test_options_and_variables_of_google_cloud_are_ours(monkeypatch: pytest.Monk
         assert set(option["fallback"][1]) <= set(ours[name]["fallback"][1]), name
 
 
-# ---- act as a service account, quota project, universe
+# ---- impersonation, quota project, universe
 
 
 EMAIL = "deployer@demo.iam.gserviceaccount.com"
@@ -387,12 +387,12 @@ GENERATE = f"https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts
 
 @pytest.fixture
 def deployer(wire: Wire) -> Wire:
-    """An account that may manage pools, as which the operator may act."""
+    """A service account that may manage pools, and that the operator may impersonate."""
     assert wire.google.create_account("deployer").is_success
     return wire
 
 
-def test_acting_as_a_service_account(deployer: Wire) -> None:
+def test_impersonation(deployer: Wire) -> None:
     denied = deployer.run(MODULE, **POOL, impersonate_service_account=EMAIL)
     assert "HTTP 403: Permission 'iam.workloadIdentityPools.get' denied" in denied["msg"], "it is the account that is asked"
     binding = {"role": "roles/iam.workloadIdentityPoolAdmin", "members": [f"serviceAccount:{EMAIL}"]}
@@ -414,7 +414,7 @@ def test_the_account_comes_from_the_environment(deployer: Wire, monkeypatch: pyt
     assert deployer.sent()[0] == ("POST", GENERATE)
 
 
-def test_a_chain_of_accounts(deployer: Wire) -> None:
+def test_a_delegation_chain(deployer: Wire) -> None:
     deployer.answer("POST", ":generateAccessToken", 400, {"error": {"code": 400, "message": "No chains here"}})
     between = "between@demo.iam.gserviceaccount.com"
     assert "No chains here" in deployer.run(MODULE, **POOL, impersonate_service_account=f"{between},{EMAIL}")["msg"]
@@ -422,14 +422,14 @@ def test_a_chain_of_accounts(deployer: Wire) -> None:
     assert token.url == GENERATE and token.body["delegates"] == [between]
 
 
-def test_an_account_as_which_one_may_not_act(wire: Wire) -> None:
+def test_an_account_that_may_not_be_impersonated(wire: Wire) -> None:
     message = wire.run(MODULE, **POOL, impersonate_service_account="nobody@demo.iam.gserviceaccount.com")["msg"]
     assert "iam.serviceAccounts.getAccessToken" in message and "roles/iam.serviceAccountTokenCreator" in message
     assert "{" not in message and not wire.clock.pauses
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_an_outage_of_the_server_of_tokens_is_outlasted(deployer: Wire, status: int) -> None:
+def test_an_outage_of_the_token_server_is_retried(deployer: Wire, status: int) -> None:
     deployer.outage("POST", ":generateAccessToken", status, times=8)
     assert "workloadIdentityPools.get" in deployer.run(MODULE, **POOL, impersonate_service_account=EMAIL)["msg"]
     assert len(deployer.clock.pauses) == 8
@@ -451,7 +451,7 @@ def test_the_quota_project_comes_from_the_environment(wire: Wire, monkeypatch: p
 
 
 @pytest.mark.parametrize(("module", "options", "what"), EVERY)
-def test_every_host_is_of_the_universe(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
+def test_every_host_is_in_the_universe(wire: Wire, module: str, options: dict[str, Any], what: str) -> None:
     wire.universe = "apis-sovereign.example"
     wire.run(module, **options, universe_domain=wire.universe)
     assert wire.requests and all(request.host.endswith(".apis-sovereign.example") for request in wire.requests)
@@ -488,9 +488,9 @@ def test_a_credential_of_another_universe(wire: Wire, own: str, given: str | Non
 
 
 @pytest.mark.parametrize("account", [None, EMAIL])
-def test_an_older_google_auth_knows_of_no_universe(wire: Wire, monkeypatch: pytest.MonkeyPatch, account: str | None) -> None:
+def test_an_older_google_auth_does_not_know_universes(wire: Wire, monkeypatch: pytest.MonkeyPatch, account: str | None) -> None:
     kind = google.auth.credentials.Credentials
-    if account:  # then it knew of it in all but the tokens of other accounts
+    if account:  # that version supports universes except for tokens of impersonated accounts
         kind = google.auth.impersonated_credentials.Credentials
     monkeypatch.setattr(kind, "universe_domain", "googleapis.com")
     message = wire.run(MODULE, **POOL, universe_domain="apis-sovereign.example", impersonate_service_account=account)["msg"]
@@ -514,13 +514,13 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, option: str, value:
 
 def test_every_module_is_in_the_table() -> None:
     modules = pathlib.Path(gcp.__file__).parents[2] / "modules"
-    # Those ask a cluster first, and have tests of their own for each.
+    # These modules ask a cluster first, and have separate tests.
     others = {"gcp_acceptance", "gcp_iam_cluster_principals"}
     assert {path.stem for path in modules.glob("gcp_*.py")} == {module for module, _options, _what in EVERY} | others
 
 
 @pytest.mark.parametrize(("module", "options", "what"), EVERY)
-def test_every_module_refuses_a_token_without_a_way_round_it(
+def test_every_module_requires_a_token(
     wire: Wire, module: str, options: dict[str, Any], what: str
 ) -> None:
     result = wire.run(module, access_token="expired-token", **options)
@@ -561,12 +561,12 @@ def test_an_api_that_is_not_enabled(wire: Wire, module: str, options: dict[str, 
     assert "Enable" not in wire.run(module, check=True, **options).get("msg", "")
 
 
-# Service Usage itself always answers: without it nothing could be enabled.
+# Service Usage itself always answers, because other APIs are enabled with it.
 ENABLED = [(name, options) for name, options, _what in EVERY if name != "gcp_project_services"]
 
 
 def just_enabled(wire: Wire, seconds: float) -> None:
-    """All APIs but Service Usage; for the first half of that time they say that they are not."""
+    """Enable all APIs except Service Usage. For the first half of the time, they report that they are disabled."""
     for service in ("iam", "artifactregistry", "cloudresourcemanager"):
         url = f"https://serviceusage.googleapis.com/v1/projects/demo/services/{service}.googleapis.com"
         wire.google.done(wire.google.call("POST", f"{url}:disable", json={}))
@@ -576,7 +576,7 @@ def just_enabled(wire: Wire, seconds: float) -> None:
 
 @pytest.mark.parametrize("asked_first", ["disabled", "denied"])
 @pytest.mark.parametrize(("module", "options"), ENABLED)
-def test_an_api_that_was_just_enabled_is_waited_for(
+def test_an_api_that_was_just_enabled_is_retried(
     wire: Wire, module: str, options: dict[str, Any], asked_first: str
 ) -> None:
     there = {"resources": [REPOSITORY], "role": READER}
@@ -585,12 +585,12 @@ def test_an_api_that_was_just_enabled_is_waited_for(
     wire.google.create_repository()
     just_enabled(wire, 120)
     wire.google.steady += 70 if asked_first == "denied" else 0
-    # Who comes when it wants for permissions alone cannot tell it from others that do.
+    # If the first error is a missing permission, the module cannot know that the API is new.
     result = wire.run(module, **options, apis_just_enabled=asked_first == "denied")
     assert "failed" not in result and sum(wire.clock.pauses) >= (40 if asked_first == "denied" else 110)
 
 
-def test_an_api_that_stays_disabled_though_it_was_just_enabled(wire: Wire) -> None:
+def test_an_api_that_stays_disabled_although_it_was_just_enabled(wire: Wire) -> None:
     just_enabled(wire, 10_000)
     for options in ({}, {"apis_just_enabled": True}):
         wire.clock.pauses.clear()
@@ -599,25 +599,25 @@ def test_an_api_that_stays_disabled_though_it_was_just_enabled(wire: Wire) -> No
         assert sum(wire.clock.pauses) == pytest.approx(100)
 
 
-def test_check_mode_has_enabled_nothing_and_waits_for_nothing(wire: Wire) -> None:
+def test_check_mode_does_not_wait_for_an_api(wire: Wire) -> None:
     url = "https://serviceusage.googleapis.com/v1/projects/demo/services/iam.googleapis.com:disable"
     wire.google.done(wire.google.call("POST", url, json={}))
     assert wire.run(MODULE, check=True, **POOL, apis_just_enabled=True)["failed"] and not wire.clock.pauses
 
 
-def test_a_state_of_an_api_that_cannot_be_read_is_not_waited_for(wire: Wire) -> None:
+def test_an_api_whose_state_cannot_be_read_is_not_retried(wire: Wire) -> None:
     just_enabled(wire, 120)
     wire.answer("GET", "/services/iam", 403, {"error": {"code": 403, "message": "Permission denied"}})
     assert "Enable iam.googleapis.com" in wire.run(MODULE, **POOL)["msg"] and not wire.clock.pauses
 
 
-def test_an_outage_while_the_state_of_an_api_is_read_is_outlasted(wire: Wire) -> None:
+def test_an_outage_while_the_state_of_an_api_is_read_is_retried(wire: Wire) -> None:
     just_enabled(wire, 60)
     wire.outage("GET", "/services/iam", 503, times=3)
     assert wire.run(MODULE, **POOL)["changed"]
 
 
-def test_a_missing_permission_is_not_waited_for(wire: Wire) -> None:
+def test_a_missing_permission_is_not_retried(wire: Wire) -> None:
     denied = {"error": {"code": 403, "message": "Permission 'iam.workloadIdentityPools.get' denied"}}
     wire.answer("GET", "/cache", 403, denied)
     assert wire.run(MODULE, **POOL)["failed"] and not wire.clock.pauses
@@ -630,7 +630,7 @@ def test_service_usage_itself_is_not_enabled(wire: Wire) -> None:
     assert message.endswith("gcloud services enable serviceusage.googleapis.com.)")
 
 
-def test_a_token_of_too_narrow_a_scope(wire: Wire) -> None:
+def test_a_token_with_a_scope_that_is_too_narrow(wire: Wire) -> None:
     info = {"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "ACCESS_TOKEN_SCOPE_INSUFFICIENT"}
     details = [{"@type": "type.googleapis.com/google.rpc.Help"}, info]
     wire.answer("GET", "/cache", 403, {"error": {"code": 403, "message": "Insufficient scopes.", "details": details}})
@@ -640,7 +640,7 @@ def test_a_token_of_too_narrow_a_scope(wire: Wire) -> None:
 
 @pytest.fixture
 def tls_server(tmp_path: pathlib.Path) -> Iterator[str]:
-    """The address of a server whose CA nobody knows; C(ca.pem) lies beside it."""
+    """Yield the URL of a server with an unknown CA. The CA certificate is in C(ca.pem)."""
 
     class Handler(QuietHandler):
         def do_GET(self) -> None:
@@ -653,7 +653,7 @@ def tls_server(tmp_path: pathlib.Path) -> Iterator[str]:
     server.close()
 
 
-def test_a_proxy_with_a_ca_of_its_own(tls_server: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_with_a_private_ca(tls_server: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     with pytest.raises(gcp.GcpError) as caught:
@@ -682,7 +682,7 @@ def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         client().request("GET", f"{IAM}/x", "x")
 
 
-def test_no_address_in_memory_is_shown() -> None:
+def test_no_memory_address_is_shown() -> None:
     error = OSError("<urllib3.connection.HTTPSConnection object at 0x7f00aa>: Failed to establish a new connection")
     assert gcp._cause(error).startswith("Failed to establish a new connection. Check the network")
 

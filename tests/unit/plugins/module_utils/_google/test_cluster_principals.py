@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which principals of a cluster are former."""
+"""Principals of a cluster that no cache uses any more."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OWN = Principal("k8s-own", ONE)
         ({}, False, []),
     ],
 )
-def test_former(admitted: dict[str, list[str]], keep_own: bool, wanted: list[Principal]) -> None:
+def test_unused_principals(admitted: dict[str, list[str]], keep_own: bool, wanted: list[Principal]) -> None:
     asked = []
 
     def exists(subject: str) -> bool:

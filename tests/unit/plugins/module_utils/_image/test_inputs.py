@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tag that is a hash, the labels, and that pins agree wherever a version is named."""
+"""The tag, the labels, and that all places pin the same versions."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def context(tmp_path: pathlib.Path) -> pathlib.Path:
     return pathlib.Path(shutil.copytree(DOCKER, tmp_path / "docker"))
 
 
-def test_the_same_inputs_are_the_same_tag(context: pathlib.Path) -> None:
+def test_the_same_inputs_give_the_same_tag(context: pathlib.Path) -> None:
     assert re.fullmatch(r"b-[0-9a-f]{12}", inputs.tag(context, "base", "builder"))
     assert inputs.tag(context, "base", "builder") == inputs.tag(DOCKER, "base", "builder")
 
 
-def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
+def test_each_input_changes_the_tag(context: pathlib.Path) -> None:
     before = inputs.tag(context, "base", "builder")
     tags = {before, inputs.tag(context, "other", "builder"), inputs.tag(context, "base", "other")}
     for name in ("registry/go.mod", "registry/main.go", "registry/go.sum", "Dockerfile"):
@@ -44,7 +44,7 @@ def test_each_input_is_in_the_tag(context: pathlib.Path) -> None:
     assert len(tags) == 8
 
 
-def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path) -> None:
+def test_files_outside_the_image_do_not_change_the_tag(context: pathlib.Path) -> None:
     before = inputs.tag(context)
     (context / "registry" / "new_test.go").write_text("package main\n")
     (context / "sbom" / "go.mod").write_text("module other\n")
@@ -54,7 +54,7 @@ def test_what_does_not_go_into_the_image_is_not_in_the_tag(context: pathlib.Path
     assert patterns == ["**/*_test.go", "sbom", "registry/internal/testutil"]
 
 
-def test_a_copied_context_is_the_sources_with_the_extra_ca(tmp_path: pathlib.Path) -> None:
+def test_a_copied_context_contains_the_sources_and_the_extra_ca(tmp_path: pathlib.Path) -> None:
     inputs.copy(DOCKER, tmp_path, b"ca")
     copied = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
     assert {"Dockerfile", "registry/main.go", "registry/go.mod", "extra-ca.crt"} <= copied
@@ -83,7 +83,7 @@ def test_labels_of_the_artifact(tmp_path: pathlib.Path) -> None:
     expected = f"sha256:{manifest['file_manifest_file']['chksum_sha256']}"
     version = yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
     assert inputs.labels(tmp_path / "built") == {"version": version, "revision": expected}
-    # The same sources from either place are the same image.
+    # The same sources give the same image, wherever they are.
     assert inputs.tag(tmp_path / "built" / "docker") == inputs.tag(DOCKER)
 
 
@@ -110,7 +110,7 @@ def test_the_base_is_of_the_distribution_that_is_compiled() -> None:
     base = f"docker.io/library/registry:{found[1]}"
     assert named("BASE") == {base}
     assert defaults()["registry_cache_image_base"] == base == settings.REGISTRY_IMAGE
-    # What stands in for it here is that distribution too.
+    # The sandbox's stand-in for it is the same distribution.
     assert f"distribution/distribution/v3 v{found[1]} " in (ROOT / "sandbox/tools/registry/go.mod").read_text()
 
 
@@ -123,7 +123,7 @@ def test_the_builder_is_the_toolchain_of_every_module() -> None:
 
 
 def named(argument: str) -> set[str]:
-    """The defaults of an argument in both Dockerfiles."""
+    """Return the defaults of an argument in both Dockerfiles."""
     files = (DOCKER / "Dockerfile", DOCKER / "sbom" / "Dockerfile")
     return {value for file in files for value in re.findall(rf"(?m)^ARG {argument}=(\S+)", file.read_text())}
 

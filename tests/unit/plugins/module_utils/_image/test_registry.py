@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a registry is asked, with which credential, and where that is found."""
+"""Requests to a registry, their credential, and where it is found."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def repository(server: Registry, credential: _registry.Credential | None = None,
     return _registry.Repository(server.host, "acme/cache", credential, actions, insecure=True)
 
 
-def test_a_tag_that_is_there_and_one_that_is_not(registry: Registry) -> None:
+def test_an_existing_and_a_missing_tag(registry: Registry) -> None:
     assert repository(registry).digest("there") == DIGEST
     assert repository(registry).digest("elsewhere") is None
 
 
 @pytest.mark.parametrize("auth", ["basic", "bearer"])
-def test_a_credential_is_shown_where_it_is_asked_for(registry: Registry, auth: str) -> None:
+def test_a_credential_is_sent_if_it_is_required(registry: Registry, auth: str) -> None:
     registry.auth = auth
     assert repository(registry, ADA, "pull,push").digest("there") == DIGEST
     assert registry.scopes == (["repository:acme/cache:pull,push"] if auth == "bearer" else [])
@@ -35,7 +35,7 @@ def test_a_credential_is_shown_where_it_is_asked_for(registry: Registry, auth: s
             repository(registry, wrong).digest("there")
 
 
-def test_an_anonymous_token_is_enough_where_it_is_given(registry: Registry) -> None:
+def test_an_anonymous_token_is_enough_if_the_registry_issues_one(registry: Registry) -> None:
     registry.auth, registry.anonymous = "bearer", True
     assert repository(registry).digest(DIGEST) == DIGEST
 
@@ -47,7 +47,7 @@ def test_an_identity_token_is_exchanged(registry: Registry) -> None:
         repository(registry, _registry.Credential("", "", "stale")).digest("there")
 
 
-def test_what_is_no_answer_is_said(registry: Registry) -> None:
+def test_unusable_answers(registry: Registry) -> None:
     registry.status = 503
     with pytest.raises(_registry.RegistryError, match="HTTP 503"):
         repository(registry).digest("there")
@@ -55,7 +55,7 @@ def test_what_is_no_answer_is_said(registry: Registry) -> None:
         _registry.Repository("127.0.0.1:1", "x", insecure=True).digest("there")
 
 
-def test_plain_http_serves_only_where_it_is_allowed(registry: Registry) -> None:
+def test_http_is_used_only_if_it_is_allowed(registry: Registry) -> None:
     with pytest.raises(_registry.RegistryError):
         _registry.Repository(registry.host, "acme/cache").digest("there")
 
@@ -71,7 +71,7 @@ def encoded(user: str, password: str) -> str:
         ("r.example", {"auths": {"https://r.example/v2/": {"auth": encoded("a", "b")}}}, ("a", "b", "")),
         ("docker.io", {"auths": {"https://index.docker.io/v1/": {"auth": encoded("a", "b")}}}, ("a", "b", "")),
         ("docker.io", {"auths": {"docker.io": {"auth": encoded("a", "b")}}}, ("a", "b", "")),
-        # The longest part that matches, as podman has it.
+        # The longest match, as in podman.
         (
             "r.example",
             {"auths": {"r.example": {"auth": encoded("x", "y")}, "r.example/acme": {"auth": encoded("a", "b")}}},
@@ -123,7 +123,7 @@ def test_a_malformed_auth_file_is_named(tmp_path: pathlib.Path) -> None:
             _registry.find_credential("r.example", "acme", [str(file)])
 
 
-def test_what_is_written_is_read_again(tmp_path: pathlib.Path) -> None:
+def test_a_written_auth_file_can_be_read(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "auth.json"
     for credential in (ADA, _registry.Credential("", "", "t")):
         for registry in ("r.example", "docker.io"):

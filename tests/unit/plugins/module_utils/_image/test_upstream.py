@@ -37,7 +37,7 @@ class Asked(NamedTuple):
 
 
 class Upstream(HttpServer):
-    """Answers by path; C(/v2/) with a challenge for its own C(/token) unless told otherwise."""
+    """Answers by path. By default, C(/v2/) returns a challenge for the server's own C(/token)."""
 
     def __init__(self, certificate: pathlib.Path) -> None:
         self.asked: list[Asked] = []
@@ -181,7 +181,7 @@ def errors(code: str, message: str | None) -> bytes:
     ],
 )
 @pytest.mark.parametrize("path", ["/token", "/v2/p/r/i/manifests/1.0"])
-def test_refused_in_the_upstreams_words(upstream: Upstream, path: str, body: bytes, expected: str) -> None:
+def test_errors_contain_the_upstreams_message(upstream: Upstream, path: str, body: bytes, expected: str) -> None:
     upstream.answers[path] = (403, {}, body)
     assert upstream.error() == expected
     assert upstream.paths()[-1] == path
@@ -189,7 +189,7 @@ def test_refused_in_the_upstreams_words(upstream: Upstream, path: str, body: byt
 
 @pytest.mark.parametrize("path", ["/token", "/v2/p/r/i/manifests/1.0"])
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
-def test_only_what_is_not_there_is_told_apart(upstream: Upstream, path: str, status: int) -> None:
+def test_only_a_missing_manifest_is_a_separate_error(upstream: Upstream, path: str, status: int) -> None:
     upstream.answers[path] = (status, {}, errors("X", "words"))
     with pytest.raises(_upstream.UpstreamError, match=f"HTTP {status}: words") as error:
         upstream.fetch()
@@ -218,13 +218,13 @@ def test_connection_refused() -> None:
     assert SECRET not in str(error.value)
 
 
-def test_certificate_that_is_not_trusted(upstream: Upstream) -> None:
+def test_untrusted_certificate(upstream: Upstream) -> None:
     with pytest.raises(_upstream.UpstreamError, match="(?i)certificate"):
         _upstream.fetch_manifest(upstream.host, "p/r/i", "1.0", USER, SECRET)
     assert upstream.asked == []
 
 
-def test_bundle_wins_over_the_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bundle_overrides_the_environment(upstream: Upstream, monkeypatch: pytest.MonkeyPatch) -> None:
     import certifi
 
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certifi.where())

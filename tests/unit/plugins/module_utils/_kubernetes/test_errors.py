@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The errors of an API server's answers."""
+"""Errors for the answers of an API server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, ApiError), (403, ForbiddenError), (404, NotFoundError), (409, ConflictError), (500, ApiError)]
 )
-def test_the_api_servers_words_and_a_fix(status: int, kind: type[ApiError]) -> None:
+def test_the_api_servers_message_and_a_fix(status: int, kind: type[ApiError]) -> None:
     body = json.dumps({"message": "pods is forbidden", "details": {"kind": "pods"}, "metadata": {"audit": "x"}})
     error = of_response("https://k:6443", status, "Reason", body)
     assert type(error) is kind and error.status == status and error.details == {"kind": "pods"}
@@ -30,7 +30,7 @@ def test_the_api_servers_words_and_a_fix(status: int, kind: type[ApiError]) -> N
 
 
 @pytest.mark.parametrize("body", [None, "", b"not found", "[]", "{}", "null"])
-def test_an_answer_that_is_no_status(body: Any) -> None:
+def test_an_answer_that_is_not_a_status(body: Any) -> None:
     error = of_response("https://k:6443", 404, "Not Found", body)
     assert error.words == "HTTP 404: Not Found" and error.details == {}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The replicas of a cache: its pods on an API server, and streams to them by stand-ins."""
+"""The replicas of a cache, with pods on an API server and stand-ins for the streams to them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_a_touch_may_fail(server: ApiServer, replicas: Replicas, status: int) ->
 
 
 class Session:
-    """An exec stream; without a status it has not ended, and an empty one is what a broken connection leaves."""
+    """An exec stream. Without a status it has not ended. An empty status means that the connection broke."""
 
     def __init__(self, status: str | None, output: str | None, errors: str | None) -> None:
         self._status, self._output, self._errors, self.closed = status, output, errors, False
@@ -120,7 +120,7 @@ class Session:
 
 
 def exited(code: int) -> str:
-    """The Status that ends an exec stream (k8s.io/apimachinery pkg/util/remotecommand)."""
+    """Return the Status at the end of an exec stream (k8s.io/apimachinery pkg/util/remotecommand)."""
     if code == 0:
         return json.dumps({"metadata": {}, "status": "Success"})
     cause = {"reason": "ExitCode", "message": str(code)}
@@ -141,7 +141,7 @@ def helper(
         result = replicas.run_helper("cache-0", "docker-credential-gcr", HOST)
     finally:
         assert session.closed and seen["arguments"] == ("cache-0", "registry-cache") and seen["container"] == "registry"
-        # Host and helper are arguments of the shell, never part of its text.
+        # The host and the helper are arguments of the shell, never a part of its script.
         assert seen["command"][:2] == ["sh", "-c"] and seen["command"][3:] == ["sh", HOST, "docker-credential-gcr"]
     return result
 
@@ -152,7 +152,7 @@ def test_helper_answer(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(("output", "errors"), [(STS_WORDS, None), (None, f"{STS_WORDS}\n")])
-def test_helper_fails_in_its_words(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, output: str | None, errors: str | None) -> None:
+def test_helper_error_message(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, output: str | None, errors: str | None) -> None:
     with pytest.raises(TransientError) as error:
         helper(replicas, monkeypatch, 1, output, errors)
     assert str(error.value) == STS_WORDS
@@ -219,7 +219,7 @@ def test_no_stream(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, opener: 
 
 
 def registry(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, user: str | None = "nodes") -> Any:
-    """GET a manifest through a port-forward to a registry that gives that answer; with the request it got."""
+    """Get a manifest through a port-forward to a registry with this answer; return the result and the request."""
     ours, theirs = socket.socketpair()
     theirs.sendall(answer)
     theirs.shutdown(socket.SHUT_WR)
@@ -257,7 +257,7 @@ def test_registry_answer(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, us
         (b"not HTTP\r\n\r\n", None, "not HTTP"),
     ],
 )
-def test_registry_gives_no_answer(
+def test_registry_does_not_answer(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, expected: str
 ) -> None:
     with pytest.raises(TransientError) as caught:
@@ -274,7 +274,7 @@ NOT_HTTP = re.compile(
 
 
 class Port:
-    """What listens at the port of a replica: it gets the whole question, then sends an answer in parts, and may close."""
+    """A server at the port of a replica. It reads the whole request, sends an answer in parts, and may close the connection."""
 
     def __init__(
         self, replicas: Replicas, monkeypatch: pytest.MonkeyPatch, *answer: bytes, closes: bool = False, error: str | None = None
@@ -289,7 +289,7 @@ class Port:
     def _serve(self) -> None:
         while len(self.question) < 5 or len(self.question) < 5 + int.from_bytes(self.question[3:5], "big"):
             self.question += self._theirs.recv(65536)
-        # Who has heard enough may be gone.
+        # The client may have closed the connection already.
         with contextlib.suppress(OSError):
             for part in self._answer:
                 self._theirs.sendall(part)
@@ -316,15 +316,15 @@ class Port:
 
 @pytest.mark.parametrize("parts", [(b"HTTP/1.1 400 Bad Request\r\n\r\n",), (b"HT", b"TP", b"/1.0 400 Bad Request\r\n")])
 @pytest.mark.parametrize("closes", [True, False])
-def test_http_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], closes: bool) -> None:
+def test_http_answer_to_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, parts: tuple[bytes, ...], closes: bool) -> None:
     port = Port(replicas, monkeypatch, *parts, closes=closes)
     port.require_http()
-    # The first line of a request ends for a server by Go; else it would wait.
+    # It contains a line break, at which a Go server stops reading the first line. Otherwise that server would wait.
     assert b"\n" in port.question
 
 
-def test_the_tls_hello_is_a_real_one(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that takes it lacks nothing but a certificate, and its alert is known for TLS."""
+def test_the_tls_hello_is_valid(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A TLS server that receives it only lacks a certificate, and its alert is recognized as TLS."""
     hello, alert = ssl.MemoryBIO(), ssl.MemoryBIO()
     hello.write(_replicas.client_hello())
     with pytest.raises(ssl.SSLError) as error:
@@ -333,7 +333,7 @@ def test_the_tls_hello_is_a_real_one(replicas: Replicas, monkeypatch: pytest.Mon
     assert "port 5000 speaks TLS" in Port(replicas, monkeypatch, alert.read(), closes=True).error(PermanentError)
 
 
-def test_tls_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_answer_to_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     message = Port(replicas, monkeypatch, b"\x16\x03\x03\x00\x7a\x02\x00").error(PermanentError)
     assert "port 5000 speaks TLS" in message and "sidecar" in message
 
@@ -347,21 +347,21 @@ def test_tls_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyP
         ((b"HTTP",), True, PermanentError, "b'HTTP'"),
     ],
 )
-def test_no_http_answers_a_tls_hello(
+def test_other_answer_to_a_tls_hello(
     replicas: Replicas, monkeypatch: pytest.MonkeyPatch, answer: tuple[bytes, ...], closes: bool, kind: type[Exception], expected: str
 ) -> None:
     found = NOT_HTTP.match(Port(replicas, monkeypatch, *answer, closes=closes).error(kind))
     assert found and found[1] == expected
 
 
-def test_nothing_answers_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_answer_to_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_replicas, "_HELLO_SECONDS", 0.3)
     found = NOT_HTTP.match(Port(replicas, monkeypatch).error(TransientError))
     assert found and found[1] == "nothing for 0.3 s"
 
 
 class Slow:
-    """A connection on which a byte of HTTP comes every two seconds."""
+    """A connection on which one byte of HTTP arrives every two seconds."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock, self._left, self._limit = clock, b"HTTP/1.1 400", 0.0
@@ -380,14 +380,14 @@ class Slow:
         return byte
 
 
-def test_the_answer_to_a_tls_hello_has_its_time_as_a_whole(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_is_for_the_whole_answer_to_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(_replicas, "time", SimpleNamespace(monotonic=clock))
     assert _replicas._answer(Slow(clock), b"") == (b"HT", False)
     assert sum(clock.slept) == 5
 
 
-def test_nobody_gets_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_for_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     words = "dial tcp4 127.0.0.1:5000: connect: connection refused"
     assert Port(replicas, monkeypatch, closes=True, error=words).error(TransientError) == f"no answer from its registry ({words})"
 

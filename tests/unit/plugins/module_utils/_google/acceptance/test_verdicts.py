@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How answers of Google are compared with what is assumed, and shown."""
+"""How Google's answers are compared with the assumptions, and shown."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
     }
 
 
-def test_the_page_about_google_names_each_assumption() -> None:
+def test_the_google_page_names_each_assumption() -> None:
     rows = (ROOT / "docs" / "usage" / "google.md").read_text().partition("| asked as |\n| --- | --- | --- |\n")[2].splitlines()
     named = [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[3])]
     assert sorted(named) == sorted(ASSUMPTIONS)
