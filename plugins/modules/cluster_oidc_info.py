@@ -72,7 +72,7 @@ _RIGHTS = {
     **dict.fromkeys(
         (_DISCOVERY, _JWKS),
         (
-            "its service-account issuer",
+            "its service account issuer",
             "Bind cluster role system:service-account-issuer-discovery to the identity that runs this module. Example: kubectl create"
             " clusterrolebinding registry-cache-oidc --clusterrole system:service-account-issuer-discovery --user USER",
         ),

@@ -170,7 +170,7 @@ def test_an_unknown_platform(docker: Program, platform: str) -> None:
 
 def test_an_invalid_name_or_one_with_a_tag(docker: Program) -> None:
     assert "must have no tag" in image("r.example/cache:1.0")["msg"]
-    assert "is not an image reference" in image("R.example/Cache UPPER")["msg"]
+    assert "'R.example/Cache UPPER' is not a valid image reference" in image("R.example/Cache UPPER")["msg"]
 
 
 def pushing(registry: Registry, **options: Any) -> dict[str, Any]:
@@ -252,7 +252,7 @@ def test_a_push_that_always_fails_leaves_no_tag(docker: Program, registry: Regis
     pauses = no_pause(monkeypatch)
     docker.fail("push", "connection reset by peer")
     refused = pushing(registry, retries=1)
-    assert "was not pushed, and nothing is under that tag (tries: 2)" in refused["msg"]
+    assert "was not pushed, and the registry has no such tag (tries: 2)" in refused["msg"]
     assert "connection reset by peer" in refused["msg"]
     assert pauses == [2]
     assert not docker.called("manifest")
@@ -474,7 +474,7 @@ def test_a_base_image_that_was_replaced_during_the_build(docker: Program, monkey
 
     monkeypatch.setattr(_engine.Engine, "run", replaced)
     refused = image(platforms=["linux/amd64"])
-    assert refused["failed"] and "was replaced while it was used" in refused["msg"]
+    assert refused["failed"] and "was replaced during the build" in refused["msg"]
     assert docker.called("rmi")
 
 
@@ -482,5 +482,5 @@ def test_sources_that_change_during_the_run(docker: Program, monkeypatch: pytest
     tags = itertools.count()
     monkeypatch.setattr(inputs, "tag", lambda *_inputs: f"b-{next(tags)}")
     refused = image(platforms=["linux/amd64"])
-    assert refused["failed"] and "changed while this run read them. Run it again." in refused["msg"]
+    assert refused["failed"] and "changed during this run. Run it again." in refused["msg"]
     assert not docker.called("build")

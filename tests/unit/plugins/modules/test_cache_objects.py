@@ -384,10 +384,10 @@ def test_the_cache_owns_adopted_objects(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        ({"kind": "ConfigMap", "name": "none"}, ("the cluster has no ConfigMap registry-cache/none", "Take it out")),
+        ({"kind": "ConfigMap", "name": "none"}, ("objects: ConfigMap registry-cache/none does not exist", "Example: objects: ")),
         ({"kind": "Deployment", "name": NAME}, ("'Deployment' must be one of StatefulSet, ", "Example: kind: ")),
         ({"kind": "Service", "name": "../a"}, ("'../a' must be the name", "Example: name: ")),
-        ({"kind": "Service", "name": "a", "namespace": "a/b"}, ("'a/b' must be the namespace", "Example: namespace: ")),
+        ({"kind": "Service", "name": "a", "namespace": "a/b"}, ("objects: namespace must be", "'a/b'", "Example: namespace: ")),
         (
             {"kind": "ConfigMap", "name": "theirs"},
             ("ConfigMap registry-cache/theirs (managed by", "belongs to another cache", "Example: objects: "),

@@ -137,7 +137,7 @@ def test_helper_refusal(fakes: Fakes) -> None:
 def test_grant_refusal(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.UpstreamError(GRANT_WORDS))
     message = fakes.error(TransientError)
-    assert message == f"{HOST}, asked with the credential of cache-0: {GRANT_WORDS}"
+    assert message == f"{HOST} returns no manifest for the credential of cache-0: {GRANT_WORDS}"
     # Each attempt uses a new credential, and does not request a manifest that may be cached.
     assert sum(fakes.clock.slept) == 10 and fakes.steps() == [("helper", "cache-0")] * 6
 
@@ -200,7 +200,7 @@ def test_digest_mismatch(fakes: Fakes) -> None:
     other = "sha256:" + hashlib.sha256(b"other").hexdigest()
     fakes.registry = lambda pod: (200, b"other")
     message = fakes.error(TransientError)
-    assert message == f"cache-0 serves {other}, the upstream {DIGEST}"
+    assert message == f"cache-0 serves {other}, but the upstream has {DIGEST}"
     assert sum(fakes.clock.slept) == 10
 
 
@@ -226,13 +226,13 @@ def test_pods_that_are_not_ready(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) 
 
 def test_upstream_does_not_have_the_image(fakes: Fakes) -> None:
     fakes.upstream = fails(_upstream.NotFoundError('HTTP 404: Failed to fetch "1.0"'))
-    assert fakes.error(PermanentError) == f'{HOST} does not have it: HTTP 404: Failed to fetch "1.0"'
+    assert fakes.error(PermanentError) == f'{HOST} does not have the image: HTTP 404: Failed to fetch "1.0"'
     assert fakes.clock.slept == [] and len(fakes.calls) == 2
 
 
 def test_no_stream_to_the_registry(fakes: Fakes) -> None:
-    fakes.registry = fails(PermanentError("the API server opens no stream to it"))
-    assert fakes.error(PermanentError) == "cache-0: the API server opens no stream to it"
+    fakes.registry = fails(PermanentError("the API server refuses the stream to it"))
+    assert fakes.error(PermanentError) == "cache-0: the API server refuses the stream to it"
     assert fakes.clock.slept == []
 
 

@@ -143,7 +143,7 @@ def test_a_hash_with_its_password(server: ApiServer) -> None:
 def test_a_hash_that_does_not_match_the_password(server: ApiServer) -> None:
     for check in (True, False):
         message = refused(server, {"name": "ci", "hash": HASH, "password": "another"}, check=check)
-        assert message.startswith("users: the hash of user 'ci' is not that of its password")
+        assert message.startswith("users: the hash of user 'ci' does not match its password")
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -421,7 +421,7 @@ def test_endless_concurrent_changes(server: ApiServer) -> None:
 
     server.hook = other
     message = ensure(server, TEAM, step="issue", rotate=[])["msg"]
-    assert "Somebody else changed the users" in message and "Run again" in message
+    assert "The users were changed by another run" in message and "run again" in message
     assert names(server) == {"team-a"}
 
 
@@ -443,9 +443,9 @@ def test_a_secret_of_others(server: ApiServer, suffix: str) -> None:
     [
         ({"name": "a:b", "password": "x"}, ("'a:b'", "colon", "Choose another one")),
         ({"name": "", "password": "x"}, ("must not be empty",)),
-        ({"name": "team.g1", "password": "x"}, ("'team.g1' ends in .g and a number", "rotate.yml", "Choose another one")),
+        ({"name": "team.g1", "password": "x"}, ("'team.g1'", ".g and a number", "Example: users: ")),
         ({"name": "new", "password": ""}, ("user 'new' has no password", "Set password")),
-        ({"name": "new", "password": "é" * 37}, ("'new'", "74 bytes", "72 bytes", "Choose a shorter one")),
+        ({"name": "new", "password": "é" * 37}, ("'new'", "got 74", "72 bytes", "Choose a shorter one")),
         ({"name": "new", "password": "a\0b"}, ("'new'", "NUL", "Choose one without")),
         ({"name": "new", "password": "a\nb"}, ("'new'", "line break", "Choose one without")),
         ({"name": "new", "hash": "two\nlines"}, ("the hash of user 'new'", "htpasswd -nB")),
@@ -462,17 +462,17 @@ def test_bad_user(server: ApiServer, user: dict[str, str], words: tuple[str, ...
 def test_too_many_users_for_a_secret(server: ApiServer, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
     monkeypatch.setattr(_users, "MAX_BYTES", 2000)
     message = refused(server, *({"name": f"team-{number}"} for number in range(20)), check=check)
-    assert "20 users need" in message and "1 MiB" in message and "Give several clients one user" in message
+    assert "20 users need" in message and "1 MiB" in message and "Example: users: " in message
 
 
 @pytest.mark.parametrize("check", [True, False])
 @pytest.mark.parametrize(
     ("rotate", "words"),
     [
-        ([], ("users: the password of user nodes is the one in force", "Set a new one", "rotate: [team-a]")),
-        (["nodes"], ("user nodes", "is the one in force", "leave password out")),
+        ([], ("users: the password of user nodes is already the one in force", "Set a new password", "Example: rotate: [team-a]")),
+        (["nodes"], ("user nodes", "is already the one in force", "Example: rotate: ")),
         (["nobody", "team-a"], ("rotate: there is no user nobody.", "nodes, team-a, ci")),
-        (["ci"], ("rotate: of user 'ci' only a hash is known", "name a second user")),
+        (["ci"], ("rotate: user 'ci' has only a hash", "add a second user")),
     ],
 )
 def test_what_cannot_be_rotated(server: ApiServer, check: bool, rotate: list[str], words: tuple[str, ...]) -> None:
@@ -483,7 +483,7 @@ def test_what_cannot_be_rotated(server: ApiServer, check: bool, rotate: list[str
 
 def test_a_rotation_with_a_new_user(server: ApiServer) -> None:
     ensure(server, TEAM)
-    assert "user 'nodes' is not in the cache yet. Run site.yml first" in refused(server, TEAM, NODES, step="issue", check=True)
+    assert "users: user 'nodes' is not in the cache yet. Run playbooks/site.yml" in refused(server, TEAM, NODES, step="issue", check=True)
 
 
 def test_check_mode_reports_the_new_credentials(server: ApiServer) -> None:

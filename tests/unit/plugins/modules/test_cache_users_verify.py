@@ -72,10 +72,10 @@ def test_until_the_last_replica_is_correct() -> None:
 
 def test_timeout() -> None:
     replicas = Replicas(a=0, b=61)
-    with pytest.raises(TransientError, match=r"^b does not take user 'team.g1' \(HTTP 401\)$"):
+    with pytest.raises(TransientError, match=r"^b does not accept user 'team.g1' \(HTTP 401\)$"):
         replicas.wait()
     assert replicas.now == 60
-    with pytest.raises(TransientError, match=r"^b still takes user 'team' \(HTTP 200\)$"):
+    with pytest.raises(TransientError, match=r"^b still accepts user 'team' \(HTTP 200\)$"):
         Replicas(a=0, b=61).wait(ASKED[1:])
 
 
@@ -113,8 +113,8 @@ def test_a_broken_stream_and_a_refused_one() -> None:
     assert replicas.now == 4
     # A pod may be deleted between two requests. A second refusal is final.
     replicas = Replicas(a=0)
-    replicas.answer = lambda _pod, _name: PermanentError("the API server opens no stream to it: forbidden")
-    with pytest.raises(PermanentError, match="opens no stream"):
+    replicas.answer = lambda _pod, _name: PermanentError("the API server refuses the stream to it: forbidden")
+    with pytest.raises(PermanentError, match="refuses the stream"):
         replicas.wait()
     assert replicas.now == 2
 

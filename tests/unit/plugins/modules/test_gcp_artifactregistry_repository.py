@@ -16,7 +16,7 @@ PARENT, _, ID = f"{AR}/{REPOSITORY}".rpartition("/")
 URL = f"{PARENT}/{ID}"
 WANTED = {"description": "Our images", "labels": {"team": "platform", "stage": "test"}}
 HUB = {"upstream": "docker_hub"}
-WAY_OUT = "Choose another repository_id, or delete this repository, with its images, by state: absent"
+FIX = "Example: repository_id: "
 
 
 def repository(wire: Wire, **arguments: Any) -> dict[str, Any]:
@@ -217,18 +217,19 @@ def test_virtual(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mode": "standard"}, f"mode of {REPOSITORY} is remote, which cannot become standard. {WAY_OUT}"),
-        ({"virtual": {"policies": []}}, f"mode of {REPOSITORY} is remote, which cannot become virtual. {WAY_OUT}"),
+        ({"mode": "standard"}, ("mode: ", "from remote to standard. ")),
+        ({"virtual": {"policies": []}}, ("mode: ", "from remote to virtual. ")),
         (
             {"remote": {"upstream": "https://quay.io"}},
-            f"remote.upstream of {REPOSITORY} is docker_hub, which cannot become https://quay.io. {WAY_OUT}",
+            ("remote.upstream: ", "from docker_hub to https://quay.io. "),
         ),
     ],
 )
 @pytest.mark.parametrize("check", [True, False])
-def test_changes_that_google_does_not_allow(wire: Wire, change: dict[str, Any], words: str, check: bool) -> None:
+def test_changes_that_google_does_not_allow(wire: Wire, change: dict[str, Any], words: tuple[str, str], check: bool) -> None:
     before = repository(wire, remote=HUB)["repository"]
-    assert repository(wire, check=check, description="New", **change)["msg"] == words and not wire.writes()
+    message = repository(wire, check=check, description="New", **change)["msg"]
+    assert message.startswith(words[0]) and all(part in message for part in (*words, REPOSITORY, FIX)) and not wire.writes()
     assert now(wire) == before
 
 
@@ -236,13 +237,13 @@ def test_changes_that_google_does_not_allow(wire: Wire, change: dict[str, Any], 
 def test_a_repository_of_another_format_is_refused(wire: Wire, check: bool) -> None:
     wire.answer("GET", URL, 200, {"name": REPOSITORY, "format": "MAVEN", "mode": "STANDARD_REPOSITORY"})
     message = repository(wire, check=check, **WANTED)["msg"]
-    assert message == f"repository_id: {REPOSITORY} is of format MAVEN, not DOCKER. {WAY_OUT}" and not wire.writes()
+    assert message.startswith(f"repository_id: {REPOSITORY} must have format DOCKER (got MAVEN). ") and FIX in message and not wire.writes()
 
 
 @pytest.mark.parametrize("check", [True, False])
 def test_a_new_remote_repository_needs_its_upstream(wire: Wire, check: bool) -> None:
     message = repository(wire, check=check, mode="remote")["msg"]
-    assert message.startswith(f"{REPOSITORY}: remote.upstream is required to make it. Example: remote: {{") and not wire.writes()
+    assert message.startswith("remote.upstream: ") and REPOSITORY in message and "Example: remote: {" in message and not wire.writes()
 
 
 def test_concurrent_creation(wire: Wire) -> None:
@@ -257,7 +258,7 @@ def test_concurrent_creation(wire: Wire) -> None:
 def test_concurrent_creation_in_another_mode(wire: Wire) -> None:
     body = {"format": "DOCKER"}
     wire.before("POST", PARENT, lambda: wire.google.call("POST", PARENT, params={"repositoryId": ID}, json=body))
-    assert "is standard, which cannot become remote" in repository(wire, remote=HUB)["msg"]
+    assert "from standard to remote. " in repository(wire, remote=HUB)["msg"]
 
 
 def test_an_upstream_policy_for_a_missing_repository(wire: Wire) -> None:
@@ -276,26 +277,26 @@ def test_a_missing_permission(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"project": None}, "project '' is no project's id"),
-        ({"location": "US"}, "location 'US' is no region"),
-        ({"location": "us/x"}, "location 'us/x'"),
-        ({"repository_id": "My-images"}, "repository_id 'My-images' is not an id"),
-        ({"repository_id": "images-"}, "repository_id 'images-'"),
-        ({"repository_id": "a" * 64}, "repository_id"),
-        ({"repository_id": "other.gcr.io"}, "repository_id 'other.gcr.io' is not an id"),
-        ({"labels": {"Team": "x"}}, "labels.Team: a key is"),
-        ({"labels": {"teAm": "x"}}, "labels.teAm: a key is"),
-        ({"labels": {"1": "x"}}, "labels.1: a key is"),
-        ({"labels": {"team": "X"}}, "labels.team is 'X': a value is"),
-        ({"labels": {"team": 1}}, "labels.team is 1: a value is"),
-        ({"labels": {"team": True}}, "labels.team is True: a value is"),
-        ({"labels": {f"a{n}": "" for n in range(65)}}, "labels has 65 keys, and Google takes 64"),
-        ({"mode": "standard", "remote": HUB}, "remote is for mode remote, and mode is standard"),
-        ({"mode": "remote", "virtual": {"policies": []}}, "virtual is for mode virtual, and mode is remote"),
-        ({"remote": {"upstream": "quay.io"}}, "remote.upstream 'quay.io' is neither docker_hub nor"),
-        ({"remote": {"upstream": None}}, "remote.upstream '' is neither docker_hub nor"),
-        ({"virtual": {"policies": [{"id": "a", "repository": "b", "priority": 1}]}}, "virtual.policies: repository 'b'"),
-        ({"virtual": {"policies": [policy("a", 1), policy("a", 2)]}}, "virtual.policies: id 'a' is empty or there twice"),
+        ({"project": None}, "project: "),
+        ({"location": "US"}, "location: "),
+        ({"location": "us/x"}, "location: "),
+        ({"repository_id": "My-images"}, "repository_id: "),
+        ({"repository_id": "images-"}, "repository_id: "),
+        ({"repository_id": "a" * 64}, "repository_id: "),
+        ({"repository_id": "other.gcr.io"}, "repository_id: "),
+        ({"labels": {"Team": "x"}}, "labels.Team: the key must"),
+        ({"labels": {"teAm": "x"}}, "labels.teAm: the key must"),
+        ({"labels": {"1": "x"}}, "labels.1: the key must"),
+        ({"labels": {"team": "X"}}, "labels.team: must be"),
+        ({"labels": {"team": 1}}, "labels.team: must be"),
+        ({"labels": {"team": True}}, "labels.team: must be"),
+        ({"labels": {f"a{n}": "" for n in range(65)}}, "labels: at most 64 are allowed (got 65). "),
+        ({"mode": "standard", "remote": HUB}, "remote: it needs mode remote (got standard). "),
+        ({"mode": "remote", "virtual": {"policies": []}}, "virtual: it needs mode virtual (got remote). "),
+        ({"remote": {"upstream": "quay.io"}}, "remote.upstream: must be docker_hub or the URL of a registry (got 'quay.io'). "),
+        ({"remote": {"upstream": None}}, "remote.upstream: must be docker_hub or the URL of a registry (got ''). "),
+        ({"virtual": {"policies": [{"id": "a", "repository": "b", "priority": 1}]}}, "virtual.policies: repository must be"),
+        ({"virtual": {"policies": [policy("a", 1), policy("a", 2)]}}, "virtual.policies: each id must be unique and not empty (got 'a'). "),
         ({"remote": HUB, "virtual": {"policies": []}}, "parameters are mutually exclusive: remote|virtual"),
         ({"mode": "other"}, "value of mode must be one of: standard, remote, virtual"),
     ],
@@ -304,6 +305,9 @@ def test_bad_input_is_refused_before_any_request(wire: Wire, options: dict[str, 
     result = repository(wire, **options)
     null = NULL in result["msg"] and None in options.get("remote", {}).values()
     assert result["failed"] and (result["msg"].startswith(words) or null) and not wire.requests
+    if words.endswith(": "):
+        (given,) = options.values()
+        assert f"(got '{given or ''}')" in result["msg"] and "Example: " in result["msg"]
 
 
 @pytest.mark.parametrize("name", ["a", "a" * 63, "a-1"])

@@ -211,7 +211,7 @@ def test_the_cluster_is_asked_for_its_identity(wire: Wire, cluster: ApiServer) -
 def test_a_cluster_that_does_not_answer(wire: Wire) -> None:
     admit(wire, "k8s-one", SUBJECT)
     message = prune(wire, None, cluster_uid=None)["msg"]
-    assert "The cluster does not tell its identity" in message and "Set kubeconfig" in message
+    assert "The cluster does not return its identity" in message and "Set kubeconfig" in message
 
 
 # With a Google service account
@@ -298,7 +298,7 @@ def test_the_cluster_is_gone(wire: Wire, capfd: pytest.CaptureFixture[str]) -> N
     admit(wire, "k8s-old", SUBJECT)
     grant(wire, member("k8s-one", SUBJECT), member("k8s-one", OTHER))
     result = prune(wire, None, state="absent", cluster_uid=None)
-    assert result["providers"] == {"k8s-one": [OTHER]} and "does not tell its identity" in warned(result, capfd)
+    assert result["providers"] == {"k8s-one": [OTHER]} and "does not return its identity" in warned(result, capfd)
     assert readers(wire) == [member("k8s-one", OTHER)] and "k8s-old" in providers(wire)
 
 

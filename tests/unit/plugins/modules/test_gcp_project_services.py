@@ -85,10 +85,10 @@ def test_a_missing_permission(wire: Wire) -> None:
 @pytest.mark.parametrize(
     ("names", "words"),
     [
-        (["iam"], "services: 'iam' is not the full name of an API. Example: services: [iam.googleapis.com]"),
-        (["https://iam.googleapis.com"], "services: 'https://iam.googleapis.com' is not the full name"),
-        ([f"a{n}.googleapis.com" for n in range(21)], "services names 21 APIs, and Google takes 1 to 20"),
-        ([], "services names 0 APIs"),
+        (["iam"], "services: 'iam' must be the full name of an API. Example: services: [iam.googleapis.com]"),
+        (["https://iam.googleapis.com"], "services: 'https://iam.googleapis.com' must be the full name"),
+        ([f"a{n}.googleapis.com" for n in range(21)], "services: 1 to 20 are allowed (got 21)"),
+        ([], "services: 1 to 20 are allowed (got 0)"),
     ],
 )
 def test_bad_input_is_refused_before_any_request(wire: Wire, names: list[str], words: str) -> None:

@@ -252,7 +252,7 @@ def test_a_copy_of_another_secret_is_not_taken_over(server: ApiServer, source: s
     server.namespace("registry-cache")
     server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson")
     server.add("secrets", "default", "registry-cache", **copy_of(source or "registry-cache/other"))
-    assert "there is another Secret default/registry-cache" in refused(server, secret())
+    assert "name: Secret default/registry-cache already exists" in refused(server, secret())
 
 
 class TestOwner:
@@ -275,7 +275,7 @@ class TestOwner:
     def test_one_name_for_two_caches(self, server: ApiServer) -> None:
         ensure(server, secret(), owner="team-b/registry-cache")
         message = refused(server, secret())
-        assert "name: there is another Secret default/registry-cache (of cache team-b/registry-cache)" in message
+        assert "name: Secret default/registry-cache (of cache team-b/registry-cache) already exists" in message
         assert "Delete it, or choose another name. Example: name: registry-cache-pull" in message
 
     def test_default_names_differ(self, server: ApiServer) -> None:
@@ -405,7 +405,7 @@ class TestServiceAccounts:
         secrets = secret(namespaces=["default", "prod"], service_accounts=["builder"])
         result = ensure(server, secrets)
         assert result["attached"] == ["prod/builder/registry-cache"]
-        assert warned == ["service_accounts: there is no builder in default; once it is there, run again."]
+        assert warned == ["service_accounts: builder does not exist in default. Run again when it exists."]
         server.add("serviceaccounts", "default", "builder")
         assert story(server, secrets)["attached"] == ["default/builder/registry-cache"]
 
@@ -479,15 +479,15 @@ def test_writes_run_in_parallel(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"namespaces": ["default", "no-such"]}, ("namespaces: there is no namespace no-such", "Example: namespaces: [default]")),
+        ({"namespaces": ["default", "no-such"]}, ("namespaces: namespace no-such does not exist", "Example: namespaces: [default]")),
         ({"namespaces": ["leaving"]}, ("namespaces: namespace leaving is being deleted", "run again")),
-        ({"namespace_selector": "team==(a"}, ("namespace_selector: 'team==(a' is no label selector (HTTP 400", "team=a")),
-        ({"namespace_selector": " "}, ("namespace_selector: it is empty", "exclude_namespaces: []")),
-        ({"name": "Registry"}, ("name: 'Registry' must have", "Example: name: registry-cache")),
-        ({"name": "x" * 64}, ("name: 'xxx", "63")),
-        ({"hosts": ["https://localhost:30026"]}, ("hosts: 'https://localhost:30026' must be a host", "Example: hosts")),
-        ({"hosts": []}, ("hosts: user 'nodes' has none", "Example: hosts")),
-        ({"hosts": [f"host-{number}.example.com" for number in range(12000)]}, ("hosts: the 12000 hosts", "1 MiB", "fewer")),
+        ({"namespace_selector": "team==(a"}, ("namespace_selector: ", "'team==(a': HTTP 400", "Example: namespace_selector: team=a")),
+        ({"namespace_selector": " "}, ("namespace_selector: must not be empty", "exclude_namespaces: []", "Example: ")),
+        ({"name": "Registry"}, ("name: ", "(got 'Registry')", "Example: name: registry-cache")),
+        ({"name": "x" * 64}, ("name: ", "(got 'xxx", "63")),
+        ({"hosts": ["https://localhost:30026"]}, ("hosts: must", "'https://localhost:30026'", "Example: hosts")),
+        ({"hosts": []}, ("hosts: user 'nodes' needs", "Example: hosts")),
+        ({"hosts": [f"host-{number}.example.com" for number in range(12000)]}, ("hosts: ", "12000 hosts", "1 MiB", "Example: hosts")),
         ({"username": "a:b"}, ("users", "'a:b'", "colon")),
         ({"username": ""}, ("users", "must not be empty")),
         ({"password": ""}, ("password", "user 'nodes' has no password")),
@@ -527,7 +527,7 @@ def test_one_choice_of_namespaces(server: ApiServer) -> None:
 def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], manager: str, kind: str) -> None:
     server.add("secrets", "prod", "registry-cache", type=kind, metadata={"labels": labels}, data={"key": "dGhlaXJz"})
     message = refused(server, secret(exclude_namespaces=[]))
-    assert f"name: there is another Secret prod/registry-cache{manager}" in message and "Delete it, or choose another name" in message
+    assert f"name: Secret prod/registry-cache{manager} already exists" in message and "Example: name: " in message
     # It is not removed either.
     assert not ensure(server, state="absent")["changed"]
     assert not ensure(server, secret(namespaces=[]))["changed"]
@@ -535,7 +535,7 @@ def test_a_secret_that_is_not_ours(server: ApiServer, labels: dict[str, str], ma
 
 def test_two_users_for_one_secret(server: ApiServer) -> None:
     message = refused(server, secret(username="a"), secret(username="b", namespace_selector="team=a"))
-    assert "users 'a' and 'b' would both have Secret registry-cache in namespace default" in message
+    assert "users 'a' and 'b' would both use Secret registry-cache in namespace default" in message
 
 
 def test_a_concurrently_created_secret(server: ApiServer) -> None:
@@ -545,7 +545,7 @@ def test_a_concurrently_created_secret(server: ApiServer) -> None:
 
     server.hook = appear
     result = ensure(server, secret(namespaces=["dev", "prod"]))
-    assert result["failed"] and "Secret dev/registry-cache could not be written (HTTP 409" in result["msg"]
+    assert result["failed"] and "cannot write Secret dev/registry-cache (HTTP 409" in result["msg"]
     assert "somebody else" in result["msg"] and "run again" in result["msg"]
     assert server.secrets()["dev/registry-cache"]["data"] == {"key": "dGhlaXJz"}
     assert "prod/registry-cache" in server.secrets()
@@ -577,7 +577,7 @@ def test_a_concurrently_deleted_namespace(server: ApiServer, warned: list[str], 
     server.hook = go
     result = ensure(server, secret(namespace_selector="team=a"))
     assert result["created"] == ["default/registry-cache"]
-    assert warned == ["Namespace dev is being deleted: it was left out."]
+    assert warned == ["Namespace dev is being deleted, and was skipped."]
 
 
 def test_a_secret_that_is_deleted_concurrently(server: ApiServer) -> None:
@@ -611,12 +611,12 @@ def test_an_overloaded_api_server(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("kind", "status", "choice", "words"),
     [
-        ("secrets", 403, {}, "namespaces: namespace default is forbidden: its Secrets cannot be listed (HTTP 403: no)."),
-        ("secrets", 401, {}, "The cluster does not list its secrets (HTTP 401: no). Use an identity that may list secrets"),
+        ("secrets", 403, {}, "namespaces: access to namespace default is forbidden: cannot list its secrets (HTTP 403: no)."),
+        ("secrets", 401, {}, "The cluster refuses to list secrets (HTTP 401: no). Use an identity that may list secrets"),
         ("secrets", 500, {}, "refuses: HTTP 500: no. Set kubeconfig"),
-        ("namespaces", 403, {"exclude_namespaces": []}, "The cluster does not list its namespaces (HTTP 403: no)."),
-        ("namespaces", 403, {"namespace_selector": "team=a"}, "The cluster does not list its namespaces (HTTP 403: no)."),
-        ("serviceaccounts", 403, {}, "namespace default is forbidden: its service accounts cannot be listed (HTTP 403: no)."),
+        ("namespaces", 403, {"exclude_namespaces": []}, "namespaces: the cluster refuses to list namespaces (HTTP 403: no)."),
+        ("namespaces", 403, {"namespace_selector": "team=a"}, "namespaces: the cluster refuses to list namespaces (HTTP 403: no)."),
+        ("serviceaccounts", 403, {}, "namespace default is forbidden: cannot list its service accounts (HTTP 403: no)."),
     ],
 )
 def test_a_cluster_that_refuses(server: ApiServer, warned: list[str], kind: str, status: int, choice: dict[str, Any], words: str) -> None:
@@ -644,26 +644,26 @@ class TestRightsInSomeNamespaces:
         result = story(server, secrets, **self.OWN)
         assert result["created"] == ["default/registry-cache", "dev/registry-cache"] and result["forbidden"] == []
         assert len(result["attached"]) == 2
-        assert any("elsewhere than in default, dev stay" in text for text in warned)
+        assert any("in namespaces other than default, dev are kept" in text for text in warned)
         result = story(server, secret(namespaces=["default"]), namespaces=["dev"], **self.OWN)
         assert result["removed"] == ["dev/registry-cache"] and len(result["detached"]) == 2
 
     def test_a_forbidden_namespace(self, server: ApiServer, warned: list[str]) -> None:
         secrets = secret(namespaces=["default", "prod"], service_accounts=["default"])
         message = refused(server, secrets, **self.OWN)
-        assert "namespaces: namespace prod is forbidden: its Secrets cannot be listed (HTTP 403: no)" in message
+        assert "namespaces: access to namespace prod is forbidden: cannot list its secrets (HTTP 403: no)" in message
         assert "Example: skip_forbidden: true" in message
         warned.clear()
         result = story(server, secrets, skip_forbidden=True, **self.OWN)
         assert result["created"] == ["default/registry-cache"] and result["forbidden"] == ["prod"]
-        assert "Namespace prod was left out: its Secrets cannot be listed (HTTP 403: no)." in warned
+        assert "Namespace prod was skipped: cannot list its secrets (HTTP 403: no)." in warned
 
     def test_the_credentials_in_force_cannot_be_read(self, server: ApiServer, warned: list[str]) -> None:
         assert "HTTP 403" in refused(server, secret())
 
     def test_a_missing_one(self, server: ApiServer, warned: list[str]) -> None:
         del server.objects["namespaces", "", "dev"]
-        assert "namespaces: there is no namespace dev" in refused(server, secret(namespaces=["default", "dev"]), **self.OWN)
+        assert "namespaces: namespace dev does not exist" in refused(server, secret(namespaces=["default", "dev"]), **self.OWN)
 
     def test_absent(self, server: ApiServer, warned: list[str]) -> None:
         ensure(server, secret(namespaces=["default", "dev"], service_accounts=["default"]), **self.OWN)
@@ -676,10 +676,10 @@ class TestRightsInSomeNamespaces:
         server.hook = forbid(f"/api/v1/namespaces/dev/{kind}.*", method="POST|PATCH|DELETE")
         secrets = secret(namespaces=["default", "dev"], service_accounts=["default"])
         result = ensure(server, secrets, **self.OWN)
-        assert result["failed"] and "dev/" in result["msg"] and "could not be written (HTTP 403: no)" in result["msg"]
+        assert result["failed"] and "cannot write " in result["msg"] and "dev/" in result["msg"] and "(HTTP 403: no)" in result["msg"]
         result = ensure(server, secrets, skip_forbidden=True, **self.OWN)
         assert not result.get("failed") and result["forbidden"] == ["dev"] and not result["changed"]
-        assert any(text.startswith("Namespace dev was left out: ") and "HTTP 403: no" in text for text in warned)
+        assert any(text.startswith("Namespace dev was skipped: ") and "HTTP 403: no" in text for text in warned)
 
 
 class TestUsers:
@@ -767,16 +767,16 @@ class TestLabelsAndAnnotations:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"labels": {"app.kubernetes.io/managed-by": "Helm"}}, "labels: 'app.kubernetes.io/managed-by' is set by this module"),
-            ({"labels": {"app.kubernetes.io/component": "x"}}, "labels: 'app.kubernetes.io/component' is set by this module"),
-            ({"labels": {"registry-cache.pullthrough/namespace": "x"}}, "labels: 'registry-cache.pullthrough/namespace' is set by"),
-            ({"annotations": {RECORD: "x"}}, f"annotations: '{RECORD}' is set by this module"),
-            ({"annotations": {"reflector.v1.k8s.emberstack.com/reflects": "a/b"}}, "is set by this module"),
+            ({"labels": {"app.kubernetes.io/managed-by": "Helm"}}, "labels: 'app.kubernetes.io/managed-by' is reserved"),
+            ({"labels": {"app.kubernetes.io/component": "x"}}, "labels: 'app.kubernetes.io/component' is reserved"),
+            ({"labels": {"registry-cache.pullthrough/namespace": "x"}}, "labels: 'registry-cache.pullthrough/namespace' is reserved"),
+            ({"annotations": {RECORD: "x"}}, f"annotations: '{RECORD}' is reserved"),
+            ({"annotations": {"reflector.v1.k8s.emberstack.com/reflects": "a/b"}}, "emberstack.com/reflects' is reserved"),
             ({"labels": {"team": True}}, "labels: the value of 'team' must be a string of at most 63"),
             ({"labels": {"team": "a b"}}, "labels: the value of 'team' must be a string of at most 63"),
             ({"annotations": {"team": 1}}, "annotations: the value of 'team' must be a string. Example: annotations: {"),
-            ({"labels": {"a/b/c": "x"}}, "labels: 'a/b/c' is no name of a label"),
-            ({"annotations": {"": "x"}}, "annotations: '' is no name"),
+            ({"labels": {"a/b/c": "x"}}, "labels: 'a/b/c' must be a valid name"),
+            ({"annotations": {"": "x"}}, "annotations: '' must be a valid name"),
         ],
     )
     def test_invalid_labels_and_annotations(self, server: ApiServer, options: dict[str, Any], words: str) -> None:
@@ -862,7 +862,7 @@ class TestSources:
     def test_without_the_controller(self, server: ApiServer) -> None:
         server.external_secrets = False
         message = refused(server, secret(), controller="external_secrets")
-        assert "controller: the cluster has no ClusterSecretStore" in message and "Example: controller: none" in message
+        assert "controller: the cluster does not have ClusterSecretStore" in message and "Example: controller: none" in message
 
     def test_check_mode_before_the_cache_exists(self, server: ApiServer) -> None:
         del server.objects["namespaces", "", "registry-cache"]
@@ -881,7 +881,7 @@ class TestSources:
         )
         server.add(kind, place, name, metadata={"labels": labels})
         message = refused(server, secret(), controller="external_secrets")
-        assert f"controller: there is another {'Cluster' if place == '' else ''}" in message and name in message
+        assert f"controller: {'Cluster' if place == '' else ''}" in message and "already exists" in message and name in message
         assert ("managed by Helm" in message) == (labels["app.kubernetes.io/managed-by"] == "Helm") and "Delete it" in message
         assert not ensure(server, state="absent")["changed"]
 
@@ -889,7 +889,7 @@ class TestSources:
         metadata = {"labels": {"app.kubernetes.io/managed-by": "Helm"}}
         server.add("secrets", "registry-cache", "registry-cache", type="kubernetes.io/dockerconfigjson", metadata=metadata, data={"a": "b"})
         message = refused(server, secret(), controller="reflector")
-        assert "name: there is another Secret registry-cache/registry-cache (managed by Helm)" in message
+        assert "name: Secret registry-cache/registry-cache already exists (managed by Helm)" in message
         assert not ensure(server, state="absent")["changed"]
 
     def test_a_pull_secret_becomes_the_source(self, server: ApiServer) -> None:
@@ -905,7 +905,7 @@ class TestSources:
     def test_kinds_that_cannot_be_listed_are_reported(self, server: ApiServer, warned: list[str]) -> None:
         server.hook = forbid("/apis/.*/v1/.*")
         ensure(server, secret())
-        assert len(warned) == 4 and all("cannot be listed (HTTP 403: no)" in text for text in warned)
+        assert len(warned) == 4 and all(text.startswith("Cannot list ") and "(HTTP 403: no)" in text for text in warned)
         assert "HTTP 403" in refused(server, secret(), controller="external_secrets")
 
     def test_a_source_that_cannot_be_written(self, server: ApiServer) -> None:
@@ -924,7 +924,7 @@ def test_several_secrets_that_cannot_be_written(server: ApiServer) -> None:
     server.hook = refuse
     result = ensure(server, secret(exclude_namespaces=[]))
     assert result["failed"] and result["changed"]
-    assert result["msg"].startswith("Secret default/registry-cache could not be written (HTTP 403: no), and 2 more.")
+    assert result["msg"].startswith("cannot write Secret default/registry-cache (HTTP 403: no), and 2 more.")
     assert list(server.secrets()) == ["prod/registry-cache"]
 
 
@@ -938,7 +938,7 @@ def test_a_failure_reports_earlier_changes(server: ApiServer) -> None:
     server.hook = refuse
     after = secret(namespaces=["default", "dev", "prod"], username="team", service_accounts=["default"])
     result = ensure(server, after)
-    assert result["failed"] and result["changed"] and "Secret dev/registry-cache could not be written" in result["msg"]
+    assert result["failed"] and result["changed"] and "cannot write Secret dev/registry-cache" in result["msg"]
     assert {word: result[word] for word in ("created", "updated", "removed", "attached", "detached")} == {
         "created": ["prod/registry-cache"],
         "updated": ["default/registry-cache"],
@@ -965,5 +965,5 @@ def test_an_answer_that_is_not_a_list(server: ApiServer, monkeypatch: pytest.Mon
 def test_a_cluster_that_stops_answering_between_the_writes(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
     cut(monkeypatch, "post", "/namespaces/dev/", OSError("Network is unreachable"))
     result = ensure(server, secret(namespaces=["dev", "prod"]))
-    assert result["changed"] and "Secret dev/registry-cache could not be written (" in result["msg"]
+    assert result["changed"] and "cannot write Secret dev/registry-cache (" in result["msg"]
     assert "Network is unreachable)" in result["msg"]

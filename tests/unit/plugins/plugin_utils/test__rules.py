@@ -97,7 +97,11 @@ REFUSED: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     ("image", {"image_publish": "archive"}, ("image_archive_path",)),
     ("image", {"image_publish": "k3s"}, ("image_nodes", "registry_cache_nodes")),
     ("image", {"image_username": "me"}, ("image_password",)),
-    ("image", {"image_username": "me", "image_password": "x", "image_auth_file": __file__}, ("image_auth_file", "registry_cache_image_username")),
+    (
+        "image",
+        {"image_username": "me", "image_password": "x", "image_auth_file": __file__},
+        ("image_auth_file", "registry_cache_image_username"),
+    ),
     ("image", {"image_auth_file": "/no/such/file"}, ("image_auth_file", "/no/such/file")),
     ("pull_secret", {"pull_secret_namespace_selector": "a=b"}, ("pull_secret_namespaces", "registry_cache_pull_secret_namespace_selector")),
     ("pull_secret", {"pull_secret_exclude_namespaces": []}, ("pull_secret_namespaces", "registry_cache_pull_secret_exclude_namespaces")),

@@ -47,6 +47,6 @@ def test_reflector(where: dict[str, Any], patterns: str, selector: str | None, m
 def test_settings_that_reflector_does_not_support() -> None:
     with pytest.raises(PullSecretError, match="several users have a pull secret named pull.*Example: pull_secret"):
         objects(secret(), secret())
-    expected = r"exclude_namespaces must name the cache's namespace.*\['kube-system', 'registry-cache'\]"
+    expected = r"exclude_namespaces: .*Example: exclude_namespaces: \['kube-system', 'registry-cache'\]"
     with pytest.raises(PullSecretError, match=expected):
         objects(secret(exclude_namespaces=["kube-system"]))

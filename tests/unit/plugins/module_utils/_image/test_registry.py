@@ -111,7 +111,7 @@ def test_a_credential_helper(programs: pathlib.Path, key: dict[str, Any]) -> Non
     with pytest.raises(_registry.RegistryError, match="docker-credential-vault.*the vault is sealed"):
         ask()
     (programs / "bin" / "docker-credential-vault").unlink()
-    with pytest.raises(_registry.RegistryError, match="docker-credential-vault does not run"):
+    with pytest.raises(_registry.RegistryError, match="docker-credential-vault cannot be run"):
         ask()
 
 

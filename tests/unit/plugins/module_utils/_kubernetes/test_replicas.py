@@ -165,7 +165,7 @@ def test_helper_is_missing(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_helper_hangs(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(TransientError, match="gave no answer within"):
+    with pytest.raises(TransientError, match="did not end within"):
         helper(replicas, monkeypatch, None, TOKEN)
 
 
@@ -215,7 +215,7 @@ def test_no_stream(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, opener: 
             replicas.run_helper("cache-0", "docker-credential-gcr", HOST)
         else:
             replicas.fetch("cache-0", "/v2/", None, None)
-    assert str(caught.value) == f"the API server opens no stream to it: {expected}"
+    assert str(caught.value) == f"the API server refuses the stream to it: {expected}"
 
 
 def registry(replicas: Replicas, monkeypatch: pytest.MonkeyPatch, answer: bytes, error: str | None, user: str | None = "nodes") -> Any:
