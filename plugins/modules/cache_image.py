@@ -210,14 +210,14 @@ class Missing(t.NamedTuple):
     publish: bool
 
 
-def look(build: Build, publishing: Keep) -> Missing:
+def find_missing(build: Build, publishing: Keep) -> Missing:
     """Return what is missing. A published image needs no engine."""
-    publishing.look()
+    publishing.inspect()
     sboms = build.without_sbom()
     return Missing(build.missing(sorted({*publishing.needed(), *sboms})), sboms, publishing.is_missing())
 
 
-def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
+def build_and_publish(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
     """Build and publish the image; return the result of the module. Raise ImageError and OSError."""
     engine = EngineChoice(params["engine"], Log(params["log_path"]))
     ca = pathlib.Path(params["ca_path"]).read_bytes() if params["ca_path"] else b""
@@ -226,11 +226,11 @@ def bring(params: dict[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
         platforms = sorted(set(params["platforms"])) or [engine.get().platform]
         image = Image(where, context, platforms, params["base"], params["builder"])
         build, publishing = Build(params, image, engine, ca), WAYS[params["publish"]](params, image, engine, ca)
-        missing = look(build, publishing)
+        missing = find_missing(build, publishing)
         if any(missing) and not check_mode:
-            with engine.get().alone():
+            with engine.get().lock():
                 # Several hosts of a play need the same image. The first one builds it while the others wait, and then they find it.
-                missing = look(build, publishing)
+                missing = find_missing(build, publishing)
                 build.make(missing.images, missing.sboms)
                 publishing.publish()
         return {
@@ -286,7 +286,7 @@ def main() -> None:
     if upstream.IMPORT_ERROR:
         module.fail_json(msg=missing_required_lib("requests"), exception=upstream.IMPORT_ERROR)
     try:
-        result = bring(module.params, module.check_mode)
+        result = build_and_publish(module.params, module.check_mode)
     except ImageError as error:
         module.fail_json(msg=f"{error}\n{error.output}".strip())
     except OSError as error:

@@ -77,7 +77,7 @@ from ansible_collections.pullthrough.registry_cache.plugins.module_utils._kubern
     run,
 )
 
-_MOST = 10
+_MAX_CREDENTIALS = 10
 
 
 class Question(t.NamedTuple):
@@ -90,7 +90,7 @@ class Question(t.NamedTuple):
 def questions(client: Client, params: dict[str, t.Any]) -> list[Question]:
     """Return the credentials to test, as they are in the Secret. Raise ClusterError."""
     accepted, refused = users.moved(users.Passwords(client, cache_of(params)).state, params["added"])
-    return [*(Question(one, 200) for one in accepted[:_MOST]), *(Question(one, 401) for one in refused[:_MOST])]
+    return [*(Question(one, 200) for one in accepted[:_MAX_CREDENTIALS]), *(Question(one, 401) for one in refused[:_MAX_CREDENTIALS])]
 
 
 class Probe:

@@ -92,7 +92,7 @@ def reads(upstream: t.Mapping[str, t.Any], image: str) -> bool:
     return _full(rf"{re.escape(upstream['host'])}/({paths})/[a-z0-9][a-z0-9._/-]*([:@].+)?", image)
 
 
-def _proves_what_it_reads(v: Variables) -> bool:
+def _can_verify_image(v: Variables) -> bool:
     return not v.verify_image or not _one_upstream(v) or reads(v.upstreams[0], v.verify_image)
 
 
@@ -244,7 +244,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
         _CA_BUNDLE,
         Rule(
             "verify_image",
-            _proves_what_it_reads,
+            _can_verify_image,
             lambda v: f"must be an image in one of the repositories of registry_cache_upstreams (got '{v.verify_image}')",
             "us-central1-docker.pkg.dev/my-project/my-repository/my-image:1.0",
         ),

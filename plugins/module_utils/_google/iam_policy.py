@@ -137,7 +137,7 @@ class Policy:
         :return: whether that is a change, the binding before, and the binding after.
         """
         return self._client.budget.retry(
-            lambda: self._outlast_conflicts(grant, present, check_mode),
+            lambda: self._retry_conflicts(grant, present, check_mode),
             lambda error: present and bool(_NOT_YET_KNOWN.search(error.words)),
         )
 
@@ -145,7 +145,7 @@ class Policy:
         """Return the members of a role without a condition; none if the resource does not exist. Raise GcpError."""
         return list(Grant(role, "", None).binding(self._read() or {}).get("members", []))
 
-    def _outlast_conflicts(
+    def _retry_conflicts(
         self, grant: Grant, present: bool, check_mode: bool
     ) -> tuple[bool, dict[str, t.Any], dict[str, t.Any]]:
         """Read, change and write the policy. Repeat all of it after a concurrent change, which the etag reveals. Raise GcpError."""

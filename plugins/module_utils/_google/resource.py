@@ -91,7 +91,7 @@ class Resource:
                 # Two clusters of one play share an object. The other one created it first, and may still be waiting for the operation.
                 if error.status != 409:
                     raise
-                before, made = self._made_elsewhere(error), error.ambiguous
+                before, made = self._created_by_others(error), error.ambiguous
         self.check(before, wanted)
         wanted = self.complete(before, wanted)
         deleted = self.deleted(before)
@@ -141,7 +141,7 @@ class Resource:
         current = self.read()
         return current is None or self.deleted(current)
 
-    def _made_elsewhere(self, conflict: GcpError) -> _Object:
+    def _created_by_others(self, conflict: GcpError) -> _Object:
         def read() -> _Object:
             found = self.read()
             if found is None:

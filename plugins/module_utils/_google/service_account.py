@@ -37,9 +37,9 @@ class ServiceAccount(Resource):
         self.client.request("POST", self._parent, self.name, body={"accountId": self._id, "serviceAccount": texts})
         # Google needs a few seconds until it returns a new account and allows changes to it.
         retry = self.client.budget.retry
-        account = retry(lambda: self.client.request("GET", self.url, self.name), _not_yet_there)
+        account = retry(lambda: self.client.request("GET", self.url, self.name), _is_not_found)
         if wanted.get("disabled"):
-            return retry(lambda: self._switch(account, True), _not_yet_there)
+            return retry(lambda: self._switch(account, True), _is_not_found)
         return account
 
     def update(self, fields: dict[str, t.Any]) -> dict[str, t.Any] | None:
@@ -62,5 +62,5 @@ class ServiceAccount(Resource):
         return account and stripped({**account, "disabled": disabled})
 
 
-def _not_yet_there(error: GcpError) -> bool:
+def _is_not_found(error: GcpError) -> bool:
     return error.status == 404

@@ -51,7 +51,7 @@ class Engine:
     """
 
     name: str
-    # Identifies the runs that wait for each other in C(alone). Other runs use other names for temporary objects.
+    # Identifies the runs that wait for each other in C(lock). Other runs use other names for temporary objects.
     scope = ""
 
     def __init__(self, program: str, platform: str, log: Log) -> None:
@@ -60,7 +60,7 @@ class Engine:
         self.log = log
 
     @contextlib.contextmanager
-    def alone(self) -> t.Iterator[None]:
+    def lock(self) -> t.Iterator[None]:
         """Wait for other runs of this user, then lock the engine. Builds share the name of their base image, which has one platform at a
         time, and archives share the name of the image. Raise EngineError."""
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "pullthrough.registry_cache")
@@ -171,7 +171,7 @@ class Engine:
     def check_platform(self, name: str, platform: str) -> None:
         """Raise EngineError for an image that was built for another platform, and remove the image."""
         if (built := self.platform_of(name)) != platform:
-            # A run of another user, for which `alone` does not wait, has pulled the base image for another platform in the meantime.
+            # A run of another user, for which `lock` does not wait, has pulled the base image for another platform in the meantime.
             self.run("rmi", name)
             raise EngineError(f"the base image was replaced during the build, so {name} is for {built} instead of {platform}. Run again")
 

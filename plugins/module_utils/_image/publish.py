@@ -39,7 +39,7 @@ class Keep:
     def __init__(self, params: dict[str, t.Any], image: Image, engine: EngineChoice, ca: bytes) -> None:
         self.params, self.image, self.engine, self.ca = params, image, engine, ca
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Find out what already exists. Raise ImageError."""
 
     def needed(self) -> list[str]:
@@ -64,7 +64,7 @@ class Keep:
 class Archive(Keep):
     """Save a file for each platform."""
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         self._unsaved = [platform for platform, file in self._files().items() if not os.path.exists(file)]
 
     def needed(self) -> list[str]:
@@ -104,7 +104,7 @@ class Push(Keep):
 
     _digest: str | None = None
 
-    def look(self) -> None:
+    def inspect(self) -> None:
         """Ask the registry for the digest of the tag. Raise ImageError."""
         try:
             self._digest = self._remote(self._credential(), "pull,push").digest(self.image.tag)
@@ -136,7 +136,7 @@ class Push(Keep):
                 self._require_another_try(error, tried, tries)
             self.engine.log.write(f"The push failed. Trying again in {2**tried} s.\n")
             _sleep(2**tried)
-        self.look()
+        self.inspect()
         if self._digest is None:
             raise ImageError(
                 f"{self.image.registry} accepted {self.image.reference}, but does not have the tag afterwards. Check its log, or save the"

@@ -56,8 +56,8 @@ _OTHERS = {
     "PersistentVolumeClaim": ("/api/v1", "persistentvolumeclaims"),
     **{kind: _KINDS[kind] for kind in ("StatefulSet", "Service", "ConfigMap", "Secret")},
 }
-_FILLED_IN = {"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
-_FILLED_IN_TYPES = "type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockercfg"
+_FROM_CLUSTER = {"kube-root-ca.crt", "openshift-service-ca.crt", "istio-ca-root-cert"}
+_NOT_FROM_CLUSTER = "type!=kubernetes.io/service-account-token,type!=kubernetes.io/dockercfg"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 # Names of any object. Some kinds allow dots.
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -221,12 +221,12 @@ class Prune:
             if kind == "Secret":
                 # Pull secrets of other caches may be deleted with the namespace. A cache in it would have other objects too.
                 ours = self._owner.labels[MANAGED_BY]
-                selectors = {"field_selector": _FILLED_IN_TYPES, "label_selector": f"{MANAGED_BY}!={ours}"}
+                selectors = {"field_selector": _NOT_FROM_CLUSTER, "label_selector": f"{MANAGED_BY}!={ours}"}
             items = _list(self._api, kind, self._owner.namespace, **selectors)
             # Objects with an owner are deleted with it.
             items = [item for item in items if not owns(self._owner, item) and not item["metadata"].get("ownerReferences")]
             names = [item["metadata"]["name"] for item in items]
-            return [f"{kind} {name}" for name in names if kind != "ConfigMap" or name not in _FILLED_IN]
+            return [f"{kind} {name}" for name in names if kind != "ConfigMap" or name not in _FROM_CLUSTER]
 
         return [name for names in self._api.each([functools.partial(of, kind) for kind in _OTHERS]) for name in names]
 

@@ -19,7 +19,7 @@ from ..workload_identity import API as IAM
 from ..workload_identity import pools_of
 from .answers import required, status_is, until
 from .issuer import Signer
-from .verdicts import Words, judged, table
+from .verdicts import Words, table, with_verdicts
 
 STS = "https://sts.googleapis.com/v1/token"
 # A host that never exists (RFC 6761).
@@ -72,7 +72,7 @@ class Run:
 
     def report(self) -> dict[str, t.Any]:
         """Return the result of the module, without names of this run and without secrets."""
-        answers = judged(self.assumptions, self.words.plain(self.answers), self.words.plain(self.reasons))
+        answers = with_verdicts(self.assumptions, self.words.plain(self.answers), self.words.plain(self.reasons))
         return {"changed": True, "made": self.made, "answers": answers, "table": table(answers)}
 
     def call(self, method: str, url: str, body: t.Any = None, **query: t.Any) -> t.Any:

@@ -29,7 +29,7 @@ def holds(expected: t.Any, answered: t.Any) -> bool:
     return type(expected) is type(answered) and expected == answered
 
 
-def judged(
+def with_verdicts(
     assumptions: dict[str, dict[str, t.Any]], answers: dict[str, t.Any], reasons: dict[str, str]
 ) -> dict[str, dict[str, t.Any]]:
     """Return each assumption with its verdict and answer. reasons: why a question was not asked."""

@@ -340,7 +340,7 @@ def bring(**options: Any) -> dict[str, Any]:
     """Run the module's function without main(), which uses global state of the process."""
     given = {"name": "registry-cache", "context": str(ROOT / "docker"), "labels": {}, "base": BASE, "builder": BUILDER}
     given |= {"publish": "none", "engine": "auto", "platforms": BOTH, "retries": 0, "insecure": True, **options}
-    return cache_image.bring(collections.defaultdict(lambda: None, given), False)
+    return cache_image.build_and_publish(collections.defaultdict(lambda: None, given), False)
 
 
 def at_once(*runs: dict[str, Any]) -> list[dict[str, Any]]:

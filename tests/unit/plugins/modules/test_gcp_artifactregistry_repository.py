@@ -149,10 +149,11 @@ def test_an_artifact_registry_upstream_by_url_and_by_full_name(
         assert not repository(wire, remote={"upstream": given})["changed"]
     for other in (f"https://europe-docker.pkg.dev/{path}/other", f"https://us-docker.pkg.dev/{path}/up", "https://quay.io"):
         wire.answer("GET", URL, 200, current)
-        assert "remote.upstream of" in repository(wire, remote={"upstream": other})["msg"]
+        assert "remote.upstream: Google cannot change" in repository(wire, remote={"upstream": other})["msg"]
     if "42" not in answered:
         wire.answer("GET", URL, 200, current)
-        assert "remote.upstream of" in repository(wire, remote={"upstream": "https://europe-docker.pkg.dev/else/up"})["msg"]
+        message = repository(wire, remote={"upstream": "https://europe-docker.pkg.dev/else/up"})["msg"]
+        assert "remote.upstream: Google cannot change" in message
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,8 @@ def test_repositories_of_container_registry_hosts(wire: Wire, name: str, locatio
         found = wire.run("gcp_artifactregistry_repository_info", **options)["repositories"]
         assert found == [made["repository"]]
     message = repository(wire, repository_id=name, location="us-central1")["msg"]
-    assert message.startswith("location 'us-central1'") and f"Example: location: {location}" in message and not wire.requests
+    assert message.startswith("location: ") and "'us-central1'" in message and f"Example: location: {location}" in message
+    assert not wire.requests
     info = {"project": "demo", "repository_id": name, "location": "us-central1"}
     assert wire.run("gcp_artifactregistry_repository_info", **info)["msg"] == message
 

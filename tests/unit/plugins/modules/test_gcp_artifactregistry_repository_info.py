@@ -49,5 +49,5 @@ def test_pages(wire: Wire) -> None:
 
 def test_bad_input(wire: Wire) -> None:
     assert info(wire, location="US")["msg"].startswith("location: must be a region or multi-region (got 'US')")
-    assert info(wire, repository_id="-")["msg"].startswith("repository_id '-' is not")
+    assert info(wire, repository_id="-")["msg"].startswith("repository_id: must have")
     assert "Example: project" in info(wire, project="")["msg"] and not wire.requests

@@ -55,6 +55,6 @@ def test_pages(wire: Wire) -> None:
 
 
 def test_bad_input_and_refusals(wire: Wire) -> None:
-    assert info(wire, pool_id="X")["msg"].startswith("pool_id 'X' is not") and not wire.requests
+    assert info(wire, pool_id="X")["msg"].startswith("pool_id: must have") and not wire.requests
     assert "Example: project" in info(wire, project="a/b")["msg"] and not wire.requests
     assert "projects/other/locations/global/workloadIdentityPools: HTTP 403: Permission" in info(wire, project="other")["msg"]

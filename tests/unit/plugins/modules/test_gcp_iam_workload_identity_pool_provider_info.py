@@ -58,6 +58,6 @@ def test_pages(wire: Wire) -> None:
 
 
 def test_bad_input(wire: Wire) -> None:
-    assert info(wire, pool_id="X")["msg"].startswith("pool_id 'X' is not")
-    assert info(wire, provider_id="X")["msg"].startswith("provider_id 'X' is not")
+    assert info(wire, pool_id="X")["msg"].startswith("pool_id: must have")
+    assert info(wire, provider_id="X")["msg"].startswith("provider_id: must have")
     assert "Example: project" in info(wire, project=None)["msg"] and not wire.requests

@@ -516,11 +516,11 @@ def test_one_choice_of_namespaces(server: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("labels", "manager"),
     [
-        ({}, ","),
-        ({"app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm),"),
-        ({**LABELS, "app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm),"),
-        ({**LABELS, "app.kubernetes.io/instance": "another"}, " (of cache registry-cache/another),"),
-        ({**LABELS, "registry-cache.pullthrough/namespace": "another"}, " (of cache another/registry-cache),"),
+        ({}, ""),
+        ({"app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm)"),
+        ({**LABELS, "app.kubernetes.io/managed-by": "Helm"}, " (managed by Helm)"),
+        ({**LABELS, "app.kubernetes.io/instance": "another"}, " (of cache registry-cache/another)"),
+        ({**LABELS, "registry-cache.pullthrough/namespace": "another"}, " (of cache another/registry-cache)"),
     ],
 )
 @pytest.mark.parametrize("kind", ["kubernetes.io/dockerconfigjson", "Opaque"])
@@ -546,7 +546,7 @@ def test_a_concurrently_created_secret(server: ApiServer) -> None:
     server.hook = appear
     result = ensure(server, secret(namespaces=["dev", "prod"]))
     assert result["failed"] and "cannot write Secret dev/registry-cache (HTTP 409" in result["msg"]
-    assert "somebody else" in result["msg"] and "run again" in result["msg"]
+    assert "someone else" in result["msg"] and "run again" in result["msg"]
     assert server.secrets()["dev/registry-cache"]["data"] == {"key": "dGhlaXJz"}
     assert "prod/registry-cache" in server.secrets()
 

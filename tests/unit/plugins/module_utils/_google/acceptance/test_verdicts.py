@@ -43,7 +43,7 @@ def test_the_comparison(expected: Any, answered: Any, same: bool) -> None:
 
 def test_every_assumption_gets_one_verdict_and_one_line() -> None:
     answers = {"operation_not_done_at_once": False, "empty_policy": ["etag", "version"]}
-    result = verdicts.judged(ASSUMPTIONS, answers, {"noop_poll": "HTTP 403: no"})
+    result = verdicts.with_verdicts(ASSUMPTIONS, answers, {"noop_poll": "HTTP 403: no"})
     assert list(result) == list(ASSUMPTIONS)
     lines = dict(zip(result, verdicts.table(result), strict=True))
     assert lines["operation_not_done_at_once"] == "same       operation_not_done_at_once"
