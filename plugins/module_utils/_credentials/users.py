@@ -190,7 +190,7 @@ def issue(state: State, users: t.Sequence[htpasswd.User], chosen: t.Collection[s
     result = copy.deepcopy(state)
     if unknown := sorted(set(chosen) - {user.name for user in users}):
         raise UsersError(
-            f"rotate: there is no user {', '.join(unknown)}. Choose from {', '.join(user.name for user in users)}."
+            f"rotate: user {', '.join(unknown)} does not exist. Choose from {', '.join(user.name for user in users)}."
             f" Example: rotate: [{users[0].name if users else 'team-a'}]"
         )
     unchanged = []

@@ -443,7 +443,7 @@ def test_a_secret_of_others(server: ApiServer, suffix: str) -> None:
     [
         ({"name": "a:b", "password": "x"}, ("'a:b'", "colon", "Choose another one")),
         ({"name": "", "password": "x"}, ("must not be empty",)),
-        ({"name": "team.g1", "password": "x"}, ("'team.g1'", ".g and a number", "Example: users: ")),
+        ({"name": "team.g1", "password": "x"}, ("'team.g1'", ".g and a number", "Choose another one")),
         ({"name": "new", "password": ""}, ("user 'new' has no password", "Set password")),
         ({"name": "new", "password": "é" * 37}, ("'new'", "got 74", "72 bytes", "Choose a shorter one")),
         ({"name": "new", "password": "a\0b"}, ("'new'", "NUL", "Choose one without")),
@@ -471,7 +471,7 @@ def test_too_many_users_for_a_secret(server: ApiServer, monkeypatch: pytest.Monk
     [
         ([], ("users: the password of user nodes is already the one in force", "Set a new password", "Example: rotate: [team-a]")),
         (["nodes"], ("user nodes", "is already the one in force", "Example: rotate: ")),
-        (["nobody", "team-a"], ("rotate: there is no user nobody.", "nodes, team-a, ci")),
+        (["nobody", "team-a"], ("rotate: user nobody does not exist.", "nodes, team-a, ci")),
         (["ci"], ("rotate: user 'ci' has only a hash", "add a second user")),
     ],
 )
@@ -505,7 +505,7 @@ def test_an_htpasswd_file_that_was_edited_by_hand(server: ApiServer) -> None:
     secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
     secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\nbroken\n").decode()
     message = refused(server, NODES, check=True)
-    assert message.startswith("Secret registry-cache-htpasswd in namespace registry-cache: line 2 is not of the form user:hash.")
+    assert message.startswith("Secret registry-cache-htpasswd in namespace registry-cache: line 2 must have the form user:hash.")
     secret["data"]["htpasswd"] = base64.b64encode(b"nodes:x\n").decode()
     story(server, NODES)
     assert accepted(server, "nodes", OLD)
@@ -536,15 +536,16 @@ def test_passwords_that_were_edited_by_hand(server: ApiServer, text: str | bytes
     secret["data"]["users"] = base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
     server.seen.clear()
     result = run("cache_users", host=server.url, api_key="x", users=[NODES], step=step)
-    assert result["msg"].startswith("Secret registry-cache-passwords in namespace registry-cache: its key 'users' is no")
-    assert "Restore it, or remove the Secret" in result["msg"] and not server.writes
+    assert result["msg"].startswith("Secret registry-cache-passwords in namespace registry-cache: the content of its key 'users' ")
+    assert "Restore it, or delete the Secret" in result["msg"] and not server.writes
 
 
 def test_an_htpasswd_file_in_another_encoding(server: ApiServer) -> None:
     ensure(server, NODES)
     secret = server.secrets()["registry-cache/registry-cache-htpasswd"]
     secret["data"]["htpasswd"] = base64.b64encode("nöde:x\n".encode("latin-1")).decode()
-    assert refused(server, NODES).startswith("Secret registry-cache-htpasswd in namespace registry-cache: its key 'htpasswd' is no text")
+    message = refused(server, NODES)
+    assert message.startswith("Secret registry-cache-htpasswd in namespace registry-cache: ") and "key 'htpasswd' must be" in message
 
 
 def test_no_namespace(server: ApiServer) -> None:

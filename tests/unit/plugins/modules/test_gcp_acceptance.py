@@ -225,7 +225,7 @@ def test_check_mode_is_refused(wire: Wire, server: ApiServer) -> None:
 @pytest.mark.parametrize("step", ["ask", "clean"])
 def test_objects_with_other_names_are_refused(wire: Wire, server: ApiServer, name: str, step: str) -> None:
     result = act(wire, server, name=name, step=step)
-    assert result["failed"] and result["msg"].startswith("name ") and "Example: name: " in result["msg"]
+    assert result["failed"] and result["msg"].startswith("name: ") and "Example: name: " in result["msg"]
     assert wire.requests == []
 
 

@@ -327,8 +327,8 @@ def test_a_provider_of_another_cluster_keeps_its_principal(wire: Wire, cluster: 
     ("change", "words"),
     [
         ({"project": None}, "Example: project: my-project"),
-        ({"pool_id": "x"}, "pool_id 'x'"),
-        ({"provider_id": "x"}, "provider_id 'x'"),
+        ({"pool_id": "x"}, "pool_id: must have"),
+        ({"provider_id": "x"}, "provider_id: must have"),
         ({"subject": "a'b"}, "Example: subject:"),
         ({"repositories": ["mine"], "state": "absent"}, "repositories: 'mine'"),
     ],

@@ -127,7 +127,7 @@ def test_errors_contain_the_object_the_status_and_googles_message(wire: Wire) ->
 @pytest.mark.parametrize("pool_id", ["abc", "a" * 33, "Cache", "gcp-cache", "a_cache", "cache\n"])
 def test_bad_id_is_refused_before_any_request(wire: Wire, pool_id: str) -> None:
     message = pool(wire, pool_id=pool_id)["msg"]
-    assert message.startswith(f"pool_id '{pool_id}'") and "Example: pool_id:" in message and not wire.requests
+    assert message.startswith("pool_id: ") and f"(got '{pool_id}')" in message and "Example: pool_id:" in message and not wire.requests
 
 
 @pytest.mark.parametrize("project", [None, "", "a/b", "my project"])

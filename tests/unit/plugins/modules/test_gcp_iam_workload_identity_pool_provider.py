@@ -248,7 +248,7 @@ def test_absent_needs_nothing_but_the_names(wire: Wire, wanted: dict[str, Any]) 
     provider(wire, **wanted)
     provider(wire, state="absent")
     assert not provider(wire, state="absent", check=True)["changed"] and wire.sent() == [("GET", URL)]
-    assert "provider_id 'x'" in provider(wire, state="absent", provider_id="x")["msg"] and not wire.requests
+    assert "provider_id: must have" in provider(wire, state="absent", provider_id="x")["msg"] and not wire.requests
 
 
 def test_undelete_alone(wire: Wire, wanted: dict[str, Any]) -> None:

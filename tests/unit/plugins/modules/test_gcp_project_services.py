@@ -65,13 +65,13 @@ def test_an_operation_that_fails_or_does_not_end(wire: Wire) -> None:
     wire.answer("POST", ":batchEnable", 200, {"name": "operations/acf.x"})
     for _poll in range(50):
         wire.answer("GET", "/operations/", 200, {"name": "operations/acf.x"})
-    assert "operations/acf.x did not end within 5 s. Raise wait_timeout" in services(wire, STS, wait_timeout=5)["msg"]
+    assert "operations/acf.x did not end within 5 s." in services(wire, STS, wait_timeout=5)["msg"]
 
 
 def test_an_api_that_does_not_exist_changes_nothing(wire: Wire) -> None:
     message = services(wire, STS, "nothing.googleapis.com")["msg"]
     assert message.startswith("services: Not found or permission denied for service(s): nothing.googleapis.com.")
-    assert "Check their names" in message and not wire.writes()
+    assert "Check the names of the APIs" in message and "Example: services: " in message and not wire.writes()
 
 
 def test_a_missing_permission(wire: Wire) -> None:

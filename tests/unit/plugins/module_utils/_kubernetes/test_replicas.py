@@ -330,12 +330,12 @@ def test_the_tls_hello_is_valid(replicas: Replicas, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ssl.SSLError) as error:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).wrap_bio(hello, alert, server_side=True).do_handshake()
     assert error.value.reason == "NO_SHARED_CIPHER"
-    assert "port 5000 speaks TLS" in Port(replicas, monkeypatch, alert.read(), closes=True).error(PermanentError)
+    assert "port 5000 uses TLS" in Port(replicas, monkeypatch, alert.read(), closes=True).error(PermanentError)
 
 
 def test_tls_answer_to_a_tls_hello(replicas: Replicas, monkeypatch: pytest.MonkeyPatch) -> None:
     message = Port(replicas, monkeypatch, b"\x16\x03\x03\x00\x7a\x02\x00").error(PermanentError)
-    assert "port 5000 speaks TLS" in message and "sidecar" in message
+    assert "port 5000 uses TLS" in message and "sidecar" in message
 
 
 @pytest.mark.parametrize(
