@@ -323,7 +323,8 @@ class GcpClient:
                 if not self.budget.back_off(tried, error.retry_after):
                     asked = f", but Google asks to wait {error.retry_after:g} s" if error.retry_after else ""
                     error.args = (
-                        f"{error} Tried {tried + 1} times; wait_timeout is {self.budget.seconds:g} s{asked}. Raise it to retry for longer."
+                        f"{error}{'' if str(error).endswith(('.', ')')) else '.'} Tried {tried + 1} times; wait_timeout is"
+                        f" {self.budget.seconds:g} s{asked}. Raise it to retry for longer."
                         f" Example: wait_timeout: {2 * self.budget.seconds:g}",
                     )
                     raise

@@ -266,7 +266,7 @@ class Adoption:
                 raise ObjectsError(f"objects: kind must be one of {', '.join(_KINDS)} (got '{one['kind']}'). Example: kind: Service")
             for option in ("namespace", "name"):
                 if not _OBJECT_NAME.fullmatch(one[option]):
-                    raise ObjectsError(f"objects: {option} must be that of an object (got '{one[option]}'). Example: {option}: registry-cache")
+                    raise ObjectsError(f"objects: {option} must be valid (got '{one[option]}'). Example: {option}: registry-cache")
         self._paths = [path_of(one["kind"], one["namespace"], one["name"]) for one in wanted]
         self._found = api.each([functools.partial(api.get, path, _METADATA) for path in self._paths])
         titles = [f"{one['kind']} {one['namespace']}/{one['name']}" for one in wanted]

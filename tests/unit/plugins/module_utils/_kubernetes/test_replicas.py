@@ -269,7 +269,7 @@ def test_registry_does_not_answer(
 # The answer to a client that tries HTTPS first
 
 NOT_HTTP = re.compile(
-    "port 5000 answers a TLS ClientHello with (.+), in place of b'HTTP/'. containerd .+config_path.+use the cache's own image"
+    "port 5000 answers a TLS ClientHello with (.+) instead of b'HTTP/'. containerd .+config_path.+use the cache's own image"
 )
 
 
