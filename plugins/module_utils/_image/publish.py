@@ -109,7 +109,7 @@ class Push(Keep):
         try:
             self._digest = self._remote(self._credential(), "pull,push").digest(self.image.tag)
         except DeniedError as error:
-            raise ImageError(f"{self.image.registry} refuses access to {self.image.name} ({error}). {_CREDENTIAL}") from error
+            raise ImageError(f"{self.image.registry} refuses the credential for {self.image.name} ({error}). {_CREDENTIAL}") from error
         except RegistryError as error:
             raise ImageError(
                 f"{self.image.registry} cannot be asked for {self.image.name}: {error}. Name a registry that answers, or save the image to"

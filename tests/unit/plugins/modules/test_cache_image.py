@@ -101,7 +101,7 @@ def test_the_engines_copy_is_used_if_the_base_cannot_be_pulled(docker: Program) 
     assert image(platforms=["linux/amd64"])["built"] == ["linux/amd64"]
     refused = image(platforms=BOTH)
     assert refused["failed"]
-    for part in ("base '", BASE, "linux/arm64", "no such host"):
+    for part in ("base: '", BASE, "linux/arm64", "no such host"):
         assert part in refused["msg"]
 
 
@@ -133,24 +133,24 @@ def test_docker_is_preferred_and_podman_used_if_docker_does_not_run(docker: Prog
         ("write /out/registry: no space left on device", ("disk is full", "docker system prune")),
         (
             "COPY failed: stat etc/ssl/certs/ca-certificates.crt: file does not exist",  # docker
-            ("base '", "no CA certificates"),
+            ("base: '", "no CA certificates"),
         ),
         (
             'copier: stat: "/etc/ssl/certs/ca-certificates.crt": no such file or directory',  # podman
-            ("base '", "no CA certificates"),
+            ("base: '", "no CA certificates"),
         ),
         (
             "missing go.sum entry for module providing package github.com/x/y; to add: go mod download github.com/x/y",
             ("version that does not exist", "go.mod"),
         ),
-        ("no CA certificates in the base", ("base '", "no CA certificates")),
+        ("no CA certificates in the base", ("base: '", "no CA certificates")),
         (
             "go: github.com/x/y@v9.9.9: reading https://goproxy.example.com/github.com/x/y/@v/v9.9.9.info: 404 Not Found",
             ("version that does not exist", "go.mod"),
         ),
         ("tls: failed to verify certificate: x509: certificate signed by unknown authority", ("Example: ca_path: /",)),
         ("dial tcp: lookup goproxy.example.com: no such host", ("Example: goproxy: https://",)),
-        ("undefined: something", ("The image was not built", "ended with 1", "undefined: something")),
+        ("undefined: something", ("The image was not built", "failed with exit code 1", "undefined: something")),
     ],
 )
 def test_causes_of_failed_builds(docker: Program, output: str, parts: tuple[str, ...]) -> None:
