@@ -70,7 +70,7 @@ REFUSED: dict[str, tuple[str, ...]] = {
     "twin-2": ("registry_cache_namespace", "hosts twin-2 and twin-1"),
     "port-1": ("registry_cache_node_port", "hosts port-1 and port-2", "31000", "Example: registry_cache_node_port: 31001"),
     "port-2": ("registry_cache_node_port", "hosts port-2 and port-1"),
-    "open": ("registry_cache_auth is none", "user team-a", "Example"),
+    "open": ("registry_cache_auth: none", "user team-a", "Example"),
 }
 
 

@@ -192,7 +192,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "no user": ({"registry_cache_users": []}, ("registry_cache_users",)),
     "user name with a colon": ({"registry_cache_users": [{"name": "a:b", "password": "x"}]}, ("registry_cache_users", "colon")),
-    "password empty": ({"registry_cache_users": [{"name": "nodes", "password": ""}]}, ("registry_cache_users", "leave both out")),
+    "password empty": ({"registry_cache_users": [{"name": "nodes", "password": ""}]}, ("registry_cache_users", "password or hash")),
     "password with a line break": (
         {"registry_cache_users": [{"name": "nodes", "password": "from a file\n"}]},
         ("registry_cache_users", "line break"),
@@ -207,7 +207,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
     "user name reserved for rotations": (
         {"registry_cache_users": [{"name": "nodes"}, {"name": "team.g1"}]},
-        ("registry_cache_users", "'team.g1'", "rotate.yml"),
+        ("registry_cache_users", "'team.g1'", "reserved for rotations"),
     ),
     "password other than the one in force": (
         {"registry_cache_users": [{"name": "nodes", "password": "another-of-the-vault"}]},
@@ -246,7 +246,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
             "registry_cache_image_mode": "published",
             "registry_cache_image": "us-central1-docker.pkg.dev/demo-project/private/registry-cache:1",
         },
-        ("registry_cache_image", "cannot pull itself", "registry_cache_image_pull_secrets"),
+        ("registry_cache_image", "cannot pull its own image", "registry_cache_image_pull_secrets"),
     ),
     "no such kind cluster": (
         {"registry_cache_image_kind_cluster": "nobody-s"},

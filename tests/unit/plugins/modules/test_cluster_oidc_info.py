@@ -98,7 +98,7 @@ def test_no_answer_names_the_url(server: ApiServer) -> None:
 
 def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
     message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "missing"))["msg"]
-    assert message.startswith("No way to the cluster:") and "Set kubeconfig and context" in message
+    assert message.startswith("Cannot connect to the cluster:") and "Set kubeconfig and context" in message
     assert ". Set" in message and ".." not in message
 
 
@@ -106,13 +106,13 @@ def test_no_kubeconfig(server: ApiServer, tmp_path: pathlib.Path) -> None:
 def test_a_malformed_kubeconfig(server: ApiServer, tmp_path: pathlib.Path, content: bytes) -> None:
     (tmp_path / "config").write_bytes(content)
     message = run("cluster_oidc_info", kubeconfig=str(tmp_path / "config"))["msg"]
-    assert message.startswith("No way to the cluster: the kubeconfig is malformed (") and "Set kubeconfig and context" in message
+    assert message.startswith("Cannot connect to the cluster: the kubeconfig is malformed (") and "Set kubeconfig and context" in message
     assert "\n" not in message and not server.seen
 
 
 def test_no_configuration_at_all(server: ApiServer) -> None:
     message = run("cluster_oidc_info")["msg"]
-    assert message.startswith("No way to the cluster:") and "Set kubeconfig and context, or KUBECONFIG" in message
+    assert message.startswith("Cannot connect to the cluster:") and "Set kubeconfig and context, or KUBECONFIG" in message
     assert not server.seen
 
 

@@ -36,8 +36,8 @@ def test_an_answer_that_is_not_a_status(body: Any) -> None:
 
 
 def test_no_cluster() -> None:
-    error = UnreachableError("No way to the cluster: refused")
-    assert error.words == "No way to the cluster: refused" and "KUBECONFIG" in str(error)
+    error = UnreachableError("Cannot connect to the cluster: refused")
+    assert error.words == "Cannot connect to the cluster: refused" and "KUBECONFIG" in str(error)
 
 
 def test_some_names() -> None:
