@@ -171,4 +171,4 @@ def test_errors_below_http(monkeypatch: pytest.MonkeyPatch, error: Exception, wo
     fake(monkeypatch, error)
     result = run("cluster_oidc_info")
     assert result["failed"] and words in result["msg"] and "HTTP 0" not in result["msg"]
-    assert result["msg"].endswith("Set kubeconfig and context, or KUBECONFIG, to a cluster that answers.")
+    assert "Set kubeconfig and context, or KUBECONFIG" in result["msg"] and "Example: kubeconfig: " in result["msg"]
