@@ -50,7 +50,7 @@ def test_every_assumption_gets_one_verdict_and_one_line() -> None:
     assert lines["empty_policy"].startswith("different  empty_policy: ")
     assert lines["empty_policy"].endswith('expected ["etag"], answered ["etag", "version"]')
     assert lines["noop_poll"] == "not asked  noop_poll: HTTP 403: no"
-    assert lines["missing_pool"] == "not asked  missing_pool: the run ended before"
+    assert lines["missing_pool"] == "not asked  missing_pool: the run ended before this question"
 
 
 def test_no_secret_and_no_name_of_a_run_is_in_an_answer() -> None:
