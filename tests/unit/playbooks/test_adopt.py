@@ -41,7 +41,7 @@ def test_named_objects_are_shown_and_labelled(tmp_path: pathlib.Path) -> None:
     server.close()
     for host, ended in {"text": "changed=1", "list": "changed=1", "nothing": "changed=0"}.items():
         assert re.search(rf"^{host} .*{ended} .*failed={int(host == 'nothing')}", done.stdout, re.M), done.stdout
-    assert "Service registry-cache/registry-cache (managed by Helm, made" in done.stdout
+    assert "Service registry-cache/registry-cache (managed by Helm, created" in done.stdout
     assert "Example: registry_cache_adopt: [{kind: Service" in done.stdout
     ours = Owner("registry-cache", "registry-cache").labels
     for key in (("services", "registry-cache", "registry-cache"), ("secrets", "demo", "pull")):
