@@ -55,7 +55,8 @@ type blob struct {
 	charge  int64
 	place   *list.Element // in the LRU list; nil while data is open
 	relay   bool          // another replica has it, too, so it is evicted before others
-	touched time.Time
+	used    time.Time     // last use; the LRU lists are in its order
+	touched time.Time     // last use as recorded on disk
 
 	verified time.Time // when this process last verified the bytes on disk; zero means never
 	stamp    stamp     // of the verified file

@@ -161,6 +161,7 @@ func (s *Store) load() error {
 	s.dropDangling()
 	s.dropEmpty(dirs)
 	s.orderByUse(used)
+	s.outlived = len(s.blobs) > 0
 	return nil
 }
 

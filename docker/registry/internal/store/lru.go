@@ -28,6 +28,7 @@ func (s *Store) orderLocked(b *blob) {
 	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
 	switch {
 	case can && b.place == nil:
+		b.used = s.now()
 		b.place = s.orderOf(b).PushFront(b)
 		s.evictable += b.charge
 	case !can && b.place != nil:
@@ -42,6 +43,7 @@ func (s *Store) orderLocked(b *blob) {
 func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()
+	b.used = now
 	if b.place != nil {
 		s.orderOf(b).MoveToFront(b.place)
 	}
@@ -79,7 +81,7 @@ func usedAt(fi fs.FileInfo) time.Time {
 func (s *Store) orderByUse(used map[*blob]time.Time) {
 	byUse := make([]*blob, 0, len(s.blobs))
 	for _, b := range s.blobs {
-		b.touched = used[b]
+		b.used, b.touched = used[b], used[b]
 		byUse = append(byUse, b)
 	}
 	slices.SortFunc(byUse, func(a, b *blob) int { return a.touched.Compare(b.touched) })

@@ -31,6 +31,7 @@ func (u *Upstream) SetRelay(d digest.Digest, relay bool) {
 		s.orderOf(b).Remove(b.place)
 		b.relay = relay
 		b.place = s.orderOf(b).PushFront(b)
+		s.placeLocked(b)
 		return
 	}
 	b.relay = relay

@@ -99,6 +99,7 @@ type Store struct {
 	cached    *list.List // *memoryItem, most recently used first
 	upstreams map[string]*Upstream
 	closed    bool
+	outlived  bool // there were blobs of an earlier process; set by load
 
 	serial atomic.Int64
 	remade sync.Once // log this only once

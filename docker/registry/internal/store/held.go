@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-3.0-or-later
+
+package store
+
+import (
+	"container/list"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+)
+
+// linkRoom is the room that the links of a blob may need, with their directories.
+const linkRoom = 32 * block
+
+// Held is a blob, manifest or tag of a repository that is in the store.
+type Held struct {
+	Repository string
+	Digest     digest.Digest // of a blob or manifest
+	Tag        string        // of a tag
+	Layer      bool          // it is a blob
+	Size       int64         // of the blob or manifest
+	Used       time.Time     // last use
+}
+
+// Held returns the blobs, manifests and tags of all repositories, in any order. It omits blobs with another digest than
+// sha256, which Growing.Keep does not store.
+func (u *Upstream) Held() []Held {
+	s := u.store
+	now := s.now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Held
+	for _, b := range s.blobs {
+		if b.data == nil || b.key.upstream != u.name {
+			continue
+		}
+		used := b.used
+		if b.place == nil { // it is being read
+			used = now
+		}
+		for n := range b.links {
+			if h, ok := parseLink(strings.TrimPrefix(n.path, u.root)); ok {
+				h.Size, h.Used = b.size, used
+				all = append(all, h)
+			}
+		}
+	}
+	return all
+}
+
+// parseLink returns what a path of distribution links to a repository. It returns false for other links.
+func parseLink(rest string) (Held, bool) {
+	rest, isRepository := strings.CutPrefix(rest, reposDir)
+	repository, link, _ := strings.Cut(rest, "/_") // no component of a repository's name begins with _
+	parts := strings.Split(link, "/")
+	h := Held{Repository: repository}
+	switch {
+	case !isRepository:
+		return Held{}, false
+	case len(parts) == 4 && parts[0] == "layers" && parts[1] == string(digest.Canonical):
+		h.Digest, h.Layer = digest.Digest(parts[1]+":"+parts[2]), true
+	case len(parts) == 5 && parts[0] == "manifests" && parts[1] == "revisions":
+		h.Digest = digest.Digest(parts[2] + ":" + parts[3])
+	case len(parts) == 5 && parts[0] == "manifests" && parts[1] == "tags" && parts[3] == "current":
+		h.Tag = parts[2]
+	default:
+		return Held{}, false
+	}
+	return h, true
+}
+
+// Outlived reports whether the store had blobs of an earlier process when it was opened. Then it probably outlives this
+// process, too.
+func (s *Store) Outlived() bool { return s.outlived }
+
+// Holds reports whether a repository has a blob, or any repository if the name is empty. Unlike Has, it does not mark
+// the blob as used.
+func (u *Upstream) Holds(repository string, d digest.Digest) bool {
+	if repository != "" {
+		return u.find(repository, d) != nil
+	}
+	b, _ := u.blobOf(dataPath(d))
+	return b != nil
+}
+
+// HasRoom reports whether the store can make room for a blob by evicting only blobs whose last use was before the given
+// time.
+func (u *Upstream) HasRoom(size int64, used time.Time) bool {
+	s := u.store
+	need := roundUp(size+size/1024) + block + linkRoom
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	room := s.opts.Limit - s.used
+	for _, l := range []*list.List{s.relays, s.order} { // in the order of eviction
+		for e := l.Back(); e != nil && room < need; e = e.Prev() {
+			b := e.Value.(*blob)
+			if !b.used.Before(used) {
+				return false
+			}
+			room += b.charge
+		}
+	}
+	return room >= need
+}
+
+// SetUsed sets the last use of a blob that was stored for another reason than a client's request. It has no effect on a
+// blob that is being read.
+func (u *Upstream) SetUsed(d digest.Digest, used time.Time) {
+	s := u.store
+	s.mu.Lock()
+	b := s.blobs[blobKey{upstream: u.name, digest: d}]
+	if b == nil || b.data == nil || b.place == nil {
+		s.mu.Unlock()
+		return
+	}
+	b.used, b.touched = used, used
+	s.placeLocked(b)
+	p := b.data.path
+	s.mu.Unlock()
+	_ = os.Chtimes(s.diskPath(p), used, time.Time{})
+}
+
+// placeLocked moves a blob to the place in its LRU list that its last use determines.
+func (s *Store) placeLocked(b *blob) {
+	l := s.orderOf(b)
+	for e := l.Front(); e != nil; e = e.Next() {
+		if other := e.Value.(*blob); other != b && other.used.Before(b.used) {
+			l.MoveBefore(b.place, e)
+			return
+		}
+	}
+	l.MoveToBack(b.place)
+}
