@@ -5,6 +5,7 @@ package manifest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 
 // ErrUnknownToPeers is returned by a Relay if no other replica knows the answer. Then this replica asks the upstream.
 var ErrUnknownToPeers = errors.New("no other replica knows the answer")
+
+var errNotStored = errors.New("the answer could not be stored")
 
 // cacheKey returns the key of a question in the cache, which does not depend on whether other replicas or the upstream
 // are asked.
@@ -100,6 +103,52 @@ func (h *Handler) ServePeer(w http.ResponseWriter, r *http.Request, req route.Re
 		peer.SetStored(w.Header())
 	}
 	a.Write(w, r, req, result)
+}
+
+// Holds reports whether the store has a manifest or tag, without marking it as used.
+func (h *Handler) Holds(ctx context.Context, req route.Request) bool {
+	u := h.upstreams[req.Upstream]
+	switch {
+	case u == nil || u.archive.store == nil || req.Kind != route.Manifest:
+		return false
+	case req.Tag != "":
+		return u.archive.tag(ctx, req.Repository, req.Tag) != ""
+	}
+	return u.archive.link(ctx, revisionPath(req.Repository, req.Digest, "link")) != ""
+}
+
+// Adopt stores the answer of another replica to a request for a manifest or tag, unless Holds is true by then. It
+// checks the digest.
+func (h *Handler) Adopt(ctx context.Context, req route.Request, get func(context.Context) (*Answer, error)) error {
+	v := &reservation{semaphore: h.inFlight}
+	defer v.release()
+	a, err := get(context.WithValue(ctx, reservationKey{}, v))
+	if err != nil {
+		return err
+	}
+	answer, problem := validate(req, a)
+	switch {
+	case problem != "":
+		return errors.New(problem)
+	case !answer.isOK():
+		return fmt.Errorf("status %d: %s", answer.Status, answer.Message)
+	case !v.attach(ctx, answer):
+		return errNoRoom
+	}
+	defer answer.Release()
+	store := h.upstreams[req.Upstream].archive
+	store.saving.Lock()
+	defer store.saving.Unlock()
+	save := store.saveManifest
+	if req.Tag != "" {
+		save = func(ctx context.Context, repository string, m *Answer) bool {
+			return store.saveTag(ctx, repository, req.Tag, m)
+		}
+	}
+	if !h.Holds(ctx, req) && !save(ctx, req.Repository, answer) {
+		return errNotStored
+	}
+	return nil
 }
 
 // knownAnswer returns the answer to a question from memory or the store, or 404. The answer is stale unless it is for a

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"pullthrough.registry_cache/docker/registry/internal/peer"
 	"pullthrough.registry_cache/docker/registry/internal/route"
 )
@@ -163,5 +165,48 @@ func TestStoreOnly(t *testing.T) {
 			t.Error("a digest is stale")
 		}
 		h.wantAsked("/v1 ", 1)
+	})
+}
+
+// TestAdopt stores what another replica has stored, if its digest is right, and keeps what is already stored. Only the tag is asked
+// for at the upstream, which is out.
+func TestAdopt(t *testing.T) {
+	inBubble(t, Options{}, newStore(), func(h *handle) {
+		d := digest.FromString(oneBody)
+		byDigest := route.Request{Kind: route.Manifest, Upstream: host, Repository: "a/b", Digest: d}
+		byTag := route.Request{Kind: route.Manifest, Upstream: host, Repository: "a/b", Tag: "v1"}
+		adopt := func(req route.Request, say func(context.Context, route.Request, string) (*Answer, error)) error {
+			return h.Adopt(t.Context(), req, func(ctx context.Context) (*Answer, error) { return say(ctx, req, "") })
+		}
+		for name, say := range map[string]func(context.Context, route.Request, string) (*Answer, error){
+			"wrong bytes": has("", twoBody), "an error": fails(http.StatusNotFound), "nothing": unreachable, "empty": has("", ""),
+		} {
+			if err := adopt(byDigest, say); err == nil || h.Holds(t.Context(), byDigest) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		old := func(body string) func(context.Context, route.Request, string) (*Answer, error) {
+			return func(context.Context, route.Request, string) (*Answer, error) {
+				a := ok("", body)
+				a.Stale, a.Age = true, time.Hour
+				return a, nil
+			}
+		}
+		for _, req := range []route.Request{byDigest, byTag} {
+			if err := adopt(req, old(oneBody)); err != nil || !h.Holds(t.Context(), req) {
+				t.Errorf("%s: %v", req.Path(), err)
+			}
+		}
+		if err := adopt(byTag, old(twoBody)); err != nil { // this replica knows the tag by now
+			t.Error(err)
+		}
+		if r := h.get(byDigest.Path()); r.Body.String() != oneBody || r.result != Hit {
+			t.Errorf("by digest: %d %s", r.Code, r.result)
+		}
+		h.wantAsked("", 0)
+		h.wantStale(h.get(byTag.Path()), oneBody, time.Minute)
+		if h.Holds(t.Context(), route.Request{Kind: route.Manifest, Upstream: "none", Repository: "a", Tag: "v1"}) {
+			t.Error("it holds content of an unknown upstream")
+		}
 	})
 }

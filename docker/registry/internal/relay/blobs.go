@@ -47,7 +47,7 @@ func (r *Relay) Fetch(ctx context.Context, q route.Request, g *store.Growing) er
 	defer context.AfterFunc(ctx, func() { g.Finish(context.Cause(ctx)) })() // wakes a writer that is waiting for slow readers
 	tried, triedSelf := map[string]bool{}, r.own.FailedRecently(q)
 	askedWhy := map[string]bool{}                                // members that were asked again without progress
-	at := uri(q) + "&" + fill.RelayParameter + "=" + rand.Text() // identifies this relay to the members
+	at := URI(q) + "&" + fill.RelayParameter + "=" + rand.Text() // identifies this relay to the members
 	last := fill.ErrNext
 	var parts []string // members that sent a part
 	for range maxAttempts {
@@ -115,7 +115,7 @@ func isWrong(cause error) bool {
 // wrong.
 func (r *Relay) denySenders(q route.Request, names []string, err error) {
 	for _, name := range names {
-		r.denied.add(r.key(q), name)
+		r.denied.add(r.Key(q), name)
 	}
 	r.opts.Log.Error("Peers sent wrong bytes", "peers", names, "path", q.Path(), "error", err)
 }

@@ -233,7 +233,7 @@ func TestFillOfMemberFails(t *testing.T) {
 			r.does["c"] = content(r.blob, 1<<20)
 			state, err := r.fetch(r.Relay)
 			r.want(name, state, err, test.err == nil, test.asked)
-			if test.err != nil && !errors.Is(err, test.err) || r.denied.has(r.key(r.request()), "b") || r.own != 0 {
+			if test.err != nil && !errors.Is(err, test.err) || r.denied.has(r.Key(r.request()), "b") || r.own != 0 {
 				t.Errorf("%v, %d own fetches", err, r.own)
 			}
 			if slices.ContainsFunc(r.uris, func(uri string) bool { return uri != r.uris[0] || !strings.Contains(uri, "&relay=") }) {

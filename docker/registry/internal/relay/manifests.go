@@ -65,11 +65,16 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 	if accept != "" {
 		header.Set("Accept", accept)
 	}
-	a, err := r.ask(ctx, name, uri(q), header, peer.CallOptions{StoreOnly: stored, Reserve: manifest.Reserve})
+	a, err := r.ask(ctx, name, URI(q), header, peer.CallOptions{StoreOnly: stored, Reserve: manifest.Reserve})
 	if err != nil {
 		return nil, err
 	}
 	defer a.Close()
+	return r.readAnswer(a, q)
+}
+
+// readAnswer reads the answer of a member.
+func (r *Relay) readAnswer(a *exchange, q route.Request) (*manifest.Answer, error) {
 	age, stale := peer.Age(a.Header)
 	if a.StatusCode != http.StatusOK {
 		refused := errorOf(a.Response)
@@ -82,7 +87,7 @@ func (r *Relay) answer(ctx context.Context, name string, q route.Request, accept
 		return nil, err
 	}
 	if !hasDigest(q, a.Header, body) {
-		r.denySenders(q, []string{name}, errDigest)
+		r.denySenders(q, []string{a.name}, errDigest)
 		return nil, errDigest
 	}
 	return &manifest.Answer{
@@ -129,7 +134,7 @@ func (r *Relay) notifyOthers(q route.Request) {
 		go func() {
 			ctx, cancel := context.WithTimeout(context.Background(), storedPatience)
 			defer cancel()
-			if a, err := r.ask(ctx, name, uri(q), nil, peer.CallOptions{StoreOnly: true}); err == nil {
+			if a, err := r.ask(ctx, name, URI(q), nil, peer.CallOptions{StoreOnly: true}); err == nil {
 				a.Close()
 			}
 		}()

@@ -138,7 +138,7 @@ func TestURI(t *testing.T) {
 	for want, q := range map[string]route.Request{
 		"/v2/a/manifests/v1?ns=one.example": tag, "/v2/a/tags/list?last=b&n=1&ns=one.example:5000": list,
 	} {
-		if got := uri(q); got != want {
+		if got := URI(q); got != want {
 			t.Errorf("%s, not %s", got, want)
 		}
 	}

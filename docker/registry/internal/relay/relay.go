@@ -12,6 +12,11 @@
 // A request from another replica never causes a request of the first kind. A request of the second kind is answered
 // only from the store. Therefore, two replicas never wait for each other, even if they disagree about ownership.
 //
+// # Handovers
+//
+// Before a replica shuts down, the next owners copy what it has stored (CopyBlob, GetStored). These requests are of the
+// second kind, and go to that replica only. What it does not send is not copied: the upstream is never asked.
+//
 // # Silence
 //
 // An owner may be waiting for a slow upstream. As long as it answers its probes, this replica waits for it. A silent
@@ -38,6 +43,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -87,6 +93,7 @@ type Relay struct {
 	opts   Options
 	own    *fill.Handler
 	denied denylist
+	room   sync.Mutex // serializes reservations for handovers
 	bytes  atomic.Int64
 }
 
@@ -99,8 +106,8 @@ func (r *Relay) SetOwn(own *fill.Handler) { r.own = own }
 // Bytes returns the number of bytes of blobs received from other replicas.
 func (r *Relay) Bytes() int64 { return r.bytes.Load() }
 
-// key returns the key that determines the owner of a request.
-func (r *Relay) key(q route.Request) string {
+// Key returns the key that determines the owner of a request.
+func (r *Relay) Key(q route.Request) string {
 	if q.Kind == route.Blob && r.opts.Share {
 		return q.Upstream + "/blobs/" + q.Digest.String()
 	}
@@ -109,7 +116,7 @@ func (r *Relay) key(q route.Request) string {
 
 // Owned reports whether this replica should serve a request without asking the owner.
 func (r *Relay) Owned(q route.Request) bool {
-	key := r.key(q)
+	key := r.Key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
 		if rank.Self || r.canFetch(key, rank) {
 			return rank.Self
@@ -126,7 +133,7 @@ func (r *Relay) canFetch(key string, rank peer.Rank) bool {
 // members returns the other members in the order of ownership.
 func (r *Relay) members(q route.Request) []string {
 	var names []string
-	key := r.key(q)
+	key := r.Key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
 		if !rank.Self && r.canFetch(key, rank) {
 			names = append(names, rank.Name)
@@ -138,8 +145,8 @@ func (r *Relay) members(q route.Request) []string {
 // others returns the members that are most likely to have stored the content: the next ones in the order of ownership.
 func (r *Relay) others(q route.Request) []string {
 	var names []string
-	for _, rank := range r.opts.Peers.Rank(r.key(q)) {
-		if rank.Self || rank.Suspect || r.denied.has(r.key(q), rank.Name) {
+	for _, rank := range r.opts.Peers.Rank(r.Key(q)) {
+		if rank.Self || rank.Suspect || r.denied.has(r.Key(q), rank.Name) {
 			continue
 		}
 		if names = append(names, rank.Name); len(names) == maxStoredAsked {
@@ -162,7 +169,7 @@ func firstUntried(names []string, tried map[string]bool) string {
 
 // nextOwner returns the next member to ask, or "" if there is none, and whether it is this replica's turn.
 func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool) (name string, self bool) {
-	key := r.key(q)
+	key := r.Key(q)
 	for _, rank := range r.opts.Peers.Rank(key) {
 		switch {
 		case rank.Self && !triedSelf:
@@ -174,8 +181,8 @@ func (r *Relay) nextOwner(q route.Request, tried map[string]bool, triedSelf bool
 	return "", !triedSelf
 }
 
-// uri returns the URI for a request to a member.
-func uri(q route.Request) string {
+// URI returns the URI for a request to a member.
+func URI(q route.Request) string {
 	var b strings.Builder
 	b.WriteString(q.URI())
 	if q.Query == "" {

@@ -67,7 +67,7 @@ func (r *Relay) firstStored(ctx context.Context, q route.Request, header http.He
 		var each context.Context
 		each, cancels[i] = context.WithCancel(ctx)
 		go func() {
-			a, err := r.ask(each, name, uri(q), header, call)
+			a, err := r.ask(each, name, URI(q), header, call)
 			if err == nil && a.StatusCode != http.StatusOK {
 				a.Close()
 				a = nil
