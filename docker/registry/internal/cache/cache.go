@@ -156,7 +156,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	}
 	stop()
 	left := make(chan struct{})
-	c.peers.drain(left, c.config.Drain/2)
+	c.peers.drain(hops, c.handOver, left, c.config.Drain/2)
 	err = errors.Join(err, clients.wait())
 	close(left)
 	err = errors.Join(err, hops.wait())

@@ -38,6 +38,8 @@ type peers struct {
 	ctx    context.Context
 	stop   context.CancelFunc
 	hops   atomic.Int64 // hops being served
+
+	handovers *handovers
 }
 
 // openPeers opens the port for the other replicas, if any are configured.
@@ -54,7 +56,7 @@ func (c *Cache) openPeers(limits server.Limits) (*peers, error) {
 	if err != nil {
 		return nil, fmt.Errorf("peers.secret: %w", err) // which names the file and the fix
 	}
-	made := &peers{Peers: known}
+	made := &peers{Peers: known, handovers: newHandovers()}
 	made.ctx, made.stop = context.WithCancel(context.Background())
 	hops := known.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		server.Authenticated(r.Context())
@@ -81,6 +83,7 @@ func (p *peers) endpoint() endpoint {
 func (p *peers) close() {
 	if p != nil {
 		p.stop()
+		p.handovers.stop()
 		p.Close()
 	}
 }
@@ -103,34 +106,44 @@ func (p *peers) waitForMembers(ctx context.Context) {
 	}
 }
 
-// drain tells the other replicas to ask only for content that this one has stored. The port closes when the clients
-// have left and no hop is running, or after atMost. Closing it earlier would make this replica look dead to the others.
-func (p *peers) drain(clientsLeft <-chan struct{}, atMost time.Duration) {
+// drain tells the other replicas to ask only for content that this one has stored, and hands that over. The port closes
+// when the clients have left, the handover has ended and no hop is running, or after atMost. Closing it earlier would
+// make this replica look dead to the others.
+func (p *peers) drain(g *serverGroup, handOver func(context.Context), clientsLeft <-chan struct{}, atMost time.Duration) {
 	if p == nil {
 		return
 	}
 	p.Drain()
+	p.handovers.stop()
+	handedOver := make(chan struct{})
+	g.wg.Go(func() {
+		defer close(handedOver)
+		handOver(p.ctx)
+	})
+	left := func() bool { return isClosed(clientsLeft) && isClosed(handedOver) && p.hops.Load() == 0 }
 	go func() {
 		defer p.stop()
 		limit := time.NewTimer(atMost)
 		defer limit.Stop()
 		ticker := time.NewTicker(hopsPollInterval)
 		defer ticker.Stop()
-		for {
+		for !left() {
 			select {
 			case <-limit.C:
 				return
 			case <-ticker.C:
 			}
-			select {
-			case <-clientsLeft:
-				if p.hops.Load() == 0 {
-					return
-				}
-			default:
-			}
 		}
 	}()
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
 }
 
 // serveHop answers a request from another replica, from the store or from the upstream.
@@ -139,6 +152,9 @@ func (c *Cache) serveHop(w http.ResponseWriter, r *http.Request) {
 	loaded := c.content.Load()
 	if loaded == nil {
 		server.WriteError(w, r, http.StatusServiceUnavailable, "", "this replica is starting")
+		return
+	}
+	if c.serveHandover(w, r, hop, loaded) {
 		return
 	}
 	q, refusal := loaded.table.Parse(r.URL)
@@ -180,13 +196,17 @@ type relays struct {
 	byHost map[string]*relay.Relay
 	fills  map[string]*fill.Handler
 	stores map[string]*store.Upstream
+	// handedOver are the bytes received from replicas that were shutting down.
+	handedOver map[string]*atomic.Int64
 }
 
 func newRelays(p *peers) *relays {
 	if p == nil {
 		return nil
 	}
-	return &relays{p.Peers, map[string]*relay.Relay{}, map[string]*fill.Handler{}, map[string]*store.Upstream{}}
+	return &relays{
+		p.Peers, map[string]*relay.Relay{}, map[string]*fill.Handler{}, map[string]*store.Upstream{}, map[string]*atomic.Int64{},
+	}
 }
 
 // add adds the relay of an upstream. It returns the handler for the blobs that this replica owns, and sends manifest
@@ -202,7 +222,7 @@ func (r *relays) add(host string, health relay.Health, o fill.Options, asks *man
 	o.Fetcher, o.Next, o.Pass = made, own, made.Owned
 	o.Stall *= stallShare
 	o.Abandoned = 0 // the owner's fill continues
-	r.byHost[host], r.fills[host], r.stores[host] = made, fill.New(o), o.Store
+	r.byHost[host], r.fills[host], r.stores[host], r.handedOver[host] = made, fill.New(o), o.Store, new(atomic.Int64)
 	asks.Getter, asks.Relay, asks.Owned = made.StoredGetter(asks.Getter), made, made.Owned
 	return own
 }
@@ -257,6 +277,8 @@ func (c *Cache) registerPeerMetrics(m *content) {
 		labels, relayed := prometheus.Labels{"upstream": host}, m.relays.fills[host]
 		c.metrics.RegisterCounter("registry_cache_relayed_bytes_total", "Bytes of blobs received from other replicas.", labels,
 			func() float64 { return float64(r.Bytes()) })
+		c.metrics.RegisterCounter("registry_cache_handed_over_bytes_total", "Bytes of content copied from replicas that were shutting down.", labels,
+			func() float64 { return float64(m.relays.handedOver[host].Load()) })
 		c.metrics.RegisterGauge("registry_cache_relays", "Number of blob transfers in progress from other replicas.", labels,
 			func() float64 { return float64(relayed.Stats().Running) })
 	}
