@@ -86,6 +86,28 @@ def test_an_owner_that_has_lost_its_disk_asks_the_others(three: list[Program], u
     assert upstream.count("GET .*/blobs/") == len(layers)
 
 
+def test_content_that_nobody_requests_survives_a_rolling_restart_with_empty_disks(three: list[Program], upstream: Upstream) -> None:
+    images = [upstream.image(f"v{number}", layer=noise(_MIB, number)) for number in range(9)]
+    wanted = []
+    for number, (manifest, layer) in enumerate(images):
+        known = [(f"manifests/v{number}", manifest), (f"manifests/{manifest}", manifest), (f"blobs/{layer}", layer)]
+        assert [digest(three[number % 3].ask(f"/v2/{NAME}/{reference}").body) for reference, _ in known] == [of for _, of in known]
+        wanted += known
+    wait(lambda: sum(program.sample("registry_cache_fills") for program in three) == 0, 10, "stored blobs")
+    upstream.rule("GET .*/(blobs|manifests)/", status=503)
+    upstream.rule("HEAD .*/(blobs|manifests)/", status=503)
+    asked = upstream.count(".*/(blobs|manifests)/")
+    for program in three:
+        assert program.stop() == 0
+        shutil.rmtree(program.store)
+        program.start()
+    assert upstream.count(".*/(blobs|manifests)/") == asked
+    assert sum(program.sample("registry_cache_handed_over_bytes_total") for program in three) > _MIB
+    got = [digest(three[number % 3].ask(f"/v2/{NAME}/{reference}").body) for number, (reference, _) in enumerate(wanted)]
+    assert got == [of for _, of in wanted]
+    assert upstream.count(".*/blobs/") == len(images)
+
+
 @pytest.mark.parametrize("how", ["refuses", "is silent"])
 def test_an_owner_that_cannot_reach_the_upstream(folder: pathlib.Path, upstream: Upstream, how: str) -> None:
     """If a single replica could not reach the upstream, uncached pulls of what it owns once failed at all replicas."""
