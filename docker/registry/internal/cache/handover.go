@@ -55,7 +55,7 @@ type handoverResult struct {
 	Copied int   `json:"copied"`
 	Bytes  int64 `json:"bytes"`   // of Copied
 	Known  int   `json:"known"`   // already stored
-	NoRoom int   `json:"no_room"` // only content that was used more recently could make room
+	NoRoom int   `json:"no_room"` // only content that is worth more could make room
 	Failed int   `json:"failed"`
 }
 
@@ -306,7 +306,7 @@ func (c *content) copyFrom(ctx context.Context, name string, q route.Request, o 
 	switch {
 	case q.Kind == route.Blob:
 		err = of.CopyBlob(ctx, name, q, o.Size, used, !o.Kept)
-	case !c.relays.stores[q.Upstream].HasRoom(o.Size, used):
+	case !c.relays.stores[q.Upstream].HasRoom(o.Size, used, o.Kept):
 		err = relay.ErrNoRoom
 	default:
 		err = c.manifests.Adopt(ctx, q, func(ctx context.Context) (*manifest.Answer, error) { return of.GetStored(ctx, name, q) })

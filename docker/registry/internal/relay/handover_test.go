@@ -84,10 +84,15 @@ func TestCopyBlob(t *testing.T) {
 // keep stores a blob of this size.
 func (r *replica) keep(size int) route.Request {
 	r.t.Helper()
-	b := testutil.RandomBytes(size)
+	return r.keepBytes(testutil.RandomBytes(size))
+}
+
+// keepBytes keeps a blob with this content.
+func (r *replica) keepBytes(b []byte) route.Request {
+	r.t.Helper()
 	q := r.request()
 	q.Digest = digest.FromBytes(b)
-	g := r.part.Grow(q.Digest, int64(size))
+	g := r.part.Grow(q.Digest, int64(len(b)))
 	defer g.Close()
 	if _, err := g.Write(b); err != nil {
 		r.t.Fatal(err)
@@ -101,7 +106,7 @@ func (r *replica) keep(size int) route.Request {
 // fillUp fills the store.
 func (r *replica) fillUp() {
 	r.t.Helper()
-	for r.part.HasRoom(1<<20, time.Time{}) {
+	for r.part.HasRoom(1<<20, time.Time{}, false) {
 		r.keep(1 << 20)
 	}
 }
@@ -150,5 +155,41 @@ func TestSoleCopies(t *testing.T) {
 				t.Errorf("evicted: %v", evicted)
 			}
 		})
+	}
+}
+
+// TestCopyOfKeptBlob copies a blob that the member keeps only into free room, or instead of other copies: evicting a blob that
+// no other replica may have would cost a fetch.
+func TestCopyOfKeptBlob(t *testing.T) {
+	r := newReplica(t, "self", "a")
+	r.does["a"] = content(r.blob, len(r.blob))
+	r.fillUp()
+	before := r.part.Held()
+	if err := r.CopyBlob(t.Context(), "a", r.request(), 1<<20, time.Now(), false); !errors.Is(err, ErrNoRoom) {
+		t.Errorf("instead of other content: %v", err)
+	}
+	if n := len(r.part.Held()); n != len(before) || r.seen() != "" {
+		t.Errorf("%d blobs of %d are left", n, len(before))
+	}
+	r.part.SetRelay(before[0].Digest, true)
+	r.part.SetRelay(before[1].Digest, true)
+	if err := r.CopyBlob(t.Context(), "a", r.request(), 1<<20, time.Now(), false); err != nil || !r.Holds(r.request(), false) {
+		t.Errorf("instead of copies: %v", err)
+	}
+}
+
+// TestUseDuringCopy has a client get a blob while it is copied. Its last use is that of the client.
+func TestUseDuringCopy(t *testing.T) {
+	r := newReplica(t, "self", "a")
+	send := content(r.blob, len(r.blob))
+	r.does["a"] = func(ctx context.Context, h http.Header, c peer.CallOptions) (*http.Response, error) {
+		r.keepBytes(r.blob)
+		return send(ctx, h, c)
+	}
+	if err := r.CopyBlob(t.Context(), "a", r.request(), int64(len(r.blob)), time.Now().Add(-time.Hour), true); err != nil {
+		t.Fatal(err)
+	}
+	if held := r.part.Held(); len(held) != 1 || time.Since(held[0].Used) > time.Minute {
+		t.Errorf("%+v", held)
 	}
 }

@@ -86,14 +86,18 @@ func (u *Upstream) Holds(repository string, d digest.Digest) bool {
 }
 
 // HasRoom reports whether the store can make room for a blob by evicting only blobs whose last use was before the given
-// time.
-func (u *Upstream) HasRoom(size int64, used time.Time) bool {
+// time. For a blob that another replica keeps, too (relay), it evicts only such blobs.
+func (u *Upstream) HasRoom(size int64, used time.Time, relay bool) bool {
 	s := u.store
 	need := roundUp(size+size/1024) + block + linkRoom
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	room := s.opts.Limit - s.used
-	for _, l := range []*list.List{s.relays, s.order} { // in the order of eviction
+	lists := []*list.List{s.relays, s.order} // in the order of eviction
+	if relay {
+		lists = lists[:1]
+	}
+	for _, l := range lists {
 		for e := l.Back(); e != nil && room < need; e = e.Prev() {
 			b := e.Value.(*blob)
 			if !b.used.Before(used) {

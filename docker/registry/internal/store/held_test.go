@@ -72,7 +72,7 @@ func TestHasRoom(t *testing.T) {
 		{3 * mib, -time.Minute, true},
 		{4 * mib, -time.Minute, false},
 	} {
-		if got := u.HasRoom(test.size, now.Add(-test.age)); got != test.want {
+		if got := u.HasRoom(test.size, now.Add(-test.age), false); got != test.want {
 			t.Errorf("%d bytes, used %v ago: %v", test.size, test.age, got)
 		}
 	}
@@ -84,7 +84,7 @@ func TestHasRoom(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer open.Close()
-	if u.HasRoom(2*mib, now.Add(-30*time.Minute)) {
+	if u.HasRoom(2*mib, now.Add(-30*time.Minute), false) {
 		t.Error("a blob that is being read would make room")
 	}
 }
