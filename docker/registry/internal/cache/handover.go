@@ -95,6 +95,7 @@ func (c *Cache) handOver(ctx context.Context) {
 	if loaded == nil {
 		return
 	}
+	loaded.store.FreezeUse()
 	begun := time.Now()
 	var total handoverResult
 	refused := map[string]bool{}

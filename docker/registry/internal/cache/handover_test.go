@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -461,5 +462,43 @@ func TestHandoverIsInterrupted(t *testing.T) {
 				t.Errorf("%d GETs", n)
 			}
 		})
+	}
+}
+
+// TestHandoverIsNoUse ends a replica that will return with its content. Its content keeps the order of use on disk, although
+// another replica has read all of it.
+func TestHandoverIsNoUse(t *testing.T) {
+	u := newRegistry(t)
+	f := startFleet(t, 2, u, "")
+	leaving, other := f.replicas[0], f.replicas[1]
+	var blobs []digest.Digest
+	for range 3 {
+		d := f.owned(u, leaving)
+		pullAll(t, []*replica{leaving}, d, 1, 1)
+		leaving.stored(d)
+		blobs = append(blobs, d)
+	}
+	other.kill()
+	leaving.end()
+	other.empty()
+	for i, d := range blobs {
+		at := time.Now().Add(-time.Duration(10-i) * time.Hour)
+		if err := os.Chtimes(leaving.data(d), at, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	other.start()
+	leaving.start()
+	leaving.end()
+	leaving.logged(handedOver, "copied=3", "complete=true")
+	for i, d := range blobs {
+		info, err := os.Stat(leaving.data(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		age := time.Since(time.Unix(info.Sys().(*syscall.Stat_t).Atim.Unix()))
+		if want := time.Duration(10-i) * time.Hour; age < want-time.Minute {
+			t.Errorf("the handover counts as a use: %v, not %v", age, want)
+		}
 	}
 }

@@ -75,6 +75,14 @@ func parseLink(rest string) (Held, bool) {
 // process, too.
 func (s *Store) Outlived() bool { return s.outlived }
 
+// FreezeUse keeps the last use of all blobs as it is, in memory and on disk: from now on, reading a blob does not count as
+// its use. Other replicas are about to read all blobs.
+func (s *Store) FreezeUse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.frozen = true
+}
+
 // Holds reports whether a repository has a blob, or any repository if the name is empty. Unlike Has, it does not mark
 // the blob as used.
 func (u *Upstream) Holds(repository string, d digest.Digest) bool {

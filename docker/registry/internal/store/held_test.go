@@ -4,6 +4,7 @@ package store
 
 import (
 	"cmp"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -118,5 +119,36 @@ func TestSetUsed(t *testing.T) {
 		t.Errorf("kept %v after a restart", got)
 	}
 	u.SetUsed(blobs[0], now) // it is not stored
+	checkCount(t, s)
+}
+
+// TestFreezeUse has other replicas read all blobs. Their last use stays, in memory and after a restart.
+func TestFreezeUse(t *testing.T) {
+	s, u := testStore(t, 4*mib)
+	used := time.Now().Add(-48 * time.Hour).Truncate(time.Second)
+	small, large := keep(t, u, "r", testutil.RandomBytes(kib)), keep(t, u, "r", testutil.RandomBytes(mib))
+	for _, d := range []digest.Digest{small, large} {
+		u.SetUsed(d, used)
+	}
+	s, u = reopen(t, s) // the first reader of each verifies it
+	s.FreezeUse()
+	for range 2 {
+		for _, d := range []digest.Digest{small, large} {
+			open, err := u.Open(ctx, "r", d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, open); err != nil {
+				t.Error(err)
+			}
+			open.Close()
+		}
+	}
+	s, u = reopen(t, s)
+	for _, held := range u.Held() {
+		if !held.Used.Equal(used) {
+			t.Errorf("%d bytes: %v, not %v", held.Size, held.Used, used)
+		}
+	}
 	checkCount(t, s)
 }

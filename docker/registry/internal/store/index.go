@@ -225,7 +225,7 @@ func (s *Store) openFile(p string) (*os.File, *node, error) {
 	}
 	s.retainFDLocked(n)
 	s.mu.Unlock()
-	f, err := openRegular(s.diskPath(p), 0)
+	f, err := openQuietly(s.diskPath(p))
 	if err != nil {
 		s.releaseFD(n)
 		return nil, nil, err

@@ -28,7 +28,9 @@ func (s *Store) orderLocked(b *blob) {
 	can := s.blobs[b.key] == b && (b.data == nil || b.data.open == 0)
 	switch {
 	case can && b.place == nil:
-		b.used = s.now()
+		if !s.frozen || b.used.IsZero() {
+			b.used = s.now()
+		}
 		b.place = s.orderOf(b).PushFront(b)
 		s.evictable += b.charge
 	case !can && b.place != nil:
@@ -43,6 +45,10 @@ func (s *Store) orderLocked(b *blob) {
 func (s *Store) touch(b *blob) {
 	now := s.now()
 	s.mu.Lock()
+	if s.frozen {
+		s.mu.Unlock()
+		return
+	}
 	b.used = now
 	if b.place != nil {
 		s.orderOf(b).MoveToFront(b.place)

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -205,7 +207,11 @@ func (r *Reader) openFile(end int64) (*os.File, int64, error) {
 		if g.file == nil {
 			return nil, 0, ErrPassed
 		}
-		f, err := os.Open(fmt.Sprintf("/proc/self/fd/%d", g.file.Fd()))
+		name := fmt.Sprintf("/proc/self/fd/%d", g.file.Fd())
+		f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOATIME, 0)
+		if errors.Is(err, fs.ErrPermission) { // the file belongs to another user
+			f, err = os.Open(name)
+		}
 		if err != nil {
 			return nil, 0, err
 		}

@@ -100,6 +100,7 @@ type Store struct {
 	upstreams map[string]*Upstream
 	closed    bool
 	outlived  bool // there were blobs of an earlier process; set by load
+	frozen    bool // reading is no use; set by FreezeUse
 
 	serial atomic.Int64
 	remade sync.Once // log this only once

@@ -86,7 +86,7 @@ func (s *Store) check(b *blob, n *node, g *Growing) {
 
 // follow hashes a complete file, and releases hashed bytes to the readers.
 func (g *Growing) follow(ctx context.Context, name string) error {
-	f, err := openRegular(name, 0)
+	f, err := openQuietly(name)
 	if err != nil {
 		g.Finish(err)
 		return err
