@@ -29,9 +29,13 @@ type Held struct {
 func (u *Upstream) Held() []Held {
 	s := u.store
 	now := s.now()
+	type link struct {
+		path string
+		size int64
+		used time.Time
+	}
+	var links []link
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	var all []Held
 	for _, b := range s.blobs {
 		if b.data == nil || b.key.upstream != u.name {
 			continue
@@ -41,10 +45,15 @@ func (u *Upstream) Held() []Held {
 			used = now
 		}
 		for n := range b.links {
-			if h, ok := parseLink(strings.TrimPrefix(n.path, u.root)); ok {
-				h.Size, h.Used = b.size, used
-				all = append(all, h)
-			}
+			links = append(links, link{n.path, b.size, used})
+		}
+	}
+	s.mu.Unlock()
+	var all []Held // parsed without the lock, which clients need
+	for _, l := range links {
+		if h, ok := parseLink(strings.TrimPrefix(l.path, u.root)); ok {
+			h.Size, h.Used = l.size, l.used
+			all = append(all, h)
 		}
 	}
 	return all
