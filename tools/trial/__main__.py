@@ -67,8 +67,8 @@ def _fix(said: str, host: str) -> str:
     return f"check that this machine reaches {host}; behind a proxy set HTTPS_PROXY"
 
 
-def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> None:
-    """Run the cache in front of the Google emulator."""
+def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> str:
+    """Run the cache in front of the Google emulator. Returns commands to try."""
     python, crane, binary, helper = _build(google=True)
     server = Cache(folder, Reference(UPSTREAM_HOST, NAME, TAGS[0]), *cache.ports(port))
     with step("the Google emulator, with a private image") as log:
@@ -93,12 +93,13 @@ def _emulated(stack: contextlib.ExitStack, folder: pathlib.Path, port: str) -> N
     first = _pull(crane, server)
     with google.silent():
         second = _pull(crane, server)
-    waited = " (the cache waited 2 s for its answer about the tag)" if second.seconds > 2 else ""
-    _show(server, first, second, f", while Google did not answer{waited}", [f"{NAME}:{tag}" for tag in TAGS])
+    waited = " (the cache waits 2 s for Google before it uses the stored tag)" if second.seconds > 2 else ""
+    _show(server, first, second, f", while Google did not answer{waited}")
+    return report.commands(server, [f"{NAME}:{tag}" for tag in TAGS])
 
 
-def _real(stack: contextlib.ExitStack, folder: pathlib.Path, port: str, image: Reference) -> None:
-    """Run the cache in front of a registry of the user's choice."""
+def _real(stack: contextlib.ExitStack, folder: pathlib.Path, port: str, image: Reference) -> str:
+    """Run the cache in front of a registry of the user's choice. Returns commands to try."""
     server = Cache(folder, image, *cache.ports(port))
     python, crane, binary, _ = _build(google=False)
     helper, who = credential.write_helper(folder / "docker-credential-try", image)
@@ -108,11 +109,12 @@ def _real(stack: contextlib.ExitStack, folder: pathlib.Path, port: str, image: R
         stack.callback(server.stop)
         server.start(binary, helper, {})
     first = _pull(crane, server)
-    _show(server, first, _pull(crane, server), "", [image.path])
+    _show(server, first, _pull(crane, server), "")
+    return report.commands(server, [image.path])
 
 
-def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str, paths: list[str]) -> None:
-    """Print the figures of both pulls, and commands to try.
+def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str) -> None:
+    """Print the figures of both pulls.
 
     :raises Refused: the second pull did not come from the store, or the cache answers clients without a password.
     """
@@ -121,8 +123,7 @@ def _show(server: Cache, first: report.Pull, second: report.Pull, meanwhile: str
         raise Refused(f"the cache did not fetch the image exactly once; the end of its log:\n{server.log.read_text()[-2000:]}")
     if (status := server.status("/v2/")) != 401:
         raise Refused(f"the cache answered {status} instead of 401 to a client without a password")
-    print("password      without one, the cache answers 401", flush=True)
-    print(report.commands(server, paths), flush=True)
+    print("no password   the cache refuses the pull (HTTP 401)", flush=True)
 
 
 def main() -> None:
@@ -141,16 +142,17 @@ def main() -> None:
                     folder = pathlib.Path(tempfile.mkdtemp(prefix="registry-cache-try-"))
                     stack.callback(shutil.rmtree, folder, ignore_errors=True)
                 if arguments.upstream:
-                    _real(stack, folder, arguments.port, parse(arguments.upstream))
+                    commands = _real(stack, folder, arguments.port, parse(arguments.upstream))
                 else:
-                    _emulated(stack, folder, arguments.port)
+                    commands = _emulated(stack, folder, arguments.port)
                 shown = True
                 if not arguments.once:
-                    print("\nCtrl-C stops the cache and removes these files.", flush=True)
+                    print(f"{commands}\n\nCtrl-C stops the cache and removes these files.", flush=True)
                     while True:
                         signal.pause()
             finally:
                 ending.ignore()
+        print("\nStopped, and all files are removed. Without ONCE=1, the cache keeps running for you to try.", flush=True)
     except Refused as refused:
         sys.exit(f"make try: {refused}.")
     except ending.Ended as ended:

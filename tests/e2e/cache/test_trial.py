@@ -114,3 +114,4 @@ def test_a_registry_of_the_user(upstream: Upstream, tmp_path: pathlib.Path, logg
     assert numbers(result.stdout)["host"] == host
     assert upstream.secret not in result.stdout + result.stderr or not logged_in
     assert left(tmp_path) == []
+    assert "registry-cache-try-" not in result.stdout  # no command for a cache that has stopped
