@@ -30,7 +30,7 @@ def up(sandbox: Sandbox) -> None:
     _leave()
     environment.ensure()
     if sandbox.name == "test":
-        environment.users()  # for tests, which run where no package index can be reached
+        environment.wheels()  # and `users`: for tests, which run where no package index can be reached
     engine.ensure()
     base.ensure()
     cluster.ensure_network(sandbox)

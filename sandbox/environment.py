@@ -67,8 +67,24 @@ def further(
 
 def users() -> pathlib.Path:
     """Returns an environment as users and execution environments have it: only ansible-core and requirements.txt."""
-    core = next(line for line in _REQUIREMENTS[1].read_text().splitlines() if line.startswith("ansible-core=="))
-    return further("users", _REQUIREMENTS[:1], [core])
+    return further("users", _REQUIREMENTS[:1], [_core()])
+
+
+def wheels() -> pathlib.Path:
+    """Returns a folder with wheels of ansible-core and requirements.txt, and of what they need."""
+    folder = users() / "wheels"
+    with alone(f"{folder.parent.name}-wheels"):
+        if not (folder / "ready").exists():
+            with step("wheels of ansible-core and requirements.txt", "the Python package index") as log:
+                pip = [folder.parent / "bin" / "python", "-m", "pip", "--disable-pip-version-check"]
+                log.run(*pip, "wheel", "--progress-bar", "off", "--wheel-dir", folder, *_words(_REQUIREMENTS[:1]), _core())
+            (folder / "ready").touch()
+    return folder
+
+
+def _core() -> str:
+    """Returns the pin of ansible-core."""
+    return next(line for line in _REQUIREMENTS[1].read_text().splitlines() if line.startswith("ansible-core=="))
 
 
 def trial() -> pathlib.Path:

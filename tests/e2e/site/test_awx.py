@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 import ssl
 import time
@@ -17,6 +16,7 @@ import yaml
 
 from sandbox.client import NAMESPACE, Cache, Cluster, Google
 from sandbox.settings import PROJECT, ROOT, Sandbox
+from tests.e2e.administrator import ACCOUNTS, administrator
 from tests.e2e.awx import jobs
 from tests.e2e.awx.jobs import Credential, Job
 from tests.e2e.awx.test_templates import TEMPLATES
@@ -24,27 +24,14 @@ from tools import artifact
 
 from .test_site import state
 
-ACCOUNT = f"awx-admin@{PROJECT}.iam.gserviceaccount.com"
-ACCOUNTS = f"/v1/projects/{PROJECT}/serviceAccounts"
-# The roles that docs/usage/google.md requires for running the playbook.
-ROLES = ("serviceusage.serviceUsageAdmin", "iam.workloadIdentityPoolAdmin", "artifactregistry.admin", "iam.serviceAccountAdmin")
 Start = Callable[..., Job]
 
 
 @pytest.fixture(scope="module")
 def key(google: Google) -> Iterator[dict[str, str]]:
     """Returns a key of an administrator's service account, created by Google."""
-    iam, crm = "iam.googleapis.com", "cloudresourcemanager.googleapis.com"
-    google.call("POST", iam, ACCOUNTS, {"accountId": "awx-admin"})
-    before = google.call("POST", crm, f"/v1/projects/{PROJECT}:getIamPolicy", {}).get("bindings", [])
-    bindings = [{"role": f"roles/{role}", "members": [f"serviceAccount:{ACCOUNT}"]} for role in ROLES]
-    try:
-        google.call("POST", crm, f"/v1/projects/{PROJECT}:setIamPolicy", {"policy": {"bindings": [*before, *bindings]}})
-        made = google.call("POST", iam, f"{ACCOUNTS}/{ACCOUNT}/keys", {})
-        yield json.loads(base64.b64decode(made["privateKeyData"]))
-    finally:
-        google.call("POST", crm, f"/v1/projects/{PROJECT}:setIamPolicy", {"policy": {"bindings": before}})
-        google.call("DELETE", iam, f"{ACCOUNTS}/{ACCOUNT}")
+    with administrator(google, "awx-admin") as made:
+        yield made
 
 
 def of_google(key: dict[str, str]) -> Credential:
@@ -148,7 +135,7 @@ class TestCredentials:
     def test_revoked_google_credential(
         self, start: Start, sandbox: Sandbox, google: Google, key: dict[str, str], token: str
     ) -> None:
-        google.call("DELETE", "iam.googleapis.com", f"{ACCOUNTS}/{ACCOUNT}/keys/{key['private_key_id']}")
+        google.call("DELETE", "iam.googleapis.com", f"{ACCOUNTS}/{key['client_email']}/keys/{key['private_key_id']}")
         job = start("playbooks/site.yml", of_google(key), of_kubernetes(sandbox, token))
         assert (job.status, job.changed) == ("failed", 0), job.output
         assert "Google does not accept the credential" in job.failures[-1] and "Check auth_kind" in job.failures[-1]
