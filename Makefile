@@ -6,7 +6,7 @@ S ?= site
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "%-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-try: ## try the cache without a cluster; with your own registry: make try UPSTREAM=ghcr.io/owner/image:1.0
+try: ## try the cache without a cluster; in front of your registry: make try UPSTREAM=ghcr.io/owner/image:1.0
 	@python3 -m tools.trial $(if $(UPSTREAM),--upstream "$$UPSTREAM") $(if $(PORT),--port "$$PORT") $(if $(ONCE),--once)
 
 demo: ## start a kind cluster, the Google emulator and the cache, and verify its main promises
@@ -37,7 +37,7 @@ unit: ## run unit tests
 sanity: ## run ansible-test sanity on the built collection
 	@python3 -m tools.run test sanity
 
-image: ## test role image with docker and podman and loopback registries
+image: ## run the tests of role image, with docker, podman and registries on loopback
 	@python3 -m tools.run test image
 
 molecule: ## run a scenario on kind: make molecule S=site; the cluster stays up until make molecule S=default
