@@ -14,24 +14,24 @@ from .report import RESULTS, number
 
 README = ROOT / "README.md"
 _PAGE = "https://github.com/pullthrough/registry_cache/blob/main/bench/results/latest.md"
-# By title in README: the row with the value. Each has both peers. In the first one nginx is equal.
+# By title in README: the measure in the results. Both peers were measured. In the first row, nginx is as good as this cache.
 ROWS = {
-    "100 clients during a fetch of 60 s: upstream requests": (
+    "100 clients request a blob that takes 60 s to fetch: upstream requests": (
         "100 clients arriving through a fill of 60 s over 3 replicas: upstream GETs per blob"
     ),
-    "20 corrupt blobs: served as complete": "one corrupt byte, 20 blobs: wrong bodies ended as complete",
-    "warm pull of 5 MiB [s]": "warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50 [s]",
-    "warm blob of 256 MiB [MiB/s]": "warm blob of 256 MiB, 8 clients [MiB/s]",
+    "20 corrupt blobs from the upstream: served as complete": "one corrupt byte, 20 blobs: wrong bodies ended as complete",
+    "pull of a cached 5 MiB image [s]": "warm pull of a small image (5 MiB, 3 layers), bcrypt 10: p50 [s]",
+    "cached 256 MiB blob, 8 clients [MiB/s]": "warm blob of 256 MiB, 8 clients [MiB/s]",
 }
-# By resource: what README says, the measures that it says it of, and the defaults of role cache.
+# By resource: the text in README, the measures that fill its placeholders, and the default of role cache.
 COSTS = {
-    "disk": ("{} bytes written for each byte fetched; an exact limit", ("bytes written to the disk per byte fetched",), "20 GiB"),
+    "disk": ("{} bytes written per byte fetched; never above the limit", ("bytes written to the disk per byte fetched",), "limit 20 GiB"),
     "memory": (
-        "{} MiB idle, {} MiB with 100 clients on a blob of 1 GiB",
+        "{} MiB idle, {} MiB with 100 clients of a 1 GiB blob",
         ("memory with sockets, idle [MiB]", "memory with sockets, 100 clients on a blob of 1024 MiB [MiB]"),
         "request 64 MiB, limit 512 MiB",
     ),
-    "CPU": ("{} s for each GiB served", ("warm blob of 256 MiB, 8 clients: processor time per GiB [s]",), "request 50m"),
+    "CPU": ("{} s per GiB served", ("warm blob of 256 MiB, 8 clients: processor time per GiB [s]",), "request 50m"),
 }
 
 
