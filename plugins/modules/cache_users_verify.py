@@ -35,8 +35,8 @@ attributes:
     description: The module changes only an annotation of pods.
     support: none
 notes:
-  - The caller needs the permissions C(get) on Secrets, C(list) on pods and C(create) on C(pods/portforward) in the namespace. With
-    C(patch) on pods, the module is faster.
+  - The caller needs the permissions C(get) on Secrets, C(list) on pods and C(get) on C(pods/portforward) in the namespace. Kubernetes 1.35
+    and later also require C(create) on C(pods/portforward). With C(patch) on pods, the module is faster.
 seealso:
   - module: pullthrough.registry_cache.cache_users
 """
