@@ -14,8 +14,8 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Manages two Secrets in the namespace of a cache. C(NAME-passwords) contains, as JSON under the key C(users), the credentials of each
     user with a known password. C(NAME-htpasswd) is generated from it for the registry.
-  - A user without a password gets a generated password with more than 128 random bits. The module refuses a password that differs from
-    the active one, because pull secrets contain the active one. Use a rotation with O(step) to replace it.
+  - A user without a password gets a generated password of 43 letters and digits, which have 256 random bits. The module refuses a
+    password that differs from the active one, because pull secrets contain the active one. Use a rotation with O(step) to replace it.
   - A new credential has another user name for the registry, such as C(team-a.g1) for user C(team-a), so the old credential stays valid.
   - Concurrent runs end with the same passwords. The slower run reads the result of the faster one and continues from there.
   - Refuses Secrets with these names that do not belong to the cache. See M(pullthrough.registry_cache.cache_objects_info).

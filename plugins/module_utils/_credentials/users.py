@@ -121,7 +121,7 @@ def _only_hash(user: htpasswd.User) -> bool:
 
 
 def make_password() -> str:
-    """Return a password of letters and digits with more than 128 random bits."""
+    """Return a password of 43 letters and digits, which have 256 random bits."""
     return "".join(secrets.choice(_LETTERS) for _letter in range(_LENGTH))
 
 
