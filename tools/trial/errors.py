@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The error that stops `make try`."""
+"""The error that ends `make try` with a message."""
 
 from __future__ import annotations
 

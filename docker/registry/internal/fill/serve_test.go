@@ -141,7 +141,7 @@ func TestRanges(t *testing.T) {
 			t.Errorf("%s: %d %q with %d bytes, cut %v; want %d %q with %d", header, a.status, ranges, len(body), a.cut, w.status, w.ranges, len(w.body))
 		}
 	}
-	// Bytes may be gone after they were read, so ranges out of order get the whole blob.
+	// The buffer may drop bytes after they were read, so a request for ranges out of order gets the whole blob.
 	ordered := func(header string) want {
 		if header == "bytes=100000-100009,0-9" {
 			return whole

@@ -206,7 +206,7 @@ func restCut(context.Context, http.Header, peer.CallOptions) (*http.Response, er
 }
 
 // TestFillOfMemberFails checks that a member's refusal to send the rest is final: no other member is asked, and none is
-// blamed. An older member that does not know the refusal is given up.
+// blamed. A member that cuts the rest without such a refusal, as older versions do, is given up for another one.
 func TestFillOfMemberFails(t *testing.T) {
 	refuses := func(code string) func(context.Context, http.Header, peer.CallOptions) (*http.Response, error) {
 		return status(http.StatusBadGateway, code)

@@ -102,8 +102,8 @@ func (s *manifestSource) failed(req *http.Request, err error) (*http.Response, e
 	return replyError(req, s.failure)
 }
 
-// head asks the upstream for the digest of a tag. local reports that distribution has that manifest, so that no further
-// request is needed.
+// head asks the upstream for the digest of a tag. local reports whether the distribution library has stored that
+// manifest, so that no further request is needed.
 func (s *manifestSource) head() (resp *http.Response, local bool, err error) {
 	s.asked = true
 	resp, err = s.u.send(s.ctx, s.r, http.MethodHead, s.r.URI(), http.Header{"Accept": {s.accept}})
