@@ -12,7 +12,7 @@ author: the pullthrough.registry_cache authors (@pullthrough)
 description:
   - Returns a user with a ready-made hash for each line, as role C(cache) takes them in C(registry_cache_users). Passwords stay the same, so
     that pull secrets stay valid.
-  - No user gets a pull secret of ours, since that needs the password.
+  - The collection cannot write pull secrets for these users, because that needs the password.
 options:
   _input:
     description: The text, such as V(registryHtpasswd) of a Pulumi program. Empty lines and comments are ignored.

@@ -181,7 +181,7 @@ def hand_over(module: t.Any, client: Client) -> dict[str, t.Any]:
     handover.check_users([htpasswd.User(user["name"], user["password"], True, user["hash"]) for user in params["users"]])
     removes = params["step"] == "remove"
     if removes and not handover.done and not module.check_mode:
-        raise HandoverError("step: the Service does not lead to the cache yet. Run this module first. Example: step: switch")
+        raise HandoverError("step: the Service does not select the cache's pods yet. Run the step switch first. Example: step: switch")
     exists = handover.deployment is not None
     changed = exists if removes else not handover.done
     temporary = {} if handover.done else {"temporary_node_port": handover.temporary_node_port()}

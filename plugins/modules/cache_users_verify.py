@@ -88,13 +88,13 @@ class Question(t.NamedTuple):
 
 
 def questions(client: Client, params: dict[str, t.Any]) -> list[Question]:
-    """Return the credentials to test, as they are in the Secret. Raise ClusterError."""
+    """Return the credentials of the Secret to test at each replica, with the expected HTTP status. Raise ClusterError."""
     accepted, refused = users.moved(users.Passwords(client, cache_of(params)).state, params["added"])
     return [*(Question(one, 200) for one in accepted[:_MAX_CREDENTIALS]), *(Question(one, 401) for one in refused[:_MAX_CREDENTIALS])]
 
 
 class Probe:
-    """What each replica has still to prove. A pod that replaces another one starts again."""
+    """The credentials that each replica must still accept or refuse. A pod that replaces another one starts again."""
 
     def __init__(self, replicas: Replicas, label_selector: str, asked: list[Question]) -> None:
         self._replicas, self._selector, self._asked = replicas, label_selector, asked

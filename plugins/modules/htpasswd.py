@@ -279,7 +279,7 @@ def main() -> None:
         for user in users:
             if user.password and user.password in after:
                 module.fail_json(
-                    msg=f"users: the password of user '{user.name}' is also a part of the text, where Ansible would mask it."
+                    msg=f"users: the password of user '{user.name}' also occurs in the returned content, where Ansible would mask it."
                     " Choose a longer one. Nothing was changed."
                 )
         # Ansible would also mask a given hash, which belongs in the text.

@@ -106,7 +106,7 @@ class Sources:
             return None
         labels = found["metadata"].get("labels") or {}
         source = labels.get(COMPONENT) == pull_secrets.SOURCE
-        # A pull secret of ours becomes the source of the copies.
+        # One of our pull secrets becomes the source of the copies.
         if self._owner.owns(found["metadata"]) and (source or found.get("type") == pull_secrets.TYPE):
             return found
         option, fix = "controller", "use no controller. Example: controller: none"

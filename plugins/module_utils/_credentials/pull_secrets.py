@@ -73,7 +73,7 @@ def check(owner: Owner, secrets: list[dict[str, t.Any]]) -> list[dict[str, t.Any
         for host in secret["hosts"]:
             if not _HOST.fullmatch(host):
                 raise PullSecretError(
-                    f"hosts: must be hosts with their ports, as in image references (got '{host}'). Example: hosts: ['localhost:30026']"
+                    f"hosts: must each be a host with a port, as in image references (got '{host}'). Example: hosts: ['localhost:30026']"
                 )
         if len(content(secret)) > MAX_BYTES:
             raise PullSecretError(
@@ -254,7 +254,7 @@ class Plan:
         )
 
     def _is_copy(self, item: dict[str, t.Any]) -> bool:
-        """Return whether reflector copied the Secret from a source of ours."""
+        """Return whether reflector copied the Secret from one of our source Secrets."""
         source = (item["metadata"].get("annotations") or {}).get(_OF_COPIES[0])
         name = item["metadata"]["name"]
         return name in self._sources and source == f"{self._owner.namespace}/{name}"
@@ -356,7 +356,7 @@ class Plan:
         return bindings
 
     def _read_accounts(self, names: t.Collection[Key], places: set[str]) -> list[dict[str, t.Any]]:
-        """Return all service accounts, or only those with a record of ours if none are wanted."""
+        """Return all service accounts, or only those with our label if none are wanted."""
         options = {} if names else {"label_selector": self._attached}
         refused: ApiError | None = None
         if self._places is None:
@@ -529,7 +529,7 @@ def _no_namespaces(error: ApiError) -> PullSecretError:
 
 
 def _differing_keys(found: dict[str, t.Any], option: str, wanted: dict[str, str]) -> dict[str, str | None]:
-    """Return the merge patch for the labels or annotations of a Secret of ours."""
+    """Return the merge patch for the labels or annotations of one of our Secrets."""
     held = found.get(option) or {}
     added = (found.get("annotations") or {}).get(_ADDED[option], "")
     dropped = [*filter(None, added.split(","))]

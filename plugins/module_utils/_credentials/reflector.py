@@ -41,7 +41,7 @@ def _source(secret: dict[str, t.Any], owner: Owner) -> Object:
         others = sorted(secret["exclude_namespaces"])
         if namespace not in others:
             raise PullSecretError(
-                "exclude_namespaces: it must contain the cache's namespace, where the source for reflector is."
+                "exclude_namespaces: it must contain the cache's namespace, which contains the Secret that reflector copies."
                 f" Example: exclude_namespaces: {[*others, namespace]}"
             )
         patterns = f"(?!(?:{'|'.join(map(re.escape, others))})$).*"

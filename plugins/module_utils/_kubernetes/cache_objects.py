@@ -279,7 +279,7 @@ class Adoption:
         others = [said for said, item in zip(self.objects, self._found) if self._has_another_cache(item)]
         if others:
             raise ObjectsError(
-                f"objects: {some(others)} belongs to another cache, which could no longer find it. Uninstall that cache first,"
+                f"objects: {some(others)} belongs to another cache, which would lose it. Uninstall that cache first,"
                 " or remove the object from the list. Example: objects: [{kind: Service, name: registry-cache}]"
             )
         self.adopted = [said for said, item in zip(self.objects, self._found) if not owns(owner, item)]

@@ -73,12 +73,12 @@ def _check_name(option: str, name: str) -> None:
 
 
 def _keeps(user: htpasswd.User | None, hashed: str) -> bool:
-    """Whether the cache takes the password of a hash from a user."""
+    """Return whether a user of the cache has the password of this hash."""
     return user is not None and (user.hash == hashed or (user.password is not None and htpasswd.verifies(user.password, hashed)))
 
 
 class Handover:
-    """The registry and its Service as they are. Raises ClusterError for what is not the registry that was named."""
+    """The old registry and its Service, as read from the cluster. Raises ClusterError if they are not as the options say."""
 
     def __init__(self, client: Client, owner: Owner, service: str, node_port: int, registry: dict[str, t.Any]) -> None:
         """
@@ -102,19 +102,19 @@ class Handover:
         self._named = {(one["kind"], one["name"]): (path, item) for one, path, item in zip(registry["objects"], paths, objects)}
         if found is None:
             raise HandoverError(
-                f"service: there is no {self._where}. Name the Service that has the NodePort, and give the cache the namespace of that"
-                " Service. Example: service: cncf-registry-service"
+                f"service: there is no {self._where}. Name the Service that has the NodePort, and install the cache in the namespace"
+                " of that Service. Example: service: cncf-registry-service"
             )
         self.service: Item = found
-        # Whether the Service leads to the cache.
+        # Whether the Service already selects the pods of the cache.
         self.done: bool = owner.owns(found["metadata"]) and found["spec"].get("selector") == self._selector
         self._check_service()
         if self.deployment is not None:
             self._check_deployment()
         elif not self.done:
             raise HandoverError(
-                f"registry.deployment: there is no {self._deployed}, and {self._where} does not lead to the cache yet. Name the"
-                " Deployment of the registry. Example: deployment: cncf-gar-proxy"
+                f"registry.deployment: there is no {self._deployed}, and {self._where} does not select the cache's pods yet. Name"
+                " the Deployment of the old registry. Example: deployment: cncf-gar-proxy"
             )
         self._check_objects()
 
@@ -134,15 +134,15 @@ class Handover:
         metadata, spec = self.service["metadata"], self.service["spec"]
         if OWNER_NAMESPACE in (metadata.get("labels") or {}):
             raise HandoverError(
-                f"service: {self._where} belongs to a cache already ({cache_objects.describe(self.service)}), and its selector is not"
-                " that of the cache. Take the label away, or name another Service."
+                f"service: {self._where} belongs to a cache already ({cache_objects.describe(self.service)}), but does not select"
+                " the pods of this cache. Remove the label, or name another Service."
                 f" Example: kubectl label service {metadata['name']} --namespace {self._owner.namespace} {OWNER_NAMESPACE}-"
             )
         ports = spec.get("ports") or []
         if spec.get("type") != "NodePort" or len(ports) != 1 or ports[0].get("protocol", "TCP") != "TCP":
             raise HandoverError(
-                f"service: {self._where} must be of type NodePort and have one port, of TCP (got type {spec.get('type', 'ClusterIP')} and"
-                f" {len(ports)} ports). Name the Service of the registry. Example: service: cncf-registry-service"
+                f"service: {self._where} must be of type NodePort with exactly one TCP port (got type {spec.get('type', 'ClusterIP')} and"
+                f" {len(ports)} ports). Name the Service of the old registry. Example: service: cncf-registry-service"
             )
         if ports[0].get("nodePort") != self._node_port:
             held = ports[0].get("nodePort")
@@ -167,8 +167,8 @@ class Handover:
         selector, labels = self.service["spec"].get("selector") or {}, template["metadata"].get("labels") or {}
         if not self.done and not (selector and selector.items() <= labels.items()):
             raise HandoverError(
-                f"service: {self._where} does not lead to {self._deployed}: its selector is {selector}, and the pods have the labels"
-                f" {labels}. Name the Service and the Deployment of one registry. Example: service: cncf-registry-service"
+                f"service: {self._where} does not select {self._deployed}: its selector is {selector}, and the pods have the labels"
+                f" {labels}. Name the Service and the Deployment of the same registry. Example: service: cncf-registry-service"
             )
         secret = self._registry["htpasswd_secret"]
         if secret and ("Secret", secret) not in references(self._pod):
@@ -187,16 +187,16 @@ class Handover:
             what = f"registry.objects: {kind} {name} in namespace {self._owner.namespace}"
             if OWNER_NAMESPACE in (item["metadata"].get("labels") or {}):
                 raise HandoverError(
-                    f"{what} belongs to a cache ({cache_objects.describe(item)}). Take it out of the list. Example: objects: []"
+                    f"{what} belongs to a cache ({cache_objects.describe(item)}). Remove it from the list. Example: objects: []"
                 )
             if self.deployment is None:
                 raise HandoverError(
-                    f"{what} is not removed: {self._deployed} is gone, so nothing shows that it belonged to the registry. Take it out"
-                    f" of the list, or remove it. Example: kubectl delete {kind.lower()} {name} --namespace {self._owner.namespace}"
+                    f"{what} is not removed: {self._deployed} is gone, so nothing shows that it belonged to the old registry. Remove it"
+                    f" from the list, or delete it. Example: kubectl delete {kind.lower()} {name} --namespace {self._owner.namespace}"
                 )
             if (kind, name) not in references(self._pod):
                 raise HandoverError(
-                    f"{what} is not used by {self._deployed}, which uses {self._used(kind)} of this kind. Take it out of the list."
+                    f"{what} is not used by {self._deployed}, which uses {self._used(kind)} of this kind. Remove it from the list."
                     f" Example: objects: [{{kind: {kind}, name: registry}}]"
                 )
 
@@ -250,13 +250,13 @@ class Handover:
         raise HandoverError("node_port: every NodePort of the cluster is taken. Remove a Service that has one. Example: node_port: 30026")
 
     def switch(self) -> None:
-        """Make the Service the cache's, once every replica is ready. Raises ClusterError."""
+        """Switch the Service to the cache if every replica is ready. Raises ClusterError."""
         selector = ",".join(f"{label}={value}" for label, value in self._selector.items())
         try:
             Replicas(self._client, self._owner.namespace, _PORT_NAME, _PORT).ready(selector)
         except PermanentError as error:
             raise HandoverError(
-                f"name: {error}, so {self._where} still leads to the registry. Run again once all replicas are ready."
+                f"name: {error}, so {self._where} still selects the old registry. Run again when all replicas are ready."
                 f" Example: kubectl get pods --namespace {self._owner.namespace} --selector {selector}"
             ) from error
         (port,) = self.service["spec"]["ports"]
@@ -275,11 +275,11 @@ class Handover:
         self._client.request("patch", self._service_path, body, **PATCH)
 
     def remove(self, timeout: float) -> None:
-        """Remove the registry and what was named with it, the Deployment last: it shows what belonged to it. Raises ClusterError."""
+        """Remove the old registry and its listed objects, the Deployment last, because it shows what it used. Raises ClusterError."""
         if self.deployment is None:
             return
         metadata = self.deployment["metadata"]
-        # Pods that still start or serve would miss the other objects.
+        # Running pods still need the other objects.
         self._client.request("patch", self._deployment_path, {"metadata": {"uid": metadata["uid"]}, "spec": {"replicas": 0}}, **PATCH)
         selector = ",".join(f"{label}={value}" for label, value in self.deployment["spec"]["selector"]["matchLabels"].items())
         end = time.monotonic() + timeout
@@ -295,7 +295,7 @@ class Handover:
         while not gone():
             if time.monotonic() >= end:
                 raise HandoverError(
-                    f"{self._deployed} is not removed in time: {state} still. See what holds it, and run again."
+                    f"{self._deployed} was not removed in time: {state} still. Find out what blocks the removal, and run again."
                     f" Example: kubectl describe deployment {self._registry['deployment']} --namespace {self._owner.namespace}"
                 )
             time.sleep(_PAUSE)

@@ -658,7 +658,7 @@ def test_passwords_are_blanked_and_returned_content_is_not(blanked: set[str]) ->
 def test_password_that_would_be_blanked_in_the_returned_text() -> None:
     text = Text(None)
     text.put("# of the backend team\n")
-    assert "users: the password of user 'nodes' is also a part" in refused(text, user("nodes", "backend"))
+    assert "users: the password of user 'nodes' also occurs in the returned content" in refused(text, user("nodes", "backend"))
 
 
 @pytest.mark.parametrize("form", ["path", "content"])
