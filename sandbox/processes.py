@@ -40,11 +40,20 @@ def _recorded(pid_file: pathlib.Path) -> int | None:
     return int(pid) if _start_time(int(pid)) == started else None
 
 
-def _has_key(pid: int, key: str) -> bool:
+def _environment(pid: int) -> list[bytes]:
     try:
-        return f"{_KEY}={key}".encode() in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return False
+        return []
+
+
+def _has_key(pid: int, key: str) -> bool:
+    name = f"{_KEY}=".encode()
+    deadline = time.monotonic() + 1
+    # A process that has just begun to execute its program has no environment yet.
+    while (environment := _environment(pid)) == [b""] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return name + key.encode() in environment
 
 
 def running(pid_file: pathlib.Path, key: str | None = None) -> bool:

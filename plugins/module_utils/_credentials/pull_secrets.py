@@ -534,7 +534,7 @@ def _differing_keys(found: dict[str, t.Any], option: str, wanted: dict[str, str]
     added = (found.get("annotations") or {}).get(_ADDED[option], "")
     dropped = [*filter(None, added.split(","))]
     if option == "annotations":
-            # Without these annotations it is not a copy, so reflector does not change it.
+        # Without these annotations it is not a copy, so reflector does not change it.
         dropped += [*_OF_COPIES, *_ADDED.values()]
     changed: dict[str, str | None] = {key: None for key in dropped if key in held and key not in wanted}
     changed.update({key: value for key, value in wanted.items() if held.get(key) != value})

@@ -169,6 +169,6 @@ def test_a_collection_that_is_too_old(start: Start, collections: pathlib.Path, t
     job = start("playbooks/site.yml", collections=tmp_path / "old")
     assert (job.status, job.changed) == ("failed", 0)
     assert job.failures == [
-        "Collection kubernetes.core must be >=5.0.0 (got 4.0.0)."
+        "Collection kubernetes.core must be >=5.0.0 (got 4.0.0). Install that version."
         " Example: ansible-galaxy collection install 'kubernetes.core:>=5.0.0'"
     ]

@@ -198,7 +198,7 @@ BAD_INPUT: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a tag": ({"registry_cache_image": "acme/cache:1"}, ("must have no tag",)),
     "no archive folder": ({"registry_cache_image_publish": "archive"}, ("registry_cache_image_archive_path",)),
     "no nodes": ({"registry_cache_image_publish": "k3s"}, ("registry_cache_image_nodes", "registry_cache_nodes")),
-    "a user without password": ({"registry_cache_image_username": "ada"}, ("registry_cache_image_password: must be set", "Example",)),
+    "a user without password": ({"registry_cache_image_username": "ada"}, ("registry_cache_image_password: ", "registry_cache_image_username", "Example")),
     "a missing auth file": ({"registry_cache_image_auth_file": "/no/such/auth.json"}, ("registry_cache_image_auth_file", "/no/such/auth.json")),
     "stock without a helper": ({"registry_cache_image_mode": "stock"}, ("registry_cache_image_helper: must name", "Example",)),
 }

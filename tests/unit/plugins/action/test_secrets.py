@@ -123,8 +123,8 @@ def test_one_secret(action: Any, option: str) -> None:
 
 def test_every_google_module_reads_its_token_from_a_variable() -> None:
     plugins = ROOT / "plugins"
-    actions = {path.name for path in (plugins / "action").iterdir() if "import AccessTokenAction\n" in path.read_text()}
-    assert actions == {path.name for path in (plugins / "modules").iterdir() if "- pullthrough.registry_cache.gcp\n" in path.read_text()}
+    actions = {path.name for path in (plugins / "action").glob("*.py") if "import AccessTokenAction\n" in path.read_text()}
+    assert actions == {path.name for path in (plugins / "modules").glob("*.py") if "- pullthrough.registry_cache.gcp\n" in path.read_text()}
 
 
 def test_invalid_variables(server: ApiServer, tmp_path: pathlib.Path) -> None:
