@@ -78,7 +78,7 @@ def prepare(home: pathlib.Path, galaxy: str, key: Mapping[str, str], kubeconfig:
     (home / ".kube").mkdir()
     (home / ".kube" / "config").write_text(kubeconfig.read_text())
     (home / "key.json").write_text(json.dumps(dict(key)))
-    (vaulted,) = re.findall(r"vault\.yml # (\w+: )PASSWORD$", "\n".join(lines(README, "Quick start")), re.M)
+    (vaulted,) = re.findall(r"vault\.yml +# add (\w+: )PASSWORD$", "\n".join(lines(README, "Quick start")), re.M)
     (home / "vaulted").write_text(f"{vaulted}{password}\n")
     for secret in (home / ".kube" / "config", home / "key.json", home / "vaulted"):
         secret.chmod(0o600)
