@@ -100,7 +100,7 @@ def test_check_mode_changes_nothing(terminal: Terminal, cluster: Cluster, cache:
 
 
 def test_a_private_image_stops_the_first_run(terminal: Terminal, cluster: Cluster, cache: Cache) -> None:
-    assert "The last command stops after the push if the image is private" in words(user.README)
+    assert "the last command stops after it has pushed the image" in words(user.README)
     result = terminal.run(user.typed(INSTALL))
     assert result.status != 0 and not installed(cluster), result.output
     for part in (registry.HOST, "without a credential (HTTP 401)", "Make the repository public"):
@@ -109,7 +109,7 @@ def test_a_private_image_stops_the_first_run(terminal: Terminal, cluster: Cluste
 
 
 def test_the_repeated_command_installs_the_cache(terminal: Terminal, images: Registry, cluster: Cluster, cache: Cache, say: Say) -> None:
-    assert "Make it public and repeat the command." in words(user.README)
+    assert "Make the package public and run the command again." in words(user.README)
     images.make_public()
     result = terminal.run(user.typed(INSTALL))
     assert result.status == 0 and changed(result.output) > 0, result.output
@@ -121,7 +121,7 @@ def test_the_repeated_command_installs_the_cache(terminal: Terminal, images: Reg
 
 def test_a_pod_of_the_readme_pulls(terminal: Terminal, home: pathlib.Path, cluster: Cluster, push: Push) -> None:
     """In the namespace that the example inventory names."""
-    (port, secret) = re.findall(r"`localhost:(\d+)/…` with `imagePullSecrets: \[\{name: ([\w-]+)\}\]`", user.README)[0]
+    (port, secret) = re.findall(r"`localhost:(\d+)/…` with\s+`imagePullSecrets: \[\{name: ([\w-]+)\}\]`", user.README)[0]
     assert int(port) == NODE_PORT
     (namespace,) = yaml.safe_load((home / user.GROUP / "main.yml").read_text())["registry_cache_pull_secret_namespaces"]
     image = push("quick-start", [1 << 20])
